@@ -1,0 +1,132 @@
+//! The identity that follows one request through every service and event.
+//!
+//! Both parts come from callers, so both are checked: what is malformed or too long is replaced, not passed on. Each
+//! service puts a parent id of its own into `traceparent`, as W3C Trace Context asks.
+
+use std::fmt::Write;
+
+use eticket_proto::headers;
+use http::{HeaderMap, HeaderName, HeaderValue};
+use uuid::Uuid;
+
+/// Longer correlation ids are replaced.
+const LONGEST_CORRELATION_ID: usize = 128;
+
+/// W3C trace context and correlation id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TraceContext {
+    /// `00-<trace id>-<parent id>-<flags>`.
+    pub traceparent: String,
+    /// 1 to 128 visible ASCII characters.
+    pub correlation_id: String,
+}
+
+impl TraceContext {
+    /// A trace that begins here.
+    #[must_use]
+    pub fn new_root() -> Self {
+        let trace_id = Uuid::new_v4().as_u128();
+        Self { traceparent: traceparent(trace_id, 0), correlation_id: Uuid::new_v4().to_string() }
+    }
+
+    /// The trace that a request belongs to; what it lacks is made.
+    #[must_use]
+    pub fn from_headers(map: &HeaderMap) -> Self {
+        let text = |name| map.get(name).and_then(|value| value.to_str().ok());
+        Self::from_parts(text(headers::TRACE_PARENT), text(headers::CORRELATION_ID))
+    }
+
+    /// The trace that two texts from outside speak of; what is missing or malformed is made.
+    #[must_use]
+    pub fn from_parts(parent: Option<&str>, correlation_id: Option<&str>) -> Self {
+        let mut context = Self::new_root();
+        if let Some((trace_id, flags)) = parent.and_then(parse) {
+            context.traceparent = traceparent(trace_id, flags);
+        }
+        let well_formed = |id: &&str| {
+            (1..=LONGEST_CORRELATION_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
+        };
+        if let Some(id) = correlation_id.filter(well_formed) {
+            context.correlation_id = id.to_owned();
+        }
+        context
+    }
+
+    /// Passes the trace on with a call.
+    pub fn write_to(&self, map: &mut HeaderMap) {
+        for (name, value) in
+            [(headers::TRACE_PARENT, &self.traceparent), (headers::CORRELATION_ID, &self.correlation_id)]
+        {
+            if let Ok(value) = HeaderValue::from_str(value) {
+                map.insert(HeaderName::from_static(name), value);
+            }
+        }
+    }
+
+    /// The part that all spans of the trace share.
+    #[must_use]
+    pub fn trace_id(&self) -> &str {
+        self.traceparent.get(3..35).unwrap_or_default()
+    }
+}
+
+fn traceparent(trace_id: u128, flags: u8) -> String {
+    let mut text = String::with_capacity(55);
+    // The parent id must not be zero.
+    let parent_id = rand::random::<u64>().max(1);
+    // Writing to a `String` cannot fail.
+    write!(text, "00-{trace_id:032x}-{parent_id:016x}-{flags:02x}").ok();
+    text
+}
+
+/// Trace id and flags of a `traceparent`, also of a later version, as far as version 00 knows it.
+fn parse(text: &str) -> Option<(u128, u8)> {
+    let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let mut parts = text.split('-');
+    let (version, trace_id, parent_id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+    let lengths = (version.len(), trace_id.len(), parent_id.len(), flags.len());
+    if lengths != (2, 32, 16, 2) || ![version, trace_id, parent_id, flags].into_iter().all(hex) {
+        return None;
+    }
+    if version == "ff" || (version == "00" && parts.next().is_some()) || u64::from_str_radix(parent_id, 16) == Ok(0) {
+        return None;
+    }
+    let trace_id = u128::from_str_radix(trace_id, 16).ok().filter(|id| *id != 0)?;
+    Some((trace_id, u8::from_str_radix(flags, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+    #[test]
+    fn the_trace_goes_on_under_a_parent_of_our_own() {
+        let context = TraceContext::from_parts(Some(PARENT), Some("abc-1"));
+        assert_eq!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
+        assert!(context.traceparent.ends_with("-01"));
+        assert_ne!(context.traceparent, PARENT);
+        assert_eq!(context.correlation_id, "abc-1");
+        let mut map = HeaderMap::new();
+        context.write_to(&mut map);
+        assert_eq!(TraceContext::from_headers(&map).trace_id(), context.trace_id());
+        assert_eq!(map[headers::CORRELATION_ID], "abc-1");
+    }
+
+    #[test]
+    fn what_is_malformed_is_replaced() {
+        let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
+        let upper = PARENT.to_uppercase();
+        let longer = format!("{PARENT}-more");
+        for parent in ["", "nonsense", zero, &upper, &longer, &PARENT.replace("00-4", "ff-4")] {
+            let context = TraceContext::from_parts(Some(parent), Some(""));
+            assert!(parse(&context.traceparent).is_some(), "{parent}");
+            assert_ne!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736", "{parent}");
+            assert!(!context.correlation_id.is_empty());
+        }
+        for id in ["a b", "line\nbreak", &"x".repeat(129)] {
+            assert_ne!(TraceContext::from_parts(None, Some(id)).correlation_id, id);
+        }
+    }
+}
