@@ -1,0 +1,133 @@
+//! Negative controls: each takes one guard out of a scratch copy of the checkout, and the test named for it must fail there.
+//!
+//! A guard that no test misses is not known to work. The index is `integration-tests/controls/index.toml`.
+
+mod scratch;
+
+use std::{collections::BTreeSet, fs, path::Path, process::Output};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::Deserialize;
+
+use crate::{checkout::Checkout, command};
+use scratch::Scratch;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Index {
+    control: Vec<Control>,
+}
+
+/// One guard and the test that misses it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Control {
+    /// File name of the patch, beside the index.
+    patch: String,
+    /// What the patch takes out.
+    guard: String,
+    /// Package of the test.
+    package: String,
+    /// Which of its targets holds the test, as arguments of `cargo test`: `["--lib"]`, `["--test", "store"]`.
+    target: Vec<String>,
+    /// Full name of the test.
+    test: String,
+}
+
+/// Runs the controls whose patch has `only` in its name, or all; names those that went wrong.
+pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
+    let folder = checkout.root().join("integration-tests/controls");
+    let controls = load(&folder)?;
+    let chosen: Vec<&Control> =
+        controls.iter().filter(|control| only.is_none_or(|part| control.patch.contains(part))).collect();
+    ensure!(!chosen.is_empty(), "no control has {:?} in its name", only.unwrap_or_default());
+    let scratch = Scratch::copy(checkout)?;
+    let mut wrong = Vec::new();
+    for control in &chosen {
+        match run_one(&scratch, &folder, control) {
+            Ok(()) => eprintln!("control {}: {} fails without {}", control.patch, control.test, control.guard),
+            Err(error) => {
+                eprintln!("control {}: {error:#}", control.patch);
+                wrong.push(control.patch.as_str());
+            }
+        }
+        scratch.restore(checkout)?;
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("controls failed: {}", wrong.join(", ")) }
+}
+
+/// The index, in the order of the packages, so that each is built in one row; every patch must be in it.
+fn load(folder: &Path) -> Result<Vec<Control>> {
+    let path = folder.join("index.toml");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut controls = toml::from_str::<Index>(&text).with_context(|| format!("in {}", path.display()))?.control;
+    let listed: BTreeSet<String> = controls.iter().map(|control| control.patch.clone()).collect();
+    let mut present = BTreeSet::new();
+    for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".patch") {
+            present.insert(name);
+        }
+    }
+    let odd: Vec<&String> = listed.symmetric_difference(&present).collect();
+    ensure!(odd.is_empty(), "each patch has its entry in {} and the other way round, but not {odd:?}", path.display());
+    controls.sort_by(|one, other| one.package.cmp(&other.package));
+    Ok(controls)
+}
+
+fn run_one(scratch: &Scratch, folder: &Path, control: &Control) -> Result<()> {
+    scratch.apply(&folder.join(&control.patch))?;
+    let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
+    arguments.extend(control.target.iter().map(String::as_str));
+    // Apart from the run, so that a patch that does not compile is never taken for a test that fails.
+    let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
+    ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
+    let ran = command::captured(scratch.cargo().args(&arguments).args([
+        "--",
+        "--include-ignored",
+        "--exact",
+        &control.test,
+    ]))?;
+    judge(&ran, &control.test)
+}
+
+/// One test ran, and it failed.
+fn judge(ran: &Output, test: &str) -> Result<()> {
+    let said = String::from_utf8_lossy(&ran.stdout);
+    let results: Vec<&str> = said.lines().filter(|line| line.starts_with("test result:")).collect();
+    if !ran.status.success() && results.iter().any(|line| line.contains(" 0 passed; 1 failed;")) {
+        return Ok(());
+    }
+    ensure!(
+        results.iter().any(|line| line.contains(" 1 passed;")),
+        "{test} did not run:\n{said}{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
+    bail!("{test} passes although the guard is gone")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::process::ExitStatusExt, process::ExitStatus};
+
+    use super::*;
+
+    fn ran(code: i32, line: &str) -> Output {
+        Output {
+            status: ExitStatus::from_raw(code << 8),
+            stdout: format!("\n{line}\n").into_bytes(),
+            stderr: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn only_one_failed_test_counts() {
+        assert!(judge(&ran(101, "test result: FAILED. 0 passed; 1 failed; 0 ignored"), "a").is_ok());
+        let passed = judge(&ran(0, "test result: ok. 1 passed; 0 failed; 0 ignored"), "a").expect_err("it passed");
+        assert!(passed.to_string().contains("passes although"), "{passed}");
+        let none = judge(&ran(0, "test result: ok. 0 passed; 0 failed; 0 ignored"), "a").expect_err("none ran");
+        assert!(none.to_string().contains("did not run"), "{none}");
+        let crashed = judge(&ran(101, "error: could not compile"), "a").expect_err("nothing ran");
+        assert!(crashed.to_string().contains("did not run"), "{crashed}");
+    }
+}

@@ -1,0 +1,74 @@
+//! The rules of the house that can be seen in a file by itself.
+
+use std::{fs, path::Path};
+
+use anyhow::{Context, Result, bail};
+
+use crate::checkout::Checkout;
+
+const MOST_LINES: usize = 500;
+
+/// Looks at every file that is, or would be, committed; names all that break a rule.
+pub(crate) fn check(checkout: &Checkout) -> Result<()> {
+    let mut wrong = Vec::new();
+    for file in checkout.files()? {
+        // What was vendored keeps the shape it came in.
+        if file.components().any(|part| part.as_os_str() == "third_party") {
+            continue;
+        }
+        let bytes = fs::read(checkout.root().join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
+        if let Ok(text) = String::from_utf8(bytes) {
+            wrong.extend(
+                complaints(&file, &text).into_iter().map(|complaint| format!("{}: {complaint}", file.display())),
+            );
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+}
+
+fn complaints(file: &Path, text: &str) -> Vec<String> {
+    let mut wrong = Vec::new();
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let generated = name.ends_with("Cargo.lock") || name.ends_with("-lock.json");
+    let lines = text.lines().count();
+    if !generated && lines >= MOST_LINES {
+        wrong.push(format!("{lines} lines: divide it, a file stays under {MOST_LINES}"));
+    }
+    if name.ends_with(".rs") && !text.starts_with("//!") {
+        wrong.push("a file opens with `//!` and one sentence of purpose".to_owned());
+    }
+    if name == "mod.rs" {
+        wrong.push("a module is `foo.rs` beside `foo/`, never `mod.rs`".to_owned());
+    }
+    if name.ends_with("-lock.json") && text.contains("\"resolved\"") {
+        wrong.push(
+            "a lock file says versions and hashes, never where they were fetched from: `resolved` must go".to_owned(),
+        );
+    }
+    wrong
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_as_it_should_be_is_left_alone() {
+        assert!(complaints(Path::new("a/b.rs"), "//! Does a thing.\n").is_empty());
+        assert!(complaints(Path::new("Cargo.lock"), &"line\n".repeat(9000)).is_empty());
+    }
+
+    #[test]
+    fn each_broken_rule_is_named() {
+        let long = format!("//! Long.\n{}", "\n".repeat(MOST_LINES));
+        for (file, text, part) in [
+            ("a.rs", long.as_str(), "divide it"),
+            ("a.rs", "use std::fs;\n", "opens with"),
+            ("a/mod.rs", "//! Old.\n", "never `mod.rs`"),
+            ("package-lock.json", "{\"resolved\": \"\"}", "`resolved` must go"),
+        ] {
+            let wrong = complaints(Path::new(file), text);
+            assert!(matches!(wrong.as_slice(), [one] if one.contains(part)), "{file}: {wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! `cargo xtask lint`: formatting, clippy, dependencies and their licenses, the contract's rules, the rules of the house.
+
+use anyhow::{Result, bail};
+
+use crate::{checkout::Checkout, command, files, tools};
+
+/// Runs every check, also after one has failed, and names those that did.
+pub(crate) fn run(checkout: &Checkout) -> Result<()> {
+    let checks = [
+        ("fmt", fmt(checkout)),
+        ("files", files::check(checkout)),
+        ("clippy", clippy(checkout)),
+        ("deny", deny(checkout)),
+        ("buf", buf(checkout)),
+    ];
+    let mut failed = Vec::new();
+    for (name, done) in checks {
+        if let Err(error) = done {
+            eprintln!("lint {name}: {error:#}");
+            failed.push(name);
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("lint failed: {}", failed.join(", ")) }
+}
+
+fn fmt(checkout: &Checkout) -> Result<()> {
+    command::run(checkout.cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(checkout: &Checkout) -> Result<()> {
+    let mut clippy = checkout.cargo();
+    clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--"]);
+    // A function fits a screen; the threshold is in clippy.toml.
+    command::run(clippy.args(["-D", "warnings", "-D", "clippy::too_many_lines"]))
+}
+
+/// Without the advisories: their database is fetched from the net, so what this says would change by itself.
+fn deny(checkout: &Checkout) -> Result<()> {
+    let deny = tools::cargo_deny(checkout)?;
+    // Also what other platforms need: without these cargo cannot say offline what the tree is.
+    command::run(checkout.cargo().args(["fetch", "--locked", "--quiet"]))?;
+    let mut check = checkout.command(&deny.to_string_lossy());
+    command::run(check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
+}
+
+fn buf(checkout: &Checkout) -> Result<()> {
+    let buf = tools::buf(checkout)?;
+    command::run(checkout.command(&buf.to_string_lossy()).arg("lint").current_dir(checkout.root().join("proto")))
+}

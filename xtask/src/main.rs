@@ -1,0 +1,55 @@
+//! `cargo xtask`: the tools that people, and the pipeline, would otherwise type by hand.
+
+mod checkout;
+mod command;
+mod controls;
+mod files;
+mod lint;
+mod test;
+mod tools;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::checkout::Checkout;
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "The tools that people would otherwise type by hand")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Everything that can be said of the code without running it
+    Lint,
+    /// All tests, those that need built binaries and tools too, and then the negative controls
+    Test {
+        /// Leave the negative controls out
+        #[arg(long)]
+        without_controls: bool,
+    },
+    /// Take one guard after the other out of a scratch copy: the test named for it must fail there
+    Controls {
+        /// Only controls whose patch has this in its name
+        only: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = Checkout::find().and_then(|checkout| match arguments.task {
+        Task::Lint => lint::run(&checkout),
+        Task::Test { without_controls } => test::run(&checkout, !without_controls),
+        Task::Controls { only } => controls::run(&checkout, only.as_deref()),
+    });
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
