@@ -1,0 +1,223 @@
+//! Amounts of money: a currency and a whole, never negative number of its smallest units, so that all arithmetic is exact.
+//!
+//! Whoever has cents writes `12.50 EUR`; KRW has none, so 10,000 won are 10000 of the smallest unit and of the whole one.
+
+use std::{fmt, str::FromStr};
+
+/// The largest amount, in smallest units: far above any price, and so far below `u64::MAX` that a percentage never overflows.
+pub(super) const LARGEST: u64 = 1_000_000_000_000_000;
+
+/// What is wrong with an amount. `Display` says what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidMoney {
+    #[error("expected a currency as ISO 4217 writes it, three capital letters as KRW, got {0:?}")]
+    Currency(String),
+    #[error("expected an amount as 10000 KRW, got {0:?}")]
+    Form(String),
+    #[error("expected an amount of at least 0, got {0}")]
+    Negative(String),
+    #[error("expected an amount of at most {LARGEST} of the smallest unit")]
+    TooLarge,
+    #[error("{currency} has {digits} digits after the point: expected no more")]
+    TooFine { currency: Currency, digits: u32 },
+}
+
+/// A currency by its ISO 4217 code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Currency([u8; 3]);
+
+impl Currency {
+    /// South Korean won, which amounts without a currency are in.
+    pub const KRW: Self = Self(*b"KRW");
+
+    pub fn code(&self) -> &str {
+        // Only capital letters get in.
+        std::str::from_utf8(&self.0).unwrap_or_default()
+    }
+
+    /// Digits after the point: 2, save for those that ISO 4217 lists otherwise.
+    pub fn digits(&self) -> u32 {
+        match &self.0 {
+            b"BIF" | b"CLP" | b"DJF" | b"GNF" | b"ISK" | b"JPY" | b"KMF" | b"KRW" | b"PYG" | b"RWF" | b"UGX"
+            | b"VND" | b"VUV" | b"XAF" | b"XOF" | b"XPF" => 0,
+            b"BHD" | b"IQD" | b"JOD" | b"KWD" | b"LYD" | b"OMR" | b"TND" => 3,
+            _ => 2,
+        }
+    }
+}
+
+impl FromStr for Currency {
+    type Err = InvalidMoney;
+
+    fn from_str(text: &str) -> Result<Self, InvalidMoney> {
+        match <[u8; 3]>::try_from(text.as_bytes()) {
+            Ok(code) if code.iter().all(u8::is_ascii_uppercase) => Ok(Self(code)),
+            _ => Err(InvalidMoney::Currency(text.chars().take(20).collect())),
+        }
+    }
+}
+
+impl fmt::Display for Currency {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.code())
+    }
+}
+
+/// An amount from 0 to [`LARGEST`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Money {
+    currency: Currency,
+    smallest: u64,
+}
+
+impl Money {
+    /// # Errors
+    /// `TooLarge`.
+    pub fn try_new(currency: Currency, smallest: u64) -> Result<Self, InvalidMoney> {
+        if smallest > LARGEST { Err(InvalidMoney::TooLarge) } else { Ok(Self { currency, smallest }) }
+    }
+
+    /// From whole units and billionths of one, as `google.type.Money` has them.
+    ///
+    /// # Errors
+    /// If it is negative, too large, or finer than the currency's smallest unit.
+    pub fn try_from_units(currency: Currency, units: i64, nanos: i32) -> Result<Self, InvalidMoney> {
+        let negative = || InvalidMoney::Negative(format!("{units} units, {nanos} nanos"));
+        let whole = u64::try_from(units).map_err(|_| negative())?;
+        let nanos = u64::try_from(nanos).map_err(|_| negative())?;
+        let digits = currency.digits();
+        let nanos_of_smallest = 10_u64.pow(9 - digits);
+        if !nanos.is_multiple_of(nanos_of_smallest) {
+            return Err(InvalidMoney::TooFine { currency, digits });
+        }
+        if nanos >= 1_000_000_000 {
+            return Err(InvalidMoney::TooLarge);
+        }
+        let smallest = whole.checked_mul(10_u64.pow(digits)).ok_or(InvalidMoney::TooLarge)? + nanos / nanos_of_smallest;
+        Self::try_new(currency, smallest)
+    }
+
+    pub fn zero(currency: Currency) -> Self {
+        Self { currency, smallest: 0 }
+    }
+
+    pub fn currency(&self) -> Currency {
+        self.currency
+    }
+
+    /// In the currency's smallest unit.
+    pub fn smallest(&self) -> u64 {
+        self.smallest
+    }
+
+    /// Whole units of the currency.
+    pub fn units(&self) -> i64 {
+        (self.smallest / 10_u64.pow(self.currency.digits())).cast_signed()
+    }
+
+    /// Billionths of a unit beside the whole ones.
+    pub fn nanos(&self) -> i32 {
+        let digits = self.currency.digits();
+        let rest = (self.smallest % 10_u64.pow(digits)) * 10_u64.pow(9 - digits);
+        i32::try_from(rest).unwrap_or_default()
+    }
+
+    /// Takes up to `wanted` smallest units away: what is left, and what was really taken. Never below zero.
+    pub fn less_up_to(self, wanted: u64) -> (Self, Self) {
+        let taken = wanted.min(self.smallest);
+        let of = |smallest| Self { currency: self.currency, smallest };
+        (of(self.smallest - taken), of(taken))
+    }
+}
+
+impl FromStr for Money {
+    type Err = InvalidMoney;
+
+    /// As `10000 KRW` or `12.50 EUR`.
+    fn from_str(text: &str) -> Result<Self, InvalidMoney> {
+        let form = || InvalidMoney::Form(text.chars().take(40).collect());
+        let (amount, currency) = text.split_once(' ').ok_or_else(form)?;
+        let currency: Currency = currency.trim().parse()?;
+        if amount.starts_with('-') {
+            return Err(InvalidMoney::Negative(text.chars().take(40).collect()));
+        }
+        let (whole, fraction) = amount.split_once('.').unwrap_or((amount, ""));
+        let all_digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit());
+        if whole.is_empty() || !all_digits(whole) || !all_digits(fraction) || amount.ends_with('.') {
+            return Err(form());
+        }
+        let digits = currency.digits();
+        if fraction.len() > digits as usize {
+            return Err(InvalidMoney::TooFine { currency, digits });
+        }
+        let padded = format!("{whole}{fraction:0<width$}", width = digits as usize);
+        Self::try_new(currency, padded.parse().map_err(|_| InvalidMoney::TooLarge)?)
+    }
+}
+
+impl fmt::Display for Money {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = self.currency.digits();
+        let (whole, rest) = (self.smallest / 10_u64.pow(digits), self.smallest % 10_u64.pow(digits));
+        if digits == 0 {
+            write!(formatter, "{whole} {}", self.currency)
+        } else {
+            write!(formatter, "{whole}.{rest:0width$} {}", self.currency, width = digits as usize)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_amount_has_one_meaning_in_every_form() {
+        for (text, smallest, units, nanos) in [
+            ("10000 KRW", 10_000, 10_000, 0),
+            ("12.50 EUR", 1_250, 12, 500_000_000),
+            ("12.5 EUR", 1_250, 12, 500_000_000),
+            ("0.001 KWD", 1, 0, 1_000_000),
+            ("0 KRW", 0, 0, 0),
+        ] {
+            let money: Money = text.parse().expect(text);
+            assert_eq!((money.smallest(), money.units(), money.nanos()), (smallest, units, nanos), "{text}");
+            assert_eq!(Money::try_from_units(money.currency(), units, nanos), Ok(money), "{text}");
+            assert_eq!(money.to_string().parse(), Ok(money), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_amount_is_refused() {
+        for text in [
+            "",
+            "KRW",
+            "10000",
+            "10000KRW",
+            "10,000 KRW",
+            "1.5 KRW",
+            "1.001 EUR",
+            "-1 KRW",
+            "1e3 KRW",
+            "1. EUR",
+            ".5 EUR",
+            "1 krw",
+            "1 KRWW",
+            "1 €€€",
+            "1000000000000001 KRW",
+            "99999999999999999999999 KRW",
+        ] {
+            assert!(text.parse::<Money>().is_err(), "{text:?} must be refused");
+        }
+        for (units, nanos) in [(-1, 0), (0, -1), (0, 1), (1, 1_000_000_000), (i64::MAX, 0), (i64::MIN, i32::MIN)] {
+            assert!(Money::try_from_units(Currency::KRW, units, nanos).is_err(), "{units} {nanos}");
+        }
+    }
+
+    #[test]
+    fn no_more_is_taken_than_there_is() {
+        let money = |smallest| Money::try_new(Currency::KRW, smallest).expect("an amount");
+        assert_eq!(money(700).less_up_to(1_000), (money(0), money(700)));
+        assert_eq!(money(1_700).less_up_to(1_000), (money(700), money(1_000)));
+    }
+}

@@ -1,0 +1,229 @@
+//! Reads a pricing policy from YAML; its keys are the fields of `PricingPolicy` in the contract.
+//!
+//! Whoever edits the file is told the line and the rule. The parser knows the line of what it cannot read; for what only the
+//! domain can find wrong with a rule the file is read once more, up to that rule, to learn its line.
+
+mod forms;
+
+use serde::{
+    Deserialize,
+    de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
+};
+
+use crate::domain::{Policy, Reduction, Rule};
+use forms::{AmountForm, DateForm, GradeForm, RoundingForm, WeekdayForm, ZoneForm};
+
+/// The policy that is used where the configuration names no file.
+pub const DEFAULT: &str = include_str!("../policy.yaml");
+
+/// The largest file that is read, in bytes.
+pub const LARGEST: usize = 1 << 20;
+
+/// Says what is wrong with a policy file, where, and what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}{}{problem}", line.map(|line| format!("line {line}: ")).unwrap_or_default(),
+        rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default())]
+pub struct Error {
+    /// Counted from 1.
+    pub line: Option<usize>,
+    /// Its `rule_id`, or `number N` of one that has none.
+    pub rule: Option<String>,
+    pub problem: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PolicyForm {
+    version: i64,
+    base_price: AmountForm,
+    #[serde(default)]
+    business_time_zone: ZoneForm,
+    #[serde(default)]
+    rounding: RoundingForm,
+    #[serde(default)]
+    rules: Vec<RuleForm>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleForm {
+    rule_id: String,
+    #[serde(default)]
+    description: String,
+    #[serde(default)]
+    weekdays: Vec<WeekdayForm>,
+    #[serde(default)]
+    user_grades: Vec<GradeForm>,
+    date_from: Option<DateForm>,
+    date_to: Option<DateForm>,
+    percent: Option<i64>,
+    amount: Option<AmountForm>,
+}
+
+/// # Errors
+/// The first thing that is wrong with it.
+pub fn parse(text: &str) -> Result<Policy, Error> {
+    if text.len() > LARGEST {
+        let problem = format!("the file has {} bytes: expected at most {LARGEST}", text.len());
+        return Err(Error { line: None, rule: None, problem });
+    }
+    let form: PolicyForm = serde_norway::from_str(text).map_err(|error| unreadable(text, &error))?;
+    let base_price = form.base_price.in_krw();
+    let rules = form.rules.into_iter().enumerate().map(|(index, rule)| {
+        let reduction = reduction(&rule, base_price.currency()).map_err(|problem| in_rule(text, index, problem))?;
+        Ok(Rule {
+            rule_id: rule.rule_id,
+            description: rule.description,
+            weekdays: rule.weekdays.into_iter().map(Into::into).collect(),
+            user_grades: rule.user_grades.into_iter().map(Into::into).collect(),
+            date_from: rule.date_from.map(|date| date.0),
+            date_to: rule.date_to.map(|date| date.0),
+            reduction,
+        })
+    });
+    let rules = rules.collect::<Result<Vec<_>, Error>>()?;
+    Policy::try_new(form.version, base_price, form.business_time_zone.0, form.rounding.into(), rules).map_err(
+        |invalid| match invalid.rule {
+            Some(index) => in_rule(text, index, invalid.problem),
+            None => Error { line: None, rule: None, problem: invalid.problem },
+        },
+    )
+}
+
+fn reduction(rule: &RuleForm, currency: crate::domain::Currency) -> Result<Reduction, String> {
+    match (rule.percent, rule.amount) {
+        (Some(percent), None) => u8::try_from(percent)
+            .map(Reduction::Percent)
+            .map_err(|_| format!("percent: expected 1 to 100, got {percent}")),
+        (None, Some(amount)) => {
+            amount.in_currency(currency).map(Reduction::Amount).map_err(|error| format!("amount: {error}"))
+        }
+        (None, None) => Err("expected either percent or amount".to_owned()),
+        (Some(_), Some(_)) => Err("expected either percent or amount, got both".to_owned()),
+    }
+}
+
+/// For what the parser refused. Its text starts with the path (`rules[1].percent: …`) and ends with the place.
+fn unreadable(text: &str, error: &serde_norway::Error) -> Error {
+    let message = error.to_string();
+    let index = message
+        .strip_prefix("rules[")
+        .and_then(|rest| rest.split_once(']'))
+        .and_then(|(index, _)| index.parse::<usize>().ok());
+    let problem = match message.rfind(" at line ") {
+        Some(place) => message[..place].to_owned(),
+        None => message,
+    };
+    Error {
+        line: error.location().map(|location| location.line()),
+        rule: index.map(|index| rule_name(text, index)),
+        problem,
+    }
+}
+
+fn in_rule(text: &str, index: usize, problem: String) -> Error {
+    let refusal = StopAt { index }.deserialize(serde_norway::Deserializer::from_str(text)).err();
+    let line = refusal.and_then(|error| error.location().map(|location| location.line()));
+    Error { line, rule: Some(rule_name(text, index)), problem }
+}
+
+fn rule_name(text: &str, index: usize) -> String {
+    #[derive(Deserialize)]
+    struct Named {
+        rule_id: Option<String>,
+    }
+    #[derive(Deserialize)]
+    struct Names {
+        rules: Vec<serde_norway::Value>,
+    }
+    let name = serde_norway::from_str::<Names>(text)
+        .ok()
+        .and_then(|names| names.rules.into_iter().nth(index))
+        .and_then(|rule| serde_norway::from_value::<Named>(rule).ok())
+        .and_then(|named| named.rule_id)
+        .filter(|name| (1..=64).contains(&name.chars().count()) && !name.chars().any(char::is_control));
+    name.unwrap_or_else(|| format!("number {}", index + 1))
+}
+
+/// Reads the file again and refuses the rule at `index`, so that the parser says on which line that is.
+struct StopAt {
+    index: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for StopAt {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StopAt {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a policy")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<(), A::Error> {
+        while let Some(key) = fields.next_key::<String>()? {
+            if key == "rules" {
+                fields.next_value_seed(StopInList { index: self.index })?;
+            } else {
+                fields.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok(())
+    }
+}
+
+struct StopInList {
+    index: usize,
+}
+
+impl<'de> DeserializeSeed<'de> for StopInList {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_seq(self)
+    }
+}
+
+impl<'de> Visitor<'de> for StopInList {
+    type Value = ();
+
+    fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("a list of rules")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut rules: A) -> Result<(), A::Error> {
+        for _ in 0..self.index {
+            rules.next_element::<IgnoredAny>()?;
+        }
+        rules.next_element::<Refused>()?;
+        Ok(())
+    }
+}
+
+struct Refused;
+
+impl<'de> Deserialize<'de> for Refused {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Here;
+        impl<'de> Visitor<'de> for Here {
+            type Value = Refused;
+
+            fn expecting(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                formatter.write_str("a rule")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, _: A) -> Result<Refused, A::Error> {
+                Err(A::Error::custom("here"))
+            }
+        }
+        deserializer.deserialize_map(Here)
+    }
+}
+
+#[cfg(test)]
+mod tests;

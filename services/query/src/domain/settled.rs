@@ -1,0 +1,105 @@
+//! When the reactions to what a row reflects are complete, and when a token's own are.
+
+use eticket_proto::token::Consistency;
+
+use super::View;
+
+/// What a reader of a row waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// The row has the token's revision; without a token: the row exists.
+    Applied,
+    /// All reactions to the token's command are in; without a token: the row is settled.
+    Settled,
+}
+
+/// Whether no reaction is missing to anything that the row reflects. Says nothing about commands that it does not reflect yet.
+///
+/// Equality, not "at least": a ticket part ahead of the ledger part knows of a reservation whose price is still to come. The last
+/// condition: a withdrawal is over only when reservation has closed the ledger; until then a reserve may slip in.
+pub fn settled(view: &View) -> bool {
+    let (Some(ticket), Some(price)) = (&view.ticket, &view.price) else { return false };
+    ticket.reservation_revision == view.ledger.revision
+        && view.ledger.revision == price.reservation_revision
+        && price.schedule_revision == ticket.schedule_revision
+        && ticket.withdrawn == view.ledger.closed
+}
+
+/// What `settled` lacks, one entry for each condition that does not hold.
+pub fn missing(view: &View) -> Vec<String> {
+    let ledger = view.ledger.revision;
+    let mut missing = Vec::new();
+    match &view.ticket {
+        None => missing.push("ticket: no event yet".to_owned()),
+        Some(ticket) if ticket.reservation_revision < ledger => {
+            let taken_in = ticket.reservation_revision;
+            missing.push(format!("ticket: has taken in reservation revision {taken_in} of {ledger}"));
+        }
+        Some(ticket) if ticket.reservation_revision > ledger => {
+            let told = ticket.reservation_revision;
+            missing.push(format!("reservation: the ticket tells of revision {told}, seen is {ledger}"));
+        }
+        Some(_) => {}
+    }
+    match &view.price {
+        None => missing.push("price: no event yet".to_owned()),
+        Some(price) if price.reservation_revision < ledger => {
+            let taken_in = price.reservation_revision;
+            missing.push(format!("price: has taken in reservation revision {taken_in} of {ledger}"));
+        }
+        Some(price) if price.reservation_revision > ledger => {
+            let told = price.reservation_revision;
+            missing.push(format!("reservation: the price tells of revision {told}, seen is {ledger}"));
+        }
+        Some(_) => {}
+    }
+    if let (Some(ticket), Some(price)) = (&view.ticket, &view.price) {
+        let (of_ticket, of_price) = (ticket.schedule_revision, price.schedule_revision);
+        if of_price < of_ticket {
+            missing.push(format!("price: has schedule revision {of_price} of {of_ticket}"));
+        } else if of_price > of_ticket {
+            missing.push(format!("ticket: the price tells of schedule revision {of_price}, seen is {of_ticket}"));
+        }
+    }
+    match view.ticket.as_ref().map(|ticket| (ticket.withdrawn, view.ledger.closed)) {
+        Some((true, false)) => {
+            missing.push("reservation: has not closed the ledger of the withdrawn ticket".to_owned())
+        }
+        Some((false, true)) => missing.push("ticket: the ledger is closed, the withdrawal is not seen".to_owned()),
+        Some((true, true) | (false, false)) | None => {}
+    }
+    missing
+}
+
+/// Whether a reader who waits so may be answered from the row. Once true for a token it stays true, whatever is commanded later.
+///
+/// A token of another ticket must be refused before: here only its revisions count.
+pub fn answers(view: &View, token: Option<&Consistency>, wait: Wait) -> bool {
+    // Before its ticket part there is no row to answer with.
+    let Some(ticket) = &view.ticket else { return false };
+    let Some(token) = token else {
+        return match wait {
+            Wait::Applied => true,
+            Wait::Settled => settled(view),
+        };
+    };
+    let applied = match *token {
+        Consistency::Reservation { revision, .. } => view.ledger.revision >= revision,
+        Consistency::Ticket { revision, .. } => ticket.revision >= revision,
+    };
+    match wait {
+        Wait::Applied => applied,
+        Wait::Settled => applied && reactions_are_in(view, token),
+    }
+}
+
+fn reactions_are_in(view: &View, token: &Consistency) -> bool {
+    let (Some(ticket), Some(price)) = (&view.ticket, &view.price) else { return false };
+    let both_have_taken_in =
+        |revision| ticket.reservation_revision >= revision && price.reservation_revision >= revision;
+    match *token {
+        Consistency::Reservation { revision, .. } => both_have_taken_in(revision),
+        Consistency::Ticket { withdrawn: true, .. } => view.ledger.closed && both_have_taken_in(view.ledger.revision),
+        Consistency::Ticket { withdrawn: false, schedule_revision, .. } => price.schedule_revision >= schedule_revision,
+    }
+}

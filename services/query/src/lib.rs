@@ -1,0 +1,3 @@
+//! The query service: one view of tickets, reservations and prices, built from their events.
+
+pub mod domain;
