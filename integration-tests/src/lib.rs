@@ -1,0 +1,3 @@
+//! What the tests of eTicket as a whole share.
+
+pub mod source;

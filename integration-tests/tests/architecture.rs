@@ -1,0 +1,306 @@
+//! Which way code may look: the rules of ARCHITECTURE.md, read from `cargo metadata` and from the paths that sources name.
+
+#![expect(clippy::expect_used, reason = "a test that cannot read the sources fails")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use eticket_integration_tests::source::{self, Mention};
+
+const SERVICES: [&str; 4] = ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"];
+/// These see all: one starts the services, the other tests them.
+const SEE_ALL: [&str; 2] = ["eticket", "eticket-integration-tests"];
+
+/// Modules of `eticket_proto` that are messages.
+const MESSAGES: [&str; 8] = ["ticket", "reservation", "pricing", "query", "operations", "event", "rpc", "type"];
+/// What a domain may name beside its own and std: no I/O, nothing asynchronous, no messages, no rows.
+const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "thiserror", "uuid"];
+/// What the domain may know of the contract: identifiers, grades, and the value that a token carries.
+const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
+/// What the chassis may know of the contract: nothing of the business. Of tokens it seals pages only.
+const CHASSIS_PROTO: [&str; 9] =
+    ["operations", "error", "error_text", "headers", "time", "health", "token", "DESCRIPTORS", "ERROR_DOMAIN"];
+
+struct Package {
+    name: String,
+    folder: PathBuf,
+    dependencies: BTreeSet<String>,
+}
+
+/// A source file: its path below `src/`, with the modules that lie beside it, which tell an adapter from an item.
+struct File<'a> {
+    package: &'a str,
+    path: &'a str,
+    text: &'a str,
+    dependencies: &'a BTreeSet<String>,
+    modules: &'a BTreeSet<String>,
+}
+
+fn packages() -> Vec<Package> {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned());
+    let output = Command::new(cargo)
+        .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).expect("cargo writes JSON");
+    let text = |value: &serde_json::Value| value.as_str().expect("a string").to_owned();
+    let list = |value: &serde_json::Value| value.as_array().expect("a list").clone();
+    let package = |value: &serde_json::Value| Package {
+        name: text(&value["name"]),
+        folder: Path::new(&text(&value["manifest_path"])).parent().expect("a manifest lies in a folder").to_owned(),
+        dependencies: list(&value["dependencies"]).iter().map(|dependency| text(&dependency["name"])).collect(),
+    };
+    list(&metadata["packages"]).iter().map(package).collect()
+}
+
+/// Which crates of ours a package may depend on, for tests and builds too.
+fn wrong_dependencies(name: &str, dependencies: &BTreeSet<String>) -> Vec<String> {
+    let allowed: &[&str] = match name {
+        name if SEE_ALL.contains(&name) => return Vec::new(),
+        "eticket-proto" | "xtask" => &[],
+        "eticket-chassis" => &["eticket-proto"],
+        _ => &["eticket-proto", "eticket-chassis"],
+    };
+    let ours = dependencies.iter().filter(|dependency| dependency.starts_with("eticket"));
+    let wrong = ours.filter(|dependency| !allowed.contains(&dependency.as_str()));
+    wrong.map(|dependency| format!("{name} depends on {dependency}")).collect()
+}
+
+/// What a file names that it must not see.
+fn wrong_mentions(file: &File<'_>) -> Vec<String> {
+    let mut wrong = Vec::new();
+    if SERVICES.contains(&file.package) && layer(file.path) == "domain" && source::has_word(file.text, "async") {
+        wrong.push(format!("{}/{}: the domain is synchronous", file.package, file.path));
+    }
+    for mention in source::mentions(file.text) {
+        let path = resolved(file, &mention);
+        if let Some(rule) = broken_rule(file, &path.iter().map(String::as_str).collect::<Vec<_>>()) {
+            wrong.push(format!("{}/{}:{} names {}: {rule}", file.package, file.path, mention.line, path.join("::")));
+        }
+    }
+    wrong
+}
+
+fn broken_rule(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
+    let nats = file.package == "eticket-chassis" && (file.path == "bus/nats.rs" || file.path.starts_with("bus/nats/"));
+    if path[0] == "async_nats" && !nats {
+        return Some("only the chassis's bus/nats.rs knows async-nats");
+    }
+    if file.package == "eticket-chassis" {
+        let business = path[0] == "eticket_proto"
+            && path.len() > 1
+            && (!CHASSIS_PROTO.contains(&path[1]) || path.contains(&"Consistency"));
+        return business.then_some("the chassis knows no business noun");
+    }
+    if !SERVICES.contains(&file.package) {
+        return None;
+    }
+    match path[0] {
+        "crate" => wrong_way(file, path),
+        "eticket_proto" => wrong_contract(file, path),
+        "sqlx" if !is_store(file.path) => Some("rows stop at store adapters"),
+        name if layer(file.path) == "domain" => {
+            let foreign = file.dependencies.contains(&name.replace('_', "-")) || file.dependencies.contains(name);
+            (foreign && !PURE_CRATES.contains(&name)).then_some("the domain is pure")
+        }
+        "tonic" | "prost" | "prost_types" if layer(file.path) == "application" => {
+            Some("the application knows no transport")
+        }
+        _ => None,
+    }
+}
+
+/// domain ← application ← inbound, outbound ← lib; what is none of these (config) stands beside the application.
+fn wrong_way(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
+    let target = path.get(1).copied().unwrap_or_default();
+    let allowed: &[&str] = match layer(file.path) {
+        "lib" | "main" => return None,
+        "domain" => &["domain"],
+        "application" => &["domain", "application"],
+        own @ ("inbound" | "outbound") if target == own => return other_adapter(file, path),
+        // It is the one translation between domain and messages, without I/O, and answers are made of both sides by it.
+        "inbound" if path.starts_with(&["crate", "outbound", "messages"]) => return None,
+        _ if target == "inbound" || target == "outbound" => &[],
+        _ => return None,
+    };
+    // Only modules have a layer; an item of lib.rs, as `crate::Ticket`, is the composition root's.
+    (!allowed.contains(&target)).then_some("domain ← application ← inbound, outbound ← lib, and never the other way")
+}
+
+fn other_adapter(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
+    let own = module_path(file.path);
+    let (Some(adapter), Some(own)) = (path.get(2), own.get(1)) else { return None };
+    let is_module = file.modules.contains(&format!("{}/{adapter}", path[1]));
+    (is_module && adapter != own).then_some("adapters never name each other")
+}
+
+fn wrong_contract(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
+    let rest = &path[1..];
+    let module = rest.first().copied().unwrap_or_default();
+    match layer(file.path) {
+        "domain" if PURE_PROTO.iter().any(|allowed| rest.starts_with(allowed)) => None,
+        "domain" => Some("the domain knows only ids, grades and the value of a token of the contract"),
+        _ if !MESSAGES.contains(&module) => None,
+        "inbound" => None,
+        "outbound" if is_client(file.path) || module_path(file.path).get(1).is_some_and(|own| own == "messages") => {
+            None
+        }
+        _ => Some("only inbound, outbound/messages.rs and clients see message types"),
+    }
+}
+
+fn layer(path: &str) -> &str {
+    let first = path.split('/').next().unwrap_or_default();
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+fn is_store(path: &str) -> bool {
+    layer(path) == "outbound"
+        && module_path(path).get(1).is_some_and(|own| own.starts_with("sqlite") || own.starts_with("postgres"))
+}
+
+fn is_client(path: &str) -> bool {
+    module_path(path).get(1).is_some_and(|own| own.ends_with("_client"))
+}
+
+/// `outbound/sqlite/rows.rs` → `["outbound", "sqlite", "rows"]`; the crate's root has none.
+fn module_path(path: &str) -> Vec<String> {
+    let path = path.strip_suffix(".rs").unwrap_or(path);
+    if path == "lib" || path == "main" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
+}
+
+/// The path from `crate`, or from the other crate that it begins with.
+fn resolved(file: &File<'_>, mention: &Mention) -> Vec<String> {
+    let mut module = module_path(file.path);
+    let mut rest = mention.path.as_slice();
+    let mut relative = false;
+    while let Some(first) = rest.first() {
+        match first.as_str() {
+            "self" if !relative => {}
+            "super" => drop(module.pop()),
+            _ => break,
+        }
+        relative = true;
+        rest = &rest[1..];
+    }
+    let own_crate = file.package.replace('-', "_");
+    let from: Vec<String> = match rest.first() {
+        _ if relative => std::iter::once("crate".to_owned()).chain(module).collect(),
+        Some(first) if *first == own_crate => {
+            rest = &rest[1..];
+            vec!["crate".to_owned()]
+        }
+        // In lib.rs, and only there, a module is named without `crate`.
+        _ => Vec::new(),
+    };
+    from.into_iter().chain(rest.iter().cloned()).collect()
+}
+
+/// All sources below a folder, test modules in files of their own left out.
+fn sources(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(next) = folders.pop() {
+        for entry in fs::read_dir(&next).expect("a readable folder") {
+            let path = entry.expect("a readable entry").path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let name = path.strip_prefix(folder).expect("below the folder").to_string_lossy().into_owned();
+                found.insert(name, fs::read_to_string(&path).expect("a readable source"));
+            }
+        }
+    }
+    found.retain(|name, _| !name.split('/').any(|part| part == "tests" || part == "tests.rs"));
+    found
+}
+
+fn check(package: &str, dependencies: &BTreeSet<String>, files: &BTreeMap<String, String>) -> Vec<String> {
+    let modules = files.keys().map(|path| path.trim_end_matches(".rs").to_owned()).collect();
+    let file = |(path, text)| wrong_mentions(&File { package, path, text, dependencies, modules: &modules });
+    files.iter().map(|(path, text)| (path.as_str(), text.as_str())).flat_map(file).collect()
+}
+
+#[test]
+fn services_meet_only_in_proto_and_on_the_wire() {
+    let packages = packages();
+    for service in SERVICES {
+        assert!(packages.iter().any(|package| package.name == service), "{service} is gone: is this test still true?");
+    }
+    let wrong: Vec<_> =
+        packages.iter().flat_map(|package| wrong_dependencies(&package.name, &package.dependencies)).collect();
+    assert_eq!(wrong, Vec::<String>::new());
+}
+
+#[test]
+fn code_looks_only_the_way_it_may() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for package in packages().iter().filter(|package| !SEE_ALL.contains(&package.name.as_str())) {
+        let files = sources(&package.folder.join("src"));
+        seen += files.len();
+        wrong.extend(check(&package.name, &package.dependencies, &files));
+    }
+    assert!(seen > 20, "only {seen} sources were found");
+    assert_eq!(wrong, Vec::<String>::new(), "{} sources were read", seen);
+}
+
+/// The negative control of the two tests above: each way of looking that is forbidden is seen.
+#[test]
+fn each_forbidden_look_is_seen() {
+    let dependencies = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
+    assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-query"])).len(), 1);
+    assert_eq!(wrong_dependencies("eticket-chassis", &dependencies(&["eticket-ticket"])).len(), 1);
+    assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-chassis", "tonic"])), [""; 0]);
+
+    let known = dependencies(&["tokio", "tonic", "sqlx", "eticket-proto", "chrono"]);
+    let wrong = |package: &str, path: &str, text: &str| {
+        let mut files: BTreeMap<String, String> =
+            ["inbound/grpc.rs", "inbound/events.rs", "outbound/sqlite.rs", "outbound/messages.rs", "domain.rs"]
+                .map(|path| (path.to_owned(), String::new()))
+                .into();
+        files.insert(path.to_owned(), text.to_owned());
+        check(package, &known, &files).len()
+    };
+    for (package, path, text) in [
+        ("eticket-ticket", "domain.rs", "use crate::application::Command;"),
+        ("eticket-ticket", "domain/ticket.rs", "use super::super::outbound::sqlite::Store;"),
+        ("eticket-ticket", "domain.rs", "fn a() { let b = tokio::spawn(c); }"),
+        ("eticket-ticket", "domain.rs", "pub async fn a() {}"),
+        ("eticket-ticket", "domain.rs", "use eticket_proto::{ids::TicketId, ticket::Ticket};"),
+        ("eticket-ticket", "application.rs", "use crate::inbound::grpc;"),
+        ("eticket-ticket", "application.rs", "use tonic::Status;"),
+        ("eticket-ticket", "application.rs", "use eticket_proto::ticket;"),
+        ("eticket-ticket", "inbound/grpc.rs", "use crate::outbound::sqlite::Store;"),
+        ("eticket-ticket", "inbound/grpc.rs", "use super::events;"),
+        ("eticket-ticket", "inbound/grpc.rs", "use sqlx::Row;"),
+        ("eticket-ticket", "outbound/sqlite.rs", "use eticket_proto::ticket::Ticket;"),
+        ("eticket-ticket", "outbound/sqlite.rs", "use super::messages::encode;"),
+        ("eticket-ticket", "outbound/messages.rs", "use eticket_ticket::inbound::grpc;"),
+        ("eticket-ticket", "config.rs", "use crate::outbound::sqlite;"),
+        ("eticket-chassis", "relay.rs", "use eticket_proto::ids::TicketId;"),
+        ("eticket-chassis", "paging.rs", "use eticket_proto::token::{Kind, Consistency};"),
+        ("eticket-chassis", "bus.rs", "async_nats::connect(url)"),
+    ] {
+        assert_eq!(wrong(package, path, text), 1, "{package}/{path}: {text}");
+    }
+    for (package, path, text) in [
+        ("eticket-ticket", "domain.rs", "use chrono::Utc; use eticket_proto::ids::TicketId; use self::ticket::State;"),
+        ("eticket-ticket", "application.rs", "use crate::domain::Ticket; use eticket_chassis::batch;"),
+        ("eticket-ticket", "inbound/grpc.rs", "use crate::application::Command; use eticket_proto::ticket::Ticket;"),
+        ("eticket-ticket", "inbound/grpc.rs", "use crate::outbound::messages::to_message;"),
+        ("eticket-ticket", "outbound/sqlite.rs", "use sqlx::Row; use self::rows::Ticket;"),
+        ("eticket-ticket", "outbound/messages.rs", "use eticket_proto::event::TicketEvent;"),
+        ("eticket-reservation", "outbound/ticket_client.rs", "use eticket_proto::ticket::CheckAvailabilityRequest;"),
+        ("eticket-ticket", "lib.rs", "use crate::{inbound::grpc, outbound::sqlite};"),
+        ("eticket-chassis", "bus/nats.rs", "use async_nats::jetstream; use eticket_proto::headers;"),
+    ] {
+        assert_eq!(wrong(package, path, text), 0, "{package}/{path}: {text}");
+    }
+}
