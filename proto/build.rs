@@ -1,0 +1,29 @@
+//! Compiles the contract with protox, so that nobody needs protoc, and keeps the encoded descriptor set for reflection.
+
+use std::{env, fs, path::PathBuf};
+
+const FILES: [&str; 8] = [
+    "eticket/ticket/v1/ticket.proto",
+    "eticket/reservation/v1/reservation.proto",
+    "eticket/pricing/v1/pricing.proto",
+    "eticket/query/v1/query.proto",
+    "eticket/operations/v1/operations.proto",
+    "eticket/event/v1/event.proto",
+    "eticket/error/v1/error.proto",
+    // Not used by the others, but tools that show an error's details ask reflection for it.
+    "third_party/google/rpc/error_details.proto",
+];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    println!("cargo:rerun-if-changed=eticket");
+    println!("cargo:rerun-if-changed=third_party");
+    let mut compiler = protox::Compiler::new(["third_party", "."])?;
+    compiler.include_imports(true).include_source_info(false).open_files(FILES)?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
+    // protox's own encoding keeps custom options, which prost's types would drop.
+    fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    tonic_prost_build::configure()
+        .extern_path(".google.protobuf.Timestamp", "::prost_types::Timestamp")
+        .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}

@@ -1,0 +1,213 @@
+//! Identifiers and grades as types: what holds one knows that it is well formed.
+
+use std::{fmt, str::FromStr};
+
+use uuid::Uuid;
+
+use crate::reservation;
+
+/// What is wrong with a value that should have been an identifier. `Display` says what is expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected {expected}, got {got:?}")]
+pub struct InvalidId {
+    expected: &'static str,
+    got: String,
+}
+
+impl InvalidId {
+    fn new(expected: &'static str, got: &str) -> Self {
+        // What a caller sends comes back in an error's text: bounded, so that it cannot be used to grow answers and logs.
+        Self { expected, got: got.chars().take(80).collect() }
+    }
+}
+
+/// A ticket's id: 1 to 64 of `A-Z a-z 0-9 _ -`. Safe as one token of a subject.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TicketId(String);
+
+impl TicketId {
+    /// A new id, a UUIDv7, for a ticket that came without one.
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7().to_string())
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for TicketId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let fits = (1..=64).contains(&text.len());
+        if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId::new("1 to 64 of A-Z a-z 0-9 _ -", text))
+        }
+    }
+}
+
+impl fmt::Display for TicketId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A reservation's id, a UUIDv7 made by the reservation service: ids made later sort later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ReservationId(Uuid);
+
+impl ReservationId {
+    pub fn generate() -> Self {
+        Self(Uuid::now_v7())
+    }
+
+    pub fn as_uuid(&self) -> Uuid {
+        self.0
+    }
+}
+
+impl From<Uuid> for ReservationId {
+    fn from(id: Uuid) -> Self {
+        Self(id)
+    }
+}
+
+impl FromStr for ReservationId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        // Only the form that is handed out: two spellings of one id would be two keys to whoever compares text.
+        match Uuid::try_parse(text) {
+            Ok(id) if text.len() == 36 => Ok(Self(id)),
+            _ => Err(InvalidId::new("a reservation_id as ReserveTicket answers it, a UUID", text)),
+        }
+    }
+}
+
+impl fmt::Display for ReservationId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, formatter)
+    }
+}
+
+/// A user's id: 1 to 128 characters, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserId(String);
+
+impl UserId {
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        if (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(InvalidId::new("1 to 128 characters, none of them a control character", text))
+        }
+    }
+}
+
+impl fmt::Display for UserId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+/// A user's grade, which discounts may depend on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum UserGrade {
+    Silver,
+    Gold,
+    Vip,
+}
+
+impl UserGrade {
+    pub const ALL: [Self; 3] = [Self::Silver, Self::Gold, Self::Vip];
+
+    /// The name as in the contract, without the enum's prefix.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Silver => "SILVER",
+            Self::Gold => "GOLD",
+            Self::Vip => "VIP",
+        }
+    }
+
+    /// `None` for a number that is no grade, UNSPECIFIED among them.
+    pub fn from_proto(number: i32) -> Option<Self> {
+        match reservation::UserGrade::try_from(number) {
+            Ok(reservation::UserGrade::Silver) => Some(Self::Silver),
+            Ok(reservation::UserGrade::Gold) => Some(Self::Gold),
+            Ok(reservation::UserGrade::Vip) => Some(Self::Vip),
+            Ok(reservation::UserGrade::Unspecified) | Err(_) => None,
+        }
+    }
+
+    pub fn to_proto(self) -> reservation::UserGrade {
+        match self {
+            Self::Silver => reservation::UserGrade::Silver,
+            Self::Gold => reservation::UserGrade::Gold,
+            Self::Vip => reservation::UserGrade::Vip,
+        }
+    }
+}
+
+impl FromStr for UserGrade {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        Self::ALL
+            .into_iter()
+            .find(|grade| grade.name() == text)
+            .ok_or_else(|| InvalidId::new("SILVER, GOLD or VIP", text))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ticket_id_is_one_token_of_a_subject() {
+        for good in ["1", "A-z_9", &"x".repeat(64)] {
+            assert_eq!(good.parse::<TicketId>().expect(good).as_str(), good);
+        }
+        for bad in ["", "a.b", "a*", "a>", "a b", "ä", &"x".repeat(65), "a\n"] {
+            assert!(bad.parse::<TicketId>().is_err(), "{bad:?} must be refused");
+        }
+    }
+
+    #[test]
+    fn a_reservation_id_has_one_spelling() {
+        let id = ReservationId::generate();
+        assert_eq!(id.to_string().parse::<ReservationId>(), Ok(id));
+        assert!(id.as_uuid().simple().to_string().parse::<ReservationId>().is_err());
+        assert!("".parse::<ReservationId>().is_err());
+    }
+
+    #[test]
+    fn a_user_id_counts_characters_not_bytes() {
+        assert!("한".repeat(128).parse::<UserId>().is_ok());
+        assert!("한".repeat(129).parse::<UserId>().is_err());
+        assert!("a\u{0}b".parse::<UserId>().is_err());
+        assert!("".parse::<UserId>().is_err());
+    }
+
+    #[test]
+    fn grades_survive_both_spellings() {
+        for grade in UserGrade::ALL {
+            assert_eq!(UserGrade::from_proto(grade.to_proto() as i32), Some(grade));
+            assert_eq!(grade.name().parse(), Ok(grade));
+        }
+        assert_eq!(UserGrade::from_proto(0), None);
+        assert_eq!(UserGrade::from_proto(99), None);
+    }
+}

@@ -1,0 +1,70 @@
+//! The contract: messages and stubs generated from `eticket/**/*.proto`, and what two services must agree on beside them.
+
+pub mod error_text;
+pub mod headers;
+pub mod ids;
+pub mod subjects;
+pub mod time;
+pub mod token;
+
+/// The encoded `FileDescriptorSet` of the whole contract, imports included, for reflection and routing.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The domain of every `google.rpc.ErrorInfo`.
+pub const ERROR_DOMAIN: &str = "eticket";
+
+/// Generated code, in the tree of its packages.
+#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated")]
+mod generated {
+    pub mod eticket {
+        pub mod ticket {
+            pub mod v1 {
+                tonic::include_proto!("eticket.ticket.v1");
+            }
+        }
+        pub mod reservation {
+            pub mod v1 {
+                tonic::include_proto!("eticket.reservation.v1");
+            }
+        }
+        pub mod pricing {
+            pub mod v1 {
+                tonic::include_proto!("eticket.pricing.v1");
+            }
+        }
+        pub mod query {
+            pub mod v1 {
+                tonic::include_proto!("eticket.query.v1");
+            }
+        }
+        pub mod operations {
+            pub mod v1 {
+                tonic::include_proto!("eticket.operations.v1");
+            }
+        }
+        pub mod event {
+            pub mod v1 {
+                tonic::include_proto!("eticket.event.v1");
+            }
+        }
+        pub mod error {
+            pub mod v1 {
+                tonic::include_proto!("eticket.error.v1");
+            }
+        }
+    }
+    pub mod google {
+        pub mod r#type {
+            tonic::include_proto!("google.r#type");
+        }
+        pub mod rpc {
+            tonic::include_proto!("google.rpc");
+        }
+    }
+}
+
+pub use generated::eticket::{
+    error::v1 as error, event::v1 as event, operations::v1 as operations, pricing::v1 as pricing, query::v1 as query,
+    reservation::v1 as reservation, ticket::v1 as ticket,
+};
+pub use generated::google::{rpc, r#type};
