@@ -1,6 +1,237 @@
-//! The one server of services and gateway.
+//! The one server of services, gateway and admin: HTTP/1.1 and HTTP/2 on one port, over hyper.
+//!
+//! It is not tonic's own, whose timeout answers CANCELLED and whose connections do not end by age. Around the services stand,
+//! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router, as the
+//! gateway brings, goes without deadline and drain: it speaks other protocols too and ends its calls in their terms.
+//!
+//! Stopping, in this order: not ready → drain delay → `draining` (streams and waits end with `SHUTTING_DOWN`, GOAWAY, the
+//! port closes) → calls under way finish → the service's own hooks. All of it within a cap that the caller gives.
 
+mod admission;
+mod authenticate;
+mod catch_panic;
+mod connections;
 pub mod deadline;
+pub mod drain;
 pub mod language;
+mod methods;
+mod observe;
+mod reply;
+mod running;
+#[cfg(test)]
+mod tests;
 
-pub use deadline::Deadline;
+use std::{convert::Infallible, io, net::SocketAddr};
+
+use axum::{Router, body::Body};
+use http::{Request, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, service::RoutesBuilder};
+use tonic_health::pb::health_server::HealthServer;
+use tower::{Service, ServiceBuilder};
+
+pub use self::{
+    connections::ConnectionLimits,
+    deadline::{Deadline, timeout_of},
+    drain::{ConnectionDraining, Draining},
+    running::{Hook, Running},
+};
+use self::{
+    admission::AdmissionLayer, authenticate::AuthenticateLayer, catch_panic::CatchPanicLayer, connections::Signals,
+    deadline::DeadlineLayer, drain::DrainLayer, language::LanguageLayer, observe::ObserveLayer,
+};
+use crate::{
+    config::{LimitsConfig, ShutdownConfig},
+    exit::StartError,
+    health::Health,
+    tasks::Tasks,
+};
+
+/// A server that has yet to be started.
+pub struct Server {
+    name: &'static str,
+    listen: SocketAddr,
+    limits: LimitsConfig,
+    shutdown: ShutdownConfig,
+    connection_limits: ConnectionLimits,
+    services: RoutesBuilder,
+    reflection: Vec<String>,
+    health: Option<Health>,
+    routes: Option<Router>,
+    draining: CancellationToken,
+}
+
+impl Server {
+    /// A server without services.
+    #[must_use]
+    pub fn new(name: &'static str, listen: SocketAddr, limits: &LimitsConfig, shutdown: &ShutdownConfig) -> Self {
+        let streams = u32::try_from(limits.concurrency.get()).unwrap_or(u32::MAX).saturating_add(1024);
+        Self {
+            name,
+            listen,
+            limits: limits.clone(),
+            shutdown: shutdown.clone(),
+            // One connection alone must be able to reach the limit of calls, or its client would queue what should be shed.
+            connection_limits: ConnectionLimits { streams, ..ConnectionLimits::default() },
+            services: RoutesBuilder::default(),
+            reflection: Vec::new(),
+            health: None,
+            routes: None,
+            draining: CancellationToken::new(),
+        }
+    }
+
+    /// Adds a gRPC service.
+    #[must_use]
+    pub fn service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<tonic::body::Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.services.add_service(service);
+        self
+    }
+
+    /// Describes these services, and that of health, to those who ask by reflection (v1 and v1alpha).
+    #[must_use]
+    pub fn reflection<N: Into<String>>(mut self, services: impl IntoIterator<Item = N>) -> Self {
+        self.reflection.extend(services.into_iter().map(Into::into));
+        self
+    }
+
+    /// Answers `grpc.health.v1` from here, and takes readiness away first when the server stops.
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.health = Some(health);
+        self
+    }
+
+    /// Serves this router and nothing else: services, reflection and health are then the router's to answer.
+    #[must_use]
+    pub fn routes(mut self, router: Router) -> Self {
+        self.routes = Some(router);
+        self
+    }
+
+    /// What one client may take, where the defaults do not suit.
+    #[must_use]
+    pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
+        self.connection_limits = limits;
+        self
+    }
+
+    /// Cancelled when the server drains, for waits that do not hang on a request.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.draining.clone()
+    }
+
+    /// Binds and serves. Calls are answered from here on; whether they should come is said by the health.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, or the descriptors of the contract cannot be read.
+    pub async fn start(mut self) -> Result<Running, StartError> {
+        let (listener, address) = bind(self.name, self.listen).await?;
+        let signals = Signals { draining: self.draining.clone(), kill: CancellationToken::new() };
+        let tasks = Tasks::new();
+        let (limits, ends) = (self.connection_limits.clone(), signals.clone());
+        // Two types of stack, so two tasks.
+        match self.routes.take() {
+            Some(router) => {
+                let service = self.around_router(router);
+                tasks.spawn("accept", connections::accept(listener, service, limits, ends, tasks.clone()));
+            }
+            None => {
+                let service = self.around_services()?;
+                tasks.spawn("accept", connections::accept(listener, service, limits, ends, tasks.clone()));
+            }
+        }
+        tracing::info!(service = self.name, %address, "listening");
+        Ok(Running::new(self.name, address, self.health, &self.shutdown, signals, tasks))
+    }
+
+    fn around_services(&mut self) -> Result<impl Stack<Future: Send> + use<>, StartError> {
+        self.add_reflection()?;
+        if let Some(health) = &self.health {
+            self.services.add_service(HealthServer::new(health.clone()));
+        }
+        let routes = std::mem::take(&mut self.services).routes().prepare().into_axum_router();
+        Ok(ServiceBuilder::new()
+            .map_response(with_axum_body)
+            .layer(ObserveLayer::new(self.name))
+            .layer(LanguageLayer)
+            .layer(CatchPanicLayer)
+            .layer(AuthenticateLayer)
+            .layer(DeadlineLayer { default: self.limits.default_deadline() })
+            .layer(DrainLayer)
+            .layer(AdmissionLayer::new(self.name, self.limits.concurrency.get()))
+            .service(routes))
+    }
+
+    fn around_router(&self, router: Router) -> impl Stack<Future: Send> + use<> {
+        ServiceBuilder::new()
+            .map_response(with_axum_body)
+            .layer(ObserveLayer::new(self.name))
+            .layer(LanguageLayer)
+            .layer(CatchPanicLayer)
+            .layer(AuthenticateLayer)
+            .layer(AdmissionLayer::new(self.name, self.limits.concurrency.get()))
+            .service(router)
+    }
+
+    fn add_reflection(&mut self) -> Result<(), StartError> {
+        if self.reflection.is_empty() {
+            return Ok(());
+        }
+        let own = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
+        let builder = || {
+            let builder = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+            let names = self.reflection.iter().map(String::as_str).chain(own);
+            names.fold(builder, |builder, name| builder.with_service_name(name))
+        };
+        let (v1, v1alpha) = (builder().build_v1(), builder().build_v1alpha());
+        self.services.add_service(v1.map_err(StartError::failed)?);
+        self.services.add_service(v1alpha.map_err(StartError::failed)?);
+        Ok(())
+    }
+}
+
+/// A router with its layers, as connections need it.
+trait Stack:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Stack for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+fn with_axum_body<B>(response: Response<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    response.map(Body::new)
+}
+
+async fn bind(name: &str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: io::Error| {
+        let what = match error.kind() {
+            io::ErrorKind::AddrInUse => {
+                format!("{name} cannot listen on {listen}: another process has this port; stop it or set another address")
+            }
+            _ => format!("{name} cannot listen on {listen}: set an address of this machine"),
+        };
+        StartError::unavailable(what, error)
+    })
+}

@@ -1,8 +1,30 @@
-//! The time by which a call must be answered.
+//! Ends each call at its caller's deadline, or, where a unary call brings none, at the server's.
+//!
+//! Tonic's own timeout answers CANCELLED and forgets the bodies of streams; this one answers DEADLINE_EXCEEDED with a reason and
+//! holds for the whole response. It stands outside the admission, so that a call that has expired gives back its permit.
 
-use std::time::Duration;
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
-use tokio::time::Instant;
+use bytes::Bytes;
+use eticket_proto::error::ErrorReason;
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tower::{Layer, Service};
+
+use super::{methods, reply};
+use crate::error::ApiError;
+
+const HEADER: &str = "grpc-timeout";
+
+/// A later deadline than this is no limit that anyone would live to see, but may not fit into an `Instant`.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The moment at which the caller, or the server for it, gives up: an extension of every request that has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,5 +35,228 @@ impl Deadline {
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// The time that a caller gives; `None` if they set no limit.
+///
+/// # Errors
+/// INVALID_ARGUMENT naming the header, if it is not 1 to 8 digits and a unit.
+pub fn timeout_of(map: &HeaderMap) -> Result<Option<Duration>, ApiError> {
+    let Some(value) = map.get(HEADER) else { return Ok(None) };
+    let malformed = || ApiError::invalid_field(HEADER, "must be 1 to 8 digits and a unit of H, M, S, m, u or n, as 250m");
+    let text = value.to_str().map_err(|_| malformed())?;
+    let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(malformed)?;
+    if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(malformed());
+    }
+    let amount: u64 = digits.parse().map_err(|_| malformed())?;
+    let time = match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return Err(malformed()),
+    };
+    Ok(Some(time.min(LONGEST)))
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct DeadlineLayer {
+    /// For unary calls that bring none.
+    pub(crate) default: Duration,
+}
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = DeadlineService<S>;
+
+    fn layer(&self, inner: S) -> DeadlineService<S> {
+        DeadlineService { inner, default: self.default }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct DeadlineService<S> {
+    inner: S,
+    default: Duration,
+}
+
+impl<S> DeadlineService<S> {
+    fn deadline_of<A>(&self, request: &Request<A>) -> Result<Option<Deadline>, ApiError> {
+        let given = timeout_of(request.headers())?;
+        let unary = methods::find(request.uri().path()).is_some_and(|method| !method.streams);
+        let time = given.or(unary.then_some(self.default));
+        if time.is_some_and(|time| time.is_zero()) {
+            return Err(expired());
+        }
+        Ok(time.map(|time| Deadline(Instant::now() + time)))
+    }
+}
+
+fn expired() -> ApiError {
+    ApiError::new(ErrorReason::DeadlineExceeded)
+}
+
+impl<S, A, B> Service<Request<A>> for DeadlineService<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+{
+    type Response = Response<DeadlineBody<B>>;
+    type Error = S::Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        match self.deadline_of(&request) {
+            Ok(None) => DeadlineFuture { inner: Some(self.inner.call(request)), sleep: None, refusal: None },
+            Ok(Some(deadline)) => {
+                request.extensions_mut().insert(deadline);
+                let inner = Some(self.inner.call(request));
+                DeadlineFuture { inner, sleep: Some(sleep_until(deadline.0)), refusal: None }
+            }
+            Err(error) => DeadlineFuture { inner: None, sleep: None, refusal: Some(error) },
+        }
+    }
+}
+
+pin_project! {
+    pub(crate) struct DeadlineFuture<F> {
+        // None only if the call is refused before it began.
+        #[pin]
+        inner: Option<F>,
+        #[pin]
+        sleep: Option<Sleep>,
+        refusal: Option<ApiError>,
+    }
+}
+
+impl<F, B, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<DeadlineBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut this = self.project();
+        let Some(inner) = this.inner.as_mut().as_pin_mut() else {
+            let refusal = this.refusal.take().unwrap_or_else(expired);
+            return Poll::Ready(Ok(reply::only_trailers(refusal)));
+        };
+        if let Poll::Ready(response) = inner.poll(context) {
+            let at = this.sleep.as_pin_mut().map(|sleep| sleep.deadline());
+            return Poll::Ready(response.map(|response| response.map(|inner| DeadlineBody::new(inner, at))));
+        }
+        let Some(sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
+        ready!(sleep.poll(context));
+        // Whatever the call holds is given back now, not when the answer has been sent.
+        this.inner.set(None);
+        Poll::Ready(Ok(reply::only_trailers(expired())))
+    }
+}
+
+/// A body that ends with DEADLINE_EXCEEDED at the deadline; empty after that.
+#[derive(Debug)]
+pub(crate) struct DeadlineBody<B> {
+    inner: Option<B>,
+    at: Option<Instant>,
+    /// Made when the body first keeps its reader waiting, which a unary one never does.
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl<B> DeadlineBody<B> {
+    fn new(inner: B, at: Option<Instant>) -> Self {
+        Self { inner: Some(inner), at, sleep: None }
+    }
+}
+
+impl<B> Default for DeadlineBody<B> {
+    fn default() -> Self {
+        Self { inner: None, at: None, sleep: None }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> DeadlineBody<B> {
+    fn has_expired(&mut self, context: &mut Context<'_>) -> bool {
+        let Some(at) = self.at else { return false };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        sleep.as_mut().poll(context).is_ready()
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for DeadlineBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
+        // A body that has kept its reader waiting before is a stream: one that always has more ends at the deadline too.
+        let expired_stream = this.sleep.is_some() && this.at.is_some_and(|at| at <= Instant::now());
+        if !expired_stream && let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
+            return Poll::Ready(frame);
+        }
+        if !this.has_expired(context) {
+            return Poll::Pending;
+        }
+        this.inner = None;
+        Poll::Ready(Some(reply::trailers(expired())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn parse(text: &'static str) -> Result<Option<Duration>, ApiError> {
+        let mut map = HeaderMap::new();
+        map.insert(HEADER, HeaderValue::from_static(text));
+        timeout_of(&map)
+    }
+
+    #[test]
+    fn all_units_are_understood() {
+        for (text, expected) in [
+            ("2H", Duration::from_secs(7200)),
+            ("3M", Duration::from_secs(180)),
+            ("4S", Duration::from_secs(4)),
+            ("5m", Duration::from_millis(5)),
+            ("6u", Duration::from_micros(6)),
+            ("7n", Duration::from_nanos(7)),
+            ("0S", Duration::ZERO),
+            ("99999999H", LONGEST),
+        ] {
+            assert_eq!(parse(text), Ok(Some(expected)), "{text}");
+        }
+        assert_eq!(timeout_of(&HeaderMap::new()), Ok(None));
+    }
+
+    #[test]
+    fn a_malformed_one_is_refused_by_name() {
+        for text in ["", "S", "5", "5s", "5 S", "-1S", "+1S", "1.5S", "123456789S", "5SS"] {
+            let error = parse(text).expect_err(text);
+            assert_eq!(error.reason(), ErrorReason::InvalidField);
+            assert!(error.to_string().starts_with("grpc-timeout: "), "{error}");
+        }
+        let mut map = HeaderMap::new();
+        map.insert(HEADER, HeaderValue::from_bytes(&[b'5', 0xff]).expect("a header"));
+        assert!(timeout_of(&map).is_err());
     }
 }

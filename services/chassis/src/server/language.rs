@@ -1,16 +1,115 @@
-//! The language of a call, for the texts of its errors.
+//! The language of a call, for the texts of its errors, from `accept-language`.
 //!
 //! It travels as a task-local and not as an argument, because errors are made wherever a call may fail and nothing there
-//! should have to carry it. A task that is spawned for a call answers by value; its error becomes a status in the call's own task.
+//! should have to carry it. A task that is spawned for a call answers by value; its error becomes a status in the call's
+//! own task. The layer stands outside all that raise errors.
 
+use std::{
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
 use eticket_proto::error_text::Language;
+use http::{Request, Response, header::ACCEPT_LANGUAGE};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use tokio::task::futures::TaskLocalFuture;
+use tower::{Layer, Service};
 
 tokio::task_local! {
-    pub(crate) static LANGUAGE: Language;
+    static LANGUAGE: Language;
 }
 
 /// The language of the call that this task serves; English outside of calls.
 #[must_use]
 pub fn current() -> Language {
     LANGUAGE.try_with(|language| *language).unwrap_or_default()
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LanguageLayer;
+
+impl<S> Layer<S> for LanguageLayer {
+    type Service = LanguageService<S>;
+
+    fn layer(&self, inner: S) -> LanguageService<S> {
+        LanguageService { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct LanguageService<S> {
+    inner: S,
+}
+
+impl<S, A, B> Service<Request<A>> for LanguageService<S>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+{
+    type Response = Response<LanguageBody<B>>;
+    type Error = S::Error;
+    type Future = LanguageFuture<S::Future>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let header = request.headers().get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
+        let language = header.map(Language::negotiate).unwrap_or_default();
+        let inner = LANGUAGE.sync_scope(language, || self.inner.call(request));
+        LanguageFuture { inner: LANGUAGE.scope(language, inner), language }
+    }
+}
+
+pin_project! {
+    pub(crate) struct LanguageFuture<F> {
+        #[pin]
+        inner: TaskLocalFuture<Language, F>,
+        language: Language,
+    }
+}
+
+impl<F, B, E> Future for LanguageFuture<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<LanguageBody<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = ready!(this.inner.poll(context))?;
+        let language = *this.language;
+        Poll::Ready(Ok(response.map(|inner| LanguageBody { inner, language })))
+    }
+}
+
+/// A body whose errors, those of a stream, are in the language of the call too.
+#[derive(Debug, Default)]
+pub(crate) struct LanguageBody<B> {
+    inner: B,
+    language: Language,
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for LanguageBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let language = self.language;
+        LANGUAGE.sync_scope(language, || Pin::new(&mut self.inner).poll_frame(context))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
 }

@@ -1,0 +1,117 @@
+//! What runs behind the calls of a service that writes: the consumer, the one writer, the relay, and looking after the store.
+//! Starts them together, and stops them in the order in which none is left waiting for another.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::{
+    bus::Bus,
+    clock::SharedClock,
+    consumer::{Consumer, TakeIn},
+    health::Health,
+    relay::Relay,
+    store::Housekeeping,
+    tasks::Tasks,
+};
+
+/// How often the store is asked whether it answers: well within the 10 s in which a change must show.
+const PROBE: Duration = Duration::from_secs(2);
+/// Records are purged every so many probes.
+const PURGE_EVERY: u32 = 30;
+/// Records are kept for a day at the least; twice that leaves room for clients that retry late.
+pub const RECORDS_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
+
+/// The background of one service. Tasks are in groups because they end one group after another.
+#[derive(Clone)]
+pub struct Background {
+    service: &'static str,
+    store: Arc<dyn Housekeeping>,
+    health: Health,
+    clock: SharedClock,
+    intake: Tasks,
+    writer: Tasks,
+    relay: Tasks,
+}
+
+impl Background {
+    pub fn new(service: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
+        let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
+        Self { service, store, health, clock, intake, writer, relay }
+    }
+
+    /// For the writer: it ends after everything that submits to it, and before the relay.
+    pub fn writer_tasks(&self) -> &Tasks {
+        &self.writer
+    }
+
+    /// For what submits to the writer by itself, as a sweeper does.
+    pub fn intake_tasks(&self) -> &Tasks {
+        &self.intake
+    }
+
+    /// Starts taking events in, sending them, and looking after the store. `outbox_written` wakes the relay.
+    pub fn start<T: TakeIn>(
+        &self,
+        bus: Arc<dyn Bus>,
+        outbox_written: Arc<Notify>,
+        take_in: Arc<T>,
+        filters: &'static [&'static str],
+    ) {
+        let consumer = Consumer {
+            name: self.service,
+            filters,
+            bus: bus.clone(),
+            store: self.store.clone(),
+            take_in,
+            clock: self.clock.clone(),
+            health: self.health.clone(),
+        };
+        self.intake.spawn("consumer", consumer.run(self.intake.stopping()));
+        let relay = Relay::new(self.service, bus, self.store.clone(), outbox_written, self.health.clone());
+        self.relay.spawn("relay", relay.run(self.relay.stopping()));
+        self.intake.spawn("housekeeper", self.clone().keep_house(self.intake.stopping()));
+    }
+
+    /// Consumers stop after their batch, what waits is written, the relay sends what it can, the store closes.
+    pub async fn stop(self) {
+        self.intake.stop().await;
+        self.writer.stop().await;
+        self.relay.stop().await;
+        self.store.close().await;
+    }
+
+    async fn keep_house(self, stopping: CancellationToken) {
+        let mut probes = tokio::time::interval(PROBE);
+        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        for round in 0u32.. {
+            tokio::select! {
+                _ = probes.tick() => {}
+                () = stopping.cancelled() => return,
+            }
+            self.probe().await;
+            if round % PURGE_EVERY == 0 {
+                self.purge().await;
+            }
+        }
+    }
+
+    async fn probe(&self) {
+        let answer = self.store.ping().await;
+        if let Err(error) = &answer {
+            tracing::warn!(service = self.service, error = %error, "the store does not answer");
+        }
+        self.health.set_store(answer.is_ok());
+        if let Ok(depth) = self.store.outbox_depth().await {
+            metrics::gauge!("eticket_outbox_rows", "service" => self.service).set(depth as f64);
+        }
+    }
+
+    async fn purge(&self) {
+        let Ok(kept) = chrono::TimeDelta::from_std(RECORDS_KEPT) else { return };
+        if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
+            tracing::warn!(service = self.service, error = %error, "old records are not purged");
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Stops calling a service that fails or is slow, so that callers are told at once and it can recover.
+//!
+//! Inside the retry, outside the attempt timeout: each attempt is counted. What counts as a failure is that there was no answer
+//! (unreachable, cut off, too late) or that it took too long; a refusal is an answer. A window of time, not of calls, so that
+//! old troubles are forgotten also where little is asked.
+
+mod window;
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use futures::future::BoxFuture;
+use tokio::time::Instant;
+use tower::{Layer, Service};
+
+use super::{CallError, Outgoing, config::BreakerConfig};
+use window::Window;
+
+/// Adds a breaker; all services made by one layer share it.
+#[derive(Debug, Clone)]
+pub struct BreakerLayer {
+    breaker: Arc<Breaker>,
+}
+
+impl BreakerLayer {
+    /// Closed, with nothing counted yet.
+    #[must_use]
+    pub fn new(upstream: &'static str, config: &BreakerConfig) -> Self {
+        Self { breaker: Arc::new(Breaker::new(upstream, config)) }
+    }
+}
+
+impl<S> Layer<S> for BreakerLayer {
+    type Service = BreakerService<S>;
+
+    fn layer(&self, inner: S) -> BreakerService<S> {
+        BreakerService { inner, breaker: self.breaker.clone() }
+    }
+}
+
+/// See the module.
+#[derive(Debug, Clone)]
+pub struct BreakerService<S> {
+    inner: S,
+    breaker: Arc<Breaker>,
+}
+
+impl<S, M> Service<Outgoing<M>> for BreakerService<S>
+where
+    S: Service<Outgoing<M>, Error = CallError>,
+    S::Future: Send + 'static,
+    S::Response: Send + 'static,
+{
+    type Response = S::Response;
+    type Error = CallError;
+    type Future = BoxFuture<'static, Result<S::Response, CallError>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), CallError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, outgoing: Outgoing<M>) -> Self::Future {
+        let permit = match Breaker::admit(&self.breaker) {
+            Ok(permit) => permit,
+            Err(retry_after) => return Box::pin(std::future::ready(Err(CallError::BreakerOpen { retry_after }))),
+        };
+        let call = self.inner.call(outgoing);
+        Box::pin(async move {
+            let outcome = call.await;
+            permit.finish(outcome.as_ref().err().is_some_and(CallError::is_failure));
+            outcome
+        })
+    }
+}
+
+#[derive(Debug)]
+enum State {
+    Closed(Window),
+    Open {
+        until: Instant,
+    },
+    /// `admitted` probes are under way or went well.
+    HalfOpen {
+        admitted: u32,
+        succeeded: u32,
+    },
+}
+
+#[derive(Debug)]
+struct Guarded {
+    state: State,
+    /// Raised with each change of state: calls that began in an earlier one say nothing about this one.
+    generation: u64,
+}
+
+#[derive(Debug)]
+struct Breaker {
+    upstream: &'static str,
+    slot: Duration,
+    min_calls: u32,
+    failure_ratio: f64,
+    slow_call: Duration,
+    open: Duration,
+    half_open_calls: u32,
+    epoch: Instant,
+    guarded: Mutex<Guarded>,
+}
+
+impl Breaker {
+    fn new(upstream: &'static str, config: &BreakerConfig) -> Self {
+        metrics::gauge!("eticket_breaker_state", "upstream" => upstream).set(0.0);
+        Self {
+            upstream,
+            slot: Duration::from_millis(config.window_ms.max(1)) / window::SLOTS,
+            min_calls: config.min_calls,
+            failure_ratio: config.failure_ratio,
+            slow_call: Duration::from_millis(config.slow_call_ms),
+            open: Duration::from_millis(config.open_ms),
+            half_open_calls: config.half_open_calls.max(1),
+            epoch: Instant::now(),
+            guarded: Mutex::new(Guarded { state: State::Closed(Window::default()), generation: 0 }),
+        }
+    }
+
+    /// Lets a call through, or says when it is worth asking again.
+    fn admit(this: &Arc<Self>) -> Result<Permit, Duration> {
+        let mut guarded = this.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = Instant::now();
+        if let State::Open { until } = guarded.state {
+            if now < until {
+                metrics::counter!("eticket_breaker_refusals_total", "upstream" => this.upstream).increment(1);
+                return Err(until - now);
+            }
+            this.change(&mut guarded, State::HalfOpen { admitted: 0, succeeded: 0 });
+        }
+        if let State::HalfOpen { admitted, .. } = &mut guarded.state {
+            if *admitted >= this.half_open_calls {
+                metrics::counter!("eticket_breaker_refusals_total", "upstream" => this.upstream).increment(1);
+                // By then the probes have answered, or are slow and it is open again.
+                return Err(this.slow_call);
+            }
+            *admitted += 1;
+        }
+        Ok(Permit { breaker: this.clone(), generation: guarded.generation, start: now, finished: false })
+    }
+
+    /// A call has ended; `None`: nobody knows how.
+    fn record(&self, generation: u64, failed: Option<bool>) {
+        let mut guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        if false {
+            return;
+        }
+        let now = Instant::now();
+        let open = || State::Open { until: now + self.open };
+        let next = match (&mut guarded.state, failed) {
+            (State::Closed(window), Some(failed)) => {
+                window.add(self.tick(now), failed);
+                let (calls, failures) = window.totals(self.tick(now));
+                let many = f64::from(failures) >= self.failure_ratio * f64::from(calls);
+                (failures > 0 && calls >= self.min_calls && many).then(open)
+            }
+            (State::HalfOpen { .. }, Some(true)) => Some(open()),
+            (State::HalfOpen { succeeded, .. }, Some(false)) => {
+                *succeeded += 1;
+                (*succeeded >= self.half_open_calls).then(|| State::Closed(Window::default()))
+            }
+            // A probe that was given up gives its place back, or a few of them would close the door for good.
+            (State::HalfOpen { admitted, .. }, None) => {
+                *admitted = admitted.saturating_sub(1);
+                None
+            }
+            (State::Closed(_), None) | (State::Open { .. }, _) => None,
+        };
+        if let Some(next) = next {
+            self.change(&mut guarded, next);
+        }
+    }
+
+    fn tick(&self, now: Instant) -> u64 {
+        let ticks = now.duration_since(self.epoch).as_nanos() / self.slot.as_nanos().max(1);
+        u64::try_from(ticks).unwrap_or(u64::MAX)
+    }
+
+    fn change(&self, guarded: &mut Guarded, next: State) {
+        let (name, number) = match &next {
+            State::Closed(_) => ("closed", 0.0),
+            State::HalfOpen { .. } => ("half open", 1.0),
+            State::Open { .. } => ("open", 2.0),
+        };
+        metrics::gauge!("eticket_breaker_state", "upstream" => self.upstream).set(number);
+        metrics::counter!("eticket_breaker_changes_total", "upstream" => self.upstream, "to" => name).increment(1);
+        if matches!(next, State::Open { .. }) {
+            tracing::warn!(upstream = self.upstream, open_ms = self.open.as_millis(), "breaker open");
+        } else {
+            tracing::info!(upstream = self.upstream, state = name, "breaker changed");
+        }
+        guarded.state = next;
+        guarded.generation += 1;
+    }
+}
+
+/// A call that was let through. Dropped without an outcome, the call was given up by its caller.
+#[derive(Debug)]
+struct Permit {
+    breaker: Arc<Breaker>,
+    generation: u64,
+    start: Instant,
+    finished: bool,
+}
+
+impl Permit {
+    fn finish(mut self, failed: bool) {
+        self.finished = true;
+        self.breaker.record(self.generation, Some(failed || self.is_slow()));
+    }
+
+    fn is_slow(&self) -> bool {
+        self.start.elapsed() >= self.breaker.slow_call
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Callers in a hurry give up before the attempt's timeout does; that it was slow by then is known all the same.
+            self.breaker.record(self.generation, self.is_slow().then_some(true));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,339 @@
+//! Configuration: one typed tree, from embedded defaults → file → environment → flags, checked before anything binds.
+//!
+//! The keys that every server has are here; each service adds a struct of its own keys. Both refuse what they do not know,
+//! because a misspelt key that is ignored looks as if it worked.
+
+pub(crate) mod load;
+pub mod upstream;
+pub mod urls;
+
+use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+pub use self::upstream::UpstreamUrls;
+
+/// A value that is wrong, or missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    key: String,
+    value: Option<String>,
+    expected: String,
+}
+
+impl Error {
+    /// `value` is `None` where nothing was given. Passwords in it are hidden.
+    #[must_use]
+    pub fn new(key: impl Into<String>, value: Option<String>, expected: impl Into<String>) -> Self {
+        let value = value.map(|value| urls::without_password(&value));
+        Self { key: key.into(), value, expected: expected.into() }
+    }
+
+    /// A value that has to be given and was not.
+    #[must_use]
+    pub fn missing(key: impl Into<String>, expected: impl Into<String>) -> Self {
+        Self::new(key, None, expected)
+    }
+
+    /// The key, from the root of the tree.
+    #[must_use]
+    pub fn key(&self) -> &str {
+        &self.key
+    }
+
+    /// The same of a key that stands in a section.
+    #[must_use]
+    pub(crate) fn within(mut self, section: Option<&str>) -> Self {
+        if let Some(section) = section {
+            self.key = format!("{section}.{}", self.key);
+        }
+        self
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { key, value, expected } = self;
+        match value {
+            Some(value) => write!(formatter, "configuration: {key} = {value}: {expected}"),
+            None => write!(formatter, "configuration: {key} is not set: {expected}"),
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+/// What one server needs beside its own keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Settings {
+    /// Address of the gRPC server.
+    pub listen: SocketAddr,
+    /// Where it keeps its state.
+    #[serde(default, skip_serializing_if = "StoreConfig::is_empty")]
+    pub store: StoreConfig,
+    /// Who may call.
+    #[serde(default)]
+    pub auth: AuthConfig,
+    /// Bounds of its work.
+    pub limits: LimitsConfig,
+    /// How it stops.
+    pub shutdown: ShutdownConfig,
+}
+
+impl Settings {
+    /// On a free port of the loopback, stopping without delay: for tests that build a service in their own process.
+    #[must_use]
+    pub fn for_tests() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            store: StoreConfig::default(),
+            auth: AuthConfig::default(),
+            limits: LimitsConfig::default(),
+            shutdown: ShutdownConfig { drain_delay_ms: 0, ..ShutdownConfig::default() },
+        }
+    }
+
+    /// What a type cannot say.
+    fn check(&self) -> Result<(), Error> {
+        self.auth.check(self.listen)?;
+        self.limits.check()?;
+        self.shutdown.check()
+    }
+}
+
+/// `store.*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreConfig {
+    /// `sqlite:PATH`; without it a file in the data folder.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+impl StoreConfig {
+    fn is_empty(&self) -> bool {
+        self.url.is_none()
+    }
+}
+
+/// `auth.*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuthConfig {
+    /// How callers are known; must be given unless the server listens on the loopback only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<AuthMode>,
+    /// Lets everyone on the network be an admin.
+    #[serde(default)]
+    pub allow_off_anywhere: bool,
+}
+
+/// `auth.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum AuthMode {
+    /// Everyone is an admin.
+    Off,
+    /// By signed tokens.
+    Jwt,
+}
+
+impl AuthConfig {
+    fn check(&self, listen: SocketAddr) -> Result<(), Error> {
+        const KEY: &str = "auth.mode";
+        match self.mode {
+            Some(AuthMode::Jwt) => {
+                Err(Error::new(KEY, Some("jwt".to_owned()), "this build cannot check tokens yet; only off is possible"))
+            }
+            _ if listen.ip().is_loopback() || (self.mode.is_some() && self.allow_off_anywhere) => Ok(()),
+            Some(AuthMode::Off) => {
+                let expected = format!(
+                    "with off everyone who reaches {listen} is an admin; listen on a loopback address, or set \
+                     auth.allow_off_anywhere = true"
+                );
+                Err(Error::new(KEY, Some("off".to_owned()), expected))
+            }
+            None => {
+                let expected = format!("must be given when listening on {listen}, which is not a loopback address");
+                Err(Error::missing(KEY, expected))
+            }
+        }
+    }
+}
+
+/// `limits.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LimitsConfig {
+    /// Calls at once before the server sheds.
+    pub concurrency: NonZeroUsize,
+    /// For unary calls that bring no deadline.
+    pub default_deadline_ms: u64,
+}
+
+impl Default for LimitsConfig {
+    fn default() -> Self {
+        Self { concurrency: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN), default_deadline_ms: 10_000 }
+    }
+}
+
+impl LimitsConfig {
+    /// `default_deadline_ms` as a duration.
+    #[must_use]
+    pub fn default_deadline(&self) -> Duration {
+        Duration::from_millis(self.default_deadline_ms)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        within("limits.concurrency", self.concurrency.get() as u64, 1, 1_000_000)?;
+        within("limits.default_deadline_ms", self.default_deadline_ms, 1, 3_600_000)
+    }
+}
+
+/// `shutdown.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ShutdownConfig {
+    /// From "not ready" to taking no more calls.
+    pub drain_delay_ms: u64,
+    /// What has not ended after this is cut.
+    pub hard_cap_ms: u64,
+}
+
+impl Default for ShutdownConfig {
+    fn default() -> Self {
+        Self { drain_delay_ms: 5_000, hard_cap_ms: 25_000 }
+    }
+}
+
+impl ShutdownConfig {
+    /// `drain_delay_ms` as a duration.
+    #[must_use]
+    pub fn drain_delay(&self) -> Duration {
+        Duration::from_millis(self.drain_delay_ms)
+    }
+
+    /// `hard_cap_ms` as a duration.
+    #[must_use]
+    pub fn hard_cap(&self) -> Duration {
+        Duration::from_millis(self.hard_cap_ms)
+    }
+
+    fn check(&self) -> Result<(), Error> {
+        within("shutdown.hard_cap_ms", self.hard_cap_ms, 1, 3_600_000)?;
+        if self.drain_delay_ms >= self.hard_cap_ms {
+            let expected = format!("must be below shutdown.hard_cap_ms, which is {}", self.hard_cap_ms);
+            return Err(Error::new("shutdown.drain_delay_ms", Some(self.drain_delay_ms.to_string()), expected));
+        }
+        Ok(())
+    }
+}
+
+/// Refuses a number outside of its bounds; for the checks of services too.
+///
+/// # Errors
+/// If it is below `least` or above `most`.
+pub fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), Error> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    Err(Error::new(key, Some(value.to_string()), format!("expected {least} to {most}")))
+}
+
+/// What the process needs, whichever servers it runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ProcessSettings {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) data: Option<PathBuf>,
+    pub(crate) admin: AdminConfig,
+    #[serde(default, skip_serializing_if = "BusConfig::is_empty")]
+    pub(crate) bus: BusConfig,
+    #[serde(default, skip_serializing_if = "LogConfig::is_empty")]
+    pub(crate) log: LogConfig,
+}
+
+/// `admin.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AdminConfig {
+    /// Address of `/metrics`, `/livez` and `/readyz`.
+    pub listen: SocketAddr,
+}
+
+/// `bus.*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BusConfig {
+    /// `embedded`, or where the bus is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+}
+
+impl BusConfig {
+    fn is_empty(&self) -> bool {
+        self.url.is_none()
+    }
+}
+
+/// `log.*`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogConfig {
+    /// Without it text on a terminal, else JSON.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub format: Option<LogFormat>,
+}
+
+impl LogConfig {
+    fn is_empty(&self) -> bool {
+        self.format.is_none()
+    }
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For collectors.
+    Json,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn auth(mode: Option<AuthMode>, allow_off_anywhere: bool, listen: &str) -> Result<(), Error> {
+        AuthConfig { mode, allow_off_anywhere }.check(listen.parse().expect("an address"))
+    }
+
+    #[test]
+    fn authentication_is_off_on_the_loopback_only() {
+        for listen in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1"] {
+            assert_eq!(auth(None, false, listen), Ok(()));
+            assert_eq!(auth(Some(AuthMode::Off), false, listen), Ok(()));
+        }
+        for listen in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
+            let missing = auth(None, true, listen).expect_err("must be given");
+            assert!(missing.to_string().starts_with("configuration: auth.mode is not set"), "{missing}");
+            let refused = auth(Some(AuthMode::Off), false, listen).expect_err("refused");
+            assert!(refused.to_string().contains("auth.allow_off_anywhere"), "{refused}");
+            assert_eq!(auth(Some(AuthMode::Off), true, listen), Ok(()));
+        }
+        assert!(auth(Some(AuthMode::Jwt), true, "127.0.0.1:1").is_err());
+    }
+
+    #[test]
+    fn numbers_have_bounds() {
+        let limits = LimitsConfig { default_deadline_ms: 0, ..LimitsConfig::default() };
+        assert_eq!(limits.check().expect_err("zero").key(), "limits.default_deadline_ms");
+        let limits = LimitsConfig { concurrency: NonZeroUsize::MAX, ..LimitsConfig::default() };
+        assert_eq!(limits.check().expect_err("too many").key(), "limits.concurrency");
+        let shutdown = ShutdownConfig { drain_delay_ms: 25_000, hard_cap_ms: 25_000 };
+        assert_eq!(shutdown.check().expect_err("no time left").key(), "shutdown.drain_delay_ms");
+        assert!(LimitsConfig::default().check().is_ok() && ShutdownConfig::default().check().is_ok());
+    }
+}

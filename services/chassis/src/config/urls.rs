@@ -1,0 +1,152 @@
+//! URLs of stores and buses: which there are, and what of them may be shown.
+
+use std::path::PathBuf;
+
+use super::Error;
+
+/// What a service can keep its state in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreSupport {
+    /// It has no store, no bus and no data folder.
+    None,
+    /// SQLite only: one file a replica.
+    SqliteOnly,
+    /// Every store there is.
+    Any,
+}
+
+/// A URL without the password that it may carry, for people's eyes.
+#[must_use]
+pub fn without_password(text: &str) -> String {
+    text.split(',').map(one_without_password).collect::<Vec<_>>().join(",")
+}
+
+fn one_without_password(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
+    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    let authority = match authority.rsplit_once('@') {
+        // Without a colon it is a token, as NATS writes it.
+        Some((user, host)) => match user.split_once(':') {
+            Some((user, _)) => format!("{user}:***@{host}"),
+            None => format!("***@{host}"),
+        },
+        None => authority.to_owned(),
+    };
+    let tail = match tail.split_once('?') {
+        Some((path, query)) => {
+            let hide = |pair: &str| match pair.split_once('=') {
+                Some((name, _)) if name.contains("password") || name.contains("token") => format!("{name}=***"),
+                _ => pair.to_owned(),
+            };
+            format!("{path}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
+        }
+        None => tail.to_owned(),
+    };
+    format!("{scheme}://{authority}{tail}")
+}
+
+fn is_postgres(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
+}
+
+/// The file that a `store.url` of one service names.
+///
+/// # Errors
+/// If it is no `sqlite:PATH`.
+pub fn sqlite_path(support: StoreSupport, url: &str) -> Result<PathBuf, Error> {
+    let refuse = |expected: &str| Err(Error::new("store.url", Some(url.to_owned()), expected));
+    if is_postgres(url) {
+        return match support {
+            StoreSupport::SqliteOnly => refuse("this service keeps its state in SQLite only; expected sqlite:PATH"),
+            _ => refuse("this build has SQLite only; expected sqlite:PATH"),
+        };
+    }
+    let Some(path) = url.strip_prefix("sqlite:") else { return refuse("expected sqlite:PATH") };
+    // `sqlite:///var/x` is how other programs write it.
+    let path = path.strip_prefix("//").unwrap_or(path);
+    if path.is_empty() || path.starts_with(':') || path.contains('?') {
+        return refuse("expected sqlite:PATH with the path of a file");
+    }
+    Ok(PathBuf::from(path))
+}
+
+/// What a `store.url` at the root of several services means for one of them; `None` if nothing.
+///
+/// # Errors
+/// For a file, which several cannot share, and for what is no store at all.
+pub(crate) fn shared_store(support: StoreSupport, url: &str) -> Result<Option<&str>, Error> {
+    if url.starts_with("sqlite:") {
+        let expected = "several services cannot share one file; set it for each, as ticket.store.url, or leave it out";
+        return Err(Error::new("store.url", Some(url.to_owned()), expected));
+    }
+    match support {
+        StoreSupport::None => Ok(None),
+        StoreSupport::SqliteOnly if is_postgres(url) => Ok(None),
+        _ => Ok(Some(url)),
+    }
+}
+
+/// Whether a bus of this URL can be had.
+///
+/// # Errors
+/// If not.
+pub(crate) fn check_bus(url: Option<&str>) -> Result<(), Error> {
+    const KEY: &str = "bus.url";
+    match url {
+        Some("embedded") => Ok(()),
+        Some(url) if url.starts_with("nats://") => {
+            Err(Error::new(KEY, Some(url.to_owned()), "this build has no NATS adapter yet; expected embedded"))
+        }
+        Some(url) => Err(Error::new(KEY, Some(url.to_owned()), "expected embedded or nats://host:4222[,...]")),
+        None => Err(Error::missing(KEY, "expected embedded (one process only) or nats://host:4222[,...]")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn passwords_are_hidden() {
+        for (url, shown) in [
+            ("postgres://eticket:s3c:r@t@db:5432/e?sslmode=require", "postgres://eticket:***@db:5432/e?sslmode=require"),
+            ("postgres://db/e?password=s3cret&a=b", "postgres://db/e?password=***&a=b"),
+            ("nats://token@one:4222,nats://u:p@two:4222", "nats://***@one:4222,nats://u:***@two:4222"),
+            ("http://localhost:8082", "http://localhost:8082"),
+            ("sqlite:a@b", "sqlite:a@b"),
+        ] {
+            assert_eq!(without_password(url), shown);
+        }
+    }
+
+    #[test]
+    fn a_store_of_ones_own_is_a_file() {
+        for support in [StoreSupport::Any, StoreSupport::SqliteOnly] {
+            assert_eq!(sqlite_path(support, "sqlite:a/b.db"), Ok(PathBuf::from("a/b.db")));
+            assert_eq!(sqlite_path(support, "sqlite:///a/b.db"), Ok(PathBuf::from("/a/b.db")));
+            for url in ["sqlite:", "sqlite::memory:", "mysql://x", "a.db", "postgres://db/e", "postgresql://db/e"] {
+                assert!(sqlite_path(support, url).is_err(), "{url}");
+            }
+        }
+        let error = sqlite_path(StoreSupport::SqliteOnly, "postgres://u:secret@db/e").expect_err("refused");
+        assert!(error.to_string().contains("SQLite only") && !error.to_string().contains("secret"), "{error}");
+    }
+
+    #[test]
+    fn a_store_for_all_is_no_file_and_means_nothing_to_some() {
+        assert!(shared_store(StoreSupport::Any, "sqlite:a").is_err());
+        assert!(shared_store(StoreSupport::SqliteOnly, "sqlite:a").is_err());
+        assert_eq!(shared_store(StoreSupport::SqliteOnly, "postgres://db"), Ok(None));
+        assert_eq!(shared_store(StoreSupport::Any, "postgres://db"), Ok(Some("postgres://db")));
+        assert_eq!(shared_store(StoreSupport::None, "postgres://db"), Ok(None));
+    }
+
+    #[test]
+    fn only_the_embedded_bus_is_built_in() {
+        assert_eq!(check_bus(Some("embedded")), Ok(()));
+        let error = check_bus(Some("nats://u:secret@a:4222,nats://b:4222")).expect_err("not yet");
+        assert!(error.to_string().contains("NATS") && !error.to_string().contains("secret"), "{error}");
+        assert!(check_bus(Some("kafka")).is_err());
+        assert!(check_bus(None).expect_err("missing").to_string().contains("bus.url is not set"));
+    }
+}

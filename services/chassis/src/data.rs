@@ -1,0 +1,81 @@
+//! The folder where a process keeps its files, locked so that two processes never share one.
+
+use std::{
+    fs::{self, File, TryLockError},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use crate::exit::StartError;
+
+/// A data folder that this process has locked; clones share the lock, which ends with the last of them, or with the process.
+#[derive(Debug, Clone)]
+pub struct DataFolder {
+    path: Arc<PathBuf>,
+    _lock: Arc<File>,
+}
+
+impl DataFolder {
+    /// Makes the folder if it is absent, and locks it.
+    ///
+    /// # Errors
+    /// If it cannot be made or written to, or another process has it.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, StartError> {
+        let path = path.as_ref();
+        let cannot = |error| {
+            let what = format!("the data folder {} cannot be used: give another by --data", path.display());
+            StartError::unavailable(what, error)
+        };
+        fs::create_dir_all(path).map_err(cannot)?;
+        // A file beside the data: locking a database's own file would meet its library's locks.
+        let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(cannot)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(lock) }),
+            Err(TryLockError::Error(error)) => Err(cannot(error)),
+            Err(TryLockError::WouldBlock) => Err(StartError::Unavailable {
+                what: format!(
+                    "the data folder {} is in use by another process: stop it, or give another folder by --data",
+                    path.display()
+                ),
+                source: None,
+            }),
+        }
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_made_and_belongs_to_one() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let path = parent.path().join("a/b");
+        let first = DataFolder::open(&path).expect("free");
+        assert!(first.path().is_dir());
+        let second = DataFolder::open(&path).expect_err("taken");
+        assert_eq!(second.code(), 69);
+        assert!(second.to_string().contains(&path.display().to_string()), "{second}");
+        let clone = first.clone();
+        drop(first);
+        assert!(DataFolder::open(&path).is_err(), "a clone still holds it");
+        drop(clone);
+        DataFolder::open(&path).expect("free again");
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_is_named() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let file = parent.path().join("file");
+        fs::write(&file, "").expect("written");
+        let error = DataFolder::open(file.join("below")).expect_err("below a file");
+        assert_eq!(error.code(), 69);
+        assert!(error.to_string().contains("below"), "{error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! The `request_id` of calls that change state.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::{auth::Caller, error::ApiError, store::Idempotency};
+
+/// What makes a request the same request.
+pub struct Fields<'a> {
+    pub method: &'a str,
+    /// As the caller sent it; empty: nothing is remembered.
+    pub request_id: &'a str,
+    /// The message without its `request_id`, encoded.
+    pub rest: Vec<u8>,
+}
+
+/// The identity of a request, if its caller gave it one.
+///
+/// # Errors
+/// `INVALID_FIELD` if the id is not a UUID.
+pub fn of(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
+    if fields.request_id.is_empty() {
+        return Ok(None);
+    }
+    let request_id = Uuid::try_parse(fields.request_id)
+        .map_err(|_| ApiError::invalid_field("request_id", "expected a UUID, or nothing"))?;
+    let mut hash = Sha256::new();
+    // Lengths keep the parts apart.
+    for part in [fields.method.as_bytes(), caller.subject().unwrap_or_default().as_bytes(), &fields.rest] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    Ok(Some(Idempotency { request_id, hash: hash.finalize().into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "6b1f7e7e-51a5-4f8f-9f0e-2f0a4f2b8a11";
+
+    fn hash(method: &str, rest: &[u8]) -> [u8; 32] {
+        let fields = Fields { method, request_id: ID, rest: rest.to_vec() };
+        of(&Caller::default(), &fields).expect("a UUID").expect("an id").hash
+    }
+
+    #[test]
+    fn method_and_fields_make_the_request() {
+        assert_eq!(hash("A", b"x"), hash("A", b"x"));
+        assert_ne!(hash("A", b"x"), hash("B", b"x"));
+        assert_ne!(hash("A", b"x"), hash("A", b"y"));
+        assert_ne!(hash("Ax", b""), hash("A", b"x"));
+    }
+
+    #[test]
+    fn only_a_uuid_is_an_id() {
+        let none = Fields { method: "A", request_id: "", rest: Vec::new() };
+        assert_eq!(of(&Caller::default(), &none), Ok(None));
+        let bad = Fields { method: "A", request_id: "1", rest: Vec::new() };
+        assert!(of(&Caller::default(), &bad).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! .
+pub mod clock;
+pub mod tasks;
+pub mod error;
+pub mod telemetry;
+pub mod auth;
+pub mod call;
+pub mod client;
+pub mod server;
+pub mod bus;
+pub mod store;
+pub mod batch;
+pub mod relay;
+pub mod consumer;
+pub mod failure;
+pub mod idempotency;
+pub mod paging;
+pub mod health;
+pub mod exit;
+pub mod config;
+pub mod data;
+pub mod background;
+pub mod operations;

@@ -1,0 +1,193 @@
+//! `eticket.operations.v1.OperationsService` of a service that writes: parked messages and republishing.
+//!
+//! What only the query service has answers UNIMPLEMENTED here.
+
+use std::{pin::Pin, sync::Arc};
+
+use eticket_proto::{
+    operations::{
+        CompareViewRequest, CompareViewResponse, ListParkedEventsRequest, ListParkedEventsResponse,
+        ListUnsettledRequest, ListUnsettledResponse, ParkedEvent, RebuildViewRequest, RebuildViewResponse,
+        RepublishRequest, RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse,
+        operations_service_server::OperationsService,
+    },
+    headers, time,
+};
+use futures::{Stream, StreamExt, future::BoxFuture};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    batch,
+    bus::Bus,
+    consumer::{self, TakeIn},
+    error::ApiError,
+    failure,
+    paging::{self, Page},
+    store::{Housekeeping, Parked},
+    tasks::Tasks,
+};
+
+/// Parked messages applied again at a time.
+const RESEND_PAGE: i64 = 100;
+
+/// What operators may do to one service.
+pub struct Operations<T> {
+    /// Its durable consumer's name.
+    pub consumer: &'static str,
+    pub store: Arc<dyn Housekeeping>,
+    pub bus: Arc<dyn Bus>,
+    pub take_in: Arc<T>,
+    /// Republishing goes on also if the caller goes away.
+    pub tasks: Tasks,
+}
+
+type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<T: TakeIn> OperationsService for Operations<T> {
+    type RepublishStream = Progress<RepublishResponse>;
+    type RebuildViewStream = Progress<RebuildViewResponse>;
+    type CompareViewStream = Progress<CompareViewResponse>;
+
+    async fn list_parked_events(
+        &self,
+        request: Request<ListParkedEventsRequest>,
+    ) -> Result<Response<ListParkedEventsResponse>, Status> {
+        list_parked(&*self.store, &request.into_inner()).await
+    }
+
+    async fn resend_parked_event(
+        &self,
+        request: Request<ResendParkedEventRequest>,
+    ) -> Result<Response<ResendParkedEventResponse>, Status> {
+        let take_in = self.take_in.clone();
+        let apply = move |parked| -> BoxFuture<'static, Result<(), batch::Error>> {
+            let take_in = take_in.clone();
+            Box::pin(async move { consumer::apply_parked(&*take_in, parked).await })
+        };
+        resend_parked(&*self.store, &request.into_inner().event_id, &apply).await
+    }
+
+    async fn republish(
+        &self,
+        _: Request<RepublishRequest>,
+    ) -> Result<Response<Self::RepublishStream>, Status> {
+        let total = self.take_in.count().await.map_err(failure::of_batch)?;
+        let (progress, shown) = mpsc::channel(16);
+        let (bus, take_in, name) = (self.bus.clone(), self.take_in.clone(), self.consumer);
+        self.tasks.spawn("republish", async move {
+            let show = |republished_count: u64| {
+                let response = RepublishResponse {
+                    republished_count: i64::try_from(republished_count).unwrap_or(i64::MAX),
+                    total_count: i64::try_from(total.max(republished_count)).unwrap_or(i64::MAX),
+                };
+                // Progress that nobody reads fast enough is left out; the work goes on.
+                let _ = progress.try_send(Ok(response));
+            };
+            // The bus is told first, so that nothing published before is missed. Where it does not answer, its stream is another
+            // by the time it does, or has kept what it had.
+            if let Err(error) = bus.restart(name).await {
+                tracing::warn!(service = name, %error, "the consumer is not put back to the start");
+            }
+            let outcome = take_in.republish(&show).await;
+            let last = outcome.map(|count| count as i64).map_err(failure::of_batch);
+            let last = last.map(|count| RepublishResponse { republished_count: count, total_count: count });
+            let _ = progress.send(last).await;
+        });
+        Ok(Response::new(ReceiverStream::new(shown).boxed()))
+    }
+
+    async fn rebuild_view(
+        &self,
+        _: Request<RebuildViewRequest>,
+    ) -> Result<Response<Self::RebuildViewStream>, Status> {
+        Err(only("query", "RebuildView"))
+    }
+
+    async fn compare_view(
+        &self,
+        _: Request<CompareViewRequest>,
+    ) -> Result<Response<Self::CompareViewStream>, Status> {
+        Err(only("query", "CompareView"))
+    }
+
+    async fn list_unsettled(
+        &self,
+        _: Request<ListUnsettledRequest>,
+    ) -> Result<Response<ListUnsettledResponse>, Status> {
+        Err(only("query", "ListUnsettled"))
+    }
+}
+
+/// The answer to an RPC that this service does not have.
+pub fn only(service: &str, method: &str) -> Status {
+    Status::unimplemented(format!("only the {service} service has {method}"))
+}
+
+/// Lists parked messages, in the order of their ids.
+///
+/// # Errors
+/// As the contract says.
+pub async fn list_parked(
+    store: &dyn Housekeeping,
+    request: &ListParkedEventsRequest,
+) -> Result<Response<ListParkedEventsResponse>, Status> {
+    const SCOPE: &str = "ListParkedEvents";
+    let page = Page::parse(request.page_size, &request.page_token, SCOPE)?;
+    let after = page.after.as_deref().unwrap_or_default();
+    let mut found = store.parked(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+    let more = page.cut(&mut found);
+    let last = found.last().filter(|_| more);
+    let next_page_token = last.map(|last| paging::token(SCOPE, &last.event_id)).unwrap_or_default();
+    let parked_events = found.into_iter().map(to_message).collect();
+    Ok(Response::new(ListParkedEventsResponse { parked_events, next_page_token }))
+}
+
+/// Applies a parked message again. It takes it out of those parked if that succeeds.
+pub type Apply = dyn Fn(Parked) -> BoxFuture<'static, Result<(), batch::Error>> + Send + Sync;
+
+/// Has one parked message, or all, applied again; answers how many were. What fails again stays.
+///
+/// # Errors
+/// As the contract says.
+pub async fn resend_parked(
+    store: &dyn Housekeeping,
+    event_id: &str,
+    apply: &Apply,
+) -> Result<Response<ResendParkedEventResponse>, Status> {
+    let mut resent_count = 0;
+    if !event_id.is_empty() {
+        let found = store.parked_by_id(event_id).await.map_err(failure::of_store)?;
+        let expected = "expected an event_id that ListParkedEvents shows, or nothing for all";
+        let parked = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
+        apply(parked).await.map_err(failure::of_batch)?;
+        // What was applied is no longer parked; what cannot be was parked again.
+        let still = store.parked_by_id(event_id).await.map_err(failure::of_store)?.is_some();
+        return Ok(Response::new(ResendParkedEventResponse { resent_count: i64::from(!still) }));
+    }
+    let mut after = String::new();
+    loop {
+        let page = store.parked(&after, RESEND_PAGE).await.map_err(failure::of_store)?;
+        let Some(last) = page.last() else { return Ok(Response::new(ResendParkedEventResponse { resent_count })) };
+        after.clone_from(&last.event_id);
+        for parked in page {
+            let id = parked.event_id.clone();
+            apply(parked).await.map_err(failure::of_batch)?;
+            let still = store.parked_by_id(&id).await.map_err(failure::of_store)?.is_some();
+            resent_count += i64::from(!still);
+        }
+    }
+}
+
+fn to_message(parked: Parked) -> ParkedEvent {
+    ParkedEvent {
+        event_type: parked.message.header(headers::TYPE).unwrap_or_default().to_owned(),
+        event_id: parked.event_id,
+        subject: parked.message.subject,
+        reason: parked.reason,
+        attempts: i32::try_from(parked.attempts).unwrap_or(i32::MAX),
+        park_time: Some(time::to_proto(parked.park_time)),
+    }
+}

@@ -1,0 +1,196 @@
+//! Accepts connections and serves HTTP/1.1 and HTTP/2 on each, whichever the client speaks.
+//!
+//! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
+//! back at once: its streams are told, it takes no new calls, and after a grace it is cut. When the server drains the same
+//! happens to all. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
+
+use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::{body::Incoming, rt::Executor, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::conn::auto::Builder,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::{Instant, sleep, sleep_until},
+};
+use tokio_util::sync::CancellationToken;
+use tower::Service;
+
+use super::drain::{ConnectionDraining, Draining};
+use crate::tasks::Tasks;
+
+/// What one client may take.
+#[derive(Debug, Clone)]
+pub struct ConnectionLimits {
+    /// Connections at once; more wait in the kernel's queue.
+    pub connections: usize,
+    /// Streams at once on one connection.
+    pub streams: u32,
+    /// After this, give or take a fifth, a connection takes no new calls.
+    pub max_age: Duration,
+    /// How long calls may then take to finish.
+    pub max_age_grace: Duration,
+    /// A client that answers no ping for `ping_timeout` is gone.
+    pub ping_interval: Duration,
+    /// See `ping_interval`.
+    pub ping_timeout: Duration,
+    /// For the headers of an HTTP/1.1 request.
+    pub header_read_timeout: Duration,
+    /// Bytes of all headers of a request.
+    pub header_bytes: u32,
+}
+
+impl Default for ConnectionLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16_384,
+            streams: 4_096,
+            max_age: Duration::from_secs(300),
+            max_age_grace: Duration::from_secs(10),
+            ping_interval: Duration::from_secs(30),
+            ping_timeout: Duration::from_secs(10),
+            header_read_timeout: Duration::from_secs(10),
+            header_bytes: 32 * 1024,
+        }
+    }
+}
+
+/// How connections learn of the server's end.
+#[derive(Debug, Clone)]
+pub(crate) struct Signals {
+    /// Take nothing new, finish what there is.
+    pub(crate) draining: CancellationToken,
+    /// Cut what is left.
+    pub(crate) kill: CancellationToken,
+}
+
+/// Runs each call of an HTTP/2 connection as a task that the server's stop waits for.
+#[derive(Clone)]
+struct Calls(Tasks);
+
+impl<F> Executor<F> for Calls
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, future: F) {
+        self.0.spawn("call", future);
+    }
+}
+
+/// Accepts until the server drains; the listener closes then.
+pub(crate) async fn accept<S>(
+    listener: TcpListener,
+    service: S,
+    limits: ConnectionLimits,
+    signals: Signals,
+    tasks: Tasks,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    let slots = std::sync::Arc::new(Semaphore::new(limits.connections));
+    let builder = builder(&limits, &tasks);
+    loop {
+        let next = async {
+            let slot = slots.clone().acquire_owned().await;
+            (slot, listener.accept().await)
+        };
+        let (slot, accepted) = tokio::select! {
+            biased;
+            () = signals.draining.cancelled() => return,
+            next = next => next,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                let connection = serve(stream, builder.clone(), service.clone(), limits.clone(), signals.clone());
+                tasks.spawn("connection", async move {
+                    connection.await;
+                    drop(slot);
+                });
+            }
+            Err(error) => {
+                // Out of file descriptors, most likely: without a pause this would spin until some are free.
+                tracing::warn!(%error, "a connection could not be accepted");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+fn builder(limits: &ConnectionLimits, tasks: &Tasks) -> Builder<Calls> {
+    let mut builder = Builder::new(Calls(tasks.clone()));
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.header_read_timeout)
+        .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(limits.ping_interval)
+        .keep_alive_timeout(limits.ping_timeout)
+        .max_concurrent_streams(limits.streams)
+        .max_header_list_size(limits.header_bytes)
+        .max_frame_size(16 * 1024)
+        .initial_stream_window_size(1024 * 1024)
+        .initial_connection_window_size(4 * 1024 * 1024)
+        // Callers whose deadlines pass reset many streams at once: a number as small as the default closes the connection on them.
+        .max_pending_accept_reset_streams(1024)
+        .max_local_error_reset_streams(1024);
+    builder
+}
+
+async fn serve<S>(
+    stream: TcpStream,
+    builder: Builder<Calls>,
+    service: S,
+    limits: ConnectionLimits,
+    signals: Signals,
+) where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+{
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "nodelay could not be set");
+    }
+    let draining = signals.draining.child_token();
+    let extensions = (Draining(signals.draining.clone()), ConnectionDraining(draining.clone()));
+    let service = service_fn(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(extensions.0.clone());
+        request.extensions_mut().insert(extensions.1.clone());
+        // Routers and layers of this server are always ready.
+        service.clone().call(request)
+    });
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+    let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
+    let end = tokio::select! {
+        end = connection.as_mut() => Some(end),
+        () = draining.cancelled() => None,
+        () = sleep(age) => None,
+    };
+    let end = if end.is_some() {
+        end
+    } else {
+        // Where the server drains, its hard cap and not the age decides.
+        let cut = (!draining.is_cancelled()).then(|| Instant::now() + limits.max_age_grace);
+        draining.cancel();
+        connection.as_mut().graceful_shutdown();
+        tokio::select! {
+            end = connection => Some(end),
+            () = signals.kill.cancelled() => None,
+            () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => None,
+        }
+    };
+    match end {
+        Some(Ok(())) => {}
+        // Clients that go away without a word are everyday's business.
+        Some(Err(error)) => tracing::debug!(%error, "a connection ended with an error"),
+        None => tracing::debug!("a connection was cut with calls on it"),
+    }
+}

@@ -1,0 +1,78 @@
+//! What is known of each method by its path: the contract's own, and those of health and reflection.
+//!
+//! Layers see paths before any message is decoded. Only names from this table become labels of metrics, so that a caller
+//! who invents paths cannot make metrics grow.
+
+use std::{collections::HashMap, sync::LazyLock};
+
+use prost::Message;
+use prost_types::FileDescriptorSet;
+
+/// A method of a known service.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Method {
+    /// `eticket.ticket.v1.TicketService/GetTicket`.
+    pub(crate) name: String,
+    /// The place among all methods, for tables by method.
+    pub(crate) index: usize,
+    /// Either side may send many messages.
+    pub(crate) streams: bool,
+    /// Health and reflection: answered even when the service sheds, so that an overload does not look like a failure.
+    pub(crate) exempt: bool,
+}
+
+static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+    let mut methods = HashMap::new();
+    let own = [(eticket_proto::DESCRIPTORS, false)];
+    let exempt = [
+        (tonic_health::pb::FILE_DESCRIPTOR_SET, true),
+        (tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, true),
+        (tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET, true),
+    ];
+    for (encoded, exempt) in own.into_iter().chain(exempt) {
+        // Compiled into the program: a set that does not decode would fail the test below.
+        let Ok(set) = FileDescriptorSet::decode(encoded) else { continue };
+        for file in set.file {
+            for service in &file.service {
+                for method in &service.method {
+                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                    let (index, streams) = (methods.len(), method.client_streaming() || method.server_streaming());
+                    methods.entry(format!("/{name}")).or_insert(Method { name, index, streams, exempt });
+                }
+            }
+        }
+    }
+    methods
+});
+
+/// The method of a request's path; `None` if no service has it.
+pub(crate) fn find(path: &str) -> Option<&'static Method> {
+    METHODS.get(path)
+}
+
+/// How many there are.
+pub(crate) fn count() -> usize {
+    METHODS.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn methods_are_known_by_path() {
+        let facts = |path| find(path).map(|method| (method.streams, method.exempt));
+        assert_eq!(facts("/eticket.ticket.v1.TicketService/GetTicket"), Some((false, false)));
+        assert_eq!(facts("/eticket.query.v1.QueryService/WatchTicketViews"), Some((true, false)));
+        assert_eq!(facts("/grpc.health.v1.Health/Check"), Some((false, true)));
+        assert_eq!(facts("/grpc.health.v1.Health/Watch"), Some((true, true)));
+        for version in ["v1", "v1alpha"] {
+            let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo");
+            assert_eq!(facts(&path), Some((true, true)));
+        }
+        assert_eq!(facts("/eticket.ticket.v1.TicketService/Nothing"), None);
+        let mut indexes: Vec<_> = METHODS.values().map(|method| method.index).collect();
+        indexes.sort_unstable();
+        assert_eq!(indexes, (0..count()).collect::<Vec<_>>());
+    }
+}

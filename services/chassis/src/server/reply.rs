@@ -1,0 +1,49 @@
+//! How layers answer in a service's place: whole responses before there is one, trailers in the middle of one.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response};
+use http_body::Frame;
+use tonic::{Code, Status};
+
+/// An error before the service has answered: HTTP 200 with the status in its headers, as gRPC's "trailers only".
+pub(crate) fn only_trailers<B: Default>(status: impl Into<Status>) -> Response<B> {
+    status.into().into_http()
+}
+
+/// An error after the response has begun.
+pub(crate) fn trailers<E>(status: impl Into<Status>) -> Result<Frame<Bytes>, E> {
+    let mut map = HeaderMap::new();
+    if status.into().add_header(&mut map).is_err() {
+        // Of a status with text that is no header only the code can be sent.
+        map.insert(Status::GRPC_STATUS, HeaderValue::from_static("13"));
+    }
+    Ok(Frame::trailers(map))
+}
+
+/// The status code in headers or trailers; `None` if they carry none.
+pub(crate) fn code_of(map: &HeaderMap) -> Option<Code> {
+    map.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// A code's name as the specification writes it.
+pub(crate) fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "OK",
+        Code::Cancelled => "CANCELLED",
+        Code::Unknown => "UNKNOWN",
+        Code::InvalidArgument => "INVALID_ARGUMENT",
+        Code::DeadlineExceeded => "DEADLINE_EXCEEDED",
+        Code::NotFound => "NOT_FOUND",
+        Code::AlreadyExists => "ALREADY_EXISTS",
+        Code::PermissionDenied => "PERMISSION_DENIED",
+        Code::ResourceExhausted => "RESOURCE_EXHAUSTED",
+        Code::FailedPrecondition => "FAILED_PRECONDITION",
+        Code::Aborted => "ABORTED",
+        Code::OutOfRange => "OUT_OF_RANGE",
+        Code::Unimplemented => "UNIMPLEMENTED",
+        Code::Internal => "INTERNAL",
+        Code::Unavailable => "UNAVAILABLE",
+        Code::DataLoss => "DATA_LOSS",
+        Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}

@@ -1,0 +1,202 @@
+//! SQLite under the store port: one file a service, WAL, fsync on commit.
+//!
+//! One lock of this process stands before all writing. SQLite would let a second writer poll for its turn and give up under load;
+//! waiting in line costs nothing. Behind it are two connections: commits are synced, the housekeeping (deleting what is sent,
+//! noting positions) is not, because losing it in a crash only repeats what is harmless to repeat.
+
+mod bookkeeping;
+
+use std::{marker::PhantomData, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use uuid::Uuid;
+
+use super::{Commit, Error, Work, WorkOff};
+use crate::clock::SharedClock;
+
+static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Longest wait for a lock that another process holds, below every deadline. In practice only a tool that looks into the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const READERS: u32 = 4;
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        match &error {
+            sqlx::Error::Database(cause) if lies_in_the_data(cause.code().as_deref()) => Self::data(error),
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => Self::data(error),
+            _ => Self::Unavailable(error),
+        }
+    }
+}
+
+/// Primary result codes of SQLite that speak of the data: 18 too big, 19 constraint, 20 type mismatch, 25 bind out of range.
+fn lies_in_the_data(extended_code: Option<&str>) -> bool {
+    let code = extended_code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    matches!(code, Some(18 | 19 | 20 | 25))
+}
+
+struct Writers {
+    synced: SqliteConnection,
+    unsynced: SqliteConnection,
+}
+
+/// One SQLite file. Clones share it.
+#[derive(Clone)]
+pub struct Database {
+    writers: Arc<Mutex<Option<Writers>>>,
+    readers: SqlitePool,
+    outbox_written: Arc<Notify>,
+    clock: SharedClock,
+}
+
+impl Database {
+    /// Opens or makes the file and brings its schema up to date: the common tables and those of `migrations`, whose versions must
+    /// be above 100.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be opened, made or written.
+    pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(BUSY_TIMEOUT)
+            .statement_cache_capacity(256)
+            .disable_statement_logging();
+        migrate(&options, migrations).await?;
+        let synced = options.connect().await?;
+        let unsynced = options.clone().synchronous(SqliteSynchronous::Normal).connect().await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(options.read_only(true).create_if_missing(false));
+        let writers = Arc::new(Mutex::new(Some(Writers { synced, unsynced })));
+        Ok(Self { writers, readers, outbox_written: Arc::new(Notify::new()), clock })
+    }
+
+    /// For reads outside a commit: each sees all that was committed before it began.
+    pub fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// Rung whenever a commit has left rows in the outbox.
+    pub fn outbox_written(&self) -> Arc<Notify> {
+        self.outbox_written.clone()
+    }
+
+    async fn writers(&self) -> Result<WritersGuard<'_>, Error> {
+        let guard = self.writers.lock().await;
+        if guard.is_none() { Err(Error::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(WritersGuard(guard)) }
+    }
+}
+
+/// The lock before all writing, held, on a database that is not closed.
+struct WritersGuard<'a>(MutexGuard<'a, Option<Writers>>);
+
+impl WritersGuard<'_> {
+    fn synced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        self.0.as_mut().map(|writers| &mut writers.synced).ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
+    }
+
+    fn unsynced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        self.0.as_mut().map(|writers| &mut writers.unsynced).ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
+    }
+}
+
+/// On a connection of its own: one that failed in the middle would take the lock with it.
+async fn migrate(options: &SqliteConnectOptions, migrations: &Migrator) -> Result<(), Error> {
+    let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect::<Vec<_>>();
+    let mut connection = options.connect().await?;
+    let migrator = Migrator::with_migrations(all);
+    migrator.run(&mut connection).await.map_err(|error| Error::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
+    connection.close().await?;
+    Ok(())
+}
+
+/// How a service's own rows are read and written within a commit.
+#[async_trait]
+pub trait Tables: Send + Sync + 'static {
+    type Keys: Send + Sync;
+    type Rows: Send + Sync;
+
+    /// Reads the rows of `keys`. The whole file is locked for writing by then.
+    async fn read_in_tx(connection: &mut SqliteConnection, keys: &Self::Keys) -> Result<Self::Rows, Error>;
+
+    /// Writes what has changed, in a few multi-row statements.
+    async fn write_in_tx(connection: &mut SqliteConnection, rows: &Self::Rows) -> Result<(), Error>;
+}
+
+/// A service's store on SQLite.
+pub struct Store<T> {
+    pub database: Database,
+    tables: PhantomData<T>,
+}
+
+impl<T> Store<T> {
+    pub fn new(database: Database) -> Self {
+        Self { database, tables: PhantomData }
+    }
+}
+
+#[async_trait]
+impl<T: Tables> Commit for Store<T> {
+    type Keys = T::Keys;
+    type Rows = T::Rows;
+
+    async fn commit(
+        &self,
+        keys: &T::Keys,
+        requests: &[Uuid],
+        work_off: WorkOff<'_, T::Rows>,
+    ) -> Result<(), Error> {
+        let mut writers = self.database.writers().await?;
+        // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
+        let mut transaction = writers.synced()?.begin_with("begin immediate").await?;
+        let rows = T::read_in_tx(&mut transaction, keys).await?;
+        let records = bookkeeping::records_in_tx(&mut transaction, requests).await?;
+        let mut work = Work::new(rows, records);
+        work_off(&mut work);
+        T::write_in_tx(&mut transaction, &work.rows).await?;
+        bookkeeping::write_in_tx(&mut transaction, &work, self.database.clock.now()).await?;
+        transaction.commit().await?;
+        if !work.outbox.is_empty() {
+            self.database.outbox_written.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a multi-row statement, as one JSON array of arrays to bind: SQLite has no other form that keeps the statement's
+/// text the same whatever the number of rows. Bytes travel as [`hex`] and are put back by `unhex`.
+pub fn json_rows(rows: impl IntoIterator<Item = serde_json::Value>) -> String {
+    serde_json::Value::Array(rows.into_iter().collect()).to_string()
+}
+
+/// Bytes for [`json_rows`].
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+    text
+}
+
+/// A time column: microseconds since 1970, UTC.
+///
+/// # Errors
+/// `Data` if the column is none.
+pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateTime<chrono::Utc>, Error> {
+    let micros = sqlx::Row::try_get(row, column)?;
+    chrono::DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data(format!("{column} is out of range")))
+}

@@ -1,0 +1,290 @@
+//! What can be done with reservations, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
+//! function over the domain, which a store runs within its transaction.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::{self, Batches},
+    clock::SharedClock,
+    consumer::Incoming,
+    store::{self, Commit, Idempotency, OutboxRow, Parked, Record, RequestIdReused, Rows},
+    telemetry::TraceContext,
+};
+use eticket_proto::ids::{ReservationId, TicketId};
+use tokio::time::Instant;
+
+use crate::domain::{self, Check, Ledger, Reservation, Status, Wish};
+
+mod work_off;
+
+pub use work_off::ReservationWriter;
+
+/// Aggregates of one republishing transaction.
+const REPUBLISH_PAGE: i64 = 500;
+
+/// Turns reservations into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
+pub trait Messages: Send + Sync {
+    /// The state as of the reservation's own revision, also when it is published again.
+    fn event(&self, reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
+    /// A ledger that is closed.
+    fn closed(&self, ledger: &Ledger, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
+    fn answer(&self, reservation: &Reservation) -> Vec<u8>;
+}
+
+/// The rows of a commit: ledgers are locked, reservations go with them.
+#[derive(Debug, Default)]
+pub struct ReservationRows {
+    pub ledgers: Rows<TicketId, Ledger>,
+    pub reservations: Rows<ReservationId, Reservation>,
+}
+
+/// Which rows a batch needs.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Keys {
+    /// Ledgers.
+    pub tickets: BTreeSet<TicketId>,
+    /// Ledgers whose active reservation is needed too.
+    pub active_of: BTreeSet<TicketId>,
+    /// Reservations, each with the ledger of its ticket.
+    pub reservations: BTreeSet<ReservationId>,
+}
+
+/// Which reservations a list shows; `None`: all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    pub user: Option<String>,
+    pub ticket: Option<TicketId>,
+    pub status: Option<Status>,
+}
+
+/// Where reservations are kept.
+#[async_trait]
+pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'static {
+    /// The record of a request and the ledger of a ticket, in one snapshot.
+    async fn glance(
+        &self,
+        idempotency: Option<Idempotency>,
+        ticket: &TicketId,
+    ) -> Result<(Option<Record>, Option<Ledger>), store::Error>;
+
+    async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, store::Error>;
+
+    /// Reservations with ids above `after`, in the order of their ids.
+    async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error>;
+
+    /// Closed ledgers with ticket ids above `after`, in their order.
+    async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, store::Error>;
+
+    /// Reservations and closed ledgers: what a republishing sends.
+    async fn count(&self) -> Result<i64, store::Error>;
+}
+
+/// The ticket service could not say whether a ticket is available.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CheckError {
+    #[error("the ticket service cannot be asked")]
+    Overloaded { retry_after: Option<Duration> },
+    /// The caller's own deadline has passed.
+    #[error("the deadline passed while the ticket service was asked")]
+    DeadlineExceeded,
+}
+
+/// Asks the ticket service.
+#[async_trait]
+pub trait Availability: Send + Sync {
+    async fn check(
+        &self,
+        ticket: &TicketId,
+        deadline: Option<Instant>,
+        trace: &TraceContext,
+    ) -> Result<Check, CheckError>;
+}
+
+/// What goes through the one writer.
+pub enum Job {
+    Reserve { wish: Wish, check: Check, idempotency: Option<Idempotency>, trace: TraceContext },
+    Cancel { id: ReservationId, idempotency: Option<Idempotency>, trace: TraceContext },
+    Close(Incoming<TicketChange>),
+    Park(Parked),
+    Unpark(String),
+    RepublishReservation(ReservationId),
+    RepublishClosed(TicketId),
+}
+
+/// What a ticket event says to its ledger.
+#[derive(Debug, Clone)]
+pub struct TicketChange {
+    pub ticket: TicketId,
+    pub revision: i64,
+    pub withdrawn: bool,
+}
+
+/// Why a command was refused. It has no effect then and leaves no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    Domain(domain::Refusal),
+    RequestIdReused,
+}
+
+impl From<domain::Refusal> for Refusal {
+    fn from(refusal: domain::Refusal) -> Self {
+        Self::Domain(refusal)
+    }
+}
+
+impl From<RequestIdReused> for Refusal {
+    fn from(_: RequestIdReused) -> Self {
+        Self::RequestIdReused
+    }
+}
+
+/// The answer's bytes; none where nobody asked.
+pub type Outcome = Result<Vec<u8>, Refusal>;
+
+/// Why a command was not run, or its outcome is unknown.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Check(#[from] CheckError),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error(transparent)]
+    Batch(#[from] batch::Error),
+}
+
+/// What a command brings along.
+#[derive(Debug, Clone)]
+pub struct Request {
+    pub idempotency: Option<Idempotency>,
+    pub trace: TraceContext,
+    pub deadline: Option<Instant>,
+}
+
+/// The use cases.
+#[derive(Clone)]
+pub struct Reservations {
+    store: Arc<dyn ReservationStore>,
+    jobs: Batches<Job, Outcome>,
+    availability: Arc<dyn Availability>,
+    clock: SharedClock,
+}
+
+impl Reservations {
+    pub fn new(
+        store: Arc<dyn ReservationStore>,
+        jobs: Batches<Job, Outcome>,
+        availability: Arc<dyn Availability>,
+        clock: SharedClock,
+    ) -> Self {
+        Self { store, jobs, availability, clock }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Reserves a ticket. The record is looked for before the ticket service is asked, and once more in the transaction.
+    ///
+    /// # Errors
+    /// [`Error`] if it was not run or its outcome is unknown.
+    pub async fn reserve(&self, wish: Wish, request: Request) -> Result<Outcome, Error> {
+        let Request { idempotency, trace, deadline } = request;
+        let (record, ledger) = self.store.glance(idempotency, &wish.ticket).await?;
+        if let (Some(idempotency), Some(record)) = (idempotency, record) {
+            return Ok(idempotency.answer_of(&record).map_err(Refusal::from));
+        }
+        // In a hot sale most are refused here, and no other service hears of them.
+        if let Some(refusal) = ledger.and_then(|ledger| ledger.refuses_at_once()) {
+            return Ok(Err(refusal.into()));
+        }
+        let check = self.availability.check(&wish.ticket, deadline, &trace).await?;
+        Ok(self.jobs.submit(Job::Reserve { wish, check, idempotency, trace }, deadline).await?)
+    }
+
+    /// Cancels a reservation, with this store alone.
+    ///
+    /// # Errors
+    /// [`batch::Error`] if it was not run or its outcome is unknown.
+    pub async fn cancel(&self, id: ReservationId, request: Request) -> Result<Outcome, batch::Error> {
+        let Request { idempotency, trace, deadline } = request;
+        self.jobs.submit(Job::Cancel { id, idempotency, trace }, deadline).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, store::Error> {
+        self.store.reservation(id).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error> {
+        self.store.page(filter, after, most).await
+    }
+
+    /// Applies ticket events. Only a withdrawal concerns a ledger.
+    pub async fn take_in(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
+        let outcomes = events.into_iter().map(|incoming| async {
+            if incoming.event.withdrawn {
+                self.submit(Job::Close(incoming)).await
+            } else if incoming.was_parked {
+                self.submit(Job::Unpark(incoming.event_id)).await
+            } else {
+                Ok(())
+            }
+        });
+        futures::future::join_all(outcomes).await
+    }
+
+    /// # Errors
+    /// [`batch::Error`] if it is not set aside.
+    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(Job::Park(parked)).await
+    }
+
+    /// Puts the current state of every reservation and every closed ledger into the outbox; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not answer: to be begun again, which is harmless.
+    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        let (mut after, mut count) = (String::new(), 0);
+        loop {
+            let page = self.store.page(&Filter::default(), &after, REPUBLISH_PAGE).await.map_err(unavailable)?;
+            let Some(last) = page.last() else { break };
+            after = last.id.to_string();
+            count += page.len() as u64;
+            // The states are read again under the ledgers' locks: what the page shows may be outdated by then.
+            let jobs = page.into_iter().map(|reservation| self.submit(Job::RepublishReservation(reservation.id)));
+            futures::future::try_join_all(jobs).await?;
+            progress(count);
+        }
+        after.clear();
+        loop {
+            let page = self.store.closed_ledgers(&after, REPUBLISH_PAGE).await.map_err(unavailable)?;
+            let Some(last) = page.last() else { return Ok(count) };
+            last.as_str().clone_into(&mut after);
+            count += page.len() as u64;
+            futures::future::try_join_all(page.into_iter().map(|id| self.submit(Job::RepublishClosed(id)))).await?;
+            progress(count);
+        }
+    }
+
+    /// How many states a republishing sends.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn count(&self) -> Result<u64, batch::Error> {
+        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
+    }
+
+    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
+        self.jobs.submit(job, None).await.map(drop)
+    }
+}
+
+fn unavailable(error: store::Error) -> batch::Error {
+    tracing::warn!(error = %error, "reservations cannot be read");
+    batch::Error::Unavailable
+}

@@ -1,0 +1,161 @@
+//! Works a batch of jobs off, one after another, each on the result of those before it.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::Writer,
+    clock::SharedClock,
+    consumer::Incoming,
+    store::{self, Work},
+    telemetry::TraceContext,
+};
+use eticket_proto::ids::ReservationId;
+use uuid::Uuid;
+
+use super::{Job, Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange};
+use crate::domain::{self, Check, Ledger, Refusal, Reservation, Wish};
+
+/// The store's one writer.
+pub struct ReservationWriter {
+    pub store: Arc<dyn ReservationStore>,
+    pub messages: Arc<dyn Messages>,
+    pub clock: SharedClock,
+}
+
+#[async_trait]
+impl Writer<Job, Outcome> for ReservationWriter {
+    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
+        let (keys, requests) = keys(batch);
+        let mut outcomes = Vec::new();
+        let work_off = &mut |work: &mut Work<ReservationRows>| {
+            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        };
+        self.store.commit(&keys, &requests, work_off).await?;
+        Ok(outcomes)
+    }
+}
+
+fn keys(batch: &[Job]) -> (Keys, Vec<Uuid>) {
+    let (mut keys, mut requests) = (Keys::default(), Vec::new());
+    for job in batch {
+        match job {
+            Job::Reserve { wish, idempotency, .. } => {
+                keys.tickets.insert(wish.ticket.clone());
+                requests.extend(idempotency.map(|idempotency| idempotency.request_id));
+            }
+            Job::Cancel { id, idempotency, .. } => {
+                keys.reservations.insert(*id);
+                requests.extend(idempotency.map(|idempotency| idempotency.request_id));
+            }
+            Job::Close(incoming) => {
+                keys.active_of.insert(incoming.event.ticket.clone());
+            }
+            Job::RepublishReservation(id) => {
+                keys.reservations.insert(*id);
+            }
+            Job::RepublishClosed(ticket) => {
+                keys.tickets.insert(ticket.clone());
+            }
+            Job::Park(_) | Job::Unpark(_) => {}
+        }
+    }
+    (keys, requests)
+}
+
+fn work_off(
+    work: &mut Work<ReservationRows>,
+    job: &Job,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+) -> Outcome {
+    match job {
+        Job::Reserve { wish, check, idempotency, trace } => work.run(*idempotency, |work| {
+            let made = reserve(work, wish, *check, now)?;
+            work.publish(messages.event(&made, now, trace));
+            Ok(messages.answer(&made))
+        }),
+        Job::Cancel { id, idempotency, trace } => work.run(*idempotency, |work| {
+            let cancelled = cancel(work, *id, now)?;
+            work.publish(messages.event(&cancelled, now, trace));
+            Ok(messages.answer(&cancelled))
+        }),
+        Job::Close(incoming) => {
+            close(work, incoming, messages, now);
+            Ok(Vec::new())
+        }
+        Job::Park(parked) => {
+            work.park(parked.clone());
+            Ok(Vec::new())
+        }
+        Job::Unpark(event_id) => {
+            work.unpark(event_id.clone());
+            Ok(Vec::new())
+        }
+        // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+        Job::RepublishReservation(id) => {
+            if let Some(reservation) = work.rows.reservations.get(id) {
+                let event = messages.event(reservation, now, &TraceContext::new_root());
+                work.publish(event);
+            }
+            Ok(Vec::new())
+        }
+        Job::RepublishClosed(ticket) => {
+            if let Some(ledger) = work.rows.ledgers.get(ticket).filter(|ledger| ledger.closed) {
+                let event = messages.closed(ledger, now, &TraceContext::new_root());
+                work.publish(event);
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn reserve(
+    work: &mut Work<ReservationRows>,
+    wish: &Wish,
+    check: Check,
+    now: DateTime<Utc>,
+) -> Result<Reservation, Refusal> {
+    let ledger = work.rows.ledgers.get(&wish.ticket).cloned().unwrap_or_else(|| Ledger::new(wish.ticket.clone()));
+    let (ledger, made) = domain::reserve(&ledger, wish.clone(), check, now)?;
+    put(work, ledger, Some(made.clone()));
+    Ok(made)
+}
+
+fn cancel(work: &mut Work<ReservationRows>, id: ReservationId, now: DateTime<Utc>) -> Result<Reservation, Refusal> {
+    let reservation = work.rows.reservations.get(&id).ok_or(Refusal::ReservationNotFound)?;
+    let ledger = work.rows.ledgers.get(&reservation.ticket).ok_or(Refusal::ReservationNotFound)?;
+    let (ledger, cancelled) = domain::cancel(ledger, reservation, now)?;
+    put(work, ledger, Some(cancelled.clone()));
+    Ok(cancelled)
+}
+
+/// Reacts to a ticket event that says withdrawn. A ledger is made if there is none: the ticket can never be reserved then.
+fn close(
+    work: &mut Work<ReservationRows>,
+    incoming: &Incoming<TicketChange>,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+) {
+    if incoming.was_parked {
+        work.unpark(incoming.event_id.clone());
+    }
+    let ticket = &incoming.event.ticket;
+    let ledger = work.rows.ledgers.get(ticket).cloned().unwrap_or_else(|| Ledger::new(ticket.clone()));
+    let active = ledger.active.and_then(|id| work.rows.reservations.get(&id));
+    let Some((ledger, rejected)) = domain::close(&ledger, active, now) else { return };
+    let trace = incoming.trace();
+    work.publish(match &rejected {
+        Some(rejected) => messages.event(rejected, now, &trace),
+        None => messages.closed(&ledger, now, &trace),
+    });
+    put(work, ledger, rejected);
+}
+
+fn put(work: &mut Work<ReservationRows>, ledger: Ledger, reservation: Option<Reservation>) {
+    work.rows.ledgers.put(ledger.ticket.clone(), ledger);
+    if let Some(reservation) = reservation {
+        work.rows.reservations.put(reservation.id, reservation);
+    }
+}

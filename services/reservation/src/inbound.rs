@@ -1,0 +1,4 @@
+//! What drives the application: calls and events.
+
+pub mod events;
+pub mod grpc;

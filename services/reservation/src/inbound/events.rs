@@ -1,0 +1,54 @@
+//! Ticket events: only a withdrawal concerns the ledgers.
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    batch,
+    bus::Message,
+    consumer::{Incoming, TakeIn},
+    store::Parked,
+};
+use eticket_proto::{event::TicketEvent, subjects};
+use prost::Message as _;
+
+use crate::application::{Reservations, TicketChange};
+
+/// Name of the durable consumer that all replicas share.
+pub const CONSUMER: &str = "reservation";
+/// What it listens to.
+pub const FILTERS: &[&str] = &[subjects::TICKETS];
+
+pub struct Events {
+    pub reservations: Reservations,
+}
+
+#[async_trait]
+impl TakeIn for Events {
+    type Event = TicketChange;
+
+    fn decode(&self, message: &Message) -> Result<TicketChange, String> {
+        let event = TicketEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
+        let ticket = event.ticket.ok_or("ticket: expected one, got none")?;
+        let id = ticket.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;
+        Ok(TicketChange { ticket: id, revision: ticket.revision, withdrawn: event.withdrawn })
+    }
+
+    fn aggregate(&self, event: &TicketChange) -> (String, i64) {
+        (event.ticket.to_string(), event.revision)
+    }
+
+    async fn take_in(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
+        self.reservations.take_in(events).await
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.reservations.park(parked).await
+    }
+
+    async fn count(&self) -> Result<u64, batch::Error> {
+        self.reservations.count().await
+    }
+
+    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        self.reservations.republish(progress).await
+    }
+}

@@ -1,0 +1,154 @@
+//! `eticket.reservation.v1.ReservationService`: parses at the edge, and says in the contract's words what the application answers.
+
+use eticket_chassis::{
+    call::Call,
+    error::ApiError,
+    failure,
+    idempotency::{self, Fields},
+    paging::{self, Page},
+};
+use eticket_proto::{
+    error::ErrorReason,
+    ids::{InvalidId, ReservationId, UserGrade, UserId},
+    reservation::{
+        CancelReservationRequest, CancelReservationResponse, GetReservationRequest, GetReservationResponse,
+        ListReservationsRequest, ListReservationsResponse, ReserveTicketRequest, ReserveTicketResponse,
+        reservation_service_server::ReservationService,
+    },
+};
+use prost::Message;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    application::{self, CheckError, Error, Filter, Outcome, Refusal, Reservations},
+    convert::{status_filter, to_message},
+    domain::{self, Wish},
+};
+
+pub struct Grpc {
+    pub reservations: Reservations,
+}
+
+#[tonic::async_trait]
+impl ReservationService for Grpc {
+    async fn reserve_ticket(
+        &self,
+        request: Request<ReserveTicketRequest>,
+    ) -> Result<Response<ReserveTicketResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let wish = wish(&message)?;
+        let (ticket_id, request_id) = (message.ticket_id.clone(), message.request_id.clone());
+        let fields = ReserveTicketRequest { request_id: String::new(), ..message };
+        let fields = Fields { method: "ReserveTicket", request_id: &request_id, rest: fields.encode_to_vec() };
+        let outcome = self.reservations.reserve(wish, context(call, &fields)?).await;
+        answer(outcome.map_err(not_run)?, ("ticket_id", ticket_id))
+    }
+
+    async fn cancel_reservation(
+        &self,
+        request: Request<CancelReservationRequest>,
+    ) -> Result<Response<CancelReservationResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let id = reservation_id(&message.reservation_id)?;
+        let request_id = message.request_id.clone();
+        let fields = CancelReservationRequest { request_id: String::new(), ..message };
+        let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
+        let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
+        answer(outcome.map_err(failure::of_batch)?, ("reservation_id", id.to_string()))
+    }
+
+    async fn get_reservation(
+        &self,
+        request: Request<GetReservationRequest>,
+    ) -> Result<Response<GetReservationResponse>, Status> {
+        let id = reservation_id(&request.into_inner().reservation_id)?;
+        let found = self.reservations.reservation(id).await.map_err(failure::of_store)?;
+        let found = found.ok_or_else(|| ApiError::new(ErrorReason::ReservationNotFound).with("reservation_id", id))?;
+        Ok(Response::new(GetReservationResponse { reservation: Some(to_message(&found)) }))
+    }
+
+    async fn list_reservations(
+        &self,
+        request: Request<ListReservationsRequest>,
+    ) -> Result<Response<ListReservationsResponse>, Status> {
+        let message = request.into_inner();
+        let filter = filter(&message)?;
+        let scope = format!("ListReservations {filter:?}");
+        let page = Page::parse(message.page_size, &message.page_token, &scope)?;
+        let after = page.after.as_deref().unwrap_or_default();
+        let found = self.reservations.page(&filter, after, page.rows_to_read()).await;
+        let mut found = found.map_err(failure::of_store)?;
+        let more = page.cut(&mut found);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|last| paging::token(&scope, &last.id.to_string())).unwrap_or_default();
+        let reservations = found.iter().map(to_message).collect();
+        Ok(Response::new(ListReservationsResponse { reservations, next_page_token }))
+    }
+}
+
+fn invalid(field: &'static str) -> impl Fn(InvalidId) -> ApiError {
+    move |error| ApiError::invalid_field(field, error.to_string())
+}
+
+fn reservation_id(text: &str) -> Result<ReservationId, ApiError> {
+    text.parse().map_err(invalid("reservation_id"))
+}
+
+fn wish(message: &ReserveTicketRequest) -> Result<Wish, ApiError> {
+    let grade = UserGrade::from_proto(message.user_grade);
+    Ok(Wish {
+        id: ReservationId::generate(),
+        ticket: message.ticket_id.parse().map_err(invalid("ticket_id"))?,
+        user: message.user_id.parse().map_err(invalid("user_id"))?,
+        grade: grade.ok_or_else(|| ApiError::invalid_field("user_grade", "expected SILVER, GOLD or VIP"))?,
+    })
+}
+
+fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
+    let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
+    let ticket = Some(message.filter_ticket_id.as_str()).filter(|ticket| !ticket.is_empty());
+    let user: Option<UserId> = user.map(str::parse).transpose().map_err(invalid("filter_user_id"))?;
+    Ok(Filter {
+        user: user.map(|user| user.to_string()),
+        ticket: ticket.map(str::parse).transpose().map_err(invalid("filter_ticket_id"))?,
+        status: status_filter(message.filter_status)
+            .map_err(|_| ApiError::invalid_field("filter_status", "expected a ReservationStatus"))?,
+    })
+}
+
+fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiError> {
+    let idempotency = idempotency::of(&call.caller, fields)?;
+    Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline })
+}
+
+/// Decodes an answer, which is the same bytes for a retry, or says why there is none.
+fn answer<A: Message + Default>(outcome: Outcome, about: (&'static str, String)) -> Result<Response<A>, Status> {
+    let bytes = outcome.map_err(|refusal| ApiError::new(reason(refusal)).with(about.0, about.1))?;
+    A::decode(bytes.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
+}
+
+fn reason(refusal: Refusal) -> ErrorReason {
+    match refusal {
+        Refusal::RequestIdReused => ErrorReason::RequestIdReused,
+        Refusal::Domain(domain::Refusal::TicketNotFound) => ErrorReason::TicketNotFound,
+        Refusal::Domain(domain::Refusal::TicketWithdrawn) => ErrorReason::TicketWithdrawn,
+        Refusal::Domain(domain::Refusal::TicketExpired) => ErrorReason::TicketExpired,
+        Refusal::Domain(domain::Refusal::TicketAlreadyReserved) => ErrorReason::TicketAlreadyReserved,
+        Refusal::Domain(domain::Refusal::ReservationNotFound) => ErrorReason::ReservationNotFound,
+        Refusal::Domain(domain::Refusal::ReservationNotActive) => ErrorReason::ReservationNotActive,
+    }
+}
+
+fn not_run(error: Error) -> Status {
+    match error {
+        Error::Check(CheckError::Overloaded { retry_after }) => {
+            let refused = ApiError::new(ErrorReason::TicketServiceOverloaded);
+            retry_after.map_or(refused.clone(), |delay| refused.retry_after(delay)).into()
+        }
+        Error::Check(CheckError::DeadlineExceeded) => ApiError::new(ErrorReason::DeadlineExceeded).into(),
+        Error::Store(error) => failure::of_store(error),
+        Error::Batch(error) => failure::of_batch(error),
+    }
+}

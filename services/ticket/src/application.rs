@@ -1,0 +1,350 @@
+//! What can be done with tickets, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
+//! function over the domain, which a store runs within its transaction.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::{self, Batches, Writer},
+    clock::SharedClock,
+    consumer::Incoming,
+    store::{self, Commit, Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work},
+    telemetry::TraceContext,
+};
+use eticket_proto::ids::{ReservationId, TicketId};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::domain::{self, Change, Schedule, Status, Ticket, Title};
+
+/// Tickets of one republishing transaction.
+const REPUBLISH_PAGE: i64 = 500;
+/// Expired tickets announced in one transaction.
+const SWEEP_PAGE: i64 = 256;
+
+/// What was done, as the event's type says it to people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Happened {
+    Registered,
+    Updated,
+    Reserved,
+    Released,
+    Expired,
+    Withdrawn,
+}
+
+/// Turns tickets into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
+pub trait Messages: Send + Sync {
+    fn event(&self, ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
+    fn answer(&self, ticket: &Ticket, now: DateTime<Utc>) -> Vec<u8>;
+}
+
+pub type TicketRows = Rows<TicketId, Ticket>;
+
+/// Where tickets are kept.
+#[async_trait]
+pub trait TicketStore: Commit<Keys = BTreeSet<TicketId>, Rows = TicketRows> + 'static {
+    async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, store::Error>;
+
+    /// Tickets of a status at `now` (or of any), with ids above `after`, in the order of their ids.
+    async fn page(
+        &self,
+        status: Option<Status>,
+        now: DateTime<Utc>,
+        after: &str,
+        most: i64,
+    ) -> Result<Vec<Ticket>, store::Error>;
+
+    /// Tickets that are EXPIRED at `now` and not announced.
+    async fn to_announce(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<TicketId>, store::Error>;
+
+    async fn count(&self) -> Result<i64, store::Error>;
+}
+
+/// A command of an admin.
+#[derive(Debug, Clone)]
+pub enum Command {
+    Register { id: TicketId, title: Title, schedule: Schedule },
+    Update { id: TicketId, etag: String, change: Change },
+    Withdraw { id: TicketId, etag: String },
+}
+
+impl Command {
+    fn ticket(&self) -> &TicketId {
+        match self {
+            Self::Register { id, .. } | Self::Update { id, .. } | Self::Withdraw { id, .. } => id,
+        }
+    }
+}
+
+/// What a reservation event says to a ticket.
+#[derive(Debug, Clone)]
+pub struct ReservationChange {
+    pub ticket: TicketId,
+    pub revision: i64,
+    pub active: Option<ReservationId>,
+}
+
+/// What goes through the one writer.
+pub enum Job {
+    Command { command: Command, idempotency: Option<Idempotency>, trace: TraceContext },
+    TakeIn(Incoming<ReservationChange>),
+    Park(Parked),
+    Sweep(TicketId),
+    Republish(TicketId),
+}
+
+/// Why a command was refused. It has no effect then and leaves no record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    Domain(domain::Refusal),
+    RequestIdReused,
+}
+
+impl From<domain::Refusal> for Refusal {
+    fn from(refusal: domain::Refusal) -> Self {
+        Self::Domain(refusal)
+    }
+}
+
+impl From<RequestIdReused> for Refusal {
+    fn from(_: RequestIdReused) -> Self {
+        Self::RequestIdReused
+    }
+}
+
+/// The answer's bytes; none where nobody asked.
+pub type Outcome = Result<Vec<u8>, Refusal>;
+
+/// The use cases.
+#[derive(Clone)]
+pub struct Tickets {
+    store: Arc<dyn TicketStore>,
+    jobs: Batches<Job, Outcome>,
+    clock: SharedClock,
+}
+
+impl Tickets {
+    pub fn new(store: Arc<dyn TicketStore>, jobs: Batches<Job, Outcome>, clock: SharedClock) -> Self {
+        Self { store, jobs, clock }
+    }
+
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// Runs a command in the next batch.
+    ///
+    /// # Errors
+    /// [`batch::Error`] if it was not run or its outcome is unknown.
+    pub async fn command(
+        &self,
+        command: Command,
+        idempotency: Option<Idempotency>,
+        trace: TraceContext,
+        deadline: Option<Instant>,
+    ) -> Result<Outcome, batch::Error> {
+        self.jobs.submit(Job::Command { command, idempotency, trace }, deadline).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, store::Error> {
+        self.store.ticket(id).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn page(&self, status: Option<Status>, after: &str, most: i64) -> Result<Vec<Ticket>, store::Error> {
+        self.store.page(status, self.now(), after, most).await
+    }
+
+    /// Applies reservation events, all in one batch if there is room.
+    pub async fn take_in(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
+        let jobs = events.into_iter().map(|event| self.submit(Job::TakeIn(event)));
+        futures::future::join_all(jobs).await
+    }
+
+    /// # Errors
+    /// [`batch::Error`] if it is not set aside.
+    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(Job::Park(parked)).await
+    }
+
+    /// Announces tickets that have expired; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not answer: the next sweep finds them again.
+    pub async fn sweep(&self) -> Result<usize, batch::Error> {
+        let expired = self.store.to_announce(self.now(), SWEEP_PAGE).await.map_err(unavailable)?;
+        let jobs = expired.into_iter().map(|id| self.submit(Job::Sweep(id)));
+        Ok(futures::future::try_join_all(jobs).await?.len())
+    }
+
+    /// Puts the current state of every ticket into the outbox; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not answer: to be begun again, which is harmless.
+    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        let (mut after, mut count) = (String::new(), 0);
+        loop {
+            let page = self.store.page(None, self.now(), &after, REPUBLISH_PAGE).await.map_err(unavailable)?;
+            let Some(last) = page.last() else { return Ok(count) };
+            last.id.as_str().clone_into(&mut after);
+            count += page.len() as u64;
+            // The state is read again under the row's lock: what the page shows may be outdated by then.
+            futures::future::try_join_all(page.into_iter().map(|ticket| self.submit(Job::Republish(ticket.id)))).await?;
+            progress(count);
+        }
+    }
+
+    /// How many states a republishing sends.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn count(&self) -> Result<u64, batch::Error> {
+        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
+    }
+
+    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
+        self.jobs.submit(job, None).await.map(drop)
+    }
+}
+
+fn unavailable(error: store::Error) -> batch::Error {
+    tracing::warn!(error = %error, "tickets cannot be read");
+    batch::Error::Unavailable
+}
+
+/// The store's one writer.
+pub struct TicketWriter {
+    pub store: Arc<dyn TicketStore>,
+    pub messages: Arc<dyn Messages>,
+    pub clock: SharedClock,
+}
+
+#[async_trait]
+impl Writer<Job, Outcome> for TicketWriter {
+    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
+        let (keys, requests) = keys(batch);
+        let mut outcomes = Vec::new();
+        let work_off = &mut |work: &mut Work<TicketRows>| {
+            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        };
+        self.store.commit(&keys, &requests, work_off).await?;
+        Ok(outcomes)
+    }
+}
+
+fn keys(batch: &[Job]) -> (BTreeSet<TicketId>, Vec<Uuid>) {
+    let (mut tickets, mut requests) = (BTreeSet::new(), Vec::new());
+    for job in batch {
+        match job {
+            Job::Command { command, idempotency, .. } => {
+                tickets.insert(command.ticket().clone());
+                requests.extend(idempotency.map(|idempotency| idempotency.request_id));
+            }
+            Job::TakeIn(incoming) => {
+                tickets.insert(incoming.event.ticket.clone());
+            }
+            Job::Sweep(id) | Job::Republish(id) => {
+                tickets.insert(id.clone());
+            }
+            Job::Park(_) => {}
+        }
+    }
+    (tickets, requests)
+}
+
+/// One job, on the result of those before it in the batch.
+fn work_off(work: &mut Work<TicketRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+    match job {
+        Job::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
+            let (ticket, happened) = run(&work.rows, command, now)?;
+            let answer = messages.answer(&ticket, now);
+            put(work, ticket, happened, messages, now, trace);
+            Ok(answer)
+        }),
+        Job::TakeIn(incoming) => {
+            take_in(work, incoming, messages, now);
+            Ok(Vec::new())
+        }
+        Job::Park(parked) => {
+            work.park(parked.clone());
+            Ok(Vec::new())
+        }
+        Job::Sweep(id) => {
+            if let Some(announced) = work.rows.get(id).and_then(|ticket| domain::sweep(ticket, now)) {
+                put(work, announced, Happened::Expired, messages, now, &TraceContext::new_root());
+            }
+            Ok(Vec::new())
+        }
+        Job::Republish(id) => {
+            // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+            if let Some(ticket) = work.rows.get(id) {
+                let event = messages.event(ticket, by_status(ticket, now), now, &TraceContext::new_root());
+                work.publish(event);
+            }
+            Ok(Vec::new())
+        }
+    }
+}
+
+fn run(rows: &TicketRows, command: &Command, now: DateTime<Utc>) -> Result<(Ticket, Happened), domain::Refusal> {
+    let row = rows.get(command.ticket());
+    match command {
+        Command::Register { id, title, schedule } => {
+            let ticket = domain::register(row, id.clone(), title.clone(), *schedule, now)?;
+            Ok((ticket, Happened::Registered))
+        }
+        Command::Update { etag, change, .. } => {
+            Ok((domain::update(row, etag, change.clone(), now)?, Happened::Updated))
+        }
+        Command::Withdraw { etag, .. } => Ok((domain::withdraw(row, etag, now)?, Happened::Withdrawn)),
+    }
+}
+
+fn take_in(
+    work: &mut Work<TicketRows>,
+    incoming: &Incoming<ReservationChange>,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+) {
+    let ReservationChange { ticket: id, revision, active } = &incoming.event;
+    // Ticket alone owns the row that a reservation speaks of: it makes none for an event.
+    let Some(ticket) = work.rows.get(id) else {
+        work.park(incoming.park("there is no such ticket", 1, now));
+        return;
+    };
+    let taken_in = domain::take_in(ticket, *active, *revision, now);
+    if incoming.was_parked {
+        work.unpark(incoming.event_id.clone());
+    }
+    if let Some(ticket) = taken_in {
+        let happened = if ticket.holder.is_some() { Happened::Reserved } else { Happened::Released };
+        put(work, ticket, happened, messages, now, &incoming.trace());
+    }
+}
+
+fn put(
+    work: &mut Work<TicketRows>,
+    ticket: Ticket,
+    happened: Happened,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+    trace: &TraceContext,
+) {
+    work.publish(messages.event(&ticket, happened, now, trace));
+    work.rows.put(ticket.id.clone(), ticket);
+}
+
+/// The type under which a state is published again.
+fn by_status(ticket: &Ticket, now: DateTime<Utc>) -> Happened {
+    match ticket.status(now) {
+        Status::Available => Happened::Updated,
+        Status::Reserved => Happened::Reserved,
+        Status::Expired => Happened::Expired,
+        Status::Withdrawn => Happened::Withdrawn,
+    }
+}

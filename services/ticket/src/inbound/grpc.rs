@@ -1,0 +1,255 @@
+//! `eticket.ticket.v1.TicketService`: parses at the edge, and says in the contract's words what the application answers.
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    call::Call,
+    error::ApiError,
+    failure,
+    idempotency::{self, Fields},
+    paging::{self, Page},
+};
+use eticket_proto::{
+    error::ErrorReason,
+    ids::TicketId,
+    ticket::{
+        self as pb, CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse,
+        ListTicketsRequest, ListTicketsResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest,
+        UpdateTicketResponse, WithdrawTicketRequest, WithdrawTicketResponse, ticket_service_server::TicketService,
+    },
+    time::from_proto,
+};
+use prost::Message;
+use prost_types::{FieldMask, Timestamp};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    application::{Command, Refusal, Tickets},
+    convert::{reason_to_proto, status_filter, to_message},
+    domain::{self, Change, Schedule, Ticket, Title},
+};
+
+pub struct Grpc {
+    pub tickets: Tickets,
+}
+
+#[tonic::async_trait]
+impl TicketService for Grpc {
+    async fn register_ticket(
+        &self,
+        request: Request<RegisterTicketRequest>,
+    ) -> Result<Response<RegisterTicketResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let id = match message.ticket_id.as_str() {
+            "" => TicketId::generate(),
+            given => ticket_id(given)?,
+        };
+        let title = title(&message.title)?;
+        let start = required_time("start_time", message.start_time.as_ref())?;
+        let end = required_time("end_time", message.end_time.as_ref())?;
+        let schedule = Schedule::new(start, end).ok_or_else(end_not_after_start)?;
+        let request_id = message.request_id.clone();
+        let fields = RegisterTicketRequest { request_id: String::new(), ..message };
+        let fields = Fields { method: "RegisterTicket", request_id: &request_id, rest: fields.encode_to_vec() };
+        self.command(Command::Register { id, title, schedule }, call, fields).await
+    }
+
+    async fn update_ticket(
+        &self,
+        request: Request<UpdateTicketRequest>,
+    ) -> Result<Response<UpdateTicketResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let (id, change) = (ticket_id(&message.ticket_id)?, change(&message)?);
+        let (request_id, etag) = (message.request_id.clone(), message.etag.clone());
+        let fields = UpdateTicketRequest { request_id: String::new(), ..message };
+        let fields = Fields { method: "UpdateTicket", request_id: &request_id, rest: fields.encode_to_vec() };
+        self.command(Command::Update { id, etag, change }, call, fields).await
+    }
+
+    async fn withdraw_ticket(
+        &self,
+        request: Request<WithdrawTicketRequest>,
+    ) -> Result<Response<WithdrawTicketResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let (id, etag) = (ticket_id(&message.ticket_id)?, message.etag.clone());
+        let request_id = message.request_id.clone();
+        let fields = WithdrawTicketRequest { request_id: String::new(), ..message };
+        let fields = Fields { method: "WithdrawTicket", request_id: &request_id, rest: fields.encode_to_vec() };
+        self.command(Command::Withdraw { id, etag }, call, fields).await
+    }
+
+    async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
+        let ticket = self.find(&request.into_inner().ticket_id).await?;
+        Ok(Response::new(GetTicketResponse { ticket: Some(to_message(&ticket, self.tickets.now())) }))
+    }
+
+    async fn list_tickets(
+        &self,
+        request: Request<ListTicketsRequest>,
+    ) -> Result<Response<ListTicketsResponse>, Status> {
+        let message = request.into_inner();
+        let status = status_filter(message.filter_status)
+            .map_err(|_| ApiError::invalid_field("filter_status", "expected a TicketStatus"))?;
+        let scope = format!("ListTickets {}", message.filter_status);
+        let page = Page::parse(message.page_size, &message.page_token, &scope)?;
+        let after = page.after.as_deref().unwrap_or_default();
+        let mut tickets =
+            self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let more = page.cut(&mut tickets);
+        let last = tickets.last().filter(|_| more);
+        let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();
+        let now = self.tickets.now();
+        let tickets = tickets.iter().map(|ticket| to_message(ticket, now)).collect();
+        Ok(Response::new(ListTicketsResponse { tickets, next_page_token }))
+    }
+
+    async fn check_availability(
+        &self,
+        request: Request<CheckAvailabilityRequest>,
+    ) -> Result<Response<CheckAvailabilityResponse>, Status> {
+        let ticket = self.find(&request.into_inner().ticket_id).await?;
+        // One look at the clock for reason and status: they must not disagree.
+        let now = self.tickets.now();
+        let reason = ticket.check(now).err().map(reason_to_proto);
+        Ok(Response::new(CheckAvailabilityResponse {
+            available: reason.is_none(),
+            reason: reason.unwrap_or_default().into(),
+            ticket: Some(to_message(&ticket, now)),
+        }))
+    }
+}
+
+impl Grpc {
+    /// Runs a command and decodes its answer, which is the same bytes for a retry.
+    async fn command<A: Message + Default>(
+        &self,
+        command: Command,
+        call: Call,
+        fields: Fields<'_>,
+    ) -> Result<Response<A>, Status> {
+        let id = match &command {
+            Command::Register { id, .. } | Command::Update { id, .. } | Command::Withdraw { id, .. } => id.clone(),
+        };
+        let idempotency = idempotency::of(&call.caller, &fields)?;
+        let outcome = self.tickets.command(command, idempotency, call.trace, call.deadline).await;
+        let answer = outcome.map_err(failure::of_batch)?.map_err(|refusal| refused(refusal, &id))?;
+        A::decode(answer.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
+    }
+
+    async fn find(&self, id: &str) -> Result<Ticket, Status> {
+        let id = ticket_id(id)?;
+        let ticket = self.tickets.ticket(&id).await.map_err(failure::of_store)?;
+        ticket.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id).into())
+    }
+}
+
+fn ticket_id(text: &str) -> Result<TicketId, ApiError> {
+    text.parse().map_err(|error: eticket_proto::ids::InvalidId| ApiError::invalid_field("ticket_id", error.to_string()))
+}
+
+fn title(text: &str) -> Result<Title, ApiError> {
+    let expected = "expected 1 to 200 characters, none of them a control character";
+    Title::parse(text).ok_or_else(|| ApiError::invalid_field("title", expected))
+}
+
+fn required_time(field: &str, time: Option<&Timestamp>) -> Result<DateTime<Utc>, ApiError> {
+    valid_time(field, time)?.ok_or_else(|| ApiError::invalid_field(field, "expected a time, got none"))
+}
+
+fn valid_time(field: &str, time: Option<&Timestamp>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let expected = "expected a time in the years 1 to 9999, with nanos from 0 to 999999999";
+    time.map(|time| from_proto(time).ok_or_else(|| ApiError::invalid_field(field, expected))).transpose()
+}
+
+fn end_not_after_start() -> ApiError {
+    ApiError::invalid_field("end_time", "expected a time later than start_time")
+}
+
+/// Without a mask all fields that are set are taken; with one, those it names must be set.
+fn change(message: &UpdateTicketRequest) -> Result<Change, ApiError> {
+    let (mut wanted_title, mut wanted_start, mut wanted_end) =
+        (!message.title.is_empty(), message.start_time.is_some(), message.end_time.is_some());
+    if let Some(FieldMask { paths }) = message.update_mask.as_ref().filter(|mask| !mask.paths.is_empty()) {
+        (wanted_title, wanted_start, wanted_end) = (false, false, false);
+        for path in paths {
+            match path.as_str() {
+                "title" => wanted_title = true,
+                "start_time" => wanted_start = true,
+                "end_time" => wanted_end = true,
+                "*" => (wanted_title, wanted_start, wanted_end) = (true, true, true),
+                other => {
+                    let expected = format!("expected title, start_time, end_time or *, got {other:?}");
+                    return Err(ApiError::invalid_field("update_mask", expected));
+                }
+            }
+        }
+    }
+    Ok(Change {
+        title: wanted_title.then(|| title(&message.title)).transpose()?,
+        start: wanted_start.then(|| required_time("start_time", message.start_time.as_ref())).transpose()?,
+        end: wanted_end.then(|| required_time("end_time", message.end_time.as_ref())).transpose()?,
+    })
+}
+
+fn refused(refusal: Refusal, id: &TicketId) -> ApiError {
+    match refusal {
+        Refusal::RequestIdReused => ApiError::new(ErrorReason::RequestIdReused),
+        Refusal::Domain(domain::Refusal::NotFound) => ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", id),
+        Refusal::Domain(domain::Refusal::AlreadyExists) => {
+            ApiError::new(ErrorReason::TicketAlreadyExists).with("ticket_id", id)
+        }
+        Refusal::Domain(domain::Refusal::Withdrawn) => {
+            ApiError::new(ErrorReason::TicketWithdrawn).with("ticket_id", id)
+        }
+        Refusal::Domain(domain::Refusal::EtagMismatch { current }) => {
+            ApiError::new(ErrorReason::EtagMismatch).with("ticket_id", id).with("current_etag", current)
+        }
+        Refusal::Domain(domain::Refusal::EndNotAfterStart) => end_not_after_start(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(paths: &[&str]) -> UpdateTicketRequest {
+        let paths: Vec<String> = paths.iter().map(|path| (*path).to_owned()).collect();
+        UpdateTicketRequest {
+            title: "new".into(),
+            end_time: Some(Timestamp { seconds: 10, nanos: 0 }),
+            update_mask: Some(FieldMask { paths }),
+            ..UpdateTicketRequest::default()
+        }
+    }
+
+    #[test]
+    fn without_a_mask_what_is_set_is_taken() {
+        for message in [request(&[]), UpdateTicketRequest { update_mask: None, ..request(&[]) }] {
+            let change = change(&message).expect("a change");
+            assert!(change.title.is_some() && change.start.is_none() && change.end.is_some());
+        }
+    }
+
+    #[test]
+    fn a_mask_says_what_is_taken() {
+        let only_title = change(&request(&["title"])).expect("a change");
+        assert!(only_title.title.is_some() && only_title.end.is_none());
+        let unset = change(&request(&["start_time"])).expect_err("start_time is named and not set");
+        assert_eq!(unset.reason(), ErrorReason::InvalidField);
+        let unknown = change(&request(&["price"])).expect_err("no such path");
+        assert!(unknown.to_string().contains("update_mask"), "{unknown}");
+    }
+
+    #[test]
+    fn the_message_is_as_the_domain_says() {
+        let id: TicketId = "t-1".parse().expect("an id");
+        let time = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
+        let schedule = Schedule::new(time(100), time(200)).expect("a schedule");
+        let ticket = domain::register(None, id, title("a").expect("a title"), schedule, time(0)).expect("registered");
+        let message = to_message(&ticket, time(200));
+        assert_eq!(message.status(), pb::TicketStatus::Expired);
+        assert_eq!((message.etag.as_str(), message.reservation_id.as_str()), ("1", ""));
+    }
+}

@@ -1,0 +1,6 @@
+//! The ticket service.
+pub mod domain;
+pub mod application;
+pub mod convert;
+pub mod inbound;
+pub mod outbound;
