@@ -11,9 +11,7 @@ use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server,
-};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 /// The health of one server; clones speak of the same one.
 #[derive(Debug, Clone)]
@@ -69,7 +67,9 @@ impl Health {
     #[must_use]
     pub fn with_other(self, name: impl Into<String>) -> Self {
         let name = name.into();
-        self.changed(|state| drop(state.others.insert(name, false)))
+        self.changed(|state| {
+            state.others.insert(name, false);
+        })
     }
 
     fn changed(self, change: impl FnOnce(&mut State)) -> Self {
@@ -129,9 +129,11 @@ impl Health {
             "" | "readiness" => Some(state.is_ready()),
             "liveness" => Some(true),
             "bus" => state.bus,
-            other => state.others.get(other).copied().or_else(|| {
-                self.services.iter().any(|service| service == other).then(|| state.is_ready())
-            }),
+            other => state
+                .others
+                .get(other)
+                .copied()
+                .or_else(|| self.services.iter().any(|service| service == other).then(|| state.is_ready())),
         }
     }
 }

@@ -21,3 +21,6 @@ pub mod config;
 pub mod data;
 pub mod background;
 pub mod operations;
+pub mod context;
+pub mod admin;
+pub mod process;

@@ -31,15 +31,15 @@ use tonic::{server::NamedService, service::RoutesBuilder};
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, ServiceBuilder};
 
+use self::{
+    admission::AdmissionLayer, authenticate::AuthenticateLayer, catch_panic::CatchPanicLayer, connections::Signals,
+    deadline::DeadlineLayer, drain::DrainLayer, language::LanguageLayer, observe::ObserveLayer,
+};
 pub use self::{
     connections::ConnectionLimits,
     deadline::{Deadline, timeout_of},
     drain::{ConnectionDraining, Draining},
     running::{Hook, Running},
-};
-use self::{
-    admission::AdmissionLayer, authenticate::AuthenticateLayer, catch_panic::CatchPanicLayer, connections::Signals,
-    deadline::DeadlineLayer, drain::DrainLayer, language::LanguageLayer, observe::ObserveLayer,
 };
 use crate::{
     config::{LimitsConfig, ShutdownConfig},
@@ -201,10 +201,7 @@ impl Server {
 }
 
 /// A router with its layers, as connections need it.
-trait Stack:
-    Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
-{
-}
+trait Stack: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static {}
 
 impl<S> Stack for S where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
@@ -228,7 +225,9 @@ async fn bind(name: &str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr
     bound.await.map_err(|error: io::Error| {
         let what = match error.kind() {
             io::ErrorKind::AddrInUse => {
-                format!("{name} cannot listen on {listen}: another process has this port; stop it or set another address")
+                format!(
+                    "{name} cannot listen on {listen}: another process has this port; stop it or set another address"
+                )
             }
             _ => format!("{name} cannot listen on {listen}: set an address of this machine"),
         };

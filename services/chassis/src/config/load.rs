@@ -1,1 +1,298 @@
-//! .
+//! Builds the typed tree from its sources, for one server in a process or several.
+//!
+//! Trees are merged before they are typed: a server's own struct refuses keys it does not know, so the keys that every
+//! server has are taken out first, and where several share a process each one's section.
+
+use std::path::{Path, PathBuf};
+
+use figment::{
+    Figment, Provider,
+    error::Kind,
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Value},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{
+    Error, ProcessSettings, Settings,
+    urls::{self, StoreSupport},
+};
+
+const PREFIX: &str = "ETICKET__";
+const DEFAULTS: &str = include_str!("defaults.toml");
+const ALL_IN_ONE: &str = include_str!("all_in_one.toml");
+
+/// Keys that every server has.
+const SERVER_KEYS: [&str; 5] = ["listen", "store", "auth", "limits", "shutdown"];
+/// Keys of the process.
+const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
+/// Keys of several servers at the root that hold for each.
+const SHARED_KEYS: [&str; 4] = ["store", "auth", "limits", "shutdown"];
+
+/// Where configuration comes from, beside the embedded defaults.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) data: Option<PathBuf>,
+}
+
+/// What has to be known of a server to read its configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Shape {
+    pub(crate) name: &'static str,
+    pub(crate) defaults: &'static str,
+    pub(crate) store: StoreSupport,
+}
+
+/// A server's configuration, its own keys not typed yet.
+#[derive(Debug)]
+pub(crate) struct ServerTree {
+    pub(crate) settings: Settings,
+    pub(crate) own: Dict,
+    /// Where its keys stand, if not at the root.
+    pub(crate) section: Option<&'static str>,
+}
+
+impl ServerTree {
+    /// The server's own keys.
+    pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        typed(&self.own, &SERVER_KEYS).map_err(|error| error.within(self.section))
+    }
+}
+
+/// For a server that has a process to itself: all keys stand at the root.
+pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
+    let mut tree = embedded(DEFAULTS)?;
+    merge(&mut tree, embedded(shape.defaults)?);
+    merge(&mut tree, given(sources)?);
+    let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
+    if shape.store == StoreSupport::None {
+        // It has none of these: what is set for them is a mistake.
+        for (of, keys) in [(&mut process, &["data", "bus"][..]), (&mut server, &["store"][..])] {
+            tree.extend(take(of, keys));
+        }
+    }
+    let mut process: ProcessSettings = typed(&process, &[])?;
+    if shape.store != StoreSupport::None {
+        process.data.get_or_insert_with(|| Path::new("./eticket-data").join(shape.name));
+        urls::check_bus(process.bus.url.as_deref())?;
+    }
+    let settings: Settings = typed(&server, &[])?;
+    check(shape, &settings)?;
+    Ok((process, ServerTree { settings, own: tree, section: None }))
+}
+
+/// For servers that share a process: the keys of each stand under its name.
+pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
+    let mut root = embedded(DEFAULTS)?;
+    merge(&mut root, embedded(ALL_IN_ONE)?);
+    merge(&mut root, given(sources)?);
+    let sections: Vec<_> = shapes.iter().map(|shape| take_section(&mut root, shape.name)).collect::<Result<_, _>>()?;
+    let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
+    urls::check_bus(process.bus.url.as_deref())?;
+    let shared = take(&mut root, &SHARED_KEYS);
+    if let Some((key, value)) = root.pop_first() {
+        let names = shapes.iter().map(|shape| shape.name);
+        let known = PROCESS_KEYS.into_iter().chain(SHARED_KEYS).chain(names).collect::<Vec<_>>().join(", ");
+        return Err(Error::new(key, Some(shown(&value)), format!("no such key; known here: {known}")));
+    }
+    let trees = shapes.iter().zip(sections).map(|(shape, section)| {
+        server_of(*shape, &shared, section).map_err(|(error, at_root)| match at_root {
+            true => error,
+            false => error.within(Some(shape.name)),
+        })
+    });
+    Ok((process, trees.collect::<Result<_, _>>()?))
+}
+
+/// One of several servers. The error comes with whether its key stands at the root.
+fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<ServerTree, (Error, bool)> {
+    let in_section = |error| (error, false);
+    let mut tree = embedded(shape.defaults).map_err(in_section)?;
+    let mut shared = shared.clone();
+    let store = shared.remove("store");
+    merge(&mut tree, shared);
+    if let Some(key) = PROCESS_KEYS.iter().find(|key| section.contains_key(**key)) {
+        let value = section.get(*key).map(shown);
+        return Err((Error::new(*key, value, "holds for the whole process: set it at the root"), false));
+    }
+    merge(&mut tree, section);
+    let mut server = take(&mut tree, &SERVER_KEYS);
+    if shape.store == StoreSupport::None
+        && let Some(value) = server.remove("store")
+    {
+        return Err((Error::new("store", Some(shown(&value)), "no such key; this server has no store"), false));
+    }
+    let mut settings: Settings = typed(&server, &[]).map_err(in_section)?;
+    check(shape, &settings).map_err(in_section)?;
+    if let (Some(store), None) = (store, &settings.store.url) {
+        let store = Dict::from([("store".to_owned(), store)]);
+        let at_root = |error| (error, true);
+        let url = typed::<SharedStore>(&store, &[]).map_err(at_root)?.store.url;
+        if let Some(url) = url.as_deref() {
+            settings.store.url = urls::shared_store(shape.store, url).map_err(at_root)?.map(str::to_owned);
+            check(shape, &settings).map_err(at_root)?;
+        }
+    }
+    Ok(ServerTree { settings, own: tree, section: Some(shape.name) })
+}
+
+#[derive(serde::Deserialize)]
+struct SharedStore {
+    store: super::StoreConfig,
+}
+
+fn check(shape: Shape, settings: &Settings) -> Result<(), Error> {
+    settings.check()?;
+    match &settings.store.url {
+        Some(url) => urls::sqlite_path(shape.store, url).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn embedded(text: &str) -> Result<Dict, Error> {
+    Figment::from(Toml::string(text)).extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
+}
+
+/// The file, the environment and the flags, merged.
+fn given(sources: &Sources) -> Result<Dict, Error> {
+    let mut figment = Figment::new();
+    if let Some(path) = &sources.file {
+        let refuse = |expected| Error::new("--config", Some(path.display().to_string()), expected);
+        let text =
+            std::fs::read_to_string(path).map_err(|error| refuse(format!("the file cannot be read: {error}")))?;
+        // Read once by itself for errors with line and column.
+        toml::from_str::<toml::Table>(&text).map_err(|error| refuse(format!("the file is not TOML: {error}")))?;
+        figment = figment.merge(Toml::string(&text));
+    }
+    for (name, value) in &sources.environment {
+        let Some(key) = name.strip_prefix(PREFIX) else { continue };
+        let key = key.to_ascii_lowercase().replace("__", ".");
+        if key.is_empty() || key.split('.').any(str::is_empty) {
+            return Err(Error::new(name, Some(value.clone()), "expected ETICKET__ and the path of a key joined by __"));
+        }
+        let Ok(value) = value.parse::<Value>();
+        figment = figment.merge(Nested(figment::util::nest(&key, value)));
+    }
+    if let Some(data) = &sources.data {
+        let data = Value::from(data.display().to_string());
+        figment = figment.merge(Nested(figment::util::nest("data", data)));
+    }
+    figment.extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
+}
+
+/// A value under its path, as a source.
+struct Nested(Value);
+
+impl Provider for Nested {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named("environment or flag")
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, Dict>, figment::Error> {
+        let dict = self.0.as_dict().cloned().unwrap_or_default();
+        Ok(figment::Profile::Default.collect(dict))
+    }
+}
+
+fn merge(base: &mut Dict, over: Dict) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Dict(_, base)), Value::Dict(_, over)) => merge(base, over),
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+fn take(tree: &mut Dict, keys: &[&str]) -> Dict {
+    keys.iter().filter_map(|key| tree.remove_entry(*key)).collect()
+}
+
+fn take_section(root: &mut Dict, name: &str) -> Result<Dict, Error> {
+    match root.remove(name) {
+        None => Ok(Dict::new()),
+        Some(Value::Dict(_, section)) => Ok(section),
+        Some(other) => Err(Error::new(name, Some(shown(&other)), "expected a section with the keys of this server")),
+    }
+}
+
+fn typed<T: DeserializeOwned>(tree: &Dict, beside: &[&str]) -> Result<T, Error> {
+    Figment::from(Serialized::globals(tree)).extract().map_err(|error| from_figment(error, tree, beside))
+}
+
+/// `beside` are keys that are known at the root too, though not to the type.
+fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
+    // Several faults are told one after another, as each is put right.
+    let error = error.into_iter().next().unwrap_or_else(|| figment::Error::from("no reason given".to_owned()));
+    let mut path = error.path.clone();
+    let value_at = |path: &[String]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(tree.get(first)?, |value, key| value.as_dict()?.get(key)).map(shown)
+    };
+    match error.kind {
+        Kind::UnknownField(field, expected) => {
+            let mut known: Vec<&str> = if path.is_empty() { beside.to_vec() } else { Vec::new() };
+            known.extend(expected);
+            if path.last() != Some(&field) {
+                path.push(field);
+            }
+            let known = known.join(", ");
+            Error::new(path.join("."), value_at(&path), format!("no such key; known here: {known}"))
+        }
+        Kind::MissingField(field) => {
+            if path.last().map(String::as_str) != Some(&field) {
+                path.push(field.into_owned());
+            }
+            Error::missing(path.join("."), "must be given")
+        }
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
+            Error::new(path.join("."), value_at(&path), format!("expected {expected}"))
+        }
+        Kind::UnknownVariant(_, variants) => {
+            Error::new(path.join("."), value_at(&path), format!("expected one of {}", variants.join(", ")))
+        }
+        kind => Error::new(path.join("."), value_at(&path), kind.to_string()),
+    }
+}
+
+/// A value as it would stand in a file.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Dict(..) => "a section".to_owned(),
+        other => toml::Value::try_from(other).map_or_else(|_| "?".to_owned(), |value| value.to_string()),
+    }
+}
+
+/// What is in force, as TOML that may be given as a file again, but for passwords.
+pub(crate) fn effective(process: &ProcessSettings, servers: &[(Option<&str>, toml::Table)]) -> Result<String, Error> {
+    let unprintable = |error: toml::ser::Error| Error::new("--check-config", None, error.to_string());
+    let mut root = table(process)?;
+    for (section, server) in servers {
+        match section {
+            None => root.extend(server.clone()),
+            Some(name) => drop(root.insert((*name).to_owned(), toml::Value::Table(server.clone()))),
+        }
+    }
+    hide_passwords(&mut root);
+    toml::to_string_pretty(&root).map_err(unprintable)
+}
+
+/// A struct of the configuration as a table.
+pub(crate) fn table(value: &impl Serialize) -> Result<toml::Table, Error> {
+    toml::Table::try_from(value).map_err(|error| Error::new("--check-config", None, error.to_string()))
+}
+
+fn hide_passwords(table: &mut toml::Table) {
+    for (_, value) in table.iter_mut() {
+        match value {
+            toml::Value::Table(table) => hide_passwords(table),
+            toml::Value::String(text) => *text = urls::without_password(text),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

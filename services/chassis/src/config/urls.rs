@@ -109,7 +109,10 @@ mod tests {
     #[test]
     fn passwords_are_hidden() {
         for (url, shown) in [
-            ("postgres://eticket:s3c:r@t@db:5432/e?sslmode=require", "postgres://eticket:***@db:5432/e?sslmode=require"),
+            (
+                "postgres://eticket:s3c:r@t@db:5432/e?sslmode=require",
+                "postgres://eticket:***@db:5432/e?sslmode=require",
+            ),
             ("postgres://db/e?password=s3cret&a=b", "postgres://db/e?password=***&a=b"),
             ("nats://token@one:4222,nats://u:p@two:4222", "nats://***@one:4222,nats://u:***@two:4222"),
             ("http://localhost:8082", "http://localhost:8082"),

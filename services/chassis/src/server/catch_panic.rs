@@ -99,10 +99,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for CatchPanicBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let Some(inner) = &mut self.inner else { return Poll::Ready(None) };
         match catch_unwind(AssertUnwindSafe(|| Pin::new(inner).poll_frame(context))) {
             Ok(poll) => poll,

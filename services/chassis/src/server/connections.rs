@@ -145,13 +145,8 @@ fn builder(limits: &ConnectionLimits, tasks: &Tasks) -> Builder<Calls> {
     builder
 }
 
-async fn serve<S>(
-    stream: TcpStream,
-    builder: Builder<Calls>,
-    service: S,
-    limits: ConnectionLimits,
-    signals: Signals,
-) where
+async fn serve<S>(stream: TcpStream, builder: Builder<Calls>, service: S, limits: ConnectionLimits, signals: Signals)
+where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {

@@ -44,7 +44,8 @@ impl Deadline {
 /// INVALID_ARGUMENT naming the header, if it is not 1 to 8 digits and a unit.
 pub fn timeout_of(map: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = map.get(HEADER) else { return Ok(None) };
-    let malformed = || ApiError::invalid_field(HEADER, "must be 1 to 8 digits and a unit of H, M, S, m, u or n, as 250m");
+    let malformed =
+        || ApiError::invalid_field(HEADER, "must be 1 to 8 digits and a unit of H, M, S, m, u or n, as 250m");
     let text = value.to_str().map_err(|_| malformed())?;
     let (digits, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(malformed)?;
     if !(1..=8).contains(&digits.len()) || !digits.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -192,10 +193,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for DeadlineBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         // A body that has kept its reader waiting before is a stream: one that always has more ends at the deadline too.

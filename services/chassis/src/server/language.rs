@@ -97,10 +97,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for LanguageBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let language = self.language;
         LANGUAGE.sync_scope(language, || Pin::new(&mut self.inner).poll_frame(context))
     }

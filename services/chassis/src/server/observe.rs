@@ -217,10 +217,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ObserveBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let entered = this.observation.as_ref().map(|observation| observation.span.enter());
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));

@@ -1,10 +1,6 @@
 //! A server that serves, and how it stops.
 
-use std::{
-    fmt,
-    net::SocketAddr,
-    time::Duration,
-};
+use std::{fmt, net::SocketAddr, time::Duration};
 
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
@@ -32,7 +28,11 @@ pub struct Running {
 
 impl fmt::Debug for Running {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Running").field("name", &self.name).field("address", &self.address).finish_non_exhaustive()
+        formatter
+            .debug_struct("Running")
+            .field("name", &self.name)
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 

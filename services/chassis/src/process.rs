@@ -1,0 +1,56 @@
+//! `main` of every binary: flags, configuration, log, data folder, bus, servers, ready line, signals, exit code.
+//!
+//! Several servers in one process differ from one by configuration only: they are built in the order given, each from a
+//! context of its own, and stopped in the opposite order, the bus last.
+
+mod flags;
+mod ready;
+mod run;
+pub mod service;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+pub use self::service::{Entry, Place, Service, entry};
+use self::{flags::Flags, run::Program};
+use crate::config::load::Sources;
+pub use crate::exit::StartError;
+
+/// Runs one server in a process of its own, as `eticket-<name>`.
+#[must_use]
+pub fn main<S: Service>() -> ExitCode {
+    let name = format!("eticket-{}", S::NAME);
+    start(Program { name, entries: vec![entry::<S>()], together: false })
+}
+
+/// Runs several servers in one process, started in this order and stopped in the opposite one.
+#[must_use]
+pub fn main_of_several(program: &str, entries: Vec<Entry>) -> ExitCode {
+    start(Program { name: program.to_owned(), entries, together: true })
+}
+
+fn start(program: Program) -> ExitCode {
+    let flags = Flags::of_process(&program.name, program.together, program.has_data());
+    // Names that are not Unicode are none of ours.
+    let environment =
+        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
+    let sources = Sources { file: flags.config, environment: environment.collect(), data: flags.data };
+    let configured = match program.configure(&sources) {
+        Ok(configured) => configured,
+        Err(error) => return StartError::from(error).report(&program.name),
+    };
+    if flags.check_config {
+        return match configured.effective() {
+            Ok(text) => {
+                ready::print(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => StartError::from(error).report(&program.name),
+        };
+    }
+    match configured.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(&program.name),
+    }
+}

@@ -1,0 +1,224 @@
+//! From a configuration to servers that run, and to the end of the process.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::{Instant, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    ready,
+    service::{Configured, Entry, Place},
+};
+use crate::{
+    admin::Admin,
+    bus::{Bus, embedded::Embedded},
+    clock::{SharedClock, SystemClock},
+    config::{
+        self, ProcessSettings, Settings,
+        load::{self, Sources},
+        urls::StoreSupport,
+    },
+    context::{Context, Siblings},
+    data::DataFolder,
+    exit::{INTERRUPTED, StartError},
+    server::Running,
+    tasks::Tasks,
+    telemetry,
+};
+
+/// A server that is not ready for so long is worth a line in the log.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which servers a binary runs.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) entries: Vec<Entry>,
+    /// Their keys stand in sections of their own, and they find each other.
+    pub(crate) together: bool,
+}
+
+impl Program {
+    /// Whether anything in it keeps files.
+    pub(crate) fn has_data(&self) -> bool {
+        self.entries.iter().any(|entry| entry.shape.store != StoreSupport::None)
+    }
+
+    /// Reads and checks everything; nothing is opened or bound.
+    pub(crate) fn configure(&self, sources: &Sources) -> Result<ConfiguredProgram, config::Error> {
+        let shapes: Vec<_> = self.entries.iter().map(|entry| entry.shape).collect();
+        let (process, trees) = match (self.together, &shapes[..]) {
+            (false, [shape]) => load::alone(*shape, sources).map(|(process, tree)| (process, vec![tree]))?,
+            _ => load::together(&shapes, sources)?,
+        };
+        let place = if self.together { Place::Together } else { Place::Alone };
+        let mut servers = Vec::new();
+        for (entry, tree) in self.entries.iter().zip(trees) {
+            let configured = (entry.configure)(&tree, place)?;
+            let (settings, section) = (tree.settings, tree.section);
+            servers.push(Server { entry: *entry, settings, section, configured });
+        }
+        Ok(ConfiguredProgram { name: self.name.clone(), process, servers })
+    }
+}
+
+/// A server with its checked configuration.
+struct Server {
+    entry: Entry,
+    settings: Settings,
+    section: Option<&'static str>,
+    configured: Configured,
+}
+
+/// A program whose configuration is right.
+pub(crate) struct ConfiguredProgram {
+    name: String,
+    process: ProcessSettings,
+    servers: Vec<Server>,
+}
+
+impl ConfiguredProgram {
+    /// The configuration in force, as TOML.
+    pub(crate) fn effective(&self) -> Result<String, config::Error> {
+        let tables: Vec<_> =
+            self.servers.iter().map(|server| (server.section, server.configured.table.clone())).collect();
+        load::effective(&self.process, &tables)
+    }
+
+    /// Runs until a signal asks to stop.
+    pub(crate) fn run(self) -> Result<(), StartError> {
+        telemetry::init_log(ready::format_of(&self.process.log));
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
+        let outcome = runtime.block_on(async {
+            let stop = listen_to_signals()?;
+            self.serve(stop).await
+        });
+        // What still blocks a thread had its chance within the hard cap.
+        runtime.shutdown_background();
+        outcome
+    }
+
+    /// Runs until `stop` is cancelled.
+    pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
+        // Before anything is recorded, or it would be lost.
+        telemetry::metrics();
+        let data = self.process.data.as_deref().map(DataFolder::open).transpose()?;
+        let bus = match (&self.process.bus.url, &data) {
+            // The configuration allows no other yet.
+            (Some(_), Some(data)) => Some(open_bus(data).await?),
+            _ => None,
+        };
+        let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default() };
+        let cap = self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default();
+        let mut started = Started { running: Vec::new(), bus: base.bus.clone() };
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            outcome = self.start_all(&base, &mut started.running) => outcome,
+        };
+        if outcome.is_ok() {
+            stop.cancelled().await;
+            tracing::info!("stopping");
+        }
+        started.stop(cap).await;
+        outcome
+    }
+
+    async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
+        let admin = Admin::new(self.servers.iter().map(|server| server.entry.shape.name).collect());
+        // It is stopped last, so that the others can be watched while they stop.
+        running.push(admin.start(self.process.admin.listen).await?);
+        for server in self.servers {
+            let name = server.entry.shape.name;
+            let context = base.context(name, server.settings, server.entry.shape.store);
+            let server = (server.configured.build)(&context).await?;
+            base.siblings.started(name, server.address());
+            admin.started(name, server.health().cloned());
+            running.push(server);
+        }
+        while timeout(PATIENCE, admin.ready()).await.is_err() {
+            tracing::warn!(servers = admin.not_ready().join(", "), "still waiting until all are ready");
+        }
+        // From the one that people call to the one that nobody does; the admin has started first.
+        let addresses: Vec<(&'static str, SocketAddr)> =
+            running.iter().rev().map(|server| (server.name(), server.address())).collect();
+        ready::tell(&self.name, &addresses, ready::format_of(&self.process.log));
+        Ok(())
+    }
+}
+
+async fn open_bus(data: &DataFolder) -> Result<Arc<dyn Bus>, StartError> {
+    let path = data.path().join("bus.db");
+    let what = || format!("the bus file {} cannot be opened: put it right, or move it away", path.display());
+    match Embedded::open(&path).await {
+        Ok(bus) => Ok(Arc::new(bus)),
+        Err(error) => Err(StartError::unavailable(what(), error)),
+    }
+}
+
+/// What all servers of a process share.
+struct Base {
+    data: Option<DataFolder>,
+    bus: Option<Arc<dyn Bus>>,
+    clock: SharedClock,
+    siblings: Siblings,
+}
+
+impl Base {
+    fn context(&self, name: &'static str, settings: Settings, store: StoreSupport) -> Context {
+        let keeps = store != StoreSupport::None;
+        Context {
+            name,
+            settings,
+            data: self.data.clone().filter(|_| keeps),
+            bus: self.bus.clone().filter(|_| keeps),
+            clock: self.clock.clone(),
+            siblings: self.siblings.clone(),
+        }
+    }
+}
+
+/// What has to be stopped, in the order of its start.
+struct Started {
+    running: Vec<Running>,
+    bus: Option<Arc<dyn Bus>>,
+}
+
+impl Started {
+    /// Stops all in the opposite order within `cap`.
+    async fn stop(self, cap: Duration) {
+        let until = Instant::now() + cap;
+        for server in self.running.into_iter().rev() {
+            server.stop_until(until).await;
+        }
+        if let Some(bus) = self.bus
+            && tokio::time::timeout_at(until, bus.close()).await.is_err()
+        {
+            tracing::warn!("the bus did not close in time");
+        }
+    }
+}
+
+/// The first signal cancels the token, a second one ends the process at once.
+fn listen_to_signals() -> Result<CancellationToken, StartError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::failed)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::failed)?;
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    // Not joined: it ends with the process.
+    Tasks::new().spawn("signals", async move {
+        for _ in 0..2 {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if asked.is_cancelled() {
+                std::process::exit(INTERRUPTED.into());
+            }
+            asked.cancel();
+        }
+    });
+    Ok(stop)
+}

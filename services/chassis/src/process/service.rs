@@ -1,0 +1,83 @@
+//! What a service gives to be run: its name, its configuration, and how it is built.
+
+use std::future::Future;
+
+use futures::future::BoxFuture;
+use serde::{Serialize, de::DeserializeOwned};
+
+use crate::{
+    config::{
+        self,
+        load::{self, ServerTree, Shape},
+        urls::StoreSupport,
+    },
+    context::Context,
+    exit::StartError,
+    server::Running,
+};
+
+/// Where a server runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// In a process of its own: it must be told where the others are.
+    Alone,
+    /// With the others: it finds them.
+    Together,
+}
+
+/// A server of this system.
+pub trait Service: 'static {
+    /// Its name in configuration, metrics, ready line and file names.
+    const NAME: &'static str;
+    /// Its configuration as TOML, `listen` and its own keys.
+    const DEFAULTS: &'static str;
+    /// What it can keep its state in. One that keeps none has neither data folder nor bus.
+    const STORE: StoreSupport = StoreSupport::Any;
+    /// Its own keys, beside those that every server has. Unknown keys must be refused (`deny_unknown_fields`).
+    type Config: DeserializeOwned + Serialize + Send + 'static;
+
+    /// Says what the types of the configuration cannot, with keys from the root of `Config`.
+    ///
+    /// # Errors
+    /// The first value that is wrong.
+    fn check(config: &Self::Config, place: Place) -> Result<(), config::Error> {
+        let _ = (config, place);
+        Ok(())
+    }
+
+    /// Builds and starts it. Dropped before it has ended it leaves nothing behind that matters.
+    fn build(context: &Context, config: Self::Config) -> impl Future<Output = Result<Running, StartError>> + Send;
+}
+
+type Configure = fn(&ServerTree, Place) -> Result<Configured, config::Error>;
+type Build = Box<dyn for<'a> FnOnce(&'a Context) -> BoxFuture<'a, Result<Running, StartError>> + Send>;
+
+/// A service whose type is not known any more.
+#[derive(Debug, Clone, Copy)]
+pub struct Entry {
+    pub(crate) shape: Shape,
+    pub(crate) configure: Configure,
+}
+
+/// A service whose configuration has been checked.
+pub(crate) struct Configured {
+    /// Its effective configuration.
+    pub(crate) table: toml::Table,
+    pub(crate) build: Build,
+}
+
+/// For [`super::main_of_several`].
+#[must_use]
+pub fn entry<S: Service>() -> Entry {
+    let shape = Shape { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };
+    Entry { shape, configure: configure::<S> }
+}
+
+fn configure<S: Service>(tree: &ServerTree, place: Place) -> Result<Configured, config::Error> {
+    let own: S::Config = tree.own()?;
+    S::check(&own, place).map_err(|error| error.within(tree.section))?;
+    let mut table = load::table(&tree.settings)?;
+    table.extend(load::table(&own)?);
+    let build: Build = Box::new(move |context| Box::pin(S::build(context, own)));
+    Ok(Configured { table, build })
+}
