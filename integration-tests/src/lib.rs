@@ -1,3 +1,17 @@
-//! What the tests of eTicket as a whole share.
+//! What the tests of eTicket as a whole share: the real binaries under test, and clients as users have them.
 
+#![expect(clippy::expect_used, reason = "helpers of tests: what they cannot do fails the test")]
+
+pub mod api;
+pub mod binary;
+pub mod calendar;
+pub mod eventually;
+pub mod grpc_web;
+pub mod process;
+pub mod redelivery;
 pub mod source;
+pub mod tour;
+
+pub use api::{Api, Wire};
+pub use eventually::eventually;
+pub use process::{Eticket, Exit};

@@ -1,0 +1,251 @@
+//! The real binary under test: started on free ports and a data folder of its own, seen by its ready line, its log and its exit.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+    time::timeout,
+};
+
+use crate::{binary::binary, eventually::SOON};
+
+/// Servers that eticket starts, by their names in its ready line and configuration.
+pub const SERVERS: [&str; 5] = ["ticket", "reservation", "pricing", "query", "gateway"];
+
+/// How a process is started.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    program: PathBuf,
+    arguments: Vec<String>,
+    environment: BTreeMap<String, String>,
+}
+
+impl Launch {
+    /// `eticket`, all five servers on free ports of loopback, in a data folder.
+    pub fn all_in_one(data: &Path) -> Self {
+        let mut launch = Self::program("eticket").data(data);
+        for server in SERVERS {
+            launch = launch.key(&format!("{server}.listen"), "127.0.0.1:0");
+        }
+        launch
+    }
+
+    /// A binary as it is, with nothing of the environment that is meant for it.
+    pub fn program(name: &str) -> Self {
+        Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new() }
+    }
+
+    #[must_use]
+    pub fn data(self, folder: &Path) -> Self {
+        self.argument("--data").argument(folder.to_str().expect("test folders are UTF-8"))
+    }
+
+    #[must_use]
+    pub fn argument(mut self, argument: &str) -> Self {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// Sets a configuration key, as `ticket.listen`, through the environment.
+    #[must_use]
+    pub fn key(mut self, key: &str, value: &str) -> Self {
+        let name = format!("ETICKET__{}", key.to_uppercase().replace('.', "__"));
+        self.environment.insert(name, value.to_owned());
+        self
+    }
+
+    /// Starts it and waits for its ready line.
+    ///
+    /// # Panics
+    /// If it ends before, or is not ready in time; with its log.
+    pub async fn start(self) -> Eticket {
+        let mut process = self.spawn();
+        match timeout(SOON, process.ready_line()).await {
+            Ok(Some(addresses)) => Eticket { addresses, process },
+            Ok(None) => {
+                let exit = process.exit().await;
+                panic!("it ended with {:?} before it was ready:\n{}", exit.code, exit.log)
+            }
+            Err(_) => panic!("it was not ready in {SOON:?}:\n{}", process.log()),
+        }
+    }
+
+    /// Starts it where it is expected to end by itself, and waits for that.
+    pub async fn run(self) -> Exit {
+        self.spawn().exit().await
+    }
+
+    fn spawn(self) -> Process {
+        let mut command = Command::new(&self.program);
+        command
+            .args(&self.arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET__") || name == "RUST_LOG") {
+            command.env_remove(name);
+        }
+        let mut child = command.envs(&self.environment).spawn().expect("the binary starts");
+        let output = Lines::read(child.stdout.take().expect("piped"));
+        let log = Lines::read(child.stderr.take().expect("piped"));
+        Process { child, output, log }
+    }
+}
+
+/// How a process ended, and what it said.
+#[derive(Debug)]
+pub struct Exit {
+    /// None if a signal ended it.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub output: String,
+    /// Standard error.
+    pub log: String,
+}
+
+struct Process {
+    child: Child,
+    output: Lines,
+    log: Lines,
+}
+
+impl Process {
+    /// Addresses by server, or none if it has ended.
+    async fn ready_line(&mut self) -> Option<BTreeMap<String, String>> {
+        loop {
+            if let Some(addresses) = self.output.text().lines().find_map(addresses) {
+                return Some(addresses);
+            }
+            if self.child.try_wait().expect("a child can be waited for").is_some() {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn exit(&mut self) -> Exit {
+        let status = timeout(SOON, self.child.wait()).await;
+        let Ok(status) = status else { panic!("it did not end in {SOON:?}:\n{}", self.log()) };
+        self.output.finish().await;
+        self.log.finish().await;
+        Exit { code: status.expect("a child can be waited for").code(), output: self.output.text(), log: self.log() }
+    }
+
+    fn log(&self) -> String {
+        self.log.text()
+    }
+}
+
+fn addresses(line: &str) -> Option<BTreeMap<String, String>> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let members = line.as_object().filter(|members| members.get("ready") == Some(&true.into()))?;
+    let address = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
+    Some(members.iter().filter_map(address).collect())
+}
+
+/// A running eticket, or one of its servers alone. Dropped, it is killed; if the test fails, its log is shown.
+pub struct Eticket {
+    addresses: BTreeMap<String, String>,
+    process: Process,
+}
+
+impl Eticket {
+    /// `eticket` in a data folder, without further configuration.
+    pub async fn start(data: &Path) -> Self {
+        Launch::all_in_one(data).start().await
+    }
+
+    /// Host and port of a server, or of `admin`.
+    ///
+    /// # Panics
+    /// If its ready line does not name it.
+    pub fn address(&self, server: &str) -> &str {
+        self.addresses.get(server).unwrap_or_else(|| panic!("the ready line has no {server}: {:?}", self.addresses))
+    }
+
+    /// What it has written to standard error so far.
+    pub fn log(&self) -> String {
+        self.process.log()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.process.child.id().expect("it runs")
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process has an id");
+        kill_process(id, signal).expect("a child can be signalled");
+    }
+
+    /// Waits for its end.
+    pub async fn exit(mut self) -> Exit {
+        self.process.exit().await
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Panics
+    /// If it does not end well.
+    pub async fn stop(self) -> Exit {
+        self.signal(Signal::TERM);
+        let exit = self.exit().await;
+        assert_eq!(exit.code, Some(0), "it did not end well:\n{}", exit.log);
+        exit
+    }
+
+    /// kill -9: nothing that it had in memory is left.
+    pub async fn kill(self) {
+        self.signal(Signal::KILL);
+        self.exit().await;
+    }
+}
+
+impl Drop for Eticket {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the process under test:\n{}", self.process.log());
+        }
+    }
+}
+
+/// What a process writes, read all the time so that it never waits for us.
+struct Lines {
+    text: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Lines {
+    fn read(from: impl AsyncRead + Unpin + Send + 'static) -> Self {
+        let text = Arc::new(Mutex::new(String::new()));
+        let into = text.clone();
+        let reader = tokio::spawn(async move {
+            let mut lines = BufReader::new(from).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut text = into.lock().expect("no reader panics");
+                text.push_str(&line);
+                text.push('\n');
+            }
+        });
+        Self { text, reader: Some(reader) }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().expect("no reader panics").clone()
+    }
+
+    async fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.await.expect("no reader panics");
+        }
+    }
+}

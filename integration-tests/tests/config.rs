@@ -1,0 +1,141 @@
+//! Configuration as an operator meets it: where a value comes from, and what is said of one that is wrong.
+
+use std::fs;
+
+use eticket_integration_tests::{Exit, process::Launch};
+use tempfile::TempDir;
+
+async fn check(launch: Launch) -> Exit {
+    launch.argument("--check-config").run().await
+}
+
+/// It ends with 78, and the log has all of these.
+async fn refused(launch: Launch, parts: &[&str]) {
+    let exit = check(launch).await;
+    assert_eq!(exit.code, Some(78), "expected a refusal that says {parts:?}:\n{}{}", exit.output, exit.log);
+    for part in parts {
+        assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
+    }
+}
+
+#[tokio::test]
+async fn the_defaults_are_those_of_the_documentation() {
+    let exit = check(Launch::program("eticket")).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    for line in [
+        "listen = \"127.0.0.1:8081\"",
+        "listen = \"127.0.0.1:8082\"",
+        "listen = \"127.0.0.1:8083\"",
+        "listen = \"127.0.0.1:8084\"",
+        "listen = \"127.0.0.1:8088\"",
+        "[reservation.upstream.ticket]",
+        "deadline_ms = 1200",
+        "attempt_timeout_ms = 400",
+        "retries = 2",
+        "concurrency = 4096",
+        "default_deadline_ms = 10000",
+        "hard_cap_ms = 25000",
+    ] {
+        assert!(exit.output.contains(line), "{line:?} is not in:\n{}", exit.output);
+    }
+}
+
+#[tokio::test]
+async fn environment_stands_over_file_and_file_over_default() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("eticket.toml");
+    fs::write(&file, "[ticket]\nlisten = \"127.0.0.1:7001\"\n[query]\nlisten = \"127.0.0.1:7002\"\n").expect("written");
+    let launch = || Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"));
+    let exit = check(launch().key("query.listen", "127.0.0.1:7003")).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert!(exit.output.contains("127.0.0.1:7001") && exit.output.contains("127.0.0.1:7003"), "{}", exit.output);
+    assert!(!exit.output.contains("127.0.0.1:7002") && !exit.output.contains("127.0.0.1:8082"), "{}", exit.output);
+}
+
+#[tokio::test]
+async fn what_it_prints_it_takes_again() {
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("printed.toml");
+    let first = check(Launch::program("eticket").key("reservation.upstream.ticket.deadline_ms", "900")).await;
+    fs::write(&file, &first.output).expect("written");
+    let second = check(Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"))).await;
+    assert_eq!(second.code, Some(0), "{}", second.log);
+    assert_eq!(first.output, second.output);
+}
+
+#[tokio::test]
+async fn a_check_touches_nothing() {
+    let folder = TempDir::new().expect("a folder");
+    let data = folder.path().join("data");
+    let exit = check(Launch::program("eticket").data(&data)).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert!(exit.output.contains(data.to_str().expect("UTF-8")), "{}", exit.output);
+    assert!(!data.exists(), "a check makes no data folder");
+}
+
+#[tokio::test]
+async fn a_wrong_value_is_named_with_what_is_expected() {
+    refused(Launch::program("eticket").key("ticket.listen", "no-address"), &["ticket.listen", "no-address"]).await;
+    let deadline = Launch::program("eticket").key("reservation.upstream.ticket.deadline_ms", "soon");
+    refused(deadline, &["reservation.upstream.ticket.deadline_ms", "soon"]).await;
+    refused(Launch::program("eticket").key("log.format", "xml"), &["log.format", "xml", "json"]).await;
+    refused(Launch::program("eticket").key("auth.mode", "maybe"), &["auth.mode", "maybe", "off"]).await;
+}
+
+#[tokio::test]
+async fn an_unknown_key_is_refused() {
+    refused(Launch::program("eticket").key("ticket.lisen", "127.0.0.1:0"), &["lisen"]).await;
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("eticket.toml");
+    fs::write(&file, "[reservation.upstream.tiket]\nurl = \"http://127.0.0.1:1\"\n").expect("written");
+    let launch = Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"));
+    refused(launch, &["tiket"]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_is_named() {
+    let missing = Launch::program("eticket").argument("--config").argument("not-there.toml");
+    refused(missing, &["not-there.toml"]).await;
+    let folder = TempDir::new().expect("a folder");
+    let file = folder.path().join("broken.toml");
+    fs::write(&file, "listen = [\n").expect("written");
+    let broken = Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"));
+    refused(broken, &["broken.toml"]).await;
+}
+
+#[tokio::test]
+async fn no_authentication_beyond_loopback_needs_a_word_of_consent() {
+    let open = || Launch::program("eticket").key("gateway.listen", "0.0.0.0:0");
+    refused(open(), &["auth.mode"]).await;
+    refused(open().key("auth.mode", "off"), &["auth.allow_off_anywhere"]).await;
+    let exit = check(open().key("auth.mode", "off").key("auth.allow_off_anywhere", "true")).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+}
+
+#[tokio::test]
+async fn a_service_alone_must_be_told_its_bus() {
+    for service in ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"] {
+        let launch = || Launch::program(service).key("upstream.ticket.url", "http://127.0.0.1:8082");
+        let launch = || if service == "eticket-reservation" { launch() } else { Launch::program(service) };
+        refused(launch(), &["bus.url"]).await;
+        let exit = check(launch().key("bus.url", "embedded")).await;
+        assert_eq!(exit.code, Some(0), "{service}: {}", exit.log);
+    }
+}
+
+#[tokio::test]
+async fn every_binary_says_its_version_and_its_help() {
+    let binaries =
+        ["eticket", "eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query", "eticket-gateway"];
+    for binary in binaries {
+        let version = Launch::program(binary).argument("--version").run().await;
+        assert_eq!(version.code, Some(0), "{}", version.log);
+        assert!(
+            version.output.starts_with(binary) && version.output.contains(env!("CARGO_PKG_VERSION")),
+            "{version:?}"
+        );
+        let help = Launch::program(binary).argument("--help").run().await;
+        assert!(help.output.contains("--config") && help.output.contains("--check-config"), "{help:?}");
+        assert_eq!(help.output.contains("--data"), binary != "eticket-gateway", "{}", help.output);
+    }
+}

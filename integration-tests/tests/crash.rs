@@ -1,0 +1,179 @@
+//! kill -9 under load, again and again: what was acknowledged is there, a retry gives the first answer, every view settles.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use chrono::Weekday;
+use eticket_integration_tests::{
+    Api, Eticket, Wire,
+    api::reason,
+    calendar,
+    eventually::{SOON, eventually},
+};
+use eticket_proto::{
+    query::WaitFor,
+    reservation::{CancelReservationResponse, ReservationStatus, ReserveTicketResponse, UserGrade},
+    ticket::{RegisterTicketResponse, TicketStatus},
+};
+use tempfile::TempDir;
+use tonic::{Code, Status};
+use uuid::Uuid;
+
+const ROUNDS: usize = 20;
+const WORKERS: usize = 12;
+/// Commands acknowledged in a round before the process is killed.
+const COMMANDS: usize = 60;
+
+/// What one worker knows of one ticket: the answers it got, in this order. None: it never heard.
+#[derive(Debug, Default)]
+struct Story {
+    register: Step<RegisterTicketResponse>,
+    reserve: Step<ReserveTicketResponse>,
+    cancel: Step<CancelReservationResponse>,
+}
+
+#[derive(Debug)]
+struct Step<A> {
+    request_id: String,
+    asked: bool,
+    answer: Option<A>,
+}
+
+impl<A> Default for Step<A> {
+    fn default() -> Self {
+        Self { request_id: Uuid::now_v7().to_string(), asked: false, answer: None }
+    }
+}
+
+impl<A: Clone + PartialEq + std::fmt::Debug> Step<A> {
+    /// Asks, and keeps the answer; an answer to the same request_id must be the one given before.
+    async fn ask(&mut self, call: impl Future<Output = Result<A, Status>>) -> Result<A, Status> {
+        self.asked = true;
+        let answer = call.await?;
+        if let Some(first) = &self.answer {
+            assert_eq!(&answer, first, "a retry gives the first answer");
+        }
+        self.answer = Some(answer.clone());
+        Ok(answer)
+    }
+}
+
+impl Story {
+    /// Registers, reserves and, every second one, cancels; ends at the first call that fails.
+    async fn go_on(&mut self, api: &Api, ticket: &str, cancels: bool, done: &AtomicUsize) -> Result<(), Status> {
+        let slot = calendar::upcoming(Weekday::Wed);
+        self.register.ask(api.register_as(ticket, slot, &self.register.request_id.clone())).await?;
+        done.fetch_add(1, Ordering::Relaxed);
+        let id = self.reserve.request_id.clone();
+        let reserved = self.reserve.ask(api.reserve_as(ticket, ticket, UserGrade::Vip, &id)).await?;
+        done.fetch_add(1, Ordering::Relaxed);
+        if cancels {
+            let reservation = reserved.reservation.expect("an answer has its resource").reservation_id;
+            self.cancel.ask(api.cancel_as(&reservation, &self.cancel.request_id.clone())).await?;
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// All that was acknowledged is there, before anything is tried again.
+    async fn check_kept(&self, api: &Api, ticket: &str) {
+        if self.register.answer.is_some() {
+            api.ticket(ticket).await.expect("an acknowledged ticket is there");
+        }
+        let Some(reserved) = self.reserve.answer.as_ref().and_then(|answer| answer.reservation.as_ref()) else {
+            return;
+        };
+        let kept = api.reservation(&reserved.reservation_id).await.expect("an acknowledged reservation is there");
+        let expected: &[ReservationStatus] = match (&self.cancel.answer, self.cancel.asked) {
+            (Some(_), _) => &[ReservationStatus::Cancelled],
+            (None, false) => &[ReservationStatus::Reserved],
+            // It was asked for and never answered: either is right.
+            (None, true) => &[ReservationStatus::Cancelled, ReservationStatus::Reserved],
+        };
+        assert!(expected.contains(&kept.status()), "{ticket}: {kept:?}, {self:?}");
+    }
+
+    /// What the ticket must look like in the end.
+    fn check_end(&self, view: &eticket_proto::query::TicketView, cancels: bool) {
+        let reservation = self.reserve.answer.as_ref().and_then(|answer| answer.reservation.as_ref());
+        assert_eq!(Some(&view.reservation_id), reservation.map(|reservation| &reservation.reservation_id));
+        let (status, price, ledger) = match cancels {
+            true => (TicketStatus::Available, 8_000, 2),
+            false => (TicketStatus::Reserved, 7_000, 1),
+        };
+        assert!(view.settled, "{view:?}");
+        assert_eq!(view.ticket_status(), status, "{view:?}");
+        assert_eq!(view.discounted_price.as_ref().map(|money| money.units), Some(price), "{view:?}");
+        // Nothing was done twice, however often it was asked for.
+        assert_eq!(view.revisions.as_ref().map(|revisions| revisions.reservation), Some(ledger), "{view:?}");
+    }
+}
+
+/// Works until the process is gone; answers what is known of each ticket.
+async fn worker(api: Api, round: usize, worker: usize, done: Arc<AtomicUsize>) -> BTreeMap<String, Story> {
+    let mut stories = BTreeMap::new();
+    for turn in 0.. {
+        let ticket = format!("r{round}-w{worker}-t{turn}");
+        let mut story = Story::default();
+        let went = story.go_on(&api, &ticket, turn % 2 == 1, &done).await;
+        stories.insert(ticket, story);
+        if let Err(status) = went {
+            // The process is gone, and the connection with it: no refusal of the business is expected here.
+            let broken = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
+            assert!(broken.contains(&status.code()), "{status:?}");
+            break;
+        }
+    }
+    stories
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_acknowledged_survives_kill_9() {
+    let data = TempDir::new().expect("a folder");
+    let mut eticket = Eticket::start(data.path()).await;
+    let mut all = BTreeMap::new();
+    for round in 0..ROUNDS {
+        // Every way in takes its turn to be cut off; directly no gateway turns a broken connection into words.
+        let wire = if round % 2 == 0 { Wire::Direct } else { Wire::Gateway };
+        let api = Api::new(&eticket, wire);
+        let done = Arc::new(AtomicUsize::new(0));
+        let workers: Vec<_> =
+            (0..WORKERS).map(|number| tokio::spawn(worker(api.clone(), round, number, done.clone()))).collect();
+        // A little later each time, so that it is hit in different places.
+        let enough = COMMANDS + round * 7;
+        eventually(SOON, "the load is on", async || match done.load(Ordering::Relaxed) {
+            acknowledged if acknowledged >= enough => Ok(()),
+            acknowledged => Err(acknowledged),
+        })
+        .await;
+        eticket.kill().await;
+        eticket = Eticket::start(data.path()).await;
+        let api = Api::new(&eticket, Wire::Direct);
+        for worker in workers {
+            for (ticket, mut story) in worker.await.expect("a worker does not panic") {
+                story.check_kept(&api, &ticket).await;
+                let cancels = story.cancel.asked || ticket.ends_with(['1', '3', '5', '7', '9']);
+                // The same request_ids again: the first answers, or the rest of the story.
+                story.go_on(&api, &ticket, cancels, &done).await.expect("what was begun can be ended");
+                all.insert(ticket, (story, cancels));
+            }
+        }
+    }
+
+    let api = Api::new(&eticket, Wire::Direct);
+    for (ticket, (story, cancels)) in &all {
+        let view = api.view(ticket, "", WaitFor::Settled).await.expect("every view settles");
+        story.check_end(&view, *cancels);
+    }
+    let refusal = api.reserve("r0-w0-t0", "someone else", UserGrade::Silver).await.expect_err("it is held");
+    assert_eq!(reason(&refusal), "TICKET_ALREADY_RESERVED");
+    assert!(all.len() >= ROUNDS * WORKERS, "{} tickets", all.len());
+    eticket.stop().await;
+}

@@ -1,0 +1,222 @@
+//! Each error reason of the contract that an embedded eticket can give, reached the way a client would, with its details.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{net::TcpListener, time::Duration};
+
+use chrono::Weekday;
+use eticket_integration_tests::{Api, Eticket, Wire, api::reason, calendar, process::Launch};
+use eticket_proto::{
+    headers,
+    operations::{ListUnsettledRequest, ListUnsettledResponse},
+    query::WaitFor,
+    reservation::UserGrade,
+    ticket::{GetTicketRequest, GetTicketResponse, RegisterTicketRequest, RegisterTicketResponse},
+};
+use tempfile::TempDir;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+struct World {
+    _data: TempDir,
+    eticket: Eticket,
+    api: Api,
+}
+
+async fn world() -> World {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    World { _data: data, eticket, api }
+}
+
+fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) -> Status {
+    let status = answer.expect_err(name);
+    assert_eq!((status.code(), reason(&status).as_str()), (code, name), "{status:?}");
+    assert!(!status.message().is_empty(), "{name} says something to developers");
+    let localized = status.get_details_localized_message().expect("every error speaks to people");
+    assert_eq!(localized.locale, "en");
+    assert!(!localized.message.is_empty());
+    status
+}
+
+#[tokio::test]
+async fn what_is_not_there() {
+    let World { api, _data, .. } = world().await;
+    let status = expect(api.ticket("nobody").await, Code::NotFound, "TICKET_NOT_FOUND");
+    let info = status.get_details_error_info().expect("checked");
+    assert!(info.metadata.values().any(|value| value == "nobody"), "the ids are in the metadata: {info:?}");
+    expect(api.view("nobody", "", WaitFor::None).await, Code::NotFound, "TICKET_NOT_FOUND");
+    expect(api.withdraw("nobody", "").await, Code::NotFound, "TICKET_NOT_FOUND");
+    expect(api.reserve("nobody", "A", UserGrade::Gold).await, Code::NotFound, "TICKET_NOT_FOUND");
+    expect(api.price("nobody").await, Code::NotFound, "PRICE_NOT_FOUND");
+    let id = Uuid::now_v7().to_string();
+    expect(api.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    expect(api.cancel(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+}
+
+#[tokio::test]
+async fn refusals_of_the_business() {
+    let World { api, _data, .. } = world().await;
+    let slot = calendar::upcoming(Weekday::Sat);
+    api.register("1", slot).await.expect("a new id is registered");
+    expect(api.register("1", slot).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
+    let reserved = api.reserve("1", "A", UserGrade::Gold).await.expect("it is available");
+    expect(api.reserve("1", "B", UserGrade::Vip).await, Code::FailedPrecondition, "TICKET_ALREADY_RESERVED");
+    let id = reserved.reservation.expect("an answer has its resource").reservation_id;
+    api.cancel(&id).await.expect("who holds may cancel");
+    expect(api.cancel(&id).await, Code::FailedPrecondition, "RESERVATION_NOT_ACTIVE");
+
+    api.register("old", calendar::past(Weekday::Sat)).await.expect("an end already past is accepted");
+    expect(api.reserve("old", "A", UserGrade::Gold).await, Code::FailedPrecondition, "TICKET_EXPIRED");
+    expect(api.withdraw("1", "no such etag").await, Code::Aborted, "ETAG_MISMATCH");
+    api.withdraw("1", "").await.expect("an admin may withdraw");
+    expect(api.withdraw("1", "").await, Code::FailedPrecondition, "TICKET_WITHDRAWN");
+    expect(api.reserve("1", "A", UserGrade::Gold).await, Code::FailedPrecondition, "TICKET_WITHDRAWN");
+}
+
+#[tokio::test]
+async fn input_that_is_not_valid_is_named_by_field() {
+    let World { api, _data, .. } = world().await;
+    let slot = calendar::upcoming(Weekday::Sat);
+    let turned = calendar::Slot { start: slot.end, end: slot.start };
+    let field = |answer: Result<(), Status>, field: &str| {
+        let status = expect(answer, Code::InvalidArgument, "INVALID_FIELD");
+        let request = status.get_details_bad_request().expect("BadRequest names the field");
+        assert!(request.field_violations.iter().any(|violation| violation.field == field), "{field}: {request:?}");
+        assert!(status.message().contains(field), "{}", status.message());
+    };
+    field(api.register("not an id", slot).await.map(drop), "ticket_id");
+    field(api.register(&"x".repeat(65), slot).await.map(drop), "ticket_id");
+    field(api.register("1", turned).await.map(drop), "end_time");
+    field(api.register_as("1", slot, "no uuid").await.map(drop), "request_id");
+    field(api.ticket("").await.map(drop), "ticket_id");
+    field(api.reserve("1", "", UserGrade::Gold).await.map(drop), "user_id");
+    field(api.reserve("1", &"x".repeat(129), UserGrade::Gold).await.map(drop), "user_id");
+    field(api.reserve("1", "line\nbreak", UserGrade::Gold).await.map(drop), "user_id");
+    field(api.reserve("1", "A", UserGrade::Unspecified).await.map(drop), "user_grade");
+    field(api.cancel("no uuid").await.map(drop), "reservation_id");
+    let nothing = RegisterTicketRequest::default();
+    let answer: Result<RegisterTicketResponse, Status> =
+        api.call("eticket.ticket.v1.TicketService/RegisterTicket", nothing).await;
+    field(answer.map(drop), "title");
+    // Through the gateway operations need to know whose.
+    let answer: Result<ListUnsettledResponse, Status> =
+        api.call("eticket.operations.v1.OperationsService/ListUnsettled", ListUnsettledRequest::default()).await;
+    field(answer.map(drop), headers::SERVICE);
+}
+
+#[tokio::test]
+async fn a_request_id_stands_for_one_request() {
+    let World { api, _data, .. } = world().await;
+    let (slot, id) = (calendar::upcoming(Weekday::Sat), Uuid::now_v7().to_string());
+    let first = api.register_as("1", slot, &id).await.expect("a new id is registered");
+    assert_eq!(api.register_as("1", slot, &id).await.expect("a retry is answered"), first);
+    expect(api.register_as("2", slot, &id).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    // A refusal leaves no record: the same id may be used again.
+    let later = Uuid::now_v7().to_string();
+    expect(api.register_as("1", slot, &later).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
+    api.register_as("3", slot, &later).await.expect("nothing is remembered of a refusal");
+}
+
+#[tokio::test]
+async fn tokens_of_others_and_views_that_never_come() {
+    let World { api, _data, .. } = world().await;
+    let slot = calendar::upcoming(Weekday::Sat);
+    let first = api.register("1", slot).await.expect("a new id is registered");
+    let wrong = api.view("2", &first.consistency_token, WaitFor::Applied).await;
+    expect(wrong, Code::InvalidArgument, "INVALID_CONSISTENCY_TOKEN");
+    let altered = format!("{}x", first.consistency_token);
+    expect(api.view("1", &altered, WaitFor::Applied).await, Code::InvalidArgument, "INVALID_CONSISTENCY_TOKEN");
+
+    let mut request = Request::new(eticket_proto::query::GetTicketViewRequest {
+        ticket_id: "never".to_owned(),
+        consistency_token: String::new(),
+        wait: WaitFor::Applied.into(),
+    });
+    request.set_timeout(Duration::from_millis(700));
+    let answer: Result<eticket_proto::query::GetTicketViewResponse, Status> =
+        api.call_with("eticket.query.v1.QueryService/GetTicketView", request).await;
+    expect(answer, Code::DeadlineExceeded, "VIEW_NOT_CAUGHT_UP");
+}
+
+#[tokio::test]
+async fn errors_speak_the_callers_language_on_every_wire() {
+    let World { eticket, _data, .. } = world().await;
+    for wire in Wire::ALL {
+        let api = Api::new(&eticket, wire);
+        let mut texts = Vec::new();
+        for language in ["en", "ko", "ko-KR,en;q=0.5", "fr"] {
+            let mut request = Request::new(GetTicketRequest { ticket_id: "nobody".to_owned() });
+            request.metadata_mut().insert("accept-language", language.parse().expect("ASCII"));
+            let answer: Result<GetTicketResponse, Status> =
+                api.call_with("eticket.ticket.v1.TicketService/GetTicket", request).await;
+            let status = answer.expect_err("it is not there");
+            assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TICKET_NOT_FOUND"), "{wire:?}");
+            texts.push(status.get_details_localized_message().expect("every error speaks to people"));
+        }
+        let locales: Vec<&str> = texts.iter().map(|text| text.locale.as_str()).collect();
+        assert_eq!(locales, ["en", "ko", "ko", "en"], "{wire:?}");
+        assert_ne!(texts[0].message, texts[1].message);
+    }
+}
+
+/// An address that nobody listens on.
+fn nowhere() -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("it is bound").to_string()
+}
+
+fn try_again(status: &Status) {
+    let retry = status.get_details_retry_info().expect("RetryInfo");
+    assert!(retry.retry_delay.is_some_and(|delay| delay > Duration::ZERO), "{retry:?}");
+    let pushback = status.metadata().get(headers::RETRY_PUSHBACK).expect("the trailer of gRFC A6");
+    assert!(pushback.to_str().is_ok_and(|text| text.parse::<u64>().is_ok_and(|delay| delay > 0)), "{pushback:?}");
+}
+
+#[tokio::test]
+async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
+    let data = TempDir::new().expect("a folder");
+    let World { eticket, api, .. } = {
+        let eticket = Eticket::start(data.path()).await;
+        let api = Api::new(&eticket, Wire::Gateway);
+        World { _data: TempDir::new().expect("a folder"), eticket, api }
+    };
+    let slot = calendar::upcoming(Weekday::Sat);
+    api.register("1", slot).await.expect("a new id is registered");
+    api.register("2", slot).await.expect("a new id is registered");
+    let reserved = api.reserve("1", "A", UserGrade::Gold).await.expect("it is available");
+    eticket.stop().await;
+
+    // The reservation service alone, over what all of them left behind.
+    let address = nowhere();
+    let alone = Launch::program("eticket-reservation")
+        .data(data.path())
+        .key("listen", "127.0.0.1:0")
+        .key("bus.url", "embedded")
+        .key("upstream.ticket.url", &format!("http://{address}"))
+        .start()
+        .await;
+    let api = Api::at(alone.address("reservation"));
+    let status = expect(api.reserve("2", "A", UserGrade::Gold).await, Code::Unavailable, "TICKET_SERVICE_OVERLOADED");
+    try_again(&status);
+    let id = reserved.reservation.expect("an answer has its resource").reservation_id;
+    api.cancel(&id).await.expect("cancelling needs nobody else");
+    alone.stop().await;
+}
+
+#[tokio::test]
+async fn a_gateway_without_its_services_says_so() {
+    let address = format!("http://{}", nowhere());
+    let mut launch = Launch::program("eticket-gateway").key("listen", "127.0.0.1:0");
+    for service in ["ticket", "reservation", "pricing", "query"] {
+        launch = launch.key(&format!("upstream.{service}.url"), &address);
+    }
+    let gateway = launch.start().await;
+    for wire in [Wire::Gateway, Wire::WebBinary, Wire::WebText] {
+        let status = expect(Api::new(&gateway, wire).ticket("1").await, Code::Unavailable, "UPSTREAM_UNAVAILABLE");
+        try_again(&status);
+    }
+    gateway.stop().await;
+}

@@ -1,0 +1,217 @@
+//! How eticket starts and ends: exit codes, who may have a data folder, what a drain lets finish, and going on where it was.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{
+    fs,
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
+use chrono::Weekday;
+use eticket_integration_tests::{
+    Api, Eticket, Wire,
+    api::reason,
+    calendar,
+    eventually::{SOON, eventually},
+    process::{Launch, SERVERS},
+};
+use eticket_proto::{query::WaitFor, reservation::UserGrade, ticket::TicketStatus};
+use rustix::process::Signal;
+use tempfile::TempDir;
+use tonic::Code;
+
+fn folder() -> TempDir {
+    TempDir::new().expect("a folder")
+}
+
+#[tokio::test]
+async fn the_ready_line_names_every_address() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    for server in SERVERS.into_iter().chain(["admin"]) {
+        let address = eticket.address(server);
+        assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{server}: {address}");
+        tokio::net::TcpStream::connect(address).await.expect("it answers there");
+    }
+    assert!(eticket.log().contains(eticket.address("gateway")), "people see the address too:\n{}", eticket.log());
+    let exit = eticket.stop().await;
+    assert_eq!(exit.output.lines().count(), 1, "standard output has the ready line only: {}", exit.output);
+}
+
+#[tokio::test]
+async fn started_again_it_goes_on_where_it_was() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    api.register("kept", calendar::upcoming(Weekday::Wed)).await.expect("a new id is registered");
+    let reserved = api.reserve("kept", "A", UserGrade::Vip).await.expect("it is available");
+    let view = api.settled("kept", &reserved.consistency_token).await;
+    let ticket = api.ticket("kept").await.expect("it is there");
+    eticket.stop().await;
+
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    assert_eq!(api.ticket("kept").await.expect("it is still there"), ticket);
+    assert_eq!(api.settled("kept", &reserved.consistency_token).await, view);
+    let refusal = api.reserve("kept", "B", UserGrade::Silver).await.expect_err("it is still held");
+    assert_eq!(reason(&refusal), "TICKET_ALREADY_RESERVED");
+    let reservation = reserved.reservation.expect("an answer has its resource");
+    let cancelled = api.cancel(&reservation.reservation_id).await.expect("who holds may cancel");
+    assert_eq!(api.settled("kept", &cancelled.consistency_token).await.ticket_status(), TicketStatus::Available);
+    eticket.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_folder_belongs_to_one_process() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    let second = Launch::all_in_one(data.path()).run().await;
+    assert_eq!(second.code, Some(69), "{}", second.log);
+    let name = data.path().to_str().expect("UTF-8");
+    assert!(second.log.contains(name), "it names the folder {name}:\n{}", second.log);
+    eticket.kill().await;
+    // The lock of a process that was killed holds nobody up.
+    Eticket::start(data.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_data_folder_that_cannot_be_made_is_named() {
+    let data = folder();
+    let file = data.path().join("a-file");
+    fs::write(&file, "").expect("it can be written");
+    let exit = Launch::all_in_one(&file.join("below")).run().await;
+    assert_eq!(exit.code, Some(69), "{}", exit.log);
+    assert!(exit.log.contains("a-file"), "{}", exit.log);
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let data = folder();
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = taken.local_addr().expect("it is bound").to_string();
+    let exit = Launch::all_in_one(data.path()).key("pricing.listen", &address).run().await;
+    assert_eq!(exit.code, Some(69), "{}", exit.log);
+    assert!(exit.log.contains(&address), "it names {address}:\n{}", exit.log);
+    assert!(!exit.output.contains("ready"), "{}", exit.output);
+}
+
+#[tokio::test]
+async fn both_signals_end_it_well() {
+    for signal in [Signal::TERM, Signal::INT] {
+        let data = folder();
+        let eticket = Eticket::start(data.path()).await;
+        eticket.signal(signal);
+        let exit = eticket.exit().await;
+        assert_eq!(exit.code, Some(0), "{signal:?}: {}", exit.log);
+        assert!(!exit.log.contains("panicked"), "{}", exit.log);
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once() {
+    let data = folder();
+    let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "20000").start().await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
+    eticket.signal(Signal::INT);
+    let gateway = eticket.address("gateway").to_owned();
+    eventually(SOON, "it is no longer ready", async || match readiness(&gateway).await {
+        Some(false) => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    let started = Instant::now();
+    eticket.signal(Signal::INT);
+    let exit = eticket.exit().await;
+    assert_eq!(exit.code, Some(130), "{}", exit.log);
+    assert!(started.elapsed() < Duration::from_secs(10), "at once, not after the drain");
+}
+
+/// While it waits before it drains, calls are still served; the readiness that a balancer asks for says no.
+#[tokio::test]
+async fn the_drain_delay_lets_balancers_look_away() {
+    let data = folder();
+    let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "1500").start().await;
+    let gateway = eticket.address("gateway").to_owned();
+    let api = Api::new(&eticket, Wire::Gateway);
+    api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
+    assert_eq!(readiness(&gateway).await, Some(true));
+    eticket.signal(Signal::TERM);
+    eventually(SOON, "it is no longer ready", async || match readiness(&gateway).await {
+        Some(false) => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+    assert!(api.ticket("1").await.is_ok(), "calls are served until the delay is over");
+    assert_eq!(eticket.exit().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn who_waits_is_told_that_it_shuts_down() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    let direct = Api::new(&eticket, Wire::Direct);
+    direct.register("here", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
+    let through = direct.clone();
+    let waiting = tokio::spawn(async move { through.view("not-there", "", WaitFor::Applied).await });
+    eventually(SOON, "the wait is on", async || match direct.view("here", "", WaitFor::Applied).await {
+        Ok(_) => Ok(()),
+        Err(status) => Err(status),
+    })
+    .await;
+    eticket.signal(Signal::TERM);
+    let status = waiting.await.expect("it does not panic").expect_err("there is no such view");
+    assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "SHUTTING_DOWN".to_owned()), "{status:?}");
+    assert_eq!(eticket.exit().await.code, Some(0));
+}
+
+/// Commands that were accepted while a signal came are answered, or refused in the words of the contract, and what was
+/// acknowledged is kept.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_under_load_loses_nothing() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    let workers: Vec<_> = (0..16)
+        .map(|worker| {
+            let api = api.clone();
+            tokio::spawn(async move {
+                let mut kept = Vec::new();
+                for turn in 0.. {
+                    let id = format!("{worker}-{turn}");
+                    match api.register(&id, calendar::upcoming(Weekday::Mon)).await {
+                        Ok(_) => kept.push(id),
+                        Err(status) => return (kept, status),
+                    }
+                }
+                unreachable!("it is stopped before numbers end")
+            })
+        })
+        .collect();
+    eventually(SOON, "the load is on", async || api.ticket("0-20").await).await;
+    let exit = eticket.stop().await;
+    assert!(!exit.log.contains("panicked"), "{}", exit.log);
+    let mut kept = Vec::new();
+    for worker in workers {
+        let (acknowledged, status) = worker.await.expect("a worker does not panic");
+        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        kept.extend(acknowledged);
+    }
+
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    for id in &kept {
+        assert!(api.settled(id, "").await.settled, "{id} was acknowledged");
+    }
+    assert!(kept.len() > 16, "{} registrations", kept.len());
+    eticket.stop().await;
+}
+
+/// What the health service says of readiness; none if it does not answer.
+async fn readiness(address: &str) -> Option<bool> {
+    use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+    let request = HealthCheckRequest { service: "readiness".to_owned() };
+    let answer: HealthCheckResponse = Api::at(address).call("grpc.health.v1.Health/Check", request).await.ok()?;
+    Some(answer.status() == ServingStatus::Serving)
+}
