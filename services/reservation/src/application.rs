@@ -17,6 +17,8 @@ use tokio::time::Instant;
 
 use crate::domain::{self, Check, Ledger, Reservation, Status, Wish};
 
+#[cfg(test)]
+mod tests;
 mod work_off;
 
 pub use work_off::ReservationWriter;

@@ -2,5 +2,5 @@
 pub mod domain;
 pub mod application;
 pub mod convert;
-pub mod inbound { pub mod events; pub mod grpc; }
-pub mod outbound { pub mod messages; pub mod sqlite; }
+pub mod inbound;
+pub mod outbound;

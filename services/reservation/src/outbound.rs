@@ -1,5 +1,7 @@
 //! What the application drives: the store, the bytes of its messages, and the ticket service.
 
+#[cfg(test)]
+mod contract;
 pub mod messages;
 pub mod sqlite;
 pub mod ticket_client;

@@ -9,7 +9,7 @@ use eticket_chassis::{
     batch::{self, Batches, Writer},
     clock::SharedClock,
     consumer::Incoming,
-    store::{self, Commit, Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work},
+    store::{self, Commit, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work},
     telemetry::TraceContext,
 };
 use eticket_proto::ids::{ReservationId, TicketId};

@@ -202,3 +202,24 @@ impl ReservationStore for Store<ReservationTables> {
         Ok(sqlx::query_scalar(COUNT).fetch_one(self.database.readers()).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use eticket_chassis::{
+        clock::SystemClock,
+        store::sqlite::{Database, Store},
+    };
+
+    use super::*;
+    use crate::outbound::contract;
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("reservation.db");
+        let database = Database::open(&path, &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
+        contract::suite(Arc::new(Store::<ReservationTables>::new(database))).await;
+    }
+}

@@ -12,7 +12,7 @@ use eticket_proto::{
     error::ErrorReason,
     ids::TicketId,
     ticket::{
-        self as pb, CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse,
+        CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse,
         ListTicketsRequest, ListTicketsResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest,
         UpdateTicketResponse, WithdrawTicketRequest, WithdrawTicketResponse, ticket_service_server::TicketService,
     },
@@ -249,7 +249,7 @@ mod tests {
         let schedule = Schedule::new(time(100), time(200)).expect("a schedule");
         let ticket = domain::register(None, id, title("a").expect("a title"), schedule, time(0)).expect("registered");
         let message = to_message(&ticket, time(200));
-        assert_eq!(message.status(), pb::TicketStatus::Expired);
+        assert_eq!(message.status(), eticket_proto::ticket::TicketStatus::Expired);
         assert_eq!((message.etag.as_str(), message.reservation_id.as_str()), ("1", ""));
     }
 }

@@ -1,0 +1,250 @@
+//! The use cases over a real store: races, retries, and what may be refused when.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, TimeDelta, Utc};
+use eticket_chassis::{
+    batch::{Batches, Limits},
+    bus::Message,
+    clock::{Clock, ManualClock},
+    consumer::Incoming,
+    store::{
+        Housekeeping, Idempotency,
+        sqlite::{Database, Store},
+    },
+    tasks::Tasks,
+    telemetry::TraceContext,
+};
+use eticket_proto::{
+    ids::{ReservationId, TicketId, UserGrade},
+    reservation::ReserveTicketResponse,
+};
+use prost::Message as _;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::{
+    Availability, CheckError, Outcome, Refusal, Request, ReservationWriter, Reservations, TicketChange,
+};
+use crate::{
+    domain::{self, Check, Status, Wish},
+    outbound::{messages::Protobuf, sqlite},
+};
+
+/// Says what it is told to say, and counts how often it is asked.
+struct TicketService {
+    says: Mutex<Check>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl Availability for TicketService {
+    async fn check(&self, _: &TicketId, _: Option<Instant>, _: &TraceContext) -> Result<Check, CheckError> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        Ok(*self.says.lock().unwrap())
+    }
+}
+
+struct Fixture {
+    reservations: Reservations,
+    ticket_service: Arc<TicketService>,
+    database: Database,
+    clock: Arc<ManualClock>,
+    _folder: tempfile::TempDir,
+}
+
+fn now() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_000_000, 0).unwrap()
+}
+
+fn end() -> DateTime<Utc> {
+    now() + TimeDelta::hours(1)
+}
+
+async fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let clock = Arc::new(ManualClock::new(now()));
+    let path = folder.path().join("reservation.db");
+    let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.unwrap();
+    let store = Arc::new(Store::<sqlite::ReservationTables>::new(database.clone()));
+    let says = Mutex::new(Check::Available { end: end() });
+    let ticket_service = Arc::new(TicketService { says, asked: AtomicUsize::new(0) });
+    let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
+    let jobs = Batches::start("reservation", &Tasks::new(), Limits::default(), Arc::new(writer));
+    let reservations = Reservations::new(store, jobs, ticket_service.clone(), clock.clone());
+    Fixture { reservations, ticket_service, database, clock, _folder: folder }
+}
+
+fn wish(ticket: &str) -> Wish {
+    let (ticket, user) = (ticket.parse().unwrap(), "user-1".parse().unwrap());
+    Wish { id: ReservationId::generate(), ticket, user, grade: UserGrade::Silver }
+}
+
+fn request(id: Option<Uuid>) -> Request {
+    let idempotency = id.map(|request_id| Idempotency { request_id, hash: [1; 32] });
+    Request { idempotency, trace: TraceContext::new_root(), deadline: None }
+}
+
+fn id_in(outcome: &Outcome) -> ReservationId {
+    let answer = ReserveTicketResponse::decode(outcome.as_deref().expect("an answer")).expect("decoded");
+    answer.reservation.expect("a reservation").reservation_id.parse().expect("an id")
+}
+
+const HELD: Outcome = Err(Refusal::Domain(domain::Refusal::TicketAlreadyReserved));
+
+impl Fixture {
+    async fn reserve(&self, ticket: &str, id: Option<Uuid>) -> Outcome {
+        self.reservations.reserve(wish(ticket), request(id)).await.expect("it was run")
+    }
+
+    async fn cancel(&self, id: ReservationId) -> Outcome {
+        self.reservations.cancel(id, request(None)).await.expect("it was run")
+    }
+
+    async fn withdraw(&self, ticket: &str) {
+        let event = TicketChange { ticket: ticket.parse().unwrap(), revision: 2, withdrawn: true };
+        let message = Arc::new(Message::default());
+        let incoming = Incoming { event, message, event_id: "e".into(), was_parked: false };
+        assert_eq!(self.reservations.take_in(vec![incoming]).await, [Ok(())]);
+    }
+
+    async fn waiting(&self) -> Vec<(String, i64)> {
+        let mut claim = self.database.claim_outbox(100).await.unwrap();
+        let rows = claim.subjects().into_iter().flatten();
+        rows.map(|row| (row.message.header("ce-type").unwrap_or_default().to_owned(), row.revision)).collect()
+    }
+}
+
+#[tokio::test]
+async fn of_a_hundred_at_once_one_gets_the_ticket() {
+    let fixture = fixture().await;
+    let outcomes = futures::future::join_all((0..100).map(|_| fixture.reserve("hot", None))).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == HELD).count(), 99);
+    assert_eq!(fixture.waiting().await.len(), 1, "one event for the one effect");
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_first_answer_though_the_ticket_is_held_by_then() {
+    let fixture = fixture().await;
+    let id = Some(Uuid::new_v4());
+    let first = fixture.reserve("t-1", id).await;
+    // The ticket has taken the reservation in: RESERVED means "by you".
+    *fixture.ticket_service.says.lock().unwrap() = Check::Reserved { reservation_revision: 1, end: end() };
+    assert_eq!(fixture.reserve("t-1", id).await, first);
+    assert_eq!(fixture.waiting().await.len(), 1);
+}
+
+#[tokio::test]
+async fn two_attempts_at_once_have_one_effect_and_one_answer() {
+    let fixture = fixture().await;
+    for round in 0..20 {
+        let (id, ticket) = (Some(Uuid::new_v4()), format!("t-{round}"));
+        let (one, two) = tokio::join!(fixture.reserve(&ticket, id), fixture.reserve(&ticket, id));
+        assert_eq!(id_in(&one), id_in(&two));
+    }
+    assert_eq!(fixture.waiting().await.len(), 20);
+}
+
+#[tokio::test]
+async fn the_same_id_for_another_request_is_refused() {
+    let fixture = fixture().await;
+    let id = Uuid::new_v4();
+    fixture.reserve("t-1", Some(id)).await.expect("reserved");
+    let other = Request { idempotency: Some(Idempotency { request_id: id, hash: [2; 32] }), ..request(None) };
+    let refused = fixture.reservations.reserve(wish("t-2"), other.clone()).await.expect("it was run");
+    assert_eq!(refused, Err(Refusal::RequestIdReused));
+    let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("it was run");
+    assert_eq!(refused, Err(Refusal::RequestIdReused));
+}
+
+#[tokio::test]
+async fn who_is_refused_by_the_ledger_costs_the_ticket_service_nothing() {
+    let fixture = fixture().await;
+    fixture.reserve("t-1", None).await.expect("reserved");
+    let asked = fixture.ticket_service.asked.load(Ordering::SeqCst);
+    assert_eq!(fixture.reserve("t-1", None).await, HELD);
+    assert_eq!(fixture.ticket_service.asked.load(Ordering::SeqCst), asked);
+}
+
+#[tokio::test]
+async fn who_cancels_may_book_again_at_once() {
+    let fixture = fixture().await;
+    let first = id_in(&fixture.reserve("t-1", None).await);
+    fixture.cancel(first).await.expect("cancelled");
+    *fixture.ticket_service.says.lock().unwrap() = Check::Reserved { reservation_revision: 1, end: end() };
+    let second = id_in(&fixture.reserve("t-1", None).await);
+    assert_ne!(first, second);
+    assert_eq!(fixture.cancel(first).await, Err(Refusal::Domain(domain::Refusal::ReservationNotActive)));
+    let held = fixture.reservations.reservation(second).await.expect("read").expect("there");
+    assert_eq!((held.status, held.revision), (Status::Reserved, 3));
+}
+
+#[tokio::test]
+async fn the_end_counts_again_at_the_commit() {
+    let fixture = fixture().await;
+    fixture.clock.set(end());
+    let refused = Err(Refusal::Domain(domain::Refusal::TicketExpired));
+    assert_eq!(fixture.reserve("t-1", None).await, refused);
+}
+
+#[tokio::test]
+async fn a_withdrawal_rejects_whoever_holds_the_ticket_and_keeps_others_out() {
+    let fixture = fixture().await;
+    let held = id_in(&fixture.reserve("t-1", None).await);
+    fixture.withdraw("t-1").await;
+    fixture.withdraw("t-1").await;
+    fixture.withdraw("t-2").await;
+    let rejected = fixture.reservations.reservation(held).await.expect("read").expect("there");
+    assert_eq!((rejected.status, rejected.revision), (Status::Rejected, 2));
+    for ticket in ["t-1", "t-2"] {
+        let refused = Err(Refusal::Domain(domain::Refusal::TicketWithdrawn));
+        assert_eq!(fixture.reserve(ticket, None).await, refused, "{ticket}");
+    }
+    let mut events = fixture.waiting().await;
+    events.sort();
+    let name = |kind: &str| format!("eticket.event.v1.{kind}");
+    assert_eq!(
+        events,
+        [(name("ReservationPlaced"), 1), (name("ReservationRejected"), 2), (name("ReservationsClosed"), 1)]
+    );
+    assert_eq!(fixture.clock.now(), now());
+}
+
+#[tokio::test]
+async fn commands_of_one_batch_take_consecutive_revisions() {
+    let fixture = fixture().await;
+    let mut held = id_in(&fixture.reserve("t-1", None).await);
+    for round in 0..10 {
+        // Both wait for the writer at once, so most rounds are one batch.
+        let (cancelled, made) = tokio::join!(fixture.cancel(held), fixture.reserve("t-1", None));
+        cancelled.expect("cancelled");
+        held = match made {
+            Ok(_) => id_in(&made),
+            Err(_) => id_in(&fixture.reserve("t-1", None).await),
+        };
+        let reservation = fixture.reservations.reservation(held).await.expect("read").expect("there");
+        assert_eq!(reservation.revision, 3 + 2 * round);
+    }
+    assert_eq!(fixture.waiting().await.len(), 21, "one outbox row each");
+}
+
+#[tokio::test]
+async fn republishing_raises_no_revision_and_sends_everything() {
+    let fixture = fixture().await;
+    let first = id_in(&fixture.reserve("t-1", None).await);
+    fixture.cancel(first).await.expect("cancelled");
+    fixture.reserve("t-1", None).await.expect("reserved");
+    fixture.withdraw("t-2").await;
+    let before = fixture.waiting().await.len();
+    assert_eq!(fixture.reservations.republish(&|_| ()).await, Ok(3));
+    let after = fixture.waiting().await;
+    // A row of its own even where one of that revision waits.
+    assert_eq!(after.len(), before + 3);
+    assert_eq!(after.iter().map(|(_, revision)| revision).max(), Some(&3));
+    assert_eq!(fixture.reservations.count().await, Ok(3));
+}

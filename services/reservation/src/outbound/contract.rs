@@ -1,0 +1,185 @@
+//! What every store of reservations must do, as one suite: each adapter's tests run it unchanged.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::store::{Error, Idempotency, OutboxRow, RequestIdReused, Work};
+use eticket_proto::ids::{ReservationId, TicketId, UserGrade};
+use uuid::Uuid;
+
+use crate::{
+    application::{Filter, Keys, ReservationRows, ReservationStore},
+    domain::{Ledger, Reservation, Status},
+};
+
+/// Runs all of it on one empty store.
+pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
+    what_was_committed_is_read_again(&*store).await;
+    a_record_is_found_by_the_next_attempt(&*store).await;
+    a_second_active_reservation_is_refused_by_the_index(&*store).await;
+    cancelling_and_rebooking_in_one_batch_passes_the_index(&*store).await;
+    a_failed_commit_leaves_nothing(&*store).await;
+    pages_show_each_row_once_by_every_filter(&*store).await;
+    only_the_active_reservation_comes_with_a_ledger(&*store).await;
+}
+
+fn ticket(name: &str) -> TicketId {
+    name.parse().expect("an id")
+}
+
+fn time() -> DateTime<Utc> {
+    DateTime::from_timestamp(1_000, 123_456_000).expect("a time")
+}
+
+fn reservation(ticket: &str, user: &str, revision: i64, status: Status) -> Reservation {
+    Reservation {
+        id: ReservationId::generate(),
+        ticket: self::ticket(ticket),
+        user: user.parse().expect("an id"),
+        grade: UserGrade::Gold,
+        status,
+        revision,
+        reserve_time: time(),
+        update_time: time(),
+    }
+}
+
+async fn put(store: &dyn ReservationStore, reservations: &[Reservation]) -> Result<(), Error> {
+    let tickets: BTreeSet<_> = reservations.iter().map(|reservation| reservation.ticket.clone()).collect();
+    let keys = Keys { tickets, ..Keys::default() };
+    let work_off = &mut |work: &mut Work<ReservationRows>| {
+        for reservation in reservations {
+            let active = (reservation.status == Status::Reserved).then_some(reservation.id);
+            let (ticket, revision) = (reservation.ticket.clone(), reservation.revision);
+            let closed = reservation.status == Status::Rejected;
+            work.rows.ledgers.put(ticket.clone(), Ledger { ticket, revision, active, closed });
+            work.rows.reservations.put(reservation.id, reservation.clone());
+        }
+    };
+    store.commit(&keys, &[], work_off).await
+}
+
+/// The rows that a commit with these keys sees.
+async fn seen(store: &dyn ReservationStore, keys: Keys) -> (Vec<Ledger>, Vec<Reservation>) {
+    let mut seen = (Vec::new(), Vec::new());
+    let look = &mut |work: &mut Work<ReservationRows>| {
+        seen.0 = work.rows.ledgers.iter().map(|(_, ledger)| ledger.clone()).collect();
+        seen.1 = work.rows.reservations.iter().map(|(_, reservation)| reservation.clone()).collect();
+    };
+    store.commit(&keys, &[], look).await.expect("committed");
+    seen
+}
+
+async fn what_was_committed_is_read_again(store: &dyn ReservationStore) {
+    let made = reservation("written", "user-w", 3, Status::Reserved);
+    put(store, std::slice::from_ref(&made)).await.expect("committed");
+    assert_eq!(store.reservation(made.id).await.expect("read"), Some(made.clone()));
+    let ledger = Ledger { ticket: ticket("written"), revision: 3, active: Some(made.id), closed: false };
+    let by_reservation = Keys { reservations: [made.id].into(), ..Keys::default() };
+    assert_eq!(seen(store, by_reservation).await, (vec![ledger.clone()], vec![made]));
+    let (_, glanced) = store.glance(None, &ticket("written")).await.expect("read");
+    assert_eq!(glanced, Some(ledger));
+    assert_eq!(store.reservation(ReservationId::generate()).await.expect("read"), None);
+}
+
+async fn a_record_is_found_by_the_next_attempt(store: &dyn ReservationStore) {
+    let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [7; 32] };
+    for attempt in 1..=2 {
+        let mut answer = Ok(Vec::new());
+        let mut ran = false;
+        let work_off = &mut |work: &mut Work<ReservationRows>| {
+            answer = work.run::<RequestIdReused>(Some(idempotency), |work| {
+                ran = true;
+                work.publish(OutboxRow { revision: 1, message: Default::default() });
+                Ok(vec![1, 2, 3])
+            });
+        };
+        store.commit(&Keys::default(), &[idempotency.request_id], work_off).await.expect("committed");
+        assert_eq!((answer, ran), (Ok(vec![1, 2, 3]), attempt == 1), "attempt {attempt}");
+    }
+    let (record, ledger) = store.glance(Some(idempotency), &ticket("never")).await.expect("read");
+    assert_eq!((record.map(|record| record.answer), ledger), (Some(vec![1, 2, 3]), None));
+}
+
+async fn a_second_active_reservation_is_refused_by_the_index(store: &dyn ReservationStore) {
+    put(store, &[reservation("doubled", "user-1", 1, Status::Reserved)]).await.expect("the first");
+    let second = reservation("doubled", "user-2", 2, Status::Reserved);
+    let refused = put(store, std::slice::from_ref(&second)).await;
+    assert!(matches!(refused, Err(Error::Data(_))), "{refused:?}");
+    assert_eq!(store.reservation(second.id).await.expect("read"), None);
+}
+
+async fn cancelling_and_rebooking_in_one_batch_passes_the_index(store: &dyn ReservationStore) {
+    // The id of what is cancelled is the older one, and the other way round: the order of writing must not matter.
+    for (cancelled, made) in [(0, 1), (1, 0)] {
+        let name = format!("rebooked-{cancelled}");
+        let mut pair = [reservation(&name, "user-1", 1, Status::Reserved), reservation(&name, "user-2", 3, Status::Reserved)];
+        pair[cancelled].revision = 1;
+        put(store, &pair[cancelled..=cancelled]).await.expect("held");
+        pair[cancelled].status = Status::Cancelled;
+        pair[made].revision = 3;
+        put(store, &pair).await.expect("cancelled and booked again");
+        assert_eq!(store.reservation(pair[made].id).await.expect("read").map(|it| it.status), Some(Status::Reserved));
+    }
+}
+
+async fn a_failed_commit_leaves_nothing(store: &dyn ReservationStore) {
+    let good = reservation("half-done", "user-1", 1, Status::Reserved);
+    let bad = reservation("doubled", "user-3", 9, Status::Reserved);
+    assert!(put(store, &[good.clone(), bad]).await.is_err());
+    assert_eq!(store.reservation(good.id).await.expect("read"), None);
+    let (_, ledger) = store.glance(None, &ticket("half-done")).await.expect("read");
+    assert_eq!(ledger, None);
+}
+
+async fn pages_show_each_row_once_by_every_filter(store: &dyn ReservationStore) {
+    let mut made = Vec::new();
+    for number in 0..9 {
+        let status = [Status::Reserved, Status::Cancelled, Status::Rejected][number % 3];
+        made.push(reservation(&format!("page-{number}"), "user-page", 1, status));
+    }
+    put(store, &made).await.expect("committed");
+    let user = || Some("user-page".to_owned());
+    for (filter, expected) in [
+        (Filter { user: user(), ..Filter::default() }, 9),
+        (Filter { user: user(), status: Some(Status::Cancelled), ..Filter::default() }, 3),
+        (Filter { user: user(), ticket: Some(ticket("page-4")), ..Filter::default() }, 1),
+        (Filter { ticket: Some(ticket("page-5")), ..Filter::default() }, 1),
+        (Filter { ticket: Some(ticket("page-5")), status: Some(Status::Reserved), ..Filter::default() }, 0),
+    ] {
+        assert_eq!(walk(store, &filter).await.len(), expected, "{filter:?}");
+    }
+    for filter in [Filter::default(), Filter { status: Some(Status::Rejected), ..Filter::default() }] {
+        let ids = walk(store, &filter).await;
+        assert!(ids.is_sorted() && ids.iter().collect::<BTreeSet<_>>().len() == ids.len(), "{filter:?}");
+        let wanted = made.iter().filter(|it| filter.status.is_none_or(|status| it.status == status));
+        assert!(wanted.into_iter().all(|it| ids.contains(&it.id.to_string())), "{filter:?}");
+    }
+    let closed = store.closed_ledgers("", 100).await.expect("read");
+    assert_eq!(closed, [ticket("page-2"), ticket("page-5"), ticket("page-8")]);
+    assert_eq!(store.closed_ledgers("page-2", 1).await.expect("read"), [ticket("page-5")]);
+    let all = i64::try_from(walk(store, &Filter::default()).await.len()).expect("few");
+    assert_eq!(store.count().await.expect("read"), all + 3);
+}
+
+/// All pages of two rows.
+async fn walk(store: &dyn ReservationStore, filter: &Filter) -> Vec<String> {
+    let mut ids: Vec<String> = Vec::new();
+    loop {
+        let after = ids.last().cloned().unwrap_or_default();
+        let page = store.page(filter, &after, 2).await.expect("read");
+        if page.is_empty() {
+            return ids;
+        }
+        ids.extend(page.iter().map(|reservation| reservation.id.to_string()));
+    }
+}
+
+async fn only_the_active_reservation_comes_with_a_ledger(store: &dyn ReservationStore) {
+    let ended = reservation("active", "user-1", 1, Status::Cancelled);
+    let active = reservation("active", "user-2", 2, Status::Reserved);
+    put(store, &[ended, active.clone()]).await.expect("committed");
+    let keys = Keys { active_of: [ticket("active")].into(), ..Keys::default() };
+    let (ledgers, reservations) = seen(store, keys).await;
+    assert_eq!((ledgers.len(), reservations), (1, vec![active]));
+}
