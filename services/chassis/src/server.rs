@@ -1,8 +1,8 @@
 //! The one server of services, gateway and admin: HTTP/1.1 and HTTP/2 on one port, over hyper.
 //!
 //! It is not tonic's own, whose timeout answers CANCELLED and whose connections do not end by age. Around the services stand,
-//! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router, as the
-//! gateway brings, goes without deadline and drain: it speaks other protocols too and ends its calls in their terms.
+//! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router goes without
+//! them: what speaks other protocols than gRPC, as the gateway, puts [`layered`] inside of what translates them.
 //!
 //! Stopping, in this order: not ready → drain delay → `draining` (streams and waits end with `SHUTTING_DOWN`, GOAWAY, the
 //! port closes) → calls under way finish → the service's own hooks. All of it within a cap that the caller gives.
@@ -108,7 +108,7 @@ impl Server {
         self
     }
 
-    /// Serves this router and nothing else: services, reflection and health are then the router's to answer.
+    /// Serves this router and nothing else: services, reflection, health and all layers are then the router's affair.
     #[must_use]
     pub fn routes(mut self, router: Router) -> Self {
         self.routes = Some(router);
@@ -137,11 +137,10 @@ impl Server {
         let signals = Signals { draining: self.draining.clone(), kill: CancellationToken::new() };
         let tasks = Tasks::new();
         let (limits, ends) = (self.connection_limits.clone(), signals.clone());
-        // Two types of stack, so two tasks.
+        // Two types of service, so two tasks.
         match self.routes.take() {
             Some(router) => {
-                let service = self.around_router(router);
-                tasks.spawn("accept", connections::accept(listener, service, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listener, router, limits, ends, tasks.clone()));
             }
             None => {
                 let service = self.around_services()?;
@@ -158,27 +157,7 @@ impl Server {
             self.services.add_service(HealthServer::new(health.clone()));
         }
         let routes = std::mem::take(&mut self.services).routes().prepare().into_axum_router();
-        Ok(ServiceBuilder::new()
-            .map_response(with_axum_body)
-            .layer(ObserveLayer::new(self.name))
-            .layer(LanguageLayer)
-            .layer(CatchPanicLayer)
-            .layer(AuthenticateLayer)
-            .layer(DeadlineLayer { default: self.limits.default_deadline() })
-            .layer(DrainLayer)
-            .layer(AdmissionLayer::new(self.name, self.limits.concurrency.get()))
-            .service(routes))
-    }
-
-    fn around_router(&self, router: Router) -> impl Stack<Future: Send> + use<> {
-        ServiceBuilder::new()
-            .map_response(with_axum_body)
-            .layer(ObserveLayer::new(self.name))
-            .layer(LanguageLayer)
-            .layer(CatchPanicLayer)
-            .layer(AuthenticateLayer)
-            .layer(AdmissionLayer::new(self.name, self.limits.concurrency.get()))
-            .service(router)
+        Ok(layered(self.name, &self.limits, routes))
     }
 
     fn add_reflection(&mut self) -> Result<(), StartError> {
@@ -200,8 +179,31 @@ impl Server {
     }
 }
 
-/// A router with its layers, as connections need it.
-trait Stack: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static {}
+/// Puts the layers of services around one that speaks gRPC, for a router that translates other protocols outside of them.
+pub fn layered<S, B>(name: &'static str, limits: &LimitsConfig, service: S) -> impl Stack<Future: Send> + use<S, B>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = bytes::Bytes> + Default + Unpin + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    ServiceBuilder::new()
+        .map_response(with_axum_body)
+        .layer(ObserveLayer::new(name))
+        .layer(LanguageLayer)
+        .layer(CatchPanicLayer)
+        .layer(AuthenticateLayer)
+        .layer(DeadlineLayer { default: limits.default_deadline() })
+        .layer(DrainLayer)
+        .layer(AdmissionLayer::new(name, limits.concurrency.get()))
+        .service(service)
+}
+
+/// A service with its layers, as connections need it.
+pub trait Stack:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
 
 impl<S> Stack for S where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
