@@ -150,7 +150,7 @@ impl Breaker {
     /// A call has ended; `None`: nobody knows how.
     fn record(&self, generation: u64, failed: Option<bool>) {
         let mut guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
-        if false {
+        if guarded.generation != generation {
             return;
         }
         let now = Instant::now();
