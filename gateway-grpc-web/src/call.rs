@@ -1,0 +1,206 @@
+//! One gRPC call through the gateway: found by its path, limited in size, passed on without a look into its messages.
+//!
+//! Its time is limited, its language chosen and its trace made by the layers around it.
+
+pub(crate) mod answer;
+pub(crate) mod question;
+
+use std::{
+    convert::Infallible,
+    error::Error,
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::body::Body;
+use eticket_chassis::{
+    error::ApiError,
+    server::{Deadline, language},
+    telemetry::TraceContext,
+};
+use eticket_proto::{error::ErrorReason, error_text::Language};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
+use tonic::{Status, service::Routes as LocalServices};
+use tower::Service;
+
+use self::{
+    answer::Answer,
+    question::{Allowance, Question, SharedFault},
+};
+use crate::{
+    routes::{Destination, Owner, Routes},
+    upstream::{self, Upstream},
+};
+
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+
+/// Headers that speak of one connection (RFC 9110, 7.6.1).
+const NOT_PASSED_ON: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::HOST,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+];
+
+/// Everything that calls need, shared by all of them.
+pub(crate) struct Shared {
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) upstreams: [Arc<Upstream>; 4],
+    /// Health and reflection.
+    pub(crate) local: LocalServices,
+    pub(crate) max_message_bytes: u32,
+}
+
+/// The service that takes all gRPC calls.
+#[derive(Clone)]
+pub(crate) struct Calls(pub(crate) Arc<Shared>);
+
+/// Who answers one call, and in which language errors are told.
+#[derive(Debug, Default)]
+pub(crate) struct Peer {
+    /// None for the gateway's own services.
+    upstream: Option<Arc<Upstream>>,
+    fault: SharedFault,
+    language: Language,
+}
+
+impl Service<Request<Body>> for Calls {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // How many there may be is the business of a layer outside; each upstream's channel has a bound of its own.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let shared = self.0.clone();
+        Box::pin(async move { Ok(shared.answer(request).await.unwrap_or_else(|status| status.into_http())) })
+    }
+}
+
+impl Shared {
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Answer>, Status> {
+        let (mut head, body) = request.into_parts();
+        let route = self.routes.find(head.uri.path())?;
+        let fault = SharedFault::default();
+        let peer = Peer {
+            upstream: self.upstream(route.destination, &head.headers)?,
+            fault: fault.clone(),
+            language: language::current(),
+        };
+        let allowance = Allowance { max_message_bytes: self.max_message_bytes, single: !route.streams_requests };
+        prepare(&mut head);
+        let request = Request::from_parts(head, tonic::body::Body::new(Question::new(body, allowance, fault)));
+        let response = match &peer.upstream {
+            Some(upstream) => upstream.call(request).await.map_err(|failure| peer.broken(Some(&failure)))?,
+            None => {
+                let mut local = self.local.clone();
+                poll_fn(|context| Service::<Request<tonic::body::Body>>::poll_ready(&mut local, context))
+                    .await
+                    .unwrap_or_else(|never| match never {});
+                local.call(request).await.unwrap_or_else(|never| match never {})
+            }
+        };
+        Ok(Answer::wrap(response, peer))
+    }
+
+    fn upstream(&self, destination: Destination, headers: &HeaderMap) -> Result<Option<Arc<Upstream>>, ApiError> {
+        let owner = match destination {
+            Destination::Upstream(owner) => owner,
+            Destination::ByHeader => Owner::of_operations(headers)?,
+            Destination::Gateway => return Ok(None),
+        };
+        Ok(Some(self.upstreams[owner as usize].clone()))
+    }
+}
+
+/// Makes a caller's request the gateway's own.
+fn prepare(head: &mut request::Parts) {
+    let trace = head.extensions.remove().unwrap_or_else(|| TraceContext::from_headers(&head.headers));
+    let deadline = head.extensions.get::<Deadline>().copied();
+    // What the layers have left there was for us.
+    head.extensions.clear();
+    head.version = Version::HTTP_2;
+    drop_connection_headers(&mut head.headers);
+    match deadline {
+        Some(deadline) => head.headers.insert(GRPC_TIMEOUT, timeout(deadline)),
+        None => head.headers.remove(GRPC_TIMEOUT),
+    };
+    trace.write_to(&mut head.headers);
+}
+
+fn drop_connection_headers(headers: &mut HeaderMap) {
+    // `connection` names further headers that are meant for this connection only; those that gRPC needs are not among them.
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        .filter(|name| name != header::TE && name != header::CONTENT_TYPE)
+        .collect();
+    for name in NOT_PASSED_ON.iter().chain(&named) {
+        headers.remove(name);
+    }
+}
+
+/// What is left of a deadline, for the next service.
+fn timeout(deadline: Deadline) -> HeaderValue {
+    let left = deadline.remaining();
+    // The finest unit that eight digits can carry.
+    let text = [(left.as_micros(), 'u'), (left.as_millis(), 'm')]
+        .into_iter()
+        .find(|(count, _)| *count <= 99_999_999)
+        .map_or_else(|| format!("{}S", left.as_secs()), |(count, unit)| format!("{count}{unit}"));
+    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
+}
+
+impl Peer {
+    /// What a caller is told who gets no answer, or not the whole of it.
+    fn broken(&self, error: Option<&(dyn Error + 'static)>) -> Status {
+        if let Some(fault) = self.fault.get() {
+            return (*fault).into();
+        }
+        if error.is_some_and(upstream::is_timeout) {
+            return ApiError::new(ErrorReason::DeadlineExceeded).to_status(self.language);
+        }
+        if let Some(status) = error.and_then(upstream::refused_metadata) {
+            return status;
+        }
+        match (&self.upstream, error) {
+            (Some(upstream), error) => upstream.unavailable(error).to_status(self.language),
+            (None, Some(error)) => ApiError::internal(error),
+            (None, None) => Status::internal("the answer ended without a status"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_spent_of_a_deadline_is_taken_off() {
+        for (time, expected) in [
+            (Duration::from_millis(1000), "750000u"),
+            (Duration::from_secs(1000), "999750m"),
+            (Duration::from_secs(1_000_000), "999999S"),
+            (Duration::from_millis(100), "0u"),
+        ] {
+            let deadline = Deadline(Instant::now() + time);
+            tokio::time::advance(Duration::from_millis(250)).await;
+            assert_eq!(timeout(deadline), expected);
+        }
+    }
+}

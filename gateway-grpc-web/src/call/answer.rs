@@ -1,0 +1,126 @@
+//! The body of an answer on its way to the caller: it always ends with a status.
+//!
+//! An upstream that breaks off in the middle becomes trailers, which every client can read, instead of a reset stream or,
+//! over HTTP/1.1, a cut connection, which a browser cannot tell from anything else.
+
+use std::{
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, header};
+use http_body::{Body, Frame, SizeHint};
+use tonic::Status;
+
+use super::Peer;
+
+/// An answer's body. The empty one is that of an answer whose status stands in its headers.
+#[derive(Debug, Default)]
+pub(crate) struct Answer {
+    inner: tonic::body::Body,
+    /// None once the body has ended.
+    peer: Option<Peer>,
+    /// The status came with the headers: nothing has to follow.
+    has_status: bool,
+}
+
+impl Answer {
+    pub(crate) fn wrap(response: Response<tonic::body::Body>, peer: Peer) -> Response<Self> {
+        let (mut head, inner) = response.into_parts();
+        // The end may come otherwise than announced.
+        head.headers.remove(header::CONTENT_LENGTH);
+        let has_status = head.headers.contains_key(Status::GRPC_STATUS);
+        let peer = (!has_status || !inner.is_end_stream()).then_some(peer);
+        Response::from_parts(head, Self { inner, peer, has_status })
+    }
+}
+
+/// The status as trailers; of one whose text no header can carry, the code.
+fn trailers(status: &Status) -> HeaderMap {
+    let mut trailers = HeaderMap::new();
+    if status.add_header(&mut trailers).is_err() {
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from(status.code() as i32));
+    }
+    trailers
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let this = &mut *self;
+        let Some(peer) = &this.peer else { return Poll::Ready(None) };
+        let end = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+            Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
+            Some(Ok(frame)) => Some(frame),
+            Some(Err(error)) => Some(Frame::trailers(trailers(&peer.broken(Some(&error))))),
+            None if this.has_status => None,
+            None => Some(Frame::trailers(trailers(&peer.broken(None)))),
+        };
+        this.peer = None;
+        Poll::Ready(end.map(Ok))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.peer.is_none()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+    use http_body_util::{BodyExt, StreamBody};
+    use tonic::Code;
+
+    use super::*;
+    use crate::call::question::Fault;
+
+    fn answer(frames: Vec<Result<Frame<Bytes>, Status>>, peer: Peer) -> Response<Answer> {
+        Answer::wrap(Response::new(tonic::body::Body::new(StreamBody::new(stream::iter(frames)))), peer)
+    }
+
+    fn message() -> Result<Frame<Bytes>, Status> {
+        Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x01a")))
+    }
+
+    async fn status_of(response: Response<Answer>) -> Status {
+        let all = response.into_body().collect().await.unwrap();
+        Status::from_header_map(all.trailers().expect("trailers")).expect("a status")
+    }
+
+    #[tokio::test]
+    async fn what_the_upstream_says_passes_untouched() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("7"));
+        trailers.insert("x-of-its-own", HeaderValue::from_static("kept"));
+        let response = answer(vec![message(), Ok(Frame::trailers(trailers.clone()))], Peer::default());
+        let all = response.into_body().collect().await.unwrap();
+        assert_eq!(all.trailers(), Some(&trailers));
+        assert_eq!(&all.to_bytes()[..], b"\0\0\0\0\x01a");
+
+        let refused = Answer::wrap(Status::not_found("gone").into_http(), Peer::default());
+        assert_eq!(refused.headers()[Status::GRPC_STATUS], "5");
+        assert!(refused.body().is_end_stream());
+        assert!(refused.into_body().collect().await.unwrap().trailers().is_none());
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_breaks_off_ends_with_a_status() {
+        let broken = answer(vec![message(), Err(Status::unknown("reset"))], Peer::default());
+        assert_eq!(status_of(broken).await.code(), Code::Internal);
+        assert_eq!(status_of(answer(vec![message()], Peer::default())).await.code(), Code::Internal);
+        let peer = Peer::default();
+        peer.fault.set(Fault::CutOff).unwrap();
+        assert_eq!(status_of(answer(vec![Err(Status::unknown("reset"))], peer)).await.code(), Code::InvalidArgument);
+    }
+}

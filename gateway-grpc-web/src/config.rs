@@ -1,0 +1,149 @@
+//! The configuration that only the gateway has.
+
+use std::path::PathBuf;
+
+use eticket_chassis::{
+    client::balance::Targets,
+    config::{Error, comma_list, within},
+    process::Place,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::{cors::Origins, routes::Owner};
+
+/// The gateway's own keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The largest message that a caller may send.
+    pub max_message_bytes: u32,
+    /// Where the services are.
+    #[serde(default)]
+    pub upstream: Upstreams,
+    /// Which pages may call.
+    pub cors: CorsConfig,
+    /// What a browser sees.
+    #[serde(default)]
+    pub console: ConsoleConfig,
+}
+
+/// `upstream.*`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Upstreams {
+    /// The ticket service.
+    pub ticket: UpstreamConfig,
+    /// The reservation service.
+    pub reservation: UpstreamConfig,
+    /// The pricing service.
+    pub pricing: UpstreamConfig,
+    /// The query service.
+    pub query: UpstreamConfig,
+}
+
+/// `upstream.NAME.*`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct UpstreamConfig {
+    /// Its addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<Targets>,
+}
+
+/// `cors.*`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CorsConfig {
+    /// The origins whose pages may call; `*` is any.
+    #[serde(with = "comma_list")]
+    pub allowed_origins: Vec<String>,
+}
+
+/// `console.*`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ConsoleConfig {
+    /// The folder with the console's files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub folder: Option<PathBuf>,
+}
+
+impl Upstreams {
+    /// What is configured for one.
+    #[must_use]
+    pub fn of(&self, owner: Owner) -> &UpstreamConfig {
+        match owner {
+            Owner::Ticket => &self.ticket,
+            Owner::Reservation => &self.reservation,
+            Owner::Pricing => &self.pricing,
+            Owner::Query => &self.query,
+        }
+    }
+}
+
+impl Config {
+    /// What a type cannot say.
+    pub(crate) fn check(&self, place: Place) -> Result<(), Error> {
+        within("max_message_bytes", self.max_message_bytes.into(), 1024, 1 << 30)?;
+        self.origins()?;
+        if let Some(owner) = Owner::ALL.into_iter().find(|owner| self.upstream.of(*owner).url.is_none())
+            && place == Place::Alone
+        {
+            return Err(missing_url(owner));
+        }
+        match &self.console.folder {
+            Some(folder) if !folder.join("index.html").is_file() => {
+                let expected = "expected a folder with an index.html; build the console first, or leave the key out";
+                Err(Error::new("console.folder", Some(folder.display().to_string()), expected))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The pages that may call.
+    pub(crate) fn origins(&self) -> Result<Origins, Error> {
+        let given = &self.cors.allowed_origins;
+        Origins::parse(given)
+            .map_err(|error| Error::new("cors.allowed_origins", Some(given.join(",")), error.to_string()))
+    }
+}
+
+/// Nobody has said where a service is.
+pub(crate) fn missing_url(owner: Owner) -> Error {
+    let expected = "expected http://host:port[,http://host:port...]";
+    Error::missing(format!("upstream.{}.url", owner.name()), expected)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(more: &str) -> Config {
+        let urls = Owner::ALL.map(|owner| format!("upstream.{}.url = 'http://127.0.0.1:1'\n", owner.name())).concat();
+        toml::from_str(&format!("max_message_bytes = 4096\n{urls}{more}")).unwrap()
+    }
+
+    const ANY: &str = "cors.allowed_origins = '*'";
+
+    #[test]
+    fn wrong_values_are_named() {
+        for (more, key) in [
+            ("cors.allowed_origins = 'https://a.example, nonsense'", "cors.allowed_origins"),
+            ("cors.allowed_origins = ''\nconsole.folder = '/nowhere'", "console.folder"),
+        ] {
+            assert_eq!(config(more).check(Place::Alone).unwrap_err().key(), key);
+        }
+        let small = Config { max_message_bytes: 1, ..config(ANY) };
+        assert_eq!(small.check(Place::Alone).unwrap_err().key(), "max_message_bytes");
+        assert_eq!(config(ANY).check(Place::Alone), Ok(()));
+    }
+
+    #[test]
+    fn a_gateway_alone_must_be_told_where_the_services_are() {
+        let mut config = config(ANY);
+        config.upstream.pricing.url = None;
+        let error = config.check(Place::Alone).unwrap_err();
+        assert!(error.to_string().contains("upstream.pricing.url is not set"), "{error}");
+        assert_eq!(config.check(Place::Together), Ok(()));
+    }
+}

@@ -1,0 +1,108 @@
+//! Which pages of other origins may call the gateway, and what of an answer they may see.
+//!
+//! Browsers hide every header that is not exposed by name: without `grpc-status` and its companions a refusal that stands
+//! in the headers would reach a page as an unknown error. No credentials: the gateway knows no cookies.
+
+use std::{net::SocketAddr, time::Duration};
+
+use eticket_proto::headers;
+use http::{HeaderName, HeaderValue, Method, header};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+
+/// How long a browser may remember the answer to a preflight. Chromium's upper bound.
+const MAX_AGE: Duration = Duration::from_secs(7200);
+
+const ANY: &str = "*";
+
+const REQUEST_HEADERS: [HeaderName; 14] = [
+    header::ACCEPT_LANGUAGE,
+    header::AUTHORIZATION,
+    header::CONTENT_TYPE,
+    HeaderName::from_static("connect-protocol-version"),
+    HeaderName::from_static("connect-timeout-ms"),
+    HeaderName::from_static("grpc-accept-encoding"),
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-grpc-web"),
+    HeaderName::from_static("x-user-agent"),
+    HeaderName::from_static(headers::CORRELATION_ID),
+    HeaderName::from_static(headers::SERVICE),
+    HeaderName::from_static(headers::TRACE_PARENT),
+];
+
+const ANSWER_HEADERS: [HeaderName; 7] = [
+    HeaderName::from_static("grpc-encoding"),
+    HeaderName::from_static("grpc-message"),
+    HeaderName::from_static("grpc-status"),
+    HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static(headers::CORRELATION_ID),
+    HeaderName::from_static(headers::RETRY_PUSHBACK),
+    header::RETRY_AFTER,
+];
+
+/// An origin that is none.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected `*` or origins as https://example.org (scheme, host and port, no path), got {0:?}")]
+pub(crate) struct InvalidOrigin(String);
+
+/// The origins whose pages may call.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Origins {
+    Any,
+    These(Vec<HeaderValue>),
+}
+
+impl Origins {
+    /// # Errors
+    /// If an entry is neither an origin nor `*`.
+    pub(crate) fn parse(entries: &[String]) -> Result<Self, InvalidOrigin> {
+        if entries.iter().any(|entry| entry == ANY) {
+            return Ok(Self::Any);
+        }
+        entries.iter().map(|entry| parse(entry)).collect::<Result<_, _>>().map(Self::These)
+    }
+}
+
+/// The layer that tells browsers. Where no origin is named any page may call a gateway that only this machine reaches, and
+/// none another.
+pub(crate) fn layer(origins: Origins, listen: SocketAddr) -> CorsLayer {
+    let allowed = match origins {
+        Origins::Any => AllowOrigin::any(),
+        Origins::These(none) if none.is_empty() && listen.ip().is_loopback() => AllowOrigin::any(),
+        Origins::These(these) => AllowOrigin::list(these),
+    };
+    CorsLayer::new()
+        .allow_origin(allowed)
+        .allow_methods([Method::GET, Method::POST])
+        .allow_headers(REQUEST_HEADERS)
+        .expose_headers(ANSWER_HEADERS)
+        .max_age(MAX_AGE)
+}
+
+/// An origin in the form in which browsers send it, since it is compared as text.
+fn parse(origin: &str) -> Result<HeaderValue, InvalidOrigin> {
+    let invalid = || InvalidOrigin(origin.to_owned());
+    let host = ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).ok_or_else(invalid)?;
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b".:-[]_".contains(&byte);
+    if host.is_empty() || !host.bytes().all(plain) {
+        return Err(invalid());
+    }
+    HeaderValue::from_str(origin).map_err(|_| invalid())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_origins_are_taken() {
+        for origin in ["http://localhost:5173", "https://example.org", "http://127.0.0.1:8088", "http://[::1]:80"] {
+            assert_eq!(parse(origin).unwrap(), origin);
+        }
+        for origin in ["", "example.org", "https://", "https://example.org/", "https://Example.org", "null", "ftp://x"]
+        {
+            assert_eq!(parse(origin), Err(InvalidOrigin(origin.to_owned())));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! The gateway as one tower service: tells the protocols apart and hands each request to who speaks its own.
+//!
+//! The Connect protocol's JSON and REST will stand beside gRPC-Web here: told by content type and path, translated to gRPC,
+//! and sent through the same layers.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use axum::body::Body;
+use eticket_chassis::health::Health;
+use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use tonic::{service::Routes as LocalServices, transport::Channel};
+use tonic_health::pb::health_server::HealthServer;
+use tower::Service;
+
+use crate::{
+    call::{Calls, Shared},
+    health::GatewayHealth,
+    routes::{Owner, Routes},
+    site::{self, Site},
+    upstream::Upstream,
+    wire::{Wire, answer::to_web, request::to_grpc},
+};
+
+/// A descriptor that was compiled in cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum BrokenDescriptors {
+    #[error("the descriptors of the contract cannot be read")]
+    Routes(#[from] prost::DecodeError),
+    #[error("the descriptors of the contract do not hang together")]
+    Reflection(#[from] tonic_reflection::server::Error),
+}
+
+/// The service for gRPC calls; `channel` makes the channel to an upstream.
+pub(crate) fn calls(
+    channel: impl Fn(Owner) -> Channel,
+    health: Health,
+    max_message_bytes: u32,
+) -> Result<Calls, BrokenDescriptors> {
+    let routes = Arc::new(Routes::try_new()?);
+    let upstreams = Owner::ALL.map(|owner| Arc::new(Upstream::new(owner, channel(owner))));
+    let health = GatewayHealth { own: health, routes: routes.clone(), upstreams: upstreams.clone() };
+    let local = LocalServices::new(HealthServer::new(health))
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?)
+        .prepare();
+    Ok(Calls(Arc::new(Shared { routes, upstreams, local, max_message_bytes })))
+}
+
+fn reflection() -> tonic_reflection::server::Builder<'static> {
+    tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+}
+
+/// The gateway, around a service for gRPC calls and what observes and limits these.
+#[derive(Debug, Clone)]
+pub(crate) struct Protocols<S> {
+    pub(crate) grpc: S,
+    pub(crate) site: Site,
+}
+
+type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
+
+impl<S> Service<Request<Body>> for Protocols<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.grpc.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        match Wire::of(request.headers()) {
+            None => {
+                let site = self.site.clone();
+                Box::pin(async move { Ok(site.answer(request).await) })
+            }
+            Some(_) if request.method() != Method::POST => {
+                let mut response = site::text(StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests\n");
+                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+                Box::pin(std::future::ready(Ok(response)))
+            }
+            Some(Wire::Grpc) if request.version() < Version::HTTP_2 => {
+                let text = "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web\n";
+                let response = site::text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, text);
+                Box::pin(std::future::ready(Ok(response)))
+            }
+            Some(Wire::Grpc) => Box::pin(self.grpc.call(request)),
+            Some(Wire::Web { request: encoding, answer }) => {
+                let answering = self.grpc.call(to_grpc(request, encoding));
+                Box::pin(async move { answering.await.map(|response| to_web(response, answer)) })
+            }
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! `grpc.health.v1` of the gateway: of itself by the short names, of an upstream by the full name of its service.
+//!
+//! The gateway is ready whatever its upstreams are: taken out of traffic it could not even say which of them is missing.
+//! There is no service `bus`, as the gateway has none.
+
+use std::{sync::Arc, time::Duration};
+
+use eticket_chassis::health::Health as OwnHealth;
+use futures::stream::{self, BoxStream, StreamExt};
+use tokio::time;
+use tonic::{Request, Response, Status, Streaming};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
+    health_server::Health,
+};
+
+use crate::{
+    routes::{Destination, Owner, Routes},
+    upstream::Upstream,
+};
+
+/// How long an upstream may take to say how it is.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The pause before an upstream that did not answer is asked again.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The services that the gateway serves itself.
+pub(crate) const OWN_SERVICES: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
+/// The health service.
+#[derive(Debug)]
+pub(crate) struct GatewayHealth {
+    /// Of the gateway itself.
+    pub(crate) own: OwnHealth,
+    pub(crate) routes: Arc<Routes>,
+    pub(crate) upstreams: [Arc<Upstream>; 4],
+}
+
+impl GatewayHealth {
+    /// The upstream that a name speaks of, if it does not speak of the gateway.
+    fn upstream(&self, request: &Request<HealthCheckRequest>) -> Result<Option<Arc<Upstream>>, Status> {
+        let owner = match self.routes.destination(&request.get_ref().service) {
+            Some(Destination::Upstream(owner)) => owner,
+            Some(Destination::ByHeader) => Owner::of_operations(request.metadata().as_ref())?,
+            Some(Destination::Gateway) | None => return Ok(None),
+        };
+        Ok(Some(self.upstreams[owner as usize].clone()))
+    }
+}
+
+#[tonic::async_trait]
+impl Health for GatewayHealth {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+        match self.upstream(&request)? {
+            Some(upstream) => check_upstream(&upstream, request.into_inner()).await,
+            None => self.own.check(request).await,
+        }
+    }
+
+    type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
+        let Some(upstream) = self.upstream(&request)? else {
+            return self.own.watch(request).await;
+        };
+        let watched = Watched { upstream, request: request.into_inner(), stream: None, failed: false, last: None };
+        let states = stream::unfold(watched, |mut watched| async { Some((watched.next().await, watched)) });
+        Ok(Response::new(states.map(|state| Ok(answer(state))).boxed()))
+    }
+}
+
+fn answer(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}
+
+/// A service that cannot be asked does not serve: that is its state, not an error of this call.
+async fn check_upstream(
+    upstream: &Upstream,
+    request: HealthCheckRequest,
+) -> Result<Response<HealthCheckResponse>, Status> {
+    let mut client = HealthClient::new(upstream.channel());
+    match time::timeout(PATIENCE, client.check(request)).await {
+        Ok(Ok(response)) => Ok(Response::new(response.into_inner())),
+        Ok(Err(status)) if status.code() == tonic::Code::NotFound => Err(status),
+        _ => Ok(Response::new(answer(ServingStatus::NotServing))),
+    }
+}
+
+/// An upstream whose state is followed, through its restarts too.
+struct Watched {
+    upstream: Arc<Upstream>,
+    request: HealthCheckRequest,
+    stream: Option<Streaming<HealthCheckResponse>>,
+    failed: bool,
+    last: Option<ServingStatus>,
+}
+
+impl Watched {
+    /// Waits for a state other than the last one.
+    async fn next(&mut self) -> ServingStatus {
+        loop {
+            if self.failed {
+                time::sleep(PAUSE).await;
+            }
+            let read = self.read().await;
+            self.failed = read.is_err();
+            let status = read.unwrap_or_else(|_| {
+                self.stream = None;
+                ServingStatus::NotServing
+            });
+            if self.last != Some(status) {
+                self.last = Some(status);
+                return status;
+            }
+        }
+    }
+
+    async fn read(&mut self) -> Result<ServingStatus, Status> {
+        let stream = match &mut self.stream {
+            Some(stream) => stream,
+            none => {
+                let mut client = HealthClient::new(self.upstream.channel());
+                let opened = time::timeout(PATIENCE, client.watch(self.request.clone())).await;
+                none.insert(opened.map_err(|_| Status::unavailable("no answer"))??.into_inner())
+            }
+        };
+        let message = stream.message().await?.ok_or_else(|| Status::unavailable("the stream has ended"))?;
+        Ok(message.status())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eticket_proto::headers;
+    use tonic::{Code, transport::Endpoint};
+
+    use super::*;
+
+    /// A gateway whose upstreams listen nowhere: the channel's address is one that nothing can be bound to.
+    fn health() -> GatewayHealth {
+        let upstreams = Owner::ALL.map(|owner| {
+            let channel = Endpoint::from_static("http://127.0.0.1:0").connect_lazy();
+            Arc::new(Upstream::new(owner, channel))
+        });
+        GatewayHealth { own: OwnHealth::new(OWN_SERVICES), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
+    }
+
+    fn of(service: &str) -> Request<HealthCheckRequest> {
+        Request::new(HealthCheckRequest { service: service.to_owned() })
+    }
+
+    async fn check(health: &GatewayHealth, service: &str) -> Result<ServingStatus, Code> {
+        health.check(of(service)).await.map(|response| response.get_ref().status()).map_err(|status| status.code())
+    }
+
+    #[tokio::test]
+    async fn the_gateway_speaks_for_itself_whatever_its_upstreams_are() {
+        let health = health();
+        for name in ["", "readiness", "liveness"].into_iter().chain(OWN_SERVICES) {
+            assert_eq!(check(&health, name).await, Ok(ServingStatus::Serving), "{name}");
+        }
+        health.own.set_draining();
+        assert_eq!(check(&health, "").await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&health, "readiness").await, Ok(ServingStatus::NotServing));
+        assert_eq!(check(&health, "liveness").await, Ok(ServingStatus::Serving));
+    }
+
+    #[tokio::test]
+    async fn names_that_are_not_served_are_not_found() {
+        let health = health();
+        for name in ["bus", "ticket", "eticket.event.v1.TicketEvent"] {
+            assert_eq!(check(&health, name).await, Err(Code::NotFound), "{name}");
+        }
+    }
+
+    #[tokio::test]
+    async fn an_upstream_that_cannot_be_reached_does_not_serve() {
+        let health = health();
+        assert_eq!(check(&health, "eticket.ticket.v1.TicketService").await, Ok(ServingStatus::NotServing));
+        let mut stream = health.watch(of("eticket.ticket.v1.TicketService")).await.unwrap().into_inner();
+        assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    }
+
+    #[tokio::test]
+    async fn operations_need_the_header_here_too() {
+        let health = health();
+        let name = "eticket.operations.v1.OperationsService";
+        assert_eq!(check(&health, name).await, Err(Code::InvalidArgument));
+        let mut request = of(name);
+        request.metadata_mut().insert(headers::SERVICE, "query".parse().unwrap());
+        assert_eq!(health.check(request).await.unwrap().get_ref().status(), ServingStatus::NotServing);
+    }
+
+    #[tokio::test]
+    async fn a_watch_of_the_gateway_tells_each_change() {
+        let health = health();
+        let mut stream = health.watch(of("")).await.unwrap().into_inner();
+        assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
+        assert!(futures::poll!(stream.next()).is_pending());
+        health.own.set_draining();
+        assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    }
+}

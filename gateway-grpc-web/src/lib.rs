@@ -1,0 +1,85 @@
+//! The gateway: one port, on which gRPC and gRPC-Web over HTTP/1.1 and HTTP/2 reach the four services.
+//!
+//! Calls are routed by their path and passed on without a look into their messages. A walk of one call: `gateway` tells its
+//! protocol, `wire` translates it to gRPC, the chassis's layers observe and limit it, `routes` finds its service, `call`
+//! passes it on by `upstream`; the answer comes back the same way. This file puts these together.
+
+mod call;
+mod config;
+mod cors;
+mod gateway;
+mod health;
+mod routes;
+mod site;
+mod upstream;
+mod wire;
+
+#[cfg(test)]
+mod tests;
+
+use axum::Router;
+use eticket_chassis::{
+    client::balance,
+    config::{Error, Settings, urls::StoreSupport},
+    context::Context,
+    exit::StartError,
+    health::Health,
+    process::{Place, Service},
+    server::{self, Running, Server},
+    tasks::Tasks,
+};
+use tower_http::cors::CorsLayer;
+
+use crate::{call::Calls, gateway::Protocols, health::OWN_SERVICES, site::Site};
+pub use crate::{
+    config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
+    routes::Owner,
+};
+
+/// The gateway as a server of a process.
+#[derive(Debug)]
+pub enum Gateway {}
+
+impl Service for Gateway {
+    const NAME: &'static str = "gateway";
+    const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const STORE: StoreSupport = StoreSupport::None;
+    type Config = Config;
+
+    fn check(config: &Config, _: &Settings, place: Place) -> Result<(), Error> {
+        config.check(place)
+    }
+
+    async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
+        let targets = |owner: Owner| {
+            let configured = config.upstream.of(owner).url.as_ref();
+            context.upstream(owner.name(), configured).ok_or_else(|| config::missing_url(owner))
+        };
+        let [ticket, reservation, pricing, query] = Owner::ALL.map(targets);
+        let targets = [ticket?, reservation?, pricing?, query?];
+        let tasks = Tasks::new();
+        let channel = |owner: Owner| balance::channel(owner.name(), &targets[owner as usize], &tasks);
+        let health = Health::new(OWN_SERVICES);
+        let calls = gateway::calls(channel, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
+        let site = Site::new(config.console.folder.as_deref());
+        let cors = cors::layer(config.origins()?, context.settings.listen);
+        let running = serve_gateway(&context.settings, calls, site, cors, health).await?;
+        Ok(running.then(move || async move { tasks.stop().await }))
+    }
+}
+
+async fn serve_gateway(
+    settings: &Settings,
+    calls: Calls,
+    site: Site,
+    cors: CorsLayer,
+    health: Health,
+) -> Result<Running, StartError> {
+    let grpc = server::layered(Gateway::NAME, &settings.limits, calls);
+    let router = Router::new().fallback_service(Protocols { grpc, site }).layer(cors);
+    Server::new(Gateway::NAME, settings.listen, &settings.limits, &settings.shutdown)
+        .routes(router)
+        .health(health)
+        .start()
+        .await
+}

@@ -1,0 +1,211 @@
+//! Which service a call is for, by its path, and what is known of its method from the contract.
+
+use std::collections::HashMap;
+
+use eticket_chassis::error::ApiError;
+use eticket_proto::{
+    headers, operations::operations_service_server, pricing::pricing_service_server, query::query_service_server,
+    reservation::reservation_service_server, ticket::ticket_service_server,
+};
+use http::HeaderMap;
+use prost::{DecodeError, Message};
+use prost_types::{FileDescriptorSet, MethodDescriptorProto};
+use tonic::Status;
+
+/// A service behind the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Owner {
+    /// The ticket service.
+    Ticket,
+    /// The reservation service.
+    Reservation,
+    /// The pricing service.
+    Pricing,
+    /// The query service.
+    Query,
+}
+
+impl Owner {
+    /// All of them, in the order of their discriminants.
+    pub const ALL: [Self; 4] = [Self::Ticket, Self::Reservation, Self::Pricing, Self::Query];
+
+    /// Its name in configuration, headers and errors.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ticket => "ticket",
+            Self::Reservation => "reservation",
+            Self::Pricing => "pricing",
+            Self::Query => "query",
+        }
+    }
+
+    /// Who answers for the operations of a service: the header says it, as the same RPCs are on each of the four.
+    pub(crate) fn of_operations(map: &HeaderMap) -> Result<Self, ApiError> {
+        let named = map.get(headers::SERVICE).and_then(|value| value.to_str().ok());
+        Self::ALL.into_iter().find(|owner| Some(owner.name()) == named).ok_or_else(|| {
+            let got =
+                named.map_or("nothing".to_owned(), |name| format!("{:?}", name.chars().take(80).collect::<String>()));
+            let description = format!("the header must say ticket, reservation, pricing or query; got {got}");
+            ApiError::invalid_field(headers::SERVICE, description)
+        })
+    }
+}
+
+/// Who answers a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Destination {
+    Upstream(Owner),
+    /// Operations: the header says which upstream.
+    ByHeader,
+    /// Health and reflection.
+    Gateway,
+}
+
+/// What is known of the RPC that a path names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) destination: Destination,
+    /// Takes a stream of messages, not one.
+    pub(crate) streams_requests: bool,
+    /// Answers with a stream of messages, not one.
+    pub(crate) streams_answers: bool,
+}
+
+/// All RPCs of the contract, of health and of reflection.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    methods: HashMap<String, Route>,
+    services: HashMap<&'static str, Destination>,
+}
+
+impl Routes {
+    /// # Errors
+    /// If descriptors that were compiled in are broken.
+    pub(crate) fn try_new() -> Result<Self, DecodeError> {
+        let services = HashMap::from([
+            (ticket_service_server::SERVICE_NAME, Destination::Upstream(Owner::Ticket)),
+            (reservation_service_server::SERVICE_NAME, Destination::Upstream(Owner::Reservation)),
+            (pricing_service_server::SERVICE_NAME, Destination::Upstream(Owner::Pricing)),
+            (query_service_server::SERVICE_NAME, Destination::Upstream(Owner::Query)),
+            (operations_service_server::SERVICE_NAME, Destination::ByHeader),
+            (tonic_health::pb::health_server::SERVICE_NAME, Destination::Gateway),
+            (tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME, Destination::Gateway),
+            (tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME, Destination::Gateway),
+        ]);
+        let mut methods = HashMap::new();
+        for set in [
+            eticket_proto::DESCRIPTORS,
+            tonic_health::pb::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+        ] {
+            for file in FileDescriptorSet::decode(set)?.file {
+                for service in &file.service {
+                    let name = format!("{}.{}", file.package(), service.name());
+                    let Some(destination) = services.get(name.as_str()) else { continue };
+                    methods.extend(service.method.iter().map(|method| route(&name, method, *destination)));
+                }
+            }
+        }
+        Ok(Self { methods, services })
+    }
+
+    /// The route of a path. A method that this gateway does not know of a service that it does know is passed on: the
+    /// service may be newer, and answers `UNIMPLEMENTED` itself where it is not.
+    ///
+    /// # Errors
+    /// `UNIMPLEMENTED` for a service that is not served here.
+    pub(crate) fn find(&self, path: &str) -> Result<Route, Status> {
+        if let Some(route) = self.methods.get(path) {
+            return Ok(*route);
+        }
+        let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
+        let destination = service.and_then(|service| self.services.get(service)).ok_or_else(|| {
+            let path: String = path.chars().take(200).collect();
+            Status::unimplemented(format!("nothing is served at {path}; reflection lists what is"))
+        })?;
+        Ok(Route { destination: *destination, streams_requests: true, streams_answers: true })
+    }
+
+    /// Who answers for a service's full name.
+    pub(crate) fn destination(&self, service: &str) -> Option<Destination> {
+        self.services.get(service).copied()
+    }
+}
+
+fn route(service: &str, method: &MethodDescriptorProto, destination: Destination) -> (String, Route) {
+    let route =
+        Route { destination, streams_requests: method.client_streaming(), streams_answers: method.server_streaming() };
+    (format!("/{service}/{}", method.name()), route)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use tonic::Code;
+
+    use super::*;
+
+    #[test]
+    fn paths_lead_to_their_services() {
+        let routes = Routes::try_new().unwrap();
+        for (path, destination, streams_answers) in [
+            ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Owner::Ticket), false),
+            (
+                "/eticket.reservation.v1.ReservationService/ReserveTicket",
+                Destination::Upstream(Owner::Reservation),
+                false,
+            ),
+            ("/eticket.pricing.v1.PricingService/GetPrice", Destination::Upstream(Owner::Pricing), false),
+            ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Owner::Query), true),
+            ("/eticket.operations.v1.OperationsService/ListUnsettled", Destination::ByHeader, false),
+            ("/grpc.health.v1.Health/Check", Destination::Gateway, false),
+            ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
+            ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
+            ("/eticket.ticket.v1.TicketService/FromTheFuture", Destination::Upstream(Owner::Ticket), true),
+        ] {
+            let route = routes.find(path).unwrap();
+            assert_eq!((route.destination, route.streams_answers), (destination, streams_answers), "{path}");
+        }
+    }
+
+    #[test]
+    fn every_service_of_the_contract_has_a_route() {
+        let routes = Routes::try_new().unwrap();
+        for file in FileDescriptorSet::decode(eticket_proto::DESCRIPTORS).unwrap().file {
+            for service in &file.service {
+                let name = format!("{}.{}", file.package(), service.name());
+                assert!(routes.destination(&name).is_some(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn other_paths_are_unimplemented() {
+        let routes = Routes::try_new().unwrap();
+        for path in
+            ["/", "", "/x", "/eticket.event.v1.TicketEvent/Get", "eticket.ticket.v1.TicketService/GetTicket", "//"]
+        {
+            assert_eq!(routes.find(path).unwrap_err().code(), Code::Unimplemented, "{path}");
+        }
+    }
+
+    #[test]
+    fn operations_go_where_the_header_says() {
+        for owner in Owner::ALL {
+            let map =
+                HeaderMap::from_iter([(headers::SERVICE.parse().unwrap(), HeaderValue::from_static(owner.name()))]);
+            assert_eq!(Owner::of_operations(&map).unwrap(), owner);
+        }
+        for value in [None, Some("Ticket"), Some(""), Some("gateway"), Some("\u{e4}")] {
+            let mut map = HeaderMap::new();
+            if let Some(value) = value {
+                map.insert(headers::SERVICE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+            }
+            let status: Status = Owner::of_operations(&map).unwrap_err().into();
+            assert_eq!(status.code(), Code::InvalidArgument, "{value:?}");
+            assert!(status.message().starts_with("eticket-service: "), "{}", status.message());
+        }
+    }
+}

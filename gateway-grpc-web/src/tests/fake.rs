@@ -1,0 +1,288 @@
+//! The services behind the gateway under test: their answers are told by the ids that they are asked for.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use axum::Router;
+use eticket_chassis::error::ApiError;
+use eticket_proto::{
+    error::ErrorReason,
+    operations::{
+        self as op,
+        operations_service_server::{OperationsService, OperationsServiceServer},
+    },
+    query::{
+        self as qu, TicketView, WatchTicketViewsRequest, WatchTicketViewsResponse,
+        query_service_server::{QueryService, QueryServiceServer},
+    },
+    ticket::{
+        self as ti, GetTicketRequest, GetTicketResponse, Ticket,
+        ticket_service_server::{TicketService, TicketServiceServer},
+    },
+};
+use futures::stream::{self, BoxStream, StreamExt};
+use http::HeaderMap;
+use tonic::{Request, Response, Status, async_trait, service::Routes};
+use tonic_health::server::HealthReporter;
+
+use super::{Served, bind, serve};
+use crate::routes::Owner;
+
+/// Asked for this ticket, the title of the answer lists the headers that have arrived.
+pub(super) const HEADERS: &str = "headers";
+/// Refused with details and a trailer.
+pub(super) const REFUSED: &str = "refused";
+/// Never answered.
+pub(super) const SLOW: &str = "slow";
+/// Two views, then a refusal with details.
+pub(super) const TWO_THEN_REFUSED: &str = "two-then-refused";
+/// One view, then silence.
+pub(super) const ONE_THEN_SILENCE: &str = "one-then-silence";
+/// A hundred views of 10 kB, then the end.
+pub(super) const HUNDRED: &str = "hundred";
+
+pub(super) struct Upstreams {
+    pub(super) running: [Option<Served>; 4],
+    addresses: [SocketAddr; 4],
+    pub(super) fake: Fake,
+    pub(super) health: HealthReporter,
+}
+
+#[derive(Clone)]
+pub(super) struct Fake {
+    owner: Owner,
+    /// Calls that have been begun and neither answered nor dropped.
+    pub(super) pending: Arc<AtomicUsize>,
+}
+
+impl Upstreams {
+    pub(super) async fn start() -> Self {
+        let fake = Fake { owner: Owner::Ticket, pending: Arc::default() };
+        let health = HealthReporter::new();
+        health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
+        let mut upstreams =
+            Self { running: [const { None }; 4], addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 4], fake, health };
+        for owner in Owner::ALL {
+            upstreams.start_one(owner).await;
+        }
+        upstreams
+    }
+
+    pub(super) fn addresses(&self) -> [SocketAddr; 4] {
+        self.addresses
+    }
+
+    /// Starts it on the address that it had before.
+    pub(super) async fn start_one(&mut self, owner: Owner) {
+        let fake = Fake { owner, ..self.fake.clone() };
+        let health = tonic_health::pb::health_server::HealthServer::new(
+            tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
+        );
+        let router: Router = Routes::new(TicketServiceServer::new(fake.clone()))
+            .add_service(QueryServiceServer::new(fake.clone()))
+            .add_service(OperationsServiceServer::new(fake))
+            .add_service(health)
+            .into_axum_router();
+        let served = serve(bind(self.addresses[owner as usize]).await, router);
+        self.addresses[owner as usize] = served.address;
+        self.running[owner as usize] = Some(served);
+    }
+
+    /// Kills it with all of its connections.
+    pub(super) fn kill(&mut self, owner: Owner) {
+        self.running[owner as usize] = None;
+    }
+
+    pub(super) fn pending(&self) -> usize {
+        self.fake.pending.load(Ordering::SeqCst)
+    }
+}
+
+/// Counts a call as pending until it is dropped.
+struct Pending(Arc<AtomicUsize>);
+
+impl Fake {
+    fn begin(&self) -> Pending {
+        self.pending.fetch_add(1, Ordering::SeqCst);
+        Pending(self.pending.clone())
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+fn list(headers: &HeaderMap) -> String {
+    headers.iter().map(|(name, value)| format!("{name}={}\n", value.to_str().unwrap_or("?"))).collect()
+}
+
+pub(super) fn refusal() -> Status {
+    let mut status: Status = ApiError::new(ErrorReason::StoreUnavailable)
+        .with("ticket_id", "t1")
+        .retry_after(Duration::from_millis(300))
+        .into();
+    status.metadata_mut().insert("x-of-its-own", "kept".parse().unwrap());
+    status
+}
+
+#[async_trait]
+impl TicketService for Fake {
+    async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
+        let _pending = self.begin();
+        let headers = request.metadata().clone().into_headers();
+        let ticket_id = request.into_inner().ticket_id;
+        let title = match ticket_id.as_str() {
+            HEADERS => list(&headers),
+            REFUSED => return Err(refusal()),
+            SLOW => std::future::pending().await,
+            _ => format!("of {}", self.owner.name()),
+        };
+        let mut response =
+            Response::new(GetTicketResponse { ticket: Some(Ticket { ticket_id, title, ..Ticket::default() }) });
+        response.metadata_mut().insert("x-header", "h".parse().unwrap());
+        Ok(response)
+    }
+
+    async fn register_ticket(
+        &self,
+        request: Request<ti::RegisterTicketRequest>,
+    ) -> Result<Response<ti::RegisterTicketResponse>, Status> {
+        let ticket = Ticket { title: request.into_inner().title, ..Ticket::default() };
+        Ok(Response::new(ti::RegisterTicketResponse { ticket: Some(ticket), ..Default::default() }))
+    }
+
+    async fn update_ticket(
+        &self,
+        _: Request<ti::UpdateTicketRequest>,
+    ) -> Result<Response<ti::UpdateTicketResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn withdraw_ticket(
+        &self,
+        _: Request<ti::WithdrawTicketRequest>,
+    ) -> Result<Response<ti::WithdrawTicketResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn list_tickets(
+        &self,
+        _: Request<ti::ListTicketsRequest>,
+    ) -> Result<Response<ti::ListTicketsResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn check_availability(
+        &self,
+        _: Request<ti::CheckAvailabilityRequest>,
+    ) -> Result<Response<ti::CheckAvailabilityResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+}
+
+fn view(number: usize, title: String) -> Result<WatchTicketViewsResponse, Status> {
+    let view = TicketView { ticket_id: number.to_string(), title, ..TicketView::default() };
+    Ok(WatchTicketViewsResponse { view: Some(view), resume_token: String::new() })
+}
+
+#[async_trait]
+impl QueryService for Fake {
+    type WatchTicketViewsStream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
+
+    async fn watch_ticket_views(
+        &self,
+        request: Request<WatchTicketViewsRequest>,
+    ) -> Result<Response<Self::WatchTicketViewsStream>, Status> {
+        let pending = self.begin();
+        let small = |number| view(number, String::new());
+        let stream = match request.into_inner().ticket_ids.first().map(String::as_str) {
+            Some(TWO_THEN_REFUSED) => stream::iter([small(1), small(2), Err(refusal())]).boxed(),
+            Some(ONE_THEN_SILENCE) => stream::iter([small(1)]).chain(stream::pending()).boxed(),
+            Some(HUNDRED) => stream::iter((0..100).map(|number| view(number, "x".repeat(10_000)))).boxed(),
+            _ => stream::pending().boxed(),
+        };
+        Ok(Response::new(
+            stream
+                .inspect(move |_| {
+                    let _ = &pending;
+                })
+                .boxed(),
+        ))
+    }
+
+    async fn get_ticket_view(
+        &self,
+        _: Request<qu::GetTicketViewRequest>,
+    ) -> Result<Response<qu::GetTicketViewResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn list_ticket_views(
+        &self,
+        _: Request<qu::ListTicketViewsRequest>,
+    ) -> Result<Response<qu::ListTicketViewsResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn list_user_reservations(
+        &self,
+        _: Request<qu::ListUserReservationsRequest>,
+    ) -> Result<Response<qu::ListUserReservationsResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+}
+
+#[async_trait]
+impl OperationsService for Fake {
+    type RepublishStream = BoxStream<'static, Result<op::RepublishResponse, Status>>;
+    type RebuildViewStream = BoxStream<'static, Result<op::RebuildViewResponse, Status>>;
+    type CompareViewStream = BoxStream<'static, Result<op::CompareViewResponse, Status>>;
+
+    async fn list_parked_events(
+        &self,
+        _: Request<op::ListParkedEventsRequest>,
+    ) -> Result<Response<op::ListParkedEventsResponse>, Status> {
+        let next_page_token = self.owner.name().to_owned();
+        Ok(Response::new(op::ListParkedEventsResponse { next_page_token, ..Default::default() }))
+    }
+
+    async fn resend_parked_event(
+        &self,
+        _: Request<op::ResendParkedEventRequest>,
+    ) -> Result<Response<op::ResendParkedEventResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn republish(&self, _: Request<op::RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn rebuild_view(
+        &self,
+        _: Request<op::RebuildViewRequest>,
+    ) -> Result<Response<Self::RebuildViewStream>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn compare_view(
+        &self,
+        _: Request<op::CompareViewRequest>,
+    ) -> Result<Response<Self::CompareViewStream>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
+    async fn list_unsettled(
+        &self,
+        _: Request<op::ListUnsettledRequest>,
+    ) -> Result<Response<op::ListUnsettledResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+}

@@ -1,0 +1,138 @@
+//! gRPC-Web, binary and text, translated to gRPC and back; and which of the gateway's protocols a request speaks.
+//!
+//! Our own and not tonic-web's layer, which refuses content types with parameters and text whose padded pieces meet inside
+//! of a chunk, announces the length of the body that it is about to lengthen by a trailers frame, and takes all that is not
+//! gRPC over HTTP/1.1 for an error. It stands outside of the layers that observe, limit and refuse: they know gRPC only.
+
+pub(crate) mod answer;
+pub(crate) mod base64_stream;
+pub(crate) mod request;
+
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderValue, header};
+
+/// The content type of a call that came in as gRPC-Web.
+const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
+
+/// The flag of the frame of a gRPC-Web answer that carries the trailers.
+const TRAILERS_FLAG: u8 = 0b1000_0000;
+
+/// How the bytes of a gRPC-Web body are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encoding {
+    Binary,
+    Text,
+}
+
+impl Encoding {
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Binary => "application/grpc-web+proto",
+            Self::Text => "application/grpc-web-text+proto",
+        })
+    }
+}
+
+/// A protocol of the gateway.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wire {
+    Grpc,
+    Web { request: Encoding, answer: Encoding },
+}
+
+impl Wire {
+    /// The protocol of a request; `None` if it is none of these.
+    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+        let content_type = media_type(headers.get(header::CONTENT_TYPE)?)?;
+        let Some(request) = web_encoding(content_type) else {
+            let rest = strip_prefix_ignoring_case(content_type, "application/grpc")?;
+            return (rest.is_empty() || rest.starts_with('+')).then_some(Self::Grpc);
+        };
+        // Browsers' libraries name the encoding of the answer in `accept`; who says nothing gets it as it was asked.
+        let accepted = headers.get(header::ACCEPT).and_then(media_type).and_then(web_encoding);
+        Some(Self::Web { request, answer: accepted.unwrap_or(request) })
+    }
+}
+
+/// A media type without its parameters.
+fn media_type(value: &HeaderValue) -> Option<&str> {
+    let text = value.to_str().ok()?;
+    text.split([';', ',']).next().map(str::trim)
+}
+
+fn web_encoding(media_type: &str) -> Option<Encoding> {
+    let rest = strip_prefix_ignoring_case(media_type, "application/grpc-web")?;
+    match rest.to_ascii_lowercase().as_str() {
+        "" | "+proto" => Some(Encoding::Binary),
+        "-text" | "-text+proto" => Some(Encoding::Text),
+        _ => None,
+    }
+}
+
+fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (head, rest) = text.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(rest)
+}
+
+/// The last frame of a gRPC-Web answer: the trailers as lines of `name:value`.
+fn trailers_frame(trailers: &HeaderMap) -> Bytes {
+    let length: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
+    let mut frame = BytesMut::with_capacity(length + 5);
+    frame.put_u8(TRAILERS_FLAG);
+    // Trailers came through a header list of bounded size, far from 4 GiB.
+    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    for (name, value) in trailers {
+        frame.put_slice(name.as_str().as_bytes());
+        frame.put_u8(b':');
+        frame.put_slice(value.as_bytes());
+        frame.put_slice(b"\r\n");
+    }
+    frame.freeze()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn wire(content_type: &'static str, accept: Option<&'static str>) -> Option<Wire> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        if let Some(accept) = accept {
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+        }
+        Wire::of(&headers)
+    }
+
+    #[test]
+    fn protocols_are_told_by_their_content_type() {
+        use Encoding::{Binary, Text};
+        let web = |request, answer| Some(Wire::Web { request, answer });
+        for (content_type, accept, expected) in [
+            ("application/grpc", None, Some(Wire::Grpc)),
+            ("application/grpc+proto", None, Some(Wire::Grpc)),
+            ("application/grpc-web", None, web(Binary, Binary)),
+            ("application/grpc-web+proto", Some("*/*"), web(Binary, Binary)),
+            ("Application/gRPC-Web+Proto; charset=utf-8", None, web(Binary, Binary)),
+            ("application/grpc-web-text", Some("application/grpc-web-text"), web(Text, Text)),
+            ("application/grpc-web-text+proto", Some("*/*"), web(Text, Text)),
+            ("application/grpc-web", Some("application/grpc-web-text, */*"), web(Binary, Text)),
+            ("application/grpc-web-text", Some("application/grpc-web"), web(Text, Binary)),
+            ("application/grpc-web+json", None, None),
+            ("application/grpcish", None, None),
+            ("application/json", None, None),
+            ("", None, None),
+        ] {
+            assert_eq!(wire(content_type, accept), expected, "{content_type} {accept:?}");
+        }
+        assert_eq!(Wire::of(&HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn trailers_become_a_frame() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static("5"));
+        trailers.append("x", HeaderValue::from_static("1"));
+        trailers.append("x", HeaderValue::from_static("2"));
+        assert_eq!(&trailers_frame(&trailers)[..], b"\x80\0\0\0\x19grpc-status:5\r\nx:1\r\nx:2\r\n");
+    }
+}
