@@ -3,15 +3,13 @@
 //! The keys that every server has are here; each service adds a struct of its own keys. Both refuse what they do not know,
 //! because a misspelt key that is ignored looks as if it worked.
 
+pub mod comma_list;
 pub(crate) mod load;
-pub mod upstream;
 pub mod urls;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Serialize};
-
-pub use self::upstream::UpstreamUrls;
 
 /// A value that is wrong, or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]

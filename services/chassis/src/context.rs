@@ -9,15 +9,18 @@ use std::{
 
 use crate::{
     bus::Bus,
+    client::balance::Targets,
     clock::{SharedClock, SystemClock},
     config::{
-        Settings, UpstreamUrls,
+        Settings,
         urls::{self, StoreSupport},
     },
     data::DataFolder,
     exit::StartError,
     server::Server,
+    store::sqlite::Database,
 };
+use sqlx::migrate::Migrator;
 
 /// What a service stands on.
 #[derive(Clone)]
@@ -77,10 +80,27 @@ impl Context {
         }
     }
 
+    /// Opens or makes the SQLite file and brings it up to date.
+    ///
+    /// # Errors
+    /// If it cannot be opened, made or written.
+    pub async fn open_sqlite(&self, migrations: &Migrator) -> Result<Database, StartError> {
+        let path = self.store_path()?;
+        let opened = Database::open(&path, migrations, self.clock.clone()).await;
+        opened.map_err(|error| {
+            let what = format!(
+                "the store {} cannot be opened: look at the file and its folder, or set store.url",
+                path.display()
+            );
+            StartError::unavailable(what, error)
+        })
+    }
+
     /// Where another service is: as configured, else the server of that name in this process, if it has started.
     #[must_use]
-    pub fn upstream(&self, name: &str, configured: Option<&UpstreamUrls>) -> Option<UpstreamUrls> {
-        configured.cloned().or_else(|| self.siblings.address(name).map(UpstreamUrls::from))
+    pub fn upstream(&self, name: &str, configured: Option<&Targets>) -> Option<Targets> {
+        // An address is always a target.
+        configured.cloned().or_else(|| format!("http://{}", self.siblings.address(name)?).parse().ok())
     }
 }
 
@@ -123,7 +143,7 @@ mod tests {
         context.siblings.started("ticket", SocketAddr::from(([127, 0, 0, 1], 7)));
         let found = context.upstream("ticket", None).expect("a sibling");
         assert_eq!(found.to_string(), "http://127.0.0.1:7");
-        let configured: UpstreamUrls = "http://ticket:1".parse().expect("an address");
+        let configured: Targets = "http://ticket:1".parse().expect("an address");
         assert_eq!(context.upstream("ticket", Some(&configured)), Some(configured));
     }
 }

@@ -1,6 +1,112 @@
-//! The ticket service.
+//! The ticket service: owns tickets and their status, and listens to reservations to know who holds which.
+//!
+//! This file is the composition root, the only one that names concrete adapters.
+
 pub mod domain;
 pub mod application;
 pub mod convert;
 pub mod inbound;
 pub mod outbound;
+mod config;
+
+use std::sync::Arc;
+
+use eticket_chassis::{
+    background::Background,
+    batch::{Batches, Limits},
+    config::{self as chassis_config, Settings},
+    context::Context,
+    exit::StartError,
+    health::Health,
+    operations::Operations,
+    process::{Place, Service},
+    server::Running,
+    store::{Housekeeping, sqlite::Store},
+};
+use eticket_proto::{
+    operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
+    ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer},
+};
+use tokio_util::sync::CancellationToken;
+use tower::Layer;
+
+pub use crate::config::Config;
+use crate::{
+    application::{TicketWriter, Tickets},
+    config::SweepConfig,
+    inbound::{
+        events::{Events, FILTERS},
+        fault::FaultLayer,
+        grpc::Grpc,
+    },
+    outbound::{
+        messages::Protobuf,
+        sqlite::{MIGRATIONS, TicketTables},
+    },
+};
+
+/// The ticket service, to be run by the chassis.
+pub struct Ticket;
+
+impl Service for Ticket {
+    const NAME: &'static str = "ticket";
+    const DEFAULTS: &'static str = include_str!("defaults.toml");
+    type Config = Config;
+
+    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+        config.check()
+    }
+
+    async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
+        let (bus, clock) = (context.bus()?, context.clock.clone());
+        let database = context.open_sqlite(&MIGRATIONS).await?;
+        let housekeeping: Arc<dyn Housekeeping> = Arc::new(database.clone());
+        let health = Health::new([TICKETS, OPERATIONS]).with_store().with_bus();
+        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
+
+        let store = Arc::new(Store::<TicketTables>::new(database.clone()));
+        let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
+        let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let tickets = Tickets::new(store, jobs, clock);
+        let events = Arc::new(Events { tickets: tickets.clone() });
+
+        let operations = Operations {
+            consumer: Self::NAME,
+            store: housekeeping,
+            bus: bus.clone(),
+            take_in: events.clone(),
+            tasks: background.intake_tasks().clone(),
+        };
+        let service = TicketServiceServer::new(Grpc { tickets: tickets.clone() });
+        let running = context
+            .server()
+            .service(FaultLayer::new(config.fault).layer(service))
+            .service(OperationsServiceServer::new(operations))
+            .reflection([TICKETS, OPERATIONS])
+            .health(health)
+            .start()
+            .await?;
+        // Only now: a port that is taken must not leave anything running.
+        background.start(bus, database.outbox_written(), events, FILTERS);
+        let sweeping = sweep(tickets, config.sweep, background.intake_tasks().stopping());
+        background.intake_tasks().spawn("sweeper", sweeping);
+        Ok(running.then(|| background.stop()))
+    }
+}
+
+/// Announces expired tickets until asked to stop. Nothing depends on it: the clock decides whoever asks.
+async fn sweep(tickets: Tickets, config: SweepConfig, stopping: CancellationToken) {
+    let mut rounds = tokio::time::interval(config.interval());
+    rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = rounds.tick() => {}
+            () = stopping.cancelled() => return,
+        }
+        match tickets.sweep().await {
+            Ok(0) => {}
+            Ok(count) => tracing::debug!(count, "announced expired tickets"),
+            Err(error) => tracing::warn!(%error, "expired tickets are not announced yet"),
+        }
+    }
+}

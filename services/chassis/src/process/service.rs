@@ -7,7 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use crate::{
     config::{
-        self,
+        self, Settings,
         load::{self, ServerTree, Shape},
         urls::StoreSupport,
     },
@@ -36,12 +36,12 @@ pub trait Service: 'static {
     /// Its own keys, beside those that every server has. Unknown keys must be refused (`deny_unknown_fields`).
     type Config: DeserializeOwned + Serialize + Send + 'static;
 
-    /// Says what the types of the configuration cannot, with keys from the root of `Config`.
+    /// Says what the types of the configuration cannot, with keys from the root of `Config`. Nothing is open or bound yet.
     ///
     /// # Errors
     /// The first value that is wrong.
-    fn check(config: &Self::Config, place: Place) -> Result<(), config::Error> {
-        let _ = (config, place);
+    fn check(config: &Self::Config, settings: &Settings, place: Place) -> Result<(), config::Error> {
+        let _ = (config, settings, place);
         Ok(())
     }
 
@@ -75,7 +75,7 @@ pub fn entry<S: Service>() -> Entry {
 
 fn configure<S: Service>(tree: &ServerTree, place: Place) -> Result<Configured, config::Error> {
     let own: S::Config = tree.own()?;
-    S::check(&own, place).map_err(|error| error.within(tree.section))?;
+    S::check(&own, &tree.settings, place).map_err(|error| error.within(tree.section))?;
     let mut table = load::table(&tree.settings)?;
     table.extend(load::table(&own)?);
     let build: Build = Box::new(move |context| Box::pin(S::build(context, own)));

@@ -61,7 +61,7 @@ mod tests {
 
     #[test]
     fn methods_are_known_by_path() {
-        let facts = |path| find(path).map(|method| (method.streams, method.exempt));
+        let facts = |path: &str| find(path).map(|method| (method.streams, method.exempt));
         assert_eq!(facts("/eticket.ticket.v1.TicketService/GetTicket"), Some((false, false)));
         assert_eq!(facts("/eticket.query.v1.QueryService/WatchTicketViews"), Some((true, false)));
         assert_eq!(facts("/grpc.health.v1.Health/Check"), Some((false, true)));

@@ -42,6 +42,16 @@ fn lies_in_the_data(extended_code: Option<&str>) -> bool {
     matches!(code, Some(18 | 19 | 20 | 25))
 }
 
+/// What a commit promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It outlives the machine's crash.
+    Synced,
+    /// It outlives the process's crash. After the machine's, the newest commits may be missing, but none before one that is there:
+    /// for what can be read again from elsewhere, from a position kept in the same commits.
+    Unsynced,
+}
+
 struct Writers {
     synced: SqliteConnection,
     unsynced: SqliteConnection,
@@ -63,6 +73,19 @@ impl Database {
     /// # Errors
     /// `Unavailable` if the file cannot be opened, made or written.
     pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
+        Self::open_with(path, migrations, clock, Durability::Synced).await
+    }
+
+    /// The same, with commits that promise what `durability` says.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        path: &Path,
+        migrations: &Migrator,
+        clock: SharedClock,
+        durability: Durability,
+    ) -> Result<Self, Error> {
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -71,8 +94,12 @@ impl Database {
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256)
             .disable_statement_logging();
-        migrate(&options, migrations).await?;
-        let synced = options.connect().await?;
+        let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
+        migrate(options.clone(), &Migrator::with_migrations(all)).await?;
+        let synced = match durability {
+            Durability::Synced => options.connect().await?,
+            Durability::Unsynced => options.clone().synchronous(SqliteSynchronous::Normal).connect().await?,
+        };
         let unsynced = options.clone().synchronous(SqliteSynchronous::Normal).connect().await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -112,14 +139,12 @@ impl WritersGuard<'_> {
     }
 }
 
-/// On a connection of its own: one that failed in the middle would take the lock with it.
-async fn migrate(options: &SqliteConnectOptions, migrations: &Migrator) -> Result<(), Error> {
-    let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect::<Vec<_>>();
-    let mut connection = options.connect().await?;
-    let migrator = Migrator::with_migrations(all);
-    migrator.run(&mut connection).await.map_err(|error| Error::Unavailable(sqlx::Error::Migrate(Box::new(error))))?;
-    connection.close().await?;
-    Ok(())
+/// Over a pool of its own, closed afterwards: a connection that failed in the middle would take the lock with it.
+pub(crate) async fn migrate(options: SqliteConnectOptions, migrator: &Migrator) -> sqlx::Result<()> {
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+    let outcome = migrator.run(&pool).await;
+    pool.close().await;
+    outcome.map_err(|error| sqlx::Error::Migrate(Box::new(error)))
 }
 
 /// How a service's own rows are read and written within a commit.

@@ -12,8 +12,6 @@ use prost::Message as _;
 
 use crate::application::{Reservations, TicketChange};
 
-/// Name of the durable consumer that all replicas share.
-pub const CONSUMER: &str = "reservation";
 /// What it listens to.
 pub const FILTERS: &[&str] = &[subjects::TICKETS];
 

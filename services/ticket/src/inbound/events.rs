@@ -12,8 +12,6 @@ use prost::Message as _;
 
 use crate::application::{ReservationChange, Tickets};
 
-/// Name of the durable consumer that all replicas share.
-pub const CONSUMER: &str = "ticket";
 /// What it listens to.
 pub const FILTERS: &[&str] = &[subjects::RESERVATIONS];
 

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{MESSAGES_PER_SUBJECT, Stored};
 use crate::{
     bus::Message,
-    store::sqlite::{hex, json_rows},
+    store::sqlite::{hex, json_rows, migrate},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/bus");
@@ -49,9 +49,7 @@ impl Log {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
-        let mut migration = options.connect().await?;
-        MIGRATIONS.run(&mut migration).await?;
-        migration.close().await?;
+        migrate(options.clone(), &MIGRATIONS).await?;
         let mut writer = options.connect().await?;
         let contents = contents(&mut writer).await?;
         let readers = SqlitePoolOptions::new()

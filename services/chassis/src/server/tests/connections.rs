@@ -1,0 +1,197 @@
+//! Connections over the loopback: protocols, age, bounds, and the stop.
+
+use std::time::Duration;
+
+use eticket_proto::operations::operations_service_client::OperationsServiceClient;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+use tonic::{Code, transport::Channel};
+
+use super::*;
+
+/// Longer than anything here takes; a test that reaches it has failed.
+const BOUND: Duration = Duration::from_secs(30);
+
+async fn client(running: &Running) -> OperationsServiceClient<Channel> {
+    OperationsServiceClient::connect(format!("http://{}", running.address())).await.expect("connected")
+}
+
+fn what(page_token: &str) -> ListParkedEventsRequest {
+    ListParkedEventsRequest { page_token: page_token.into(), ..Default::default() }
+}
+
+#[tokio::test]
+async fn both_protocols_on_one_port() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let answer = client(&running).await.list_parked_events(what("by HTTP/2")).await.expect("answered");
+    assert_eq!(answer.get_ref().next_page_token, "by HTTP/2");
+    let mut stream = TcpStream::connect(running.address()).await.expect("connected");
+    let head = format!(
+        "POST {LIST} HTTP/1.1\r\nhost: x\r\ncontent-type: application/grpc\r\nte: trailers\r\nconnection: close, te\r\n\
+         content-length: 5\r\n\r\n\0\0\0\0\0"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("grpc-status: 0"), "{answer}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_port_that_is_taken_is_named() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let second = Server::new("second", running.address(), &limits(8), &ShutdownConfig::default());
+    let error = second.start().await.expect_err("taken");
+    assert_eq!(error.code(), 69);
+    let text = error.to_string();
+    assert!(text.contains("second") && text.contains(&running.address().to_string()), "{text}");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn headers_are_bounded() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let mut request = tonic::Request::new(what("ok"));
+    request.metadata_mut().insert("x-long", "x".repeat(200_000).parse().expect("ASCII"));
+    let status = client(&running).await.list_parked_events(request).await.expect_err("refused");
+    assert_ne!(status.code(), Code::Ok);
+    let answer = client(&running).await.list_parked_events(what("goes on")).await.expect("answered");
+    assert_eq!(answer.get_ref().next_page_token, "goes on");
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn one_connection_can_reach_the_limit_of_calls() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(1)).start().await.expect("started");
+    let client = client(&running).await;
+    let mut hanging = client.clone();
+    let hanging = tokio::spawn(async move { hanging.list_parked_events(what("hang")).await });
+    fake.reaches(1).await;
+    let status = client.clone().list_parked_events(what("ok")).await.expect_err("shed, not queued");
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ServiceOverloaded));
+    // Over the network too a caller that goes away gives its place back.
+    hanging.abort();
+    fake.reaches(0).await;
+    assert!(client.clone().list_parked_events(what("ok")).await.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn a_connection_ends_by_age_and_its_streams_are_told() {
+    let fake = Fake::new(StreamKind::Waits);
+    let aged = ConnectionLimits { max_age: Duration::from_millis(50), ..ConnectionLimits::default() };
+    let running = server(&fake, &limits(8)).connection_limits(aged).start().await.expect("started");
+    let mut client = client(&running).await;
+    let mut stream = client.republish(RepublishRequest::default()).await.expect("open").into_inner();
+    stream.message().await.expect("ok").expect("the first message");
+    let status = timeout(BOUND, stream.message()).await.expect("in time").expect_err("told");
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown));
+    // The channel connects again.
+    assert!(client.list_parked_events(what("ok")).await.is_ok());
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn calls_under_way_finish_and_waits_end_when_the_server_stops() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let (address, health) = (running.address(), running.health().expect("a health").clone());
+    health.set_store(true);
+    let mut client = client(&running).await;
+    let mut waiting = client.clone();
+    let waiting = tokio::spawn(async move { waiting.list_parked_events(what("wait")).await });
+    let mut stream = client.republish(RepublishRequest::default()).await.expect("open").into_inner();
+    stream.message().await.expect("ok").expect("the first message");
+    fake.reaches(2).await;
+    let order = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let step = |name: &'static str| {
+        let (order, fake, health) = (order.clone(), fake.clone(), health.clone());
+        move || async move {
+            assert_eq!(*fake.under_way.borrow(), 0, "calls end before the steps");
+            assert!(!health.is_ready());
+            order.lock().expect("unpoisoned").push(name);
+        }
+    };
+    let running = running.then(step("consumers")).then(step("relay")).then(step("store"));
+    assert!(running.stop_until(tokio::time::Instant::now() + BOUND).await, "nothing was cut");
+    assert_eq!(*order.lock().expect("unpoisoned"), ["consumers", "relay", "store"]);
+    for status in [
+        waiting.await.expect("joined").expect_err("ended"),
+        stream.message().await.expect_err("ended"),
+    ] {
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown), "{status:?}");
+    }
+    assert!(TcpStream::connect(address).await.is_err(), "the port is closed");
+}
+
+#[tokio::test]
+async fn what_does_not_end_is_cut_at_the_cap() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let mut client = client(&running).await;
+    let hanging = tokio::spawn(async move { client.list_parked_events(what("hang")).await });
+    fake.reaches(1).await;
+    let closed = Arc::new(AtomicUsize::new(0));
+    let count = closed.clone();
+    let running = running.then(move || async move {
+        count.fetch_add(1, Ordering::SeqCst);
+    });
+    let start = std::time::Instant::now();
+    assert!(!running.stop_until(tokio::time::Instant::now() + Duration::from_millis(500)).await);
+    assert!(start.elapsed() < BOUND);
+    assert!(hanging.await.expect("joined").is_err());
+    fake.reaches(0).await;
+    assert_eq!(closed.load(Ordering::SeqCst), 1, "the steps have their share of the time");
+}
+
+#[tokio::test]
+async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let silent = TcpStream::connect(running.address()).await.expect("connected");
+    let mut half = TcpStream::connect(running.address()).await.expect("connected");
+    half.write_all(b"POST / HT").await.expect("sent");
+    client(&running).await.list_parked_events(what("ok")).await.expect("the others are accepted");
+    assert!(running.stop_until(tokio::time::Instant::now() + BOUND).await, "nothing was cut");
+    drop((silent, half));
+}
+
+#[tokio::test]
+async fn reflection_answers_in_both_versions() {
+    use tonic_reflection::pb::{v1, v1alpha};
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let channel = Channel::from_shared(format!("http://{}", running.address())).expect("a URI");
+    let channel = channel.connect().await.expect("connected");
+    macro_rules! names {
+        ($version:ident) => {{
+            use $version::{
+                ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
+                server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
+            };
+            let message_request = Some(MessageRequest::ListServices(String::new()));
+            let request = ServerReflectionRequest { message_request, ..Default::default() };
+            let mut client = ServerReflectionClient::new(channel.clone());
+            let answers = client.server_reflection_info(tokio_stream::iter([request])).await.expect("open");
+            match answers.into_inner().message().await.expect("ok").expect("an answer").message_response {
+                Some(MessageResponse::ListServicesResponse(list)) => {
+                    list.service.into_iter().map(|service| service.name).collect::<Vec<_>>()
+                }
+                other => panic!("{other:?}"),
+            }
+        }};
+    }
+    for names in [names!(v1), names!(v1alpha)] {
+        for name in [SERVICE, "grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"] {
+            assert!(names.iter().any(|known| known == name), "{name} in {names:?}");
+        }
+    }
+    running.stop().await;
+}

@@ -1,0 +1,201 @@
+//! Unary calls through the layers.
+
+use std::time::Duration;
+
+use futures::FutureExt;
+use tokio::time::Instant;
+use tonic::Code;
+use tonic_types::StatusExt;
+use tower::ServiceExt;
+
+use super::*;
+
+async fn ask(stack: &(impl Stack<Future: Send> + Sync), request: Request<Body>) -> Answer {
+    let Ok(response) = stack.clone().oneshot(request).await;
+    read(response).await
+}
+
+fn stack(fake: &Fake, limits: &LimitsConfig) -> impl Stack<Future: Send> + use<> {
+    server(fake, limits).around_services().expect("a stack")
+}
+
+#[tokio::test]
+async fn a_call_comes_with_caller_and_trace() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+    let answer = ask(&stack, list("caller", &[])).await;
+    assert_eq!((answer.status.code(), answer.token().as_str()), (Code::Ok, "true None"));
+    let trace = "4bf92f3577b34da6a3ce929d0e0e4736";
+    let parent = format!("00-{trace}-00f067aa0ba902b7-01");
+    let headers = [("traceparent", parent.as_str()), ("eticket-correlation-id", "abc")];
+    assert_eq!(ask(&stack, list("trace", &headers)).await.token(), format!("{trace} abc"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deadline_is_answered_with_its_reason() {
+    let fake = Fake::new(StreamKind::Waits);
+    let stack = stack(&fake, &limits(8));
+    for (headers, expected) in [
+        (&[("grpc-timeout", "250m")][..], Duration::from_millis(250)),
+        (&[("grpc-timeout", "1M")], Duration::from_secs(60)),
+        // None of its own: the server's default.
+        (&[], Duration::from_secs(10)),
+    ] {
+        let start = Instant::now();
+        let answer = ask(&stack, list("hang", headers)).await;
+        assert!((start.elapsed()).abs_diff(expected) < Duration::from_millis(5), "{:?}", start.elapsed());
+        assert_eq!(answer.http_status, 200);
+        assert_eq!(answer.status.code(), Code::DeadlineExceeded);
+        assert_eq!(answer.reason(), Some(ErrorReason::DeadlineExceeded));
+        assert_eq!(answer.headers["content-type"], "application/grpc");
+        fake.reaches(0).await;
+        let left = ask(&stack, list("left", headers)).await.token();
+        assert_eq!(left, format!("{:?}", Some(expected)));
+    }
+    let answer = ask(&stack, list("hang", &[("grpc-timeout", "0m")])).await;
+    assert_eq!(answer.status.code(), Code::DeadlineExceeded);
+}
+
+#[tokio::test]
+async fn a_malformed_timeout_is_refused_by_name() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+    for value in ["", "5", "5 seconds", "-1S", "123456789S"] {
+        let answer = ask(&stack, list("ok", &[("grpc-timeout", value)])).await;
+        assert_eq!(answer.http_status, 200);
+        assert_eq!(answer.status.code(), Code::InvalidArgument, "{value:?}");
+        let details = answer.status.get_error_details();
+        let field = &details.bad_request().expect("a BadRequest").field_violations[0].field;
+        assert_eq!(field, "grpc-timeout");
+    }
+}
+
+#[tokio::test]
+async fn one_call_too_many_is_shed_and_told_when_to_come_back() {
+    let fake = Fake::new(StreamKind::Waits);
+    let stack = stack(&fake, &limits(1));
+    let first = tokio::spawn(stack.clone().oneshot(list("hang", &[])));
+    fake.reaches(1).await;
+    let answer = ask(&stack, list("ok", &[])).await;
+    assert_eq!(answer.http_status, 200);
+    assert_eq!(answer.status.code(), Code::Unavailable);
+    assert_eq!(answer.reason(), Some(ErrorReason::ServiceOverloaded));
+    assert!(answer.status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
+    assert_eq!(answer.status.metadata().get("grpc-retry-pushback-ms").expect("a pushback"), "1000");
+    let mut web = list("ok", &[]);
+    web.headers_mut().insert("content-type", http::HeaderValue::from_static("application/grpc-web+proto"));
+    assert_eq!(ask(&stack, web).await.headers["content-type"], "application/grpc-web+proto");
+    // Health is answered also then.
+    let check = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
+    let health = ask(&stack, request("/grpc.health.v1.Health/Check", &check, &[])).await;
+    assert_eq!(health.status.code(), Code::Ok);
+    // The first caller goes away: the place is free again.
+    first.abort();
+    assert!(first.await.is_err_and(|error| error.is_cancelled()));
+    fake.reaches(0).await;
+    assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_expired_call_gives_its_place_back() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(1));
+    for _ in 0..3 {
+        let answer = ask(&stack, list("hang", &[("grpc-timeout", "10m")])).await;
+        assert_eq!(answer.status.code(), Code::DeadlineExceeded, "not shed");
+    }
+}
+
+#[tokio::test]
+async fn a_place_is_held_until_the_answer_is_read() {
+    let fake = Fake::new(StreamKind::Waits);
+    let stack = stack(&fake, &limits(1));
+    let Ok(response) = stack.clone().oneshot(request(REPUBLISH, &RepublishRequest::default(), &[])).await;
+    assert_eq!(ask(&stack, list("ok", &[])).await.reason(), Some(ErrorReason::ServiceOverloaded));
+    drop(response);
+    assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn a_panic_is_internal_and_gives_its_place_back() {
+    let fake = Fake::new(StreamKind::Panics);
+    let stack = stack(&fake, &limits(1));
+    for _ in 0..2 {
+        let answer = ask(&stack, list("panic", &[])).await;
+        assert_eq!((answer.http_status, answer.status.code()), (200, Code::Internal));
+        assert!(!answer.status.message().contains("on purpose"), "internals stay inside");
+        fake.reaches(0).await;
+        let answer = ask(&stack, request(REPUBLISH, &RepublishRequest::default(), &[])).await;
+        assert_eq!((answer.messages.len(), answer.status.code()), (1, Code::Internal));
+        fake.reaches(0).await;
+    }
+    assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
+}
+
+#[tokio::test]
+async fn errors_are_in_the_language_of_the_caller() {
+    let stack = stack(&Fake::new(StreamKind::Refuses), &limits(8));
+    for (headers, locale) in [
+        (&[("accept-language", "ko-KR,ko;q=0.9,en;q=0.8")][..], "ko"),
+        (&[("accept-language", "de")], "en"),
+        (&[], "en"),
+    ] {
+        let mut timed_out: Vec<_> = headers.to_vec();
+        timed_out.push(("grpc-timeout", "0m"));
+        for request in [
+            list("refuse", headers),
+            list("panic", headers),
+            list("ok", &timed_out),
+            request(REPUBLISH, &RepublishRequest::default(), headers),
+        ] {
+            let path = request.uri().path().to_owned();
+            let status = ask(&stack, request).await.status;
+            let text = status.get_details_localized_message().expect("a text for people");
+            assert_eq!(text.locale, locale, "{path} {status:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_unimplemented() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+    let message = ListParkedEventsRequest::default();
+    for path in ["/nobody.v1.Nothing/Do", "/eticket.operations.v1.OperationsService/Nothing", "/", "/x"] {
+        let answer = ask(&stack, request(path, &message, &[])).await;
+        assert_eq!(answer.status.code(), Code::Unimplemented, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_is_no_message_is_an_error_of_its_own_call_only() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(1));
+    for body in [&b"\0\0\0\0\x02\xff\xff"[..], b"\0\xff\xff\xff\xff", b"\x07garbage", b""] {
+        let mut broken = list("ok", &[]);
+        *broken.body_mut() = Body::from(body);
+        let status = ask(&stack, broken).now_or_never().expect("at once").status;
+        assert!(!matches!(status.code(), Code::Ok | Code::Unknown), "{status:?}");
+    }
+    assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
+}
+
+#[test]
+fn calls_are_counted_by_name_and_code() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    metrics::with_local_recorder(&recorder, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+            ask(&stack, list("ok", &[])).await;
+            ask(&stack, list("refuse", &[])).await;
+            ask(&stack, request("/invented.by.a.Caller/Name", &RepublishRequest::default(), &[])).await;
+            // Its caller goes away.
+            assert!(ask(&stack, list("hang", &[])).now_or_never().is_none());
+        });
+    });
+    let text = handle.render();
+    let name = "eticket.operations.v1.OperationsService/ListParkedEvents";
+    for code in ["OK", "ABORTED", "CANCELLED"] {
+        let line = format!("eticket_rpc_total{{service=\"test\",rpc=\"{name}\",code=\"{code}\"}} 1");
+        assert!(text.contains(&line), "{line}\n{text}");
+    }
+    assert!(text.contains("rpc=\"unknown\",code=\"UNIMPLEMENTED\"} 1") && !text.contains("invented"), "{text}");
+    assert!(text.contains("eticket_rpc_in_flight{service=\"test\"} 0"), "{text}");
+}

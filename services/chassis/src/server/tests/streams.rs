@@ -1,0 +1,102 @@
+//! Streams through the layers: they end at their caller's deadline, and when the server or their connection drains.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use tower::ServiceExt;
+
+use super::*;
+
+async fn open(fake: &Fake, request: Request<Body>) -> http::Response<Body> {
+    let stack = server(fake, &limits(8)).around_services().expect("a stack");
+    let Ok(response) = stack.oneshot(request).await;
+    response
+}
+
+fn republish(headers: &[(&'static str, &str)]) -> Request<Body> {
+    request(REPUBLISH, &RepublishRequest::default(), headers)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_ends_at_its_callers_deadline() {
+    for kind in [StreamKind::Waits, StreamKind::Endless] {
+        let (fake, start) = (Fake::new(kind), Instant::now());
+        let response = open(&fake, republish(&[("grpc-timeout", "3S")])).await;
+        let reading = tokio::spawn(read(response));
+        if kind == StreamKind::Endless {
+            // While a task is always busy, paused time does not go on by itself.
+            tokio::time::advance(Duration::from_secs(3)).await;
+        }
+        let answer = reading.await.expect("read");
+        assert!(start.elapsed().abs_diff(Duration::from_secs(3)) < Duration::from_millis(5));
+        assert!(!answer.messages.is_empty());
+        assert_eq!(answer.reason(), Some(ErrorReason::DeadlineExceeded));
+        fake.reaches(0).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_without_a_deadline_gets_none() {
+    let fake = Fake::new(StreamKind::Waits);
+    let reading = tokio::spawn(read(open(&fake, republish(&[])).await));
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    assert!(!reading.is_finished());
+    assert_eq!(*fake.under_way.borrow(), 1);
+    reading.abort();
+}
+
+#[tokio::test]
+async fn a_stream_ends_when_its_connection_drains() {
+    for kind in [StreamKind::Waits, StreamKind::Endless] {
+        let (fake, token) = (Fake::new(kind), CancellationToken::new());
+        let mut request = republish(&[]);
+        request.extensions_mut().insert(ConnectionDraining(token.clone()));
+        let mut response = open(&fake, request).await;
+        assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
+        token.cancel();
+        let answer = read(response).await;
+        assert_eq!(answer.status.code(), Code::Unavailable);
+        assert_eq!(answer.reason(), Some(ErrorReason::ShuttingDown));
+        assert!(answer.messages.len() <= 16, "it does not go on for ever");
+        fake.reaches(0).await;
+    }
+}
+
+#[tokio::test]
+async fn the_last_news_of_health_still_arrive() {
+    let (token, health) = (CancellationToken::new(), Health::new([SERVICE]));
+    let stack = server(&Fake::new(StreamKind::Waits), &limits(8)).health(health.clone());
+    let stack = { stack }.around_services().expect("a stack");
+    let watch = tonic_health::pb::HealthCheckRequest { service: String::new() };
+    let mut request = request("/grpc.health.v1.Health/Watch", &watch, &[]);
+    request.extensions_mut().insert(ConnectionDraining(token.clone()));
+    let Ok(mut response) = stack.oneshot(request).await;
+    let first = response.body_mut().frame().await.expect("open").expect("a message").into_data().expect("data");
+    assert_eq!(first[..], *b"\0\0\0\0\x02\x08\x01", "SERVING");
+    health.set_draining();
+    token.cancel();
+    let answer = read(response).await;
+    assert_eq!(answer.messages, [&b"\0\0\0\0\x02\x08\x02"[..]], "NOT_SERVING");
+    assert_eq!(answer.reason(), Some(ErrorReason::ShuttingDown));
+}
+
+#[tokio::test]
+async fn a_unary_call_outlives_the_age_of_its_connection() {
+    let (fake, server_drains, connection) =
+        (Fake::new(StreamKind::Waits), CancellationToken::new(), CancellationToken::new());
+    let mut request = list("wait", &[]);
+    request.extensions_mut().insert(Draining(server_drains.clone()));
+    request.extensions_mut().insert(ConnectionDraining(connection.clone()));
+    let answer = tokio::spawn({
+        let fake = fake.clone();
+        async move { read(open(&fake, request).await).await }
+    });
+    fake.reaches(1).await;
+    connection.cancel();
+    tokio::task::yield_now().await;
+    assert!(!answer.is_finished());
+    server_drains.cancel();
+    assert_eq!(answer.await.expect("read").reason(), Some(ErrorReason::ShuttingDown));
+}

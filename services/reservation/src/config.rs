@@ -1,0 +1,37 @@
+//! The configuration that only the reservation service has.
+
+use eticket_chassis::{
+    client::UpstreamConfig,
+    config::Error,
+    process::Place,
+};
+use serde::{Deserialize, Serialize};
+
+/// The reservation service's own keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub upstream: Upstreams,
+}
+
+/// `upstream.*`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Upstreams {
+    /// The ticket service, which is asked whether a ticket is available.
+    pub ticket: UpstreamConfig,
+}
+
+impl Config {
+    /// # Errors
+    /// The first value that makes no sense.
+    pub fn check(&self, place: Place) -> Result<(), Error> {
+        let ticket = &self.upstream.ticket;
+        if place == Place::Alone && ticket.url.is_none() {
+            return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));
+        }
+        ticket.check().map_err(|wrong| {
+            Error::new(format!("upstream.ticket.{}", wrong.key), Some(wrong.value), wrong.expected)
+        })
+    }
+}

@@ -1,0 +1,163 @@
+//! The fault layer, for rehearsals: delays calls or fails part of them, so that callers can be seen to bear it.
+//!
+//! Stands right before the service, within deadline and admission: a delayed call holds its place as a really slow one would.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use eticket_chassis::config::{Error, comma_list, within};
+use serde::{Deserialize, Serialize};
+use tonic::{Status, body::Body, codegen::http, server::NamedService};
+use tower::{Layer, Service};
+
+/// The RPCs that a fault can be limited to.
+const METHODS: [&str; 6] =
+    ["RegisterTicket", "UpdateTicket", "WithdrawTicket", "GetTicket", "ListTickets", "CheckAvailability"];
+
+/// `fault.*`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultConfig {
+    /// Delays each call by so much.
+    pub latency_ms: u64,
+    /// Fails this part of the calls with UNAVAILABLE: 0 to 1.
+    pub error_ratio: f64,
+    /// The RPCs concerned; empty: all.
+    #[serde(with = "comma_list")]
+    pub only: Vec<String>,
+}
+
+impl FaultConfig {
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        within("fault.latency_ms", self.latency_ms, 0, 600_000)?;
+        if !(0.0..=1.0).contains(&self.error_ratio) {
+            return Err(Error::new("fault.error_ratio", Some(self.error_ratio.to_string()), "expected 0 to 1"));
+        }
+        match self.only.iter().find(|method| !METHODS.contains(&method.as_str())) {
+            Some(_) => {
+                let expected = format!("expected some of {}, or nothing for all", METHODS.join(","));
+                Err(Error::new("fault.only", Some(self.only.join(",")), expected))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Puts the faults around a service.
+#[derive(Clone)]
+pub struct FaultLayer(Arc<FaultConfig>);
+
+impl FaultLayer {
+    pub fn new(config: FaultConfig) -> Self {
+        Self(Arc::new(config))
+    }
+}
+
+impl<S> Layer<S> for FaultLayer {
+    type Service = Faulty<S>;
+
+    fn layer(&self, inner: S) -> Faulty<S> {
+        Faulty { config: self.0.clone(), inner }
+    }
+}
+
+#[derive(Clone)]
+pub struct Faulty<S> {
+    config: Arc<FaultConfig>,
+    inner: S,
+}
+
+impl<S> Faulty<S> {
+    fn concerns(&self, path: &str) -> bool {
+        let method = path.rsplit('/').next().unwrap_or_default();
+        self.config.only.is_empty() || self.config.only.iter().any(|only| only == method)
+    }
+}
+
+impl<S: NamedService> NamedService for Faulty<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Faulty<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Future: Send> + Clone + Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        // The one that was polled ready is called; the clone stays for the next call.
+        let clone = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, clone);
+        if !self.concerns(request.uri().path()) {
+            return Box::pin(inner.call(request));
+        }
+        let latency = Duration::from_millis(self.config.latency_ms);
+        let fails = self.config.error_ratio > 0.0 && rand::random::<f64>() < self.config.error_ratio;
+        Box::pin(async move {
+            if !latency.is_zero() {
+                tokio::time::sleep(latency).await;
+            }
+            if fails {
+                return Ok(Status::unavailable("a rehearsed fault").into_http());
+            }
+            inner.call(request).await
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tower::{ServiceExt, service_fn};
+
+    use super::*;
+
+    fn config(latency_ms: u64, error_ratio: f64, only: &str) -> FaultConfig {
+        let only = only.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        FaultConfig { latency_ms, error_ratio, only }
+    }
+
+    /// Calls a method behind the layer; answers the gRPC status, and how long it took.
+    async fn call(config: FaultConfig, method: &str) -> (Option<String>, Duration) {
+        let healthy = service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });
+        let path = format!("/eticket.ticket.v1.TicketService/{method}");
+        let request = http::Request::builder().uri(path).body(Body::empty()).unwrap();
+        let start = tokio::time::Instant::now();
+        let response = FaultLayer::new(config).layer(healthy).oneshot(request).await.unwrap();
+        let status = response.headers().get("grpc-status").map(|value| value.to_str().unwrap().to_owned());
+        (status, start.elapsed())
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn only_the_named_calls_are_delayed_and_failed() {
+        let fault = || config(300, 1.0, "CheckAvailability");
+        assert_eq!(call(fault(), "CheckAvailability").await, (Some("14".to_owned()), Duration::from_millis(300)));
+        assert_eq!(call(fault(), "GetTicket").await, (None, Duration::ZERO));
+        assert_eq!(call(config(0, 1.0, ""), "GetTicket").await.0.as_deref(), Some("14"));
+        assert_eq!(call(config(0, 0.0, ""), "GetTicket").await, (None, Duration::ZERO));
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(config(0, 0.5, "GetTicket,CheckAvailability").check().is_ok());
+        for (bad, key) in [
+            (config(0, 1.5, ""), "fault.error_ratio"),
+            (config(0, f64::NAN, ""), "fault.error_ratio"),
+            (config(0, 0.0, "GetPrice"), "fault.only"),
+            (config(600_001, 0.0, ""), "fault.latency_ms"),
+        ] {
+            assert_eq!(bad.check().expect_err(key).key(), key);
+        }
+    }
+}
