@@ -14,7 +14,14 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 pub const ERROR_DOMAIN: &str = "eticket";
 
 /// Generated code, in the tree of its packages.
-#[allow(clippy::all, unreachable_pub, missing_docs, reason = "generated")]
+#[allow(
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    clippy::too_many_lines,
+    unreachable_pub,
+    missing_docs,
+    reason = "generated"
+)]
 mod generated {
     pub mod eticket {
         pub mod ticket {
