@@ -200,7 +200,8 @@ impl<T: TakeIn> Session<'_, T> {
                 Err(error) => {
                     unanswered = Some(error);
                     for sequence in covered {
-                        self.consumer.retry(sequence, PAUSE).await?;
+                        // Who calls this pauses before the next round.
+                        self.consumer.retry(sequence, Duration::ZERO).await?;
                     }
                 }
             }
@@ -293,3 +294,6 @@ fn event_id(delivery: &Delivery) -> String {
 fn backoff(failures: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << failures.min(10)).min(RETRY_LONGEST)
 }
+
+#[cfg(test)]
+mod tests;

@@ -152,3 +152,6 @@ impl Envelope<'_> {
         }
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

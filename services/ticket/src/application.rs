@@ -348,3 +348,6 @@ fn by_status(ticket: &Ticket, now: DateTime<Utc>) -> Happened {
         Status::Withdrawn => Happened::Withdrawn,
     }
 }
+
+#[cfg(test)]
+mod tests;

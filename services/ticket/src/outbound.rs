@@ -1,4 +1,6 @@
 //! What the application drives: the store, and the bytes of its messages.
 
+#[cfg(test)]
+mod contract;
 pub mod messages;
 pub mod sqlite;

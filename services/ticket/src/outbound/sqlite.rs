@@ -151,3 +151,20 @@ impl TicketStore for Store<TicketTables> {
         Ok(sqlx::query_scalar("select count(*) from ticket").fetch_one(self.database.readers()).await?)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
+
+    use super::*;
+    use crate::outbound::contract;
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
+        contract::suite(Arc::new(Store::<TicketTables>::new(database))).await;
+    }
+}

@@ -1,0 +1,110 @@
+//! What every store of tickets must do, as one suite: each adapter's tests run it unchanged.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::store::{Error, Work};
+use eticket_proto::ids::{ReservationId, TicketId};
+
+use crate::{
+    application::{TicketRows, TicketStore},
+    domain::{self, Schedule, Status, Ticket, Title},
+};
+
+/// Runs all of it on one empty store.
+pub(crate) async fn suite(store: Arc<dyn TicketStore>) {
+    what_was_committed_is_read_again(&*store).await;
+    pages_show_each_ticket_once_by_every_status(&*store).await;
+    only_who_expired_unannounced_is_swept(&*store).await;
+}
+
+fn time(seconds: i64) -> DateTime<Utc> {
+    DateTime::from_timestamp(seconds, 123_456_000).expect("a time")
+}
+
+fn ticket(name: &str, end: i64) -> Ticket {
+    let title = Title::parse("제목 'quoted' \"twice\" \\").expect("a title");
+    let schedule = Schedule::new(time(0), time(end)).expect("a schedule");
+    domain::register(None, name.parse().expect("an id"), title, schedule, time(1)).expect("registered")
+}
+
+async fn put(store: &dyn TicketStore, tickets: &[Ticket]) -> Result<(), Error> {
+    let keys: BTreeSet<TicketId> = tickets.iter().map(|ticket| ticket.id.clone()).collect();
+    let work_off = &mut |work: &mut Work<TicketRows>| {
+        for ticket in tickets {
+            work.rows.put(ticket.id.clone(), ticket.clone());
+        }
+    };
+    store.commit(&keys, &[], work_off).await
+}
+
+async fn what_was_committed_is_read_again(store: &dyn TicketStore) {
+    let made = ticket("written", 100);
+    put(store, std::slice::from_ref(&made)).await.expect("committed");
+    assert_eq!(store.ticket(&made.id).await.expect("read"), Some(made.clone()));
+    let changed = Ticket {
+        holder: Some(ReservationId::generate()),
+        reservation_revision: 5,
+        announced: true,
+        withdrawn: true,
+        edits: 3,
+        schedule_revision: 2,
+        revision: 9,
+        update_time: time(7),
+        schedule: Schedule::new(time(2), time(200)).expect("a schedule"),
+        title: Title::parse("another").expect("a title"),
+        ..made.clone()
+    };
+    put(store, std::slice::from_ref(&changed)).await.expect("committed");
+    assert_eq!(store.ticket(&made.id).await.expect("read"), Some(changed.clone()));
+    let mut seen = None;
+    let look = &mut |work: &mut Work<TicketRows>| seen = work.rows.get(&made.id).cloned();
+    store.commit(&[made.id.clone()].into(), &[], look).await.expect("committed");
+    assert_eq!(seen, Some(changed));
+    assert_eq!(store.ticket(&"never".parse().expect("an id")).await.expect("read"), None);
+}
+
+async fn pages_show_each_ticket_once_by_every_status(store: &dyn TicketStore) {
+    let mut tickets: Vec<_> = (0..12).map(|number| ticket(&format!("page-{number:02}"), 500 + number % 2)).collect();
+    for (index, ticket) in tickets.iter_mut().enumerate() {
+        ticket.withdrawn = index % 4 == 3;
+        ticket.holder = (index % 4 == 2).then(ReservationId::generate);
+    }
+    put(store, &tickets).await.expect("committed");
+    // The clock stands between the two ends.
+    let now = time(500);
+    for status in [Status::Available, Status::Reserved, Status::Expired, Status::Withdrawn] {
+        let expected: Vec<_> = tickets.iter().filter(|ticket| ticket.status(now) == status).map(|it| it.id.clone()).collect();
+        assert_eq!(expected.len(), 3, "{status:?}");
+        let found = walk(store, Some(status), now).await;
+        let found: Vec<_> = found.into_iter().filter(|id| id.as_str().starts_with("page-")).collect();
+        assert_eq!(found, expected, "{status:?}");
+    }
+    let all = walk(store, None, now).await;
+    assert!(all.is_sorted());
+    assert_eq!(i64::try_from(all.len()).expect("few"), store.count().await.expect("read"));
+}
+
+/// All pages of two rows.
+async fn walk(store: &dyn TicketStore, status: Option<Status>, now: DateTime<Utc>) -> Vec<TicketId> {
+    let mut ids: Vec<TicketId> = Vec::new();
+    loop {
+        let after = ids.last().map(ToString::to_string).unwrap_or_default();
+        let page = store.page(status, now, &after, 2).await.expect("read");
+        if page.is_empty() {
+            return ids;
+        }
+        ids.extend(page.into_iter().map(|ticket| ticket.id));
+    }
+}
+
+async fn only_who_expired_unannounced_is_swept(store: &dyn TicketStore) {
+    let expired = ticket("sweep-1", 10);
+    let announced = Ticket { announced: true, ..ticket("sweep-2", 10) };
+    let held = Ticket { holder: Some(ReservationId::generate()), ..ticket("sweep-3", 10) };
+    let withdrawn = Ticket { withdrawn: true, ..ticket("sweep-4", 10) };
+    let valid = ticket("sweep-5", 1_000);
+    put(store, &[expired.clone(), announced, held, withdrawn, valid]).await.expect("committed");
+    assert_eq!(store.to_announce(time(10), 100).await.expect("read"), [expired.id]);
+    assert_eq!(store.to_announce(time(9), 100).await.expect("read"), []);
+}
