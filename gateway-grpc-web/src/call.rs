@@ -20,7 +20,7 @@ use eticket_chassis::{
     server::{Deadline, language},
     telemetry::TraceContext,
 };
-use eticket_proto::{error::ErrorReason, error_text::Language};
+use eticket_proto::{error::ErrorReason, error_text::Language, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
 use tonic::{Status, service::Routes as LocalServices};
 use tower::Service;
@@ -35,6 +35,7 @@ use crate::{
 };
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
+const CORRELATION_ID: HeaderName = HeaderName::from_static(headers::CORRELATION_ID);
 
 /// Headers that speak of one connection (RFC 9110, 7.6.1).
 const NOT_PASSED_ON: [HeaderName; 7] = [
@@ -96,7 +97,7 @@ impl Shared {
             language: language::current(),
         };
         let allowance = Allowance { max_message_bytes: self.max_message_bytes, single: !route.streams_requests };
-        prepare(&mut head);
+        let correlation_id = prepare(&mut head);
         let request = Request::from_parts(head, tonic::body::Body::new(Question::new(body, allowance, fault)));
         let response = match &peer.upstream {
             Some(upstream) => upstream.call(request).await.map_err(|failure| peer.broken(Some(&failure)))?,
@@ -108,7 +109,12 @@ impl Shared {
                 local.call(request).await.unwrap_or_else(|never| match never {})
             }
         };
-        Ok(Answer::wrap(response, peer))
+        let mut response = Answer::wrap(response, peer);
+        if let Some(id) = correlation_id {
+            // Who reports a problem can then say which call it was, though the id was made here.
+            response.headers_mut().entry(CORRELATION_ID).or_insert(id);
+        }
+        Ok(response)
     }
 
     fn upstream(&self, destination: Destination, headers: &HeaderMap) -> Result<Option<Arc<Upstream>>, ApiError> {
@@ -121,8 +127,8 @@ impl Shared {
     }
 }
 
-/// Makes a caller's request the gateway's own.
-fn prepare(head: &mut request::Parts) {
+/// Makes a caller's request the gateway's own. Answers its correlation id.
+fn prepare(head: &mut request::Parts) -> Option<HeaderValue> {
     let trace = head.extensions.remove().unwrap_or_else(|| TraceContext::from_headers(&head.headers));
     let deadline = head.extensions.get::<Deadline>().copied();
     // What the layers have left there was for us.
@@ -134,6 +140,7 @@ fn prepare(head: &mut request::Parts) {
         None => head.headers.remove(GRPC_TIMEOUT),
     };
     trace.write_to(&mut head.headers);
+    head.headers.get(CORRELATION_ID).cloned()
 }
 
 fn drop_connection_headers(headers: &mut HeaderMap) {

@@ -126,6 +126,15 @@ mod tests {
     const ANY: &str = "cors.allowed_origins = '*'";
 
     #[test]
+    fn the_defaults_are_a_configuration() {
+        let mut table: toml::Table = include_str!("defaults.toml").parse().unwrap();
+        assert_eq!(table.remove("listen").unwrap().as_str(), Some("127.0.0.1:8088"));
+        let config: Config = table.try_into().unwrap();
+        assert_eq!(config.max_message_bytes, 4 * 1024 * 1024);
+        assert_eq!(config.check(Place::Together), Ok(()));
+    }
+
+    #[test]
     fn wrong_values_are_named() {
         for (more, key) in [
             ("cors.allowed_origins = 'https://a.example, nonsense'", "cors.allowed_origins"),

@@ -93,7 +93,39 @@ fn parse(origin: &str) -> Result<HeaderValue, InvalidOrigin> {
 
 #[cfg(test)]
 mod tests {
+    use std::convert::Infallible;
+
+    use http::{Request, Response};
+    use tower::{Layer, ServiceExt, service_fn};
+
     use super::*;
+
+    /// What a page of `origin` is told that asks a gateway on `listen`.
+    async fn allowed(entries: &[&str], listen: &str, origin: &str) -> Option<String> {
+        let entries: Vec<_> = entries.iter().map(|entry| (*entry).to_owned()).collect();
+        let layer = layer(Origins::parse(&entries).unwrap(), listen.parse().unwrap());
+        let service = layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(()))));
+        let request = Request::post("/").header(header::ORIGIN, origin).body(()).unwrap();
+        let response = service.oneshot(request).await.unwrap();
+        let value = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN)?;
+        Some(value.to_str().unwrap().to_owned())
+    }
+
+    #[tokio::test]
+    async fn who_may_call_hangs_on_the_list_and_without_one_on_the_address() {
+        let (here, there) = ("127.0.0.1:8088", "0.0.0.0:8088");
+        let (own, other) = ("https://own.example", "https://other.example");
+        for (entries, listen, origin, expected) in [
+            (&[][..], here, other, Some("*")),
+            (&[], there, other, None),
+            (&["*"], there, other, Some("*")),
+            (&[own], there, own, Some(own)),
+            (&[own], there, other, None),
+            (&[own], here, other, None),
+        ] {
+            assert_eq!(allowed(entries, listen, origin).await.as_deref(), expected, "{entries:?} {listen} {origin}");
+        }
+    }
 
     #[test]
     fn only_origins_are_taken() {

@@ -16,7 +16,8 @@ use eticket_chassis::health::Health;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::{service::Routes as LocalServices, transport::Channel};
 use tonic_health::pb::health_server::HealthServer;
-use tower::Service;
+use tower::{Layer, Service};
+use tower_http::cors::{Cors, CorsLayer};
 
 use crate::{
     call::{Calls, Shared},
@@ -60,16 +61,72 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
 }
 
-/// The gateway, around a service for gRPC calls and what observes and limits these.
-#[derive(Debug, Clone)]
-pub(crate) struct Protocols<S> {
-    pub(crate) grpc: S,
-    pub(crate) site: Site,
+/// The gateway, around a service for gRPC calls and what observes and limits these. Clones share everything.
+pub(crate) struct Protocols<S>(Arc<Inner<S>>);
+
+struct Inner<S> {
+    grpc: S,
+    browsers: Cors<Browsers<S>>,
+}
+
+/// gRPC-Web and pages: what browsers may ask for, and so what has to tell them who may.
+#[derive(Clone)]
+struct Browsers<S> {
+    grpc: S,
+    site: Site,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
+impl<S: Clone> Protocols<S> {
+    pub(crate) fn new(grpc: S, site: Site, cors: &CorsLayer) -> Self {
+        let browsers = cors.layer(Browsers { grpc: grpc.clone(), site });
+        Self(Arc::new(Inner { grpc, browsers }))
+    }
+}
+
+impl<S> Clone for Protocols<S> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+/// What was told to come otherwise.
+fn refused(response: Response<Body>) -> Answering {
+    Box::pin(std::future::ready(Ok(response)))
+}
+
 impl<S> Service<Request<Body>> for Protocols<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Answering;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        // All that is inside is always ready: who comes too many is refused, not kept waiting.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Answering {
+        // No browser can read an answer in gRPC, so these calls are spared what is said to browsers.
+        if Wire::of(request.headers()) != Some(Wire::Grpc) {
+            return Box::pin(self.0.browsers.clone().call(request));
+        }
+        if request.version() < Version::HTTP_2 {
+            let text = "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web\n";
+            return refused(site::text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, text));
+        }
+        if request.method() != Method::POST {
+            return refused(only_post());
+        }
+        Box::pin(self.0.grpc.clone().call(request))
+    }
+}
+
+impl<S> Service<Request<Body>> for Browsers<S>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
     S::Future: Send + 'static,
@@ -78,31 +135,25 @@ where
     type Error = Infallible;
     type Future = Answering;
 
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.grpc.poll_ready(context)
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
-        match Wire::of(request.headers()) {
-            None => {
-                let site = self.site.clone();
-                Box::pin(async move { Ok(site.answer(request).await) })
-            }
-            Some(_) if request.method() != Method::POST => {
-                let mut response = site::text(StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests\n");
-                response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
-                Box::pin(std::future::ready(Ok(response)))
-            }
-            Some(Wire::Grpc) if request.version() < Version::HTTP_2 => {
-                let text = "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web\n";
-                let response = site::text(StatusCode::HTTP_VERSION_NOT_SUPPORTED, text);
-                Box::pin(std::future::ready(Ok(response)))
-            }
-            Some(Wire::Grpc) => Box::pin(self.grpc.call(request)),
-            Some(Wire::Web { request: encoding, answer }) => {
-                let answering = self.grpc.call(to_grpc(request, encoding));
-                Box::pin(async move { answering.await.map(|response| to_web(response, answer)) })
-            }
+        let Some(Wire::Web { request: encoding, answer }) = Wire::of(request.headers()) else {
+            let site = self.site.clone();
+            return Box::pin(async move { Ok(site.answer(request).await) });
+        };
+        if request.method() != Method::POST {
+            return refused(only_post());
         }
+        let answering = self.grpc.call(to_grpc(request, encoding));
+        Box::pin(async move { answering.await.map(|response| to_web(response, answer)) })
     }
+}
+
+fn only_post() -> Response<Body> {
+    let mut response = site::text(StatusCode::METHOD_NOT_ALLOWED, "gRPC calls are POST requests\n");
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+    response
 }

@@ -25,16 +25,15 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     process::{Place, Service},
-    server::{self, Running, Server},
+    server::{self, Running},
     tasks::Tasks,
 };
-use tower_http::cors::CorsLayer;
 
-use crate::{call::Calls, gateway::Protocols, health::OWN_SERVICES, site::Site};
 pub use crate::{
     config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
     routes::Owner,
 };
+use crate::{gateway::Protocols, health::OWN_SERVICES, site::Site};
 
 /// The gateway as a server of a process.
 #[derive(Debug)]
@@ -63,23 +62,14 @@ impl Service for Gateway {
         let calls = gateway::calls(channel, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
         let cors = cors::layer(config.origins()?, context.settings.listen);
-        let running = serve_gateway(&context.settings, calls, site, cors, health).await?;
-        Ok(running.then(move || async move { tasks.stop().await }))
+        let grpc = server::layered(Self::NAME, &context.settings.limits, calls);
+        let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors));
+        match context.server().routes(router).health(health).start().await {
+            Ok(running) => Ok(running.then(move || async move { tasks.stop().await })),
+            Err(error) => {
+                tasks.stop().await;
+                Err(error)
+            }
+        }
     }
-}
-
-async fn serve_gateway(
-    settings: &Settings,
-    calls: Calls,
-    site: Site,
-    cors: CorsLayer,
-    health: Health,
-) -> Result<Running, StartError> {
-    let grpc = server::layered(Gateway::NAME, &settings.limits, calls);
-    let router = Router::new().fallback_service(Protocols { grpc, site }).layer(cors);
-    Server::new(Gateway::NAME, settings.listen, &settings.limits, &settings.shutdown)
-        .routes(router)
-        .health(health)
-        .start()
-        .await
 }

@@ -12,7 +12,9 @@ use std::{net::SocketAddr, time::Duration};
 use axum::{Router, body::Body};
 use eticket_chassis::{
     config::{LimitsConfig, Settings},
+    context::Context,
     health::Health,
+    process::Service as _,
     server::Running,
 };
 use eticket_proto::{
@@ -29,13 +31,7 @@ use tonic::transport::{Channel, Endpoint};
 use tower::ServiceExt;
 
 use self::fake::Upstreams;
-use crate::{
-    cors::{self, Origins},
-    gateway,
-    health::OWN_SERVICES,
-    serve_gateway,
-    site::Site,
-};
+use crate::{Config, ConsoleConfig, CorsConfig, Gateway, UpstreamConfig};
 
 const MAX_MESSAGE_BYTES: u32 = 64 * 1024;
 
@@ -89,16 +85,18 @@ impl World {
 
     async fn with_limits(limits: LimitsConfig) -> Self {
         let upstreams = Upstreams::start().await;
-        let channel = |owner| {
-            let address = upstreams.addresses()[owner as usize];
-            let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address");
-            endpoint.connect_timeout(Duration::from_secs(2)).connect_lazy()
+        let [ticket, reservation, pricing, query] = upstreams
+            .addresses()
+            .map(|address| UpstreamConfig { url: Some(format!("http://{address}").parse().expect("an address")) });
+        let config = Config {
+            max_message_bytes: MAX_MESSAGE_BYTES,
+            upstream: crate::Upstreams { ticket, reservation, pricing, query },
+            cors: CorsConfig { allowed_origins: Vec::new() },
+            console: ConsoleConfig::default(),
         };
-        let health = Health::new(OWN_SERVICES);
-        let calls = gateway::calls(channel, health.clone(), MAX_MESSAGE_BYTES).expect("the descriptors are whole");
-        let settings = Settings { limits, ..Settings::for_tests() };
-        let cors = cors::layer(Origins::These(Vec::new()), settings.listen);
-        let gateway = serve_gateway(&settings, calls, Site::new(None), cors, health.clone()).await.expect("it starts");
+        let context = Context::new(Gateway::NAME, Settings { limits, ..Settings::for_tests() });
+        let gateway = Gateway::build(&context, config).await.expect("it starts");
+        let health = gateway.health().expect("the gateway has a health").clone();
         Self { upstreams, address: gateway.address(), health, gateway }
     }
 

@@ -48,6 +48,8 @@ async fn a_call_arrives_with_its_headers_and_comes_back_with_theirs() {
     request.metadata_mut().insert("accept-language", "ko".parse().unwrap());
     let response = world.tickets().await.get_ticket(request).await.unwrap();
     assert_eq!(response.metadata().get("x-header").unwrap(), "h");
+    assert_eq!(response.metadata().get(headers::CORRELATION_ID).unwrap(), "abc");
+    assert!(response.metadata().get("access-control-expose-headers").is_none(), "no browser reads this");
     let title = response.into_inner().ticket.unwrap().title;
     assert_eq!(seen(&title, headers::CORRELATION_ID), Some("abc"));
     assert_eq!(seen(&title, "accept-language"), Some("ko"));
@@ -57,8 +59,11 @@ async fn a_call_arrives_with_its_headers_and_comes_back_with_theirs() {
 #[tokio::test]
 async fn identity_is_made_for_who_brings_none() {
     let world = World::new().await;
-    let title = headers_at_upstream(&world, ticket(HEADERS)).await;
-    assert!(seen(&title, headers::CORRELATION_ID).is_some_and(|id| !id.is_empty()), "{title}");
+    let response = world.tickets().await.get_ticket(ticket(HEADERS)).await.unwrap();
+    let told = response.metadata().get(headers::CORRELATION_ID).unwrap().to_str().unwrap().to_owned();
+    let title = response.into_inner().ticket.unwrap().title;
+    assert!(!told.is_empty());
+    assert_eq!(seen(&title, headers::CORRELATION_ID), Some(told.as_str()));
     assert!(seen(&title, headers::TRACE_PARENT).is_some_and(|trace| trace.starts_with("00-")), "{title}");
 }
 
