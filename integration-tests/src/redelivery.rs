@@ -6,7 +6,7 @@ use std::path::Path;
 use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
 
 /// The embedded bus's file in a data folder.
-pub const BUS_FILE: &str = "bus.sqlite";
+pub const BUS_FILE: &str = "bus.db";
 
 /// Publishes the first message that is `wanted` again.
 ///

@@ -75,9 +75,13 @@ async fn a_check_touches_nothing() {
 
 #[tokio::test]
 async fn a_wrong_value_is_named_with_what_is_expected() {
-    refused(Launch::program("eticket").key("ticket.listen", "no-address"), &["ticket.listen", "no-address"]).await;
+    refused(
+        Launch::program("eticket").key("ticket.listen", "no-address"),
+        &["ticket.listen", "no-address", "expected"],
+    )
+    .await;
     let deadline = Launch::program("eticket").key("reservation.upstream.ticket.deadline_ms", "soon");
-    refused(deadline, &["reservation.upstream.ticket.deadline_ms", "soon"]).await;
+    refused(deadline, &["reservation.upstream.ticket.deadline_ms", "soon", "expected"]).await;
     refused(Launch::program("eticket").key("log.format", "xml"), &["log.format", "xml", "json"]).await;
     refused(Launch::program("eticket").key("auth.mode", "maybe"), &["auth.mode", "maybe", "off"]).await;
 }
