@@ -1,4 +1,101 @@
-//! The pricing service: the price of each ticket, by a policy that is data.
+//! The pricing service: the price of each ticket, by a policy that is data. It listens to tickets, for when they start, and to
+//! reservations, for who holds them.
+//!
+//! This file is the composition root, the only one that names concrete adapters.
 
+pub mod application;
+mod config;
+pub mod convert;
 pub mod domain;
+pub mod inbound;
+pub mod outbound;
 pub mod policy_file;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use eticket_chassis::{
+    background::Background,
+    batch::{Batches, Limits},
+    config::{self as chassis_config, Settings},
+    context::Context,
+    exit::StartError,
+    health::Health,
+    operations::Operations,
+    process::{Place, Service},
+    server::Running,
+    store::{Housekeeping, sqlite::Store},
+};
+use eticket_proto::{
+    operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
+    pricing::pricing_service_server::{PricingServiceServer, SERVICE_NAME as PRICES},
+};
+
+pub use crate::config::Config;
+use crate::{
+    application::{PriceWriter, Prices},
+    inbound::{
+        events::{Events, FILTERS},
+        grpc::Grpc,
+        policy_watch::{self, PolicyWatch},
+    },
+    outbound::{
+        messages::Protobuf,
+        sqlite::{MIGRATIONS, PriceTables},
+    },
+};
+
+/// The pricing service, to be run by the chassis.
+pub struct Pricing;
+
+impl Service for Pricing {
+    const NAME: &'static str = "pricing";
+    const DEFAULTS: &'static str = include_str!("defaults.toml");
+    type Config = Config;
+
+    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+        config.check()
+    }
+
+    async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
+        let (bus, clock) = (context.bus()?, context.clock.clone());
+        let policy = config.policy.read()?;
+        let database = context.open_sqlite(&MIGRATIONS).await?;
+        let housekeeping: Arc<dyn Housekeeping> = Arc::new(database.clone());
+        let health = Health::new([PRICES, OPERATIONS]).with_store().with_bus();
+        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
+
+        let store = Arc::new(Store::<PriceTables>::new(database.clone()));
+        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
+        let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let prices = Prices::new(store, jobs);
+        let events = Arc::new(Events { prices: prices.clone() });
+        // Before the first call and the first event: there is never a moment without a policy.
+        policy_watch::offer(&prices, policy)
+            .await
+            .map_err(|error| StartError::unavailable("the pricing policy cannot be stored", error))?;
+
+        let operations = Operations {
+            consumer: Self::NAME,
+            store: housekeeping,
+            bus: bus.clone(),
+            take_in: events.clone(),
+            tasks: background.intake_tasks().clone(),
+        };
+        let running = context
+            .server()
+            .service(PricingServiceServer::new(Grpc { prices: prices.clone() }))
+            .service(OperationsServiceServer::new(operations))
+            .reflection([PRICES, OPERATIONS])
+            .health(health)
+            .start()
+            .await?;
+        // Only now: a port that is taken must not leave anything running.
+        background.start(bus, database.outbox_written(), events, FILTERS);
+        let interval = config.policy.reload_interval();
+        let watch = PolicyWatch::new(prices, config.policy.file);
+        background.intake_tasks().spawn("policy", watch.run(interval, background.intake_tasks().stopping()));
+        Ok(running.then(|| background.stop()))
+    }
+}

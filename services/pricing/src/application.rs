@@ -1,0 +1,319 @@
+//! What can be done with prices, and the ports it needs. `work_off` is the whole of every event and policy: a synchronous function
+//! over the domain, which a store runs within its transaction.
+//!
+//! The policy in force is read in that transaction too: a replica that has not heard of the newest version never computes by an
+//! older one.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::{self, Batches, Writer},
+    clock::SharedClock,
+    consumer::Incoming,
+    store::{self, Commit, OutboxRow, Parked, Rows, Work},
+    telemetry::TraceContext,
+};
+use eticket_proto::ids::{TicketId, UserGrade};
+
+use crate::domain::{self, Holder, Offer, Policy, PolicyBehind, Price, Row, Schedule};
+
+/// Prices of one republishing transaction.
+const REPUBLISH_PAGE: i64 = 500;
+/// Prices computed anew in one transaction.
+const REPRICE_PAGE: i64 = 500;
+
+/// Turns prices into bytes for the outbox.
+pub trait Messages: Send + Sync {
+    /// `None` for a row without a price, which waits for its ticket.
+    fn event(&self, id: &TicketId, row: &Row, now: DateTime<Utc>, trace: &TraceContext) -> Option<OutboxRow>;
+}
+
+/// What a commit reads and writes.
+#[derive(Debug, Default)]
+pub struct PricingRows {
+    pub prices: Rows<TicketId, Row>,
+    /// The highest version ever adopted.
+    pub in_force: Option<Policy>,
+    /// Adopted in this commit, in the order of versions.
+    pub adopted: Vec<Policy>,
+}
+
+/// Where prices and policies are kept.
+#[async_trait]
+pub trait PriceStore: Commit<Keys = BTreeSet<TicketId>, Rows = PricingRows> + 'static {
+    async fn row(&self, id: &TicketId) -> Result<Option<Row>, store::Error>;
+
+    /// Rows that have a price, with ids above `after`, in the order of their ids.
+    async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, store::Error>;
+
+    /// Rows that have a price by a policy below `version` and that nobody holds.
+    async fn to_reprice(&self, version: i64, most: i64) -> Result<Vec<TicketId>, store::Error>;
+
+    /// The highest version ever adopted.
+    async fn policy_in_force(&self) -> Result<Option<Policy>, store::Error>;
+
+    /// Rows that have a price.
+    async fn count(&self) -> Result<i64, store::Error>;
+}
+
+/// What an event says to a price.
+#[derive(Debug, Clone)]
+pub struct News {
+    pub ticket: TicketId,
+    pub about: About,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum About {
+    Schedule(Schedule),
+    Holder(Holder),
+}
+
+/// What goes through the one writer.
+pub enum Job {
+    TakeIn(Incoming<News>),
+    Park(Parked),
+    Offer(Policy),
+    Reprice(TicketId),
+    Republish(TicketId),
+}
+
+impl Job {
+    fn ticket(&self) -> Option<&TicketId> {
+        match self {
+            Self::TakeIn(incoming) => Some(&incoming.event.ticket),
+            Self::Reprice(id) | Self::Republish(id) => Some(id),
+            Self::Park(_) | Self::Offer(_) => None,
+        }
+    }
+}
+
+/// What came of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    Offered(Offer),
+    /// There is no policy to compute by, or only one that the row is ahead of.
+    NotComputed(String),
+}
+
+/// The use cases.
+#[derive(Clone)]
+pub struct Prices {
+    store: Arc<dyn PriceStore>,
+    jobs: Batches<Job, Outcome>,
+}
+
+impl Prices {
+    pub fn new(store: Arc<dyn PriceStore>, jobs: Batches<Job, Outcome>) -> Self {
+        Self { store, jobs }
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn row(&self, id: &TicketId) -> Result<Option<Row>, store::Error> {
+        self.store.row(id).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, store::Error> {
+        self.store.page(after, most).await
+    }
+
+    /// `None` before the first policy is adopted, which is before the first call is answered.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn policy_in_force(&self) -> Result<Option<Policy>, store::Error> {
+        self.store.policy_in_force().await
+    }
+
+    /// What a ticket would cost; nothing is stored. `None` as [`Prices::policy_in_force`].
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn quote(&self, start: DateTime<Utc>, grade: Option<UserGrade>) -> Result<Option<Price>, store::Error> {
+        Ok(self.store.policy_in_force().await?.map(|policy| policy.price(start, grade)))
+    }
+
+    /// Offers a policy: it is kept, and in force from then on, if its version is the highest ever offered.
+    ///
+    /// # Errors
+    /// If the store does not answer: nothing is adopted then, or it is not known.
+    pub async fn offer(&self, policy: Policy) -> Result<Offer, batch::Error> {
+        match self.jobs.submit(Job::Offer(policy), None).await? {
+            Outcome::Offered(offer) => Ok(offer),
+            other => Err(batch::Error::Failed(format!("{other:?}"))),
+        }
+    }
+
+    /// Computes what nobody holds by the policy in force; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not answer: to be begun again, which is harmless.
+    pub async fn reprice(&self) -> Result<usize, batch::Error> {
+        let Some(policy) = self.store.policy_in_force().await.map_err(unavailable)? else { return Ok(0) };
+        let mut count = 0;
+        loop {
+            let page = self.store.to_reprice(policy.version(), REPRICE_PAGE).await.map_err(unavailable)?;
+            if page.is_empty() {
+                return Ok(count);
+            }
+            count += page.len();
+            // Each leaves what is found here: it is computed, or somebody holds it by then.
+            futures::future::try_join_all(page.into_iter().map(|id| self.submit(Job::Reprice(id)))).await?;
+        }
+    }
+
+    /// Applies events, all in one batch if there is room.
+    pub async fn take_in(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
+        futures::future::join_all(events.into_iter().map(|event| self.submit(Job::TakeIn(event)))).await
+    }
+
+    /// # Errors
+    /// [`batch::Error`] if it is not set aside.
+    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(Job::Park(parked)).await
+    }
+
+    /// Puts the current state of every price into the outbox; answers how many.
+    ///
+    /// # Errors
+    /// If the store does not answer: to be begun again, which is harmless.
+    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        let (mut after, mut count) = (String::new(), 0);
+        loop {
+            let page = self.store.page(&after, REPUBLISH_PAGE).await.map_err(unavailable)?;
+            let Some((last, _)) = page.last() else { return Ok(count) };
+            last.as_str().clone_into(&mut after);
+            count += page.len() as u64;
+            // The state is read again under the row's lock: what the page shows may be outdated by then.
+            futures::future::try_join_all(page.into_iter().map(|(id, _)| self.submit(Job::Republish(id)))).await?;
+            progress(count);
+        }
+    }
+
+    /// How many states a republishing sends.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn count(&self) -> Result<u64, batch::Error> {
+        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
+    }
+
+    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
+        match self.jobs.submit(job, None).await? {
+            Outcome::Done | Outcome::Offered(_) => Ok(()),
+            Outcome::NotComputed(reason) => Err(batch::Error::Failed(reason)),
+        }
+    }
+}
+
+fn unavailable(error: store::Error) -> batch::Error {
+    tracing::warn!(error = %error, "prices cannot be read");
+    batch::Error::Unavailable
+}
+
+/// The store's one writer.
+pub struct PriceWriter {
+    pub store: Arc<dyn PriceStore>,
+    pub messages: Arc<dyn Messages>,
+    pub clock: SharedClock,
+}
+
+#[async_trait]
+impl Writer<Job, Outcome> for PriceWriter {
+    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
+        let keys = batch.iter().filter_map(Job::ticket).cloned().collect();
+        let mut outcomes = Vec::new();
+        let work_off = &mut |work: &mut Work<PricingRows>| {
+            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        };
+        self.store.commit(&keys, &[], work_off).await?;
+        Ok(outcomes)
+    }
+}
+
+/// One job, on the result of those before it in the batch.
+fn work_off(work: &mut Work<PricingRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+    match job {
+        Job::TakeIn(incoming) => take_in(work, incoming, messages, now),
+        Job::Park(parked) => {
+            work.park(parked.clone());
+            Outcome::Done
+        }
+        Job::Offer(policy) => {
+            let offer = domain::consider(work.rows.in_force.as_ref(), policy);
+            if offer == Offer::Adopt {
+                work.rows.in_force = Some(policy.clone());
+                work.rows.adopted.push(policy.clone());
+            }
+            Outcome::Offered(offer)
+        }
+        Job::Reprice(id) => {
+            let PricingRows { prices, in_force, .. } = &work.rows;
+            let known = prices.get(id).zip(in_force.as_ref());
+            if let Some(row) = known.and_then(|(row, policy)| domain::take_in_policy(row, policy, now)) {
+                put(work, id, row, messages, now, &TraceContext::new_root());
+            }
+            Outcome::Done
+        }
+        Job::Republish(id) => {
+            // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+            let row = work.rows.prices.get(id);
+            let event = row.and_then(|row| messages.event(id, row, now, &TraceContext::new_root()));
+            event.into_iter().for_each(|event| work.publish(event));
+            Outcome::Done
+        }
+    }
+}
+
+fn take_in(
+    work: &mut Work<PricingRows>,
+    incoming: &Incoming<News>,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+) -> Outcome {
+    let News { ticket, about } = &incoming.event;
+    let Some(policy) = &work.rows.in_force else {
+        return Outcome::NotComputed("no policy has been adopted yet".to_owned());
+    };
+    // A missing row is made: what comes before the ticket's own event waits for it there.
+    let none_yet = Row::default();
+    let row = work.rows.prices.get(ticket).unwrap_or(&none_yet);
+    let taken_in: Result<Option<Row>, PolicyBehind> = match *about {
+        About::Schedule(schedule) => domain::take_in_ticket(row, schedule, policy, now),
+        About::Holder(holder) => domain::take_in_reservation(row, holder, policy, now),
+    };
+    let changed = match taken_in {
+        Ok(changed) => changed,
+        Err(behind) => return Outcome::NotComputed(behind.to_string()),
+    };
+    if incoming.was_parked {
+        work.unpark(incoming.event_id.clone());
+    }
+    if let Some(row) = changed {
+        put(work, ticket, row, messages, now, &incoming.trace());
+    }
+    Outcome::Done
+}
+
+fn put(
+    work: &mut Work<PricingRows>,
+    id: &TicketId,
+    row: Row,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+    trace: &TraceContext,
+) {
+    if let Some(event) = messages.event(id, &row, now, trace) {
+        work.publish(event);
+    }
+    work.rows.prices.put(id.clone(), row);
+}
+
+#[cfg(test)]
+mod tests;

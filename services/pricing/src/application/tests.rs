@@ -1,0 +1,245 @@
+//! The use cases over a real store.
+
+use std::{fs, path::Path, sync::Arc};
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::Limits,
+    bus::Message,
+    clock::ManualClock,
+    store::{
+        Housekeeping,
+        sqlite::{Database, Store},
+    },
+    tasks::Tasks,
+};
+use eticket_proto::event::PriceEvent;
+use prost::Message as _;
+
+use super::*;
+use crate::{
+    inbound::policy_watch::{self, PolicyWatch},
+    outbound::{messages::Protobuf, sqlite},
+    policy_file,
+};
+
+struct Fixture {
+    prices: Prices,
+    database: Database,
+    folder: tempfile::TempDir,
+}
+
+/// A Wednesday in Seoul.
+fn start() -> DateTime<Utc> {
+    "2027-01-06T10:00:00Z".parse().expect("a time")
+}
+
+fn policy(version: i64, base_price: u64) -> String {
+    policy_file::DEFAULT
+        .replace("version: 1\n", &format!("version: {version}\n"))
+        .replace("10000 KRW\n\n", &format!("{base_price} KRW\n\n"))
+}
+
+fn parsed(version: i64, base_price: u64) -> Policy {
+    policy_file::parse(&policy(version, base_price)).expect("a policy")
+}
+
+fn id(text: &str) -> TicketId {
+    text.parse().expect("an id")
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        Self::on(tempfile::tempdir().expect("a folder")).await
+    }
+
+    async fn on(folder: tempfile::TempDir) -> Self {
+        let clock: SharedClock = Arc::new(ManualClock::new(start()));
+        let path = folder.path().join("pricing.db");
+        let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.expect("a store");
+        let store = Arc::new(Store::<sqlite::PriceTables>::new(database.clone()));
+        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
+        let jobs = Batches::start("pricing", &Tasks::new(), Limits::default(), Arc::new(writer));
+        Self { prices: Prices::new(store, jobs), database, folder }
+    }
+
+    async fn with_policy() -> Self {
+        let fixture = Self::new().await;
+        assert_eq!(fixture.prices.offer(parsed(1, 10_000)).await, Ok(Offer::Adopt));
+        fixture
+    }
+
+    async fn take_in(&self, events: Vec<Incoming<News>>) {
+        for outcome in self.prices.take_in(events).await {
+            assert_eq!(outcome, Ok(()));
+        }
+    }
+
+    async fn won(&self, ticket: &str) -> i64 {
+        let row = self.prices.row(&id(ticket)).await.expect("read").expect("a row");
+        row.price.expect("a price").discounted_price.units()
+    }
+
+    /// Revisions and prices of the events that wait, in the order of the relay.
+    async fn published(&self) -> Vec<(i64, i64)> {
+        let mut claim = self.database.claim_outbox(1_000).await.expect("read");
+        let rows = claim.subjects().into_iter().flatten();
+        rows.map(|row| {
+            let event = PriceEvent::decode(row.message.body).expect("an event");
+            let price = event.price.expect("a price");
+            assert_eq!(row.revision, price.revision);
+            (price.revision, price.discounted_price.expect("an amount").units)
+        })
+        .collect()
+    }
+
+    fn policy_file(&self) -> std::path::PathBuf {
+        self.folder.path().join("policy.yaml")
+    }
+}
+
+fn incoming(ticket: &str, about: About) -> Incoming<News> {
+    let event = News { ticket: id(ticket), about };
+    Incoming { event, message: Arc::new(Message::default()), event_id: "e".into(), was_parked: false }
+}
+
+fn scheduled(ticket: &str, revision: i64) -> Incoming<News> {
+    incoming(ticket, About::Schedule(Schedule { start: start(), revision }))
+}
+
+fn held(ticket: &str, revision: i64, grade: Option<UserGrade>) -> Incoming<News> {
+    incoming(ticket, About::Holder(Holder { grade, revision }))
+}
+
+#[tokio::test]
+async fn a_price_and_its_event_are_committed_together() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in(vec![scheduled("t", 1)]).await;
+    fixture.take_in(vec![held("t", 1, Some(UserGrade::Vip))]).await;
+    fixture.take_in(vec![held("t", 2, None)]).await;
+    assert_eq!(fixture.won("t").await, 8_000);
+    assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000), (3, 8_000)]);
+}
+
+#[tokio::test]
+async fn events_of_one_ticket_in_one_batch_build_on_each_other() {
+    let fixture = Fixture::with_policy().await;
+    fixture
+        .take_in(vec![
+            held("t", 1, Some(UserGrade::Silver)),
+            scheduled("t", 1),
+            held("t", 3, Some(UserGrade::Vip)),
+            held("t", 2, None),
+        ])
+        .await;
+    assert_eq!(fixture.won("t").await, 7_000, "the late cancellation of an earlier reservation is stale");
+    assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000)], "one event a computation");
+}
+
+#[tokio::test]
+async fn what_comes_before_the_ticket_is_kept_until_then() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in(vec![held("t", 1, Some(UserGrade::Vip))]).await;
+    assert_eq!(fixture.published().await, []);
+    fixture.take_in(vec![scheduled("t", 1)]).await;
+    assert_eq!(fixture.published().await, [(1, 7_000)]);
+}
+
+#[tokio::test]
+async fn events_that_come_again_change_nothing() {
+    let fixture = Fixture::with_policy().await;
+    for _ in 0..3 {
+        fixture.take_in(vec![scheduled("t", 1), held("t", 1, Some(UserGrade::Vip))]).await;
+    }
+    assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000)]);
+}
+
+#[tokio::test]
+async fn without_a_policy_events_wait_on_the_bus() {
+    let fixture = Fixture::new().await;
+    let outcome = fixture.prices.take_in(vec![scheduled("t", 1)]).await;
+    assert!(matches!(outcome[..], [Err(batch::Error::Failed(_))]), "{outcome:?}");
+    assert_eq!(fixture.prices.row(&id("t")).await.expect("read"), None);
+    assert_eq!(fixture.prices.reprice().await, Ok(0));
+}
+
+#[tokio::test]
+async fn republishing_sends_every_price_once_and_raises_no_revision() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in((0..5).map(|number| scheduled(&format!("t{number}"), 1)).collect()).await;
+    fixture.take_in(vec![held("waits", 1, None)]).await;
+    assert_eq!(fixture.prices.count().await, Ok(5));
+    let heard = std::sync::Mutex::new(Vec::new());
+    let count = fixture.prices.republish(&|count| heard.lock().expect("no panic").push(count)).await;
+    assert_eq!((count, heard.into_inner().expect("no panic")), (Ok(5), vec![5]));
+    assert_eq!(fixture.published().await, [(1, 8_000); 10], "rows of their own beside those that wait");
+}
+
+#[tokio::test]
+async fn a_parked_event_that_is_applied_is_no_longer_parked() {
+    let fixture = Fixture::with_policy().await;
+    let event = scheduled("t", 1);
+    fixture.prices.park(event.park("no reason", 5, start())).await.expect("parked");
+    assert!(fixture.database.parked_by_id("e").await.expect("read").is_some());
+    fixture.take_in(vec![Incoming { was_parked: true, ..event }]).await;
+    assert_eq!(fixture.database.parked_by_id("e").await.expect("read"), None);
+    assert_eq!(fixture.won("t").await, 8_000);
+}
+
+#[tokio::test]
+async fn the_highest_policy_ever_offered_is_in_force_also_after_a_restart() {
+    let fixture = Fixture::with_policy().await;
+    assert_eq!(fixture.prices.offer(parsed(3, 20_000)).await, Ok(Offer::Adopt));
+    assert_eq!(fixture.prices.offer(parsed(2, 1)).await, Ok(Offer::Lower));
+    assert_eq!(fixture.prices.offer(parsed(3, 1)).await, Ok(Offer::OtherContent));
+    fixture.database.close().await;
+    let again = Fixture::on(fixture.folder).await;
+    assert_eq!(again.prices.offer(parsed(3, 20_000)).await, Ok(Offer::Same));
+    assert_eq!(again.prices.policy_in_force().await.expect("read"), Some(parsed(3, 20_000)));
+    let quote = again.prices.quote(start(), Some(UserGrade::Vip)).await.expect("read").expect("a quote");
+    assert_eq!(quote.discounted_price.units(), 15_000);
+}
+
+#[tokio::test]
+async fn a_new_policy_is_for_what_nobody_holds() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in(vec![scheduled("free", 1), scheduled("held", 1), held("held", 1, Some(UserGrade::Vip))]).await;
+    fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted");
+    assert_eq!(fixture.prices.reprice().await, Ok(1));
+    assert_eq!(fixture.prices.reprice().await, Ok(0), "once only");
+    assert_eq!((fixture.won("free").await, fixture.won("held").await), (16_000, 7_000));
+    fixture.take_in(vec![held("held", 2, None)]).await;
+    assert_eq!(fixture.won("held").await, 16_000, "until the next event about it");
+}
+
+#[tokio::test]
+async fn the_policy_file_is_followed() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in(vec![scheduled("t", 1)]).await;
+    let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
+    let mut watch = PolicyWatch::new(fixture.prices.clone(), Some(fixture.policy_file()));
+    assert_eq!(watch.run_once().await, policy_watch::Outcome::Unreadable, "no such file: nothing changes");
+    write(&policy(2, 20_000));
+    assert_eq!(watch.run_once().await, policy_watch::Outcome::Offered(Offer::Adopt));
+    assert_eq!(fixture.won("t").await, 16_000, "priced anew");
+    assert_eq!(watch.run_once().await, policy_watch::Outcome::Unchanged);
+    for (text, expected) in [
+        ("version: [", policy_watch::Outcome::Unreadable),
+        (policy(2, 1).as_str(), policy_watch::Outcome::Offered(Offer::OtherContent)),
+        (policy(1, 1).as_str(), policy_watch::Outcome::Offered(Offer::Lower)),
+    ] {
+        write(text);
+        assert_eq!(watch.run_once().await, expected);
+        assert_eq!(watch.run_once().await, policy_watch::Outcome::Unchanged, "said once");
+        assert_eq!(fixture.prices.policy_in_force().await.expect("read"), Some(parsed(2, 20_000)));
+    }
+}
+
+#[tokio::test]
+async fn prices_that_an_earlier_life_left_undone_are_computed_at_start() {
+    let fixture = Fixture::with_policy().await;
+    fixture.take_in(vec![scheduled("t", 1)]).await;
+    fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted, and then the process died");
+    PolicyWatch::new(fixture.prices.clone(), None).run_once().await;
+    assert_eq!(fixture.won("t").await, 16_000);
+}

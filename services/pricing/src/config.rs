@@ -1,0 +1,82 @@
+//! The configuration that only the pricing service has.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use eticket_chassis::config::{Error, within};
+use serde::{Deserialize, Serialize};
+
+use crate::{domain::Policy, policy_file};
+
+/// The pricing service's own keys.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    pub policy: PolicyConfig,
+}
+
+/// `policy.*`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PolicyConfig {
+    /// YAML; `None` for the embedded policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<PathBuf>,
+    /// How often the file is looked at for changes.
+    pub reload_interval_ms: u64,
+}
+
+impl PolicyConfig {
+    pub fn reload_interval(&self) -> Duration {
+        Duration::from_millis(self.reload_interval_ms)
+    }
+
+    /// The policy that the service begins with.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or holds no policy.
+    pub fn read(&self) -> Result<Policy, Error> {
+        let wrong = |problem: String| {
+            let name = self.file.as_ref().map(|file| file.display().to_string());
+            Error::new("policy.file", name, problem)
+        };
+        let text = match &self.file {
+            None => policy_file::DEFAULT.to_owned(),
+            Some(file) => fs::read_to_string(file).map_err(|error| {
+                wrong(format!("expected a readable file with a pricing policy in YAML, but reading it failed: {error}"))
+            })?,
+        };
+        policy_file::parse(&text).map_err(|error| wrong(error.to_string()))
+    }
+}
+
+impl Config {
+    /// # Errors
+    /// The first value that makes no sense.
+    pub fn check(&self) -> Result<(), Error> {
+        within("policy.reload_interval_ms", self.policy.reload_interval_ms, 10, 3_600_000)?;
+        self.policy.read().map(drop)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(file: Option<PathBuf>) -> Config {
+        Config { policy: PolicyConfig { file, reload_interval_ms: 2_000 } }
+    }
+
+    #[test]
+    fn the_policy_file_is_checked_before_anything_starts() {
+        assert!(config(None).check().is_ok());
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("policy.yaml");
+        let missing = config(Some(file.clone())).check().expect_err("no such file").to_string();
+        assert!(missing.contains("policy.file = ") && missing.contains("policy.yaml"), "{missing}");
+        fs::write(&file, "version: 1\nbase_price: 10 KRW\nrules: [{rule_id: a, percent: 101}]\n").expect("written");
+        let wrong = config(Some(file.clone())).check().expect_err("not a policy").to_string();
+        assert!(wrong.contains("line 3: rule a: percent: expected 1 to 100"), "{wrong}");
+        fs::write(&file, "version: 3\nbase_price: 10 KRW\n").expect("written");
+        assert_eq!(config(Some(file)).policy.read().expect("a policy").version(), 3);
+    }
+}

@@ -1,0 +1,5 @@
+//! What drives the application: calls, events, and the policy file.
+
+pub mod events;
+pub mod grpc;
+pub mod policy_watch;

@@ -1,0 +1,83 @@
+//! `eticket.pricing.v1.PricingService`: parses at the edge, and says in the contract's words what the application answers.
+
+use eticket_chassis::{
+    error::ApiError,
+    failure,
+    paging::{self, Page},
+};
+use eticket_proto::{
+    error::ErrorReason,
+    ids::{InvalidId, TicketId, UserGrade},
+    pricing::{
+        GetPriceRequest, GetPriceResponse, GetPricingPolicyRequest, GetPricingPolicyResponse, ListPricesRequest,
+        ListPricesResponse, QuotePriceRequest, QuotePriceResponse, pricing_service_server::PricingService,
+    },
+    time::from_proto,
+};
+use tonic::{Request, Response, Status};
+
+use crate::{
+    application::Prices,
+    convert::{policy_to_message, quote_to_message, row_to_message},
+};
+
+pub struct Grpc {
+    pub prices: Prices,
+}
+
+#[tonic::async_trait]
+impl PricingService for Grpc {
+    async fn get_price(&self, request: Request<GetPriceRequest>) -> Result<Response<GetPriceResponse>, Status> {
+        let id = request.into_inner().ticket_id;
+        let id: TicketId =
+            id.parse().map_err(|error: InvalidId| ApiError::invalid_field("ticket_id", error.to_string()))?;
+        let row = self.prices.row(&id).await.map_err(failure::of_store)?;
+        let price = row.and_then(|row| row_to_message(&id, &row));
+        let price = price.ok_or_else(|| ApiError::new(ErrorReason::PriceNotFound).with("ticket_id", &id))?;
+        Ok(Response::new(GetPriceResponse { price: Some(price) }))
+    }
+
+    async fn list_prices(&self, request: Request<ListPricesRequest>) -> Result<Response<ListPricesResponse>, Status> {
+        const SCOPE: &str = "ListPrices";
+        let message = request.into_inner();
+        let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
+        let after = page.after.as_deref().unwrap_or_default();
+        let mut rows = self.prices.page(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let more = page.cut(&mut rows);
+        let last = rows.last().filter(|_| more);
+        let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
+        let prices = rows.iter().filter_map(|(id, row)| row_to_message(id, row)).collect();
+        Ok(Response::new(ListPricesResponse { prices, next_page_token }))
+    }
+
+    async fn quote_price(&self, request: Request<QuotePriceRequest>) -> Result<Response<QuotePriceResponse>, Status> {
+        let message = request.into_inner();
+        let start = message.start_time.as_ref().and_then(from_proto).ok_or_else(|| {
+            ApiError::invalid_field(
+                "start_time",
+                "expected a time in the years 1 to 9999, with nanos from 0 to 999999999",
+            )
+        })?;
+        let grade = match message.user_grade {
+            0 => None,
+            number => Some(UserGrade::from_proto(number).ok_or_else(|| {
+                ApiError::invalid_field("user_grade", format!("expected a UserGrade, or none, got {number}"))
+            })?),
+        };
+        let price = self.prices.quote(start, grade).await.map_err(failure::of_store)?.ok_or_else(no_policy)?;
+        Ok(Response::new(QuotePriceResponse { price: Some(quote_to_message(&price)) }))
+    }
+
+    async fn get_pricing_policy(
+        &self,
+        _: Request<GetPricingPolicyRequest>,
+    ) -> Result<Response<GetPricingPolicyResponse>, Status> {
+        let policy = self.prices.policy_in_force().await.map_err(failure::of_store)?.ok_or_else(no_policy)?;
+        Ok(Response::new(GetPricingPolicyResponse { policy: Some(policy_to_message(&policy)) }))
+    }
+}
+
+/// The service adopts one before it takes its first call, so only a store that was emptied meanwhile has none.
+fn no_policy() -> ApiError {
+    ApiError::new(ErrorReason::StoreUnavailable).message("the store holds no pricing policy; start the service again")
+}

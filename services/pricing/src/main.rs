@@ -1,0 +1,8 @@
+//! The pricing service in a process of its own.
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> std::process::ExitCode {
+    eticket_chassis::process::main::<eticket_pricing::Pricing>()
+}

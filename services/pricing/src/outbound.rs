@@ -1,0 +1,6 @@
+//! What the application drives: the store, and the bytes of its messages.
+
+#[cfg(test)]
+pub(crate) mod contract;
+pub mod messages;
+pub mod sqlite;
