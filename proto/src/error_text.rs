@@ -65,15 +65,14 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
         R::TicketNotFound => ("There is no such ticket.", "존재하지 않는 티켓입니다."),
         R::ReservationNotFound => ("There is no such reservation.", "존재하지 않는 예약입니다."),
         R::PriceNotFound => ("There is no price for this ticket yet.", "이 티켓의 가격이 아직 없습니다."),
-        R::TicketAlreadyExists => {
-            ("A ticket with this id exists already. Choose another id.", "같은 ID의 티켓이 이미 있습니다. 다른 ID를 사용하세요.")
-        }
+        R::TicketAlreadyExists => (
+            "A ticket with this id exists already. Choose another id.",
+            "같은 ID의 티켓이 이미 있습니다. 다른 ID를 사용하세요.",
+        ),
         R::TicketAlreadyReserved => ("The ticket is already reserved.", "이미 예약된 티켓입니다."),
         R::TicketExpired => ("The ticket is past its end.", "기간이 지난 티켓입니다."),
         R::TicketWithdrawn => ("The ticket has been withdrawn.", "판매가 중단된 티켓입니다."),
-        R::ReservationNotActive => {
-            ("The reservation has already ended.", "이미 종료된 예약입니다.")
-        }
+        R::ReservationNotActive => ("The reservation has already ended.", "이미 종료된 예약입니다."),
         R::UpstreamNotConfigured => (
             "This service was not told where the others are. Set upstream.ticket.url, upstream.reservation.url and upstream.pricing.url.",
             "다른 서비스의 주소가 설정되지 않았습니다. upstream.ticket.url, upstream.reservation.url, upstream.pricing.url을 설정하세요.",
@@ -83,24 +82,28 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
             "This request_id was used for another request. Use a new one.",
             "다른 요청에 사용된 request_id입니다. 새 값을 사용하세요.",
         ),
-        R::InvalidPageToken => {
-            ("The page token does not belong to this list. Start without one.", "이 목록의 페이지 토큰이 아닙니다. 토큰 없이 다시 시작하세요.")
-        }
-        R::InvalidConsistencyToken => (
-            "The consistency token does not belong to this ticket.",
-            "이 티켓의 일관성 토큰이 아닙니다.",
+        R::InvalidPageToken => (
+            "The page token does not belong to this list. Start without one.",
+            "이 목록의 페이지 토큰이 아닙니다. 토큰 없이 다시 시작하세요.",
         ),
+        R::InvalidConsistencyToken => {
+            ("The consistency token does not belong to this ticket.", "이 티켓의 일관성 토큰이 아닙니다.")
+        }
         R::EtagMismatch => (
             "The ticket was changed meanwhile. Read it again and repeat the change.",
             "그 사이에 티켓이 변경되었습니다. 다시 조회한 후 변경하세요.",
         ),
-        R::TicketServiceOverloaded => {
-            ("Tickets cannot be checked right now. Try again shortly.", "지금은 티켓을 확인할 수 없습니다. 잠시 후 다시 시도하세요.")
+        R::TicketServiceOverloaded => (
+            "Tickets cannot be checked right now. Try again shortly.",
+            "지금은 티켓을 확인할 수 없습니다. 잠시 후 다시 시도하세요.",
+        ),
+        R::ServiceOverloaded => {
+            ("The service is busy. Try again shortly.", "서비스가 혼잡합니다. 잠시 후 다시 시도하세요.")
         }
-        R::ServiceOverloaded => ("The service is busy. Try again shortly.", "서비스가 혼잡합니다. 잠시 후 다시 시도하세요."),
-        R::UpstreamUnavailable => {
-            ("The service cannot be reached right now. Try again shortly.", "지금은 서비스에 연결할 수 없습니다. 잠시 후 다시 시도하세요.")
-        }
+        R::UpstreamUnavailable => (
+            "The service cannot be reached right now. Try again shortly.",
+            "지금은 서비스에 연결할 수 없습니다. 잠시 후 다시 시도하세요.",
+        ),
         R::StoreUnavailable => (
             "The service cannot reach its store right now. Try again shortly.",
             "지금은 저장소를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
@@ -108,14 +111,18 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
         R::ShuttingDown => {
             ("The service is shutting down. Try again at once.", "서비스가 종료되는 중입니다. 바로 다시 시도하세요.")
         }
-        R::TooManyRequests => ("Too many requests. Try again shortly.", "요청이 너무 많습니다. 잠시 후 다시 시도하세요."),
+        R::TooManyRequests => {
+            ("Too many requests. Try again shortly.", "요청이 너무 많습니다. 잠시 후 다시 시도하세요.")
+        }
         R::DeadlineExceeded => ("There was not enough time to answer.", "제한 시간 안에 응답하지 못했습니다."),
         R::ViewNotCaughtUp => (
             "The view has not caught up yet. Ask again with the same token.",
             "조회 화면이 아직 갱신되지 않았습니다. 같은 토큰으로 다시 조회하세요.",
         ),
         R::TokenMissing => ("Sign in first.", "먼저 로그인하세요."),
-        R::TokenInvalid => ("Your sign-in is not valid any more. Sign in again.", "로그인이 유효하지 않습니다. 다시 로그인하세요."),
+        R::TokenInvalid => {
+            ("Your sign-in is not valid any more. Sign in again.", "로그인이 유효하지 않습니다. 다시 로그인하세요.")
+        }
         R::NotAllowed => ("You are not allowed to do this.", "이 작업을 할 권한이 없습니다."),
         R::NotYourReservation => ("This is somebody else's reservation.", "다른 사용자의 예약입니다."),
     }

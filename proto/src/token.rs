@@ -102,7 +102,12 @@ mod tests {
     use super::*;
 
     fn sample() -> Consistency {
-        Consistency::Ticket { ticket: "t-1".parse().expect("an id"), revision: 7, schedule_revision: 2, withdrawn: true }
+        Consistency::Ticket {
+            ticket: "t-1".parse().expect("an id"),
+            revision: 7,
+            schedule_revision: 2,
+            withdrawn: true,
+        }
     }
 
     #[test]

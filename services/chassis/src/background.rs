@@ -36,6 +36,7 @@ pub struct Background {
 }
 
 impl Background {
+    /// Nothing runs yet.
     pub fn new(service: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
         let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
         Self { service, store, health, clock, intake, writer, relay }

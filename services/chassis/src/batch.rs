@@ -136,7 +136,10 @@ fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<R
     wanted
 }
 
-async fn write<J: Send + Sync + 'static, A: Send + 'static>(writer: &dyn Writer<J, A>, jobs: Vec<J>) -> Vec<Result<A, Error>> {
+async fn write<J: Send + Sync + 'static, A: Send + 'static>(
+    writer: &dyn Writer<J, A>,
+    jobs: Vec<J>,
+) -> Vec<Result<A, Error>> {
     match writer.write(&jobs).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(store::Error::Unavailable(error)) => {
@@ -203,7 +206,12 @@ mod tests {
     async fn behind_a_held_writer(jobs: &[u32]) -> (Arc<Recorder>, Vec<Result<u32, Error>>) {
         let (recorder, tasks) = (recorder(0), Tasks::new());
         let batches = start(&recorder, &tasks);
-        let submit = |job| tokio::spawn({ let batches = batches.clone(); async move { batches.submit(job, None).await } });
+        let submit = |job| {
+            tokio::spawn({
+                let batches = batches.clone();
+                async move { batches.submit(job, None).await }
+            })
+        };
         let first = submit(1);
         while recorder.batches.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;

@@ -27,9 +27,11 @@ pub enum Error {
 /// A message as it is published and delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Message {
+    /// Where it belongs: one aggregate a subject.
     pub subject: String,
     /// Names are lower case.
     pub headers: Vec<(String, String)>,
+    /// The state, encoded.
     pub body: Bytes,
 }
 
@@ -43,9 +45,11 @@ impl Message {
 /// A message with its place in the stream.
 #[derive(Debug, Clone)]
 pub struct Delivery {
+    /// Its place in the stream.
     pub sequence: u64,
     /// 1 for the first time; counted since the consumer attached.
     pub attempts: u32,
+    /// What was published.
     pub message: Arc<Message>,
 }
 
@@ -58,8 +62,10 @@ pub struct StreamState {
     pub last_sequence: u64,
 }
 
+/// A stream of messages that services share.
 #[async_trait]
 pub trait Bus: Send + Sync {
+    /// Identity and end of the stream.
     async fn state(&self) -> Result<StreamState, Error>;
 
     /// Appends a message; answers its sequence once it is durable.
@@ -98,6 +104,7 @@ pub trait Consumer: Send + Sync {
     async fn retry(&mut self, sequence: u64, after: Duration) -> Result<(), Error>;
 }
 
+/// One that reads the stream in order and keeps its position itself.
 #[async_trait]
 pub trait Reader: Send + Sync {
     /// As [`Consumer::next`], in the order of sequences.

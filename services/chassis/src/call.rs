@@ -4,7 +4,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Request;
 
-use crate::{auth::Caller, server::{Deadline, Draining}, telemetry::TraceContext};
+use crate::{
+    auth::Caller,
+    server::{Deadline, Draining},
+    telemetry::TraceContext,
+};
 
 /// Who calls, until when, and in which trace.
 #[derive(Debug, Clone)]

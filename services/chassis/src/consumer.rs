@@ -5,11 +5,7 @@
 //! store and never blocks the others. While the store does not answer nothing counts as a failure. Meeting a stream of another
 //! identity, the consumer goes back to its start and has the service publish all its states again: the bus is never the only copy.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use eticket_proto::headers;
@@ -36,8 +32,11 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// An event with the message it came in.
 #[derive(Debug, Clone)]
 pub struct Incoming<E> {
+    /// What the message says.
     pub event: E,
+    /// The message, to be parked if need be.
     pub message: Arc<Message>,
+    /// Names it among those parked.
     pub event_id: String,
     /// It was parked before and is applied again: success takes it out of those set aside.
     pub was_parked: bool,
@@ -46,7 +45,10 @@ pub struct Incoming<E> {
 impl<E> Incoming<E> {
     /// The trace of the command that began it all.
     pub fn trace(&self) -> TraceContext {
-        TraceContext::from_parts(self.message.header(headers::TRACE_PARENT), self.message.header(headers::CORRELATION_ID))
+        TraceContext::from_parts(
+            self.message.header(headers::TRACE_PARENT),
+            self.message.header(headers::CORRELATION_ID),
+        )
     }
 
     /// The message as it is set aside.
@@ -59,6 +61,7 @@ impl<E> Incoming<E> {
 /// What a service does with the events it listens to.
 #[async_trait]
 pub trait TakeIn: Send + Sync + 'static {
+    /// What the service understands of a message.
     type Event: Send + Sync;
 
     /// The event in a message, or why there is none.
@@ -83,22 +86,32 @@ pub trait TakeIn: Send + Sync + 'static {
 /// Why a round of a consumer ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The bus does not answer, or its stream is another by now.
     #[error(transparent)]
     Bus(#[from] bus::Error),
+    /// The store does not answer.
     #[error(transparent)]
     Store(#[from] store::Error),
+    /// The writer could not do what it was asked.
     #[error(transparent)]
     Batch(#[from] batch::Error),
 }
 
 /// The consumer of one service.
 pub struct Consumer<T: TakeIn> {
+    /// Of the durable consumer that all replicas share.
     pub name: &'static str,
+    /// What it listens to.
     pub filters: &'static [&'static str],
+    /// Where events come from.
     pub bus: Arc<dyn Bus>,
+    /// Keeps the identity of the stream last met.
     pub store: Arc<dyn Housekeeping>,
+    /// What is done with events.
     pub take_in: Arc<T>,
+    /// For the times at which messages are parked.
     pub clock: SharedClock,
+    /// Hears whether events flow.
     pub health: Health,
 }
 
@@ -170,7 +183,7 @@ impl<T: TakeIn> Session<'_, T> {
     /// If the store or the bus does not answer: what is not acknowledged comes again.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let mut done = Vec::with_capacity(batch.len());
-        let mut newest: HashMap<String, (i64, Incoming<T::Event>, Vec<u64>)> = HashMap::new();
+        let mut newest: HashMap<String, Newest<T::Event>> = HashMap::new();
         for delivery in batch {
             let event_id = event_id(&delivery);
             match self.of.take_in.decode(&delivery.message) {
@@ -186,9 +199,9 @@ impl<T: TakeIn> Session<'_, T> {
             }
         }
         let (mut events, mut sequences) = (Vec::with_capacity(newest.len()), Vec::with_capacity(newest.len()));
-        for (_, incoming, covered) in newest.into_values() {
-            events.push(incoming);
-            sequences.push(covered);
+        for aggregate in newest.into_values() {
+            events.push(aggregate.incoming);
+            sequences.push(aggregate.covered);
         }
         let kept: Vec<_> = events.iter().map(|event| (event.event_id.clone(), event.message.clone())).collect();
         let outcomes = self.of.take_in.take_in(events).await;
@@ -196,7 +209,9 @@ impl<T: TakeIn> Session<'_, T> {
         for ((outcome, covered), (event_id, message)) in outcomes.into_iter().zip(sequences).zip(kept) {
             match outcome {
                 Ok(()) => done.extend(covered),
-                Err(batch::Error::Failed(reason)) => self.failed(covered, event_id, &message, reason, &mut done).await?,
+                Err(batch::Error::Failed(reason)) => {
+                    self.failed(covered, event_id, &message, reason, &mut done).await?
+                }
                 Err(error) => {
                     unanswered = Some(error);
                     for sequence in covered {
@@ -248,22 +263,22 @@ impl<T: TakeIn> Session<'_, T> {
     }
 }
 
-/// Keeps the newest event of each aggregate, and the sequences of all that it stands for.
-fn fold<E>(
-    newest: &mut HashMap<String, (i64, Incoming<E>, Vec<u64>)>,
-    key: String,
+/// The newest event of an aggregate in a batch, and the sequences of all that it stands for.
+struct Newest<E> {
     revision: i64,
     incoming: Incoming<E>,
-    sequence: u64,
-) {
+    covered: Vec<u64>,
+}
+
+fn fold<E>(newest: &mut HashMap<String, Newest<E>>, key: String, revision: i64, incoming: Incoming<E>, sequence: u64) {
     match newest.get_mut(&key) {
         None => {
-            newest.insert(key, (revision, incoming, vec![sequence]));
+            newest.insert(key, Newest { revision, incoming, covered: vec![sequence] });
         }
-        Some((known, kept, sequences)) => {
-            sequences.push(sequence);
-            if revision > *known {
-                (*known, *kept) = (revision, incoming);
+        Some(known) => {
+            known.covered.push(sequence);
+            if revision > known.revision {
+                (known.revision, known.incoming) = (revision, incoming);
             }
         }
     }

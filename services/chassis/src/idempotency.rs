@@ -7,6 +7,7 @@ use crate::{auth::Caller, error::ApiError, store::Idempotency};
 
 /// What makes a request the same request.
 pub struct Fields<'a> {
+    /// The RPC's name.
     pub method: &'a str,
     /// As the caller sent it; empty: nothing is remembered.
     pub request_id: &'a str,

@@ -1,26 +1,36 @@
-//! .
+//! What every service of eTicket stands on: configuration, server, health, store, bus, and the calls between services. No business
+//! noun is in it.
+
+#![warn(missing_docs)]
+
+pub mod process;
+
+pub mod config;
+pub mod context;
+pub mod data;
+pub mod exit;
+
 pub mod clock;
 pub mod tasks;
-pub mod error;
 pub mod telemetry;
+
+pub mod admin;
 pub mod auth;
 pub mod call;
-pub mod client;
-pub mod server;
-pub mod bus;
-pub mod store;
-pub mod batch;
-pub mod relay;
-pub mod consumer;
+pub mod error;
 pub mod failure;
-pub mod idempotency;
-pub mod paging;
 pub mod health;
-pub mod exit;
-pub mod config;
-pub mod data;
-pub mod background;
+pub mod idempotency;
 pub mod operations;
-pub mod context;
-pub mod admin;
-pub mod process;
+pub mod paging;
+pub mod server;
+
+pub mod client;
+
+pub mod batch;
+pub mod store;
+
+pub mod background;
+pub mod bus;
+pub mod consumer;
+pub mod relay;

@@ -5,13 +5,14 @@
 use std::{pin::Pin, sync::Arc};
 
 use eticket_proto::{
+    headers,
     operations::{
         CompareViewRequest, CompareViewResponse, ListParkedEventsRequest, ListParkedEventsResponse,
         ListUnsettledRequest, ListUnsettledResponse, ParkedEvent, RebuildViewRequest, RebuildViewResponse,
         RepublishRequest, RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse,
         operations_service_server::OperationsService,
     },
-    headers, time,
+    time,
 };
 use futures::{Stream, StreamExt, future::BoxFuture};
 use tokio::sync::mpsc;
@@ -36,8 +37,11 @@ const RESEND_PAGE: i64 = 100;
 pub struct Operations<T> {
     /// Its durable consumer's name.
     pub consumer: &'static str,
+    /// Where messages are parked.
     pub store: Arc<dyn Housekeeping>,
+    /// Where republished states go.
     pub bus: Arc<dyn Bus>,
+    /// What is done with events.
     pub take_in: Arc<T>,
     /// Republishing goes on also if the caller goes away.
     pub tasks: Tasks,
@@ -70,10 +74,7 @@ impl<T: TakeIn> OperationsService for Operations<T> {
         resend_parked(&*self.store, &request.into_inner().event_id, &apply).await
     }
 
-    async fn republish(
-        &self,
-        _: Request<RepublishRequest>,
-    ) -> Result<Response<Self::RepublishStream>, Status> {
+    async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let total = self.take_in.count().await.map_err(failure::of_batch)?;
         let (progress, shown) = mpsc::channel(16);
         let (bus, take_in, name) = (self.bus.clone(), self.take_in.clone(), self.consumer);
@@ -99,17 +100,11 @@ impl<T: TakeIn> OperationsService for Operations<T> {
         Ok(Response::new(ReceiverStream::new(shown).boxed()))
     }
 
-    async fn rebuild_view(
-        &self,
-        _: Request<RebuildViewRequest>,
-    ) -> Result<Response<Self::RebuildViewStream>, Status> {
+    async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {
         Err(only("query", "RebuildView"))
     }
 
-    async fn compare_view(
-        &self,
-        _: Request<CompareViewRequest>,
-    ) -> Result<Response<Self::CompareViewStream>, Status> {
+    async fn compare_view(&self, _: Request<CompareViewRequest>) -> Result<Response<Self::CompareViewStream>, Status> {
         Err(only("query", "CompareView"))
     }
 

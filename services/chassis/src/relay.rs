@@ -123,16 +123,22 @@ pub struct Envelope<'a> {
     pub aggregate: String,
     /// The ticket that the event speaks of.
     pub ticket_id: &'a str,
+    /// Of the aggregate on the stream.
     pub subject: String,
     /// What was done, as `TicketRegistered`.
     pub event_type: &'a str,
+    /// Of the aggregate.
     pub revision: i64,
+    /// When the state was written.
     pub time: chrono::DateTime<chrono::Utc>,
+    /// Of the command that caused it.
     pub trace: &'a crate::telemetry::TraceContext,
+    /// The state, encoded.
     pub body: Vec<u8>,
 }
 
 impl Envelope<'_> {
+    /// The row that the commit writes.
     pub fn into_row(self) -> OutboxRow {
         use eticket_proto::headers as h;
         let headers = [

@@ -37,21 +37,27 @@ impl Error {
 pub struct OutboxRow {
     /// Of the aggregate: the relay sends each subject's rows in this order.
     pub revision: i64,
+    /// What is sent, as it is sent.
     pub message: Message,
 }
 
 /// The first answer to a request that carried a `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
+    /// The caller's.
     pub request_id: Uuid,
+    /// Of method, caller and fields.
     pub hash: [u8; 32],
+    /// The response, encoded.
     pub answer: Vec<u8>,
 }
 
 /// Identifies a request, so that a retry gets the first answer: the caller's `request_id`, and a hash of method, caller and fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idempotency {
+    /// The caller's.
     pub request_id: Uuid,
+    /// Of method, caller and fields.
     pub hash: [u8; 32],
 }
 
@@ -73,10 +79,15 @@ impl Idempotency {
 /// A message that could not be applied: kept with the reason until an admin has it applied again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
+    /// Names it.
     pub event_id: String,
+    /// What is sent, as it is sent.
     pub message: Message,
+    /// Why it could not be applied.
     pub reason: String,
+    /// How often that was tried.
     pub attempts: u32,
+    /// Since when it is set aside.
     pub park_time: DateTime<Utc>,
 }
 
@@ -94,6 +105,7 @@ impl<K, V> Default for Rows<K, V> {
 }
 
 impl<K: Ord + Clone, V> Rows<K, V> {
+    /// The row as it stands now in this batch.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
     }
@@ -114,6 +126,7 @@ impl<K: Ord + Clone, V> Rows<K, V> {
         self.changed.iter().filter_map(|key| self.rows.get_key_value(key))
     }
 
+    /// All rows, in the order of the keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.rows.iter()
     }
@@ -122,6 +135,7 @@ impl<K: Ord + Clone, V> Rows<K, V> {
 /// A batch being worked off: the rows it locked, the records it found, and what it has brought about so far.
 #[derive(Debug, Default)]
 pub struct Work<R> {
+    /// The service's own rows.
     pub rows: R,
     found: HashMap<Uuid, Record>,
     pub(crate) new_records: BTreeMap<Uuid, Record>,
@@ -131,6 +145,7 @@ pub struct Work<R> {
 }
 
 impl<R> Work<R> {
+    /// Nothing has been worked off yet.
     pub fn new(rows: R, records: impl IntoIterator<Item = Record>) -> Self {
         Self {
             rows,
@@ -183,6 +198,7 @@ impl<R> Work<R> {
         &self.outbox
     }
 
+    /// What is set aside.
     pub fn parked(&self) -> &[Parked] {
         &self.parked
     }
@@ -194,7 +210,9 @@ pub type WorkOff<'a, R> = &'a mut (dyn for<'w> FnMut(&'w mut Work<R>) + Send);
 /// A store that commits batches: `Keys` names the rows to lock, `Rows` is what is read and written.
 #[async_trait]
 pub trait Commit: Send + Sync {
+    /// Names the rows that a batch needs.
     type Keys: Send + Sync;
+    /// The service's own rows.
     type Rows: Send;
 
     /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `work_off` work the batch
@@ -214,8 +232,11 @@ pub trait Commit: Send + Sync {
 /// A row of the outbox with its id, by which it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingRow {
+    /// By which it is deleted.
     pub id: i64,
+    /// Of the aggregate.
     pub revision: i64,
+    /// What is sent, as it is sent.
     pub message: Message,
 }
 
@@ -244,6 +265,7 @@ pub trait Housekeeping: Send + Sync {
     /// The identity of the stream that this store last met.
     async fn stream_identity(&self) -> Result<Option<String>, Error>;
 
+    /// Notes which stream was met.
     async fn set_stream_identity(&self, identity: &str) -> Result<(), Error>;
 
     /// The record of a request, for a look before anything else is asked.
@@ -255,6 +277,7 @@ pub trait Housekeeping: Send + Sync {
     /// Parked messages with an id above `after`, in the order of their ids.
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error>;
 
+    /// One parked message.
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
 
     /// Ends all use: waits for what is under way and closes the files or connections.

@@ -1,10 +1,6 @@
 //! The configuration that only the reservation service has.
 
-use eticket_chassis::{
-    client::UpstreamConfig,
-    config::Error,
-    process::Place,
-};
+use eticket_chassis::{client::UpstreamConfig, config::Error, process::Place};
 use serde::{Deserialize, Serialize};
 
 /// The reservation service's own keys.
@@ -30,8 +26,8 @@ impl Config {
         if place == Place::Alone && ticket.url.is_none() {
             return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));
         }
-        ticket.check().map_err(|wrong| {
-            Error::new(format!("upstream.ticket.{}", wrong.key), Some(wrong.value), wrong.expected)
-        })
+        ticket
+            .check()
+            .map_err(|wrong| Error::new(format!("upstream.ticket.{}", wrong.key), Some(wrong.value), wrong.expected))
     }
 }

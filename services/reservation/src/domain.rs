@@ -46,8 +46,13 @@ pub enum Check {
     Withdrawn,
     Expired,
     /// Held, as of this revision of the ticket's reservations.
-    Reserved { reservation_revision: i64, end: DateTime<Utc> },
-    Available { end: DateTime<Utc> },
+    Reserved {
+        reservation_revision: i64,
+        end: DateTime<Utc>,
+    },
+    Available {
+        end: DateTime<Utc>,
+    },
 }
 
 /// Why a command has no effect.
@@ -90,7 +95,12 @@ impl Ledger {
 
 /// Reserve. EXPIRED and WITHDRAWN are always believed; RESERVED unless the ledger knows more than the ticket has taken in: then the
 /// ticket lags, and the ledger decides. The end that the check showed is looked at once more.
-pub fn reserve(ledger: &Ledger, wish: Wish, check: Check, now: DateTime<Utc>) -> Result<(Ledger, Reservation), Refusal> {
+pub fn reserve(
+    ledger: &Ledger,
+    wish: Wish,
+    check: Check,
+    now: DateTime<Utc>,
+) -> Result<(Ledger, Reservation), Refusal> {
     let end = match check {
         Check::NotFound => return Err(Refusal::TicketNotFound),
         Check::Withdrawn => return Err(Refusal::TicketWithdrawn),

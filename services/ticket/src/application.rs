@@ -194,7 +194,8 @@ impl Tickets {
             last.id.as_str().clone_into(&mut after);
             count += page.len() as u64;
             // The state is read again under the row's lock: what the page shows may be outdated by then.
-            futures::future::try_join_all(page.into_iter().map(|ticket| self.submit(Job::Republish(ticket.id)))).await?;
+            futures::future::try_join_all(page.into_iter().map(|ticket| self.submit(Job::Republish(ticket.id))))
+                .await?;
             progress(count);
         }
     }

@@ -85,7 +85,9 @@ pub enum Refusal {
     NotFound,
     AlreadyExists,
     Withdrawn,
-    EtagMismatch { current: String },
+    EtagMismatch {
+        current: String,
+    },
     /// The change would leave an end that is not later than the start.
     EndNotAfterStart,
 }

@@ -2,12 +2,12 @@
 //!
 //! This file is the composition root, the only one that names concrete adapters.
 
-pub mod domain;
 pub mod application;
+mod config;
 pub mod convert;
+pub mod domain;
 pub mod inbound;
 pub mod outbound;
-mod config;
 
 use std::sync::Arc;
 

@@ -27,11 +27,18 @@ pub(crate) async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
 
 fn message(subject: &str, number: u8) -> Message {
     let headers = vec![("ce-id".to_owned(), format!("{subject}/{number}"))];
-    Message { subject: format!("eticket.v1.ticket.{}", subject.replace('.', "_")), headers, body: vec![number; 3].into() }
+    Message {
+        subject: format!("eticket.v1.ticket.{}", subject.replace('.', "_")),
+        headers,
+        body: vec![number; 3].into(),
+    }
 }
 
 async fn next(consumer: &mut dyn Consumer, most: usize) -> Vec<Delivery> {
-    tokio::time::timeout(BOUND, consumer.next(most)).await.expect("a message within the bound").expect("the bus answers")
+    tokio::time::timeout(BOUND, consumer.next(most))
+        .await
+        .expect("a message within the bound")
+        .expect("the bus answers")
 }
 
 /// Takes and acknowledges `count` messages; answers their ids in the order of arrival.

@@ -124,7 +124,9 @@ impl Shared {
             let tail = locked(&self.tail);
             if tail.from <= after + 1 {
                 let page = tail.messages.range(after + 1..).take(PAGE);
-                return Ok(page.map(|(sequence, message)| Stored { sequence: *sequence, message: message.clone() }).collect());
+                return Ok(page
+                    .map(|(sequence, message)| Stored { sequence: *sequence, message: message.clone() })
+                    .collect());
             }
         }
         self.log.after(after, PAGE).await.map_err(unavailable)
@@ -279,7 +281,8 @@ impl Reader for EmbeddedReader {
             page.truncate(most);
             if let Some(last) = page.last() {
                 self.position = last.sequence;
-                let delivery = |stored: Stored| Delivery { sequence: stored.sequence, attempts: 1, message: stored.message };
+                let delivery =
+                    |stored: Stored| Delivery { sequence: stored.sequence, attempts: 1, message: stored.message };
                 return Ok(page.into_iter().map(delivery).collect());
             }
             self.changes.changed().await.map_err(|_| closed())?;

@@ -210,7 +210,8 @@ async fn a_new_stream_makes_the_service_publish_everything_once() {
 async fn a_parked_message_can_be_applied_again() {
     let fixture = fixture().await;
     let message = Message { subject: "a.x".into(), headers: Vec::new(), body: "x=7".into() };
-    let parked = Parked { event_id: "e".into(), message, reason: "r".into(), attempts: 1, park_time: SystemClock.now() };
+    let parked =
+        Parked { event_id: "e".into(), message, reason: "r".into(), attempts: 1, park_time: SystemClock.now() };
     apply_parked(&*fixture.service, parked.clone()).await.unwrap();
     assert_eq!(fixture.newest("x"), Some(7));
     fixture.service.out.store(true, Ordering::SeqCst);

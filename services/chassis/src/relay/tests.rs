@@ -93,7 +93,8 @@ async fn write(database: &Database, rows: &[(&str, i64)]) {
     let store = Store::<NoTables>::new(database.clone());
     let work_off = &mut |work: &mut Work<()>| {
         for (subject, revision) in rows {
-            let message = Message { subject: (*subject).to_owned(), headers: Vec::new(), body: revision.to_string().into() };
+            let message =
+                Message { subject: (*subject).to_owned(), headers: Vec::new(), body: revision.to_string().into() };
             work.publish(OutboxRow { revision: *revision, message });
         }
     };
@@ -150,7 +151,11 @@ async fn stopping_sends_what_waits_as_long_as_the_bus_answers() {
     let stopping = CancellationToken::new();
     stopping.cancel();
     relay(&bus, &database).run(stopping.clone()).await;
-    assert_eq!(database.outbox_depth().await.unwrap(), 1, "the bus took one, then was out: the relay ends all the same");
+    assert_eq!(
+        database.outbox_depth().await.unwrap(),
+        1,
+        "the bus took one, then was out: the relay ends all the same"
+    );
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     relay(&bus, &database).run(stopping).await;
     assert_eq!(database.outbox_depth().await.unwrap(), 0);

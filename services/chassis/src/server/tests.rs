@@ -122,10 +122,7 @@ impl OperationsService for Fake {
         Ok(Response::new(ResendParkedEventResponse::default()))
     }
 
-    async fn republish(
-        &self,
-        _: tonic::Request<RepublishRequest>,
-    ) -> Result<Response<Self::RepublishStream>, Status> {
+    async fn republish(&self, _: tonic::Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let under_way = self.begin();
         let first = stream::iter([Ok(RepublishResponse::default())]);
         let kind = self.stream;
@@ -231,4 +228,3 @@ pub(super) async fn read(response: http::Response<Body>) -> Answer {
     let status = status.expect("a status");
     Answer { http_status: head.status.as_u16(), headers: head.headers, messages, status }
 }
-

@@ -150,7 +150,9 @@ pub(crate) async fn migrate(options: SqliteConnectOptions, migrator: &Migrator) 
 /// How a service's own rows are read and written within a commit.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
+    /// Names the rows that a batch needs.
     type Keys: Send + Sync;
+    /// The service's own rows.
     type Rows: Send + Sync;
 
     /// Reads the rows of `keys`. The whole file is locked for writing by then.
@@ -162,11 +164,13 @@ pub trait Tables: Send + Sync + 'static {
 
 /// A service's store on SQLite.
 pub struct Store<T> {
+    /// The file.
     pub database: Database,
     tables: PhantomData<T>,
 }
 
 impl<T> Store<T> {
+    /// Keeps its rows in this file.
     pub fn new(database: Database) -> Self {
         Self { database, tables: PhantomData }
     }
@@ -177,12 +181,7 @@ impl<T: Tables> Commit for Store<T> {
     type Keys = T::Keys;
     type Rows = T::Rows;
 
-    async fn commit(
-        &self,
-        keys: &T::Keys,
-        requests: &[Uuid],
-        work_off: WorkOff<'_, T::Rows>,
-    ) -> Result<(), Error> {
+    async fn commit(&self, keys: &T::Keys, requests: &[Uuid], work_off: WorkOff<'_, T::Rows>) -> Result<(), Error> {
         let mut writers = self.database.writers().await?;
         // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
         let mut transaction = writers.synced()?.begin_with("begin immediate").await?;

@@ -27,9 +27,7 @@ use prost::Message as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{
-    Availability, CheckError, Outcome, Refusal, Request, ReservationWriter, Reservations, TicketChange,
-};
+use super::{Availability, CheckError, Outcome, Refusal, Request, ReservationWriter, Reservations, TicketChange};
 use crate::{
     domain::{self, Check, Status, Wish},
     outbound::{messages::Protobuf, sqlite},

@@ -64,12 +64,7 @@ fn keys(batch: &[Job]) -> (Keys, Vec<Uuid>) {
     (keys, requests)
 }
 
-fn work_off(
-    work: &mut Work<ReservationRows>,
-    job: &Job,
-    messages: &dyn Messages,
-    now: DateTime<Utc>,
-) -> Outcome {
+fn work_off(work: &mut Work<ReservationRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
     match job {
         Job::Reserve { wish, check, idempotency, trace } => work.run(*idempotency, |work| {
             let made = reserve(work, wish, *check, now)?;

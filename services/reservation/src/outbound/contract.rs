@@ -113,7 +113,8 @@ async fn cancelling_and_rebooking_in_one_batch_passes_the_index(store: &dyn Rese
     // The id of what is cancelled is the older one, and the other way round: the order of writing must not matter.
     for (cancelled, made) in [(0, 1), (1, 0)] {
         let name = format!("rebooked-{cancelled}");
-        let mut pair = [reservation(&name, "user-1", 1, Status::Reserved), reservation(&name, "user-2", 3, Status::Reserved)];
+        let mut pair =
+            [reservation(&name, "user-1", 1, Status::Reserved), reservation(&name, "user-2", 3, Status::Reserved)];
         pair[cancelled].revision = 1;
         put(store, &pair[cancelled..=cancelled]).await.expect("held");
         pair[cancelled].status = Status::Cancelled;

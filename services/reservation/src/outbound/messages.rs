@@ -70,10 +70,8 @@ impl Messages for Protobuf {
 
     fn answer(&self, reservation: &Reservation) -> Vec<u8> {
         let token = Consistency::Reservation { ticket: reservation.ticket.clone(), revision: reservation.revision };
-        let answer = ReserveTicketResponse {
-            reservation: Some(to_message(reservation)),
-            consistency_token: token.encode(),
-        };
+        let answer =
+            ReserveTicketResponse { reservation: Some(to_message(reservation)), consistency_token: token.encode() };
         answer.encode_to_vec()
     }
 }

@@ -49,11 +49,8 @@ fn register(id: &str) -> Command {
 }
 
 fn incoming(ticket: &str, revision: i64, held: bool) -> Incoming<ReservationChange> {
-    let event = ReservationChange {
-        ticket: ticket.parse().unwrap(),
-        revision,
-        active: held.then(ReservationId::generate),
-    };
+    let event =
+        ReservationChange { ticket: ticket.parse().unwrap(), revision, active: held.then(ReservationId::generate) };
     let message = Message { subject: "s".into(), headers: Vec::new(), body: vec![1].into() };
     Incoming { event, message: Arc::new(message), event_id: format!("{ticket}/{revision}"), was_parked: false }
 }
@@ -84,7 +81,10 @@ impl Fixture {
 async fn every_change_is_told_with_the_state_as_of_its_revision() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
-    assert_eq!(fixture.tickets.take_in(vec![incoming("t-1", 1, true), incoming("t-1", 2, false)]).await, [Ok(()), Ok(())]);
+    assert_eq!(
+        fixture.tickets.take_in(vec![incoming("t-1", 1, true), incoming("t-1", 2, false)]).await,
+        [Ok(()), Ok(())]
+    );
     let id: TicketId = "t-1".parse().unwrap();
     fixture.run(Command::Withdraw { id, etag: String::new() }, None).await.expect("withdrawn");
     let told: Vec<_> = fixture
@@ -111,7 +111,10 @@ async fn a_stale_event_changes_and_tells_nothing() {
     fixture.run(register("t-1"), None).await.expect("registered");
     fixture.tickets.take_in(vec![incoming("t-1", 5, true)]).await;
     let (before, told) = (fixture.ticket("t-1").await, fixture.waiting().await.len());
-    assert_eq!(fixture.tickets.take_in(vec![incoming("t-1", 5, false), incoming("t-1", 4, false)]).await, [Ok(()), Ok(())]);
+    assert_eq!(
+        fixture.tickets.take_in(vec![incoming("t-1", 5, false), incoming("t-1", 4, false)]).await,
+        [Ok(()), Ok(())]
+    );
     assert_eq!(fixture.ticket("t-1").await, before);
     assert_eq!(fixture.waiting().await.len(), told);
 }

@@ -130,7 +130,8 @@ mod tests {
 
     /// Calls a method behind the layer; answers the gRPC status, and how long it took.
     async fn call(config: FaultConfig, method: &str) -> (Option<String>, Duration) {
-        let healthy = service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });
+        let healthy =
+            service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });
         let path = format!("/eticket.ticket.v1.TicketService/{method}");
         let request = http::Request::builder().uri(path).body(Body::empty()).unwrap();
         let start = tokio::time::Instant::now();

@@ -12,9 +12,9 @@ use eticket_proto::{
     error::ErrorReason,
     ids::TicketId,
     ticket::{
-        CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse,
-        ListTicketsRequest, ListTicketsResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest,
-        UpdateTicketResponse, WithdrawTicketRequest, WithdrawTicketResponse, ticket_service_server::TicketService,
+        CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse, ListTicketsRequest,
+        ListTicketsResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest, UpdateTicketResponse,
+        WithdrawTicketRequest, WithdrawTicketResponse, ticket_service_server::TicketService,
     },
     time::from_proto,
 };
@@ -95,8 +95,7 @@ impl TicketService for Grpc {
         let scope = format!("ListTickets {}", message.filter_status);
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
-        let mut tickets =
-            self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let mut tickets = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
         let more = page.cut(&mut tickets);
         let last = tickets.last().filter(|_| more);
         let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();

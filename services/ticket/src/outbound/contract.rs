@@ -74,7 +74,8 @@ async fn pages_show_each_ticket_once_by_every_status(store: &dyn TicketStore) {
     // The clock stands between the two ends.
     let now = time(500);
     for status in [Status::Available, Status::Reserved, Status::Expired, Status::Withdrawn] {
-        let expected: Vec<_> = tickets.iter().filter(|ticket| ticket.status(now) == status).map(|it| it.id.clone()).collect();
+        let expected: Vec<_> =
+            tickets.iter().filter(|ticket| ticket.status(now) == status).map(|it| it.id.clone()).collect();
         assert_eq!(expected.len(), 3, "{status:?}");
         let found = walk(store, Some(status), now).await;
         let found: Vec<_> = found.into_iter().filter(|id| id.as_str().starts_with("page-")).collect();

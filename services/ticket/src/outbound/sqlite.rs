@@ -100,8 +100,7 @@ fn ticket(row: &SqliteRow) -> Result<Ticket, Error> {
 
 // Each filter is the condition of the index that serves it, so that pages need no sorting.
 const PAGE_ALL: &str = "select * from ticket where ticket_id > ?1 order by ticket_id limit ?2";
-const PAGE_WITHDRAWN: &str =
-    "select * from ticket where withdrawn = 1 and ticket_id > ?1 order by ticket_id limit ?2";
+const PAGE_WITHDRAWN: &str = "select * from ticket where withdrawn = 1 and ticket_id > ?1 order by ticket_id limit ?2";
 const PAGE_RESERVED: &str = "select * from ticket where withdrawn = 0 and holder is not null and ticket_id > ?1
     order by ticket_id limit ?2";
 const PAGE_EXPIRED: &str = "select * from ticket where withdrawn = 0 and holder is null and end_time <= ?3

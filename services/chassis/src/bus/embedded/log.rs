@@ -88,7 +88,8 @@ impl Log {
             dropped = trim.fetch_all(&mut *transaction).await?.into_iter().map(unsigned).collect();
         }
         if !positions.is_empty() {
-            let rows = positions.iter().map(|Position { name, filters, floor }| json!([name, filters.join(","), floor]));
+            let rows =
+                positions.iter().map(|Position { name, filters, floor }| json!([name, filters.join(","), floor]));
             sqlx::query(NOTE).bind(json_rows(rows)).execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
@@ -126,8 +127,7 @@ async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
         .await?;
     let identity = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
     // The newest message of a subject is always kept, so the newest of all is there.
-    let last: Option<i64> =
-        sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
+    let last: Option<i64> = sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
     let rows = sqlx::query("select name, filters, floor from position").fetch_all(connection).await?;
     let positions = rows.iter().map(|row| {
         let filters: String = row.try_get("filters")?;

@@ -122,10 +122,7 @@ async fn calls_under_way_finish_and_waits_end_when_the_server_stops() {
     let running = running.then(step("consumers")).then(step("relay")).then(step("store"));
     assert!(running.stop_until(tokio::time::Instant::now() + BOUND).await, "nothing was cut");
     assert_eq!(*order.lock().expect("unpoisoned"), ["consumers", "relay", "store"]);
-    for status in [
-        waiting.await.expect("joined").expect_err("ended"),
-        stream.message().await.expect_err("ended"),
-    ] {
+    for status in [waiting.await.expect("joined").expect_err("ended"), stream.message().await.expect_err("ended")] {
         assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown), "{status:?}");
     }
     assert!(TcpStream::connect(address).await.is_err(), "the port is closed");

@@ -13,7 +13,8 @@ use crate::{
     store::{Claim, Error, Housekeeping, Parked, Record, WaitingRow, Work},
 };
 
-const SELECT_RECORDS: &str = "select request_id, hash, answer from record where request_id in (select value from json_each(?1))";
+const SELECT_RECORDS: &str =
+    "select request_id, hash, answer from record where request_id in (select value from json_each(?1))";
 
 pub(super) async fn records_in_tx(connection: &mut SqliteConnection, requests: &[Uuid]) -> Result<Vec<Record>, Error> {
     if requests.is_empty() {
@@ -91,7 +92,8 @@ fn parked(row: &SqliteRow) -> Result<Parked, Error> {
         message: message(row)?,
         reason: row.try_get("reason")?,
         attempts: row.try_get("attempts")?,
-        park_time: DateTime::from_timestamp_micros(park_time).ok_or_else(|| Error::data("park_time is out of range"))?,
+        park_time: DateTime::from_timestamp_micros(park_time)
+            .ok_or_else(|| Error::data("park_time is out of range"))?,
     })
 }
 
