@@ -124,6 +124,12 @@ impl View {
         [ticket, reservation, price].into_iter().flatten().max()
     }
 
+    /// Who holds the ticket, by the ledger: the one place where that is decided.
+    pub fn holder(&self) -> Option<&UserId> {
+        let newest = self.newest.as_ref()?;
+        (self.ledger.active == Some(newest.reservation_id)).then_some(&newest.user_id)
+    }
+
     fn has(&self, event: &Event) -> Has {
         let revisions = match event {
             Event::Ticket(part) => (part.revision, self.ticket.as_ref().map_or(0, |known| known.revision)),

@@ -1,0 +1,219 @@
+//! What can be asked of the view, and the ports it needs: a store of rows with the position up to which they reflect the stream,
+//! and a decoder of messages.
+//!
+//! Everything that changes rows goes through the reader's commits, so whoever waits is woken by them and nothing polls.
+
+pub mod changes;
+pub mod listing;
+pub mod reader;
+mod work_off;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    bus::Message,
+    clock::SharedClock,
+    store::{self, Commit, Housekeeping, Rows},
+};
+use eticket_proto::{
+    ids::{ReservationId, TicketId, UserId},
+    token::Consistency,
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, timeout_at},
+};
+use tokio_util::sync::CancellationToken;
+
+use self::{
+    changes::{Changes, Condition},
+    listing::{Filter, KeyPart, Order},
+};
+use crate::domain::{self, Event, Reservation, View, Wait};
+
+/// How far the rows reflect the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Position {
+    /// Of the stream: another one says nothing about these sequences.
+    pub identity: String,
+    /// Of the last message that was read; 0 for none.
+    pub sequence: u64,
+    /// What that message was, to know it again: a stream that lost its tail may have another one there.
+    pub anchor: String,
+}
+
+impl Position {
+    /// Before the first message of a stream.
+    pub fn start(identity: String) -> Self {
+        Self { identity, sequence: 0, anchor: String::new() }
+    }
+}
+
+/// The rows that a commit is about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Keys {
+    pub tickets: BTreeSet<TicketId>,
+    pub reservations: BTreeSet<ReservationId>,
+}
+
+/// The rows of a commit.
+#[derive(Debug, Default)]
+pub struct ViewRows {
+    pub views: Rows<TicketId, View>,
+    pub reservations: Rows<ReservationId, Reservation>,
+    /// As the store holds it; `None` before the first stream is met.
+    pub position: Option<Position>,
+    /// Where it moves to, in the same transaction.
+    pub moved_to: Option<Position>,
+    /// The sequences of all rows are of another stream: they become 0.
+    pub forget_sequences: bool,
+}
+
+/// Where the view is kept.
+#[async_trait]
+pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
+    /// A row, once it has a ticket part.
+    async fn view(&self, id: &TicketId) -> Result<Option<View>, store::Error>;
+
+    async fn position(&self) -> Result<Option<Position>, store::Error>;
+
+    /// Rows in an order, those above `after`.
+    async fn page(
+        &self,
+        filter: &Filter,
+        order: &Order,
+        after: Option<&[KeyPart]>,
+        now: DateTime<Utc>,
+        most: i64,
+    ) -> Result<Vec<(TicketId, View)>, store::Error>;
+
+    /// A user's reservations with the rows of their tickets, newest first, those before `before`. A row of a ticket that is not
+    /// known yet has no ticket part.
+    async fn user_reservations(
+        &self,
+        user: &UserId,
+        before: Option<(DateTime<Utc>, ReservationId)>,
+        most: i64,
+    ) -> Result<Vec<(Reservation, View)>, store::Error>;
+}
+
+/// Reads the state out of a message.
+pub trait Decode: Send + Sync {
+    /// The ticket that it speaks of, and what it says; or why it cannot be read.
+    fn decode(&self, message: &Message) -> Result<(TicketId, Event), String>;
+}
+
+/// Why a reader of the view gets no row.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    #[error("the view has not caught up in the time given")]
+    NotCaughtUp,
+    #[error("the service shuts down")]
+    ShuttingDown,
+    #[error("too many wait already")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// The use cases of whoever reads the view.
+#[derive(Clone)]
+pub struct Views {
+    pub store: Arc<dyn ViewStore>,
+    pub changes: Changes,
+    pub clock: SharedClock,
+    /// A permit for each call that waits.
+    pub waits: Arc<Semaphore>,
+    /// Ends waits.
+    pub draining: CancellationToken,
+}
+
+impl Views {
+    pub fn now(&self) -> DateTime<Utc> {
+        self.clock.now()
+    }
+
+    /// A row as it is.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn view(&self, id: &TicketId) -> Result<Option<View>, store::Error> {
+        self.store.view(id).await
+    }
+
+    /// A row once it has what is waited for. The wait ends at `until`, and when the server drains.
+    ///
+    /// # Errors
+    /// See [`WaitError`].
+    pub async fn view_with(
+        &self,
+        id: &TicketId,
+        token: Option<Consistency>,
+        wait: Wait,
+        until: Instant,
+    ) -> Result<View, WaitError> {
+        let condition = Condition { token, wait };
+        // Most often it is there already; that costs one read and no registration.
+        if let Some(view) = self.look(id, &condition).await? {
+            return Ok(view);
+        }
+        let _permit = self.waits.try_acquire().map_err(|_| WaitError::TooMany)?;
+        metrics::gauge!("eticket_view_waits").increment(1);
+        let waited = tokio::select! {
+            waited = timeout_at(until, self.wait_for(id, &condition)) => waited.unwrap_or(Err(WaitError::NotCaughtUp)),
+            () = self.draining.cancelled() => Err(WaitError::ShuttingDown),
+        };
+        metrics::gauge!("eticket_view_waits").decrement(1);
+        waited
+    }
+
+    async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
+        loop {
+            let answer = self.changes.answer_once(id, condition.clone());
+            // Looked at again after the registration: what was committed between the two would wake nobody.
+            if let Some(view) = self.look(id, condition).await? {
+                return Ok(view);
+            }
+            // Without an answer the rows were exchanged as a whole: look again.
+            if let Some(view) = answer.await {
+                return Ok(view);
+            }
+        }
+    }
+
+    async fn look(&self, id: &TicketId, condition: &Condition) -> Result<Option<View>, store::Error> {
+        Ok(self.store.view(id).await?.filter(|view| condition.holds(view)))
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn page(
+        &self,
+        filter: &Filter,
+        order: &Order,
+        after: Option<&[KeyPart]>,
+        most: i64,
+    ) -> Result<Vec<(TicketId, View)>, store::Error> {
+        self.store.page(filter, order, after, self.now(), most).await
+    }
+
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn user_reservations(
+        &self,
+        user: &UserId,
+        before: Option<(DateTime<Utc>, ReservationId)>,
+        most: i64,
+    ) -> Result<Vec<(Reservation, View)>, store::Error> {
+        self.store.user_reservations(user, before, most).await
+    }
+}
+
+impl Condition {
+    /// Whether a reader who waits so may be answered from the row.
+    pub fn holds(&self, view: &View) -> bool {
+        domain::answers(view, self.token.as_ref(), self.wait)
+    }
+}

@@ -1,0 +1,289 @@
+//! Reads the stream into the view, from the position that the view itself keeps.
+//!
+//! Rows and position move in one transaction, so that a crash loses or repeats nothing that matters. A position means something
+//! only in the stream, and at the message, where it was taken: on each attach both are checked, and where they no longer match
+//! reading starts from the start. Revisions make that safe.
+
+use std::{sync::Arc, time::Duration};
+
+use eticket_chassis::{
+    bus::{self, Bus, Delivery, Message},
+    clock::SharedClock,
+    health::Health,
+    store::{self, Work},
+};
+use eticket_proto::headers;
+use tokio::sync::{Mutex, Notify};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    Decode, Keys, Position, ViewRows, ViewStore,
+    changes::Changes,
+    work_off::{self, Read},
+};
+
+/// Messages applied in one transaction.
+const BATCH: usize = 256;
+/// How long to leave a bus or store alone that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How often a reader that is told of nothing asks whether there is nothing.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// A message that fails so often by itself, though the store answers, is parked.
+pub const MAX_ATTEMPTS: u32 = 5;
+
+/// Why reading stopped. It goes on by attaching again.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Bus(#[from] bus::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// The rows are not those that this session has written: they were exchanged, or another reader writes them.
+    #[error("the view has another position than this reader")]
+    Exchanged,
+    /// There are messages that the bus does not deliver.
+    #[error("the stream has gone on to {last} and the reader stays at {read}")]
+    Stalled { read: u64, last: u64 },
+}
+
+/// Reads one stream into one store.
+#[derive(Clone)]
+pub struct Reader {
+    pub bus: Arc<dyn Bus>,
+    pub store: Arc<dyn ViewStore>,
+    pub decode: Arc<dyn Decode>,
+    pub changes: Changes,
+    pub clock: SharedClock,
+    pub health: Health,
+    /// Held while a batch is applied: who exchanges the rows holds it meanwhile.
+    pub turn: Arc<Mutex<()>>,
+    /// Rung when the rows were exchanged: the reader attaches again.
+    pub reattach: Arc<Notify>,
+}
+
+impl Reader {
+    /// Reads until asked to stop, which happens after the batch in hand. Attaches again whenever the bus or the store has failed.
+    pub async fn run(self, stopping: CancellationToken) {
+        while !stopping.is_cancelled() {
+            match self.attached(&stopping).await {
+                Ok(()) | Err(Error::Exchanged) => {}
+                Err(error) => {
+                    if matches!(error, Error::Bus(_) | Error::Stalled { .. }) {
+                        self.health.set_bus(false);
+                    }
+                    tracing::warn!(%error, "the view does not follow the stream");
+                    tokio::select! {
+                        () = tokio::time::sleep(PAUSE) => {}
+                        () = stopping.cancelled() => {}
+                    }
+                }
+            }
+        }
+    }
+
+    async fn attached(&self, stopping: &CancellationToken) -> Result<(), Error> {
+        let mut session = self.attach().await?;
+        loop {
+            let outcome = tokio::select! {
+                batch = session.next() => session.apply(batch?).await,
+                () = tokio::time::sleep(LOOK_AGAIN) => session.look_again().await,
+                () = self.reattach.notified() => return Ok(()),
+                () = stopping.cancelled() => return Ok(()),
+            };
+            outcome?;
+            self.health.set_bus(true);
+        }
+    }
+
+    /// Finds where to go on.
+    ///
+    /// # Errors
+    /// If the bus or the store does not answer.
+    pub async fn attach(&self) -> Result<Session<'_>, Error> {
+        let stream = self.bus.state().await?;
+        let known = self.store.position().await?;
+        let at = match known.clone() {
+            Some(position) if position.identity == stream.identity => position,
+            other => {
+                self.start_over(&stream.identity).await?;
+                tracing::info!(identity = stream.identity, before = ?other, "met a new stream");
+                Position::start(stream.identity.clone())
+            }
+        };
+        self.changes.attached(&at.identity);
+        let after = if at.sequence <= stream.last_sequence && self.is_anchored(&at).await? { at.sequence } else { 0 };
+        if after < at.sequence {
+            tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
+        }
+        let reader = self.bus.read(after).await?;
+        let mut session =
+            Session { of: self, reader, stored: at, read: after, target: stream.last_sequence, lagged_at: None };
+        session.caught_up();
+        self.health.set_bus(true);
+        Ok(session)
+    }
+
+    async fn start_over(&self, identity: &str) -> Result<(), store::Error> {
+        let _turn = self.turn.lock().await;
+        let work_off = &mut |work: &mut Work<ViewRows>| {
+            work.rows.forget_sequences = true;
+            work.rows.moved_to = Some(Position::start(identity.to_owned()));
+        };
+        self.store.commit(&Keys::default(), &[], work_off).await
+    }
+
+    /// Whether the stream still has the message that was read last.
+    async fn is_anchored(&self, at: &Position) -> Result<bool, bus::Error> {
+        if at.sequence == 0 {
+            return Ok(true);
+        }
+        let message = self.bus.message_at(at.sequence).await?;
+        Ok(message.is_some_and(|message| event_id(&message, at.sequence) == at.anchor))
+    }
+}
+
+/// A reader that is attached; it can be stepped.
+pub struct Session<'a> {
+    of: &'a Reader,
+    reader: Box<dyn bus::Reader>,
+    /// The position as the store has it.
+    stored: Position,
+    /// The last message that was applied since the attach.
+    read: u64,
+    /// The stream's end as of the attach.
+    target: u64,
+    /// Where the reader stood when it was last seen to be behind.
+    lagged_at: Option<u64>,
+}
+
+impl Session<'_> {
+    /// Waits for messages. Cancellation loses nothing.
+    ///
+    /// # Errors
+    /// Those of the bus.
+    pub async fn next(&mut self) -> Result<Vec<Delivery>, bus::Error> {
+        self.reader.next(BATCH).await
+    }
+
+    /// Applies a batch and moves the position, in one transaction.
+    ///
+    /// # Errors
+    /// If the store does not answer, or has another position than this session: nothing of the batch is applied then.
+    pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
+        let _turn = self.of.turn.lock().await;
+        let batch: Vec<Read> = batch.into_iter().map(|delivery| self.of.read(delivery)).collect();
+        match self.commit(&batch).await {
+            Err(Error::Store(store::Error::Data(_))) => {
+                // The fault lies in one of them.
+                for read in batch {
+                    self.apply_alone(read).await?;
+                }
+            }
+            outcome => outcome?,
+        }
+        self.caught_up();
+        Ok(())
+    }
+
+    async fn apply_alone(&mut self, mut read: Read) -> Result<(), Error> {
+        let mut failures = 0;
+        loop {
+            match self.commit(std::slice::from_ref(&read)).await {
+                Err(Error::Store(error @ store::Error::Data(_))) if read.content.is_ok() => {
+                    failures += 1;
+                    tracing::warn!(event_id = read.event_id, failures, error = %chain(&error), "an event cannot be applied");
+                    if failures >= MAX_ATTEMPTS {
+                        read.content = Err(chain(&error));
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn commit(&mut self, batch: &[Read]) -> Result<(), Error> {
+        let Some(last) = batch.last() else { return Ok(()) };
+        let Position { identity, .. } = &self.stored;
+        let moved_to = Position { identity: identity.clone(), sequence: last.sequence, anchor: last.event_id.clone() };
+        let keys = work_off::keys(batch);
+        let (now, mut exchanged) = (self.of.clock.now(), false);
+        let mut changed = Vec::new();
+        let work_off = &mut |work: &mut Work<ViewRows>| {
+            exchanged = work.rows.position.as_ref() != Some(&self.stored);
+            if exchanged {
+                return;
+            }
+            work_off::fold(work, batch, now);
+            work.rows.moved_to = Some(moved_to.clone());
+            changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
+        };
+        self.of.store.commit(&keys, &[], work_off).await?;
+        if exchanged {
+            return Err(Error::Exchanged);
+        }
+        (self.stored, self.read) = (moved_to, last.sequence);
+        self.of.changes.committed(changed.iter().map(|(id, view)| (id, view)));
+        self.count(batch);
+        Ok(())
+    }
+
+    fn count(&self, batch: &[Read]) {
+        let mut parked = 0;
+        for read in batch {
+            if let Err(reason) = &read.content {
+                parked += 1;
+                tracing::error!(event_id = read.event_id, reason, "an event is parked");
+            }
+        }
+        metrics::counter!("eticket_events_taken_in_total", "consumer" => "query").increment(batch.len() as u64);
+        metrics::counter!("eticket_events_parked_total", "consumer" => "query").increment(parked);
+    }
+
+    /// How far it has read, and the stream's end as of the attach.
+    pub fn progress(&self) -> (u64, u64) {
+        (self.read, self.target)
+    }
+
+    fn caught_up(&mut self) {
+        if self.read >= self.target {
+            self.of.health.set_caught_up(true);
+        }
+    }
+
+    /// A bus may deliver nothing though there is something: twice behind without progress between is a stall.
+    async fn look_again(&mut self) -> Result<(), Error> {
+        let stream = self.of.bus.state().await?;
+        if stream.identity != self.stored.identity {
+            return Err(bus::Error::StreamChanged.into());
+        }
+        let (read, last) = (self.read, stream.last_sequence);
+        if read == last {
+            self.lagged_at = None;
+            return Ok(());
+        }
+        match self.lagged_at.replace(read) {
+            Some(before) if before == read => Err(Error::Stalled { read, last }),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Reader {
+    fn read(&self, delivery: Delivery) -> Read {
+        let Delivery { sequence, message, .. } = delivery;
+        let content = self.decode.decode(&message);
+        Read { sequence, event_id: event_id(&message, sequence), message, content }
+    }
+}
+
+/// Names a message, also one without an id.
+fn event_id(message: &Message, sequence: u64) -> String {
+    match message.header(headers::ID) {
+        Some(id) => id.to_owned(),
+        None => format!("{}@{sequence}", message.subject),
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    eticket_chassis::error::chain(error)
+}

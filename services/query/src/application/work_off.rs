@@ -1,0 +1,66 @@
+//! A batch of messages folded into rows, in memory: the whole of what reading does to the view.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    bus::Message,
+    store::{Parked, Work},
+};
+use eticket_proto::ids::TicketId;
+
+use super::{Keys, ViewRows};
+use crate::domain::{self, Event};
+
+/// A message as it was read.
+pub(super) struct Read {
+    pub(super) sequence: u64,
+    pub(super) event_id: String,
+    pub(super) message: Arc<Message>,
+    /// What it says, or why it is set aside.
+    pub(super) content: Result<(TicketId, Event), String>,
+}
+
+/// The rows that these messages speak of.
+pub(super) fn keys(batch: &[Read]) -> Keys {
+    let mut keys = Keys::default();
+    for (ticket, event) in batch.iter().filter_map(|read| read.content.as_ref().ok()) {
+        keys.tickets.insert(ticket.clone());
+        if let Event::Ledger(_, Some(reservation)) = event {
+            keys.reservations.insert(reservation.reservation_id);
+        }
+    }
+    keys
+}
+
+/// One message after another, each on the result of those before it: what is stale within the batch falls out as well.
+pub(super) fn fold(work: &mut Work<ViewRows>, batch: &[Read], now: DateTime<Utc>) {
+    for read in batch {
+        match &read.content {
+            Ok((ticket, event)) => take_in(&mut work.rows, ticket, event, read.sequence, now),
+            Err(reason) => work.park(read.park(reason, now)),
+        }
+    }
+}
+
+pub(super) fn take_in(rows: &mut ViewRows, ticket: &TicketId, event: &Event, sequence: u64, now: DateTime<Utc>) {
+    let new = match rows.views.get(ticket) {
+        Some(view) => domain::take_in(view, event, sequence, now),
+        None => domain::take_in(&domain::View::default(), event, sequence, now),
+    };
+    if let Some(view) = new {
+        rows.views.put(ticket.clone(), view);
+    }
+    if let Event::Ledger(_, Some(seen)) = event
+        && domain::is_news(rows.reservations.get(&seen.reservation_id), seen)
+    {
+        rows.reservations.put(seen.reservation_id, seen.clone());
+    }
+}
+
+impl Read {
+    pub(super) fn park(&self, reason: &str, now: DateTime<Utc>) -> Parked {
+        let (event_id, message) = (self.event_id.clone(), (*self.message).clone());
+        Parked { event_id, message, reason: reason.to_owned(), attempts: 1, park_time: now }
+    }
+}

@@ -1,0 +1,205 @@
+//! `eticket.query.v1.QueryService`: parses at the edge, and says in the contract's words what the application answers.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    call::Call,
+    error::ApiError,
+    failure,
+    paging::{self, Page},
+};
+use eticket_proto::{
+    error::ErrorReason,
+    ids::{ReservationId, TicketId, UserId},
+    query::{
+        GetTicketViewRequest, GetTicketViewResponse, ListTicketViewsRequest, ListTicketViewsResponse,
+        ListUserReservationsRequest, ListUserReservationsResponse, WaitFor, WatchTicketViewsRequest,
+        WatchTicketViewsResponse, query_service_server::QueryService,
+    },
+    time::from_proto,
+    token::Consistency,
+};
+use futures::stream::BoxStream;
+use prost_types::Timestamp;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    application::{
+        Views, WaitError,
+        listing::{Filter, KeyPart, Order},
+    },
+    convert::{status_filter, to_message, to_user_reservation},
+    domain::{Reservation, View, Wait},
+};
+
+/// A wait ends this part of the time given before the deadline, so that the reason still reaches the client.
+const MARGIN_SHARE: u32 = 20;
+const MARGIN_LEAST: Duration = Duration::from_millis(20);
+const MARGIN_MOST: Duration = Duration::from_millis(250);
+
+pub struct Grpc {
+    pub views: Views,
+    /// For callers that bring no deadline and came by no server layer.
+    pub default_deadline: Duration,
+}
+
+#[tonic::async_trait]
+impl QueryService for Grpc {
+    async fn get_ticket_view(
+        &self,
+        request: Request<GetTicketViewRequest>,
+    ) -> Result<Response<GetTicketViewResponse>, Status> {
+        let call = Call::of(&request);
+        let message = request.into_inner();
+        let id = ticket_id("ticket_id", &message.ticket_id)?;
+        let token = consistency(&message.consistency_token, &id)?;
+        let wait = match WaitFor::try_from(message.wait) {
+            Ok(WaitFor::Unspecified | WaitFor::None) => None,
+            Ok(WaitFor::Applied) => Some(Wait::Applied),
+            Ok(WaitFor::Settled) => Some(Wait::Settled),
+            Err(_) => return Err(ApiError::invalid_field("wait", "expected a WaitFor").into()),
+        };
+        let view = match wait {
+            None => {
+                let view = self.views.view(&id).await.map_err(failure::of_store)?;
+                view.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id))?
+            }
+            Some(wait) => {
+                let until = wait_until(Instant::now(), call.deadline, self.default_deadline);
+                let view = self.views.view_with(&id, token, wait, until).await;
+                view.map_err(|error| not_waited(error, &id))?
+            }
+        };
+        Ok(Response::new(GetTicketViewResponse { view: Some(to_message(&id, &view, self.views.now())) }))
+    }
+
+    async fn list_ticket_views(
+        &self,
+        request: Request<ListTicketViewsRequest>,
+    ) -> Result<Response<ListTicketViewsResponse>, Status> {
+        let message = request.into_inner();
+        let filter = filter(&message)?;
+        let order = Order::parse(&message.order_by);
+        let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()))?;
+        let scope = format!("ListTicketViews {filter:?} {order}");
+        let page = Page::parse(message.page_size, &message.page_token, &scope)?;
+        let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
+        let mut found =
+            self.views.page(&filter, &order, after.as_deref(), page.rows_to_read()).await.map_err(failure::of_store)?;
+        let more = page.cut(&mut found);
+        let next_page_token = match found.last() {
+            Some((id, view)) if more => paging::token(&scope, &encoded(&order.key(id, view))?),
+            _ => String::new(),
+        };
+        let now = self.views.now();
+        let views = found.iter().map(|(id, view)| to_message(id, view, now)).collect();
+        Ok(Response::new(ListTicketViewsResponse { views, next_page_token }))
+    }
+
+    async fn list_user_reservations(
+        &self,
+        request: Request<ListUserReservationsRequest>,
+    ) -> Result<Response<ListUserReservationsResponse>, Status> {
+        let message = request.into_inner();
+        let user = user_id("user_id", &message.user_id)?;
+        let scope = format!("ListUserReservations {user}");
+        let page = Page::parse(message.page_size, &message.page_token, &scope)?;
+        let before = page.after.as_deref().map(reservation_key).transpose()?;
+        let mut found =
+            self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let more = page.cut(&mut found);
+        let next_page_token = match found.last() {
+            Some((last, _)) if more => paging::token(&scope, &key_of(last)),
+            _ => String::new(),
+        };
+        let now = self.views.now();
+        let shown = |(reservation, view): &(Reservation, View)| to_user_reservation(reservation, view, now);
+        Ok(Response::new(ListUserReservationsResponse {
+            reservations: found.iter().map(shown).collect(),
+            next_page_token,
+        }))
+    }
+
+    type WatchTicketViewsStream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
+
+    async fn watch_ticket_views(
+        &self,
+        _: Request<WatchTicketViewsRequest>,
+    ) -> Result<Response<Self::WatchTicketViewsStream>, Status> {
+        Err(Status::unimplemented("not built yet"))
+    }
+}
+
+/// When a wait ends that began now.
+fn wait_until(now: Instant, deadline: Option<Instant>, default: Duration) -> Instant {
+    let deadline = deadline.unwrap_or(now + default);
+    let given = deadline.saturating_duration_since(now);
+    let margin = (given / MARGIN_SHARE).clamp(MARGIN_LEAST, MARGIN_MOST);
+    deadline.checked_sub(margin).unwrap_or(now).max(now)
+}
+
+fn not_waited(error: WaitError, id: &TicketId) -> Status {
+    match error {
+        WaitError::NotCaughtUp => ApiError::new(ErrorReason::ViewNotCaughtUp).with("ticket_id", id).into(),
+        WaitError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
+        WaitError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
+        WaitError::Store(error) => failure::of_store(error),
+    }
+}
+
+fn ticket_id(field: &str, text: &str) -> Result<TicketId, ApiError> {
+    let parsed = text.parse();
+    parsed.map_err(|error: eticket_proto::ids::InvalidId| ApiError::invalid_field(field, error.to_string()))
+}
+
+fn user_id(field: &str, text: &str) -> Result<UserId, ApiError> {
+    let parsed = text.parse();
+    parsed.map_err(|error: eticket_proto::ids::InvalidId| ApiError::invalid_field(field, error.to_string()))
+}
+
+fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiError> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let token = Consistency::decode(token).ok().filter(|token| token.ticket() == id);
+    let refused = || ApiError::new(ErrorReason::InvalidConsistencyToken).with("ticket_id", id);
+    token.map(Some).ok_or_else(refused)
+}
+
+fn filter(message: &ListTicketViewsRequest) -> Result<Filter, ApiError> {
+    let expected = "expected a TicketStatus";
+    let status =
+        status_filter(message.filter_status).map_err(|_| ApiError::invalid_field("filter_status", expected))?;
+    let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
+    let start_from = optional_time("start_time_from", message.start_time_from.as_ref())?;
+    let start_to = optional_time("start_time_to", message.start_time_to.as_ref())?;
+    Ok(Filter { status, user: user.map(|user| user_id("filter_user_id", user)).transpose()?, start_from, start_to })
+}
+
+fn optional_time(field: &str, time: Option<&Timestamp>) -> Result<Option<DateTime<Utc>>, ApiError> {
+    let expected = "expected a time in the years 1 to 9999, with nanos from 0 to 999999999";
+    time.map(|time| from_proto(time).ok_or_else(|| ApiError::invalid_field(field, expected))).transpose()
+}
+
+fn encoded(key: &[KeyPart]) -> Result<String, Status> {
+    serde_json::to_string(key).map_err(|error| ApiError::internal(&error))
+}
+
+fn list_key(key: &str, order: &Order) -> Result<Vec<KeyPart>, ApiError> {
+    let key = serde_json::from_str(key).ok().filter(|key: &Vec<KeyPart>| order.fits(key));
+    key.ok_or_else(|| ApiError::new(ErrorReason::InvalidPageToken))
+}
+
+fn key_of(reservation: &Reservation) -> String {
+    format!("{} {}", reservation.reserve_time.timestamp_micros(), reservation.reservation_id)
+}
+
+fn reservation_key(key: &str) -> Result<(DateTime<Utc>, ReservationId), ApiError> {
+    let parsed = key.split_once(' ').and_then(|(time, id)| {
+        let time = DateTime::from_timestamp_micros(time.parse().ok()?)?;
+        Some((time, id.parse().ok()?))
+    });
+    parsed.ok_or_else(|| ApiError::new(ErrorReason::InvalidPageToken))
+}

@@ -1,0 +1,10 @@
+//! The query service in a process of its own.
+
+use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    eticket_chassis::process::main::<eticket_query::Query>()
+}

@@ -1,0 +1,3 @@
+//! What the view is kept in.
+
+pub mod sqlite;

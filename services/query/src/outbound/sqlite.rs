@@ -1,0 +1,204 @@
+//! The view on SQLite: one file a replica, which may be deleted at any time and is read from the stream again.
+//!
+//! Commits are not synced: rows and position move together, so what a crash of the machine takes is read once more. The file can
+//! be exchanged for one built beside it; reads wait for the moment that this takes.
+
+mod pages;
+mod rows;
+
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    clock::SharedClock,
+    store::{
+        Claim, Commit, Error, Housekeeping, Parked, Record, WorkOff,
+        sqlite::{Database, Durability, Store},
+    },
+};
+use eticket_proto::ids::{ReservationId, TicketId, UserId};
+use sqlx::migrate::Migrator;
+use tokio::sync::{RwLock, RwLockReadGuard};
+use uuid::Uuid;
+
+use self::rows::ViewTables;
+use crate::{
+    application::{
+        Keys, Position, ViewRows, ViewStore,
+        listing::{Filter, KeyPart, Order},
+    },
+    domain::{Reservation, View},
+};
+
+static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// The view in a file.
+pub struct SqliteViews {
+    path: PathBuf,
+    clock: SharedClock,
+    /// `None` once it is closed.
+    open: RwLock<Option<Store<ViewTables>>>,
+}
+
+impl SqliteViews {
+    /// Opens the file, or makes one. A file that cannot be used is made anew: all that it held can be read again.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be opened, made or written.
+    pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, Error> {
+        let store = open(path, &clock).await?;
+        Ok(Self { path: path.to_owned(), clock, open: RwLock::new(Some(store)) })
+    }
+
+    async fn current(&self) -> Result<RwLockReadGuard<'_, Store<ViewTables>>, Error> {
+        let closed = |_| Error::Unavailable(sqlx::Error::PoolClosed);
+        RwLockReadGuard::try_map(self.open.read().await, Option::as_ref).map_err(closed)
+    }
+}
+
+async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Error> {
+    let open = || Database::open_with(path, &MIGRATIONS, clock.clone(), Durability::Unsynced);
+    let database = match open().await {
+        Err(Error::Unavailable(error)) if is_useless(&error) => {
+            tracing::warn!(path = %path.display(), %error, "the view's file cannot be used and is made anew");
+            remove(path).map_err(|error| Error::Unavailable(error.into()))?;
+            open().await?
+        }
+        outcome => outcome?,
+    };
+    Ok(Store::new(database))
+}
+
+/// The file is no database (26), a damaged one (11), or one of another version of this program.
+fn is_useless(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Migrate(_) => true,
+        sqlx::Error::Database(cause) => {
+            let code = cause.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+            matches!(code, Some(11 | 26))
+        }
+        _ => false,
+    }
+}
+
+/// Removes a database that nobody has open.
+fn remove(path: &Path) -> std::io::Result<()> {
+    for suffix in ["", "-wal", "-shm"] {
+        match std::fs::remove_file(with_suffix(path, suffix)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = OsString::from(path);
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+#[async_trait]
+impl Commit for SqliteViews {
+    type Keys = Keys;
+    type Rows = ViewRows;
+
+    async fn commit(&self, keys: &Keys, requests: &[Uuid], work_off: WorkOff<'_, ViewRows>) -> Result<(), Error> {
+        self.current().await?.commit(keys, requests, work_off).await
+    }
+}
+
+#[async_trait]
+impl ViewStore for SqliteViews {
+    async fn view(&self, id: &TicketId) -> Result<Option<View>, Error> {
+        const SELECT: &str = "select * from view where ticket_id = ?1 and ticket_revision > 0";
+        let store = self.current().await?;
+        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(store.database.readers()).await?;
+        row.as_ref().map(rows::view).transpose()
+    }
+
+    async fn position(&self) -> Result<Option<Position>, Error> {
+        let store = self.current().await?;
+        let row = sqlx::query(rows::SELECT_POSITION).fetch_optional(store.database.readers()).await?;
+        row.as_ref().map(rows::position).transpose()
+    }
+
+    async fn page(
+        &self,
+        filter: &Filter,
+        order: &Order,
+        after: Option<&[KeyPart]>,
+        now: DateTime<Utc>,
+        most: i64,
+    ) -> Result<Vec<(TicketId, View)>, Error> {
+        let store = self.current().await?;
+        let mut query = pages::query(filter, order, after, now, most);
+        query.build().fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+    }
+
+    async fn user_reservations(
+        &self,
+        user: &UserId,
+        before: Option<(DateTime<Utc>, ReservationId)>,
+        most: i64,
+    ) -> Result<Vec<(Reservation, View)>, Error> {
+        let store = self.current().await?;
+        let (time, id) = match before {
+            Some((time, id)) => (time.timestamp_micros(), id.to_string()),
+            None => (i64::MAX, String::new()),
+        };
+        let query = sqlx::query(pages::USER_RESERVATIONS).bind(user.as_str()).bind(time).bind(id).bind(most);
+        let found = query.fetch_all(store.database.readers()).await?;
+        found.iter().map(|row| Ok((rows::reservation(row)?, rows::view_or_none(row)?))).collect()
+    }
+}
+
+#[async_trait]
+impl Housekeeping for SqliteViews {
+    async fn ping(&self) -> Result<(), Error> {
+        self.current().await?.database.ping().await
+    }
+
+    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
+        self.current().await?.database.claim_outbox(most).await
+    }
+
+    async fn outbox_depth(&self) -> Result<i64, Error> {
+        self.current().await?.database.outbox_depth().await
+    }
+
+    async fn stream_identity(&self) -> Result<Option<String>, Error> {
+        Ok(self.position().await?.map(|position| position.identity))
+    }
+
+    /// The reader alone moves the position, of which the identity is a part.
+    async fn set_stream_identity(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
+        self.current().await?.database.record(request_id).await
+    }
+
+    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
+        self.current().await?.database.purge_records(before).await
+    }
+
+    async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
+        self.current().await?.database.parked(after, most).await
+    }
+
+    async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error> {
+        self.current().await?.database.parked_by_id(event_id).await
+    }
+
+    async fn close(&self) {
+        if let Some(store) = self.open.write().await.take() {
+            store.database.close().await;
+        }
+    }
+}

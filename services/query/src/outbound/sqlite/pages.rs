@@ -1,0 +1,105 @@
+//! Statements of lists. Filters and orders make them, so they are put together here, of constants and bound values only.
+
+use chrono::{DateTime, Utc};
+use sqlx::{QueryBuilder, Sqlite};
+
+use crate::{
+    application::listing::{Direction, Field, Filter, KeyPart, Order},
+    domain::TicketStatus,
+};
+
+// Uses reservation_by_user. The second comparison picks the place within the first one's time.
+pub(super) const USER_RESERVATIONS: &str =
+    "select r.reservation_id, r.ticket_id as of_ticket_id, r.user_id, r.grade, r.status,
+    r.reason, r.revision, r.reserve_time, r.update_time as reservation_update_time, v.*
+    from reservation r left join view v on v.ticket_id = r.ticket_id
+    where r.user_id = ?1 and r.reserve_time <= ?2 and (r.reserve_time < ?2 or r.reservation_id < ?3)
+    order by r.reserve_time desc, r.reservation_id desc limit ?4";
+
+/// Rows of the view that pass the filter, in the order, above `after`. Uses the index of the order's first field, or that of the
+/// holder or the status with the usual order.
+pub(super) fn query(
+    filter: &Filter,
+    order: &Order,
+    after: Option<&[KeyPart]>,
+    now: DateTime<Utc>,
+    most: i64,
+) -> QueryBuilder<Sqlite> {
+    let mut query = QueryBuilder::new("select * from view where ticket_revision > 0");
+    match filter.status {
+        None => {}
+        Some(TicketStatus::Withdrawn) => {
+            query.push(" and withdrawn = 1");
+        }
+        Some(TicketStatus::Reserved) => {
+            query.push(" and withdrawn = 0 and holder is not null");
+        }
+        Some(TicketStatus::Expired) => {
+            query.push(" and withdrawn = 0 and holder is null and end_time <= ").push_bind(now.timestamp_micros());
+        }
+        Some(TicketStatus::Available) => {
+            query.push(" and withdrawn = 0 and holder is null and end_time > ").push_bind(now.timestamp_micros());
+        }
+    }
+    if let Some(user) = &filter.user {
+        query.push(" and holder_user_id = ").push_bind(user.as_str().to_owned());
+    }
+    if let Some(from) = filter.start_from {
+        query.push(" and start_time >= ").push_bind(from.timestamp_micros());
+    }
+    if let Some(to) = filter.start_to {
+        query.push(" and start_time < ").push_bind(to.timestamp_micros());
+    }
+    let columns: Vec<(&str, Direction)> = order
+        .fields()
+        .iter()
+        .flat_map(|(field, direction)| columns(*field).iter().map(|name| (*name, *direction)))
+        .collect();
+    if let Some(after) = after {
+        push_above(&mut query, &columns, after);
+    }
+    for (index, (name, direction)) in columns.iter().enumerate() {
+        query.push(if index == 0 { " order by " } else { ", " }).push(name);
+        query.push(if *direction == Direction::Ascending { " asc" } else { " desc" });
+    }
+    query.push(" limit ").push_bind(most);
+    query
+}
+
+fn columns(field: Field) -> &'static [&'static str] {
+    match field {
+        Field::StartTime => &["start_time"],
+        Field::TicketId => &["ticket_id"],
+        Field::DiscountedPrice => &["discounted_units", "discounted_nanos"],
+        Field::UpdateTime => &["update_time"],
+    }
+}
+
+/// `a >= ? and (a > ? or (b >= ? and (b > ? or (c > ?))))`: the comparison of lists, for each column in its direction. The first
+/// comparison alone bounds the index.
+fn push_above(query: &mut QueryBuilder<Sqlite>, columns: &[(&'static str, Direction)], after: &[KeyPart]) {
+    let last = columns.len().saturating_sub(1);
+    for (index, ((name, direction), part)) in columns.iter().zip(after).enumerate() {
+        let beyond = if *direction == Direction::Ascending { " > " } else { " < " };
+        let at_or_beyond = if *direction == Direction::Ascending { " >= " } else { " <= " };
+        query.push(if index == 0 { " and " } else { "" });
+        if index < last {
+            query.push(*name).push(at_or_beyond);
+            push_part(query, part);
+            query.push(" and (").push(*name).push(beyond);
+            push_part(query, part);
+            query.push(" or (");
+        } else {
+            query.push(*name).push(beyond);
+            push_part(query, part);
+        }
+    }
+    query.push("))".repeat(last));
+}
+
+fn push_part(query: &mut QueryBuilder<Sqlite>, part: &KeyPart) {
+    match part {
+        KeyPart::Number(number) => query.push_bind(*number),
+        KeyPart::Text(text) => query.push_bind(text.clone()),
+    };
+}

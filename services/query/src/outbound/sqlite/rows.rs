@@ -1,0 +1,309 @@
+//! Rows of the view as columns, and back.
+
+use std::fmt::Display;
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::store::{
+    Error,
+    sqlite::{Tables, json_rows, time},
+};
+use eticket_proto::ids::TicketId;
+use serde_json::{Value, json};
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+
+use crate::{
+    application::{
+        Keys, Position, ViewRows,
+        listing::{price_key, update_key},
+    },
+    domain::{Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
+};
+
+/// The rows of a commit.
+pub(super) struct ViewTables;
+
+const SELECT_VIEWS: &str = "select * from view where ticket_id in (select value from json_each(?1))";
+const SELECT_RESERVATIONS: &str =
+    "select reservation_id, ticket_id as of_ticket_id, user_id, grade, status, reason, revision,
+    reserve_time, update_time as reservation_update_time from reservation
+    where reservation_id in (select value from json_each(?1))";
+pub(super) const SELECT_POSITION: &str = "select identity, sequence, anchor from position";
+
+// Rows are read under the lock and written whole, so what is there is replaced as it stands.
+const REPLACE_VIEWS: &str = "insert or replace into view select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
+    value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
+    value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20, value ->> 21, value ->> 22,
+    value ->> 23, value ->> 24, value ->> 25, value ->> 26, value ->> 27, value ->> 28, value ->> 29, value ->> 30, value ->> 31,
+    value ->> 32, value ->> 33, value ->> 34, value ->> 35 from json_each(?1)";
+const REPLACE_RESERVATIONS: &str =
+    "insert or replace into reservation select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
+    value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 from json_each(?1)";
+const REPLACE_POSITION: &str =
+    "insert or replace into position (id, identity, sequence, anchor) values (1, ?1, ?2, ?3)";
+const FORGET_SEQUENCES: &str = "update view set sequence = 0";
+
+#[async_trait]
+impl Tables for ViewTables {
+    type Keys = Keys;
+    type Rows = ViewRows;
+
+    async fn read_in_tx(connection: &mut SqliteConnection, keys: &Keys) -> Result<ViewRows, Error> {
+        let mut rows = ViewRows::default();
+        if !keys.tickets.is_empty() {
+            let ids = json_rows(keys.tickets.iter().map(|id| json!(id.as_str())));
+            for row in sqlx::query(SELECT_VIEWS).bind(ids).fetch_all(&mut *connection).await? {
+                let (id, view) = view_with_id(&row)?;
+                rows.views.insert_read(id, view);
+            }
+        }
+        if !keys.reservations.is_empty() {
+            let ids = json_rows(keys.reservations.iter().map(|id| json!(id.to_string())));
+            for row in sqlx::query(SELECT_RESERVATIONS).bind(ids).fetch_all(&mut *connection).await? {
+                let reservation = reservation(&row)?;
+                rows.reservations.insert_read(reservation.reservation_id, reservation);
+            }
+        }
+        let row = sqlx::query(SELECT_POSITION).fetch_optional(connection).await?;
+        rows.position = row.as_ref().map(position).transpose()?;
+        Ok(rows)
+    }
+
+    async fn write_in_tx(connection: &mut SqliteConnection, rows: &ViewRows) -> Result<(), Error> {
+        if rows.forget_sequences {
+            sqlx::query(FORGET_SEQUENCES).execute(&mut *connection).await?;
+        }
+        let views: Vec<Value> = rows.views.changed().map(|(id, view)| view_columns(id, view)).collect();
+        if !views.is_empty() {
+            sqlx::query(REPLACE_VIEWS).bind(json_rows(views)).execute(&mut *connection).await?;
+        }
+        let reservations: Vec<Value> = rows.reservations.changed().map(|(_, row)| reservation_columns(row)).collect();
+        if !reservations.is_empty() {
+            sqlx::query(REPLACE_RESERVATIONS).bind(json_rows(reservations)).execute(&mut *connection).await?;
+        }
+        if let Some(Position { identity, sequence, anchor }) = &rows.moved_to {
+            let sequence = i64::try_from(*sequence).map_err(Error::data)?;
+            sqlx::query(REPLACE_POSITION).bind(identity).bind(sequence).bind(anchor).execute(connection).await?;
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn position(row: &SqliteRow) -> Result<Position, Error> {
+    Ok(Position { identity: row.try_get("identity")?, sequence: sequence(row)?, anchor: row.try_get("anchor")? })
+}
+
+pub(super) fn sequence(row: &SqliteRow) -> Result<u64, Error> {
+    u64::try_from(row.try_get::<i64, _>("sequence")?).map_err(Error::data)
+}
+
+/// In the order of the table's columns.
+fn view_columns(id: &TicketId, view: &View) -> Value {
+    let ticket = view.ticket.as_ref();
+    let newest = view.newest.as_ref();
+    let price = view.price.as_ref();
+    let base = price.map(|price| &price.base_price);
+    let discounted = price.map(|price| &price.discounted_price);
+    let (discounted_units, discounted_nanos) = price_key(view);
+    let micros = |time: Option<DateTime<Utc>>| time.map_or(0, |time| time.timestamp_micros());
+    json!([
+        id.as_str(),
+        view.sequence,
+        view.unsettled_since.map(|time| time.timestamp_micros()),
+        update_key(view),
+        ticket.map_or(0, |ticket| ticket.revision),
+        ticket.map_or(0, |ticket| ticket.schedule_revision),
+        ticket.map_or(0, |ticket| ticket.reservation_revision),
+        ticket.map_or("", |ticket| &ticket.title),
+        micros(ticket.map(|ticket| ticket.start)),
+        micros(ticket.map(|ticket| ticket.end)),
+        ticket.map_or(0, |ticket| i64::from(ticket.withdrawn)),
+        ticket.and_then(|ticket| ticket.holder).map(|holder| holder.to_string()),
+        micros(ticket.map(|ticket| ticket.update_time)),
+        view.ledger.revision,
+        view.ledger.active.map(|active| active.to_string()),
+        i64::from(view.ledger.closed),
+        view.holder().map(|holder| holder.as_str()),
+        newest.map(|newest| newest.reservation_id.to_string()),
+        newest.map_or("", |newest| newest.user_id.as_str()),
+        newest.map_or("", |newest| newest.user_grade.name()),
+        newest.map_or(0, |newest| status_number(newest.status)),
+        newest.map_or("", |newest| &newest.status_reason),
+        newest.map_or(0, |newest| newest.revision),
+        micros(newest.map(|newest| newest.reserve_time)),
+        micros(newest.map(|newest| newest.update_time)),
+        price.map_or(0, |price| price.revision),
+        price.map_or(0, |price| price.schedule_revision),
+        price.map_or(0, |price| price.reservation_revision),
+        base.map_or("", |base| &base.currency_code),
+        base.map_or(0, |base| base.units),
+        base.map_or(0, |base| base.nanos),
+        discounted.map_or("", |discounted| &discounted.currency_code),
+        discounted_units,
+        discounted_nanos,
+        discounts_column(price.map_or(&[], |price| &price.discounts)),
+        micros(price.map(|price| price.update_time)),
+    ])
+}
+
+fn reservation_columns(reservation: &Reservation) -> Value {
+    json!([
+        reservation.reservation_id.to_string(),
+        reservation.ticket_id.as_str(),
+        reservation.user_id.as_str(),
+        reservation.user_grade.name(),
+        status_number(reservation.status),
+        reservation.status_reason,
+        reservation.revision,
+        reservation.reserve_time.timestamp_micros(),
+        reservation.update_time.timestamp_micros(),
+    ])
+}
+
+pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
+    Ok((parsed(row, "ticket_id")?, view(row)?))
+}
+
+/// A row of an outer join: the default where the view has none.
+pub(super) fn view_or_none(row: &SqliteRow) -> Result<View, Error> {
+    let id: Option<&str> = row.try_get("ticket_id")?;
+    if id.is_none() { Ok(View::default()) } else { view(row) }
+}
+
+pub(super) fn view(row: &SqliteRow) -> Result<View, Error> {
+    let unsettled_since: Option<i64> = row.try_get("unsettled_since")?;
+    Ok(View {
+        ticket: ticket_part(row)?,
+        ledger: LedgerPart {
+            revision: row.try_get("ledger_revision")?,
+            active: optional(row, "active")?,
+            closed: row.try_get("closed")?,
+        },
+        newest: newest(row)?,
+        price: price_part(row)?,
+        sequence: sequence(row)?,
+        unsettled_since: unsettled_since.map(|_| time(row, "unsettled_since")).transpose()?,
+    })
+}
+
+fn ticket_part(row: &SqliteRow) -> Result<Option<TicketPart>, Error> {
+    let revision = row.try_get("ticket_revision")?;
+    if revision == 0 {
+        return Ok(None);
+    }
+    Ok(Some(TicketPart {
+        revision,
+        schedule_revision: row.try_get("schedule_revision")?,
+        reservation_revision: row.try_get("reservation_revision")?,
+        title: row.try_get("title")?,
+        start: time(row, "start_time")?,
+        end: time(row, "end_time")?,
+        withdrawn: row.try_get("withdrawn")?,
+        holder: optional(row, "holder")?,
+        update_time: time(row, "ticket_update_time")?,
+    }))
+}
+
+fn newest(row: &SqliteRow) -> Result<Option<Reservation>, Error> {
+    let Some(reservation_id) = optional(row, "newest_id")? else { return Ok(None) };
+    Ok(Some(Reservation {
+        reservation_id,
+        ticket_id: parsed(row, "ticket_id")?,
+        user_id: parsed(row, "newest_user_id")?,
+        user_grade: parsed(row, "newest_grade")?,
+        status: status(row.try_get("newest_status")?)?,
+        status_reason: row.try_get("newest_reason")?,
+        revision: row.try_get("newest_revision")?,
+        reserve_time: time(row, "newest_reserve_time")?,
+        update_time: time(row, "newest_update_time")?,
+    }))
+}
+
+fn price_part(row: &SqliteRow) -> Result<Option<PricePart>, Error> {
+    let revision = row.try_get("price_revision")?;
+    if revision == 0 {
+        return Ok(None);
+    }
+    let (base_price, discounted_price) = (
+        Money {
+            currency_code: row.try_get("base_currency")?,
+            units: row.try_get("base_units")?,
+            nanos: row.try_get("base_nanos")?,
+        },
+        Money {
+            currency_code: row.try_get("discounted_currency")?,
+            units: row.try_get("discounted_units")?,
+            nanos: row.try_get("discounted_nanos")?,
+        },
+    );
+    Ok(Some(PricePart {
+        revision,
+        schedule_revision: row.try_get("price_schedule_revision")?,
+        reservation_revision: row.try_get("price_reservation_revision")?,
+        base_price,
+        discounted_price,
+        discounts: discounts(row.try_get("discounts")?)?,
+        update_time: time(row, "price_update_time")?,
+    }))
+}
+
+pub(super) fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
+    Ok(Reservation {
+        reservation_id: parsed(row, "reservation_id")?,
+        ticket_id: parsed(row, "of_ticket_id")?,
+        user_id: parsed(row, "user_id")?,
+        user_grade: parsed(row, "grade")?,
+        status: status(row.try_get("status")?)?,
+        status_reason: row.try_get("reason")?,
+        revision: row.try_get("revision")?,
+        reserve_time: time(row, "reserve_time")?,
+        update_time: time(row, "reservation_update_time")?,
+    })
+}
+
+fn parsed<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> Result<T, Error> {
+    let text: &str = row.try_get(column)?;
+    text.parse().map_err(|error| Error::data(format!("{column}: {error}")))
+}
+
+fn optional<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> Result<Option<T>, Error> {
+    let text: Option<&str> = row.try_get(column)?;
+    text.map(|text| text.parse().map_err(|error| Error::data(format!("{column}: {error}")))).transpose()
+}
+
+fn status_number(status: ReservationStatus) -> i64 {
+    match status {
+        ReservationStatus::Reserved => 1,
+        ReservationStatus::Cancelled => 2,
+        ReservationStatus::Rejected => 3,
+    }
+}
+
+fn status(number: i64) -> Result<ReservationStatus, Error> {
+    match number {
+        1 => Ok(ReservationStatus::Reserved),
+        2 => Ok(ReservationStatus::Cancelled),
+        3 => Ok(ReservationStatus::Rejected),
+        other => Err(Error::data(format!("no reservation has the status {other}"))),
+    }
+}
+
+/// Discounts as a JSON array of arrays; never asked for by parts.
+fn discounts_column(discounts: &[Discount]) -> String {
+    let columns = discounts.iter().map(|Discount { rule_id, description, amount }| {
+        json!([rule_id, description, amount.currency_code, amount.units, amount.nanos])
+    });
+    json_rows(columns)
+}
+
+fn discounts(text: &str) -> Result<Vec<Discount>, Error> {
+    if text == "[]" {
+        return Ok(Vec::new());
+    }
+    let rows: Vec<(String, String, String, i64, i32)> = serde_json::from_str(text).map_err(Error::data)?;
+    let discount = |(rule_id, description, currency_code, units, nanos)| {
+        let amount = Money { currency_code, units, nanos };
+        Discount { rule_id, description, amount }
+    };
+    Ok(rows.into_iter().map(discount).collect())
+}
