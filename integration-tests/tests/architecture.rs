@@ -147,6 +147,10 @@ fn wrong_contract(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
         _ if !MESSAGES.contains(&module) => None,
         // The words of the domain in those of the contract: inbound and outbound/messages.rs both speak them.
         "inbound" | "convert" => None,
+        // The composition root hangs the generated servers in; it sees no message.
+        "lib" if rest.get(1).is_some_and(|name| name.ends_with("_server")) => None,
+        // The composition root names the servers that it puts the adapters into, and no message.
+        "lib" if rest.get(1).is_some_and(|module| module.ends_with("_server")) => None,
         "outbound" if is_client(file.path) || module_path(file.path).get(1).is_some_and(|own| own == "messages") => {
             None
         }
@@ -284,6 +288,7 @@ fn each_forbidden_look_is_seen() {
         ("eticket-ticket", "outbound/messages.rs", "use eticket_ticket::inbound::grpc;"),
         ("eticket-ticket", "convert.rs", "use crate::outbound::messages;"),
         ("eticket-ticket", "domain.rs", "use crate::convert::status;"),
+        ("eticket-ticket", "lib.rs", "use eticket_proto::ticket::Ticket;"),
         ("eticket-ticket", "config.rs", "use crate::outbound::sqlite;"),
         ("eticket-chassis", "relay.rs", "use eticket_proto::ids::TicketId;"),
         ("eticket-chassis", "paging.rs", "use eticket_proto::token::{Kind, Consistency};"),
@@ -300,6 +305,7 @@ fn each_forbidden_look_is_seen() {
         ("eticket-ticket", "outbound/messages.rs", "use eticket_proto::event::TicketEvent;"),
         ("eticket-reservation", "outbound/ticket_client.rs", "use eticket_proto::ticket::CheckAvailabilityRequest;"),
         ("eticket-ticket", "lib.rs", "use crate::{inbound::grpc, outbound::sqlite};"),
+        ("eticket-ticket", "lib.rs", "eticket_proto::ticket::ticket_service_server::SERVICE_NAME"),
         ("eticket-chassis", "bus/nats.rs", "use async_nats::jetstream; use eticket_proto::headers;"),
     ] {
         assert_eq!(wrong(package, path, text), 0, "{package}/{path}: {text}");

@@ -2,10 +2,8 @@
 
 use std::time::Duration;
 
-use eticket_chassis::config::{Error, within};
+use eticket_chassis::config::{Error, comma_list, within};
 use serde::{Deserialize, Serialize};
-
-use crate::inbound::fault::FaultConfig;
 
 /// The ticket service's own keys.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -35,5 +33,61 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         within("sweep.interval_ms", self.sweep.interval_ms, 10, 3_600_000)?;
         self.fault.check()
+    }
+}
+
+/// The RPCs that a fault can be limited to.
+const METHODS: [&str; 6] =
+    ["RegisterTicket", "UpdateTicket", "WithdrawTicket", "GetTicket", "ListTickets", "CheckAvailability"];
+
+/// `fault.*`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FaultConfig {
+    /// Delays each call by so much.
+    pub latency_ms: u64,
+    /// Fails this part of the calls with UNAVAILABLE: 0 to 1.
+    pub error_ratio: f64,
+    /// The RPCs concerned; empty: all.
+    #[serde(with = "comma_list")]
+    pub only: Vec<String>,
+}
+
+impl FaultConfig {
+    fn check(&self) -> Result<(), Error> {
+        within("fault.latency_ms", self.latency_ms, 0, 600_000)?;
+        if !(0.0..=1.0).contains(&self.error_ratio) {
+            return Err(Error::new("fault.error_ratio", Some(self.error_ratio.to_string()), "expected 0 to 1"));
+        }
+        match self.only.iter().find(|method| !METHODS.contains(&method.as_str())) {
+            Some(_) => {
+                let expected = format!("expected some of {}, or nothing for all", METHODS.join(","));
+                Err(Error::new("fault.only", Some(self.only.join(",")), expected))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fault(latency_ms: u64, error_ratio: f64, only: &str) -> FaultConfig {
+        let only = only.split(',').filter(|part| !part.is_empty()).map(str::to_owned).collect();
+        FaultConfig { latency_ms, error_ratio, only }
+    }
+
+    #[test]
+    fn nonsense_is_refused() {
+        assert!(fault(0, 0.5, "GetTicket,CheckAvailability").check().is_ok());
+        for (bad, key) in [
+            (fault(0, 1.5, ""), "fault.error_ratio"),
+            (fault(0, f64::NAN, ""), "fault.error_ratio"),
+            (fault(0, 0.0, "GetPrice"), "fault.only"),
+            (fault(600_001, 0.0, ""), "fault.latency_ms"),
+        ] {
+            assert_eq!(bad.check().expect_err(key).key(), key);
+        }
     }
 }

@@ -9,43 +9,10 @@ use std::{
     time::Duration,
 };
 
-use eticket_chassis::config::{Error, comma_list, within};
-use serde::{Deserialize, Serialize};
 use tonic::{Status, body::Body, codegen::http, server::NamedService};
 use tower::{Layer, Service};
 
-/// The RPCs that a fault can be limited to.
-const METHODS: [&str; 6] =
-    ["RegisterTicket", "UpdateTicket", "WithdrawTicket", "GetTicket", "ListTickets", "CheckAvailability"];
-
-/// `fault.*`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct FaultConfig {
-    /// Delays each call by so much.
-    pub latency_ms: u64,
-    /// Fails this part of the calls with UNAVAILABLE: 0 to 1.
-    pub error_ratio: f64,
-    /// The RPCs concerned; empty: all.
-    #[serde(with = "comma_list")]
-    pub only: Vec<String>,
-}
-
-impl FaultConfig {
-    pub(crate) fn check(&self) -> Result<(), Error> {
-        within("fault.latency_ms", self.latency_ms, 0, 600_000)?;
-        if !(0.0..=1.0).contains(&self.error_ratio) {
-            return Err(Error::new("fault.error_ratio", Some(self.error_ratio.to_string()), "expected 0 to 1"));
-        }
-        match self.only.iter().find(|method| !METHODS.contains(&method.as_str())) {
-            Some(_) => {
-                let expected = format!("expected some of {}, or nothing for all", METHODS.join(","));
-                Err(Error::new("fault.only", Some(self.only.join(",")), expected))
-            }
-            None => Ok(()),
-        }
-    }
-}
+use crate::config::FaultConfig;
 
 /// Puts the faults around a service.
 #[derive(Clone)]
@@ -147,18 +114,5 @@ mod tests {
         assert_eq!(call(fault(), "GetTicket").await, (None, Duration::ZERO));
         assert_eq!(call(config(0, 1.0, ""), "GetTicket").await.0.as_deref(), Some("14"));
         assert_eq!(call(config(0, 0.0, ""), "GetTicket").await, (None, Duration::ZERO));
-    }
-
-    #[test]
-    fn nonsense_is_refused() {
-        assert!(config(0, 0.5, "GetTicket,CheckAvailability").check().is_ok());
-        for (bad, key) in [
-            (config(0, 1.5, ""), "fault.error_ratio"),
-            (config(0, f64::NAN, ""), "fault.error_ratio"),
-            (config(0, 0.0, "GetPrice"), "fault.only"),
-            (config(600_001, 0.0, ""), "fault.latency_ms"),
-        ] {
-            assert_eq!(bad.check().expect_err(key).key(), key);
-        }
     }
 }
