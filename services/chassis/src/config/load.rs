@@ -57,7 +57,11 @@ pub(crate) struct ServerTree {
 impl ServerTree {
     /// The server's own keys.
     pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        typed(&self.own, &SERVER_KEYS).map_err(|error| error.within(self.section))
+        let mut beside = SERVER_KEYS.to_vec();
+        if self.section.is_none() {
+            beside.extend(PROCESS_KEYS);
+        }
+        typed(&self.own, &beside).map_err(|error| error.within(self.section))
     }
 }
 
@@ -232,11 +236,11 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
     };
     match error.kind {
         Kind::UnknownField(field, expected) => {
-            let mut known: Vec<&str> = if path.is_empty() { beside.to_vec() } else { Vec::new() };
-            known.extend(expected);
             if path.last() != Some(&field) {
                 path.push(field);
             }
+            let mut known: Vec<&str> = if path.len() == 1 { beside.to_vec() } else { Vec::new() };
+            known.extend(expected);
             let known = known.join(", ");
             Error::new(path.join("."), value_at(&path), format!("no such key; known here: {known}"))
         }

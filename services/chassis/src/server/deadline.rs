@@ -22,6 +22,7 @@ use super::{methods, reply};
 use crate::error::ApiError;
 
 const HEADER: &str = "grpc-timeout";
+const UNARY_FRAMES: u64 = 2;
 
 /// A later deadline than this is no limit that anyone would live to see, but may not fit into an `Instant`.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
@@ -167,17 +168,18 @@ pub(crate) struct DeadlineBody<B> {
     at: Option<Instant>,
     /// Made when the body first keeps its reader waiting, which a unary one never does.
     sleep: Option<Pin<Box<Sleep>>>,
+    frames: u64,
 }
 
 impl<B> DeadlineBody<B> {
     fn new(inner: B, at: Option<Instant>) -> Self {
-        Self { inner: Some(inner), at, sleep: None }
+        Self { inner: Some(inner), at, sleep: None, frames: 0 }
     }
 }
 
 impl<B> Default for DeadlineBody<B> {
     fn default() -> Self {
-        Self { inner: None, at: None, sleep: None }
+        Self { inner: None, at: None, sleep: None, frames: 0 }
     }
 }
 
@@ -196,13 +198,16 @@ impl<B: Body<Data = Bytes> + Unpin> Body for DeadlineBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        // A body that has kept its reader waiting before is a stream: one that always has more ends at the deadline too.
-        let expired_stream = this.sleep.is_some() && this.at.is_some_and(|at| at <= Instant::now());
-        if !expired_stream && let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
-            return Poll::Ready(frame);
-        }
-        if !this.has_expired(context) {
-            return Poll::Pending;
+        // A unary body has two frames, message and trailers: what has more is a stream, which may always have more.
+        let is_late = this.frames >= UNARY_FRAMES && this.at.is_some_and(|at| at <= Instant::now());
+        if !is_late {
+            if let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
+                this.frames += 1;
+                return Poll::Ready(frame);
+            }
+            if !this.has_expired(context) {
+                return Poll::Pending;
+            }
         }
         this.inner = None;
         Poll::Ready(Some(reply::trailers(expired())))

@@ -127,12 +127,11 @@ impl OperationsService for Fake {
         let first = stream::iter([Ok(RepublishResponse::default())]);
         let kind = self.stream;
         let rest = stream::unfold(under_way, move |under_way| async move {
+            // Messages that are ready together travel together.
+            tokio::task::yield_now().await;
             match kind {
                 StreamKind::Waits => std::future::pending().await,
-                StreamKind::Endless => {
-                    tokio::task::yield_now().await;
-                    Some((Ok(RepublishResponse::default()), under_way))
-                }
+                StreamKind::Endless => Some((Ok(RepublishResponse::default()), under_way)),
                 StreamKind::Panics => panic!("on purpose"),
                 StreamKind::Refuses => Some((Err(ApiError::new(ErrorReason::EtagMismatch).into()), under_way)),
             }
@@ -220,8 +219,9 @@ pub(super) async fn read(response: http::Response<Body>) -> Answer {
             Ok(data) => messages.push(data),
             Err(frame) => {
                 let trailers = frame.into_trailers().expect("data or trailers");
-                assert!(status.is_none(), "one status only");
+                assert!(status.is_none(), "one status only: {status:?} and {trailers:?}");
                 status = Status::from_header_map(&trailers);
+                break;
             }
         }
     }

@@ -1,1 +1,244 @@
-//! Tests.
+//! Configuration from all its sources, for one server and for several.
+
+use super::*;
+use crate::config::{AuthMode, LogFormat};
+
+const TICKET: Shape = Shape {
+    name: "ticket",
+    defaults: "listen = '127.0.0.1:8082'\n[sweep]\ninterval_ms = 1000\n[fault]\nlatency_ms = 0",
+    store: StoreSupport::Any,
+};
+const QUERY: Shape = Shape { name: "query", defaults: "listen = '127.0.0.1:8084'", store: StoreSupport::SqliteOnly };
+const GATEWAY: Shape = Shape { name: "gateway", defaults: "listen = '127.0.0.1:8088'", store: StoreSupport::None };
+const ALL: [Shape; 3] = [TICKET, QUERY, GATEWAY];
+
+/// The own keys of `TICKET`.
+#[derive(Debug, PartialEq, serde::Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Own {
+    sweep: Sweep,
+    fault: Fault,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Sweep {
+    interval_ms: u64,
+}
+
+#[derive(Debug, PartialEq, serde::Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+struct Fault {
+    latency_ms: u64,
+}
+
+fn environment(variables: &[(&str, &str)]) -> Sources {
+    let own = |(name, value): &(&str, &str)| (format!("ETICKET__{name}"), (*value).to_owned());
+    Sources { environment: variables.iter().map(own).collect(), ..Sources::default() }
+}
+
+/// A server alone, with the bus that it must be given.
+fn ticket(variables: &[(&str, &str)]) -> Result<(ProcessSettings, ServerTree, Own), Error> {
+    let mut sources = environment(variables);
+    if !variables.iter().any(|(name, _)| *name == "BUS__URL") {
+        sources.environment.push(("ETICKET__BUS__URL".into(), "embedded".into()));
+    }
+    let (process, tree) = alone(TICKET, &sources)?;
+    let own = tree.own()?;
+    Ok((process, tree, own))
+}
+
+fn refusal(variables: &[(&str, &str)]) -> String {
+    ticket(variables).map(|_| ()).expect_err("refused").to_string()
+}
+
+#[test]
+fn defaults_are_those_of_the_page() {
+    let (process, tree, own) = ticket(&[]).expect("valid");
+    assert_eq!(tree.settings.listen.to_string(), "127.0.0.1:8082");
+    assert_eq!(process.admin.listen.to_string(), "127.0.0.1:0");
+    assert_eq!(process.data, Some(PathBuf::from("./eticket-data/ticket")));
+    assert_eq!(tree.settings.limits, crate::config::LimitsConfig::default());
+    assert_eq!(tree.settings.shutdown, crate::config::ShutdownConfig::default());
+    assert_eq!(own.sweep.interval_ms, 1000);
+    let (process, trees) = together(&ALL, &Sources::default()).expect("valid");
+    assert_eq!(process.data, Some(PathBuf::from("./eticket-data")));
+    assert_eq!(process.bus.url.as_deref(), Some("embedded"));
+    let listens: Vec<_> = trees.iter().map(|tree| tree.settings.listen.port()).collect();
+    assert_eq!(listens, [8082, 8084, 8088]);
+    assert!(trees.iter().all(|tree| tree.settings.shutdown.drain_delay_ms == 0));
+    assert!(trees.iter().all(|tree| tree.settings.shutdown.hard_cap_ms == 25_000));
+}
+
+#[test]
+fn later_sources_win() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("eticket.toml");
+    std::fs::write(
+        &file,
+        "data = 'of the file'\n[limits]\nconcurrency = 7\n[sweep]\ninterval_ms = 8\n[log]\nformat = 'json'",
+    )
+    .expect("written");
+    let mut sources =
+        environment(&[("BUS__URL", "embedded"), ("SWEEP__INTERVAL_MS", "9"), ("DATA", "of the variable")]);
+    sources.environment.push(("HOME".into(), "/".into()));
+    sources.file = Some(file);
+    let (process, tree) = alone(TICKET, &sources).expect("valid");
+    let own: Own = tree.own().expect("valid");
+    assert_eq!((tree.settings.limits.concurrency.get(), own.sweep.interval_ms), (7, 9));
+    assert_eq!(tree.settings.limits.default_deadline_ms, 10_000, "what the file leaves out stays");
+    assert_eq!(process.log.format, Some(LogFormat::Json));
+    assert_eq!(process.data, Some(PathBuf::from("of the variable")));
+    sources.data = Some("of the flag".into());
+    assert_eq!(alone(TICKET, &sources).expect("valid").0.data, Some(PathBuf::from("of the flag")));
+}
+
+#[test]
+fn unknown_keys_are_refused_with_their_path() {
+    for (variable, path) in [
+        ("NONSENSE", "nonsense"),
+        ("LIMITS__CONCURENCY", "limits.concurency"),
+        ("SWEEP__INTERVAL", "sweep.interval"),
+        ("FAULT__DEEPER__STILL", "fault.deeper"),
+        ("ADMIN__PORT", "admin.port"),
+        ("STORE__URI", "store.uri"),
+        ("TICKET__LISTEN", "ticket"),
+    ] {
+        let text = refusal(&[(variable, "1")]);
+        assert!(text.starts_with(&format!("configuration: {path} = ")) && text.contains("no such key"), "{text}");
+    }
+    let text = refusal(&[("NONSENSE", "1")]);
+    assert!(text.contains("listen") && text.contains("sweep"), "it says what there is: {text}");
+}
+
+#[test]
+fn wrong_values_are_told_with_key_value_and_expectation() {
+    for (variable, value, expected) in [
+        ("LISTEN", "8082", "listen = 8082: "),
+        ("LISTEN", "localhost:8082", "listen = localhost:8082: "),
+        ("LIMITS__CONCURRENCY", "many", "limits.concurrency = many: expected "),
+        ("LIMITS__CONCURRENCY", "0", "limits.concurrency = 0: expected "),
+        ("LIMITS__DEFAULT_DEADLINE_MS", "-1", "limits.default_deadline_ms = -1: expected "),
+        ("LIMITS", "5", "limits = 5: expected "),
+        ("SWEEP__INTERVAL_MS", "1.5", "sweep.interval_ms = 1.5: expected "),
+        ("LOG__FORMAT", "xml", "log.format = xml: expected one of text, json"),
+        ("AUTH__MODE", "maybe", "auth.mode = maybe: expected one of off, jwt"),
+        ("STORE__URL", "postgres://u:secret@db/e", "store.url = postgres://u:***@db/e: "),
+        ("BUS__URL", "kafka", "bus.url = kafka: expected embedded"),
+        ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms = 30000: must be below"),
+    ] {
+        let text = refusal(&[(variable, value)]);
+        assert!(text.starts_with(&format!("configuration: {expected}")), "{variable} = {value}: {text}");
+    }
+    assert!(refusal(&[("", "1")]).contains("ETICKET__"));
+}
+
+#[test]
+fn a_bus_must_be_given_to_a_server_alone() {
+    let error = alone(TICKET, &Sources::default()).expect_err("missing");
+    assert_eq!(error.key(), "bus.url");
+    alone(GATEWAY, &Sources::default()).expect("the gateway has none");
+}
+
+#[test]
+fn what_the_gateway_does_not_have_cannot_be_set() {
+    for (variable, path) in [("BUS__URL", "bus"), ("STORE__URL", "store"), ("DATA", "data")] {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        struct Nothing {}
+        let (_, tree) = alone(GATEWAY, &environment(&[(variable, "embedded")])).expect("split");
+        assert_eq!(tree.own::<Nothing>().expect_err("refused").key(), path);
+    }
+    let error = together(&ALL, &environment(&[("GATEWAY__STORE__URL", "sqlite:a")])).expect_err("refused");
+    assert_eq!(error.key(), "gateway.store");
+}
+
+#[test]
+fn a_file_that_is_none_is_told_with_its_place() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("broken.toml");
+    let mut sources = Sources { file: Some(file.clone()), ..environment(&[("BUS__URL", "embedded")]) };
+    let error = alone(TICKET, &sources).expect_err("absent");
+    assert!(error.to_string().contains("broken.toml") && error.to_string().contains("cannot be read"), "{error}");
+    std::fs::write(&file, "listen = \n").expect("written");
+    let error = alone(TICKET, &sources).expect_err("broken");
+    assert!(error.to_string().contains("line 1"), "{error}");
+    sources.file = None;
+    alone(TICKET, &sources).expect("without it");
+}
+
+#[test]
+fn each_of_several_has_a_section_and_the_root_holds_for_all() {
+    let sources = environment(&[
+        ("LIMITS__CONCURRENCY", "10"),
+        ("TICKET__LIMITS__CONCURRENCY", "20"),
+        ("TICKET__LISTEN", "127.0.0.1:0"),
+        ("TICKET__SWEEP__INTERVAL_MS", "5"),
+        ("QUERY__STORE__URL", "sqlite:view.db"),
+        ("ADMIN__LISTEN", "127.0.0.1:9"),
+    ]);
+    let (process, trees) = together(&ALL, &sources).expect("valid");
+    let concurrency: Vec<_> = trees.iter().map(|tree| tree.settings.limits.concurrency.get()).collect();
+    assert_eq!(concurrency, [20, 10, 10]);
+    assert_eq!(trees[0].settings.listen.port(), 0);
+    assert_eq!(trees[0].own::<Own>().expect("valid").sweep.interval_ms, 5);
+    assert_eq!(trees[1].settings.store.url.as_deref(), Some("sqlite:view.db"));
+    assert_eq!(process.admin.listen.port(), 9);
+}
+
+#[test]
+fn errors_of_several_name_the_section() {
+    for (variable, value, key) in [
+        ("TICKET__LISTEN", "nowhere", "ticket.listen"),
+        ("TICKET__LIMITS__X", "1", "ticket.limits.x"),
+        ("TICKET__ADMIN__LISTEN", "127.0.0.1:1", "ticket.admin"),
+        ("QUERY__STORE__URL", "postgres://db/e", "query.store.url"),
+        ("TICKET__AUTH__MODE", "jwt", "ticket.auth.mode"),
+        ("TICKET", "1", "ticket"),
+        ("LISTEN", "127.0.0.1:1", "listen"),
+        ("SWEEP__INTERVAL_MS", "5", "sweep"),
+        ("STORE__URL", "sqlite:one.db", "store.url"),
+        ("STORE__URL", "postgres://db/e", "store.url"),
+        ("STORE__URI", "x", "store.uri"),
+        ("BUS__URL", "nats://n:4222", "bus.url"),
+    ] {
+        let error = together(&ALL, &environment(&[(variable, value)])).map(|_| ()).expect_err(variable);
+        assert_eq!(error.key(), key, "{variable}: {error}");
+    }
+    let (_, trees) = together(&ALL, &environment(&[("TICKET__SWEEP__X", "1")])).expect("split");
+    assert_eq!(trees[0].own::<Own>().expect_err("refused").key(), "ticket.sweep.x");
+}
+
+#[test]
+fn authentication_off_is_refused_beyond_the_loopback() {
+    assert!(refusal(&[("LISTEN", "0.0.0.0:8082")]).starts_with("configuration: auth.mode is not set"));
+    assert!(refusal(&[("LISTEN", "0.0.0.0:8082"), ("AUTH__MODE", "off")]).contains("auth.allow_off_anywhere"));
+    let allowed = [("LISTEN", "0.0.0.0:8082"), ("AUTH__MODE", "off"), ("AUTH__ALLOW_OFF_ANYWHERE", "true")];
+    let (_, tree, _) = ticket(&allowed).expect("allowed");
+    assert_eq!(tree.settings.auth.mode, Some(AuthMode::Off));
+    let all = [("AUTH__MODE", "off"), ("AUTH__ALLOW_OFF_ANYWHERE", "true"), ("GATEWAY__LISTEN", "0.0.0.0:1")];
+    together(&ALL, &environment(&all)).expect("the root's answer holds for each");
+}
+
+#[test]
+fn the_effective_configuration_is_a_configuration() {
+    let sources = environment(&[("TICKET__SWEEP__INTERVAL_MS", "5"), ("QUERY__STORE__URL", "sqlite:view.db")]);
+    let (process, trees) = together(&ALL, &sources).expect("valid");
+    let mut tables: Vec<_> = trees.iter().map(|tree| (tree.section, table(&tree.settings).expect("a table"))).collect();
+    tables[0].1.extend(table(&trees[0].own::<Own>().expect("valid")).expect("a table"));
+    let text = effective(&process, &tables).expect("TOML");
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("eticket.toml");
+    std::fs::write(&file, &text).expect("written");
+    let again = Sources { file: Some(file), ..Sources::default() };
+    let (same_process, same) = together(&ALL, &again).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    assert_eq!(same_process, process);
+    for (tree, same) in trees.iter().zip(&same) {
+        assert_eq!(tree.settings, same.settings);
+    }
+    assert_eq!(same[0].own::<Own>().expect("valid").sweep.interval_ms, 5);
+    let mut secret = toml::Table::new();
+    secret.insert("url".into(), "postgres://u:secret@db/e".into());
+    let shown = effective(&process, &[(Some("ticket"), secret)]).expect("TOML");
+    assert!(shown.contains("u:***@db") && !shown.contains("secret"), "{shown}");
+}
