@@ -4,8 +4,12 @@
 //! Everything that changes rows goes through the reader's commits, so whoever waits is woken by them and nothing polls.
 
 pub mod changes;
+pub mod compare;
 pub mod listing;
 pub mod reader;
+pub mod rebuild;
+pub mod upkeep;
+pub mod watch;
 mod work_off;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -71,6 +75,28 @@ pub struct ViewRows {
     pub forget_sequences: bool,
 }
 
+/// Which rows somebody watches.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Watched {
+    All,
+    These(BTreeSet<TicketId>),
+}
+
+/// Rows, and the stream that their sequences are of; `None` if there is no row to say it.
+#[derive(Debug, Default)]
+pub struct OfStream {
+    pub identity: Option<String>,
+    pub rows: Vec<(TicketId, View)>,
+}
+
+/// How many rows there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    pub tickets: i64,
+    pub prices: i64,
+    pub reservations: i64,
+}
+
 /// Where the view is kept.
 #[async_trait]
 pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
@@ -97,6 +123,41 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
         before: Option<(DateTime<Utc>, ReservationId)>,
         most: i64,
     ) -> Result<Vec<(Reservation, View)>, store::Error>;
+
+    /// Watched rows with a sequence above this one, in the order of sequences.
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, store::Error>;
+
+    /// Watched rows as they are, with ids above `after`, in the order of ids.
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, store::Error>;
+
+    /// The rows of these tickets, also where only other parts than the ticket's are there.
+    async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, store::Error>;
+
+    async fn reservations_of(&self, ids: &[ReservationId]) -> Result<Vec<Reservation>, store::Error>;
+
+    /// All rows of tickets, those with ids above `after`, in the order of ids, also without a ticket part.
+    async fn all_views(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, store::Error>;
+
+    /// All reservations with ids above `after`, in the order of ids.
+    async fn all_reservations(&self, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error>;
+
+    /// Rows that are not settled, with ids above `after`, in the order of ids.
+    async fn unsettled(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, store::Error>;
+
+    /// Since when the row that has been unsettled longest is so.
+    async fn oldest_unsettled(&self) -> Result<Option<DateTime<Utc>>, store::Error>;
+
+    async fn counts(&self) -> Result<Counts, store::Error>;
+
+    /// Whether what the rows are kept in was taken away from under the service.
+    async fn is_gone(&self) -> bool;
+
+    /// An empty store beside this one. One that was begun before is dropped.
+    async fn beside(&self) -> Result<Arc<dyn ViewStore>, store::Error>;
+
+    /// Puts the rows of a store that [`Self::beside`] gave in the place of these, and closes it. Reads wait meanwhile. If that
+    /// fails this store is empty, or does not answer until it can be opened again.
+    async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), store::Error>;
 }
 
 /// Reads the state out of a message.
@@ -126,6 +187,8 @@ pub struct Views {
     pub clock: SharedClock,
     /// A permit for each call that waits.
     pub waits: Arc<Semaphore>,
+    /// A permit for each stream that watches.
+    pub watches: Arc<Semaphore>,
     /// Ends waits.
     pub draining: CancellationToken,
 }

@@ -1,5 +1,7 @@
 //! Rows of the view in the contract's words.
 
+pub mod parts;
+
 use chrono::{DateTime, Utc};
 use eticket_proto::{
     ids::TicketId,

@@ -5,7 +5,7 @@
 
 mod settled;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade, UserId};

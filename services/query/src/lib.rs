@@ -6,10 +6,13 @@ pub mod convert;
 pub mod domain;
 pub mod inbound;
 pub mod outbound;
+#[cfg(test)]
+mod tests;
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use eticket_chassis::{
+    client::balance::Targets,
     config::{self as chassis_config, Settings, urls::StoreSupport},
     context::Context,
     exit::StartError,
@@ -18,16 +21,28 @@ use eticket_chassis::{
     server::Running,
     tasks::Tasks,
 };
-use eticket_proto::query::query_service_server::QueryServiceServer;
+use eticket_proto::{
+    operations::operations_service_server::OperationsServiceServer, query::query_service_server::QueryServiceServer,
+};
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
-    application::{ViewStore, Views, changes::Changes, reader::Reader},
-    inbound::{events, grpc::Grpc},
-    outbound::sqlite::SqliteViews,
+    application::{
+        ViewStore, Views, changes::Changes, compare::Owners, reader::Reader, rebuild::Rebuild, upkeep::Upkeep,
+    },
+    config::{Bound, Config, Upstreams},
+    inbound::{
+        events,
+        grpc::Grpc,
+        operations::{Connect, Operations},
+    },
+    outbound::{
+        owners_client::{Addresses, OwnersClient},
+        sqlite::SqliteViews,
+    },
 };
 
-const SERVICE: &str = "eticket.query.v1.QueryService";
+const SERVICES: [&str; 2] = ["eticket.query.v1.QueryService", "eticket.operations.v1.OperationsService"];
 
 /// The query service, to be run.
 pub struct Query;
@@ -36,31 +51,26 @@ impl Service for Query {
     const NAME: &'static str = "query";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
-    type Config = config::Config;
+    type Config = Config;
 
-    fn check(config: &config::Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
         config.check()
     }
 
-    async fn build(context: &Context, config: config::Config) -> Result<Running, StartError> {
-        let (path, bus) = (context.store_path()?, context.bus()?);
-        let cannot = || format!("the view's file {} cannot be opened: put it right, or move it away", path.display());
-        let store: Arc<dyn ViewStore> = match SqliteViews::open(&path, context.clock.clone()).await {
-            Ok(store) => Arc::new(store),
-            Err(error) => return Err(StartError::unavailable(cannot(), error)),
-        };
-        let health = Health::new([SERVICE]).with_store().with_catching_up().with_bus();
-        health.set_store(true);
+    async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
+        let store = open_store(context, &context.store_path()?).await?;
+        let health = Health::new(SERVICES).with_store().with_catching_up().with_bus();
         let server = context.server();
         let views = Views {
             store: store.clone(),
             changes: Changes::default(),
             clock: context.clock.clone(),
-            waits: Arc::new(Semaphore::new(usize::try_from(config.wait.most).unwrap_or(usize::MAX))),
+            waits: permits(&config.wait),
+            watches: permits(&config.watch),
             draining: server.draining(),
         };
         let reader = Reader {
-            bus,
+            bus: context.bus()?,
             store: store.clone(),
             decode: Arc::new(events::Protobuf),
             changes: views.changes.clone(),
@@ -69,17 +79,60 @@ impl Service for Query {
             turn: Arc::new(Mutex::new(())),
             reattach: Arc::new(Notify::new()),
         };
+        let tasks = Tasks::new();
+        let rebuild = Rebuild::new(reader.clone(), tasks.clone());
+        let operations = Operations {
+            reader: reader.clone(),
+            rebuild: rebuild.clone(),
+            connect: connect(context, config.upstream),
+            tasks: tasks.clone(),
+        };
         let default_deadline = Duration::from_millis(context.settings.limits.default_deadline_ms);
         let server = server
             .service(QueryServiceServer::new(Grpc { views, default_deadline }))
-            .reflection([SERVICE])
+            .service(OperationsServiceServer::new(operations))
+            .reflection(SERVICES)
             .health(health);
         let running = server.start().await?;
-        let tasks = Tasks::new();
+        let upkeep = Upkeep { reader: reader.clone(), rebuild };
+        tasks.spawn("upkeep", upkeep.run(tasks.stopping()));
         tasks.spawn("reader", reader.run(tasks.stopping()));
         Ok(running.then(move || async move {
             tasks.stop().await;
             store.close().await;
         }))
     }
+}
+
+async fn open_store(context: &Context, path: &Path) -> Result<Arc<dyn ViewStore>, StartError> {
+    match SqliteViews::open(path, context.clock.clone()).await {
+        Ok(store) => Ok(Arc::new(store)),
+        Err(error) => {
+            let what =
+                format!("the view's file {} cannot be opened: put its folder right, or move it away", path.display());
+            Err(StartError::unavailable(what, error))
+        }
+    }
+}
+
+fn permits(bound: &Bound) -> Arc<Semaphore> {
+    let most = usize::try_from(bound.most).unwrap_or(usize::MAX).min(Semaphore::MAX_PERMITS);
+    Arc::new(Semaphore::new(most))
+}
+
+/// Owners are found when a comparison is asked for: in one process some of them start later than this service.
+fn connect(context: &Context, upstream: Upstreams) -> Arc<Connect> {
+    let siblings = context.siblings.clone();
+    Arc::new(move |tasks: &Tasks| -> Arc<dyn Owners> {
+        let find = |name: &str, configured: &Option<Targets>| {
+            let sibling = || format!("http://{}", siblings.address(name)?).parse().ok();
+            configured.clone().or_else(sibling)
+        };
+        let addresses = Addresses {
+            ticket: find("ticket", &upstream.ticket.url),
+            reservation: find("reservation", &upstream.reservation.url),
+            pricing: find("pricing", &upstream.pricing.url),
+        };
+        Arc::new(OwnersClient::new(&addresses, tasks))
+    })
 }

@@ -1,3 +1,4 @@
-//! What the view is kept in.
+//! What the view is kept in, and whom it is compared with.
 
+pub mod owners_client;
 pub mod sqlite;

@@ -155,6 +155,11 @@ impl Changes {
         Registration { changes: self.clone(), key, tickets }
     }
 
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> usize {
+        self.interests().values().map(HashMap::len).sum()
+    }
+
     fn interests(&self) -> MutexGuard<'_, Interests> {
         // Changed in single steps; a panic elsewhere leaves nothing half done in it.
         self.0.interests.lock().unwrap_or_else(PoisonError::into_inner)

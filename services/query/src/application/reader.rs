@@ -10,7 +10,7 @@ use eticket_chassis::{
     bus::{self, Bus, Delivery, Message},
     clock::SharedClock,
     health::Health,
-    store::{self, Work},
+    store::{self, Parked, Work},
 };
 use eticket_proto::headers;
 use tokio::sync::{Mutex, Notify};
@@ -239,6 +239,11 @@ impl Session<'_> {
         metrics::counter!("eticket_events_parked_total", "consumer" => "query").increment(parked);
     }
 
+    /// Where the store stands.
+    pub fn position(&self) -> &Position {
+        &self.stored
+    }
+
     /// How far it has read, and the stream's end as of the attach.
     pub fn progress(&self) -> (u64, u64) {
         (self.read, self.target)
@@ -269,6 +274,35 @@ impl Session<'_> {
 }
 
 impl Reader {
+    /// Applies a parked message again, and takes it out of those parked. One that still cannot be read or applied stays.
+    ///
+    /// Its place in the stream is long read. The row takes the position's sequence, so that who resumes from before it gets the
+    /// row, and who watches now is told to look back. Who resumes from exactly here gets it with the row's next change.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn apply_parked(&self, parked: Parked) -> Result<(), store::Error> {
+        let Ok((ticket, event)) = self.decode.decode(&parked.message) else { return Ok(()) };
+        let _turn = self.turn.lock().await;
+        let (now, mut changed, mut sequence) = (self.clock.now(), Vec::new(), 0);
+        let work_off = &mut |work: &mut Work<ViewRows>| {
+            sequence = work.rows.position.as_ref().map_or(0, |position| position.sequence);
+            work_off::take_in(&mut work.rows, &ticket, &event, sequence, now);
+            work.unpark(parked.event_id.clone());
+            changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
+        };
+        match self.store.commit(&work_off::keys_of(&ticket, &event), &[], work_off).await {
+            Err(error @ store::Error::Data(_)) => {
+                tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
+                return Ok(());
+            }
+            outcome => outcome?,
+        }
+        self.changes.repaired(sequence);
+        self.changes.committed(changed.iter().map(|(id, view)| (id, view)));
+        Ok(())
+    }
+
     fn read(&self, delivery: Delivery) -> Read {
         let Delivery { sequence, message, .. } = delivery;
         let content = self.decode.decode(&message);

@@ -25,12 +25,23 @@ pub(super) struct Read {
 pub(super) fn keys(batch: &[Read]) -> Keys {
     let mut keys = Keys::default();
     for (ticket, event) in batch.iter().filter_map(|read| read.content.as_ref().ok()) {
-        keys.tickets.insert(ticket.clone());
-        if let Event::Ledger(_, Some(reservation)) = event {
-            keys.reservations.insert(reservation.reservation_id);
-        }
+        add(&mut keys, ticket, event);
     }
     keys
+}
+
+/// The rows that one message speaks of.
+pub(super) fn keys_of(ticket: &TicketId, event: &Event) -> Keys {
+    let mut keys = Keys::default();
+    add(&mut keys, ticket, event);
+    keys
+}
+
+fn add(keys: &mut Keys, ticket: &TicketId, event: &Event) {
+    keys.tickets.insert(ticket.clone());
+    if let Event::Ledger(_, Some(reservation)) = event {
+        keys.reservations.insert(reservation.reservation_id);
+    }
 }
 
 /// One message after another, each on the result of those before it: what is stale within the batch falls out as well.

@@ -1,7 +1,7 @@
 //! `settled` and the tokens are judged here by another rule than the domain's: by which commands each part reflects, in a small
 //! world of owners that react to each other's events late, out of order, or not yet.
 
-mod world;
+pub(crate) mod world;
 
 use std::collections::BTreeSet;
 

@@ -8,6 +8,7 @@ use eticket_chassis::{
     error::ApiError,
     failure,
     paging::{self, Page},
+    server::Draining,
 };
 use eticket_proto::{
     error::ErrorReason,
@@ -18,17 +19,21 @@ use eticket_proto::{
         WatchTicketViewsResponse, query_service_server::QueryService,
     },
     time::from_proto,
-    token::Consistency,
+    token::{self, Consistency, Kind},
 };
-use futures::stream::BoxStream;
+use futures::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
 use prost_types::Timestamp;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
 use crate::{
     application::{
-        Views, WaitError,
+        Views, WaitError, Watched,
         listing::{Filter, KeyPart, Order},
+        watch::{ResumePoint, Sent, WatchError},
     },
     convert::{status_filter, to_message, to_user_reservation},
     domain::{Reservation, View, Wait},
@@ -38,6 +43,9 @@ use crate::{
 const MARGIN_SHARE: u32 = 20;
 const MARGIN_LEAST: Duration = Duration::from_millis(20);
 const MARGIN_MOST: Duration = Duration::from_millis(250);
+
+/// More tickets than this are watched as all.
+const MOST_WATCHED: usize = 1000;
 
 pub struct Grpc {
     pub views: Views,
@@ -126,9 +134,75 @@ impl QueryService for Grpc {
 
     async fn watch_ticket_views(
         &self,
-        _: Request<WatchTicketViewsRequest>,
+        request: Request<WatchTicketViewsRequest>,
     ) -> Result<Response<Self::WatchTicketViewsStream>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        // The connection's own end counts too, so that a client moves on before it is cut.
+        let draining = request.extensions().get::<Draining>().map(|Draining(token)| token.clone());
+        let draining = draining.unwrap_or_else(|| self.views.draining.clone());
+        let message = request.into_inner();
+        let (watched, resume) = (watched(&message.ticket_ids)?, resume_point(&message.resume_token)?);
+        let watch = self.views.watch(watched, resume, draining).await.map_err(not_watched)?;
+        let views = self.views.clone();
+        let sent = stream::unfold(Some(watch), move |watch| {
+            let views = views.clone();
+            async move {
+                let mut watch = watch?;
+                match watch.next().await {
+                    Ok(sent) => Some((Ok(to_response(sent, views.now())), Some(watch))),
+                    Err(error) => Some((Err(not_watched(error)), None)),
+                }
+            }
+        });
+        Ok(Response::new(sent.boxed()))
+    }
+}
+
+fn watched(ids: &[String]) -> Result<Watched, ApiError> {
+    if ids.is_empty() {
+        return Ok(Watched::All);
+    }
+    if ids.len() > MOST_WATCHED {
+        let expected = format!("expected at most {MOST_WATCHED} ids, or none for all tickets; got {}", ids.len());
+        return Err(ApiError::invalid_field("ticket_ids", expected));
+    }
+    let id = |(index, id): (usize, &String)| ticket_id(&format!("ticket_ids[{index}]"), id);
+    Ok(Watched::These(ids.iter().enumerate().map(id).collect::<Result<_, _>>()?))
+}
+
+/// A place in the stream as a token: the sequence and the identity.
+fn resume_token(point: &ResumePoint) -> String {
+    let mut payload = point.sequence.to_be_bytes().to_vec();
+    payload.extend_from_slice(point.identity.as_bytes());
+    token::seal(Kind::Resume, &payload)
+}
+
+fn resume_point(text: &str) -> Result<Option<ResumePoint>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let parsed = token::open(Kind::Resume, text).ok().and_then(|payload| {
+        let (sequence, identity) = payload.split_first_chunk::<8>()?;
+        let identity = String::from_utf8(identity.to_vec()).ok()?;
+        Some(ResumePoint { identity, sequence: u64::from_be_bytes(*sequence) })
+    });
+    let expected = "expected a resume_token of an earlier WatchTicketViews, or nothing";
+    parsed.map(Some).ok_or_else(|| ApiError::invalid_field("resume_token", expected))
+}
+
+fn to_response(sent: Sent, now: DateTime<Utc>) -> WatchTicketViewsResponse {
+    WatchTicketViewsResponse {
+        view: sent.row.map(|(id, view)| to_message(&id, &view, now)),
+        resume_token: sent.resume.as_ref().map(resume_token).unwrap_or_default(),
+    }
+}
+
+fn not_watched(error: WatchError) -> Status {
+    match error {
+        WatchError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
+        WatchError::StreamChanged | WatchError::TooMany => {
+            ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into()
+        }
+        WatchError::Store(error) => failure::of_store(error),
     }
 }
 

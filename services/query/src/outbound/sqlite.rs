@@ -9,6 +9,10 @@ mod rows;
 use std::{
     ffi::OsString,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -17,18 +21,19 @@ use eticket_chassis::{
     clock::SharedClock,
     store::{
         Claim, Commit, Error, Housekeeping, Parked, Record, WorkOff,
-        sqlite::{Database, Durability, Store},
+        sqlite::{Database, Durability, Store, json_rows, time},
     },
 };
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
-use sqlx::migrate::Migrator;
+use serde_json::json;
+use sqlx::{Row, migrate::Migrator};
 use tokio::sync::{RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
 use self::rows::ViewTables;
 use crate::{
     application::{
-        Keys, Position, ViewRows, ViewStore,
+        Counts, Keys, OfStream, Position, ViewRows, ViewStore, Watched,
         listing::{Filter, KeyPart, Order},
     },
     domain::{Reservation, View},
@@ -40,8 +45,9 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub struct SqliteViews {
     path: PathBuf,
     clock: SharedClock,
-    /// `None` once it is closed.
+    /// `None` once it is closed, or where it could not be opened after an exchange.
     open: RwLock<Option<Store<ViewTables>>>,
+    closed: AtomicBool,
 }
 
 impl SqliteViews {
@@ -51,7 +57,19 @@ impl SqliteViews {
     /// `Unavailable` if the file cannot be opened, made or written.
     pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, Error> {
         let store = open(path, &clock).await?;
-        Ok(Self { path: path.to_owned(), clock, open: RwLock::new(Some(store)) })
+        Ok(Self { path: path.to_owned(), clock, open: RwLock::new(Some(store)), closed: AtomicBool::new(false) })
+    }
+
+    /// Opens the file again after an exchange that could not.
+    async fn reopen(&self) -> Result<(), Error> {
+        if self.open.read().await.is_some() || self.closed.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let mut current = self.open.write().await;
+        if current.is_none() {
+            *current = Some(open(&self.path, &self.clock).await?);
+        }
+        Ok(())
     }
 
     async fn current(&self) -> Result<RwLockReadGuard<'_, Store<ViewTables>>, Error> {
@@ -65,7 +83,7 @@ async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Err
     let database = match open().await {
         Err(Error::Unavailable(error)) if is_useless(&error) => {
             tracing::warn!(path = %path.display(), %error, "the view's file cannot be used and is made anew");
-            remove(path).map_err(|error| Error::Unavailable(error.into()))?;
+            remove(path).map_err(unavailable)?;
             open().await?
         }
         outcome => outcome?,
@@ -155,11 +173,109 @@ impl ViewStore for SqliteViews {
         let found = query.fetch_all(store.database.readers()).await?;
         found.iter().map(|row| Ok((rows::reservation(row)?, rows::view_or_none(row)?))).collect()
     }
+
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, Error> {
+        let store = self.current().await?;
+        let above = i64::try_from(sequence).unwrap_or(i64::MAX);
+        let query = match watched {
+            Watched::All => sqlx::query(pages::CHANGED).bind(above).bind(most),
+            Watched::These(ids) => sqlx::query(pages::CHANGED_OF_THESE).bind(above).bind(most).bind(id_list(ids)),
+        };
+        rows::of_stream(&query.fetch_all(store.database.readers()).await?)
+    }
+
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, Error> {
+        let store = self.current().await?;
+        let query = match watched {
+            Watched::All => sqlx::query(pages::SNAPSHOT).bind(after).bind(most),
+            Watched::These(ids) => sqlx::query(pages::SNAPSHOT_OF_THESE).bind(after).bind(most).bind(id_list(ids)),
+        };
+        rows::of_stream(&query.fetch_all(store.database.readers()).await?)
+    }
+
+    async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, Error> {
+        let store = self.current().await?;
+        let query = sqlx::query(rows::SELECT_VIEWS).bind(id_list(ids));
+        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+    }
+
+    async fn reservations_of(&self, ids: &[ReservationId]) -> Result<Vec<Reservation>, Error> {
+        let store = self.current().await?;
+        let ids = json_rows(ids.iter().map(|id| json!(id.to_string())));
+        let found = sqlx::query(rows::SELECT_RESERVATIONS).bind(ids).fetch_all(store.database.readers()).await?;
+        found.iter().map(rows::reservation).collect()
+    }
+
+    async fn all_views(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
+        let store = self.current().await?;
+        let query = sqlx::query(pages::ALL_VIEWS).bind(after).bind(most);
+        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+    }
+
+    async fn all_reservations(&self, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
+        let store = self.current().await?;
+        let query = sqlx::query(pages::ALL_RESERVATIONS).bind(after).bind(most);
+        query.fetch_all(store.database.readers()).await?.iter().map(rows::reservation).collect()
+    }
+
+    async fn unsettled(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
+        let store = self.current().await?;
+        let query = sqlx::query(pages::UNSETTLED).bind(after).bind(most);
+        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+    }
+
+    async fn oldest_unsettled(&self) -> Result<Option<DateTime<Utc>>, Error> {
+        let store = self.current().await?;
+        let row = sqlx::query(pages::OLDEST_UNSETTLED).fetch_optional(store.database.readers()).await?;
+        row.as_ref().map(|row| time(row, "unsettled_since")).transpose()
+    }
+
+    async fn counts(&self) -> Result<Counts, Error> {
+        let store = self.current().await?;
+        let row = sqlx::query(pages::COUNTS).fetch_one(store.database.readers()).await?;
+        let (tickets, prices) = (row.try_get("tickets")?, row.try_get("prices")?);
+        Ok(Counts { tickets, prices, reservations: row.try_get("reservations")? })
+    }
+
+    async fn is_gone(&self) -> bool {
+        self.open.read().await.is_some() && matches!(self.path.try_exists(), Ok(false))
+    }
+
+    async fn beside(&self) -> Result<Arc<dyn ViewStore>, Error> {
+        let path = beside(&self.path);
+        remove(&path).map_err(unavailable)?;
+        Ok(Arc::new(Self::open(&path, self.clock.clone()).await?))
+    }
+
+    async fn exchange(&self, new: Arc<dyn ViewStore>) -> Result<(), Error> {
+        // A database that is closed is one file, without a log beside it.
+        new.close().await;
+        drop(new);
+        let mut current = self.open.write().await;
+        let Some(old) = current.take() else { return Err(Error::Unavailable(sqlx::Error::PoolClosed)) };
+        old.database.close().await;
+        let moved = remove(&self.path).and_then(|()| std::fs::rename(beside(&self.path), &self.path));
+        *current = Some(open(&self.path, &self.clock).await?);
+        moved.map_err(unavailable)
+    }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    with_suffix(path, ".rebuild")
+}
+
+fn unavailable(error: std::io::Error) -> Error {
+    Error::Unavailable(error.into())
+}
+
+fn id_list<'a>(ids: impl IntoIterator<Item = &'a TicketId>) -> String {
+    json_rows(ids.into_iter().map(|id| json!(id.as_str())))
 }
 
 #[async_trait]
 impl Housekeeping for SqliteViews {
     async fn ping(&self) -> Result<(), Error> {
+        self.reopen().await?;
         self.current().await?.database.ping().await
     }
 
@@ -197,6 +313,7 @@ impl Housekeeping for SqliteViews {
     }
 
     async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
         if let Some(store) = self.open.write().await.take() {
             store.database.close().await;
         }

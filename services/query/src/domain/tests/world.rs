@@ -7,14 +7,14 @@ use uuid::Uuid;
 
 use super::super::*;
 
-pub(super) const NOW: DateTime<Utc> = DateTime::<Utc>::UNIX_EPOCH;
+pub(crate) const NOW: DateTime<Utc> = DateTime::<Utc>::UNIX_EPOCH;
 
-pub(super) fn time(seconds: i64) -> DateTime<Utc> {
+pub(crate) fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).expect("a time")
 }
 
 /// Of the reservation that was made with this revision of the ledger.
-pub(super) fn reservation_id(revision: i64) -> ReservationId {
+pub(crate) fn reservation_id(revision: i64) -> ReservationId {
     ReservationId::from(Uuid::from_u128(u128::try_from(revision).expect("a revision")))
 }
 
@@ -24,7 +24,7 @@ fn ticket_id() -> TicketId {
 
 /// A command that a state may reflect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Cause {
+pub(crate) enum Cause {
     /// Registered, or edited in any way.
     Edit(i64),
     Schedule(i64),
@@ -34,13 +34,13 @@ pub(super) enum Cause {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Emitted {
-    pub(super) event: Event,
-    pub(super) causes: BTreeSet<Cause>,
+pub(crate) struct Emitted {
+    pub(crate) event: Event,
+    pub(crate) causes: BTreeSet<Cause>,
 }
 
 impl Emitted {
-    pub(super) fn revision(&self) -> i64 {
+    pub(crate) fn revision(&self) -> i64 {
         match &self.event {
             Event::Ticket(part) => part.revision,
             Event::Ledger(part, _) => part.revision,
@@ -51,7 +51,7 @@ impl Emitted {
 
 /// A command, or an owner taking in one of the messages there are (counted round).
 #[derive(Debug, Clone, Copy)]
-pub(super) enum Step {
+pub(crate) enum Step {
     UpdateTitle,
     UpdateSchedule,
     Withdraw,
@@ -62,7 +62,7 @@ pub(super) enum Step {
     PriceTakes(usize),
 }
 
-pub(super) struct World {
+pub(crate) struct World {
     ticket: TicketPart,
     ticket_causes: BTreeSet<Cause>,
     ledger: LedgerPart,
@@ -71,13 +71,13 @@ pub(super) struct World {
     price: PricePart,
     priced: bool,
     price_causes: BTreeSet<Cause>,
-    pub(super) emitted: Vec<Emitted>,
+    pub(crate) emitted: Vec<Emitted>,
     /// Each command's token and what its saga is about.
-    pub(super) tokens: Vec<(Consistency, Vec<Cause>)>,
+    pub(crate) tokens: Vec<(Consistency, Vec<Cause>)>,
 }
 
 impl World {
-    pub(super) fn run(steps: &[Step]) -> Self {
+    pub(crate) fn run(steps: &[Step]) -> Self {
         let mut world = Self::registered();
         steps.iter().for_each(|step| world.step(*step));
         world
@@ -151,7 +151,7 @@ impl World {
     }
 
     /// Everybody takes in everything until nothing is new.
-    pub(super) fn come_to_rest(&mut self) {
+    pub(crate) fn come_to_rest(&mut self) {
         let mut taken = 0;
         while taken < self.emitted.len() {
             let emitted = self.emitted[taken].clone();
@@ -162,7 +162,7 @@ impl World {
         }
     }
 
-    pub(super) fn newest_reservation_revision(&self) -> Option<i64> {
+    pub(crate) fn newest_reservation_revision(&self) -> Option<i64> {
         self.reservations.iter().map(|reservation| reservation.revision).max()
     }
 

@@ -16,6 +16,34 @@ pub(super) const USER_RESERVATIONS: &str =
     where r.user_id = ?1 and r.reserve_time <= ?2 and (r.reserve_time < ?2 or r.reservation_id < ?3)
     order by r.reserve_time desc, r.reservation_id desc limit ?4";
 
+// Rows come with the stream they reflect, read in the same statement. Uses view_by_sequence; those of few ids by the key.
+pub(super) const CHANGED: &str = "select view.*, position.identity from view, position
+    where ticket_revision > 0 and view.sequence > ?1 order by view.sequence limit ?2";
+pub(super) const CHANGED_OF_THESE: &str = "select view.*, position.identity from view, position
+    where +ticket_revision > 0 and view.sequence > ?1 and ticket_id in (select value from json_each(?3))
+    order by view.sequence limit ?2";
+// Use the key.
+pub(super) const SNAPSHOT: &str = "select view.*, position.identity from view, position
+    where +ticket_revision > 0 and ticket_id > ?1 order by ticket_id limit ?2";
+pub(super) const SNAPSHOT_OF_THESE: &str = "select view.*, position.identity from view, position
+    where +ticket_revision > 0 and ticket_id > ?1 and ticket_id in (select value from json_each(?3))
+    order by ticket_id limit ?2";
+pub(super) const ALL_VIEWS: &str = "select * from view where ticket_id > ?1 order by ticket_id limit ?2";
+pub(super) const ALL_RESERVATIONS: &str =
+    "select reservation_id, ticket_id as of_ticket_id, user_id, grade, status, reason,
+    revision, reserve_time, update_time as reservation_update_time from reservation
+    where reservation_id > ?1 order by reservation_id limit ?2";
+// Uses view_unsettled.
+pub(super) const UNSETTLED: &str = "select * from view where unsettled_since is not null and ticket_id > ?1
+    order by ticket_id limit ?2";
+// Uses view_by_unsettled_since.
+pub(super) const OLDEST_UNSETTLED: &str = "select unsettled_since from view where unsettled_since is not null
+    order by unsettled_since limit 1";
+pub(super) const COUNTS: &str = "select
+    (select count(*) from view where ticket_revision > 0) as tickets,
+    (select count(*) from view where price_revision > 0) as prices,
+    (select count(*) from reservation) as reservations";
+
 /// Rows of the view that pass the filter, in the order, above `after`. Uses the index of the order's first field, or that of the
 /// holder or the status with the usual order.
 pub(super) fn query(

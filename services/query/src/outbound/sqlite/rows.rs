@@ -14,7 +14,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     application::{
-        Keys, Position, ViewRows,
+        Keys, OfStream, Position, ViewRows,
         listing::{price_key, update_key},
     },
     domain::{Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
@@ -23,8 +23,8 @@ use crate::{
 /// The rows of a commit.
 pub(super) struct ViewTables;
 
-const SELECT_VIEWS: &str = "select * from view where ticket_id in (select value from json_each(?1))";
-const SELECT_RESERVATIONS: &str =
+pub(super) const SELECT_VIEWS: &str = "select * from view where ticket_id in (select value from json_each(?1))";
+pub(super) const SELECT_RESERVATIONS: &str =
     "select reservation_id, ticket_id as of_ticket_id, user_id, grade, status, reason, revision,
     reserve_time, update_time as reservation_update_time from reservation
     where reservation_id in (select value from json_each(?1))";
@@ -162,6 +162,12 @@ fn reservation_columns(reservation: &Reservation) -> Value {
 
 pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
     Ok((parsed(row, "ticket_id")?, view(row)?))
+}
+
+/// Rows with the stream that they come with.
+pub(super) fn of_stream(rows: &[SqliteRow]) -> Result<OfStream, Error> {
+    let identity = rows.first().map(|row| row.try_get("identity")).transpose()?;
+    Ok(OfStream { identity, rows: rows.iter().map(view_with_id).collect::<Result<_, _>>()? })
 }
 
 /// A row of an outer join: the default where the view has none.

@@ -1,0 +1,119 @@
+//! Builds the rows anew beside the old ones, which serve until the new ones have caught up.
+//!
+//! For the last stretch the reader is held where it stands, so that nobody who has seen a row sees an older one after the
+//! exchange.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use eticket_chassis::{bus, health::Health, tasks::Tasks};
+use tokio::{
+    sync::{Mutex as AsyncMutex, Notify, watch},
+    time::timeout,
+};
+
+use super::{
+    changes::Changes,
+    reader::{Error, Reader, Session},
+};
+
+/// A stream that has more and gives nothing for so long is left alone.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How far a rebuilding is, in sequences of the stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    Reading {
+        applied: u64,
+        total: u64,
+    },
+    Done {
+        applied: u64,
+    },
+    /// The old rows serve on.
+    Failed(String),
+}
+
+/// Rebuilds, one at a time.
+#[derive(Clone)]
+pub struct Rebuild {
+    reader: Reader,
+    tasks: Tasks,
+    running: Arc<Mutex<Option<watch::Receiver<Progress>>>>,
+}
+
+impl Rebuild {
+    /// `reader` is the one whose rows are exchanged.
+    pub fn new(reader: Reader, tasks: Tasks) -> Self {
+        Self { reader, tasks, running: Arc::default() }
+    }
+
+    /// Begins, or joins what is under way. It goes on if the caller goes away.
+    pub fn start(&self) -> watch::Receiver<Progress> {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = running.as_ref().filter(|progress| progress.has_changed().is_ok()) {
+            return progress.clone();
+        }
+        let (sender, progress) = watch::channel(Progress::Reading { applied: 0, total: 0 });
+        *running = Some(progress.clone());
+        let (rebuild, stopping) = (self.clone(), self.tasks.stopping());
+        self.tasks.spawn("rebuild", async move {
+            let outcome = stopping.run_until_cancelled(rebuild.run(&sender)).await;
+            sender.send_replace(match outcome {
+                Some(Ok(applied)) => Progress::Done { applied },
+                Some(Err(error)) => {
+                    tracing::warn!(%error, "the view is not rebuilt");
+                    Progress::Failed(error.to_string())
+                }
+                None => Progress::Failed("the service shuts down".to_owned()),
+            });
+        });
+        progress
+    }
+
+    async fn run(&self, progress: &watch::Sender<Progress>) -> Result<u64, Error> {
+        let beside = self.reader.store.beside().await?;
+        // Nobody waits for these rows yet, and the health speaks of the old ones.
+        let reader = Reader {
+            store: beside.clone(),
+            changes: Changes::default(),
+            health: Health::new(Vec::<String>::new()),
+            turn: Arc::new(AsyncMutex::new(())),
+            reattach: Arc::new(Notify::new()),
+            ..self.reader.clone()
+        };
+        let mut session = reader.attach().await?;
+        let (_, total) = session.progress();
+        let tell = |session: &Session<'_>| {
+            let (applied, _) = session.progress();
+            progress.send_replace(Progress::Reading { applied, total: total.max(applied) });
+        };
+        read_until(&mut session, total, &tell).await?;
+        let _turn = self.reader.turn.lock().await;
+        if let Some(old) = self.reader.store.position().await? {
+            if session.position().identity != old.identity {
+                return Err(bus::Error::StreamChanged.into());
+            }
+            read_until(&mut session, old.sequence, &tell).await?;
+        }
+        let (applied, _) = session.progress();
+        drop(session);
+        self.reader.store.exchange(beside).await?;
+        self.reader.changes.exchanged();
+        self.reader.reattach.notify_one();
+        tracing::info!(applied, "the view is rebuilt");
+        Ok(applied)
+    }
+}
+
+async fn read_until(session: &mut Session<'_>, until: u64, tell: &impl Fn(&Session<'_>)) -> Result<(), Error> {
+    while session.progress().0 < until {
+        let stalled = Error::Stalled { read: session.progress().0, last: until };
+        let batch = timeout(PATIENCE, session.next()).await.map_err(|_| stalled)??;
+        session.apply(batch).await?;
+        tell(session);
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! Looks after the view: whether its store answers, how old the oldest unsettled row is (the alarm for a reaction that never
+//! comes), how far reading is behind.
+
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+
+use super::{reader::Reader, rebuild::Rebuild};
+
+/// Well within the 10 s in which a change must show.
+const PROBE: Duration = Duration::from_secs(2);
+
+/// See the module.
+pub struct Upkeep {
+    pub reader: Reader,
+    pub rebuild: Rebuild,
+}
+
+impl Upkeep {
+    /// Probes until asked to stop.
+    pub async fn run(self, stopping: CancellationToken) {
+        let mut probes = tokio::time::interval(PROBE);
+        probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = probes.tick() => self.run_once().await,
+                () = stopping.cancelled() => return,
+            }
+        }
+    }
+
+    /// One probe.
+    pub async fn run_once(&self) {
+        let Reader { store, health, clock, bus, .. } = &self.reader;
+        let answer = store.ping().await;
+        if let Err(error) = &answer {
+            tracing::warn!(%error, "the store does not answer");
+        }
+        health.set_store(answer.is_ok());
+        // The rows may be deleted at any time; those that are still open serve meanwhile.
+        if answer.is_ok() && store.is_gone().await {
+            tracing::warn!("the view's file is gone and is built anew");
+            self.rebuild.start();
+        }
+        if let Ok(oldest) = store.oldest_unsettled().await {
+            let age = oldest.map_or(0, |since| (clock.now() - since).num_milliseconds());
+            metrics::gauge!("eticket_view_oldest_unsettled_seconds").set(age.max(0) as f64 / 1000.0);
+        }
+        if let (Ok(Some(position)), Ok(stream)) = (store.position().await, bus.state().await) {
+            metrics::gauge!("eticket_view_position").set(position.sequence as f64);
+            let lag = stream.last_sequence.saturating_sub(position.sequence);
+            metrics::gauge!("eticket_view_lag_messages").set(lag as f64);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! A stream of rows as they change, with tokens to go on from elsewhere.
+//!
+//! Nothing is queued for a watcher: it keeps the sequence up to which it has sent, and asks the store for what lies above. One
+//! that is slow gets the newest state of each row, and costs nothing meanwhile. Sequences are the stream's own, so a token is
+//! good at every replica that reads the same stream.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use eticket_chassis::store;
+use eticket_proto::ids::TicketId;
+use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    OfStream, ViewStore, Views, Watched,
+    changes::{Epoch, Registration},
+};
+use crate::domain::View;
+
+/// Rows read at a time.
+const PAGE: i64 = 256;
+
+/// A place in a stream, from which a watcher goes on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ResumePoint {
+    pub identity: String,
+    pub sequence: u64,
+}
+
+/// What a watcher is sent.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Sent {
+    pub row: Option<(TicketId, View)>,
+    /// None within a snapshot, which is taken again as a whole.
+    pub resume: Option<ResumePoint>,
+}
+
+/// Why a watch ends.
+#[derive(Debug, thiserror::Error)]
+pub enum WatchError {
+    #[error("the service shuts down; go on with the last token")]
+    ShuttingDown,
+    #[error("the stream of events was made anew; go on with the last token")]
+    StreamChanged,
+    #[error("too many watch already")]
+    TooMany,
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+enum Phase {
+    /// Rows with ids above `after` are still to come. The one before is held back until it is known whether it is the last, which
+    /// takes the token with it.
+    Snapshot {
+        after: String,
+        held: Option<Box<(TicketId, View)>>,
+    },
+    Live,
+}
+
+/// A watch under way.
+pub struct Watch {
+    store: Arc<dyn ViewStore>,
+    watched: Watched,
+    at: ResumePoint,
+    phase: Phase,
+    ready: VecDeque<Sent>,
+    epoch: watch::Receiver<Epoch>,
+    repairs: u64,
+    bell: Bell,
+    draining: CancellationToken,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// What rings when a watched row may have changed.
+enum Bell {
+    Commits(watch::Receiver<u64>),
+    Tickets { wake: Arc<Notify>, _registration: Registration },
+}
+
+impl Views {
+    /// Begins to watch: from a snapshot, or where `resume` is a place in the stream that the rows reflect, from there. While no
+    /// stream has been met there is no place to begin at, and this waits.
+    ///
+    /// # Errors
+    /// See [`WatchError`].
+    pub async fn watch(
+        &self,
+        watched: Watched,
+        resume: Option<ResumePoint>,
+        draining: CancellationToken,
+    ) -> Result<Watch, WatchError> {
+        let permit = self.watches.clone().try_acquire_owned().map_err(|_| WatchError::TooMany)?;
+        // Registered before anything is read: what changes from here on rings.
+        let bell = match &watched {
+            Watched::All => Bell::Commits(self.changes.commits()),
+            Watched::These(tickets) => {
+                let wake = Arc::new(Notify::new());
+                let registration = self.changes.wake(tickets.iter().cloned(), &wake);
+                Bell::Tickets { wake, _registration: registration }
+            }
+        };
+        let mut epoch = self.changes.epoch();
+        let known = tokio::select! {
+            known = epoch.wait_for(|epoch| epoch.identity.is_some()) => known.map(|epoch| epoch.clone()),
+            () = draining.cancelled() => return Err(WatchError::ShuttingDown),
+        };
+        let repairs = known.map_err(|_| WatchError::ShuttingDown)?.repairs;
+        let position = self.store.position().await?.ok_or(WatchError::StreamChanged)?;
+        let (at, phase) = match resume {
+            Some(resume) if resume.identity == position.identity => (resume, Phase::Live),
+            // The position is read before the first row: what changes while the snapshot is taken lies above it.
+            _ => {
+                let at = ResumePoint { identity: position.identity, sequence: position.sequence };
+                (at, Phase::Snapshot { after: String::new(), held: None })
+            }
+        };
+        let (store, ready) = (self.store.clone(), VecDeque::new());
+        Ok(Watch { store, watched, at, phase, ready, epoch, repairs, bell, draining, _permit: permit })
+    }
+}
+
+impl Watch {
+    /// Waits for what is to be sent next. Cancellation loses nothing.
+    ///
+    /// # Errors
+    /// Why the watch ends; the last token goes on from there.
+    pub async fn next(&mut self) -> Result<Sent, WatchError> {
+        loop {
+            if let Some(sent) = self.next_now().await? {
+                return Ok(sent);
+            }
+            self.wait().await?;
+        }
+    }
+
+    /// What there is to be sent already, if anything.
+    ///
+    /// # Errors
+    /// As [`Self::next`].
+    pub async fn next_now(&mut self) -> Result<Option<Sent>, WatchError> {
+        loop {
+            if self.draining.is_cancelled() {
+                return Err(WatchError::ShuttingDown);
+            }
+            if let Some(sent) = self.ready.pop_front() {
+                return Ok(Some(sent));
+            }
+            self.check_epoch()?;
+            match &self.phase {
+                Phase::Snapshot { after, .. } => {
+                    let page = self.store.snapshot(&self.watched, after, PAGE).await?;
+                    self.same_stream(&page)?;
+                    self.take_snapshot(page);
+                }
+                Phase::Live => {
+                    let page = self.store.changed_above(&self.watched, self.at.sequence, PAGE).await?;
+                    self.same_stream(&page)?;
+                    if page.rows.is_empty() {
+                        return Ok(None);
+                    }
+                    self.take_changes(page);
+                }
+            }
+        }
+    }
+
+    fn take_snapshot(&mut self, page: OfStream) {
+        let Phase::Snapshot { after, held } = &mut self.phase else { return };
+        if let Some((id, _)) = page.rows.last() {
+            id.as_str().clone_into(after);
+            for row in page.rows {
+                let before = held.replace(Box::new(row));
+                self.ready.extend(before.map(|row| Sent { row: Some(*row), resume: None }));
+            }
+            return;
+        }
+        self.ready.push_back(Sent { row: held.take().map(|row| *row), resume: Some(self.at.clone()) });
+        self.phase = Phase::Live;
+    }
+
+    fn take_changes(&mut self, page: OfStream) {
+        for (id, view) in page.rows {
+            self.at.sequence = view.sequence;
+            self.ready.push_back(Sent { row: Some((id, view)), resume: Some(self.at.clone()) });
+        }
+    }
+
+    fn same_stream(&self, page: &OfStream) -> Result<(), WatchError> {
+        match &page.identity {
+            Some(identity) if *identity != self.at.identity => Err(WatchError::StreamChanged),
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the watch if the rows are of another stream by now; looks back to where a row was repaired.
+    fn check_epoch(&mut self) -> Result<(), WatchError> {
+        let epoch = self.epoch.borrow_and_update();
+        if epoch.identity.as_ref() != Some(&self.at.identity) {
+            return Err(WatchError::StreamChanged);
+        }
+        if epoch.repairs != self.repairs {
+            self.repairs = epoch.repairs;
+            self.at.sequence = self.at.sequence.min(epoch.repaired_at.saturating_sub(1));
+        }
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<(), WatchError> {
+        let rung = async {
+            match &mut self.bell {
+                Bell::Commits(commits) => commits.changed().await.is_ok(),
+                Bell::Tickets { wake, .. } => {
+                    wake.notified().await;
+                    true
+                }
+            }
+        };
+        let goes_on = tokio::select! {
+            goes_on = rung => goes_on,
+            changed = self.epoch.changed() => changed.is_ok(),
+            () = self.draining.cancelled() => false,
+        };
+        if goes_on { Ok(()) } else { Err(WatchError::ShuttingDown) }
+    }
+}

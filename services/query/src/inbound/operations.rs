@@ -1,0 +1,185 @@
+//! `eticket.operations.v1.OperationsService` of the view.
+
+use std::sync::Arc;
+
+use eticket_chassis::{
+    batch,
+    error::ApiError,
+    failure,
+    operations::{list_parked, only, resend_parked},
+    paging::{self, Page},
+    store::{self, Parked},
+    tasks::Tasks,
+};
+use eticket_proto::{
+    error::ErrorReason,
+    operations::{
+        CompareViewRequest, CompareViewResponse, ListParkedEventsRequest, ListParkedEventsResponse,
+        ListUnsettledRequest, ListUnsettledResponse, RebuildViewRequest, RebuildViewResponse, RepublishRequest,
+        RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse, Unsettled,
+        compare_view_response::Difference, operations_service_server::OperationsService,
+    },
+    time::to_proto,
+};
+use futures::{
+    StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::{
+    application::{
+        compare::{Comparison, Error, OwnerError, Owners, PAUSE, Report},
+        reader::Reader,
+        rebuild::{Progress, Rebuild},
+    },
+    domain,
+};
+
+/// Reports that wait for their reader; then the comparison waits.
+const REPORTS: usize = 64;
+
+/// Makes the connections to the owners for one comparison, followed by tasks of these.
+pub type Connect = dyn Fn(&Tasks) -> Arc<dyn Owners> + Send + Sync;
+
+/// What operators may do to the view.
+pub struct Operations {
+    pub reader: Reader,
+    pub rebuild: Rebuild,
+    pub connect: Arc<Connect>,
+    /// Of comparisons: they end when the service stops.
+    pub tasks: Tasks,
+}
+
+#[tonic::async_trait]
+impl OperationsService for Operations {
+    type RepublishStream = BoxStream<'static, Result<RepublishResponse, Status>>;
+    type RebuildViewStream = BoxStream<'static, Result<RebuildViewResponse, Status>>;
+    type CompareViewStream = BoxStream<'static, Result<CompareViewResponse, Status>>;
+
+    async fn list_parked_events(
+        &self,
+        request: Request<ListParkedEventsRequest>,
+    ) -> Result<Response<ListParkedEventsResponse>, Status> {
+        list_parked(&*self.reader.store, &request.into_inner()).await
+    }
+
+    async fn resend_parked_event(
+        &self,
+        request: Request<ResendParkedEventRequest>,
+    ) -> Result<Response<ResendParkedEventResponse>, Status> {
+        let reader = self.reader.clone();
+        let apply = move |parked: Parked| -> BoxFuture<'static, Result<(), batch::Error>> {
+            let reader = reader.clone();
+            Box::pin(async move { reader.apply_parked(parked).await.map_err(|_| batch::Error::Unavailable) })
+        };
+        resend_parked(&*self.reader.store, &request.into_inner().event_id, &apply).await
+    }
+
+    async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
+        Err(only("ticket, the reservation and the pricing", "Republish"))
+    }
+
+    async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {
+        let progress = self.rebuild.start();
+        let shown = stream::unfold(Some(progress), |progress| async move {
+            let mut progress = progress?;
+            let now = progress.borrow_and_update().clone();
+            match now {
+                Progress::Reading { applied, total } => {
+                    let response = Ok(rebuilt(applied, total));
+                    let goes_on = wait_for_more(&mut progress).await;
+                    Some((response, goes_on.then_some(progress)))
+                }
+                Progress::Done { applied } => Some((Ok(rebuilt(applied, applied)), None)),
+                Progress::Failed(reason) => Some((Err(not_rebuilt(&reason)), None)),
+            }
+        });
+        Ok(Response::new(shown.boxed()))
+    }
+
+    async fn compare_view(&self, _: Request<CompareViewRequest>) -> Result<Response<Self::CompareViewStream>, Status> {
+        let connections = Tasks::new();
+        let owners = (self.connect)(&connections);
+        owners.check().map_err(not_compared)?;
+        let (reports, shown) = mpsc::channel(REPORTS);
+        let (last, ended) = mpsc::channel(1);
+        let comparison = Comparison::new(self.reader.store.clone(), owners, reports, PAUSE);
+        let stopping = self.tasks.stopping();
+        self.tasks.spawn("compare", async move {
+            let outcome = stopping.run_until_cancelled(comparison.run()).await;
+            connections.stop().await;
+            let status = match outcome {
+                Some(Ok(()) | Err(Error::NobodyListens)) => return,
+                Some(Err(Error::Owner(error))) => not_compared(error),
+                Some(Err(Error::Store(error))) => failure::of_store(error),
+                None => ApiError::new(ErrorReason::ShuttingDown).into(),
+            };
+            // Who no longer listens has gone.
+            let _ = last.try_send(Err(status));
+        });
+        let reports = ReceiverStream::new(shown).map(|report| Ok(compared(report)));
+        Ok(Response::new(reports.chain(ReceiverStream::new(ended)).boxed()))
+    }
+
+    async fn list_unsettled(
+        &self,
+        request: Request<ListUnsettledRequest>,
+    ) -> Result<Response<ListUnsettledResponse>, Status> {
+        const SCOPE: &str = "ListUnsettled";
+        let message = request.into_inner();
+        let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
+        let after = page.after.as_deref().unwrap_or_default();
+        let found: Result<_, store::Error> = self.reader.store.unsettled(after, page.rows_to_read()).await;
+        let mut found = found.map_err(failure::of_store)?;
+        let more = page.cut(&mut found);
+        let last = found.last().filter(|_| more);
+        let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
+        let unsettled = found.into_iter().map(|(id, view)| Unsettled {
+            ticket_id: id.to_string(),
+            since_time: view.unsettled_since.map(to_proto),
+            missing: domain::missing(&view),
+        });
+        Ok(Response::new(ListUnsettledResponse { unsettled: unsettled.collect(), next_page_token }))
+    }
+}
+
+/// What is shown next; the last one stays to be shown when the work has ended.
+async fn wait_for_more(progress: &mut watch::Receiver<Progress>) -> bool {
+    progress.changed().await.is_ok()
+}
+
+fn rebuilt(applied: u64, total: u64) -> RebuildViewResponse {
+    let count = |sequence| i64::try_from(sequence).unwrap_or(i64::MAX);
+    RebuildViewResponse { applied_count: count(applied), total_count: count(total) }
+}
+
+fn not_rebuilt(reason: &str) -> Status {
+    let message = format!("the view is not rebuilt, the old one serves on: {reason}");
+    ApiError::new(ErrorReason::StoreUnavailable).message(message).into()
+}
+
+fn not_compared(error: OwnerError) -> Status {
+    match error {
+        OwnerError::NotConfigured(owner) => {
+            ApiError::new(ErrorReason::UpstreamNotConfigured).with("key", format!("upstream.{owner}.url")).into()
+        }
+        OwnerError::Unavailable { owner, .. } => {
+            ApiError::new(ErrorReason::UpstreamUnavailable).message(error.to_string()).with("upstream", owner).into()
+        }
+    }
+}
+
+fn compared(report: Report) -> CompareViewResponse {
+    let difference = report.difference.map(|difference| Difference {
+        ticket_id: difference.ticket.to_string(),
+        field: difference.field,
+        view_value: difference.view_value,
+        owner_value: difference.owner_value,
+    });
+    let count = |count| i64::try_from(count).unwrap_or(i64::MAX);
+    CompareViewResponse { compared_count: count(report.compared), total_count: count(report.total), difference }
+}

@@ -1,0 +1,198 @@
+//! The owners of what the view shows, asked over gRPC: for comparisons only, so the connections are made when one is asked for.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    client::{
+        CallError, Client, UpstreamConfig,
+        balance::{self, Targets},
+        config::BreakerConfig,
+    },
+    tasks::Tasks,
+    telemetry::TraceContext,
+};
+use eticket_proto::{
+    ids::{ReservationId, TicketId},
+    pricing::{self as pricing_pb, pricing_service_client::PricingServiceClient},
+    reservation::{self as reservation_pb, reservation_service_client::ReservationServiceClient},
+    ticket::{self as ticket_pb, ticket_service_client::TicketServiceClient},
+};
+use tonic::{Code, Request, transport::Channel};
+
+use crate::{
+    application::compare::{OwnerError, Owners, Page},
+    convert::parts,
+    domain::{PricePart, Reservation, TicketPart},
+};
+
+/// Rows of a page: what an owner reads and sends well within an attempt.
+const PAGE: i32 = 500;
+const DEADLINE: Duration = Duration::from_secs(15);
+
+/// Where the owners are, as far as anybody has said.
+#[derive(Debug, Clone, Default)]
+pub struct Addresses {
+    pub ticket: Option<Targets>,
+    pub reservation: Option<Targets>,
+    pub pricing: Option<Targets>,
+}
+
+/// The owners at the end of channels.
+pub struct OwnersClient(Result<Stubs, &'static str>);
+
+struct Stubs {
+    list_tickets: Client<ticket_pb::ListTicketsRequest, ticket_pb::ListTicketsResponse>,
+    get_ticket: Client<ticket_pb::GetTicketRequest, ticket_pb::GetTicketResponse>,
+    list_prices: Client<pricing_pb::ListPricesRequest, pricing_pb::ListPricesResponse>,
+    get_price: Client<pricing_pb::GetPriceRequest, pricing_pb::GetPriceResponse>,
+    list_reservations: Client<reservation_pb::ListReservationsRequest, reservation_pb::ListReservationsResponse>,
+    get_reservation: Client<reservation_pb::GetReservationRequest, reservation_pb::GetReservationResponse>,
+    trace: TraceContext,
+}
+
+impl OwnersClient {
+    /// For one comparison. The addresses are followed until `tasks` stop.
+    pub fn new(addresses: &Addresses, tasks: &Tasks) -> Self {
+        let channel = |name: &'static str, targets: &Option<Targets>| {
+            targets.as_ref().map(|targets| balance::channel(name, targets, tasks)).ok_or(name)
+        };
+        let stubs = || {
+            let ticket = channel("ticket", &addresses.ticket)?;
+            let reservation = channel("reservation", &addresses.reservation)?;
+            let pricing = channel("pricing", &addresses.pricing)?;
+            Ok(Stubs::new(ticket, reservation, pricing))
+        };
+        Self(stubs())
+    }
+
+    fn stubs(&self) -> Result<&Stubs, OwnerError> {
+        self.0.as_ref().map_err(|owner| OwnerError::NotConfigured(owner))
+    }
+}
+
+impl Stubs {
+    fn new(ticket: Channel, reservation: Channel, pricing: Channel) -> Self {
+        let deadline_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
+        // A page is a large answer: slow is not failed.
+        let breaker = BreakerConfig { slow_call_ms: deadline_ms, ..BreakerConfig::default() };
+        let config =
+            UpstreamConfig { url: None, deadline_ms, attempt_timeout_ms: deadline_ms / 3, retries: 3, breaker };
+        let tickets = TicketServiceClient::new(ticket);
+        let reservations = ReservationServiceClient::new(reservation);
+        let prices = PricingServiceClient::new(pricing);
+        macro_rules! client {
+            ($upstream:literal, $stub:ident, $method:ident) => {{
+                let stub = $stub.clone();
+                Client::new($upstream, &config, move |request: Request<_>| {
+                    let mut stub = stub.clone();
+                    async move { stub.$method(request).await }
+                })
+            }};
+        }
+        Self {
+            list_tickets: client!("ticket", tickets, list_tickets),
+            get_ticket: client!("ticket", tickets, get_ticket),
+            list_prices: client!("pricing", prices, list_prices),
+            get_price: client!("pricing", prices, get_price),
+            list_reservations: client!("reservation", reservations, list_reservations),
+            get_reservation: client!("reservation", reservations, get_reservation),
+            trace: TraceContext::new_root(),
+        }
+    }
+
+    async fn call<M, R>(&self, owner: &'static str, client: &Client<M, R>, message: M) -> Result<R, OwnerError>
+    where
+        M: Clone + Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        client.call(message, None, self.trace.clone()).await.map_err(|error| unavailable(owner, &error))
+    }
+
+    /// `None` where the owner says that there is none.
+    async fn find<M, R>(&self, owner: &'static str, client: &Client<M, R>, message: M) -> Result<Option<R>, OwnerError>
+    where
+        M: Clone + Send + Sync + 'static,
+        R: Send + 'static,
+    {
+        match client.call(message, None, self.trace.clone()).await {
+            Ok(response) => Ok(Some(response)),
+            Err(error) if error.refusal().is_some_and(|status| status.code() == Code::NotFound) => Ok(None),
+            Err(error) => Err(unavailable(owner, &error)),
+        }
+    }
+}
+
+fn unavailable(owner: &'static str, error: &CallError) -> OwnerError {
+    OwnerError::Unavailable { owner, reason: error.to_string() }
+}
+
+fn nonsense(owner: &'static str) -> impl Fn(String) -> OwnerError {
+    move |reason| OwnerError::Unavailable { owner, reason }
+}
+
+fn of_ticket(message: ticket_pb::Ticket) -> Result<(TicketId, TicketPart), OwnerError> {
+    let withdrawn = message.status() == ticket_pb::TicketStatus::Withdrawn;
+    parts::ticket(message, withdrawn).map_err(nonsense("ticket"))
+}
+
+#[async_trait]
+impl Owners for OwnersClient {
+    fn check(&self) -> Result<(), OwnerError> {
+        self.stubs().map(drop)
+    }
+
+    async fn tickets(&self, token: &str) -> Result<Page<(TicketId, TicketPart)>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request =
+            ticket_pb::ListTicketsRequest { page_size: PAGE, page_token: token.to_owned(), ..Default::default() };
+        let response = stubs.call("ticket", &stubs.list_tickets, request).await?;
+        let rows = response.tickets.into_iter().map(of_ticket).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: response.next_page_token })
+    }
+
+    async fn ticket(&self, id: &TicketId) -> Result<Option<TicketPart>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request = ticket_pb::GetTicketRequest { ticket_id: id.to_string() };
+        let response = stubs.find("ticket", &stubs.get_ticket, request).await?;
+        response.and_then(|response| response.ticket).map(|ticket| Ok(of_ticket(ticket)?.1)).transpose()
+    }
+
+    async fn prices(&self, token: &str) -> Result<Page<(TicketId, PricePart)>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request = pricing_pb::ListPricesRequest { page_size: PAGE, page_token: token.to_owned() };
+        let response = stubs.call("pricing", &stubs.list_prices, request).await?;
+        let row = |price| parts::price(price).map_err(nonsense("pricing"));
+        let rows = response.prices.into_iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: response.next_page_token })
+    }
+
+    async fn price(&self, id: &TicketId) -> Result<Option<PricePart>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request = pricing_pb::GetPriceRequest { ticket_id: id.to_string() };
+        let response = stubs.find("pricing", &stubs.get_price, request).await?;
+        let part = |price| Ok(parts::price(price).map_err(nonsense("pricing"))?.1);
+        response.and_then(|response| response.price).map(part).transpose()
+    }
+
+    async fn reservations(&self, token: &str) -> Result<Page<Reservation>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request = reservation_pb::ListReservationsRequest {
+            page_size: PAGE,
+            page_token: token.to_owned(),
+            ..Default::default()
+        };
+        let response = stubs.call("reservation", &stubs.list_reservations, request).await?;
+        let row = |reservation| parts::reservation(reservation).map_err(nonsense("reservation"));
+        let rows = response.reservations.into_iter().map(row).collect::<Result<_, _>>()?;
+        Ok(Page { rows, next: response.next_page_token })
+    }
+
+    async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, OwnerError> {
+        let stubs = self.stubs()?;
+        let request = reservation_pb::GetReservationRequest { reservation_id: id.to_string() };
+        let response = stubs.find("reservation", &stubs.get_reservation, request).await?;
+        let row = |reservation| parts::reservation(reservation).map_err(nonsense("reservation"));
+        response.and_then(|response| response.reservation).map(row).transpose()
+    }
+}
