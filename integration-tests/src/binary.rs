@@ -12,9 +12,11 @@ use std::{
 /// # Panics
 /// If it cannot be built, or is not there.
 pub fn binary(name: &str) -> PathBuf {
-    static FOLDER: OnceLock<PathBuf> = OnceLock::new();
-    let folder = FOLDER.get_or_init(|| env::var_os("ETICKET_BINARIES").map_or_else(build, PathBuf::from));
-    let path = folder.join(name);
+    // A build that failed is kept too: no other test need try again.
+    static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    let given = || env::var_os("ETICKET_BINARIES").map(PathBuf::from);
+    let folder = FOLDER.get_or_init(|| given().map_or_else(build, Ok));
+    let path = folder.as_ref().unwrap_or_else(|error| panic!("{error}")).join(name);
     assert!(path.is_file(), "{} is not there; unset ETICKET_BINARIES to have it built", path.display());
     path
 }
@@ -24,24 +26,24 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the checkout")
 }
 
-/// The target folder that cargo uses.
-pub fn target() -> PathBuf {
-    let output = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"]);
-    let metadata: serde_json::Value = serde_json::from_slice(&output).expect("cargo writes JSON");
-    PathBuf::from(metadata["target_directory"].as_str().expect("cargo says its target folder"))
-}
-
 /// Binaries together with tests, as `cargo test --workspace` builds them: alone, cargo would choose other features for them,
 /// and build everything a second time.
-fn build() -> PathBuf {
-    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests"]);
-    target().join("debug")
+fn build() -> Result<PathBuf, String> {
+    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests"])?;
+    let output = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"])?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output).map_err(|error| error.to_string())?;
+    let target = metadata["target_directory"].as_str().ok_or("cargo does not say its target folder")?;
+    Ok(Path::new(target).join("debug"))
 }
 
-fn cargo(arguments: &[&str]) -> Vec<u8> {
+fn cargo(arguments: &[&str]) -> Result<Vec<u8>, String> {
+    let shown = format!("cargo {}", arguments.join(" "));
     let program = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(program).args(arguments).current_dir(root()).output().expect("cargo starts");
-    let shown = arguments.join(" ");
-    assert!(output.status.success(), "cargo {shown}: {}", String::from_utf8_lossy(&output.stderr));
-    output.stdout
+    let output = Command::new(program).args(arguments).current_dir(root()).output();
+    let output = output.map_err(|error| format!("{shown}: {error}"))?;
+    if output.status.success() {
+        Ok(output.stdout)
+    } else {
+        Err(format!("{shown}: {}", String::from_utf8_lossy(&output.stderr)))
+    }
 }

@@ -19,16 +19,16 @@ use tonic_types::StatusExt;
 use uuid::Uuid;
 
 struct World {
-    _data: TempDir,
     eticket: Eticket,
     api: Api,
+    _data: TempDir,
 }
 
 async fn world() -> World {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Wire::Gateway);
-    World { _data: data, eticket, api }
+    World { eticket, api, _data: data }
 }
 
 fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) -> Status {
@@ -43,7 +43,8 @@ fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) 
 
 #[tokio::test]
 async fn what_is_not_there() {
-    let World { api, _data, .. } = world().await;
+    let world = world().await;
+    let api = &world.api;
     let status = expect(api.ticket("nobody").await, Code::NotFound, "TICKET_NOT_FOUND");
     let info = status.get_details_error_info().expect("checked");
     assert!(info.metadata.values().any(|value| value == "nobody"), "the ids are in the metadata: {info:?}");
@@ -58,7 +59,8 @@ async fn what_is_not_there() {
 
 #[tokio::test]
 async fn refusals_of_the_business() {
-    let World { api, _data, .. } = world().await;
+    let world = world().await;
+    let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
     api.register("1", slot).await.expect("a new id is registered");
     expect(api.register("1", slot).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
@@ -78,7 +80,8 @@ async fn refusals_of_the_business() {
 
 #[tokio::test]
 async fn input_that_is_not_valid_is_named_by_field() {
-    let World { api, _data, .. } = world().await;
+    let world = world().await;
+    let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
     let turned = calendar::Slot { start: slot.end, end: slot.start };
     let field = |answer: Result<(), Status>, field: &str| {
@@ -109,7 +112,8 @@ async fn input_that_is_not_valid_is_named_by_field() {
 
 #[tokio::test]
 async fn a_request_id_stands_for_one_request() {
-    let World { api, _data, .. } = world().await;
+    let world = world().await;
+    let api = &world.api;
     let (slot, id) = (calendar::upcoming(Weekday::Sat), Uuid::now_v7().to_string());
     let first = api.register_as("1", slot, &id).await.expect("a new id is registered");
     assert_eq!(api.register_as("1", slot, &id).await.expect("a retry is answered"), first);
@@ -122,7 +126,8 @@ async fn a_request_id_stands_for_one_request() {
 
 #[tokio::test]
 async fn tokens_of_others_and_views_that_never_come() {
-    let World { api, _data, .. } = world().await;
+    let world = world().await;
+    let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
     let first = api.register("1", slot).await.expect("a new id is registered");
     let wrong = api.view("2", &first.consistency_token, WaitFor::Applied).await;
@@ -143,9 +148,9 @@ async fn tokens_of_others_and_views_that_never_come() {
 
 #[tokio::test]
 async fn errors_speak_the_callers_language_on_every_wire() {
-    let World { eticket, _data, .. } = world().await;
+    let world = world().await;
     for wire in Wire::ALL {
-        let api = Api::new(&eticket, wire);
+        let api = Api::new(&world.eticket, wire);
         let mut texts = Vec::new();
         for language in ["en", "ko", "ko-KR,en;q=0.5", "fr"] {
             let mut request = Request::new(GetTicketRequest { ticket_id: "nobody".to_owned() });
@@ -178,11 +183,8 @@ fn try_again(status: &Status) {
 #[tokio::test]
 async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
     let data = TempDir::new().expect("a folder");
-    let World { eticket, api, .. } = {
-        let eticket = Eticket::start(data.path()).await;
-        let api = Api::new(&eticket, Wire::Gateway);
-        World { _data: TempDir::new().expect("a folder"), eticket, api }
-    };
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
     let slot = calendar::upcoming(Weekday::Sat);
     api.register("1", slot).await.expect("a new id is registered");
     api.register("2", slot).await.expect("a new id is registered");

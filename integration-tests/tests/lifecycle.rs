@@ -195,7 +195,10 @@ async fn a_drain_under_load_loses_nothing() {
     let mut kept = Vec::new();
     for worker in workers {
         let (acknowledged, status) = worker.await.expect("a worker does not panic");
-        assert_eq!(status.code(), Code::Unavailable, "{status:?}");
+        // What the server still answers is in the words of the contract; the rest the client's own transport says.
+        let of_transport =
+            std::error::Error::source(&status).is_some_and(|cause| cause.is::<tonic::transport::Error>());
+        assert!(of_transport || status.code() == Code::Unavailable, "{status:?}");
         kept.extend(acknowledged);
     }
 
