@@ -15,7 +15,7 @@ use std::{
 use async_trait::async_trait;
 use http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::sync::mpsc::Sender;
+use tokio::sync::{mpsc::Sender, watch};
 use tonic::transport::{Channel, Endpoint, channel::Change};
 
 use crate::tasks::Tasks;
@@ -131,14 +131,7 @@ async fn follow(
     let mut known: BTreeMap<Target, BTreeSet<SocketAddr>> = BTreeMap::new();
     loop {
         for target in targets {
-            let addresses = match resolve.resolve(&target.host, target.port).await {
-                Ok(addresses) if !addresses.is_empty() => usable(addresses),
-                found => {
-                    let error = found.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
-                    tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping what is known");
-                    continue;
-                }
-            };
+            let Some(addresses) = look_up(upstream, target, resolve).await else { continue };
             let before = known.insert(target.clone(), addresses.clone()).unwrap_or_default();
             if before != addresses {
                 tracing::info!(upstream, host = target.host, ?addresses, "addresses changed");
@@ -150,6 +143,80 @@ async fn follow(
                 }
             }
         }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The addresses of a name now; `None` if that cannot be said.
+async fn look_up(upstream: &'static str, target: &Target, resolve: &dyn Resolve) -> Option<BTreeSet<SocketAddr>> {
+    match resolve.resolve(&target.host, target.port).await {
+        Ok(addresses) if !addresses.is_empty() => Some(usable(addresses)),
+        found => {
+            let error = found.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
+            tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping what is known");
+            None
+        }
+    }
+}
+
+/// One address of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Where to connect to.
+    pub socket: SocketAddr,
+    /// `host:port`, what requests to it speak of.
+    pub authority: String,
+}
+
+/// All addresses of `targets` as they come and go, for who makes connections by other means than [`channel`]. Empty until the
+/// first name is resolved. A task of `tasks` follows them until these stop, or nobody listens.
+#[must_use]
+pub fn addresses(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> watch::Receiver<Vec<Address>> {
+    addresses_by(upstream, targets, tasks, Arc::new(Dns))
+}
+
+fn addresses_by(
+    upstream: &'static str,
+    targets: &Targets,
+    tasks: &Tasks,
+    resolve: Arc<dyn Resolve>,
+) -> watch::Receiver<Vec<Address>> {
+    let (sender, receiver) = watch::channel(Vec::new());
+    let (targets, stopping) = (targets.0.clone(), tasks.stopping());
+    tasks.spawn("addresses", async move {
+        let publishing = publish(upstream, &targets, &*resolve, &sender);
+        stopping.run_until_cancelled(publishing).await;
+    });
+    receiver
+}
+
+async fn publish(
+    upstream: &'static str,
+    targets: &[Target],
+    resolve: &dyn Resolve,
+    sender: &watch::Sender<Vec<Address>>,
+) {
+    let mut known: BTreeMap<&Target, BTreeSet<SocketAddr>> = BTreeMap::new();
+    while !sender.is_closed() {
+        for target in targets {
+            if let Some(addresses) = look_up(upstream, target, resolve).await {
+                known.insert(target, addresses);
+            }
+        }
+        let all = |(target, addresses): (&&Target, &BTreeSet<SocketAddr>)| {
+            let authority = format!("{}:{}", target.host, target.port);
+            let address = |socket: &SocketAddr| Address { socket: *socket, authority: authority.clone() };
+            addresses.iter().map(address).collect::<Vec<_>>()
+        };
+        let now: Vec<_> = known.iter().flat_map(all).collect();
+        sender.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                tracing::info!(upstream, addresses = ?now, "addresses changed");
+                *before = now;
+            }
+            changed
+        });
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }

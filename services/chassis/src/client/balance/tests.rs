@@ -98,3 +98,20 @@ fn targets_are_read_and_written() {
         assert!(error.to_string().contains("expected http://host:port"), "{error}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_follows_the_addresses_sees_each_change() {
+    let failure = || Err(io::Error::other("no such name"));
+    let script = Script::new([failure(), Ok(vec![A]), failure(), Ok(vec![A]), Ok(vec![A, B])]);
+    let targets: Targets = "http://ticket:8082".parse().expect("a target");
+    let tasks = Tasks::new();
+    let mut addresses = addresses_by("test", &targets, &tasks, Arc::new(script));
+    assert!(addresses.borrow_and_update().is_empty());
+    let of = |socket: &str| Address { socket: socket.parse().expect(socket), authority: "ticket:8082".to_owned() };
+    for expected in [vec![of(A)], vec![of(A), of(B)]] {
+        addresses.changed().await.expect("followed");
+        assert_eq!(*addresses.borrow_and_update(), expected);
+    }
+    tasks.stop().await;
+    assert!(addresses.changed().await.is_err(), "nobody follows them any more");
+}
