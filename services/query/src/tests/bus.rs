@@ -1,0 +1,115 @@
+//! A stream in memory that can be lost, cut and made anew at will.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eticket_chassis::bus::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState};
+use tokio::sync::watch;
+
+pub(super) struct MemoryBus {
+    state: Arc<Mutex<State>>,
+    changed: watch::Sender<()>,
+}
+
+struct State {
+    identity: u32,
+    messages: Vec<Arc<Message>>,
+    /// Messages that a reader is given at a time.
+    page: usize,
+}
+
+impl MemoryBus {
+    pub(super) fn new() -> Arc<Self> {
+        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX };
+        Arc::new(Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) })
+    }
+
+    pub(super) fn append(&self, message: Message) {
+        self.state.lock().unwrap().messages.push(Arc::new(message));
+        self.changed.send_replace(());
+    }
+
+    /// The stream is made anew, and empty.
+    pub(super) fn renew(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.identity += 1;
+        state.messages.clear();
+    }
+
+    pub(super) fn set_page(&self, page: usize) {
+        self.state.lock().unwrap().page = page;
+    }
+}
+
+#[async_trait]
+impl Bus for MemoryBus {
+    async fn state(&self) -> Result<StreamState, Error> {
+        let state = self.state.lock().unwrap();
+        Ok(StreamState { identity: state.identity.to_string(), last_sequence: state.messages.len() as u64 })
+    }
+
+    async fn publish(&self, message: Message) -> Result<u64, Error> {
+        self.append(message);
+        Ok(self.state.lock().unwrap().messages.len() as u64)
+    }
+
+    async fn attach(&self, _: &str, _: &[&str]) -> Result<Box<dyn Consumer>, Error> {
+        Err(Error::Unavailable("the view has no durable consumer".to_owned()))
+    }
+
+    async fn restart(&self, _: &str) -> Result<(), Error> {
+        Err(Error::Unavailable("the view has no durable consumer".to_owned()))
+    }
+
+    async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        let identity = self.state.lock().unwrap().identity;
+        let (state, changed) = (self.state.clone(), self.changed.subscribe());
+        Ok(Box::new(MemoryReader { state, changed, identity, after: usize::try_from(after).unwrap() }))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
+        let index = usize::try_from(sequence).unwrap().checked_sub(1);
+        let state = self.state.lock().unwrap();
+        Ok(index.and_then(|index| state.messages.get(index)).map(|message| (**message).clone()))
+    }
+
+    async fn close(&self) {}
+}
+
+struct MemoryReader {
+    state: Arc<Mutex<State>>,
+    changed: watch::Receiver<()>,
+    identity: u32,
+    after: usize,
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        loop {
+            self.changed.borrow_and_update();
+            let page = {
+                let state = self.state.lock().unwrap();
+                if state.identity != self.identity {
+                    return Err(Error::StreamChanged);
+                }
+                let messages = state.messages.iter().enumerate().skip(self.after).take(most.min(state.page));
+                let delivery = |(index, message): (usize, &Arc<Message>)| Delivery {
+                    sequence: index as u64 + 1,
+                    attempts: 1,
+                    message: message.clone(),
+                };
+                messages.map(delivery).collect::<Vec<_>>()
+            };
+            if !page.is_empty() {
+                self.after += page.len();
+                return Ok(page);
+            }
+            let more = tokio::time::timeout(Duration::from_secs(20), self.changed.changed()).await;
+            more.map_err(|_| Error::Unavailable("nothing more came".to_owned()))?.unwrap();
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! `OperationsService`: parked messages, what is unsettled, and what the view does not have.
+
+use eticket_chassis::{error::ApiError, store::Parked};
+use eticket_proto::{
+    error::ErrorReason,
+    operations::{
+        CompareViewRequest, ListParkedEventsRequest, ListUnsettledRequest, RepublishRequest, ResendParkedEventRequest,
+        operations_service_server::OperationsService,
+    },
+};
+use tonic::{Code, Request};
+
+use super::*;
+use crate::{
+    application::{compare::Owners, upkeep::Upkeep, watch::Sent},
+    inbound::operations::Operations,
+    outbound::owners_client::{Addresses, OwnersClient},
+};
+
+fn operations(fixture: &Fixture) -> Operations {
+    let connect = |tasks: &Tasks| -> Arc<dyn Owners> { Arc::new(OwnersClient::new(&Addresses::default(), tasks)) };
+    Operations {
+        reader: fixture.reader.clone(),
+        rebuild: fixture.rebuild(),
+        connect: Arc::new(connect),
+        tasks: fixture.tasks.clone(),
+    }
+}
+
+/// Parks a message as if it could not be applied when it came.
+async fn park(fixture: &Fixture, event_id: &str, message: Message) {
+    let parked = Parked {
+        event_id: event_id.to_owned(),
+        message,
+        reason: "told so".to_owned(),
+        attempts: 5,
+        park_time: time(1),
+    };
+    let work_off = &mut |work: &mut Work<ViewRows>| work.park(parked.clone());
+    fixture.store().commit(&Keys::default(), &[], work_off).await.unwrap();
+}
+
+async fn parked(fixture: &Fixture) -> Vec<String> {
+    let request = Request::new(ListParkedEventsRequest::default());
+    let listed = operations(fixture).list_parked_events(request).await.unwrap().into_inner();
+    listed.parked_events.into_iter().map(|event| event.event_id).collect()
+}
+
+#[tokio::test]
+async fn parked_messages_are_applied_again_and_watchers_are_told() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[Event::Ticket(ticket(1, 0, None))]).await;
+    let mut watch =
+        fixture.views.watch(crate::application::Watched::All, None, CancellationToken::new()).await.unwrap();
+    assert!(matches!(watch.next().await, Ok(Sent { resume: Some(_), .. })));
+    park(&fixture, "ticket/b/1", message(&id("b"), &Event::Ticket(ticket(1, 0, None)))).await;
+    park(&fixture, "x", Message { subject: subjects::ticket(&id("c")), body: vec![0xff].into(), ..Default::default() })
+        .await;
+    assert_eq!(parked(&fixture).await, ["ticket/b/1", "x"]);
+    let resend = async |event_id: &str| {
+        let request = Request::new(ResendParkedEventRequest { event_id: event_id.to_owned() });
+        operations(&fixture).resend_parked_event(request).await.map(|response| response.into_inner().resent_count)
+    };
+    assert_eq!(resend("").await.unwrap(), 1);
+    assert_eq!(parked(&fixture).await, ["x"], "what still cannot be read stays");
+    let mut seen = Vec::new();
+    while let Some(sent) = watch.next_now().await.unwrap() {
+        seen.extend(sent.row.map(|(id, _)| id.to_string()));
+    }
+    assert!(seen.contains(&"b".to_owned()), "{seen:?}");
+    assert_eq!(resend("x").await.unwrap(), 0);
+    let status = resend("nobody").await.expect_err("no such message");
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
+}
+
+#[tokio::test]
+async fn a_parked_message_that_is_stale_by_now_changes_nothing() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[Event::Ticket(ticket(3, 0, None))]).await;
+    park(&fixture, "ticket/a/2", message(&id("a"), &Event::Ticket(ticket(2, 0, None)))).await;
+    let request = Request::new(ResendParkedEventRequest::default());
+    assert_eq!(operations(&fixture).resend_parked_event(request).await.unwrap().into_inner().resent_count, 1);
+    assert_eq!(fixture.view(&id("a")).await.ticket.unwrap().revision, 3);
+}
+
+#[tokio::test]
+async fn what_is_unsettled_is_listed_with_what_is_missing() {
+    let fixture = Fixture::new().await;
+    fixture.clock.set(time(50));
+    fixture.take(&id("a"), &free()).await;
+    fixture.take(&id("b"), &free()[..1]).await;
+    fixture.take(&id("c"), &free()[1..]).await;
+    let list = async |page_token: String| {
+        let request = Request::new(ListUnsettledRequest { page_size: 1, page_token });
+        operations(&fixture).list_unsettled(request).await.unwrap().into_inner()
+    };
+    let first = list(String::new()).await;
+    let second = list(first.next_page_token).await;
+    assert_eq!(second.next_page_token, "");
+    let [b, c] = [&first.unsettled[0], &second.unsettled[0]];
+    assert_eq!((b.ticket_id.as_str(), b.since_time), ("b", Some(to_proto(time(50)))));
+    assert_eq!(
+        (b.missing.as_slice(), c.missing.as_slice()),
+        (&["price: no event yet".to_owned()][..], &["ticket: no event yet".to_owned()][..])
+    );
+    let oldest = fixture.store().oldest_unsettled().await.unwrap();
+    assert_eq!(oldest, Some(time(50)));
+}
+
+#[tokio::test]
+async fn what_the_view_does_not_have_is_unimplemented() {
+    let fixture = Fixture::new().await;
+    let status = match operations(&fixture).republish(Request::new(RepublishRequest {})).await {
+        Err(status) => status,
+        Ok(_) => panic!("the view owns nothing"),
+    };
+    assert_eq!(status.code(), Code::Unimplemented);
+}
+
+#[tokio::test]
+async fn a_comparison_needs_the_owners_addresses() {
+    let fixture = Fixture::new().await;
+    let status = match operations(&fixture).compare_view(Request::new(CompareViewRequest {})).await {
+        Err(status) => status,
+        Ok(_) => panic!("there is nobody to ask"),
+    };
+    assert_eq!(status.code(), Code::FailedPrecondition);
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::UpstreamNotConfigured));
+}
+
+#[tokio::test]
+async fn a_file_that_is_deleted_under_the_service_is_built_anew() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    for suffix in ["", "-wal", "-shm"] {
+        std::fs::remove_file(fixture._folder.path().join(format!("query.db{suffix}"))).unwrap();
+    }
+    assert!(fixture.store().is_gone().await);
+    let upkeep = Upkeep { reader: fixture.reader.clone(), rebuild: fixture.rebuild() };
+    upkeep.run_once().await;
+    until("the file is there again", async || !fixture.store().is_gone().await).await;
+    assert!(fixture.view(&id("a")).await.price.is_some());
+    assert!(fixture.health.is_ready());
+}

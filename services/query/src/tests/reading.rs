@@ -1,0 +1,189 @@
+//! Positions: where reading goes on, and what a row remembers of where it was read.
+
+use super::*;
+
+async fn position(fixture: &Fixture) -> Position {
+    fixture.store().position().await.unwrap().expect("a position")
+}
+
+#[tokio::test]
+async fn a_view_follows_the_stream_and_goes_on_where_it_was() {
+    let fixture = Fixture::new().await;
+    let a = id("a");
+    fixture.take(&a, &free()).await;
+    let view = fixture.view(&a).await;
+    assert_eq!((view.sequence, view.unsettled_since), (2, None));
+    assert_eq!(position(&fixture).await.sequence, 2);
+    // Without rows there would be nothing to see of what was read before: so what is read now is only what is new.
+    let before = fixture.reader.attach().await.unwrap().progress();
+    assert_eq!(before, (2, 2), "nothing is left to read");
+    fixture.take(&a, &[Event::Ticket(ticket(2, 0, None))]).await;
+    assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 2);
+}
+
+#[tokio::test]
+async fn it_is_caught_up_once_it_has_reached_the_end_of_the_attach() {
+    let fixture = Fixture::new().await;
+    fixture.publish(&id("a"), &free()[0]).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    assert!(!fixture.health.is_ready());
+    let batch = session.next().await.unwrap();
+    session.apply(batch).await.unwrap();
+    assert!(fixture.health.is_ready());
+}
+
+#[tokio::test]
+async fn an_empty_stream_is_caught_up_with_at_once() {
+    let fixture = Fixture::new().await;
+    fixture.reader.attach().await.unwrap();
+    assert!(fixture.health.is_ready());
+}
+
+#[tokio::test]
+async fn a_position_means_something_in_its_own_stream_only() {
+    let first = bus::MemoryBus::new();
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    let (a, b, c) = (id("a"), id("b"), id("c"));
+    first.append(message(&a, &free()[0]));
+    first.append(message(&b, &free()[0]));
+    fixture.read_all().await;
+    // The other stream has the very same message at that sequence, and before it one that was never seen.
+    let other = bus::MemoryBus::new();
+    other.renew();
+    other.append(message(&c, &free()[0]));
+    other.append(message(&b, &free()[0]));
+    fixture.turn_to(other);
+    fixture.reader.attach().await.unwrap();
+    assert_eq!(fixture.view(&a).await.sequence, 0, "its sequence was of the other stream");
+    fixture.read_all().await;
+    assert_eq!(fixture.view(&c).await.sequence, 1);
+}
+
+#[tokio::test]
+async fn a_position_is_known_again_by_its_message() {
+    let fixture = Fixture::new().await;
+    let (a, b) = (id("a"), id("b"));
+    fixture.publish(&a, &free()[0]).await;
+    let second = fixture.publish(&b, &free()[0]).await;
+    let identity = fixture.bus.state().await.unwrap().identity;
+    let at = |sequence, anchor: &str| Position { identity: identity.clone(), sequence, anchor: anchor.to_owned() };
+    // At its own message it would go on: what lies before counts as read.
+    fixture.stand_at(at(second, "ticket/b/1")).await;
+    fixture.read_all().await;
+    assert!(fixture.store().view(&a).await.unwrap().is_none());
+    for elsewhere in [at(second, "ticket/b/2"), at(99, "ticket/b/1")] {
+        fixture.stand_at(elsewhere).await;
+        fixture.read_all().await;
+        assert!(fixture.store().view(&a).await.unwrap().is_some(), "the stream was read from the start");
+        assert_eq!(position(&fixture).await, at(second, "ticket/b/1"));
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_the_stream_has_let_go_is_no_anchor() {
+    let fixture = Fixture::new().await;
+    let (a, b) = (id("a"), id("b"));
+    fixture.publish(&b, &free()[0]).await;
+    let first = fixture.publish(&a, &Event::Ticket(ticket(1, 0, None))).await;
+    let identity = fixture.bus.state().await.unwrap().identity;
+    fixture.stand_at(Position { identity, sequence: first, anchor: "ticket/a/1".to_owned() }).await;
+    for revision in 2..=40 {
+        fixture.publish(&a, &Event::Ticket(ticket(revision, 0, None))).await;
+    }
+    fixture.read_all().await;
+    assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 40);
+    assert_eq!(fixture.view(&b).await.sequence, 1, "it was read from the start");
+}
+
+#[tokio::test]
+async fn a_row_takes_the_sequence_of_what_it_reflects_already() {
+    let first = bus::MemoryBus::new();
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    let (a, b) = (id("a"), id("b"));
+    first.append(message(&a, &free()[0]));
+    first.append(message(&b, &free()[0]));
+    fixture.read_all().await;
+    let other = bus::MemoryBus::new();
+    other.renew();
+    other.append(message(&b, &free()[0]));
+    other.append(message(&a, &free()[0]));
+    fixture.turn_to(other);
+    fixture.read_all().await;
+    assert_eq!((fixture.view(&a).await.sequence, fixture.view(&b).await.sequence), (2, 1));
+}
+
+#[tokio::test]
+async fn a_stale_message_changes_nothing_not_even_the_sequence() {
+    let fixture = Fixture::new().await;
+    let a = id("a");
+    fixture.take(&a, &[Event::Ticket(ticket(2, 0, None))]).await;
+    let before = fixture.view(&a).await;
+    fixture.take(&a, &[Event::Ticket(ticket(1, 0, Some(7)))]).await;
+    assert_eq!(fixture.view(&a).await, before);
+    assert_eq!(position(&fixture).await.sequence, 2, "it was read all the same");
+}
+
+#[tokio::test]
+async fn a_session_writes_only_where_it_has_written_before() {
+    let fixture = Fixture::new().await;
+    let a = id("a");
+    fixture.take(&a, &free()).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    fixture.publish(&a, &Event::Ticket(ticket(2, 0, None))).await;
+    let batch = session.next().await.unwrap();
+    let identity = fixture.bus.state().await.unwrap().identity;
+    fixture.stand_at(Position::start(identity)).await;
+    let refused = session.apply(batch).await.expect_err("the rows are not those that it knows");
+    assert!(matches!(refused, crate::application::reader::Error::Exchanged), "{refused}");
+    assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 1);
+    fixture.read_all().await;
+    assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 2);
+}
+
+#[tokio::test]
+async fn a_late_cancellation_of_an_earlier_reservation_shows_in_its_users_list() {
+    let fixture = Fixture::new().await;
+    let a = id("a");
+    let placed = reserved(reservation(&a, 1, 1, ReservationStatus::Reserved));
+    let cancelled = reserved(reservation(&a, 1, 2, ReservationStatus::Cancelled));
+    let again = reserved(reservation(&a, 2, 3, ReservationStatus::Reserved));
+    fixture.take(&a, &[placed, again, Event::Ticket(ticket(1, 3, Some(2))), cancelled]).await;
+    let view = fixture.view(&a).await;
+    assert_eq!(view.newest.map(|newest| newest.reservation_id), Some(reservation_id(2)));
+    let list = fixture.store().user_reservations(&"ann".parse().unwrap(), None, 10).await.unwrap();
+    let statuses: Vec<_> = list.iter().map(|(row, _)| (row.reservation_id, row.status)).collect();
+    assert_eq!(
+        statuses,
+        [(reservation_id(2), ReservationStatus::Reserved), (reservation_id(1), ReservationStatus::Cancelled)]
+    );
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_parked_and_the_rest_flows() {
+    let fixture = Fixture::new().await;
+    let a = id("a");
+    fixture.publish(&a, &free()[0]).await;
+    let subject = subjects::ticket(&a);
+    let garbage = Message { subject, headers: Vec::new(), body: vec![0xff; 3].into() };
+    fixture.bus.publish(garbage.clone()).await.unwrap();
+    fixture.publish(&a, &free()[1]).await;
+    fixture.read_all().await;
+    assert!(fixture.view(&a).await.price.is_some());
+    let parked = fixture.store().parked("", 10).await.unwrap();
+    assert_eq!(parked.len(), 1);
+    assert_eq!((parked[0].event_id.as_str(), &parked[0].message), ("eticket.v1.ticket.a@2", &garbage));
+    assert!(parked[0].reason.starts_with("body: "), "{}", parked[0].reason);
+}
+
+#[tokio::test]
+async fn a_file_that_is_useless_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("query.db");
+    std::fs::write(
+        &path,
+        "this is no database, and longer than the header of one, which has a hundred bytes; so it is refused",
+    )
+    .unwrap();
+    let store = SqliteViews::open(&path, Arc::new(ManualClock::new(time(0)))).await.expect("made anew");
+    assert_eq!(store.position().await.unwrap(), None);
+}

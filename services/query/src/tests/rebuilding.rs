@@ -1,0 +1,93 @@
+//! `RebuildView`: the old rows serve until the new ones have caught up, and nobody sees time go back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use eticket_chassis::store::Rows;
+
+use super::*;
+use crate::application::rebuild::Progress;
+
+async fn done(mut progress: tokio::sync::watch::Receiver<Progress>) -> Progress {
+    let ended = |progress: &Progress| !matches!(progress, Progress::Reading { .. });
+    timeout(BOUND, progress.wait_for(ended)).await.expect("in time").unwrap().clone()
+}
+
+/// Rows that no event explains.
+async fn spoil(fixture: &Fixture, ticket: &TicketId) {
+    let mut view = fixture.view(ticket).await;
+    view.ticket.as_mut().unwrap().title = "spoilt".to_owned();
+    let work_off = &mut |work: &mut Work<ViewRows>| {
+        let mut views = Rows::default();
+        views.put(ticket.clone(), view.clone());
+        work.rows.views = views;
+    };
+    fixture.store().commit(&Keys::default(), &[], work_off).await.unwrap();
+}
+
+#[tokio::test]
+async fn rows_are_those_that_the_stream_says() {
+    let fixture = Fixture::new().await;
+    for number in 0..300 {
+        fixture.publish(&id(&format!("t-{number}")), &free()[0]).await;
+    }
+    fixture.read_all().await;
+    let before = fixture.view(&id("t-7")).await;
+    spoil(&fixture, &id("t-7")).await;
+    assert_eq!(done(fixture.rebuild().start()).await, Progress::Done { applied: 300 });
+    assert_eq!(fixture.view(&id("t-7")).await, before);
+    assert_eq!(fixture.store().counts().await.unwrap().tickets, 300);
+    fixture.take(&id("t-7"), &[Event::Ticket(ticket(2, 0, None))]).await;
+    assert_eq!(fixture.view(&id("t-7")).await.sequence, 301, "reading goes on from there");
+    let path = fixture._folder.path().join("query.db");
+    assert!(path.exists() && !path.with_file_name("query.db.rebuild").exists());
+}
+
+#[tokio::test]
+async fn it_serves_meanwhile_and_never_shows_an_older_row() {
+    let fixture = Arc::new(Fixture::new().await);
+    let a = id("a");
+    fixture.take(&a, &free()).await;
+    let stop = CancellationToken::new();
+    let reader = tokio::spawn(fixture.reader.clone().run(stop.clone()));
+    let over = Arc::new(AtomicBool::new(false));
+    let looking = {
+        let (fixture, over, a) = (fixture.clone(), over.clone(), a.clone());
+        tokio::spawn(async move {
+            let (mut newest, mut looks) = (0, 0_u32);
+            while !over.load(Ordering::Relaxed) {
+                let view = fixture.store().view(&a).await.expect("it answers").expect("it is there");
+                let revision = view.ticket.unwrap().revision;
+                assert!(revision >= newest, "{revision} after {newest}");
+                (newest, looks) = (revision, looks + 1);
+            }
+            looks
+        })
+    };
+    let mut revision = 1;
+    for _ in 0..5 {
+        let rebuilt = fixture.rebuild().start();
+        for _ in 0..40 {
+            revision += 1;
+            fixture.publish(&a, &Event::Ticket(ticket(revision, 0, None))).await;
+        }
+        assert!(matches!(done(rebuilt).await, Progress::Done { .. }));
+    }
+    until("the reader goes on", async || fixture.view(&a).await.ticket.unwrap().revision == revision).await;
+    over.store(true, Ordering::Relaxed);
+    assert!(timeout(BOUND, looking).await.expect("in time").unwrap() > 0);
+    stop.cancel();
+    timeout(BOUND, reader).await.expect("in time").unwrap();
+}
+
+#[tokio::test]
+async fn who_asks_twice_watches_one_rebuilding() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    let rebuild = fixture.rebuild();
+    let turn = fixture.reader.turn.clone().lock_owned().await;
+    let (first, second) = (rebuild.start(), rebuild.start());
+    assert!(first.same_channel(&second));
+    drop(turn);
+    assert_eq!(done(first).await, Progress::Done { applied: 2 });
+    assert_eq!(done(second).await, Progress::Done { applied: 2 });
+}

@@ -1,0 +1,167 @@
+//! `GetTicketView`: at once, or when the row has what a token asks for.
+
+use eticket_chassis::{error::ApiError, server::Deadline};
+use eticket_proto::{
+    error::ErrorReason,
+    query::{GetTicketViewRequest, GetTicketViewResponse, WaitFor, query_service_server::QueryService},
+    ticket::TicketStatus,
+    token::Consistency,
+};
+use tonic::{Request, Status};
+
+use super::*;
+
+fn request(ticket: &str, token: Option<&Consistency>, wait: WaitFor) -> Request<GetTicketViewRequest> {
+    let consistency_token = token.map(Consistency::encode).unwrap_or_default();
+    Request::new(GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait: wait.into() })
+}
+
+async fn get(fixture: &Fixture, request: Request<GetTicketViewRequest>) -> Result<GetTicketViewResponse, Status> {
+    fixture.grpc().get_ticket_view(request).await.map(tonic::Response::into_inner)
+}
+
+async fn refusal(fixture: &Fixture, request: Request<GetTicketViewRequest>) -> ErrorReason {
+    let status = get(fixture, request).await.expect_err("refused");
+    ApiError::from_status(&status).unwrap_or_else(|| panic!("no reason: {status}"))
+}
+
+fn of_reservation(revision: i64) -> Consistency {
+    Consistency::Reservation { ticket: id("a"), revision }
+}
+
+#[tokio::test]
+async fn a_row_is_found_once_it_has_a_ticket_part() {
+    let fixture = Fixture::new().await;
+    let [registered, priced] = free();
+    fixture.take(&id("a"), &[priced]).await;
+    assert_eq!(refusal(&fixture, request("a", None, WaitFor::None)).await, ErrorReason::TicketNotFound);
+    fixture.take(&id("a"), &[registered]).await;
+    let view = get(&fixture, request("a", None, WaitFor::Unspecified)).await.unwrap().view.unwrap();
+    assert_eq!((view.ticket_status(), view.settled), (TicketStatus::Available, true));
+    fixture.clock.set(time(2_000));
+    let view = get(&fixture, request("a", None, WaitFor::None)).await.unwrap().view.unwrap();
+    assert_eq!(view.ticket_status(), TicketStatus::Expired, "by the clock, with no event");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    for (request, reason) in [
+        (request("", None, WaitFor::None), ErrorReason::InvalidField),
+        (request("a.b", None, WaitFor::None), ErrorReason::InvalidField),
+        (request("b", Some(&of_reservation(1)), WaitFor::None), ErrorReason::InvalidConsistencyToken),
+        (request("b", Some(&of_reservation(1)), WaitFor::Applied), ErrorReason::InvalidConsistencyToken),
+        (
+            Request::new(GetTicketViewRequest {
+                ticket_id: "a".to_owned(),
+                consistency_token: "nonsense".to_owned(),
+                wait: WaitFor::Applied.into(),
+            }),
+            ErrorReason::InvalidConsistencyToken,
+        ),
+        (
+            Request::new(GetTicketViewRequest { ticket_id: "a".to_owned(), wait: 99, ..Default::default() }),
+            ErrorReason::InvalidField,
+        ),
+    ] {
+        assert_eq!(refusal(&fixture, request).await, reason);
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before() {
+    let fixture = Arc::new(Fixture::new().await);
+    let a = id("a");
+    fixture.take(&a, &free()).await;
+    let ask = |wait| {
+        let fixture = fixture.clone();
+        tokio::spawn(async move { get(&fixture, request("a", Some(&of_reservation(1)), wait)).await })
+    };
+    let (applied, settled) = (ask(WaitFor::Applied), ask(WaitFor::Settled));
+    until("both wait", async || fixture.views.changes.waiting() == 2).await;
+    fixture.take(&a, &[reserved(reservation(&a, 1, 1, ReservationStatus::Reserved))]).await;
+    let view = timeout(BOUND, applied).await.expect("in time").unwrap().unwrap().view.unwrap();
+    assert_eq!((view.revisions.unwrap().reservation, view.settled, view.user_id.as_str()), (1, false, "ann"));
+    fixture.take(&a, &[Event::Price(price(2, 1, 9_000))]).await;
+    assert_eq!(fixture.views.changes.waiting(), 1, "the ticket has not reacted yet");
+    fixture.take(&a, &[Event::Ticket(ticket(2, 1, Some(1)))]).await;
+    let view = timeout(BOUND, settled).await.expect("in time").unwrap().unwrap().view.unwrap();
+    assert!(view.settled);
+    assert_eq!(view.discounted_price.unwrap().units, 9_000);
+    assert_eq!(fixture.views.changes.waiting(), 0);
+}
+
+#[tokio::test]
+async fn with_wait_an_unknown_ticket_is_waited_for() {
+    let fixture = Arc::new(Fixture::new().await);
+    let asked = {
+        let fixture = fixture.clone();
+        tokio::spawn(async move { get(&fixture, request("new", None, WaitFor::Applied)).await })
+    };
+    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    fixture.take(&id("new"), &free()).await;
+    let view = timeout(BOUND, asked).await.expect("in time").unwrap().unwrap().view.unwrap();
+    assert_eq!(view.ticket_id, "new");
+}
+
+#[tokio::test]
+async fn a_view_that_lags_says_so_before_the_deadline() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    let deadline = Instant::now() + Duration::from_millis(300);
+    let mut asked = request("a", Some(&of_reservation(1)), WaitFor::Applied);
+    asked.extensions_mut().insert(Deadline(deadline));
+    let status = get(&fixture, asked).await.expect_err("nothing was reserved");
+    assert!(Instant::now() < deadline, "the reason must still reach the client");
+    assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ViewNotCaughtUp));
+    assert_eq!(fixture.views.changes.waiting(), 0, "nobody is left behind");
+}
+
+#[tokio::test]
+async fn waits_end_when_the_server_drains() {
+    let fixture = Arc::new(Fixture::new().await);
+    let asked = {
+        let fixture = fixture.clone();
+        tokio::spawn(async move { refusal(&fixture, request("a", None, WaitFor::Settled)).await })
+    };
+    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    fixture.views.draining.cancel();
+    assert_eq!(timeout(BOUND, asked).await.expect("in time").unwrap(), ErrorReason::ShuttingDown);
+}
+
+#[tokio::test]
+async fn so_many_may_wait_and_no_more() {
+    let mut fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    fixture.views.waits = Arc::new(Semaphore::new(0));
+    let waits = request("a", Some(&of_reservation(1)), WaitFor::Applied);
+    assert_eq!(refusal(&fixture, waits).await, ErrorReason::ServiceOverloaded);
+    let answered = get(&fixture, request("a", None, WaitFor::Settled)).await;
+    assert!(answered.is_ok(), "who need not wait is answered: {answered:?}");
+}
+
+#[tokio::test]
+async fn who_waits_looks_again_when_the_rows_are_exchanged() {
+    let fixture = Arc::new(Fixture::new().await);
+    let a = id("a");
+    fixture.take(&a, &free()).await;
+    let asked = {
+        let fixture = fixture.clone();
+        tokio::spawn(async move { get(&fixture, request("a", Some(&of_reservation(1)), WaitFor::Applied)).await })
+    };
+    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    // It comes by a rebuilding, so no commit of the reader tells of it.
+    fixture.publish(&a, &reserved(reservation(&a, 1, 1, ReservationStatus::Reserved))).await;
+    let mut progress = fixture.rebuild().start();
+    timeout(
+        BOUND,
+        progress.wait_for(|progress| matches!(progress, crate::application::rebuild::Progress::Done { .. })),
+    )
+    .await
+    .expect("in time")
+    .unwrap();
+    let view = timeout(BOUND, asked).await.expect("in time").unwrap().unwrap().view.unwrap();
+    assert_eq!(view.revisions.unwrap().reservation, 1);
+}

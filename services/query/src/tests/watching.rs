@@ -1,0 +1,212 @@
+//! `WatchTicketViews`: snapshots, tokens, and what ends a stream.
+
+use std::collections::BTreeSet;
+
+use eticket_chassis::{error::ApiError, server::Draining};
+use eticket_proto::{
+    error::ErrorReason,
+    query::{WatchTicketViewsRequest, WatchTicketViewsResponse, query_service_server::QueryService},
+};
+use futures::{StreamExt, stream::BoxStream};
+use tonic::{Request, Status};
+
+use super::*;
+
+type Stream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
+
+async fn watch(fixture: &Fixture, ids: &[&str], resume_token: &str) -> Stream {
+    let ticket_ids = ids.iter().map(|id| (*id).to_owned()).collect();
+    let request = WatchTicketViewsRequest { ticket_ids, resume_token: resume_token.to_owned() };
+    fixture.grpc().watch_ticket_views(Request::new(request)).await.unwrap().into_inner()
+}
+
+async fn next(stream: &mut Stream) -> (String, i64, String) {
+    let response = timeout(BOUND, stream.next()).await.expect("in time").expect("open").expect("no error");
+    let (ticket, revision) = response
+        .view
+        .map_or((String::new(), 0), |view| (view.ticket_id, view.revisions.map_or(0, |revisions| revisions.ticket)));
+    (ticket, revision, response.resume_token)
+}
+
+async fn end(stream: &mut Stream) -> ErrorReason {
+    let status = timeout(BOUND, stream.next()).await.expect("in time").expect("a last word").expect_err("an error");
+    assert!(stream.next().await.is_none(), "and nothing after it");
+    ApiError::from_status(&status).unwrap()
+}
+
+fn registered(revision: i64) -> Event {
+    Event::Ticket(ticket(revision, 0, None))
+}
+
+#[tokio::test]
+async fn a_snapshot_brings_its_token_with_the_last_row() {
+    let fixture = Fixture::new().await;
+    for ticket in ["c", "a", "b"] {
+        fixture.publish(&id(ticket), &registered(1)).await;
+    }
+    fixture.publish(&id("d"), &free()[1]).await;
+    fixture.read_all().await;
+    let mut stream = watch(&fixture, &[], "").await;
+    let rows = [next(&mut stream).await, next(&mut stream).await, next(&mut stream).await];
+    let ids: BTreeSet<&str> = rows.iter().map(|(id, ..)| id.as_str()).collect();
+    assert_eq!(ids, BTreeSet::from(["a", "b", "c"]), "what has no ticket part is no row");
+    assert_eq!(rows.each_ref().map(|(.., token)| !token.is_empty()), [false, false, true]);
+    fixture.take(&id("d"), &[registered(1)]).await;
+    let (ticket, _, token) = next(&mut stream).await;
+    assert_eq!(ticket, "d");
+    assert!(!token.is_empty(), "each row that comes later has its own");
+}
+
+#[tokio::test]
+async fn with_nothing_to_show_the_token_comes_alone() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let mut stream = watch(&fixture, &["new"], "").await;
+    let (ticket, _, token) = next(&mut stream).await;
+    assert_eq!((ticket.as_str(), token.is_empty()), ("", false));
+    fixture.take(&id("a"), &[registered(2)]).await;
+    fixture.take(&id("new"), &[registered(1)]).await;
+    assert_eq!(next(&mut stream).await.0, "new", "it was waited for, and nothing else is shown");
+}
+
+#[tokio::test]
+async fn at_the_same_identity_only_rows_above_the_token_come() {
+    let fixture = Fixture::new().await;
+    for ticket in ["a", "b", "c"] {
+        fixture.take(&id(ticket), &[registered(1)]).await;
+    }
+    let mut stream = watch(&fixture, &[], "").await;
+    let mut token = String::new();
+    for _ in 0..3 {
+        token = next(&mut stream).await.2;
+    }
+    drop(stream);
+    fixture.take(&id("b"), &[registered(2), registered(3)]).await;
+    fixture.take(&id("a"), &[registered(2)]).await;
+    let mut stream = watch(&fixture, &[], &token).await;
+    let (first, second) = (next(&mut stream).await, next(&mut stream).await);
+    assert_eq!((first.0.as_str(), first.1), ("b", 3), "the newest state, once");
+    assert_eq!((second.0.as_str(), second.1), ("a", 2));
+    // The first row's token goes on after it; nothing more comes at the second's.
+    let mut stream = watch(&fixture, &[], &first.2).await;
+    assert_eq!(next(&mut stream).await, second);
+    let mut stream = watch(&fixture, &[], &second.2).await;
+    fixture.take(&id("c"), &[registered(2)]).await;
+    assert_eq!(next(&mut stream).await.0, "c");
+}
+
+#[tokio::test]
+async fn a_replica_that_lags_takes_no_snapshot_at_the_same_identity() {
+    let bus = bus::MemoryBus::new();
+    let ahead = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let behind = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    bus.append(message(&id("a"), &registered(1)));
+    behind.read_all().await;
+    bus.append(message(&id("a"), &registered(2)));
+    ahead.read_all().await;
+    let token = next(&mut watch(&ahead, &[], "").await).await.2;
+    let mut stream = watch(&behind, &[], &token).await;
+    behind.read_all().await;
+    bus.append(message(&id("b"), &registered(1)));
+    behind.read_all().await;
+    assert_eq!(next(&mut stream).await.0, "b", "the state of a was sent before");
+}
+
+#[tokio::test]
+async fn another_identity_ends_the_stream_and_asks_for_a_snapshot() {
+    let first = bus::MemoryBus::new();
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    first.append(message(&id("a"), &registered(1)));
+    first.append(message(&id("b"), &registered(1)));
+    fixture.read_all().await;
+    let mut all = watch(&fixture, &[], "").await;
+    next(&mut all).await;
+    let token = next(&mut all).await.2;
+    let mut one = watch(&fixture, &["a"], &token).await;
+    let other = bus::MemoryBus::new();
+    other.renew();
+    fixture.turn_to(other.clone());
+    fixture.read_all().await;
+    assert_eq!(
+        (end(&mut all).await, end(&mut one).await),
+        (ErrorReason::ServiceOverloaded, ErrorReason::ServiceOverloaded)
+    );
+    other.append(message(&id("b"), &registered(1)));
+    fixture.read_all().await;
+    let mut stream = watch(&fixture, &[], &token).await;
+    let rows = [next(&mut stream).await, next(&mut stream).await];
+    assert_eq!(rows.map(|(id, ..)| id), ["a", "b"], "all rows, whatever their sequence");
+}
+
+#[tokio::test]
+async fn what_changes_while_a_snapshot_is_taken_comes_again() {
+    let fixture = Fixture::new().await;
+    for ticket in ["a", "b"] {
+        fixture.take(&id(ticket), &[registered(1)]).await;
+    }
+    let mut stream = watch(&fixture, &[], "").await;
+    assert_eq!(next(&mut stream).await.0, "a");
+    fixture.take(&id("a"), &[registered(2)]).await;
+    let (second, third) = (next(&mut stream).await, next(&mut stream).await);
+    assert_eq!((second.0.as_str(), second.2.is_empty()), ("b", false));
+    assert_eq!((third.0.as_str(), third.1), ("a", 2));
+}
+
+#[tokio::test]
+async fn a_slow_client_gets_the_newest_state_of_each_row() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let mut stream = watch(&fixture, &["a"], "").await;
+    assert_eq!(next(&mut stream).await.1, 1);
+    for revision in 2..=50 {
+        fixture.take(&id("a"), &[registered(revision)]).await;
+    }
+    assert_eq!(next(&mut stream).await.1, 50);
+}
+
+#[tokio::test]
+async fn watches_end_when_the_server_or_the_connection_drains() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let mut stream = watch(&fixture, &["a"], "").await;
+    next(&mut stream).await;
+    let connection = CancellationToken::new();
+    let mut request = Request::new(WatchTicketViewsRequest::default());
+    request.extensions_mut().insert(Draining(connection.clone()));
+    let mut by_connection = fixture.grpc().watch_ticket_views(request).await.unwrap().into_inner();
+    next(&mut by_connection).await;
+    connection.cancel();
+    assert_eq!(end(&mut by_connection).await, ErrorReason::ShuttingDown);
+    fixture.views.draining.cancel();
+    assert_eq!(end(&mut stream).await, ErrorReason::ShuttingDown);
+    assert_eq!(fixture.views.changes.waiting(), 0, "nobody is left behind");
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_refused() {
+    let mut fixture = Fixture::new().await;
+    fixture.read_all().await;
+    let refused = async |fixture: &Fixture, request| {
+        let status = match fixture.grpc().watch_ticket_views(Request::new(request)).await {
+            Err(status) => status,
+            Ok(_) => panic!("not refused"),
+        };
+        (ApiError::from_status(&status).unwrap(), status.message().to_owned())
+    };
+    let consistency = eticket_proto::token::Consistency::Reservation { ticket: id("a"), revision: 1 }.encode();
+    for resume_token in ["nonsense".to_owned(), consistency] {
+        let request = WatchTicketViewsRequest { resume_token, ..Default::default() };
+        let (reason, text) = refused(&fixture, request).await;
+        assert_eq!(reason, ErrorReason::InvalidField);
+        assert!(text.starts_with("resume_token"), "{text}");
+    }
+    let bad_id = WatchTicketViewsRequest { ticket_ids: vec!["a".into(), "b.c".into()], ..Default::default() };
+    let (reason, text) = refused(&fixture, bad_id).await;
+    assert_eq!(reason, ErrorReason::InvalidField);
+    assert!(text.starts_with("ticket_ids[1]"), "{text}");
+    let too_many = WatchTicketViewsRequest { ticket_ids: vec!["a".into(); 1001], ..Default::default() };
+    assert_eq!(refused(&fixture, too_many).await.0, ErrorReason::InvalidField);
+    fixture.views.watches = Arc::new(Semaphore::new(0));
+    let one = WatchTicketViewsRequest::default();
+    assert_eq!(refused(&fixture, one).await.0, ErrorReason::ServiceOverloaded);
+}
