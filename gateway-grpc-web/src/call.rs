@@ -8,7 +8,7 @@ pub(crate) mod question;
 use std::{
     convert::Infallible,
     error::Error,
-    future::{Future, poll_fn},
+    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
@@ -20,18 +20,18 @@ use eticket_chassis::{
     server::{Deadline, language},
     telemetry::TraceContext,
 };
-use eticket_proto::{error::ErrorReason, error_text::Language, headers};
+use eticket_proto::{error_text::Language, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
 use tonic::{Status, service::Routes as LocalServices};
 use tower::Service;
 
 use self::{
-    answer::Answer,
+    answer::{Answer, Inner},
     question::{Allowance, Question, SharedFault},
 };
 use crate::{
     routes::{Destination, Owner, Routes},
-    upstream::{self, Upstream},
+    upstream::{Failure, Upstream, outgoing::Outgoing},
 };
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
@@ -98,18 +98,18 @@ impl Shared {
         };
         let allowance = Allowance { max_message_bytes: self.max_message_bytes, single: !route.streams_requests };
         let correlation_id = prepare(&mut head);
-        let request = Request::from_parts(head, tonic::body::Body::new(Question::new(body, allowance, fault)));
-        let response = match &peer.upstream {
-            Some(upstream) => upstream.call(request).await.map_err(|failure| peer.broken(Some(&failure)))?,
+        let question = Question::new(body, allowance, fault);
+        let mut response = match peer.upstream.clone() {
+            Some(upstream) => {
+                let request = Request::from_parts(head, Outgoing::Caller(question));
+                let answered = upstream.call(request).await.map_err(|failure| peer.no_answer(&failure))?;
+                Answer::wrap(answered.map(Inner::Upstream), peer)
+            }
             None => {
-                let mut local = self.local.clone();
-                poll_fn(|context| Service::<Request<tonic::body::Body>>::poll_ready(&mut local, context))
-                    .await
-                    .unwrap_or_else(|never| match never {});
-                local.call(request).await.unwrap_or_else(|never| match never {})
+                let Ok(answered) = self.local.clone().call(Request::from_parts(head, question)).await;
+                Answer::wrap(answered.map(Inner::Own), peer)
             }
         };
-        let mut response = Answer::wrap(response, peer);
         if let Some(id) = correlation_id {
             // Who reports a problem can then say which call it was, though the id was made here.
             response.headers_mut().entry(CORRELATION_ID).or_insert(id);
@@ -170,16 +170,15 @@ fn timeout(deadline: Deadline) -> HeaderValue {
 }
 
 impl Peer {
-    /// What a caller is told who gets no answer, or not the whole of it.
+    /// What a caller is told whose call has not been answered.
+    fn no_answer(&self, failure: &Failure) -> Status {
+        failure.refusal().unwrap_or_else(|| self.broken(Some(failure)))
+    }
+
+    /// What a caller is told who does not get the whole of an answer.
     fn broken(&self, error: Option<&(dyn Error + 'static)>) -> Status {
         if let Some(fault) = self.fault.get() {
             return (*fault).into();
-        }
-        if error.is_some_and(upstream::is_timeout) {
-            return ApiError::new(ErrorReason::DeadlineExceeded).to_status(self.language);
-        }
-        if let Some(status) = error.and_then(upstream::refused_metadata) {
-            return status;
         }
         match (&self.upstream, error) {
             (Some(upstream), error) => upstream.unavailable(error).to_status(self.language),

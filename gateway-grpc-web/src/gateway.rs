@@ -14,7 +14,7 @@ use std::{
 use axum::body::Body;
 use eticket_chassis::health::Health;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
-use tonic::{service::Routes as LocalServices, transport::Channel};
+use tonic::service::Routes as LocalServices;
 use tonic_health::pb::health_server::HealthServer;
 use tower::{Layer, Service};
 use tower_http::cors::{Cors, CorsLayer};
@@ -24,7 +24,7 @@ use crate::{
     health::GatewayHealth,
     routes::{Owner, Routes},
     site::{self, Site},
-    upstream::Upstream,
+    upstream::{Upstream, pool::Pool},
     wire::{Wire, answer::to_web, request::to_grpc},
 };
 
@@ -37,14 +37,14 @@ pub(crate) enum BrokenDescriptors {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The service for gRPC calls; `channel` makes the channel to an upstream.
+/// The service for gRPC calls; `pool` makes the connections to an upstream.
 pub(crate) fn calls(
-    channel: impl Fn(Owner) -> Channel,
+    pool: impl Fn(Owner) -> Pool,
     health: Health,
     max_message_bytes: u32,
 ) -> Result<Calls, BrokenDescriptors> {
     let routes = Arc::new(Routes::try_new()?);
-    let upstreams = Owner::ALL.map(|owner| Arc::new(Upstream::new(owner, channel(owner))));
+    let upstreams = Owner::ALL.map(|owner| Arc::new(Upstream::new(owner, pool(owner))));
     let health = GatewayHealth { own: health, routes: routes.clone(), upstreams: upstreams.clone() };
     let local = LocalServices::new(HealthServer::new(health))
         .add_service(reflection().build_v1()?)

@@ -16,7 +16,7 @@ use tonic_health::pb::{
 
 use crate::{
     routes::{Destination, Owner, Routes},
-    upstream::Upstream,
+    upstream::{OwnCalls, Upstream},
 };
 
 /// How long an upstream may take to say how it is.
@@ -54,7 +54,7 @@ impl GatewayHealth {
 impl Health for GatewayHealth {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         match self.upstream(&request)? {
-            Some(upstream) => check_upstream(&upstream, request.into_inner()).await,
+            Some(upstream) => check_upstream(upstream, request.into_inner()).await,
             None => self.own.check(request).await,
         }
     }
@@ -77,10 +77,10 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 
 /// A service that cannot be asked does not serve: that is its state, not an error of this call.
 async fn check_upstream(
-    upstream: &Upstream,
+    upstream: Arc<Upstream>,
     request: HealthCheckRequest,
 ) -> Result<Response<HealthCheckResponse>, Status> {
-    let mut client = HealthClient::new(upstream.channel());
+    let mut client = HealthClient::new(OwnCalls(upstream));
     match time::timeout(PATIENCE, client.check(request)).await {
         Ok(Ok(response)) => Ok(Response::new(response.into_inner())),
         Ok(Err(status)) if status.code() == tonic::Code::NotFound => Err(status),
@@ -121,7 +121,7 @@ impl Watched {
         let stream = match &mut self.stream {
             Some(stream) => stream,
             none => {
-                let mut client = HealthClient::new(self.upstream.channel());
+                let mut client = HealthClient::new(OwnCalls(self.upstream.clone()));
                 let opened = time::timeout(PATIENCE, client.watch(self.request.clone())).await;
                 none.insert(opened.map_err(|_| Status::unavailable("no answer"))??.into_inner())
             }
@@ -133,16 +133,20 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
+    use eticket_chassis::{client::balance::Address, tasks::Tasks};
     use eticket_proto::headers;
-    use tonic::{Code, transport::Endpoint};
+    use tokio::sync::watch;
+    use tonic::Code;
 
     use super::*;
+    use crate::upstream::pool::Pool;
 
-    /// A gateway whose upstreams listen nowhere: the channel's address is one that nothing can be bound to.
+    /// A gateway whose upstreams listen nowhere: their address is one that nothing can be bound to.
     fn health() -> GatewayHealth {
         let upstreams = Owner::ALL.map(|owner| {
-            let channel = Endpoint::from_static("http://127.0.0.1:0").connect_lazy();
-            Arc::new(Upstream::new(owner, channel))
+            let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
+            let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
+            Arc::new(Upstream::new(owner, Pool::new(addresses, &Tasks::new())))
         });
         GatewayHealth { own: OwnHealth::new(OWN_SERVICES), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
     }

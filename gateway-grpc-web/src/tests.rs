@@ -4,6 +4,7 @@ mod broken;
 mod calls;
 mod fake;
 mod hostile;
+mod replicas;
 mod web;
 mod web_client;
 

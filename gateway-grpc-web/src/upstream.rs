@@ -1,24 +1,38 @@
-//! The services behind the gateway: their channels, and what a caller is told when one does not answer.
+//! The services behind the gateway: their connections, and what a caller is told when one does not answer.
+
+mod member;
+pub(crate) mod outgoing;
+pub(crate) mod pool;
 
 use std::{
     error::Error,
-    future::poll_fn,
-    sync::atomic::{AtomicBool, Ordering},
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
 };
 
 use eticket_chassis::error::{ApiError, chain};
 use eticket_proto::error::ErrorReason;
 use http::{Request, Response, StatusCode, header};
-use tonic::{Status, body::Body, transport::Channel};
+use hyper::body::Incoming;
+use tonic::Status;
 use tower::Service;
 
+use self::{
+    outgoing::Outgoing,
+    pool::{Pool, PoolError},
+};
 use crate::routes::Owner;
 
-/// One service behind the gateway, with a channel that reconnects by itself.
+/// One service behind the gateway.
 #[derive(Debug)]
 pub(crate) struct Upstream {
     owner: Owner,
-    channel: Channel,
+    pool: Pool,
     /// As last seen, so that the log tells the change and not every call.
     reachable: AtomicBool,
 }
@@ -26,30 +40,23 @@ pub(crate) struct Upstream {
 /// Why an upstream has not answered with gRPC.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
-    #[error("the connection failed")]
-    Connection(#[source] tonic::transport::Error),
+    #[error(transparent)]
+    Connection(#[from] PoolError),
     #[error("the answer is not gRPC but HTTP {0}")]
     NotGrpc(StatusCode),
 }
 
 impl Upstream {
-    pub(crate) fn new(owner: Owner, channel: Channel) -> Self {
-        Self { owner, channel, reachable: AtomicBool::new(true) }
-    }
-
-    /// For calls of the gateway's own.
-    pub(crate) fn channel(&self) -> Channel {
-        self.channel.clone()
+    pub(crate) fn new(owner: Owner, pool: Pool) -> Self {
+        Self { owner, pool, reachable: AtomicBool::new(true) }
     }
 
     /// Passes a call on. Dropping the future resets the stream, so that the service stops working for a caller that has gone.
     ///
     /// # Errors
     /// If no answer in gRPC arrives. A status is an answer.
-    pub(crate) async fn call(&self, request: Request<Body>) -> Result<Response<Body>, Failure> {
-        let mut channel = self.channel.clone();
-        poll_fn(|context| channel.poll_ready(context)).await.map_err(Failure::Connection)?;
-        let response = channel.call(request).await.map_err(Failure::Connection)?;
+    pub(crate) async fn call(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
+        let response = self.pool.send(request).await?;
         let content_type = response.headers().get(header::CONTENT_TYPE);
         if response.status() != StatusCode::OK
             || !content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
@@ -74,14 +81,29 @@ impl Upstream {
     }
 }
 
-/// Whether an error is a timeout of the channel's own, which reads `grpc-timeout` as well and may be a moment earlier.
-pub(crate) fn is_timeout(error: &(dyn Error + 'static)) -> bool {
-    std::iter::successors(Some(error), |error| (*error).source()).any(|error| error.is::<tonic::TimeoutExpired>())
+impl Failure {
+    /// What is no fault of the upstream: the metadata of the call did not fit into its limits.
+    pub(crate) fn refusal(&self) -> Option<Status> {
+        matches!(self, Self::NotGrpc(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
+            .then(|| Status::resource_exhausted("the metadata of the call is too large; send less of it"))
+    }
 }
 
-/// Whether an error says that the metadata of the call did not fit into the upstream's limits.
-pub(crate) fn refused_metadata(error: &(dyn Error + 'static)) -> Option<Status> {
-    let failure = error.downcast_ref::<Failure>()?;
-    matches!(failure, Failure::NotGrpc(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
-        .then(|| Status::resource_exhausted("the metadata of the call is too large; send less of it"))
+/// An upstream as generated clients call it, for calls of the gateway's own.
+#[derive(Debug, Clone)]
+pub(crate) struct OwnCalls(pub(crate) Arc<Upstream>);
+
+impl Service<Request<tonic::body::Body>> for OwnCalls {
+    type Response = Response<Incoming>;
+    type Error = Failure;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Incoming>, Failure>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Failure>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let upstream = self.0.clone();
+        Box::pin(async move { upstream.call(request.map(Outgoing::Own)).await })
+    }
 }

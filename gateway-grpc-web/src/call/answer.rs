@@ -5,6 +5,7 @@
 
 use std::{
     convert::Infallible,
+    error::Error,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -12,14 +13,49 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, header};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use tonic::Status;
 
 use super::Peer;
 
+/// The body as it was answered.
+#[derive(Debug)]
+pub(crate) enum Inner {
+    Upstream(Incoming),
+    /// By a service of the gateway's own.
+    Own(tonic::body::Body),
+}
+
+impl Default for Inner {
+    fn default() -> Self {
+        Self::Own(tonic::body::Body::empty())
+    }
+}
+
+impl Inner {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error>>>> {
+        match self {
+            Self::Upstream(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Own(body) => {
+                Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
+            }
+        }
+    }
+
+    fn is_end(&self) -> bool {
+        match self {
+            Self::Upstream(body) => body.is_end_stream(),
+            Self::Own(body) => body.is_end_stream(),
+        }
+    }
+}
+
 /// An answer's body. The empty one is that of an answer whose status stands in its headers.
 #[derive(Debug, Default)]
 pub(crate) struct Answer {
-    inner: tonic::body::Body,
+    inner: Inner,
     /// None once the body has ended.
     peer: Option<Peer>,
     /// The status came with the headers: nothing has to follow.
@@ -27,12 +63,12 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    pub(crate) fn wrap(response: Response<tonic::body::Body>, peer: Peer) -> Response<Self> {
+    pub(crate) fn wrap(response: Response<Inner>, peer: Peer) -> Response<Self> {
         let (mut head, inner) = response.into_parts();
         // The end may come otherwise than announced.
         head.headers.remove(header::CONTENT_LENGTH);
         let has_status = head.headers.contains_key(Status::GRPC_STATUS);
-        let peer = (!has_status || !inner.is_end_stream()).then_some(peer);
+        let peer = (!has_status || !inner.is_end()).then_some(peer);
         Response::from_parts(head, Self { inner, peer, has_status })
     }
 }
@@ -56,10 +92,10 @@ impl Body for Answer {
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
         let Some(peer) = &this.peer else { return Poll::Ready(None) };
-        let end = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
+        let end = match ready!(this.inner.poll(context)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
             Some(Ok(frame)) => Some(frame),
-            Some(Err(error)) => Some(Frame::trailers(trailers(&peer.broken(Some(&error))))),
+            Some(Err(error)) => Some(Frame::trailers(trailers(&peer.broken(Some(&*error))))),
             None if this.has_status => None,
             None => Some(Frame::trailers(trailers(&peer.broken(None)))),
         };
@@ -86,7 +122,8 @@ mod tests {
     use crate::call::question::Fault;
 
     fn answer(frames: Vec<Result<Frame<Bytes>, Status>>, peer: Peer) -> Response<Answer> {
-        Answer::wrap(Response::new(tonic::body::Body::new(StreamBody::new(stream::iter(frames)))), peer)
+        let body = tonic::body::Body::new(StreamBody::new(stream::iter(frames)));
+        Answer::wrap(Response::new(Inner::Own(body)), peer)
     }
 
     fn message() -> Result<Frame<Bytes>, Status> {
@@ -108,7 +145,8 @@ mod tests {
         assert_eq!(all.trailers(), Some(&trailers));
         assert_eq!(&all.to_bytes()[..], b"\0\0\0\0\x01a");
 
-        let refused = Answer::wrap(Status::not_found("gone").into_http(), Peer::default());
+        let refused =
+            Answer::wrap(Status::not_found("gone").into_http::<tonic::body::Body>().map(Inner::Own), Peer::default());
         assert_eq!(refused.headers()[Status::GRPC_STATUS], "5");
         assert!(refused.body().is_end_stream());
         assert!(refused.into_body().collect().await.unwrap().trailers().is_none());

@@ -1,0 +1,108 @@
+//! One address of an upstream, and the HTTP/2 connection to it.
+
+use std::{
+    error::Error,
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use eticket_chassis::{client::balance::Address, tasks::Tasks};
+use http::uri::Authority;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+
+use super::outgoing::Outgoing;
+
+/// How long a connection may take to come about.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a connection is asked whether it is alive, and how long it may take to say so: together below the 10 s within
+/// which a change of health has to show.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
+
+/// An address did not take a connection.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("no connection to {address}")]
+pub(crate) struct Unreachable {
+    address: SocketAddr,
+    #[source]
+    cause: Arc<dyn Error + Send + Sync>,
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub(super) struct Member {
+    pub(super) address: Address,
+    pub(super) authority: Authority,
+    connection: RwLock<Option<SendRequest<Outgoing>>>,
+    /// Held by who connects: the others wait and take what comes of it.
+    connecting: Mutex<Option<Unreachable>>,
+    attempts: AtomicU64,
+}
+
+impl Member {
+    /// None if the authority, which was parsed from a URL, is none.
+    pub(super) fn try_new(address: Address) -> Option<Self> {
+        let authority = address.authority.parse().ok()?;
+        let (connection, connecting, attempts) = (RwLock::default(), Mutex::default(), AtomicU64::default());
+        Some(Self { address, authority, connection, connecting, attempts })
+    }
+
+    /// The connection, if there is one that takes calls.
+    pub(super) fn live(&self) -> Option<SendRequest<Outgoing>> {
+        let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner);
+        connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+
+    /// The connection, made now if there is none. Of many who ask at once one connects.
+    pub(super) async fn connect(&self, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Unreachable> {
+        let attempts = self.attempts.load(Ordering::Acquire);
+        let mut last = self.connecting.lock().await;
+        if let Some(live) = self.live() {
+            return Ok(live);
+        }
+        if let Some(failed) = last.clone().filter(|_| self.attempts.load(Ordering::Acquire) != attempts) {
+            return Err(failed);
+        }
+        let made = timeout(CONNECT_TIMEOUT, self.make(tasks)).await.unwrap_or_else(|_| {
+            let error = format!("not within {} ms", CONNECT_TIMEOUT.as_millis());
+            Err(io::Error::new(io::ErrorKind::TimedOut, error).into())
+        });
+        self.attempts.fetch_add(1, Ordering::Release);
+        match made {
+            Ok(connection) => {
+                *self.connection.write().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+                Ok(connection)
+            }
+            Err(cause) => {
+                let failed = Unreachable { address: self.address.socket, cause: cause.into() };
+                *last = Some(failed.clone());
+                Err(failed)
+            }
+        }
+    }
+
+    async fn make(&self, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
+        let stream = TcpStream::connect(self.address.socket).await?;
+        stream.set_nodelay(true)?;
+        let mut builder = Builder::new(TokioExecutor::new());
+        builder.timer(TokioTimer::new());
+        builder.keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1).keep_alive_while_idle(true);
+        builder.initial_stream_window_size(1024 * 1024).initial_connection_window_size(4 * 1024 * 1024);
+        // The service decides how many calls it takes at once; until it has said so, none is kept back here.
+        builder.initial_max_send_streams(1024);
+        let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        let (stopping, address) = (tasks.stopping(), self.address.socket);
+        tasks.spawn("upstream connection", async move {
+            if let Some(Err(error)) = stopping.run_until_cancelled(connection).await {
+                tracing::debug!(%address, %error, "a connection to an upstream broke");
+            }
+        });
+        Ok(sender)
+    }
+}
