@@ -138,6 +138,11 @@ pub enum AuthMode {
 }
 
 impl AuthConfig {
+    /// What holds where nothing was given, and nothing had to be.
+    fn resolve(&mut self) {
+        self.mode.get_or_insert(AuthMode::Off);
+    }
+
     fn check(&self, listen: SocketAddr) -> Result<(), Error> {
         const KEY: &str = "auth.mode";
         match self.mode {

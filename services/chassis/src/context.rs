@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
 
@@ -76,7 +76,7 @@ impl Context {
     pub fn store_path(&self) -> Result<PathBuf, StartError> {
         match &self.settings.store.url {
             Some(url) => Ok(urls::sqlite_path(StoreSupport::Any, url)?),
-            None => Ok(self.data()?.path().join(format!("{}.db", self.name))),
+            None => Ok(usual_store(self.data()?.path(), self.name)),
         }
     }
 
@@ -102,6 +102,11 @@ impl Context {
         // An address is always a target.
         configured.cloned().or_else(|| format!("http://{}", self.siblings.address(name)?).parse().ok())
     }
+}
+
+/// Where a service keeps its store unless it is told.
+pub(crate) fn usual_store(data: &Path, name: &str) -> PathBuf {
+    data.join(format!("{name}.db"))
 }
 
 /// The addresses of the servers in this process, as they start; clones see the same ones.

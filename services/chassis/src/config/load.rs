@@ -82,8 +82,9 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
         process.data.get_or_insert_with(|| Path::new("./eticket-data").join(shape.name));
         urls::check_bus(process.bus.url.as_deref())?;
     }
-    let settings: Settings = typed(&server, &[])?;
+    let mut settings: Settings = typed(&server, &[])?;
     check(shape, &settings)?;
+    settings.auth.resolve();
     Ok((process, ServerTree { settings, own: tree, section: None }))
 }
 
@@ -139,6 +140,7 @@ fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<ServerTree, (
             check(shape, &settings).map_err(at_root)?;
         }
     }
+    settings.auth.resolve();
     Ok(ServerTree { settings, own: tree, section: Some(shape.name) })
 }
 

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use tokio::{
     signal::unix::{SignalKind, signal},
-    time::{Instant, timeout},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::{
         load::{self, Sources},
         urls::StoreSupport,
     },
-    context::{Context, Siblings},
+    context::{self, Context, Siblings},
     data::DataFolder,
     exit::{INTERRUPTED, StartError},
     server::Running,
@@ -82,9 +82,19 @@ pub(crate) struct ConfiguredProgram {
 impl ConfiguredProgram {
     /// The configuration in force, as TOML.
     pub(crate) fn effective(&self) -> Result<String, config::Error> {
-        let tables: Vec<_> =
-            self.servers.iter().map(|server| (server.section, server.configured.table.clone())).collect();
+        let tables: Vec<_> = self.servers.iter().map(|server| (server.section, self.table_of(server))).collect();
         load::effective(&self.process, &tables)
+    }
+
+    fn table_of(&self, server: &Server) -> toml::Table {
+        let mut table = server.configured.table.clone();
+        if let (Some(data), None) = (&self.process.data, &server.settings.store.url)
+            && server.entry.shape.store != StoreSupport::None
+        {
+            let url = format!("sqlite:{}", context::usual_store(data, server.entry.shape.name).display());
+            table.insert("store".to_owned(), toml::Table::from_iter([("url".to_owned(), url.into())]).into());
+        }
+        table
     }
 
     /// Runs until a signal asks to stop.
@@ -181,20 +191,22 @@ impl Base {
 }
 
 /// What has to be stopped, in the order of its start.
-struct Started {
-    running: Vec<Running>,
-    bus: Option<Arc<dyn Bus>>,
+pub(super) struct Started {
+    pub(super) running: Vec<Running>,
+    pub(super) bus: Option<Arc<dyn Bus>>,
 }
 
 impl Started {
     /// Stops all in the opposite order within `cap`.
-    async fn stop(self, cap: Duration) {
+    pub(super) async fn stop(mut self, cap: Duration) {
         let until = Instant::now() + cap;
+        let delays = self.running.iter_mut().map(Running::announce_stop);
+        sleep(delays.max().unwrap_or_default().min(cap)).await;
         for server in self.running.into_iter().rev() {
             server.stop_until(until).await;
         }
         if let Some(bus) = self.bus
-            && tokio::time::timeout_at(until, bus.close()).await.is_err()
+            && timeout_at(until, bus.close()).await.is_err()
         {
             tracing::warn!("the bus did not close in time");
         }

@@ -10,12 +10,12 @@ use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::*;
+use super::{run::Started, *};
 use crate::{
-    config::{self, Settings, urls::StoreSupport},
+    config::{self, LimitsConfig, Settings, ShutdownConfig, urls::StoreSupport},
     context::Context,
     health::Health,
-    server::Running,
+    server::{Running, Server},
 };
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -115,6 +115,9 @@ fn the_effective_configuration_has_everything() {
     assert_eq!(table["first"]["note"].as_str(), Some("mine"));
     assert_eq!(table["second"]["limits"]["concurrency"].as_integer(), Some(4096));
     assert_eq!(table["bus"]["url"].as_str(), Some("embedded"));
+    let url = format!("sqlite:{}", folder.path().join("first.db").display());
+    assert_eq!(table["first"]["store"]["url"].as_str(), Some(url.as_str()));
+    assert!(!table["second"].as_table().expect("a section").contains_key("store"));
     assert!(folder.path().read_dir().expect("readable").next().is_none(), "nothing was opened");
 }
 
@@ -165,4 +168,20 @@ async fn a_port_or_folder_in_use_ends_the_process_with_69() {
     let error = configure(&[]).serve(CancellationToken::new()).await.expect_err("in use");
     assert_eq!(error.code(), 69);
     assert!(error.to_string().contains(&folder.path().display().to_string()), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn servers_that_stop_together_wait_together() {
+    let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    let shutdown = ShutdownConfig { drain_delay_ms: 5_000, hard_cap_ms: 25_000 };
+    let mut running = Vec::new();
+    let healths = ["a", "b", "c"].map(|name| Health::new([name]));
+    for (name, health) in ["a", "b", "c"].into_iter().zip(&healths) {
+        let server = Server::new(name, listen, &LimitsConfig::default(), &shutdown).health(health.clone());
+        running.push(server.start().await.expect("started"));
+    }
+    let start = tokio::time::Instant::now();
+    Started { running, bus: None }.stop(Duration::from_secs(25)).await;
+    assert!(start.elapsed().abs_diff(Duration::from_secs(5)) < Duration::from_secs(1), "{:?}", start.elapsed());
+    assert!(healths.iter().all(|health| !health.is_ready()));
 }

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use eticket_proto::error::ErrorReason;
-use http::{HeaderValue, Request, Response, header::CONTENT_TYPE};
+use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -63,15 +63,13 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         if methods::find(request.uri().path()).is_some_and(|method| method.exempt) {
-            return AdmissionFuture { inner: Some(self.inner.call(request)), permit: None, web: None };
+            return AdmissionFuture { inner: Some(self.inner.call(request)), permit: None };
         }
         match self.permits.clone().try_acquire_owned() {
-            Ok(permit) => AdmissionFuture { inner: Some(self.inner.call(request)), permit: Some(permit), web: None },
+            Ok(permit) => AdmissionFuture { inner: Some(self.inner.call(request)), permit: Some(permit) },
             Err(_) => {
                 metrics::counter!("eticket_rpc_shed_total", "service" => self.service).increment(1);
-                let content_type = request.headers().get(CONTENT_TYPE);
-                let web = content_type.filter(|value| value.as_bytes().starts_with(b"application/grpc-web"));
-                AdmissionFuture { inner: None, permit: None, web: web.cloned() }
+                AdmissionFuture { inner: None, permit: None }
             }
         }
     }
@@ -83,8 +81,6 @@ pin_project! {
         #[pin]
         inner: Option<F>,
         permit: Option<OwnedSemaphorePermit>,
-        // What a browser asked for, at the gateway: it takes the same answer under its own name only.
-        web: Option<HeaderValue>,
     }
 }
 
@@ -98,10 +94,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(inner) = this.inner.as_pin_mut() else {
-            let mut refusal = reply::only_trailers(ApiError::new(ErrorReason::ServiceOverloaded));
-            if let Some(content_type) = this.web.take() {
-                refusal.headers_mut().insert(CONTENT_TYPE, content_type);
-            }
+            let refusal = reply::only_trailers(ApiError::new(ErrorReason::ServiceOverloaded));
             return Poll::Ready(Ok(refusal));
         };
         let response = ready!(inner.poll(context))?;

@@ -122,7 +122,7 @@ impl Observation {
         let elapsed = self.start.elapsed();
         self.handles.in_flight().decrement(1.0);
         self.handles.record(self.method, code, elapsed.as_secs_f64());
-        let (code_name, ms) = (reply::code_name(code), elapsed.as_millis());
+        let (code_name, ms) = (reply::code_name(code), elapsed.as_secs_f64() * 1_000.0);
         self.span.in_scope(|| match code {
             Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = code_name, ms, "call failed"),
             _ => tracing::debug!(code = code_name, ms, "call ended"),

@@ -83,13 +83,20 @@ impl Running {
         self.stop_until(until).await;
     }
 
-    /// Stops in the order that the head of `server` gives. What has not ended at `until` is cut; answers whether nothing was.
-    pub async fn stop_until(self, until: Instant) -> bool {
-        let began = Instant::now();
+    /// Says that it is not ready any more, and answers how long it should then go on serving. [`Running::stop_until`] does the
+    /// same unless this was called: where several servers stop, they wait together.
+    pub(crate) fn announce_stop(&mut self) -> Duration {
         if let Some(health) = &self.health {
             health.set_draining();
         }
-        sleep(self.drain_delay.min(until.saturating_duration_since(began))).await;
+        std::mem::take(&mut self.drain_delay)
+    }
+
+    /// Stops in the order that the head of `server` gives. What has not ended at `until` is cut; answers whether nothing was.
+    pub async fn stop_until(mut self, until: Instant) -> bool {
+        let began = Instant::now();
+        let delay = self.announce_stop();
+        sleep(delay.min(until.saturating_duration_since(began))).await;
         self.signals.draining.cancel();
         let share = until.saturating_duration_since(Instant::now()).mul_f64(SHARE_OF_CALLS);
         let mut complete = timeout_at(Instant::now() + share, self.tasks.finish()).await.is_ok();
@@ -106,7 +113,7 @@ impl Running {
                 complete = false;
             }
         }
-        tracing::info!(service = self.name, ms = began.elapsed().as_millis(), complete, "stopped");
+        tracing::info!(service = self.name, ms = began.elapsed().as_secs_f64() * 1_000.0, complete, "stopped");
         complete
     }
 }

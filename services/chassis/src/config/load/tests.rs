@@ -61,6 +61,7 @@ fn defaults_are_those_of_the_page() {
     assert_eq!(tree.settings.limits, crate::config::LimitsConfig::default());
     assert_eq!(tree.settings.shutdown, crate::config::ShutdownConfig::default());
     assert_eq!(own.sweep.interval_ms, 1000);
+    assert_eq!(tree.settings.auth.mode, Some(AuthMode::Off));
     let (process, trees) = together(&ALL, &Sources::default()).expect("valid");
     assert_eq!(process.data, Some(PathBuf::from("./eticket-data")));
     assert_eq!(process.bus.url.as_deref(), Some("embedded"));
