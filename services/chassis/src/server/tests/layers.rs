@@ -196,3 +196,51 @@ fn calls_are_counted_by_name_and_code() {
     assert!(text.contains("rpc=\"unknown\",code=\"UNIMPLEMENTED\"} 1") && !text.contains("invented"), "{text}");
     assert!(text.contains("eticket_rpc_in_flight{service=\"test\"} 0"), "{text}");
 }
+
+/// What a log wrote.
+#[derive(Clone, Default)]
+struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl io::Write for Written {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("unpoisoned").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn only_our_own_failures_are_errors_in_the_log() {
+    let written = Written::default();
+    let writer = written.clone();
+    let log = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .finish();
+    tracing::subscriber::with_default(log, || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+            let id = [("eticket-correlation-id", "followed")];
+            ask(&stack, list("user-of-the-message", &id)).await;
+            ask(&stack, list("refuse", &id)).await;
+            ask(&stack, list("ok", &[("grpc-timeout", "nonsense"), ("eticket-correlation-id", "followed")])).await;
+            let text = String::from_utf8(written.0.lock().expect("unpoisoned").clone()).expect("UTF-8");
+            assert!(!text.contains("ERROR") && !text.contains("WARN"), "{text}");
+            assert!(!text.contains("user-of-the-message"), "nothing of a message is logged: {text}");
+            for code in ["OK", "ABORTED", "INVALID_ARGUMENT"] {
+                let line = text.lines().find(|line| line.contains(&format!("code=\"{code}\"")));
+                let line = line.unwrap_or_else(|| panic!("{code} in {text}"));
+                assert!(line.contains("ListParkedEvents") && line.contains("followed"), "{line}");
+            }
+            ask(&stack, list("panic", &id)).await;
+        });
+    });
+    let text = String::from_utf8(written.0.lock().expect("unpoisoned").clone()).expect("UTF-8");
+    let failed = text.lines().find(|line| line.contains("ERROR") && line.contains("code=\"INTERNAL\""));
+    assert!(failed.is_some_and(|line| line.contains("followed")), "{text}");
+}
