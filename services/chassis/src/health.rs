@@ -26,6 +26,8 @@ struct State {
     store: Option<bool>,
     caught_up: Option<bool>,
     bus: Option<bool>,
+    /// The bus does not take what is sent, whatever it delivers.
+    refuses: bool,
     draining: bool,
     /// Names that answer for something else than this service's readiness.
     others: BTreeMap<String, bool>,
@@ -92,6 +94,11 @@ impl Health {
         self.set(|state| &mut state.bus, progresses);
     }
 
+    /// Whether the bus takes what is sent. Apart from `set_bus`, because each side knows only when its own way is free again.
+    pub fn set_sending(&self, sends: bool) {
+        self.state.send_if_modified(|state| std::mem::replace(&mut state.refuses, !sends) == sends);
+    }
+
     fn set(&self, component: impl Fn(&mut State) -> &mut Option<bool>, value: bool) {
         self.state.send_if_modified(|state| component(state).replace(value) != Some(value));
     }
@@ -128,7 +135,7 @@ impl Health {
         match name {
             "" | "readiness" => Some(state.is_ready()),
             "liveness" => Some(true),
-            "bus" => state.bus,
+            "bus" => state.bus.map(|progresses| progresses && !state.refuses),
             other => state
                 .others
                 .get(other)
@@ -212,6 +219,20 @@ mod tests {
         health.set_store(false);
         assert!(!health.is_ready());
         assert_eq!(health.is_serving("bus"), Some(true));
+    }
+
+    #[test]
+    fn the_bus_serves_when_both_ways_are_free() {
+        let health = Health::new([NAME]).with_bus();
+        health.set_bus(true);
+        health.set_sending(false);
+        health.set_bus(true);
+        assert_eq!(health.is_serving("bus"), Some(false), "what is delivered says nothing of what is sent");
+        health.set_sending(true);
+        assert_eq!(health.is_serving("bus"), Some(true));
+        let without = Health::new([NAME]);
+        without.set_sending(true);
+        assert_eq!(without.is_serving("bus"), None);
     }
 
     #[test]

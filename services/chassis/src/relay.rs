@@ -91,14 +91,11 @@ impl Relay {
         }
         let sent = futures::future::join_all(subjects.into_iter().map(|rows| self.send_in_order(rows))).await;
         let all_sent = sent.iter().all(|(_, complete)| *complete);
+        self.health.set_sending(all_sent);
         let ids: Vec<i64> = sent.into_iter().flat_map(|(ids, _)| ids).collect();
         claim.done(&ids).await?;
         metrics::counter!("eticket_outbox_sent_total", "service" => self.service).increment(ids.len() as u64);
-        if !all_sent {
-            self.health.set_bus(false);
-            return Ok(Outcome::Failed);
-        }
-        Ok(Outcome::Sent(ids.len()))
+        Ok(if all_sent { Outcome::Sent(ids.len()) } else { Outcome::Failed })
     }
 
     /// Sends the rows of one subject; answers the ids that the bus has acknowledged, and whether that is all of them.

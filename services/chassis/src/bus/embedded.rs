@@ -149,7 +149,7 @@ impl Shared {
             stored.push(Stored { sequence, message: Arc::new(message) });
             replies.push((sequence, reply));
         }
-        let outcome = self.log.append(&stored, &self.moved_positions()).await.map_err(unavailable);
+        let outcome = self.keep(&stored, &self.moved_positions()).await;
         if let Ok(trimmed) = &outcome {
             let mut tail = locked(&self.tail);
             tail.messages.extend(stored.into_iter().map(|stored| (stored.sequence, stored.message)));
@@ -168,6 +168,18 @@ impl Shared {
             // Who no longer waits publishes again, or has gone.
             let _ = reply.send(outcome.as_ref().map(|_| sequence).map_err(Error::clone));
         }
+    }
+
+    /// Writes both down. Positions that could not be are written another time.
+    async fn keep(&self, messages: &[Stored], positions: &[log::Position]) -> Result<Vec<u64>, Error> {
+        let outcome = self.log.append(messages, positions).await.map_err(unavailable);
+        if outcome.is_err() {
+            let consumers = locked(&self.consumers);
+            for progress in positions.iter().filter_map(|position| consumers.get(&position.name)) {
+                locked(progress).not_kept();
+            }
+        }
+        outcome
     }
 
     /// Positions that are not written down yet.
@@ -209,7 +221,7 @@ async fn keep_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<(),
     let positions = shared.moved_positions();
     let outcome = match positions[..] {
         [] => Ok(()),
-        _ => shared.log.append(&[], &positions).await.map(drop).map_err(unavailable),
+        _ => shared.keep(&[], &positions).await.map(drop),
     };
     if let Err(error) = &outcome {
         tracing::warn!(%error, "positions on the bus are not written down");
@@ -314,6 +326,33 @@ mod tests {
         }
         let second = Embedded::open(&path).await.unwrap();
         assert_ne!(second.state().await.unwrap().identity, identity);
+    }
+
+    #[tokio::test]
+    async fn when_there_is_room_again_it_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        let message = |length: usize| Message {
+            subject: format!("a.{length}"),
+            body: vec![0; length].into(),
+            ..Message::default()
+        };
+        let bus = Embedded::open(&path).await.unwrap();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        assert_eq!(bus.publish(message(1)).await.unwrap(), 1);
+        assert_eq!(consumer.next(10).await.unwrap().len(), 1);
+        bus.shared.log.fill().await;
+        consumer.ack(&[1]).await.unwrap();
+        assert!(matches!(bus.publish(message(1_000_000)).await, Err(Error::Unavailable(_))));
+        assert_eq!(bus.state().await.unwrap().last_sequence, 1);
+        assert_eq!(bus.publish(message(2)).await.unwrap(), 2);
+        bus.close().await;
+
+        let bus = Embedded::open(&path).await.unwrap();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        let deliveries = consumer.next(10).await.unwrap();
+        let sequences: Vec<u64> = deliveries.iter().map(|delivery| delivery.sequence).collect();
+        assert_eq!(sequences, [2], "the position that could not be written at first is there");
     }
 
     #[tokio::test]

@@ -134,11 +134,13 @@ async fn what_the_bus_does_not_take_stays_and_goes_out_later() {
     bus.fails_at.store(2, Ordering::SeqCst);
     write(&database, &[("a", 1), ("a", 2), ("a", 3), ("a", 4)]).await;
     let relay = relay(&bus, &database);
+    relay.health.set_bus(true);
     assert_eq!(relay.run_once().await, Outcome::Failed);
     assert_eq!(database.outbox_depth().await.unwrap(), 2, "what was acknowledged is deleted, the rest is kept");
     assert_eq!(relay.health.is_serving("bus"), Some(false));
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     assert_eq!(relay.run_once().await, Outcome::Sent(2));
+    assert_eq!(relay.health.is_serving("bus"), Some(true), "though no event may come for long");
     assert_eq!(sent(&bus, "a"), ["1", "2", "3", "4"]);
 }
 

@@ -5,6 +5,7 @@
 //! noting positions) is not, because losing it in a crash only repeats what is harmless to repeat.
 
 mod bookkeeping;
+mod writer;
 
 use std::{marker::PhantomData, path::Path, sync::Arc, time::Duration};
 
@@ -17,6 +18,7 @@ use sqlx::{
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
+pub(crate) use self::writer::Writer;
 use super::{Commit, Error, Work, WorkOff};
 use crate::clock::SharedClock;
 
@@ -53,8 +55,8 @@ pub enum Durability {
 }
 
 struct Writers {
-    synced: SqliteConnection,
-    unsynced: SqliteConnection,
+    synced: Writer,
+    unsynced: Writer,
 }
 
 /// One SQLite file. Clones share it.
@@ -97,10 +99,10 @@ impl Database {
         let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
         migrate(options.clone(), &Migrator::with_migrations(all)).await?;
         let synced = match durability {
-            Durability::Synced => options.connect().await?,
-            Durability::Unsynced => options.clone().synchronous(SqliteSynchronous::Normal).connect().await?,
+            Durability::Synced => Writer::open(options.clone()).await?,
+            Durability::Unsynced => Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?,
         };
-        let unsynced = options.clone().synchronous(SqliteSynchronous::Normal).connect().await?;
+        let unsynced = Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .test_before_acquire(false)
@@ -130,12 +132,16 @@ impl Database {
 struct WritersGuard<'a>(MutexGuard<'a, Option<Writers>>);
 
 impl WritersGuard<'_> {
-    fn synced(&mut self) -> Result<&mut SqliteConnection, Error> {
-        self.0.as_mut().map(|writers| &mut writers.synced).ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
+    async fn synced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        Ok(self.writers()?.synced.ready().await?)
     }
 
-    fn unsynced(&mut self) -> Result<&mut SqliteConnection, Error> {
-        self.0.as_mut().map(|writers| &mut writers.unsynced).ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
+    async fn unsynced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        Ok(self.writers()?.unsynced.ready().await?)
+    }
+
+    fn writers(&mut self) -> Result<&mut Writers, Error> {
+        self.0.as_mut().ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
     }
 }
 
@@ -184,7 +190,7 @@ impl<T: Tables> Commit for Store<T> {
     async fn commit(&self, keys: &T::Keys, requests: &[Uuid], work_off: WorkOff<'_, T::Rows>) -> Result<(), Error> {
         let mut writers = self.database.writers().await?;
         // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
-        let mut transaction = writers.synced()?.begin_with("begin immediate").await?;
+        let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
         let rows = T::read_in_tx(&mut transaction, keys).await?;
         let records = bookkeeping::records_in_tx(&mut transaction, requests).await?;
         let mut work = Work::new(rows, records);

@@ -71,7 +71,7 @@ impl Progress {
         open.map_or(self.cursor, |first| first.saturating_sub(1).min(self.cursor))
     }
 
-    /// The position, if it is not in the file yet. If writing it fails, the next one that moves is written instead.
+    /// The position, if it is not in the file yet. From here on it counts as written.
     pub(super) fn take_moved(&mut self, name: &str) -> Option<log::Position> {
         let floor = self.floor();
         if !self.moved && floor == self.kept_floor {
@@ -79,6 +79,11 @@ impl Progress {
         }
         (self.moved, self.kept_floor) = (false, floor);
         Some(log::Position { name: name.to_owned(), filters: self.filters.clone(), floor })
+    }
+
+    /// The position that was taken could not be written.
+    pub(super) fn not_kept(&mut self) {
+        self.moved = true;
     }
 
     /// Which messages are due again, and when the next one will be.

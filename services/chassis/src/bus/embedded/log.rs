@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::{MESSAGES_PER_SUBJECT, Stored};
 use crate::{
     bus::Message,
-    store::sqlite::{hex, json_rows, migrate},
+    store::sqlite::{Writer, hex, json_rows, migrate},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/bus");
@@ -36,7 +36,7 @@ pub(super) struct Contents {
 }
 
 pub(super) struct Log {
-    writer: Mutex<Option<SqliteConnection>>,
+    writer: Mutex<Option<Writer>>,
     readers: SqlitePool,
 }
 
@@ -50,8 +50,8 @@ impl Log {
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
         migrate(options.clone(), &MIGRATIONS).await?;
-        let mut writer = options.connect().await?;
-        let contents = contents(&mut writer).await?;
+        let mut writer = Writer::open(options.clone()).await?;
+        let contents = contents(writer.ready().await?).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(2)
             .test_before_acquire(false)
@@ -73,7 +73,7 @@ impl Log {
             select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
         let mut writer = self.writer.lock().await;
         let writer = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        let mut transaction = writer.begin_with("begin immediate").await?;
+        let mut transaction = writer.ready().await?.begin_with("begin immediate").await?;
         let mut dropped = Vec::new();
         if !messages.is_empty() {
             let rows = json_rows(messages.iter().map(|Stored { sequence, message }| {
@@ -108,6 +108,15 @@ impl Log {
         const SELECT: &str = "select sequence, subject, headers, body from message where sequence = ?1";
         let row = sqlx::query(SELECT).bind(signed(sequence)).fetch_optional(&self.readers).await?;
         row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
+    }
+
+    /// Leaves no room in the file, until its connection is made anew.
+    #[cfg(test)]
+    pub(super) async fn fill(&self) {
+        let mut writer = self.writer.lock().await;
+        let connection = writer.as_mut().unwrap().ready().await.unwrap();
+        // SQLite takes the number of pages there are for it.
+        sqlx::query("pragma max_page_count = 1").execute(connection).await.unwrap();
     }
 
     pub(super) async fn close(&self) {

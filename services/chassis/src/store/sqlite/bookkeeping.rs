@@ -124,7 +124,7 @@ impl Claim for SqliteClaim {
         let ids = json_rows(published.iter().map(|id| json!(id)));
         // Not synced: a row that comes back after a crash is sent again, which is harmless.
         let mut writers = self.database.writers().await?;
-        sqlx::query(DELETE_SENT).bind(ids).execute(writers.unsynced()?).await?;
+        sqlx::query(DELETE_SENT).bind(ids).execute(writers.unsynced().await?).await?;
         Ok(())
     }
 }
@@ -164,7 +164,7 @@ impl Housekeeping for Database {
     async fn set_stream_identity(&self, identity: &str) -> Result<(), Error> {
         let mut writers = self.writers().await?;
         let statement = sqlx::query("insert or replace into stream (id, identity) values (1, ?1)").bind(identity);
-        statement.execute(writers.synced()?).await?;
+        statement.execute(writers.synced().await?).await?;
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl Housekeeping for Database {
         const DELETE: &str = "delete from record where request_id in
             (select request_id from record where create_time < ?1 order by create_time limit 1000)";
         let mut writers = self.writers().await?;
-        let done = sqlx::query(DELETE).bind(before.timestamp_micros()).execute(writers.unsynced()?).await?;
+        let done = sqlx::query(DELETE).bind(before.timestamp_micros()).execute(writers.unsynced().await?).await?;
         Ok(done.rows_affected())
     }
 
@@ -195,7 +195,6 @@ impl Housekeeping for Database {
     }
 
     async fn close(&self) {
-        use sqlx::Connection;
         self.readers.close().await;
         if let Some(writers) = self.writers.lock().await.take() {
             for connection in [writers.unsynced, writers.synced] {
