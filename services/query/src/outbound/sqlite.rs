@@ -5,6 +5,8 @@
 
 mod pages;
 mod rows;
+#[cfg(test)]
+mod tests;
 
 use std::{
     ffi::OsString,
@@ -56,6 +58,8 @@ impl SqliteViews {
     /// # Errors
     /// `Unavailable` if the file cannot be opened, made or written.
     pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, Error> {
+        // What a rebuilding left that was cut off.
+        remove(&beside(path)).map_err(unavailable)?;
         let store = open(path, &clock).await?;
         Ok(Self { path: path.to_owned(), clock, open: RwLock::new(Some(store)), closed: AtomicBool::new(false) })
     }

@@ -1,0 +1,70 @@
+//! Each list is served by an index: its pages cost what they hold, not what there is.
+
+use eticket_chassis::clock::SystemClock;
+use sqlx::AssertSqlSafe;
+
+use super::*;
+use crate::domain::TicketStatus;
+
+async fn plan(database: &Database, statement: &str) -> String {
+    let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
+    let rows = explained.fetch_all(database.readers()).await.unwrap();
+    rows.iter().map(|row| row.try_get::<String, _>("detail").unwrap()).collect::<Vec<_>>().join("; ")
+}
+
+async fn database() -> (tempfile::TempDir, Database) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("query.db");
+    let database = Database::open_with(&path, &MIGRATIONS, Arc::new(SystemClock), Durability::Unsynced).await.unwrap();
+    (folder, database)
+}
+
+#[tokio::test]
+async fn every_order_and_filter_has_its_index() {
+    let (_folder, database) = database().await;
+    let of_status = |status| Filter { status: Some(status), ..Filter::default() };
+    let of_user = Filter { user: Some("ann".parse().unwrap()), ..Filter::default() };
+    let from = Filter { start_from: Some(DateTime::UNIX_EPOCH), ..Filter::default() };
+    for (filter, order, index) in [
+        (Filter::default(), "", "view_by_start"),
+        (Filter::default(), "start_time desc", "view_by_start"),
+        (from, "", "view_by_start"),
+        // The table itself is in the order of ids.
+        (Filter::default(), "ticket_id", "view"),
+        (Filter::default(), "ticket_id desc", "view"),
+        (Filter::default(), "discounted_price", "view_by_price"),
+        (Filter::default(), "discounted_price desc", "view_by_price"),
+        (Filter::default(), "update_time desc", "view_by_update"),
+        (of_status(TicketStatus::Withdrawn), "", "view_withdrawn"),
+        (of_status(TicketStatus::Reserved), "start_time desc", "view_reserved"),
+        (of_status(TicketStatus::Available), "", "view_free"),
+        (of_status(TicketStatus::Expired), "", "view_free"),
+        (of_user, "", "view_by_holder"),
+    ] {
+        let order = Order::parse(order).unwrap();
+        let key = order.key(&"t".parse().unwrap(), &View::default());
+        for after in [None, Some(key.as_slice())] {
+            let query = pages::query(&filter, &order, after, DateTime::UNIX_EPOCH, 51);
+            let plan = plan(&database, query.sql().as_str()).await;
+            assert!(plan.contains(index), "{filter:?} {order}: {plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{filter:?} {order}: {plan}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn every_other_list_has_its_index() {
+    let (_folder, database) = database().await;
+    for (statement, index) in [
+        (pages::USER_RESERVATIONS, "reservation_by_user"),
+        (pages::CHANGED, "view_by_sequence"),
+        (pages::CHANGED_OF_THESE, "PRIMARY KEY"),
+        (pages::SNAPSHOT, "PRIMARY KEY"),
+        (pages::SNAPSHOT_OF_THESE, "PRIMARY KEY"),
+        (pages::UNSETTLED, "view_unsettled"),
+        (pages::OLDEST_UNSETTLED, "view_by_unsettled_since"),
+    ] {
+        let plan = plan(&database, statement).await;
+        assert!(plan.contains(index), "{statement}: {plan}");
+    }
+}
