@@ -9,7 +9,7 @@ pub mod urls;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 /// A value that is wrong, or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,6 +66,7 @@ impl std::error::Error for Error {}
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Address of the gRPC server.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
     /// Where it keeps its state.
     #[serde(default, skip_serializing_if = "StoreConfig::is_empty")]
@@ -233,6 +234,12 @@ impl ShutdownConfig {
     }
 }
 
+/// The standard library's own words do not say what an address looks like.
+fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let expected = "expected an address and a port, as 127.0.0.1:8082; port 0 takes a free one";
+    String::deserialize(deserializer)?.parse().map_err(|_| D::Error::custom(expected))
+}
+
 /// Refuses a number outside of its bounds; for the checks of services too.
 ///
 /// # Errors
@@ -262,6 +269,7 @@ pub(crate) struct ProcessSettings {
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
     /// Address of `/metrics`, `/livez` and `/readyz`.
+    #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
 }
 

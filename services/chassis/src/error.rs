@@ -58,7 +58,7 @@ impl ApiError {
     /// Adds a violation to `BadRequest`. The first one is the message too, unless there is one.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
-        let (field, description) = (field.into(), description.into());
+        let (field, description) = (short(field.into()), short(description.into()));
         if self.0.message.is_none() {
             self.0.message = Some(format!("{field}: {description}"));
         }
@@ -136,6 +136,17 @@ impl From<ApiError> for Status {
     }
 }
 
+/// Cuts what may quote a caller. An error travels in headers, and a client that finds these too long sees no error but a broken
+/// connection.
+fn short(mut text: String) -> String {
+    const MOST: usize = 500;
+    if let Some((end, _)) = text.char_indices().nth(MOST) {
+        text.truncate(end);
+        text.push('…');
+    }
+    text
+}
+
 /// An error and all its causes in one line.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
@@ -204,6 +215,13 @@ mod tests {
         assert_eq!(violations[0].field, "title");
         assert!(details.retry_info().is_none());
         assert!(status.metadata().get(headers::RETRY_PUSHBACK).is_none());
+    }
+
+    #[test]
+    fn what_a_caller_wrote_makes_no_error_long() {
+        let status: Status = ApiError::invalid_field("x".repeat(9_000), "한".repeat(9_000)).into();
+        assert!(status.message().chars().count() < 1_100 && status.details().len() < 6_000, "{status:?}");
+        assert!(status.message().ends_with('…'));
     }
 
     #[test]

@@ -223,13 +223,11 @@ impl Views {
             return Ok(view);
         }
         let _permit = self.waits.try_acquire().map_err(|_| WaitError::TooMany)?;
-        metrics::gauge!("eticket_view_waits").increment(1);
-        let waited = tokio::select! {
+        let _counted = Counted::new();
+        tokio::select! {
             waited = timeout_at(until, self.wait_for(id, &condition)) => waited.unwrap_or(Err(WaitError::NotCaughtUp)),
             () = self.draining.cancelled() => Err(WaitError::ShuttingDown),
-        };
-        metrics::gauge!("eticket_view_waits").decrement(1);
-        waited
+        }
     }
 
     async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
@@ -271,6 +269,22 @@ impl Views {
         most: i64,
     ) -> Result<Vec<(Reservation, View)>, store::Error> {
         self.store.user_reservations(user, before, most).await
+    }
+}
+
+/// One of those who wait, also if its caller goes away.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        metrics::gauge!("eticket_view_waits").increment(1);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        metrics::gauge!("eticket_view_waits").decrement(1);
     }
 }
 

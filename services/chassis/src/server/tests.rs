@@ -70,7 +70,7 @@ impl Fake {
     pub(super) async fn reaches(&self, count: usize) {
         let mut changes = self.under_way.subscribe();
         let waiting = changes.wait_for(|now| *now == count);
-        tokio::time::timeout(Duration::from_secs(30), waiting).await.expect("in time").expect("a sender");
+        tokio::time::timeout(BOUND, waiting).await.expect("in time").expect("a sender");
     }
 }
 
@@ -209,14 +209,25 @@ impl Answer {
     }
 }
 
+/// Longer than anything here takes; a test that reaches it has failed.
+pub(super) const BOUND: Duration = Duration::from_secs(90);
+
 /// Reads an answer to its end.
 pub(super) async fn read(response: http::Response<Body>) -> Answer {
+    tokio::time::timeout(BOUND, read_to_end(response)).await.expect("it ends")
+}
+
+async fn read_to_end(response: http::Response<Body>) -> Answer {
     let (head, mut body) = response.into_parts();
     let mut status = Status::from_header_map(&head.headers);
     let mut messages = Vec::new();
     while let Some(frame) = body.frame().await {
         match frame.expect("no transport error").into_data() {
-            Ok(data) => messages.push(data),
+            Ok(data) => {
+                messages.push(data);
+                // A stream that always has more must not keep the bound from being seen.
+                tokio::task::yield_now().await;
+            }
             Err(frame) => {
                 let trailers = frame.into_trailers().expect("data or trailers");
                 assert!(status.is_none(), "one status only: {status:?} and {trailers:?}");

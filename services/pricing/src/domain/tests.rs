@@ -1,3 +1,5 @@
+//! Prices and policies, case by case and under random schedules.
+
 use chrono::{NaiveDate, Weekday};
 use chrono_tz::Tz;
 use proptest::prelude::*;

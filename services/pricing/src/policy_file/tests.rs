@@ -1,3 +1,5 @@
+//! Policy files that are right, and what is said of those that are wrong.
+
 use chrono::{DateTime, Utc, Weekday};
 use chrono_tz::Tz;
 use eticket_proto::ids::UserGrade;

@@ -1,3 +1,5 @@
+//! Addresses that come and go, as a name server would tell of them.
+
 use std::{collections::VecDeque, sync::Mutex};
 
 use tokio::sync::mpsc;

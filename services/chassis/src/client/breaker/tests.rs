@@ -1,3 +1,5 @@
+//! The breaker under paused time.
+
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::time::{advance, sleep};

@@ -42,7 +42,7 @@ async fn a_stream_that_always_has_more_ends_at_its_deadline_too() {
 #[tokio::test(start_paused = true)]
 async fn a_stream_without_a_deadline_gets_none() {
     let fake = Fake::new(StreamKind::Waits);
-    let reading = tokio::spawn(read(open(&fake, republish(&[])).await));
+    let reading = tokio::spawn(read_to_end(open(&fake, republish(&[])).await));
     tokio::time::sleep(Duration::from_secs(3600)).await;
     assert!(!reading.is_finished());
     assert_eq!(*fake.under_way.borrow(), 1);
