@@ -26,6 +26,8 @@ pub(crate) enum Inner {
     Own(tonic::body::Body),
 }
 
+type Polled = Result<Frame<Bytes>, Box<dyn Error>>;
+
 impl Default for Inner {
     fn default() -> Self {
         Self::Own(tonic::body::Body::empty())
@@ -33,7 +35,7 @@ impl Default for Inner {
 }
 
 impl Inner {
-    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Box<dyn Error>>>> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Option<Polled>> {
         match self {
             Self::Upstream(body) => {
                 Pin::new(body).poll_frame(context).map(|frame| frame.map(|frame| frame.map_err(Into::into)))
