@@ -88,20 +88,21 @@ impl Database {
         clock: SharedClock,
         durability: Durability,
     ) -> Result<Self, Error> {
+        let synchronous = match durability {
+            Durability::Synced => SqliteSynchronous::Full,
+            Durability::Unsynced => SqliteSynchronous::Normal,
+        };
         let options = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
+            .synchronous(synchronous)
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256)
             .disable_statement_logging();
         let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
         migrate(options.clone(), &Migrator::with_migrations(all)).await?;
-        let synced = match durability {
-            Durability::Synced => Writer::open(options.clone()).await?,
-            Durability::Unsynced => Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?,
-        };
+        let synced = Writer::open(options.clone()).await?;
         let unsynced = Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
