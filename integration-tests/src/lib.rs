@@ -5,6 +5,7 @@
 pub mod api;
 pub mod binary;
 pub mod calendar;
+pub mod convergence;
 pub mod eventually;
 pub mod grpc_web;
 pub mod process;

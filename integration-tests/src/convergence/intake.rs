@@ -1,0 +1,143 @@
+//! How a schedule drives what takes events in: the chassis's consumers, and query's reader, one batch at a time.
+
+use anyhow::{Context, Result, ensure};
+use async_trait::async_trait;
+use eticket_chassis::{
+    bus,
+    bus::Delivery,
+    consumer::{Consumer, Error, Session, TakeIn},
+};
+use eticket_query::application::reader::{Reader, Session as ReaderSession};
+
+use super::bus::TestBus;
+
+/// A service's consumer, whatever its events are.
+#[async_trait(?Send)]
+pub trait Intake {
+    fn name(&self) -> &'static str;
+    fn filters(&self) -> &'static [&'static str];
+
+    /// Counts the streams: the one attached to; none while it is not.
+    fn attached_to(&self) -> Option<usize>;
+
+    /// Attaches, if it is not; meeting a new stream it publishes all its states.
+    async fn attach(&mut self) -> Result<()>;
+
+    fn detach(&mut self);
+
+    /// Applies a batch. What the bus does not take of it afterwards ends the session, as it does in production.
+    async fn apply(&mut self, batch: Vec<Delivery>) -> Result<()>;
+
+    /// As the operator's command.
+    async fn republish(&mut self) -> Result<()>;
+}
+
+pub struct ConsumerIntake<'w, T: TakeIn> {
+    consumer: &'w Consumer<T>,
+    bus: TestBus,
+    session: Option<(Session<'w, T>, usize)>,
+}
+
+impl<'w, T: TakeIn> ConsumerIntake<'w, T> {
+    pub fn new(consumer: &'w Consumer<T>, bus: TestBus) -> Self {
+        Self { consumer, bus, session: None }
+    }
+}
+
+#[async_trait(?Send)]
+impl<T: TakeIn> Intake for ConsumerIntake<'_, T> {
+    fn name(&self) -> &'static str {
+        self.consumer.name
+    }
+
+    fn filters(&self) -> &'static [&'static str] {
+        self.consumer.filters
+    }
+
+    fn attached_to(&self) -> Option<usize> {
+        self.session.as_ref().map(|(_, generation)| *generation)
+    }
+
+    async fn attach(&mut self) -> Result<()> {
+        if self.session.is_none() {
+            let session = self.consumer.attach().await.context("attaching")?;
+            self.session = Some((session, self.bus.generation()));
+        }
+        Ok(())
+    }
+
+    fn detach(&mut self) {
+        self.session = None;
+    }
+
+    async fn apply(&mut self, batch: Vec<Delivery>) -> Result<()> {
+        let (session, _) = self.session.as_mut().context("attached")?;
+        match session.apply(batch).await {
+            Ok(()) => Ok(()),
+            Err(Error::Bus(bus::Error::StreamChanged | bus::Error::Unavailable(_))) => {
+                self.session = None;
+                Ok(())
+            }
+            Err(error) => Err(error).context("applying a batch"),
+        }
+    }
+
+    async fn republish(&mut self) -> Result<()> {
+        self.consumer.bus.restart(self.consumer.name).await?;
+        self.consumer.take_in.republish(&|_| ()).await?;
+        Ok(())
+    }
+}
+
+/// The view's reader.
+pub struct ViewIntake<'w> {
+    reader: &'w Reader,
+    bus: TestBus,
+    session: Option<(ReaderSession<'w>, usize)>,
+}
+
+impl<'w> ViewIntake<'w> {
+    pub fn new(reader: &'w Reader, bus: TestBus) -> Self {
+        Self { reader, bus, session: None }
+    }
+
+    pub fn attached_to(&self) -> Option<usize> {
+        self.session.as_ref().map(|(_, generation)| *generation)
+    }
+
+    pub async fn attach(&mut self) -> Result<()> {
+        if self.session.is_none() {
+            let session = self.reader.attach().await.context("attaching the view")?;
+            self.session = Some((session, self.bus.generation()));
+        }
+        Ok(())
+    }
+
+    pub fn detach(&mut self) {
+        self.session = None;
+    }
+
+    /// The next messages in order, applied; none where there are none.
+    pub async fn read_on(&mut self, most: usize) -> Result<Vec<Delivery>> {
+        self.bus.set_page(most);
+        let (session, _) = self.session.as_mut().context("attached")?;
+        match session.next().await {
+            Ok(batch) => {
+                session.apply(batch.clone()).await.context("applying to the view")?;
+                Ok(batch)
+            }
+            Err(bus::Error::StreamChanged) => {
+                self.session = None;
+                Ok(Vec::new())
+            }
+            Err(error) => Err(error).context("reading"),
+        }
+    }
+
+    /// Any messages, applied.
+    pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<()> {
+        ensure!(!batch.is_empty(), "an empty batch has no last message to keep as the position");
+        let (session, _) = self.session.as_mut().context("attached")?;
+        session.apply(batch).await.context("applying to the view")
+    }
+}

@@ -1,0 +1,250 @@
+//! The four services in one process: their real applications over real SQLite files, with a bus and a clock that the schedule
+//! holds. Neither relays nor consumers run; they are stepped.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch::{Batches, Limits},
+    bus::Bus,
+    clock::{ManualClock, SharedClock},
+    consumer::{Consumer, TakeIn},
+    health::Health,
+    store::{
+        Housekeeping,
+        sqlite::{Database, Durability, Store},
+    },
+    tasks::Tasks,
+    telemetry::TraceContext,
+};
+use eticket_pricing::application::{PriceWriter, Prices};
+use eticket_proto::ids::TicketId;
+use eticket_query::application::{ViewStore, changes::Changes, reader::Reader};
+use eticket_reservation::{
+    application::{Availability, CheckError, ReservationStore, ReservationWriter, Reservations},
+    domain::Check,
+};
+use eticket_ticket::{
+    application::{TicketWriter, Tickets},
+    domain::Unavailable,
+};
+use tokio::{
+    sync::{Notify, oneshot},
+    time::Instant,
+};
+
+use super::bus::TestBus;
+
+/// The services that write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Service {
+    Ticket,
+    Reservation,
+    Pricing,
+}
+
+impl Service {
+    pub const ALL: [Self; 3] = [Self::Ticket, Self::Reservation, Self::Pricing];
+}
+
+/// See the module.
+pub struct World {
+    pub bus: TestBus,
+    pub clock: Arc<ManualClock>,
+    pub tickets: Tickets,
+    pub reservations: Reservations,
+    pub ledgers: Arc<dyn ReservationStore>,
+    pub prices: Prices,
+    pub views: Arc<dyn ViewStore>,
+    pub ticket: Consumer<eticket_ticket::inbound::events::Events>,
+    pub reservation: Consumer<eticket_reservation::inbound::events::Events>,
+    pub pricing: Consumer<eticket_pricing::inbound::events::Events>,
+    pub query: Reader,
+    pub check: Arc<DirectCheck>,
+    folder: tempfile::TempDir,
+}
+
+/// Nothing here is to outlive the machine, and a sync per commit is most of the time that a schedule takes.
+const DURABILITY: Durability = Durability::Unsynced;
+
+impl World {
+    /// New stores, and a stream that nobody has met yet.
+    pub async fn new(now: DateTime<Utc>) -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (bus, clock, tasks) = (TestBus::default(), Arc::new(ManualClock::new(now)), Tasks::new());
+        let open = async |name: &str, migrations| {
+            let path = folder.path().join(name);
+            Database::open_with(&path, migrations, clock.clone(), DURABILITY).await.expect("a store")
+        };
+        let ticket_db = open("ticket.db", &eticket_ticket::outbound::sqlite::MIGRATIONS).await;
+        let reservation_db = open("reservation.db", &eticket_reservation::outbound::sqlite::MIGRATIONS).await;
+        let pricing_db = open("pricing.db", &eticket_pricing::outbound::sqlite::MIGRATIONS).await;
+
+        let tickets = tickets(&ticket_db, &clock, &tasks);
+        let check = Arc::new(DirectCheck { tickets: tickets.clone(), gates: Mutex::default() });
+        let (reservations, ledgers) = reservations(&reservation_db, &clock, &tasks, check.clone());
+        let prices = prices(&pricing_db, &clock, &tasks).await;
+        let query = reader(&folder, &bus, &clock).await;
+
+        let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
+        let ticket = consumer("ticket", eticket_ticket::inbound::events::FILTERS, &bus, &clock, &ticket_db, events);
+        let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
+        let filters = eticket_reservation::inbound::events::FILTERS;
+        let reservation = consumer("reservation", filters, &bus, &clock, &reservation_db, events);
+        let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
+        let pricing = consumer("pricing", eticket_pricing::inbound::events::FILTERS, &bus, &clock, &pricing_db, events);
+        let views = query.store.clone();
+        Self {
+            bus,
+            clock,
+            tickets,
+            reservations,
+            ledgers,
+            prices,
+            views,
+            ticket,
+            reservation,
+            pricing,
+            query,
+            check,
+            folder,
+        }
+    }
+
+    /// Outbox, parked messages and the like of a service.
+    pub fn housekeeping(&self, service: Service) -> &dyn Housekeeping {
+        match service {
+            Service::Ticket => &*self.ticket.store,
+            Service::Reservation => &*self.reservation.store,
+            Service::Pricing => &*self.pricing.store,
+        }
+    }
+
+    /// Closes the stores and removes them.
+    pub async fn close(self) {
+        for service in Service::ALL {
+            self.housekeeping(service).close().await;
+        }
+        self.views.close().await;
+        drop(self.folder);
+    }
+}
+
+fn tickets(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Tickets {
+    let store = Arc::new(Store::<eticket_ticket::outbound::sqlite::TicketTables>::new(database.clone()));
+    let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+    let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
+    let jobs = Batches::start("ticket", tasks, Limits::default(), Arc::new(writer));
+    Tickets::new(store, jobs, clock.clone())
+}
+
+fn reservations(
+    database: &Database,
+    clock: &Arc<ManualClock>,
+    tasks: &Tasks,
+    check: Arc<DirectCheck>,
+) -> (Reservations, Arc<dyn ReservationStore>) {
+    let store = Arc::new(Store::<eticket_reservation::outbound::sqlite::ReservationTables>::new(database.clone()));
+    let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+    let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
+    let jobs = Batches::start("reservation", tasks, Limits::default(), Arc::new(writer));
+    (Reservations::new(store.clone(), jobs, check, clock.clone()), store)
+}
+
+async fn prices(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Prices {
+    use eticket_pricing::{
+        outbound::{messages::Protobuf, sqlite::PriceTables},
+        policy_file,
+    };
+    let store = Arc::new(Store::<PriceTables>::new(database.clone()));
+    let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
+    let prices = Prices::new(store, Batches::start("pricing", tasks, Limits::default(), Arc::new(writer)));
+    let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
+    prices.offer(policy).await.expect("the store answers");
+    prices
+}
+
+async fn reader(folder: &tempfile::TempDir, bus: &TestBus, clock: &Arc<ManualClock>) -> Reader {
+    let clock: SharedClock = clock.clone();
+    let path = folder.path().join("query.db");
+    let store = eticket_query::outbound::sqlite::SqliteViews::open(&path, clock.clone()).await.expect("a store");
+    Reader {
+        bus: Arc::new(bus.clone()),
+        store: Arc::new(store),
+        decode: Arc::new(eticket_query::inbound::events::Protobuf),
+        changes: Changes::default(),
+        clock,
+        health: health(),
+        turn: Arc::default(),
+        reattach: Arc::new(Notify::new()),
+    }
+}
+
+fn health() -> Health {
+    Health::new(Vec::<String>::new())
+}
+
+fn consumer<T: TakeIn>(
+    name: &'static str,
+    filters: &'static [&'static str],
+    bus: &TestBus,
+    clock: &Arc<ManualClock>,
+    database: &Database,
+    events: T,
+) -> Consumer<T> {
+    let bus: Arc<dyn Bus> = Arc::new(bus.clone());
+    let store: Arc<dyn Housekeeping> = Arc::new(database.clone());
+    Consumer { name, filters, bus, store, take_in: Arc::new(events), clock: clock.clone(), health: health() }
+}
+
+struct Gate {
+    arrived: oneshot::Sender<()>,
+    go_on: oneshot::Receiver<()>,
+}
+
+/// The availability check without a wire between. A call may be held up after its check was answered: what is commanded
+/// meanwhile comes between check and commit.
+pub struct DirectCheck {
+    tickets: Tickets,
+    /// By the correlation id of the call.
+    gates: Mutex<HashMap<String, Gate>>,
+}
+
+impl DirectCheck {
+    /// Holds the call of this trace up. It says when it has got there, and goes on when it is told to.
+    pub fn hold_up(&self, trace: &TraceContext) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
+        let ((arrived, has_arrived), (go, go_on)) = (oneshot::channel(), oneshot::channel());
+        let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.insert(trace.correlation_id.clone(), Gate { arrived, go_on });
+        (has_arrived, go)
+    }
+}
+
+#[async_trait]
+impl Availability for DirectCheck {
+    async fn check(&self, ticket: &TicketId, _: Option<Instant>, trace: &TraceContext) -> Result<Check, CheckError> {
+        let found = self.tickets.ticket(ticket).await.expect("the store answers");
+        let check = found.map_or(Check::NotFound, |ticket| {
+            let end = ticket.schedule.end();
+            match ticket.check(self.tickets.now()) {
+                Ok(()) => Check::Available { end },
+                Err(Unavailable::Withdrawn) => Check::Withdrawn,
+                Err(Unavailable::Expired) => Check::Expired,
+                Err(Unavailable::Reserved) => {
+                    Check::Reserved { reservation_revision: ticket.reservation_revision, end }
+                }
+            }
+        });
+        let gate = self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&trace.correlation_id);
+        if let Some(Gate { arrived, go_on }) = gate {
+            // A schedule that has ended early waits for nobody.
+            let _ = arrived.send(());
+            let _ = go_on.await;
+        }
+        Ok(check)
+    }
+}
