@@ -186,14 +186,14 @@ impl Session<'_> {
     }
 
     async fn apply_alone(&mut self, mut read: Read) -> Result<(), Error> {
-        let mut failures = 0;
         loop {
             match self.commit(std::slice::from_ref(&read)).await {
                 Err(Error::Store(error @ store::Error::Data(_))) if read.content.is_ok() => {
-                    failures += 1;
-                    tracing::warn!(event_id = read.event_id, failures, error = %chain(&error), "an event cannot be applied");
-                    if failures >= MAX_ATTEMPTS {
-                        read.content = Err(chain(&error));
+                    let (event_id, attempts, reason) = (&read.event_id, read.attempts, chain(&error));
+                    tracing::warn!(event_id, attempts, reason, "an event cannot be applied");
+                    match attempts {
+                        MAX_ATTEMPTS.. => read.content = Err(reason),
+                        _ => read.attempts += 1,
                     }
                 }
                 outcome => return outcome,
@@ -256,7 +256,10 @@ impl Session<'_> {
     }
 
     /// A bus may deliver nothing though there is something: twice behind without progress between is a stall.
-    async fn look_again(&mut self) -> Result<(), Error> {
+    ///
+    /// # Errors
+    /// `Stalled`, or that the stream is another by now: to be attached to anew.
+    pub async fn look_again(&mut self) -> Result<(), Error> {
         let stream = self.of.bus.state().await?;
         if stream.identity != self.stored.identity {
             return Err(bus::Error::StreamChanged.into());
@@ -306,7 +309,7 @@ impl Reader {
     fn read(&self, delivery: Delivery) -> Read {
         let Delivery { sequence, message, .. } = delivery;
         let content = self.decode.decode(&message);
-        Read { sequence, event_id: event_id(&message, sequence), message, content }
+        Read { sequence, event_id: event_id(&message, sequence), message, attempts: 1, content }
     }
 }
 

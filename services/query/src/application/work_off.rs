@@ -17,6 +17,8 @@ pub(super) struct Read {
     pub(super) sequence: u64,
     pub(super) event_id: String,
     pub(super) message: Arc<Message>,
+    /// How often it has been tried.
+    pub(super) attempts: u32,
     /// What it says, or why it is set aside.
     pub(super) content: Result<(TicketId, Event), String>,
 }
@@ -72,6 +74,6 @@ pub(super) fn take_in(rows: &mut ViewRows, ticket: &TicketId, event: &Event, seq
 impl Read {
     pub(super) fn park(&self, reason: &str, now: DateTime<Utc>) -> Parked {
         let (event_id, message) = (self.event_id.clone(), (*self.message).clone());
-        Parked { event_id, message, reason: reason.to_owned(), attempts: 1, park_time: now }
+        Parked { event_id, message, reason: reason.to_owned(), attempts: self.attempts, park_time: now }
     }
 }

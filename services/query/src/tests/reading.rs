@@ -175,6 +175,74 @@ async fn what_cannot_be_read_is_parked_and_the_rest_flows() {
     assert!(parked[0].reason.starts_with("body: "), "{}", parked[0].reason);
 }
 
+/// Has the store refuse rows with this title.
+async fn poison(fixture: &Fixture, statement: &'static str) {
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture._folder.path().join("query.db"));
+    let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
+    sqlx::query(statement).execute(&mut connection).await.unwrap();
+    sqlx::Connection::close(connection).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_alone_fails_again_and_again_is_parked_and_the_rest_flows() {
+    let fixture = Fixture::new().await;
+    poison(
+        &fixture,
+        "create trigger poison before insert on view when new.title = 'poison' begin select raise(abort, 'no'); end",
+    )
+    .await;
+    let poisoned = Event::Ticket(TicketPart { title: "poison".to_owned(), ..ticket(1, 0, None) });
+    for (ticket, event) in [(id("a"), free()[0].clone()), (id("b"), poisoned), (id("c"), free()[0].clone())] {
+        fixture.publish(&ticket, &event).await;
+    }
+    fixture.read_all().await;
+    for (ticket, there) in [("a", true), ("b", false), ("c", true)] {
+        assert_eq!(fixture.store().view(&id(ticket)).await.unwrap().is_some(), there, "{ticket}");
+    }
+    let parked = fixture.store().parked("", 10).await.unwrap();
+    assert_eq!((parked.len(), parked[0].attempts), (1, crate::application::reader::MAX_ATTEMPTS));
+    assert_eq!(position(&fixture).await.sequence, 3);
+    fixture.reader.apply_parked(parked[0].clone()).await.unwrap();
+    assert_eq!(fixture.store().parked("", 10).await.unwrap(), parked, "what fails again stays");
+    poison(&fixture, "drop trigger poison").await;
+    fixture.reader.apply_parked(parked[0].clone()).await.unwrap();
+    assert_eq!(fixture.store().parked("", 10).await.unwrap(), []);
+    assert_eq!(fixture.view(&id("b")).await.ticket.unwrap().title, "poison");
+}
+
+#[tokio::test]
+async fn a_reader_that_is_told_of_nothing_finds_out_that_it_stalls() {
+    let bus = bus::MemoryBus::new();
+    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    assert!(session.look_again().await.is_ok(), "at the end there is nothing to be told of");
+    bus.append(message(&id("a"), &free()[0]));
+    assert!(session.look_again().await.is_ok(), "it may have come this moment");
+    let stalled = session.look_again().await.expect_err("it has had its time");
+    assert!(matches!(stalled, crate::application::reader::Error::Stalled { read: 0, last: 1 }), "{stalled}");
+    let batch = session.next().await.unwrap();
+    session.apply(batch).await.unwrap();
+    assert!(session.look_again().await.is_ok());
+    bus.renew();
+    assert!(session.look_again().await.is_err(), "the stream is another");
+}
+
+#[tokio::test]
+async fn a_bus_that_fails_shows_and_is_gone_back_to() {
+    let bus = bus::MemoryBus::new();
+    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let stop = CancellationToken::new();
+    let reading = tokio::spawn(fixture.reader.clone().run(stop.clone()));
+    until("it reads", async || fixture.health.is_ready()).await;
+    bus.renew();
+    bus.append(message(&id("a"), &free()[0]));
+    until("the health says so", async || fixture.health.is_serving("bus") == Some(false)).await;
+    until("it has read the other stream", async || fixture.store().view(&id("a")).await.unwrap().is_some()).await;
+    until("the health says so", async || fixture.health.is_serving("bus") == Some(true)).await;
+    stop.cancel();
+    timeout(BOUND, reading).await.expect("in time").unwrap();
+}
+
 #[tokio::test]
 async fn a_file_that_is_useless_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
