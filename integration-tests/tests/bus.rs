@@ -1,0 +1,145 @@
+//! The embedded bus as it should never be: with messages that nobody can read, and lost altogether.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{fs, path::Path};
+
+use chrono::Weekday;
+use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
+use eticket_integration_tests::{
+    Api, Eticket, Wire, calendar,
+    eventually::{SOON, eventually},
+    redelivery::BUS_FILE,
+};
+use eticket_proto::{
+    headers,
+    operations::{
+        ListParkedEventsRequest, ListParkedEventsResponse, ParkedEvent, ResendParkedEventRequest,
+        ResendParkedEventResponse,
+    },
+    query::TicketView,
+    reservation::UserGrade,
+    ticket::TicketStatus,
+};
+use tempfile::TempDir;
+use tonic::{Request, Status};
+
+/// Asks the operations of one service, through the gateway.
+async fn operations<Q, A>(api: &Api, service: &'static str, method: &'static str, message: Q) -> Result<A, Status>
+where
+    Q: prost::Message + 'static,
+    A: prost::Message + Default + 'static,
+{
+    let mut request = Request::new(message);
+    request.metadata_mut().insert(headers::SERVICE, service.parse().expect("ASCII"));
+    api.call_with(method, request).await
+}
+
+async fn parked(api: &Api, service: &'static str) -> Vec<ParkedEvent> {
+    let method = "eticket.operations.v1.OperationsService/ListParkedEvents";
+    let answer: Result<ListParkedEventsResponse, Status> =
+        operations(api, service, method, ListParkedEventsRequest::default()).await;
+    answer.expect("it lists").parked_events
+}
+
+async fn publish(data: &Path, messages: &[Message]) {
+    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("the bus's file opens while nobody else has it");
+    for message in messages {
+        bus.publish(message.clone()).await.expect("the bus takes a message");
+    }
+    bus.close().await;
+}
+
+/// Registers and reserves, and answers the view once both sagas are over.
+async fn reserved(api: &Api, ticket: &str) -> TicketView {
+    api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
+    let answer = api.reserve(ticket, "A", UserGrade::Vip).await.expect("reserved");
+    api.settled(ticket, &answer.consistency_token).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    reserved(&Api::new(&eticket, Wire::Gateway), "before").await;
+    eticket.stop().await;
+
+    let garbage = |subject: &str, id: &str| Message {
+        subject: subject.to_owned(),
+        headers: vec![(headers::ID.to_owned(), id.to_owned()), (headers::TYPE.to_owned(), "a.Type".to_owned())],
+        body: vec![0xff; 9].into(),
+    };
+    let messages = [
+        garbage("eticket.v1.ticket.x", "garbage/ticket"),
+        garbage("eticket.v1.reservation.x.y", "garbage/reservation"),
+    ];
+    publish(data.path(), &messages).await;
+
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    // Comes behind the garbage on the stream: once it is through, so is the garbage.
+    let view = reserved(&api, "after").await;
+    assert_eq!((view.settled, view.ticket_status()), (true, TicketStatus::Reserved));
+    for (service, expected) in [
+        ("ticket", vec!["garbage/reservation"]),
+        ("reservation", vec!["garbage/ticket"]),
+        ("pricing", vec!["garbage/reservation", "garbage/ticket"]),
+        ("query", vec!["garbage/reservation", "garbage/ticket"]),
+    ] {
+        let parked = parked(&api, service).await;
+        let ids: Vec<_> = parked.iter().map(|event| event.event_id.as_str()).collect();
+        assert_eq!(ids, expected, "{service}");
+        assert!(parked.iter().all(|event| !event.reason.is_empty() && event.event_type == "a.Type"), "{parked:?}");
+        let method = "eticket.operations.v1.OperationsService/ResendParkedEvent";
+        let resent: Result<ResendParkedEventResponse, Status> =
+            operations(&api, service, method, ResendParkedEventRequest::default()).await;
+        assert_eq!(resent.expect("it tries").resent_count, 0, "it still cannot be read");
+    }
+    eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    let mut before = Vec::new();
+    for number in 0..20 {
+        let ticket = format!("t-{number}");
+        let mut view = reserved(&api, &ticket).await;
+        if number % 3 == 0 {
+            let cancelled = api.cancel(&view.reservation_id).await.expect("cancelled");
+            view = api.settled(&ticket, &cancelled.consistency_token).await;
+        }
+        if number % 5 == 0 {
+            let withdrawn = api.withdraw(&ticket, "").await.expect("withdrawn");
+            view = api.settled(&ticket, &withdrawn.consistency_token).await;
+        }
+        before.push(view);
+    }
+    eticket.stop().await;
+
+    // The view goes too: what it shows afterwards can only have come from what was published again.
+    for entry in fs::read_dir(data.path()).expect("the folder") {
+        let path = entry.expect("an entry").path();
+        let name = path.file_name().expect("a name").to_string_lossy().into_owned();
+        if name.starts_with("bus.db") || name.starts_with("query.db") {
+            fs::remove_file(path).expect("removed");
+        }
+    }
+
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    for old in before {
+        let new = eventually(SOON, "the view is as it was", async || {
+            let view = api.settled(&old.ticket_id, "").await;
+            // The newest reservation may come before the ledger's closing, so more than one settled state is passed.
+            if view.revisions == old.revisions { Ok(view) } else { Err(view.revisions) }
+        })
+        .await;
+        assert_eq!(TicketView { update_time: None, ..new }, TicketView { update_time: None, ..old });
+    }
+    let view = reserved(&api, "afterwards").await;
+    assert!(view.settled);
+    eticket.stop().await;
+}
