@@ -12,6 +12,7 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use axum::body::Body;
@@ -20,7 +21,7 @@ use eticket_chassis::{
     server::{Deadline, language},
     telemetry::TraceContext,
 };
-use eticket_proto::{error_text::Language, headers};
+use eticket_proto::{error::ErrorReason, error_text::Language, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
 use tonic::{Status, service::Routes as LocalServices};
 use tower::Service;
@@ -36,6 +37,9 @@ use crate::{
 
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const CORRELATION_ID: HeaderName = HeaderName::from_static(headers::CORRELATION_ID);
+
+/// An upstream that resets a stream so shortly before the deadline does so because of it: it was given a little less.
+const AT_THE_DEADLINE: Duration = Duration::from_millis(10);
 
 /// Headers that speak of one connection (RFC 9110, 7.6.1).
 const NOT_PASSED_ON: [HeaderName; 7] = [
@@ -67,6 +71,7 @@ pub(crate) struct Peer {
     /// None for the gateway's own services.
     upstream: Option<Arc<Upstream>>,
     fault: SharedFault,
+    deadline: Option<Deadline>,
     language: Language,
 }
 
@@ -94,6 +99,7 @@ impl Shared {
         let peer = Peer {
             upstream: self.upstream(route.destination, &head.headers)?,
             fault: fault.clone(),
+            deadline: head.extensions.get().copied(),
             language: language::current(),
         };
         let allowance = Allowance { max_message_bytes: self.max_message_bytes, single: !route.streams_requests };
@@ -180,6 +186,9 @@ impl Peer {
         if let Some(fault) = self.fault.get() {
             return (*fault).into();
         }
+        if self.deadline.is_some_and(|deadline| deadline.remaining() <= AT_THE_DEADLINE) {
+            return ApiError::new(ErrorReason::DeadlineExceeded).to_status(self.language);
+        }
         match (&self.upstream, error) {
             (Some(upstream), error) => upstream.unavailable(error).to_status(self.language),
             (None, Some(error)) => ApiError::internal(error),
@@ -190,11 +199,19 @@ impl Peer {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use tokio::time::Instant;
+    use tonic::Code;
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_is_reset_at_the_deadline_has_exceeded_it() {
+        for (left, code) in [(5, Code::DeadlineExceeded), (500, Code::Internal)] {
+            let deadline = Some(Deadline(Instant::now() + Duration::from_millis(left)));
+            let peer = Peer { deadline, ..Peer::default() };
+            assert_eq!(peer.broken(None).code(), code, "{left} ms left");
+        }
+    }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_spent_of_a_deadline_is_taken_off() {

@@ -12,7 +12,7 @@ use std::{
 };
 
 use axum::body::Body;
-use eticket_chassis::health::Health;
+use eticket_chassis::{health::Health, tasks::Tasks};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::service::Routes as LocalServices;
 use tonic_health::pb::health_server::HealthServer;
@@ -25,7 +25,7 @@ use crate::{
     routes::{Owner, Routes},
     site::{self, Site},
     upstream::{Upstream, pool::Pool},
-    wire::{Wire, answer::to_web, request::to_grpc},
+    wire::{Wire, answer::to_web, linger::Lingering, request::to_grpc},
 };
 
 /// A descriptor that was compiled in cannot be read.
@@ -74,13 +74,14 @@ struct Inner<S> {
 struct Browsers<S> {
     grpc: S,
     site: Site,
+    tasks: Tasks,
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl<S: Clone> Protocols<S> {
-    pub(crate) fn new(grpc: S, site: Site, cors: &CorsLayer) -> Self {
-        let browsers = cors.layer(Browsers { grpc: grpc.clone(), site });
+    pub(crate) fn new(grpc: S, site: Site, cors: &CorsLayer, tasks: Tasks) -> Self {
+        let browsers = cors.layer(Browsers { grpc: grpc.clone(), site, tasks });
         Self(Arc::new(Inner { grpc, browsers }))
     }
 }
@@ -139,7 +140,10 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Body>) -> Answering {
+    fn call(&mut self, mut request: Request<Body>) -> Answering {
+        if request.version() < Version::HTTP_2 {
+            request = request.map(|body| Lingering::wrap(body, &self.tasks));
+        }
         let Some(Wire::Web { request: encoding, answer }) = Wire::of(request.headers()) else {
             let site = self.site.clone();
             return Box::pin(async move { Ok(site.answer(request).await) });

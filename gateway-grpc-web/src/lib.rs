@@ -63,7 +63,7 @@ impl Service for Gateway {
         let site = Site::new(config.console.folder.as_deref());
         let cors = cors::layer(config.origins()?, context.settings.listen);
         let grpc = server::layered(Self::NAME, &context.settings.limits, calls);
-        let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors));
+        let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors, tasks.clone()));
         match context.server().routes(router).health(health).start().await {
             Ok(running) => Ok(running.then(move || async move { tasks.stop().await })),
             Err(error) => {

@@ -6,6 +6,7 @@
 
 pub(crate) mod answer;
 pub(crate) mod base64_stream;
+pub(crate) mod linger;
 pub(crate) mod request;
 
 use bytes::{BufMut, Bytes, BytesMut};

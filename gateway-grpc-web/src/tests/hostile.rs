@@ -153,3 +153,27 @@ async fn garbage_on_the_port_ends_its_own_connection_only() {
     }
     assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
 }
+
+#[tokio::test]
+async fn who_still_writes_when_refused_reads_the_refusal() {
+    let world = World::new().await;
+    for text in [false, true] {
+        // More than the buffers between the two hold.
+        let body = frame(&vec![0; 8 * 1024 * 1024]);
+        let body = if text { BASE64_STANDARD.encode(body).into_bytes() } else { body };
+        let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
+        let content_type = if text { "application/grpc-web-text" } else { "application/grpc-web" };
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+            method::GET_TICKET,
+            body.len()
+        );
+        // As simple clients do: everything is written before anything is read.
+        stream.write_all(head.as_bytes()).await.unwrap();
+        stream.write_all(&body).await.expect("all of the body is taken");
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.expect("an answer");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains("grpc-status: 8"), "{answer}");
+    }
+}
