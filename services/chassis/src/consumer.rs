@@ -28,6 +28,8 @@ const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
 /// How long to leave a bus or store alone that does not answer.
 const PAUSE: Duration = Duration::from_secs(1);
+/// After a failure: so long without another, and nothing to do, and it is over.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// An event with the message it came in.
 #[derive(Debug, Clone)]
@@ -118,8 +120,10 @@ pub struct Consumer<T: TakeIn> {
 impl<T: TakeIn> Consumer<T> {
     /// Consumes until asked to stop, which happens after the batch in hand. Attaches again whenever the bus has failed.
     pub async fn run(self, stopping: CancellationToken) {
+        let mut in_doubt = false;
         while !stopping.is_cancelled() {
-            if let Err(error) = self.attached(&stopping).await {
+            if let Err(error) = self.attached(&stopping, in_doubt).await {
+                in_doubt = true;
                 self.health.set_bus(false);
                 tracing::warn!(consumer = self.name, error = %error, "events are not taken in");
                 tokio::select! {
@@ -130,15 +134,22 @@ impl<T: TakeIn> Consumer<T> {
         }
     }
 
-    async fn attached(&self, stopping: &CancellationToken) -> Result<(), Error> {
+    /// `in_doubt`: to have attached shows nothing, since what comes may fail as before. Else the health would go up and down.
+    async fn attached(&self, stopping: &CancellationToken, mut in_doubt: bool) -> Result<(), Error> {
         let mut session = self.attach().await?;
         loop {
-            self.health.set_bus(true);
+            if !in_doubt {
+                self.health.set_bus(true);
+            }
             let batch = tokio::select! {
                 batch = session.next() => batch?,
                 () = stopping.cancelled() => return Ok(()),
+                () = tokio::time::sleep(QUIET), if in_doubt => Vec::new(),
             };
-            session.apply(batch).await?;
+            if !batch.is_empty() {
+                session.apply(batch).await?;
+            }
+            in_doubt = false;
         }
     }
 

@@ -193,6 +193,27 @@ async fn while_the_store_is_out_nothing_counts_as_a_failure() {
 }
 
 #[tokio::test]
+async fn the_bus_serves_again_only_when_what_failed_succeeds() {
+    let fixture = fixture().await;
+    let (consumer, stopping) = (&fixture.consumer, CancellationToken::new());
+    let serves = || consumer.health.is_serving("bus") == Some(true);
+    fixture.publish(&["x=1"]).await;
+    fixture.service.out.store(true, Ordering::SeqCst);
+    assert!(consumer.attached(&stopping, true).await.is_err());
+    assert!(!serves(), "to attach is no success");
+    fixture.service.out.store(false, Ordering::SeqCst);
+    let succeeds = async {
+        while !serves() {
+            tokio::task::yield_now().await;
+        }
+        stopping.cancel();
+    };
+    let (outcome, ()) = tokio::join!(consumer.attached(&stopping, true), succeeds);
+    assert!(outcome.is_ok());
+    assert_eq!(fixture.newest("x"), Some(1));
+}
+
+#[tokio::test]
 async fn a_new_stream_makes_the_service_publish_everything_once() {
     let fixture = fixture().await;
     drop(fixture.consumer.attach().await.unwrap());
