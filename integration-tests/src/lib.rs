@@ -2,6 +2,7 @@
 
 #![expect(clippy::expect_used, reason = "helpers of tests: what they cannot do fails the test")]
 
+pub mod aftermath;
 pub mod api;
 pub mod binary;
 pub mod calendar;
@@ -9,8 +10,10 @@ pub mod convergence;
 pub mod eventually;
 pub mod grpc_web;
 pub mod process;
+pub mod raw;
 pub mod redelivery;
 pub mod source;
+pub mod storm;
 pub mod tour;
 
 pub use api::{Api, Wire};

@@ -63,6 +63,26 @@ impl Launch {
         self
     }
 
+    /// Has it outlive writes beyond [`Eticket::limit_files`], which would else end it by a signal: such a limit stands for a full
+    /// disk, and needs nobody's permission.
+    #[must_use]
+    pub fn limitable(self) -> Self {
+        self.through_shell("trap '' XFSZ; exec \"$0\" \"$@\"")
+    }
+
+    /// Starts it where no file may have more than some bytes.
+    #[must_use]
+    pub fn without_room(self) -> Self {
+        self.through_shell("trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"")
+    }
+
+    fn through_shell(mut self, script: &str) -> Self {
+        let program = std::mem::replace(&mut self.program, PathBuf::from("sh"));
+        let program = program.to_str().expect("test folders are UTF-8");
+        self.arguments.splice(0..0, ["-c", script, program].map(str::to_owned));
+        self
+    }
+
     /// Starts it and waits for its ready line.
     ///
     /// # Panics
@@ -183,8 +203,19 @@ impl Eticket {
     }
 
     pub fn signal(&self, signal: Signal) {
-        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process has an id");
-        kill_process(id, signal).expect("a child can be signalled");
+        kill_process(self.pid(), signal).expect("a child can be signalled");
+    }
+
+    /// Lets no file grow beyond so many bytes, or any again.
+    #[cfg(target_os = "linux")]
+    pub fn limit_files(&self, bytes: Option<u64>) {
+        use rustix::process::{Resource, Rlimit, prlimit};
+        let limit = Rlimit { current: bytes, maximum: None };
+        prlimit(Some(self.pid()), Resource::Fsize, limit).expect("a child can be limited");
+    }
+
+    fn pid(&self) -> Pid {
+        i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process has an id")
     }
 
     /// Waits for its end.

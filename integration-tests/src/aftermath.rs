@@ -1,0 +1,55 @@
+//! What must hold of eticket after whatever was done to it: it serves on every wire, nothing has panicked, it ends well.
+
+use chrono::Weekday;
+use eticket_proto::{reservation::UserGrade, ticket::TicketStatus};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use uuid::Uuid;
+
+use crate::{Api, Eticket, Exit, Wire, calendar};
+
+/// A ticket's whole life on every wire.
+///
+/// # Panics
+/// If any of it goes wrong.
+pub async fn serves(eticket: &Eticket) {
+    for wire in Wire::ALL {
+        let (api, ticket) = (Api::new(eticket, wire), Uuid::new_v4().to_string());
+        api.register(&ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
+        let reserved = api.reserve(&ticket, "A", UserGrade::Vip).await.expect("reserved");
+        let view = api.settled(&ticket, &reserved.consistency_token).await;
+        assert_eq!((view.ticket_status(), view.user_id.as_str()), (TicketStatus::Reserved, "A"), "{wire:?}");
+        let reservation = reserved.reservation.expect("an answer has its resource");
+        let cancelled = api.cancel(&reservation.reservation_id).await.expect("cancelled");
+        let view = api.settled(&ticket, &cancelled.consistency_token).await;
+        assert_eq!(view.ticket_status(), TicketStatus::Available, "{wire:?}");
+    }
+}
+
+/// Stops it.
+///
+/// # Panics
+/// If anything in it has panicked, or it does not end well.
+pub async fn ends_well(eticket: Eticket) -> Exit {
+    let metrics = metrics(&eticket).await;
+    for counter in ["eticket_task_panics_total", "eticket_rpc_panics_total"] {
+        let counted = metrics.lines().find(|line| line.starts_with(counter));
+        assert_eq!(counted, None, "nothing has panicked");
+    }
+    let exit = eticket.stop().await;
+    assert!(!exit.log.contains("panicked"), "{}", exit.log);
+    exit
+}
+
+/// What `/metrics` says.
+pub async fn metrics(eticket: &Eticket) -> String {
+    let mut stream = TcpStream::connect(eticket.address("admin")).await.expect("the admin server answers");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("an answer in text");
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    answer
+}

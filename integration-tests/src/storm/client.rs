@@ -1,0 +1,189 @@
+//! A client that asks for one thing after another, until it is cut off.
+
+use std::time::Duration;
+
+use eticket_proto::{
+    reservation::{ReservationStatus, ReserveTicketResponse, UserGrade},
+    ticket::{TicketStatus, UpdateTicketResponse},
+};
+use prost::Message;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
+use tonic::Status;
+use tonic_types::StatusExt;
+
+use super::{
+    Arena,
+    order::{Command, Order, Outcome, of_server},
+};
+use crate::Api;
+
+/// Refusals for now that a client takes in a row.
+const PATIENCE: usize = 200;
+
+pub struct Client {
+    random: StdRng,
+    /// What it has had an answer to.
+    done: Vec<Command>,
+    /// What it has not, if anything.
+    open: Option<Command>,
+    /// Tickets it has, by its reservations.
+    held: Vec<(String, String)>,
+    /// How many of `done` were seen to have outlived a kill.
+    checked: usize,
+}
+
+impl Client {
+    pub fn new(seed: u64) -> Self {
+        let (done, held) = (Vec::new(), Vec::new());
+        Self { random: StdRng::seed_from_u64(seed), done, open: None, held, checked: 0 }
+    }
+
+    /// Works until the server is gone.
+    pub async fn work(&mut self, api: &Api, arena: &Arena) {
+        if self.check_kept(api).await.is_err() {
+            return;
+        }
+        while self.step(api, arena).await.is_ok() {}
+    }
+
+    /// Asks for what is still open, and for everything again.
+    ///
+    /// # Panics
+    /// If anything has no answer, or another than before.
+    pub async fn ask_everything_again(&mut self, api: &Api, arena: &Arena) {
+        self.check_kept(api).await.expect("nobody kills the server now");
+        if self.open.is_some() {
+            self.step(api, arena).await.expect("nobody kills the server now");
+        }
+        for command in self.done.iter_mut().filter(|command| matches!(command.outcome, Outcome::Answered(_))) {
+            patiently(command, api, false).await.expect("nobody kills the server now");
+        }
+    }
+
+    /// Whether it was cut off in the middle of a command.
+    pub fn is_cut_off(&self) -> bool {
+        self.open.is_some()
+    }
+
+    pub fn commands(&self) -> &[Command] {
+        assert!(self.open.is_none(), "a command is open: {:?}", self.open);
+        &self.done
+    }
+
+    async fn step(&mut self, api: &Api, arena: &Arena) -> Result<(), Status> {
+        if self.open.is_none() && self.random.random_ratio(1, 8) && !self.done.is_empty() {
+            let index = self.random.random_range(0..self.done.len());
+            let command = &mut self.done[index];
+            if matches!(command.outcome, Outcome::Answered(_)) {
+                return patiently(command, api, false).await;
+            }
+        }
+        let twice = self.random.random_ratio(1, 6);
+        let mut command = self.open.take().unwrap_or_else(|| Command::new(self.choose(arena)));
+        let asked = patiently(&mut command, api, twice).await;
+        if command.ended.is_none() {
+            self.open = Some(command);
+            return asked;
+        }
+        self.learn(&command, arena);
+        self.done.push(command);
+        arena.answered.send_modify(|count| *count += 1);
+        asked
+    }
+
+    fn choose(&mut self, arena: &Arena) -> Order {
+        let Some(ticket) = arena.ticket(&mut self.random) else {
+            return Order::Register { ticket: arena.name("ticket"), slot: arena.slot };
+        };
+        match self.random.random_range(0..100) {
+            0..4 => Order::Withdraw { ticket },
+            4..16 => Order::Update { ticket, slot: arena.slot, minutes: self.random.random_range(1..1_000_000) },
+            16..50 if !self.held.is_empty() => {
+                let (ticket, reservation) = self.held.swap_remove(self.random.random_range(0..self.held.len()));
+                Order::Cancel { ticket, reservation }
+            }
+            _ => {
+                let grades = [UserGrade::Silver, UserGrade::Gold, UserGrade::Vip];
+                let grade = grades[self.random.random_range(0..grades.len())];
+                Order::Reserve { ticket, user: arena.name("user"), grade }
+            }
+        }
+    }
+
+    fn learn(&mut self, command: &Command, arena: &Arena) {
+        match (&command.order, &command.outcome) {
+            (Order::Register { ticket, .. }, Outcome::Answered(_)) => {
+                arena.tickets().insert(ticket.clone());
+            }
+            (Order::Reserve { ticket, .. }, Outcome::Answered(answer)) => {
+                let answer = ReserveTicketResponse::decode(answer.0.as_slice()).expect("an answer");
+                let reservation = answer.reservation.expect("an answer has its resource");
+                self.held.push((ticket.clone(), reservation.reservation_id));
+            }
+            (Order::Withdraw { ticket }, _) => {
+                arena.tickets().remove(ticket);
+            }
+            _ => {}
+        }
+    }
+
+    /// What was answered before the kill is there after it, before anything is asked for again.
+    async fn check_kept(&mut self, api: &Api) -> Result<(), Status> {
+        for command in &self.done[self.checked..] {
+            if let Outcome::Answered(answer) = &command.outcome {
+                check(&command.order, &answer.0, api).await.map_err(only_gone)?;
+            }
+        }
+        self.checked = self.done.len();
+        Ok(())
+    }
+}
+
+/// That the server still knows what it has answered.
+async fn check(order: &Order, answer: &[u8], api: &Api) -> Result<(), Status> {
+    match order {
+        Order::Register { ticket, .. } => api.ticket(ticket).await.map(drop),
+        Order::Update { ticket, .. } => {
+            let answered = UpdateTicketResponse::decode(answer).expect("an answer").ticket.expect("its resource");
+            let kept = api.ticket(ticket).await?;
+            assert!(kept.schedule_revision >= answered.schedule_revision, "{kept:?} is older than {answered:?}");
+            Ok(())
+        }
+        Order::Withdraw { ticket } => {
+            assert_eq!(api.ticket(ticket).await?.status(), TicketStatus::Withdrawn, "{ticket}");
+            Ok(())
+        }
+        Order::Reserve { .. } => {
+            let answered = ReserveTicketResponse::decode(answer).expect("an answer").reservation.expect("its resource");
+            let kept = api.reservation(&answered.reservation_id).await?;
+            assert!(kept.revision >= answered.revision, "{kept:?} is older than {answered:?}");
+            Ok(())
+        }
+        Order::Cancel { reservation, .. } => {
+            assert_eq!(api.reservation(reservation).await?.status(), ReservationStatus::Cancelled, "{reservation}");
+            Ok(())
+        }
+    }
+}
+
+/// A server that lives lets everybody read.
+fn only_gone(status: Status) -> Status {
+    assert!(!of_server(&status), "what was answered cannot be read: {status:?}");
+    status
+}
+
+/// Asks again, when it is told to, for as long as the server says that it cannot now.
+async fn patiently(command: &mut Command, api: &Api, twice: bool) -> Result<(), Status> {
+    for _ in 0..PATIENCE {
+        let asked = if twice { command.ask_twice(api).await } else { command.ask(api).await };
+        match asked {
+            Err(status) if of_server(&status) => {
+                let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+                let delay = retry.unwrap_or_else(|| panic!("it can neither be done nor tried again: {status:?}"));
+                tokio::time::sleep(delay.min(Duration::from_millis(500))).await;
+            }
+            outcome => return outcome,
+        }
+    }
+    panic!("it could not be done in {PATIENCE} attempts: {command:?}")
+}

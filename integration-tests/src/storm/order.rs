@@ -1,0 +1,192 @@
+//! What a client asks for, and what it remembers of it.
+
+use std::time::Instant;
+
+use chrono::TimeDelta;
+use eticket_proto::{
+    reservation::{CancelReservationRequest, ReserveTicketRequest, UserGrade},
+    ticket::{RegisterTicketRequest, UpdateTicketRequest, WithdrawTicketRequest},
+    time::to_proto,
+};
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+use crate::{Api, api::reason, calendar::Slot, raw::Raw};
+
+#[derive(Debug, Clone)]
+pub enum Order {
+    Register {
+        ticket: String,
+        slot: Slot,
+    },
+    /// Has the ticket end later.
+    Update {
+        ticket: String,
+        slot: Slot,
+        minutes: i64,
+    },
+    Withdraw {
+        ticket: String,
+    },
+    Reserve {
+        ticket: String,
+        user: String,
+        grade: UserGrade,
+    },
+    Cancel {
+        ticket: String,
+        reservation: String,
+    },
+}
+
+impl Order {
+    pub fn ticket(&self) -> &str {
+        match self {
+            Self::Register { ticket, .. }
+            | Self::Update { ticket, .. }
+            | Self::Withdraw { ticket }
+            | Self::Reserve { ticket, .. }
+            | Self::Cancel { ticket, .. } => ticket,
+        }
+    }
+
+    async fn send(&self, api: &Api, request_id: &str) -> Result<Raw, Status> {
+        let (order, request_id) = (self.clone(), request_id.to_owned());
+        match order {
+            Self::Register { ticket: ticket_id, slot } => {
+                let (start_time, end_time) = (Some(to_proto(slot.start)), Some(to_proto(slot.end)));
+                let title = format!("Ticket {ticket_id}");
+                let request = RegisterTicketRequest { ticket_id, title, start_time, end_time, request_id };
+                api.call("eticket.ticket.v1.TicketService/RegisterTicket", request).await
+            }
+            Self::Update { ticket: ticket_id, slot, minutes } => {
+                let end_time = Some(to_proto(slot.end + TimeDelta::minutes(minutes)));
+                let request = UpdateTicketRequest { ticket_id, end_time, request_id, ..Default::default() };
+                api.call("eticket.ticket.v1.TicketService/UpdateTicket", request).await
+            }
+            Self::Withdraw { ticket: ticket_id } => {
+                let request = WithdrawTicketRequest { ticket_id, request_id, ..Default::default() };
+                api.call("eticket.ticket.v1.TicketService/WithdrawTicket", request).await
+            }
+            Self::Reserve { ticket: ticket_id, user: user_id, grade } => {
+                let request = ReserveTicketRequest { ticket_id, user_id, user_grade: grade.into(), request_id };
+                api.call("eticket.reservation.v1.ReservationService/ReserveTicket", request).await
+            }
+            Self::Cancel { reservation: reservation_id, .. } => {
+                let request = CancelReservationRequest { reservation_id, request_id };
+                api.call("eticket.reservation.v1.ReservationService/CancelReservation", request).await
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// No answer has come: it may be done, or not.
+    Unknown,
+    Answered(Raw),
+    /// The reason.
+    Refused(String),
+}
+
+/// An order with its `request_id`, and its one outcome, however often it is asked for.
+#[derive(Debug)]
+pub struct Command {
+    pub order: Order,
+    request_id: String,
+    /// When it was first asked for.
+    pub began: Instant,
+    /// When the outcome was known.
+    pub ended: Option<Instant>,
+    pub outcome: Outcome,
+    /// Refusals of single attempts: asked, answered, why.
+    pub refusals: Vec<(Instant, Instant, String)>,
+}
+
+impl Command {
+    pub fn new(order: Order) -> Self {
+        let request_id = Uuid::new_v4().to_string();
+        Self { order, request_id, began: Instant::now(), ended: None, outcome: Outcome::Unknown, refusals: Vec::new() }
+    }
+
+    /// Asks for it, again if need be.
+    ///
+    /// # Errors
+    /// Where nothing is known of it afterwards: it has to be asked for again.
+    ///
+    /// # Panics
+    /// If it has another outcome than before.
+    pub async fn ask(&mut self, api: &Api) -> Result<(), Status> {
+        let asked = Instant::now();
+        let outcome = outcome(self.order.send(api, &self.request_id).await)?;
+        self.learn(outcome, asked);
+        Ok(())
+    }
+
+    /// The same by two attempts at once, as by a client that is impatient.
+    ///
+    /// # Errors
+    /// As [`Self::ask`].
+    ///
+    /// # Panics
+    /// If it has another outcome than before.
+    pub async fn ask_twice(&mut self, api: &Api) -> Result<(), Status> {
+        let asked = Instant::now();
+        let send = || self.order.send(api, &self.request_id);
+        let (first, second) = tokio::join!(send(), send());
+        let mut unknown = None;
+        let mut outcomes = Vec::new();
+        for outcome in [outcome(first), outcome(second)] {
+            match outcome {
+                Ok(outcome) => outcomes.push(outcome),
+                Err(status) => unknown = Some(status),
+            }
+        }
+        // One may be refused, for another's sake, before the other can be done; so the refusal alone decides nothing.
+        outcomes.sort_by_key(|outcome| matches!(outcome, Outcome::Answered(_)));
+        let answered = matches!(outcomes.last(), Some(Outcome::Answered(_)));
+        for outcome in outcomes {
+            match (&self.order, &outcome) {
+                (Order::Reserve { .. }, Outcome::Refused(reason)) if answered || unknown.is_some() => {
+                    self.refusals.push((asked, Instant::now(), reason.clone()));
+                }
+                _ => self.learn(outcome, asked),
+            }
+        }
+        match unknown {
+            Some(status) if self.ended.is_none() => Err(status),
+            _ => Ok(()),
+        }
+    }
+
+    fn learn(&mut self, outcome: Outcome, asked: Instant) {
+        if let Outcome::Refused(reason) = &outcome {
+            self.refusals.push((asked, Instant::now(), reason.clone()));
+        }
+        match (&self.outcome, &outcome) {
+            (Outcome::Unknown, _) => (self.outcome, self.ended) = (outcome, Some(Instant::now())),
+            // What is refused leaves nothing behind, so another refusal may have another reason.
+            (Outcome::Refused(_), Outcome::Refused(_)) => {}
+            (first, again) => assert_eq!(first, again, "one request has one answer: {:?}", self.order),
+        }
+    }
+}
+
+/// What an answer says of the command; an error if nothing.
+fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
+    match answer {
+        Ok(answer) => Ok(Outcome::Answered(answer)),
+        Err(status) if of_server(&status) && status.code() != Code::Unavailable => {
+            let refusals = [Code::FailedPrecondition, Code::NotFound, Code::AlreadyExists];
+            assert!(refusals.contains(&status.code()), "no command of the storm deserves this: {status:?}");
+            Ok(Outcome::Refused(reason(&status)))
+        }
+        Err(status) => Err(status),
+    }
+}
+
+/// Whether the server said it, not the broken connection to it.
+pub fn of_server(status: &Status) -> bool {
+    status.get_details_error_info().is_some()
+}

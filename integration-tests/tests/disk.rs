@@ -1,0 +1,229 @@
+//! A full disk: who writes is told to come again, who reads is served, nothing breaks; and when there is room again all goes on,
+//! with a restart or without. A limit on the size of files stands for the full disk.
+
+#![cfg(target_os = "linux")]
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{fs, path::Path, time::Duration};
+
+use chrono::Weekday;
+use eticket_integration_tests::{
+    Api, Eticket, Wire, aftermath,
+    api::reason,
+    calendar,
+    eventually::{SOON, eventually},
+    process::{Launch, SERVERS},
+    raw::Raw,
+};
+use eticket_proto::{
+    headers,
+    query::WaitFor,
+    reservation::{ReservationStatus, ReserveTicketResponse, UserGrade},
+    ticket::{ListTicketsRequest, TicketStatus},
+};
+use tempfile::TempDir;
+use tonic::{Code, Status};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+use tonic_types::StatusExt;
+use uuid::Uuid;
+
+/// Bytes that files may still grow by.
+const ROOM: u64 = 300_000;
+/// Far more commands than fit there.
+const MOST: usize = 500;
+/// Within this a change of health must show.
+const SHOWS: Duration = Duration::from_secs(10);
+
+/// What was answered while there was room, and what was not afterwards.
+struct Filled {
+    registered: Vec<String>,
+    /// Who has `before-0`.
+    held: ReserveTicketResponse,
+    cancelled: Vec<String>,
+    refused: Refused,
+}
+
+/// Commands that were refused, with the ids of their requests.
+struct Refused {
+    register: String,
+    reserve: String,
+    cancel: String,
+}
+
+impl Filled {
+    fn reservation(&self) -> &str {
+        &self.held.reservation.as_ref().expect("an answer has its resource").reservation_id
+    }
+}
+
+fn largest_file(data: &Path) -> u64 {
+    let entries = fs::read_dir(data).expect("the folder");
+    let length = |entry: std::io::Result<fs::DirEntry>| entry.and_then(|entry| entry.metadata()).map(|file| file.len());
+    entries.filter_map(|entry| length(entry).ok()).max().expect("it has files")
+}
+
+/// Whether there was no room; any other error is none of a full disk.
+fn is_refused<A>(answer: &Result<A, Status>) -> bool {
+    let Err(status) = answer else { return false };
+    assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
+    let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
+    assert!(retry.is_some_and(|delay| delay > Duration::ZERO), "{status:?}");
+    assert!(status.metadata().contains_key(headers::RETRY_PUSHBACK), "{status:?}");
+    true
+}
+
+async fn fill(eticket: &Eticket, api: &Api, data: &Path) -> Filled {
+    let slot = calendar::upcoming(Weekday::Wed);
+    let (mut registered, mut cancelled) = (Vec::new(), Vec::new());
+    for number in 0..3 {
+        let ticket = format!("before-{number}");
+        let token = api.register(&ticket, slot).await.expect("there is room").consistency_token;
+        api.settled(&ticket, &token).await;
+        registered.push(ticket);
+    }
+    let held = api.reserve("before-0", "A", UserGrade::Vip).await.expect("there is room");
+    api.settled("before-0", &held.consistency_token).await;
+
+    // It runs full in the middle of things, one file after another.
+    eticket.limit_files(Some(largest_file(data) + ROOM));
+    let mut full = [false, false];
+    for number in 0..MOST {
+        let ticket = format!("while-{number}");
+        let answer = api.register(&ticket, slot).await;
+        full[0] |= is_refused(&answer);
+        registered.extend(answer.ok().map(|_| ticket));
+        let answer = api.reserve("before-1", "B", UserGrade::Gold).await;
+        full[1] |= answer.as_ref().err().is_some_and(|status| status.code() == Code::Unavailable);
+        let Ok(answer) = answer else { break };
+        let reservation = answer.reservation.expect("an answer has its resource").reservation_id;
+        let answer = api.cancel(&reservation).await;
+        full[1] |= is_refused(&answer);
+        cancelled.extend(answer.ok().map(|_| reservation));
+        if full == [true, true] {
+            break;
+        }
+    }
+    assert!(full.contains(&true), "{MOST} commands of each kind fit into {ROOM} bytes");
+
+    // Then not one byte more.
+    eticket.limit_files(Some(1));
+    let id = || Uuid::new_v4().to_string();
+    let refused = Refused { register: id(), reserve: id(), cancel: id() };
+    let filled = Filled { registered, held, cancelled, refused };
+    assert!(is_refused(&api.register_as("later", slot, &filled.refused.register).await));
+    assert!(is_refused(&api.reserve_as("before-2", "C", UserGrade::Gold, &filled.refused.reserve).await));
+    assert!(is_refused(&api.cancel_as(filled.reservation(), &filled.refused.cancel).await));
+    assert!(is_refused(&api.withdraw("before-2", "").await));
+    filled
+}
+
+async fn health(address: &str, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer: HealthCheckResponse =
+        Api::at(address).call("grpc.health.v1.Health/Check", request).await.expect("the name is known");
+    answer.status()
+}
+
+async fn shows(eticket: &Eticket, server: &str, service: &str, expected: ServingStatus) {
+    eventually(SHOWS, "its health shows it", async || match health(eticket.address(server), service).await {
+        status if status == expected => Ok(()),
+        other => Err((server, service, other)),
+    })
+    .await;
+}
+
+/// What was answered is there for those who read.
+async fn is_there(api: &Api, filled: &Filled) {
+    for ticket in &filled.registered {
+        assert_eq!(&api.ticket(ticket).await.expect("it was registered").ticket_id, ticket);
+    }
+    for reservation in &filled.cancelled {
+        let status = api.reservation(reservation).await.expect("it was reserved").status();
+        assert_eq!(status, ReservationStatus::Cancelled);
+    }
+    let kept = api.reservation(filled.reservation()).await.expect("it was reserved");
+    assert_eq!(Some(kept), filled.held.reservation);
+    let tickets: Raw =
+        api.call("eticket.ticket.v1.TicketService/ListTickets", ListTicketsRequest::default()).await.expect("a page");
+    assert!(!tickets.0.is_empty());
+    assert!(api.price("before-0").await.is_ok());
+    let view = api.view("before-0", &filled.held.consistency_token, WaitFor::Settled).await.expect("it has settled");
+    assert_eq!(view.ticket_status(), TicketStatus::Reserved);
+}
+
+/// The commands that were refused are asked for again, with their ids, and every saga comes to its end.
+async fn goes_on(api: &Api, filled: &Filled) {
+    let (slot, refused) = (calendar::upcoming(Weekday::Wed), &filled.refused);
+    let cancelled = eventually(SOON, "there is room to cancel", async || {
+        api.cancel_as(filled.reservation(), &refused.cancel).await
+    })
+    .await;
+    let registered =
+        eventually(SOON, "there is room to register", async || api.register_as("later", slot, &refused.register).await)
+            .await;
+    let reserved = eventually(SOON, "there is room to reserve", async || {
+        api.reserve_as("before-2", "C", UserGrade::Gold, &refused.reserve).await
+    })
+    .await;
+    let tokens = [("before-0", cancelled.consistency_token), ("later", registered.consistency_token)];
+    for (ticket, token) in tokens {
+        assert_eq!(api.settled(ticket, &token).await.ticket_status(), TicketStatus::Available, "{ticket}");
+    }
+    let view = api.settled("before-2", &reserved.consistency_token).await;
+    assert_eq!((view.ticket_status(), view.user_id.as_str()), (TicketStatus::Reserved, "C"));
+    for ticket in &filled.registered {
+        assert!(api.settled(ticket, "").await.settled, "{ticket}");
+    }
+}
+
+async fn started(data: &Path) -> (Eticket, Api) {
+    let eticket = Launch::all_in_one(data).limitable().start().await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    (eticket, api)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_reads_is_served_and_a_restart_with_room_goes_on() {
+    let data = TempDir::new().expect("a folder");
+    let (eticket, api) = started(data.path()).await;
+    let filled = fill(&eticket, &api, data.path()).await;
+    is_there(&api, &filled).await;
+    for server in ["ticket", "reservation", "pricing", "query"] {
+        // It answers those who read, so balancers need not look away; that events do not flow is told beside it.
+        shows(&eticket, server, "readiness", ServingStatus::Serving).await;
+        shows(&eticket, server, "liveness", ServingStatus::Serving).await;
+    }
+    shows(&eticket, "ticket", "bus", ServingStatus::NotServing).await;
+    aftermath::ends_well(eticket).await;
+
+    let (eticket, api) = started(data.path()).await;
+    is_there(&api, &filled).await;
+    goes_on(&api, &filled).await;
+    aftermath::serves(&eticket).await;
+    aftermath::ends_well(eticket).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn when_there_is_room_again_it_goes_on_by_itself() {
+    let data = TempDir::new().expect("a folder");
+    let (eticket, api) = started(data.path()).await;
+    let filled = fill(&eticket, &api, data.path()).await;
+    shows(&eticket, "ticket", "bus", ServingStatus::NotServing).await;
+    eticket.limit_files(None);
+    goes_on(&api, &filled).await;
+    for server in ["ticket", "reservation", "pricing", "query"] {
+        shows(&eticket, server, "bus", ServingStatus::Serving).await;
+    }
+    aftermath::serves(&eticket).await;
+    aftermath::ends_well(eticket).await;
+}
+
+#[tokio::test]
+async fn without_room_for_its_files_it_does_not_start() {
+    let data = TempDir::new().expect("a folder");
+    let exit = Launch::all_in_one(data.path()).without_room().run().await;
+    assert_eq!(exit.code, Some(69), "{}", exit.log);
+    let folder = data.path().to_str().expect("UTF-8");
+    assert!(exit.log.contains(folder) && !exit.log.contains("panicked"), "it names the file:\n{}", exit.log);
+    assert_eq!(SERVERS.iter().find(|server| exit.output.contains(**server)), None, "{}", exit.output);
+}

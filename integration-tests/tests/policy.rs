@@ -1,0 +1,133 @@
+//! A pricing policy that is wrong: before the start it is refused by file, line and rule; while the service runs the old one stays
+//! in force and says so.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use std::{fs, path::Path};
+
+use chrono::Weekday;
+use eticket_integration_tests::{
+    Api, Eticket, Wire, aftermath, calendar,
+    eventually::{SOON, eventually},
+    process::Launch,
+};
+use eticket_proto::{
+    pricing::{GetPricingPolicyRequest, GetPricingPolicyResponse, PricingPolicy},
+    query::TicketView,
+    reservation::UserGrade,
+};
+use tempfile::TempDir;
+
+const GOOD: &str = "version: 1\nbase_price: 5000 KRW\nrules:\n  - rule_id: all\n    percent: 10\n";
+
+async fn policy(api: &Api) -> PricingPolicy {
+    let method = "eticket.pricing.v1.PricingService/GetPricingPolicy";
+    let answer: GetPricingPolicyResponse = api.call(method, GetPricingPolicyRequest {}).await.expect("an answer");
+    answer.policy.expect("an answer has its resource")
+}
+
+fn with_policy(launch: Launch, key: &str, file: &Path) -> Launch {
+    launch.key(key, file.to_str().expect("UTF-8"))
+}
+
+#[tokio::test]
+async fn a_wrong_policy_is_refused_by_file_line_and_rule() {
+    let data = TempDir::new().expect("a folder");
+    let file = data.path().join("prices.yaml");
+    let rule = |body: &str| format!("{GOOD}  - rule_id: bad\n{body}");
+    for (text, parts) in [
+        (rule("    percent: 101\n"), ["line 6", "rule bad", "1 to 100"]),
+        (rule("    weekdays: [WENDSDAY]\n    percent: 1\n"), ["line 7", "rule bad", "WENDSDAY"]),
+        (rule("    percent: 5\n    amount: 100 KRW\n"), ["line 6", "rule bad", "either percent or amount"]),
+        (rule("    date_from: 2027-02-30\n    percent: 5\n"), ["line 7", "rule bad", "2027-02-30"]),
+        (rule("    discount: 5\n"), ["line 7", "rule bad", "discount"]),
+        (GOOD.replace("version: 1", "version: 0"), ["version", "at least 1", "0"]),
+        (GOOD.replace("5000 KRW", "5000 won"), ["line 2", "base_price", "won"]),
+        ("rules: [\n".to_owned(), ["line", "prices.yaml", "policy.file"]),
+    ] {
+        fs::write(&file, &text).expect("written");
+        let alone = Launch::program("eticket-pricing").data(data.path()).key("bus.url", "embedded");
+        for launch in [
+            with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file),
+            with_policy(Launch::program("eticket"), "pricing.policy.file", &file).argument("--check-config"),
+            with_policy(alone, "policy.file", &file),
+        ] {
+            let exit = launch.run().await;
+            assert_eq!(exit.code, Some(78), "{text}\n{}{}", exit.output, exit.log);
+            for part in parts.into_iter().chain(["policy.file", "prices.yaml"]) {
+                assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
+            }
+        }
+    }
+}
+
+/// Registers a ticket for a Wednesday and waits until it has its price.
+async fn priced(api: &Api, ticket: &str) -> TicketView {
+    let registered = api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
+    api.settled(ticket, &registered.consistency_token).await
+}
+
+fn units(view: &TicketView) -> i64 {
+    view.discounted_price.as_ref().expect("a price").units
+}
+
+/// Waits until the log has a line that says why the file is not used.
+async fn is_told(eticket: &Eticket, part: &str) {
+    eventually(SOON, "the log says why", async || {
+        let log = eticket.log();
+        let told = log.lines().any(|line| line.contains("the policy file is not used") && line.contains(part));
+        if told { Ok(()) } else { Err(part.to_owned()) }
+    })
+    .await;
+    let metrics = aftermath::metrics(eticket).await;
+    assert!(metrics.lines().any(|line| line == "eticket_policy_file_used 0"), "{metrics}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
+    let data = TempDir::new().expect("a folder");
+    let file = data.path().join("prices.yaml");
+    fs::write(&file, GOOD).expect("written");
+    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
+    let eticket = launch.key("pricing.policy.reload_interval_ms", "50").start().await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    assert_eq!(units(&priced(&api, "free").await), 4_500);
+    priced(&api, "held").await;
+    let reserved = api.reserve("held", "A", UserGrade::Vip).await.expect("reserved");
+    assert_eq!(units(&api.settled("held", &reserved.consistency_token).await), 4_500);
+
+    let first = policy(&api).await;
+    for (number, (text, said)) in [
+        (GOOD.replace("percent: 10", "percent: 1000"), "line 4: rule all: percent: expected 1 to 100, got 1000"),
+        ("not a policy".to_owned(), "it holds no policy"),
+        (GOOD.replace("percent: 10", "percent: 50"), "raise the version"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        fs::write(&file, text).expect("written");
+        is_told(&eticket, said).await;
+        assert_eq!(policy(&api).await, first, "the old one is in force: {said}");
+        assert_eq!(units(&priced(&api, &format!("new-{number}")).await), 4_500);
+    }
+    fs::remove_file(&file).expect("removed");
+    is_told(&eticket, "it cannot be read").await;
+    assert_eq!(policy(&api).await, first);
+
+    // Put right, it is followed: who holds a ticket keeps the price that they were given.
+    let right = GOOD.replace("version: 1", "version: 2").replace("percent: 10", "percent: 50");
+    fs::write(&file, right).expect("written");
+    eventually(SOON, "the new policy is in force", async || match policy(&api).await.version {
+        2 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    for (ticket, expected) in [("free", 2_500), ("held", 4_500)] {
+        eventually(SOON, "the price is that of the policy", async || match units(&api.settled(ticket, "").await) {
+            units if units == expected => Ok(()),
+            other => Err((ticket, other)),
+        })
+        .await;
+    }
+    aftermath::ends_well(eticket).await;
+}
