@@ -4,6 +4,7 @@
 
 pub mod aftermath;
 pub mod api;
+pub mod bench;
 pub mod binary;
 pub mod calendar;
 pub mod convergence;

@@ -1,5 +1,6 @@
 //! `cargo xtask`: the tools that people, and the pipeline, would otherwise type by hand.
 
+mod bench;
 mod checkout;
 mod command;
 mod controls;
@@ -8,7 +9,7 @@ mod lint;
 mod test;
 mod tools;
 
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -31,6 +32,12 @@ enum Task {
         #[arg(long)]
         without_controls: bool,
     },
+    /// How fast it is on this machine, beside a health Check measured in the same run; about a minute
+    Bench {
+        /// Write what was measured to this file as well, as JSON
+        #[arg(long, value_name = "FILE")]
+        json: Option<PathBuf>,
+    },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
         /// Only controls whose patch has this in its name
@@ -43,6 +50,7 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { without_controls } => test::run(&checkout, !without_controls),
+        Task::Bench { json } => bench::run(&checkout, json.as_deref()),
         Task::Controls { only } => controls::run(&checkout, only.as_deref()),
     });
     match done {

@@ -1,0 +1,30 @@
+//! Measures eTicket as `cargo xtask bench` asks; see `eticket_integration_tests::bench`.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use eticket_integration_tests::bench::{Plan, run};
+
+#[derive(Parser)]
+struct Arguments {
+    /// Write what was measured to this file, as JSON
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// What is measured, as it shall be named
+    #[arg(long, default_value = "unknown")]
+    commit: String,
+    /// Given by cargo to every benchmark
+    #[arg(long, hide = true)]
+    bench: bool,
+}
+
+#[tokio::main]
+async fn main() {
+    let Arguments { json, commit, bench: _ } = Arguments::parse();
+    let report = run(&Plan::full()).await;
+    println!("eTicket at {commit}: {report}");
+    if let Some(path) = json {
+        let text = format!("{:#}\n", report.to_json(&commit));
+        std::fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+    }
+}

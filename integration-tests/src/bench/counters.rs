@@ -1,0 +1,54 @@
+//! What the process under load counts of its own work, from `/metrics`: how many commits, how many events.
+
+use std::collections::BTreeMap;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// Numbers by series, as `eticket_batch_size_count{service="ticket"}`.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Counters(BTreeMap<String, f64>);
+
+impl Counters {
+    /// # Panics
+    /// If `/metrics` does not answer.
+    pub(super) async fn at(admin: &str) -> Self {
+        let mut stream = TcpStream::connect(admin).await.expect("the admin port is open");
+        let request = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("it takes a request");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("it answers with text");
+        assert!(answer.starts_with("HTTP/1.1 200"), "/metrics answers {answer}");
+        Self::of(&answer)
+    }
+
+    fn of(text: &str) -> Self {
+        let number = |line: &str| {
+            let (series, value) = line.rsplit_once(' ')?;
+            Some((series.to_owned(), value.parse().ok()?))
+        };
+        Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(number).collect())
+    }
+
+    /// How far a series has risen since `earlier`; one that is not there counts as nothing.
+    pub(super) fn since(&self, earlier: &Self, series: &str) -> f64 {
+        let value = |counters: &Self| counters.0.get(series).copied().unwrap_or(0.0);
+        value(self) - value(earlier)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_series_is_compared_with_what_it_was() {
+        let text = "# TYPE a counter\na{service=\"x y\"} 7\n\nb 1.5\nHTTP/1.1 200 OK";
+        let (earlier, later) = (Counters::of("b 1"), Counters::of(text));
+        assert!((later.since(&earlier, "a{service=\"x y\"}") - 7.0).abs() < 1e-9);
+        assert!((later.since(&earlier, "b") - 0.5).abs() < 1e-9);
+        assert!(later.since(&earlier, "c").abs() < 1e-9);
+    }
+}

@@ -1,0 +1,293 @@
+//! What is measured, step by step, on one running eTicket.
+
+use std::time::{Duration, Instant};
+
+use chrono::Weekday;
+use eticket_proto::{
+    query::{TicketView, WaitFor},
+    reservation::{ReserveTicketResponse, UserGrade},
+    ticket::TicketStatus,
+};
+use tonic::Status;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
+use uuid::Uuid;
+
+use super::{
+    Plan,
+    counters::Counters,
+    load::{Limit, Load, Timed, closed_loop, sorted_out},
+    report::{Cost, Row, ServiceWork, Work},
+    usage::Usage,
+};
+use crate::{Api, Eticket, Wire, calendar::upcoming};
+
+/// How many of the last answers are waited for before a load counts as over: events go out in the order of commits, nearly.
+const LAST: usize = 64;
+/// Days of tickets: what matters is only that they are to come, and that there is a discount to reckon.
+const DAY: Weekday = Weekday::Wed;
+const SERVICES: [&str; 4] = ["reservation", "ticket", "pricing", "query"];
+
+/// A ticket and the token of the newest command on it.
+type Acknowledged = (String, String);
+
+pub(super) struct Bench<'a> {
+    plan: &'a Plan,
+    eticket: &'a Eticket,
+    gateway: Vec<Api>,
+    direct: Vec<Api>,
+    /// Registered, and not given out yet.
+    tickets: Vec<String>,
+    rows: Vec<Row>,
+    work: Option<Work>,
+}
+
+impl<'a> Bench<'a> {
+    /// With every ticket registered, and everything done once.
+    pub(super) async fn prepared(plan: &'a Plan, eticket: &'a Eticket) -> Self {
+        let callers = |wire| {
+            let connections: Vec<Api> = (0..plan.connections).map(|_| Api::new(eticket, wire)).collect();
+            connections.into_iter().cycle().take(plan.callers).collect()
+        };
+        let (gateway, direct) = (callers(Wire::Gateway), callers(Wire::Direct));
+        let mut bench = Self { plan, eticket, gateway, direct, tickets: Vec::new(), rows: Vec::new(), work: None };
+        bench.register("w", plan.warm_up * 2).await;
+        let row = bench.register("t", plan.tickets()).await;
+        for wire in [Wire::Gateway, Wire::Direct] {
+            bench.check(wire).await;
+            bench.reserve(wire, plan.warm_up).await;
+        }
+        bench.rows.push(row);
+        bench
+    }
+
+    pub(super) fn finish(self) -> (Vec<Row>, Work) {
+        (self.rows, self.work.expect("reservations were measured"))
+    }
+
+    fn callers(&self, wire: Wire) -> &[Api] {
+        if wire == Wire::Direct { &self.direct } else { &self.gateway }
+    }
+
+    /// Checks before and after, taken together: what else the machine does may change meanwhile.
+    pub(super) async fn measure(&mut self, wire: Wire) {
+        let before = self.check(wire).await;
+        let count = if wire == Wire::Direct { self.plan.direct_reservations } else { self.plan.reservations };
+        let earlier = Counters::at(self.eticket.address("admin")).await;
+        let (reserved, settled_after, reservations) = self.reserve(wire, count).await;
+        if wire == Wire::Gateway {
+            let later = Counters::at(self.eticket.address("admin")).await;
+            self.work = Some(work(&earlier, &later, &reserved, settled_after));
+        }
+        self.verify(&reservations).await;
+        let views = self.views(wire, &reservations).await;
+        let after = self.check(wire).await;
+        self.rows.extend([before.and(after), reserved, views]);
+    }
+
+    async fn register(&mut self, prefix: &'static str, count: usize) -> Row {
+        let meter = Meter::start(self.eticket);
+        let limit = Limit { calls: count, time: self.plan.registering };
+        let slot = upcoming(DAY);
+        let call = move |api: Api, number| async move {
+            let ticket = format!("{prefix}{number}");
+            let answer = api.register_as(&ticket, slot, &Uuid::new_v4().to_string()).await?;
+            Ok((ticket, answer.consistency_token))
+        };
+        let (load, answers) = closed_loop(&self.gateway, limit, call).await;
+        let registered: Vec<Acknowledged> = answers.into_iter().map(|(_, ticket)| ticket).collect();
+        self.settle(&registered).await;
+        self.tickets.extend(registered.into_iter().map(|(ticket, _)| ticket));
+        Row { name: "RegisterTicket", wire: Wire::Gateway, cost: Some(meter.stop(&load)), load }
+    }
+
+    async fn check(&self, wire: Wire) -> Row {
+        let server = if wire == Wire::Direct { "reservation" } else { "gateway" };
+        let address = self.eticket.address(server);
+        let connections: Vec<Api> = (0..self.plan.connections).map(|_| Api::at(address)).collect();
+        let callers: Vec<Api> = connections.into_iter().cycle().take(self.plan.callers).collect();
+        let call = |api: Api, _| async move {
+            let answer: Result<HealthCheckResponse, Status> =
+                api.call("grpc.health.v1.Health/Check", HealthCheckRequest::default()).await;
+            answer.map(drop)
+        };
+        // Half, because it is measured twice.
+        let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
+        let meter = Meter::start(self.eticket);
+        let (load, _) = closed_loop(&callers, limit, call).await;
+        Row { name: "health Check", wire, cost: Some(meter.stop(&load)), load }
+    }
+
+    /// Reserves tickets that nobody has touched. Its cost is taken when all that the reservations set off is over; how long
+    /// after the last answer that was, is the second answer.
+    async fn reserve(&mut self, wire: Wire, count: usize) -> (Row, Duration, Vec<Reserved>) {
+        let tickets = self.take(count);
+        let limit = Limit { calls: tickets.len(), time: self.plan.reserving };
+        let meter = Meter::start(self.eticket);
+        let ids = tickets.clone();
+        let call = move |api: Api, number: usize| {
+            let ticket = ids[number].clone();
+            async move { reserve(&api, &ticket, number).await }
+        };
+        let (load, answers) = closed_loop(self.callers(wire), limit, call).await;
+        let answered = Instant::now();
+        let reserved = |(number, answer): (usize, ReserveTicketResponse)| Reserved {
+            ticket: tickets[number].clone(),
+            token: answer.consistency_token,
+            reservation: answer.reservation.unwrap_or_default().reservation_id,
+        };
+        let reservations: Vec<Reserved> = answers.into_iter().map(reserved).collect();
+        let last = reservations.iter().rev().take(LAST);
+        self.settle(&last.map(|one| (one.ticket.clone(), one.token.clone())).collect::<Vec<_>>()).await;
+        let row = Row { name: "ReserveTicket", wire, cost: Some(meter.stop(&load)), load };
+        (row, answered.elapsed(), reservations)
+    }
+
+    fn take(&mut self, count: usize) -> Vec<String> {
+        let count = count.min(self.tickets.len());
+        self.tickets.drain(..count).collect()
+    }
+
+    /// Waits until what the last of these commands set off is over.
+    async fn settle(&self, commands: &[Acknowledged]) {
+        let last = &commands[commands.len().saturating_sub(LAST)..];
+        let views = last.iter().zip(self.gateway.iter().cycle());
+        futures::future::join_all(views.map(|((ticket, token), api)| api.settled(ticket, token))).await;
+    }
+
+    /// Every reservation that was acknowledged is there, and its ticket belongs to it.
+    async fn verify(&self, reservations: &[Reserved]) {
+        let expected = reservations.to_vec();
+        let call = move |api: Api, number: usize| {
+            let Reserved { ticket, token, reservation } = expected[number].clone();
+            async move {
+                let view = api.view(&ticket, &token, WaitFor::Settled).await?;
+                assert!(view.settled && view.reservation_id == reservation, "not as acknowledged: {view:?}");
+                assert_eq!(view.ticket_status(), TicketStatus::Reserved, "{view:?}");
+                Ok(())
+            }
+        };
+        let limit = Limit { calls: reservations.len(), time: Duration::from_secs(60) };
+        let (load, verified) = closed_loop(&self.gateway, limit, call).await;
+        assert_eq!(verified.len(), reservations.len(), "acknowledged, but no view of it: {:?}", load.errors);
+    }
+
+    async fn views(&self, wire: Wire, reservations: &[Reserved]) -> Row {
+        let tickets: Vec<String> = reservations.iter().map(|one| one.ticket.clone()).collect();
+        let call = move |api: Api, number: usize| {
+            let ticket = tickets[number % tickets.len()].clone();
+            async move { api.view(&ticket, "", WaitFor::None).await.map(drop) }
+        };
+        let limit = Limit { calls: usize::MAX, time: self.plan.reading };
+        let meter = Meter::start(self.eticket);
+        let (load, _) = closed_loop(self.callers(wire), limit, call).await;
+        Row { name: "GetTicketView", wire, cost: Some(meter.stop(&load)), load }
+    }
+
+    /// Reservations at a steady rate that leaves the machine room, each followed to the view from the moment of its answer.
+    pub(super) async fn measure_steady(&mut self) {
+        let tickets = self.take(self.plan.steady_reservations());
+        let mut ticks = tokio::time::interval(Duration::from_secs(1) / self.plan.steady_rate);
+        let begun = Instant::now();
+        let mut followed = Vec::with_capacity(tickets.len());
+        for (number, (ticket, api)) in tickets.into_iter().zip(self.gateway.iter().cloned().cycle()).enumerate() {
+            ticks.tick().await;
+            followed.push(tokio::spawn(follow(api, ticket, number)));
+        }
+        let followed = futures::future::join_all(followed).await;
+        let elapsed = begun.elapsed();
+        let (mut reserved, mut applied, mut settled) = (Vec::new(), Vec::new(), Vec::new());
+        for one in followed {
+            let Followed { reserve, views } = one.expect("no caller panics");
+            reserved.push(reserve);
+            if let Some([first, second]) = views {
+                applied.push(first);
+                settled.push(second);
+            }
+        }
+        let row = |name, load| Row { name, wire: Wire::Gateway, cost: None, load };
+        let views = |calls: Vec<Timed<TicketView>>| sorted_out(calls, elapsed).0;
+        self.rows.extend([
+            row("ReserveTicket, steady", sorted_out(reserved, elapsed).0),
+            row("answer to view, applied", views(applied)),
+            row("answer to view, settled", views(settled)),
+        ]);
+    }
+}
+
+/// What was acknowledged to a caller.
+#[derive(Debug, Clone)]
+struct Reserved {
+    ticket: String,
+    token: String,
+    reservation: String,
+}
+
+struct Followed {
+    reserve: Timed<()>,
+    /// Applied and settled; none if it was not reserved.
+    views: Option<[Timed<TicketView>; 2]>,
+}
+
+async fn follow(api: Api, ticket: String, number: usize) -> Followed {
+    let sent = Instant::now();
+    let answer = reserve(&api, &ticket, number).await;
+    let answered = Instant::now();
+    let reserve = |answer| Timed { number, took: answered - sent, answer };
+    let token = match answer {
+        Ok(answer) => answer.consistency_token,
+        Err(status) => return Followed { reserve: reserve(Err(status)), views: None },
+    };
+    let view = async |wait| {
+        let answer = api.view(&ticket, &token, wait).await;
+        Timed { number, took: answered.elapsed(), answer }
+    };
+    let (applied, settled) = futures::join!(view(WaitFor::Applied), view(WaitFor::Settled));
+    Followed { reserve: reserve(Ok(())), views: Some([applied, settled]) }
+}
+
+/// As a careful client does: with an id, so that the record is part of what is measured. Every third user is a VIP.
+async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicketResponse, Status> {
+    let grade = [UserGrade::Silver, UserGrade::Gold, UserGrade::Vip][number % 3];
+    api.reserve_as(ticket, &format!("user-{}", number % 1000), grade, &Uuid::new_v4().to_string()).await
+}
+
+/// What the process under load, and this one, use from here on.
+struct Meter {
+    process: u32,
+    server: Usage,
+    client: Usage,
+}
+
+impl Meter {
+    fn start(eticket: &Eticket) -> Self {
+        let process = eticket.id();
+        Self { process, server: Usage::of(process), client: Usage::of_this_process() }
+    }
+
+    fn stop(self, load: &Load) -> Cost {
+        let server = Usage::of(self.process);
+        Cost {
+            calls: load.latencies.count(),
+            server_cpu: server.cpu.saturating_sub(self.server.cpu),
+            client_cpu: Usage::of_this_process().cpu.saturating_sub(self.client.cpu),
+            written_bytes: server.written_bytes - self.server.written_bytes,
+        }
+    }
+}
+
+fn work(earlier: &Counters, later: &Counters, reserved: &Row, settled_after: Duration) -> Work {
+    let reservations = reserved.load.latencies.count() as f64;
+    let services = SERVICES.map(|service| {
+        let since = |name: &str, label: &str| later.since(earlier, &format!("{name}{{{label}=\"{service}\"}}"));
+        let commits = since("eticket_batch_size_count", "service");
+        ServiceWork {
+            service,
+            commits: commits / reservations,
+            jobs_a_commit: since("eticket_batch_size_sum", "service") / commits.max(1.0),
+            events_sent: since("eticket_outbox_sent_total", "service") / reservations,
+            events_taken_in: since("eticket_events_taken_in_total", "consumer") / reservations,
+        }
+    });
+    let written = reserved.cost.as_ref().map_or(0, |cost| cost.written_bytes);
+    Work { settled_after, written_bytes: written as f64 / reservations, services }
+}

@@ -1,0 +1,276 @@
+//! What was measured: as a table for people, and as JSON for programs.
+
+use std::{
+    fmt::{self, Display, Formatter},
+    time::Duration,
+};
+
+use serde_json::{Value, json};
+
+use super::{Latencies, Load, Plan, usage::Memory};
+use crate::Wire;
+
+/// What a load used, until all that it set off was over.
+#[derive(Debug, Clone)]
+pub struct Cost {
+    pub calls: usize,
+    pub server_cpu: Duration,
+    pub client_cpu: Duration,
+    pub written_bytes: u64,
+}
+
+/// One kind of call.
+#[derive(Debug, Clone)]
+pub struct Row {
+    pub name: &'static str,
+    pub wire: Wire,
+    pub load: Load,
+    /// None where several kinds of calls were made together; their rate was given, too.
+    pub cost: Option<Cost>,
+}
+
+impl Row {
+    /// The same calls, made again.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        let cost = self.cost.zip(other.cost).map(|(one, two)| Cost {
+            calls: one.calls + two.calls,
+            server_cpu: one.server_cpu + two.server_cpu,
+            client_cpu: one.client_cpu + two.client_cpu,
+            written_bytes: one.written_bytes + two.written_bytes,
+        });
+        Self { load: self.load.and(other.load), cost, ..self }
+    }
+
+    fn rate(&self) -> Option<f64> {
+        self.cost.as_ref().map(|_| self.load.per_second())
+    }
+
+    fn latency_ms(&self, permille: usize) -> Option<f64> {
+        self.load.latencies.permille(permille).map(milliseconds)
+    }
+
+    /// Of the process under load, for each call.
+    fn cpu_us(&self) -> Option<f64> {
+        self.cost.as_ref().map(|cost| cost.server_cpu.as_secs_f64() * 1e6 / cost.calls as f64)
+    }
+
+    fn client_cpu_us(&self) -> Option<f64> {
+        self.cost.as_ref().map(|cost| cost.client_cpu.as_secs_f64() * 1e6 / cost.calls as f64)
+    }
+
+    fn errors(&self) -> usize {
+        self.load.errors.values().sum()
+    }
+}
+
+/// What a service did for each reservation.
+#[derive(Debug, Clone)]
+pub struct ServiceWork {
+    pub service: &'static str,
+    pub commits: f64,
+    pub jobs_a_commit: f64,
+    pub events_sent: f64,
+    pub events_taken_in: f64,
+}
+
+/// What the reservations through the gateway set off.
+#[derive(Debug, Clone)]
+pub struct Work {
+    /// From the last answer until nothing was outstanding.
+    pub settled_after: Duration,
+    /// For each reservation.
+    pub written_bytes: f64,
+    pub services: [ServiceWork; 4],
+}
+
+/// A start, to the ready line.
+#[derive(Debug, Clone)]
+pub struct Start {
+    pub took: Duration,
+    pub memory: Memory,
+}
+
+/// All of it.
+#[derive(Debug, Clone)]
+pub struct Report {
+    pub cores: usize,
+    pub plan: Plan,
+    /// 4 KiB made durable in the data folder's file system.
+    pub sync: Latencies,
+    pub rows: Vec<Row>,
+    pub work: Work,
+    /// In an empty folder.
+    pub first: Start,
+    /// In the folder as the load left it.
+    pub again: Start,
+    pub after_load: Memory,
+}
+
+const PERMILLES: [(&str, usize); 4] = [("p50", 500), ("p90", 900), ("p99", 990), ("p999", 999)];
+
+impl Report {
+    /// The health Check through the gateway, that everything is compared with.
+    ///
+    /// # Panics
+    /// If it was not measured.
+    pub fn reference(&self) -> &Row {
+        let found = self.rows.iter().find(|row| row.name == "health Check" && row.wire == Wire::Gateway);
+        found.expect("the health Check is always measured")
+    }
+
+    fn ratio(&self, row: &Row, figure: impl Fn(&Row) -> Option<f64>) -> Option<f64> {
+        figure(row).zip(figure(self.reference())).map(|(one, reference)| one / reference)
+    }
+
+    pub fn to_json(&self, commit: &str) -> Value {
+        let rows: Vec<Value> = self.rows.iter().map(|row| self.row_to_json(row)).collect();
+        let start = |start: &Start| json!({ "ms": milliseconds(start.took), "memory": memory(start.memory) });
+        let service = |work: &ServiceWork| {
+            json!({
+                "service": work.service,
+                "commits": work.commits,
+                "jobs_a_commit": work.jobs_a_commit,
+                "events_sent": work.events_sent,
+                "events_taken_in": work.events_taken_in,
+            })
+        };
+        json!({
+            "commit": commit,
+            "cores": self.cores,
+            "callers": self.plan.callers,
+            "connections": self.plan.connections,
+            "steady_per_second": self.plan.steady_rate,
+            "synced_append_ms": percentiles(|share| self.sync.permille(share).map(milliseconds)),
+            "calls": rows,
+            "a_reservation": {
+                "settled_ms_after_the_last_answer": milliseconds(self.work.settled_after),
+                "written_bytes": self.work.written_bytes,
+                "services": self.work.services.iter().map(service).collect::<Vec<_>>(),
+            },
+            "first_start": start(&self.first),
+            "start_again": start(&self.again),
+            "memory_after_the_load": memory(self.after_load),
+        })
+    }
+
+    fn row_to_json(&self, row: &Row) -> Value {
+        json!({
+            "name": row.name,
+            "through_the_gateway": row.wire == Wire::Gateway,
+            "calls": row.load.latencies.count(),
+            "errors": row.load.errors,
+            "per_second": row.rate(),
+            "latency_ms": percentiles(|share| row.latency_ms(share)),
+            "cpu_us": row.cpu_us(),
+            "client_cpu_us": row.client_cpu_us(),
+            "ratio_to_check": {
+                "per_second": self.ratio(row, Row::rate),
+                "latency": percentiles(|share| self.ratio(row, |row| row.latency_ms(share))),
+                "cpu": self.ratio(row, Row::cpu_us),
+            },
+        })
+    }
+
+    fn write_rows(&self, wire: Wire, out: &mut Formatter<'_>) -> fmt::Result {
+        for row in self.rows.iter().filter(|row| row.wire == wire) {
+            write!(out, "  {:24}", row.name)?;
+            write!(out, "{:>9}{:>8}", figure(row.rate(), 0), figure(self.ratio(row, Row::rate), 3))?;
+            for (_, share) in PERMILLES {
+                write!(out, "{:>8}", figure(row.latency_ms(share), 2))?;
+            }
+            for share in [500, 990] {
+                write!(out, "{:>7}", figure(self.ratio(row, |row| row.latency_ms(share)), 1))?;
+            }
+            write!(out, "{:>8}{:>7}", figure(row.cpu_us(), 0), figure(self.ratio(row, Row::cpu_us), 1))?;
+            write!(out, "{:>8}{:>9}", figure(row.client_cpu_us(), 0), row.load.latencies.count())?;
+            writeln!(out, "{}", if row.errors() == 0 { String::new() } else { format!("  {:?}", row.load.errors) })?;
+        }
+        Ok(())
+    }
+
+    fn write_work(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let kib = self.work.written_bytes / 1024.0;
+        let settled = milliseconds(self.work.settled_after);
+        writeln!(out, "a reservation: {kib:.1} KiB written; all settled {settled:.0} ms after the last answer")?;
+        for work in &self.work.services {
+            let ServiceWork { service, commits, jobs_a_commit, events_sent, events_taken_in } = work;
+            writeln!(
+                out,
+                "  {service:12} {commits:.3} commits of {jobs_a_commit:.1} jobs; events: {events_sent:.2} sent, {events_taken_in:.2} taken in"
+            )?;
+        }
+        Ok(())
+    }
+
+    fn write_process(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let mib = |kib: u64| kib / 1024;
+        let start = |start: &Start| format!("{:.0} ms, {} MiB", milliseconds(start.took), mib(start.memory.resident));
+        writeln!(
+            out,
+            "start to the ready line: {} in an empty folder; {} after the load",
+            start(&self.first),
+            start(&self.again)
+        )?;
+        let Memory { resident, peak } = self.after_load;
+        writeln!(out, "memory under load: {} MiB at the end, {} MiB at most", mib(resident), mib(peak))
+    }
+}
+
+/// The table for people.
+impl Display for Report {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Plan { callers, connections, steady_rate, .. } = self.plan;
+        writeln!(
+            out,
+            "{} cores, shared with the load; {callers} callers on {connections} connections, steady: {steady_rate} a second",
+            self.cores
+        )?;
+        let sync = |share| figure(self.sync.permille(share).map(milliseconds), 2);
+        writeln!(out, "4 KiB made durable: p50 {} ms, p99 {} ms", sync(500), sync(990))?;
+        writeln!(
+            out,
+            "ratios are to the health Check through the gateway; CPU is that of the process, with all that a call sets off\n"
+        )?;
+        writeln!(
+            out,
+            "  {:24}{:>9}{:>8}{:>8}{:>8}{:>8}{:>8}{:>7}{:>7}{:>8}{:>7}{:>8}{:>9}",
+            "",
+            "a second",
+            "ratio",
+            "p50 ms",
+            "p90",
+            "p99",
+            "p99.9",
+            "p50 ×",
+            "p99 ×",
+            "CPU µs",
+            "ratio",
+            "client",
+            "calls"
+        )?;
+        for (wire, title) in [(Wire::Gateway, "through the gateway"), (Wire::Direct, "without the gateway")] {
+            writeln!(out, "{title}")?;
+            self.write_rows(wire, out)?;
+        }
+        writeln!(out)?;
+        self.write_work(out)?;
+        self.write_process(out)
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
+}
+
+fn memory(Memory { resident, peak }: Memory) -> Value {
+    json!({ "resident_kib": resident, "peak_kib": peak })
+}
+
+fn percentiles(at: impl Fn(usize) -> Option<f64>) -> Value {
+    PERMILLES.map(|(name, share)| (name.to_owned(), json!(at(share)))).into_iter().collect()
+}
+
+fn figure(number: Option<f64>, digits: usize) -> String {
+    number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
+}

@@ -1,0 +1,39 @@
+//! The benchmark, run with a little of everything, so that it still works on the day somebody wants its figures.
+
+use eticket_integration_tests::{
+    Wire,
+    bench::{Plan, run},
+};
+
+#[tokio::test]
+async fn it_measures_everything_and_says_so() {
+    let report = run(&Plan::tiny()).await;
+    let names: Vec<_> = report.rows.iter().map(|row| (row.name, row.wire)).collect();
+    let expected = [
+        ("RegisterTicket", Wire::Gateway),
+        ("health Check", Wire::Gateway),
+        ("ReserveTicket", Wire::Gateway),
+        ("GetTicketView", Wire::Gateway),
+        ("ReserveTicket, steady", Wire::Gateway),
+        ("answer to view, applied", Wire::Gateway),
+        ("answer to view, settled", Wire::Gateway),
+        ("health Check", Wire::Direct),
+        ("ReserveTicket", Wire::Direct),
+        ("GetTicketView", Wire::Direct),
+    ];
+    assert_eq!(names, expected);
+    for row in &report.rows {
+        assert!(row.load.errors.is_empty() && row.load.latencies.count() > 0, "{row:?}");
+    }
+    let reservations = report.rows[2].load.latencies.count();
+    assert_eq!(reservations, Plan::tiny().reservations, "each of them got a ticket of its own");
+    let json = report.to_json("abc");
+    assert_eq!(json["commit"], "abc");
+    assert_eq!(json["calls"][2]["name"], "ReserveTicket");
+    assert!(json["calls"][2]["ratio_to_check"]["per_second"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
+    assert!(json["a_reservation"]["services"][0]["commits"].as_f64().is_some_and(|commits| commits > 0.0), "{json:#}");
+    let table = report.to_string();
+    for part in ["health Check", "answer to view, settled", "without the gateway", "start to the ready line"] {
+        assert!(table.contains(part), "{part:?} is not in\n{table}");
+    }
+}
