@@ -1,17 +1,14 @@
 //! `cargo xtask test`: all tests, those too that need built binaries and tools, and the negative controls.
 
-use std::env;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 
 use crate::{checkout::Checkout, command, controls, tools};
 
 /// Sets up what is missing, builds once, and runs everything that `cargo test` alone would leave out as well.
 pub(crate) fn run(checkout: &Checkout, with_controls: bool) -> Result<()> {
-    let grpcurl = tools::grpcurl(checkout)?;
-    let bin = grpcurl.parent().context("a program lies in a folder")?.to_owned();
-    let old_path = env::var_os("PATH").unwrap_or_default();
-    let path = env::join_paths(std::iter::once(bin).chain(env::split_paths(&old_path)))?;
+    tools::grpcurl(checkout)?;
+    tools::postgres(checkout)?;
+    let path = tools::path_with(&tools::nats_server(checkout)?)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
     command::run(checkout.cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;
     let mut tests = checkout.cargo();

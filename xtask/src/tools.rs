@@ -1,13 +1,19 @@
 //! Tools that are not on every machine: fetched once, each of a pinned version, into the target folder or `node_modules`.
 
-use std::{fs, path::PathBuf};
+use std::{
+    env,
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::{checkout::Checkout, command};
 
 const CARGO_DENY: &str = "0.20.2";
 const GRPCURL: &str = "v1.9.4";
+const NATS_SERVER: &str = "v2.12.3";
 
 /// cargo-deny; built when missing, which takes some minutes.
 pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
@@ -38,26 +44,59 @@ pub(crate) fn buf(checkout: &Checkout) -> Result<PathBuf> {
 
 /// grpcurl, for the tests that see the system as a person with grpcurl does.
 pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
+    go_install(checkout, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", GRPCURL)
+}
+
+/// nats-server, which Debian has in a version that is too old.
+pub(crate) fn nats_server(checkout: &Checkout) -> Result<PathBuf> {
+    go_install(checkout, "nats-server", "github.com/nats-io/nats-server/v2", NATS_SERVER)
+}
+
+/// The search path with the folder of this tool in front.
+pub(crate) fn path_with(tool: &Path) -> Result<OsString> {
+    let bin = tool.parent().context("a program lies in a folder")?.to_owned();
+    let rest = env::var_os("PATH").unwrap_or_default();
+    Ok(env::join_paths(std::iter::once(bin).chain(env::split_paths(&rest)))?)
+}
+
+/// A program that `go install` builds.
+fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> Result<PathBuf> {
     let bin = checkout.tools().join("bin");
-    let program = bin.join("grpcurl");
-    // What `go install` builds does not know its own version, so it is written down beside it.
-    let note = checkout.tools().join("grpcurl.version");
-    if program.is_file() && fs::read_to_string(&note).is_ok_and(|version| version == GRPCURL) {
+    let program = bin.join(name);
+    // What `go install` builds does not always know its own version, so it is written down beside it.
+    let note = checkout.tools().join(format!("{name}.version"));
+    if program.is_file() && fs::read_to_string(&note).is_ok_and(|noted| noted == version) {
         return Ok(program);
     }
-    command::require("go", "version", "install Go 1.25 or newer; grpcurl is built with it")?;
+    command::require("go", "version", &format!("install Go 1.25 or newer; {name} is built with it"))?;
     fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
     let mut install = checkout.command("go");
-    install.arg("install").arg(format!("github.com/fullstorydev/grpcurl/cmd/grpcurl@{GRPCURL}"));
+    install.arg("install").arg(format!("{package}@{version}"));
     command::run(install.env("GOBIN", &bin))?;
-    fs::write(&note, GRPCURL).with_context(|| format!("cannot write {}", note.display()))?;
+    fs::write(&note, version).with_context(|| format!("cannot write {}", note.display()))?;
     Ok(program)
 }
 
-fn modified(file: &std::path::Path) -> Option<std::time::SystemTime> {
+/// PostgreSQL's server programs: of Debian's package where we may install it.
+pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
+    if eticket_local_servers::postgres::installed() {
+        return Ok(());
+    }
+    let debian = PathBuf::from("/usr/bin/apt-get").is_file();
+    if !(debian && eticket_local_servers::postgres::runs_as_root()) {
+        bail!("PostgreSQL 15 or newer is missing: install it (on Debian: apt-get install postgresql)");
+    }
+    let mut update = checkout.command("apt-get");
+    command::run(update.args(["update", "--quiet"]))?;
+    let mut install = checkout.command("apt-get");
+    install.args(["install", "--quiet", "--yes", "--no-install-recommends", "postgresql", "postgresql-contrib"]);
+    command::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
+}
+
+fn modified(file: &Path) -> Option<std::time::SystemTime> {
     fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }
 
-fn path(program: &std::path::Path) -> Result<&str> {
+fn path(program: &Path) -> Result<&str> {
     program.to_str().with_context(|| format!("{} is not UTF-8", program.display()))
 }

@@ -1,0 +1,224 @@
+//! nats-server 2.10 or newer with JetStream, found on the path: one node, or a cluster.
+
+use std::{
+    env, fs,
+    io::{Read, Write},
+    net::{Ipv4Addr, TcpStream},
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::{free_port, program::Program, wait_until};
+
+/// A running node.
+pub struct Nats {
+    program: Option<Program>,
+    folder: PathBuf,
+    port: u16,
+    monitor: u16,
+    temporary: Option<TempDir>,
+}
+
+impl Nats {
+    /// A node for a test, in a folder that goes with it.
+    ///
+    /// # Errors
+    /// If nats-server is not on the path, or does not start.
+    pub fn start() -> Result<Self> {
+        Self::start_with("")
+    }
+
+    /// The same, with further lines of configuration.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(lines: &str) -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("eticket-nats-").tempdir()?;
+        let mut node = Self::start_in(temporary.path(), lines)?;
+        node.temporary = Some(temporary);
+        Ok(node)
+    }
+
+    /// A node in this folder.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(folder: &Path, lines: &str) -> Result<Self> {
+        let mut node = Self::configured(folder, lines)?;
+        node.start_again()?;
+        Ok(node)
+    }
+
+    /// Three nodes that know each other; a stream can have three replicas.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn cluster() -> Result<Vec<Self>> {
+        let routes = [free_port()?, free_port()?, free_port()?];
+        let others = routes.map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).join(", ");
+        let mut nodes = Vec::new();
+        for (number, route) in routes.iter().enumerate() {
+            let temporary = tempfile::Builder::new().prefix("eticket-nats-").tempdir()?;
+            let lines = format!(
+                "server_name: node-{number}\ncluster {{ name: eticket, listen: \"127.0.0.1:{route}\", routes: [{others}] }}\n"
+            );
+            let mut node = Self::configured(temporary.path(), &lines)?;
+            node.temporary = Some(temporary);
+            node.launch()?;
+            nodes.push(node);
+        }
+        for node in &mut nodes {
+            node.wait_until_healthy()?;
+        }
+        Ok(nodes)
+    }
+
+    fn configured(folder: &Path, lines: &str) -> Result<Self> {
+        let (port, monitor) = (free_port()?, free_port()?);
+        let store = folder.join("jetstream");
+        // Synced, as a single node must be: its acknowledgement would else not mean that the message is on the disk.
+        let configuration = format!(
+            "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
+             jetstream {{ store_dir: \"{}\", sync_interval: always }}\n{lines}\n",
+            store.display()
+        );
+        fs::write(folder.join("nats.conf"), configuration)?;
+        Ok(Self { program: None, folder: folder.to_owned(), port, monitor, temporary: None })
+    }
+
+    fn launch(&mut self) -> Result<()> {
+        let mut command = Command::new(binary()?);
+        command.arg("--config").arg(self.folder.join("nats.conf"));
+        self.program = Some(Program::start(command, &self.log_file())?);
+        Ok(())
+    }
+
+    /// Starts it where it does not run, on the port it had before.
+    ///
+    /// # Errors
+    /// If it ends at once, with its log.
+    pub fn start_again(&mut self) -> Result<()> {
+        self.launch()?;
+        self.wait_until_healthy()
+    }
+
+    /// Healthy: JetStream answers too, in a cluster with a leader.
+    fn wait_until_healthy(&mut self) -> Result<()> {
+        let monitor = self.monitor;
+        let program = self.program.as_mut().context("nats-server does not run")?;
+        wait_until("an answer of nats-server", || {
+            if program.ended()? {
+                bail!("nats-server does not start:\n{}", program.log());
+            }
+            Ok(healthy(monitor))
+        })
+    }
+
+    /// For `bus.url`.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.port)
+    }
+
+    /// On loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// kill -9.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut program = self.program.take().context("nats-server does not run")?;
+        program.signal(Signal::KILL)?;
+        program.wait()
+    }
+
+    /// Stops it in good order.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut program = self.program.take().context("nats-server does not run")?;
+        program.signal(Signal::TERM)?;
+        program.wait()
+    }
+
+    /// Sends a signal, as STOP or CONT.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.program.as_ref().context("nats-server does not run")?.signal(signal)
+    }
+
+    /// Deletes all that JetStream has stored; only while it does not run.
+    ///
+    /// # Errors
+    /// If it runs, or the folder cannot be deleted.
+    pub fn wipe(&mut self) -> Result<()> {
+        if self.program.is_some() {
+            bail!("nats-server runs");
+        }
+        Ok(fs::remove_dir_all(self.folder.join("jetstream"))?)
+    }
+
+    /// What it has logged.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    /// Where its files lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.folder.join("log")
+    }
+}
+
+fn healthy(monitor: u16) -> bool {
+    let ask = || -> std::io::Result<String> {
+        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, monitor))?;
+        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer)?;
+        Ok(answer)
+    };
+    ask().is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+fn binary() -> Result<PathBuf> {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default())
+        .map(|folder| folder.join("nats-server"))
+        .find(|program| program.is_file())
+        .context("nats-server is not on the path: cargo xtask test installs it under target/tools/bin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs nats-server: cargo xtask test runs it"]
+    fn a_node_comes_back_where_it_was_and_three_make_a_cluster() {
+        let mut node = Nats::start().expect("it starts");
+        let url = node.url();
+        node.kill().expect("killed");
+        node.start_again().expect("it starts again");
+        assert_eq!(node.url(), url);
+        node.stop().expect("stopped");
+        assert_eq!(Nats::cluster().expect("they start").len(), 3);
+    }
+}

@@ -1,0 +1,259 @@
+//! PostgreSQL 15 or newer, as Debian's `postgresql` package brings it.
+
+use std::{
+    fs,
+    os::unix::{fs::chown, process::CommandExt},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Signal, geteuid};
+use tempfile::TempDir;
+
+use crate::{free_port, program::Program, wait_until};
+
+/// PostgreSQL refuses to run as root: then it runs as this user, `nobody` on every Linux.
+const NOBODY: u32 = 65534;
+
+/// How a server is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Settings {
+    /// Further lines of `postgresql.conf`, as `max_connections = 20`.
+    pub lines: Vec<String>,
+    /// Whether commits reach the disk. Without it a commit outlives the server's death, but not the machine's: enough for tests.
+    pub synced: bool,
+}
+
+/// A running server.
+pub struct Postgres {
+    program: Option<Program>,
+    port: u16,
+    folder: PathBuf,
+    binaries: PathBuf,
+    temporary: Option<TempDir>,
+}
+
+impl Postgres {
+    /// A server for a test, in a folder that goes with it.
+    ///
+    /// # Errors
+    /// If PostgreSQL is not installed, or does not start.
+    pub fn start() -> Result<Self> {
+        Self::start_with(&Settings::default())
+    }
+
+    /// The same, set up otherwise.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_with(settings: &Settings) -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("eticket-postgres-").tempdir()?;
+        let mut server = Self::start_in(temporary.path(), settings)?;
+        server.temporary = Some(temporary);
+        Ok(server)
+    }
+
+    /// A server in this folder, made if it is empty.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_in(folder: &Path, settings: &Settings) -> Result<Self> {
+        let binaries = binaries()?;
+        if geteuid().is_root() {
+            chown(folder, Some(NOBODY), Some(NOBODY))?;
+        }
+        let mut server =
+            Self { program: None, port: free_port()?, folder: folder.to_owned(), binaries, temporary: None };
+        if !server.data().join("PG_VERSION").exists() {
+            server.initialise(settings)?;
+        }
+        server.start_again()?;
+        Ok(server)
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.join("data")
+    }
+
+    fn initialise(&self, settings: &Settings) -> Result<()> {
+        let mut initdb = self.command("initdb");
+        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--pgdata"]);
+        let output = initdb.arg(self.data()).output().context("initdb cannot be started")?;
+        if !output.status.success() {
+            bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        let mut lines = vec![
+            "listen_addresses = '127.0.0.1'".to_owned(),
+            "unix_socket_directories = ''".to_owned(),
+            format!("fsync = {}", if settings.synced { "on" } else { "off" }),
+        ];
+        lines.extend(settings.lines.iter().cloned());
+        let path = self.data().join("postgresql.conf");
+        let configuration = fs::read_to_string(&path)? + &lines.join("\n") + "\n";
+        Ok(fs::write(path, configuration)?)
+    }
+
+    /// Starts it where it does not run, on the port it had before.
+    ///
+    /// # Errors
+    /// If it ends at once, with its log.
+    pub fn start_again(&mut self) -> Result<()> {
+        let log = self.folder.join("log");
+        wait_until("the start of PostgreSQL", || {
+            fs::write(&log, "")?;
+            let mut postgres = self.command("postgres");
+            postgres.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+            let mut program = Program::start(postgres, &log)?;
+            wait_until("an answer of PostgreSQL", || Ok(program.ended()? || self.answers()?))?;
+            if !program.ended()? {
+                self.program = Some(program);
+                return Ok(true);
+            }
+            // The children of one that was killed need a moment to end.
+            let log = program.log();
+            if log.contains("is still in use") || log.contains("lock file") {
+                return Ok(false);
+            }
+            bail!("PostgreSQL does not start:\n{log}");
+        })
+    }
+
+    /// Of a database, for `store.url`.
+    #[must_use]
+    pub fn url(&self, database: &str) -> String {
+        format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// On loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Runs SQL as the superuser; answers what it prints, a line a row.
+    ///
+    /// # Errors
+    /// If the server does not answer or refuses it.
+    pub fn sql(&self, database: &str, statements: &str) -> Result<String> {
+        let mut psql = self.command("psql");
+        psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--dbname"]);
+        let output = psql.arg(self.url(database)).arg("--command").arg(statements).output()?;
+        if !output.status.success() {
+            bail!("{statements}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    /// Makes an empty database; answers its URL.
+    ///
+    /// # Errors
+    /// As [`Self::sql`].
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        self.sql("postgres", &format!("create database {name}"))?;
+        Ok(self.url(name))
+    }
+
+    /// kill -9 of the server and all its children.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut program = self.program.take().context("PostgreSQL does not run")?;
+        program.signal_with_children(Signal::KILL)?;
+        program.wait()
+    }
+
+    /// Stops it in good order, without waiting for clients to leave.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn stop(&mut self) -> Result<()> {
+        let mut program = self.program.take().context("PostgreSQL does not run")?;
+        program.signal(Signal::INT)?;
+        program.wait()
+    }
+
+    /// Sends a signal, as STOP or CONT, to the server and all its children.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.program.as_ref().context("PostgreSQL does not run")?.signal_with_children(signal)
+    }
+
+    /// What it has logged since its last start.
+    #[must_use]
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.folder.join("log")).unwrap_or_default()
+    }
+
+    /// Where its files lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    fn answers(&self) -> Result<bool> {
+        let mut ready = self.command("pg_isready");
+        ready.args(["--quiet", "--host=127.0.0.1", "--port"]).arg(self.port.to_string());
+        Ok(ready.status().context("pg_isready cannot be started")?.success())
+    }
+
+    /// One of PostgreSQL's programs, as the user that owns the folder.
+    #[must_use]
+    pub fn command(&self, name: &str) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
+        command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
+        if geteuid().is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command
+    }
+}
+
+/// Whether its server programs are there.
+#[must_use]
+pub fn installed() -> bool {
+    binaries().is_ok()
+}
+
+/// Whether it must be run as another user, and may be installed by us.
+#[must_use]
+pub fn runs_as_root() -> bool {
+    geteuid().is_root()
+}
+
+/// The folder of the newest PostgreSQL, whose server programs Debian keeps away from the path.
+fn binaries() -> Result<PathBuf> {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let newest = versions
+        .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))
+        .filter(|(_, folder)| folder.join("initdb").exists())
+        .max();
+    let on_path = || {
+        std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .find(|folder| folder.join("initdb").exists())
+            .map(|folder| (0, folder))
+    };
+    let (_, folder) = newest.or_else(on_path).context("PostgreSQL is not installed: apt-get install postgresql")?;
+    Ok(folder)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+    fn what_was_committed_outlives_a_kill() {
+        let mut server = Postgres::start().expect("it starts");
+        server.create_database("kept").expect("made");
+        server.sql("kept", "create table t (n int); insert into t values (7)").expect("written");
+        server.kill().expect("killed");
+        assert!(server.sql("kept", "select 1").is_err());
+        server.start_again().expect("it starts again");
+        assert_eq!(server.sql("kept", "select n from t").expect("read"), "7");
+        server.stop().expect("stopped");
+    }
+}
