@@ -4,6 +4,7 @@
 //! context of its own, and stopped in the opposite order, the bus last.
 
 mod flags;
+mod operator;
 mod ready;
 mod run;
 pub mod service;
@@ -31,11 +32,15 @@ pub fn main_of_several(program: &str, entries: Vec<Entry>) -> ExitCode {
 }
 
 fn start(program: Program) -> ExitCode {
-    let flags = Flags::of_process(&program.name, program.together, program.has_data());
+    let flags = Flags::of_process(&program.name, program.binary());
     // Names that are not Unicode are none of ours.
     let environment =
         std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
     let sources = Sources { file: flags.config, environment: environment.collect(), data: flags.data };
+    if let Some(order) = flags.order {
+        let done = order.carry_out(|| program.listens_at(&sources));
+        return done.unwrap_or_else(|error| error.report(&program.name));
+    }
     let configured = match program.configure(&sources) {
         Ok(configured) => configured,
         Err(error) => return StartError::from(error).report(&program.name),

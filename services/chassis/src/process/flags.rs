@@ -4,22 +4,32 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
+use super::operator::{self, Order};
+
 /// What the command line says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Flags {
     pub(crate) config: Option<PathBuf>,
     pub(crate) data: Option<PathBuf>,
     pub(crate) check_config: bool,
+    /// What an operator wants of a server that runs, instead of running one.
+    pub(crate) order: Option<Order>,
 }
 
 impl Flags {
     /// Those of this process. Ends it where they are wrong, or ask for help or the version.
-    pub(crate) fn of_process(program: &str, together: bool, has_data: bool) -> Self {
-        Self::of(&command(program, together, has_data).get_matches())
+    pub(crate) fn of_process(program: &str, place: Binary) -> Self {
+        Self::of(&command(program, place).get_matches(), place)
     }
 
-    fn of(matches: &ArgMatches) -> Self {
+    fn of(matches: &ArgMatches, binary: Binary) -> Self {
+        let order = match binary {
+            Binary::Together => matches.subcommand_matches(ADMIN).and_then(|matches| Order::of(matches, None)),
+            Binary::Service(name) => Order::of(matches, Some(name)),
+            Binary::Gateway => None,
+        };
         Self {
+            order,
             config: matches.get_one("config").cloned(),
             // Only there for servers that keep something.
             data: matches.try_get_one("data").ok().flatten().cloned(),
@@ -28,7 +38,21 @@ impl Flags {
     }
 }
 
-fn command(program: &str, together: bool, has_data: bool) -> Command {
+/// What a binary runs decides what can be said to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Binary {
+    /// All servers.
+    Together,
+    /// One that keeps files, and has operations.
+    Service(&'static str),
+    /// One that does neither.
+    Gateway,
+}
+
+const ADMIN: &str = "admin";
+
+fn command(program: &str, binary: Binary) -> Command {
+    let together = binary == Binary::Together;
     let path = |name: &'static str| Arg::new(name).long(name).value_parser(value_parser!(PathBuf)).global(true);
     let mut command = Command::new("eticket")
         .display_name(program.to_owned())
@@ -44,11 +68,18 @@ fn command(program: &str, together: bool, has_data: bool) -> Command {
                 .global(true)
                 .help("Say what is wrong, or print the configuration in force, and exit"),
         );
-    if has_data {
+    if binary != Binary::Gateway {
         command = command.arg(path("data").value_name("DIR").help("Keep files in this folder"));
     }
     if together {
-        command = command.subcommand(Command::new("serve").about("Run all servers, as without a subcommand"));
+        let admin = Command::new(ADMIN).about("Look after the services, through a gateway that runs");
+        let admin = admin.subcommand_required(true).subcommands(operator::commands(None));
+        command = command
+            .subcommand(Command::new("serve").about("Run all servers, as without a subcommand"))
+            .subcommand(admin);
+    }
+    if let Binary::Service(name) = binary {
+        command = command.subcommands(operator::commands(Some(name)));
     }
     command
 }
@@ -57,28 +88,38 @@ fn command(program: &str, together: bool, has_data: bool) -> Command {
 mod tests {
     use super::*;
 
-    fn parse(together: bool, has_data: bool, arguments: &[&str]) -> Result<Flags, clap::Error> {
+    fn parse(binary: Binary, arguments: &[&str]) -> Result<Flags, clap::Error> {
         let arguments = std::iter::once("eticket").chain(arguments.iter().copied());
-        command("eticket", together, has_data).try_get_matches_from(arguments).map(|matches| Flags::of(&matches))
+        command("eticket", binary).try_get_matches_from(arguments).map(|matches| Flags::of(&matches, binary))
     }
 
     #[test]
     fn flags_are_read_before_and_after_serve() {
-        let expected = Flags { config: Some("c".into()), data: Some("d".into()), check_config: true };
+        let expected = Flags { config: Some("c".into()), data: Some("d".into()), check_config: true, order: None };
         for arguments in [
             &["--config", "c", "--data", "d", "--check-config"][..],
             &["serve", "--config", "c", "--data", "d", "--check-config"],
             &["--config", "c", "serve", "--data", "d", "--check-config"],
         ] {
-            assert_eq!(parse(true, true, arguments).expect("valid"), expected);
+            assert_eq!(parse(Binary::Together, arguments).expect("valid"), expected);
         }
-        let nothing = Flags { config: None, data: None, check_config: false };
-        assert_eq!(parse(false, false, &[]).expect("valid"), nothing);
+        let nothing = Flags { config: None, data: None, check_config: false, order: None };
+        assert_eq!(parse(Binary::Gateway, &[]).expect("valid"), nothing);
     }
 
     #[test]
     fn a_server_without_files_has_no_data_folder() {
-        assert!(parse(false, false, &["--data", "d"]).is_err());
-        assert!(parse(false, true, &["serve"]).is_err());
+        assert!(parse(Binary::Gateway, &["--data", "d"]).is_err());
+        assert!(parse(Binary::Service("ticket"), &["serve"]).is_err());
+    }
+
+    #[test]
+    fn operators_speak_to_a_service_or_through_the_gateway() {
+        let order = |binary, arguments: &[&str]| parse(binary, arguments).expect("valid").order.is_some();
+        assert!(order(Binary::Service("ticket"), &["republish"]));
+        assert!(order(Binary::Together, &["admin", "republish"]));
+        assert!(!order(Binary::Together, &["serve"]));
+        assert!(parse(Binary::Together, &["admin"]).is_err());
+        assert!(parse(Binary::Gateway, &["republish"]).is_err());
     }
 }

@@ -9,6 +9,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    flags::Binary,
     ready,
     service::{Configured, Entry, Place},
 };
@@ -41,9 +42,20 @@ pub(crate) struct Program {
 }
 
 impl Program {
-    /// Whether anything in it keeps files.
-    pub(crate) fn has_data(&self) -> bool {
-        self.entries.iter().any(|entry| entry.shape.store != StoreSupport::None)
+    /// What can be said to it on the command line.
+    pub(crate) fn binary(&self) -> Binary {
+        match &self.entries[..] {
+            _ if self.together => Binary::Together,
+            [entry] if entry.shape.store != StoreSupport::None => Binary::Service(entry.shape.name),
+            _ => Binary::Gateway,
+        }
+    }
+
+    /// Where the server listens that takes operators' orders: the last one started, whom people call.
+    pub(crate) fn listens_at(&self, sources: &Sources) -> Result<SocketAddr, StartError> {
+        let configured = self.configure(sources)?;
+        let server = configured.servers.last().ok_or_else(|| StartError::failed("there is no server"))?;
+        Ok(server.settings.listen)
     }
 
     /// Reads and checks everything; nothing is opened or bound.

@@ -2,12 +2,12 @@
 //!
 //! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
 //! back at once: its streams are told, it takes no new calls, and after a grace it is cut. When the server drains the same
-//! happens to all. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
+//! happens to all; a client without calls that does not answer the farewell is cut soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use axum::body::Body;
-use http::{Request, Response};
+use http::{Request, Response, Version};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -15,8 +15,8 @@ use hyper_util::{
 };
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
-    time::{Instant, sleep, sleep_until},
+    sync::{Semaphore, watch},
+    time::{Instant, sleep, sleep_until, timeout},
 };
 use tokio_util::sync::CancellationToken;
 use tower::Service;
@@ -69,16 +69,59 @@ pub(crate) struct Signals {
     pub(crate) kill: CancellationToken,
 }
 
+/// A client with no calls on its connection has this long to answer that the connection ends. The answer is due in one round
+/// trip; who hangs would hold up every server of the process in its turn.
+const FAREWELL: Duration = Duration::from_secs(2);
+
 /// Runs each call of an HTTP/2 connection as a task that the server's stop waits for.
 #[derive(Clone)]
-struct Calls(Tasks);
+struct Calls {
+    tasks: Tasks,
+    under_way: watch::Sender<usize>,
+}
+
+impl Calls {
+    fn new(tasks: Tasks) -> Self {
+        Self { tasks, under_way: watch::Sender::new(0) }
+    }
+
+    fn begin(&self) -> UnderWay {
+        self.under_way.send_modify(|count| *count += 1);
+        UnderWay(self.under_way.clone())
+    }
+
+    /// Returns once nothing has been under way for [`FAREWELL`].
+    async fn fall_silent(&self) {
+        let mut counts = self.under_way.subscribe();
+        loop {
+            // The sender is ours: it is never gone.
+            counts.wait_for(|count| *count == 0).await.ok();
+            if timeout(FAREWELL, counts.wait_for(|count| *count != 0)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Dropped when what is under way has ended.
+struct UnderWay(watch::Sender<usize>);
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
 
 impl<F> Executor<F> for Calls
 where
     F: Future<Output = ()> + Send + 'static,
 {
     fn execute(&self, future: F) {
-        self.0.spawn("call", future);
+        let under_way = self.begin();
+        self.tasks.spawn("call", async move {
+            future.await;
+            drop(under_way);
+        });
     }
 }
 
@@ -94,7 +137,6 @@ pub(crate) async fn accept<S>(
     S::Future: Send,
 {
     let slots = std::sync::Arc::new(Semaphore::new(limits.connections));
-    let builder = builder(&limits, &tasks);
     loop {
         let next = async {
             let slot = slots.clone().acquire_owned().await;
@@ -107,7 +149,7 @@ pub(crate) async fn accept<S>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = serve(stream, builder.clone(), service.clone(), limits.clone(), signals.clone());
+                let connection = serve(stream, tasks.clone(), service.clone(), limits.clone(), signals.clone());
                 tasks.spawn("connection", async move {
                     connection.await;
                     drop(slot);
@@ -122,8 +164,8 @@ pub(crate) async fn accept<S>(
     }
 }
 
-fn builder(limits: &ConnectionLimits, tasks: &Tasks) -> Builder<Calls> {
-    let mut builder = Builder::new(Calls(tasks.clone()));
+fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
+    let mut builder = Builder::new(calls);
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -145,7 +187,7 @@ fn builder(limits: &ConnectionLimits, tasks: &Tasks) -> Builder<Calls> {
     builder
 }
 
-async fn serve<S>(stream: TcpStream, builder: Builder<Calls>, service: S, limits: ConnectionLimits, signals: Signals)
+async fn serve<S>(stream: TcpStream, tasks: Tasks, service: S, limits: ConnectionLimits, signals: Signals)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -155,13 +197,20 @@ where
     }
     let draining = signals.draining.child_token();
     let extensions = (Draining(signals.draining.clone()), ConnectionDraining(draining.clone()));
+    let calls = Calls::new(tasks);
+    let counted = calls.clone();
     let service = service_fn(move |request: Request<Incoming>| {
+        if request.version() != Version::HTTP_2 {
+            // No task of its own tells when this call ends: such a connection is never taken for one without calls.
+            counted.under_way.send_modify(|count| *count += 1);
+        }
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(extensions.0.clone());
         request.extensions_mut().insert(extensions.1.clone());
         // Routers and layers of this server are always ready.
         service.clone().call(request)
     });
+    let builder = builder(&limits, calls.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
     let end = tokio::select! {
@@ -179,6 +228,7 @@ where
         tokio::select! {
             end = connection => Some(end),
             () = signals.kill.cancelled() => None,
+            () = calls.fall_silent() => None,
             () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => None,
         }
     };
@@ -186,6 +236,6 @@ where
         Some(Ok(())) => {}
         // Clients that go away without a word are everyday's business.
         Some(Err(error)) => tracing::debug!(%error, "a connection ended with an error"),
-        None => tracing::debug!("a connection was cut with calls on it"),
+        None => tracing::debug!("a connection was cut"),
     }
 }

@@ -158,6 +158,19 @@ async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test]
+async fn a_client_that_does_not_answer_the_farewell_does_not_hold_up_the_stop() {
+    let fake = Fake::new(StreamKind::Waits);
+    let patient = ConnectionLimits { ping_interval: BOUND, ..ConnectionLimits::default() };
+    let running = server(&fake, &limits(8)).connection_limits(patient).start().await.expect("started");
+    let mut mute = TcpStream::connect(running.address()).await.expect("connected");
+    // The preface and empty settings: an HTTP/2 client that then says nothing more, not even that it heard the farewell.
+    mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
+    mute.read_exact(&mut [0; 9]).await.expect("the server's settings");
+    assert!(running.stop_until(tokio::time::Instant::now() + Duration::from_secs(10)).await, "no call was cut");
+    drop(mute);
+}
+
+#[tokio::test]
 async fn reflection_answers_in_both_versions() {
     use tonic_reflection::pb::{v1, v1alpha};
     let fake = Fake::new(StreamKind::Waits);

@@ -1,0 +1,176 @@
+//! What operators say on the command line to a server that runs: a client of `OperationsService`.
+//!
+//! `eticket-ticket republish` speaks to the service itself, `eticket admin republish` to the gateway, which hands it on. What was
+//! done goes to standard output, a line each; progress to standard error, as a bar where that is a terminal.
+
+mod calls;
+
+use std::process::ExitCode;
+
+use clap::{Arg, ArgMatches, Command};
+
+use crate::exit::StartError;
+
+/// The services whose operations the gateway hands on, and the first three those that publish.
+const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
+const VIEW: &str = "query";
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Task {
+    Republish,
+    Parked,
+    /// All, or the one with this id.
+    Resend(Option<String>),
+    RebuildView,
+    CompareView,
+    Unsettled,
+}
+
+/// An operator's order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Order {
+    pub(crate) task: Task,
+    /// `host:port`; none: where the configuration has the server listen.
+    pub(crate) address: Option<String>,
+    /// Through the gateway: whom it is for.
+    services: Option<Vec<&'static str>>,
+}
+
+/// The commands of one service, or of all through the gateway.
+pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
+    let command = |name: &'static str, about: &'static str| {
+        let address = Arg::new("address").long("address").value_name("HOST:PORT");
+        Command::new(name).about(about).arg(address.help("Where it runs, if not where the configuration says"))
+    };
+    let of_any = |name, about| match service {
+        Some(_) => command(name, about),
+        None => {
+            let which = Arg::new("service").long("service").value_name("SERVICE").value_parser(SERVICES);
+            command(name, about).arg(which.help("For this service only"))
+        }
+    };
+    let event = Arg::new("event").value_name("EVENT_ID").help("Only this one; else all");
+    let mut commands = vec![
+        of_any("parked", "List the messages from the bus that could not be applied"),
+        of_any("resend", "Apply parked messages again; those that fail again stay parked").arg(event),
+    ];
+    if service != Some(VIEW) {
+        commands.push(of_any("republish", "Publish the current state of everything again; safe at any time"));
+    }
+    if service.is_none_or(|service| service == VIEW) {
+        commands.extend([
+            command("rebuild-view", "Build the view anew from the stream; the old one serves meanwhile"),
+            command("compare-view", "Compare the view with its owners; ends with 1 where they differ"),
+            command("unsettled", "List the tickets for which a reaction is still to come"),
+        ]);
+    }
+    commands
+}
+
+impl Order {
+    /// The order in these matches of [`commands`]; `service` as given there.
+    pub(crate) fn of(matches: &ArgMatches, service: Option<&'static str>) -> Option<Self> {
+        let (name, matches) = matches.subcommand()?;
+        let asked = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
+        let task = match name {
+            "republish" => Task::Republish,
+            "parked" => Task::Parked,
+            "resend" => Task::Resend(asked("event")),
+            "rebuild-view" => Task::RebuildView,
+            "compare-view" => Task::CompareView,
+            "unsettled" => Task::Unsettled,
+            _ => return None,
+        };
+        let services = service.is_none().then(|| {
+            let asked = asked("service");
+            let having: &[&'static str] = match task {
+                Task::Republish => &SERVICES[..3],
+                Task::Parked | Task::Resend(_) => &SERVICES,
+                Task::RebuildView | Task::CompareView | Task::Unsettled => &[VIEW],
+            };
+            having.iter().copied().filter(|name| asked.as_ref().is_none_or(|asked| asked == name)).collect()
+        });
+        Some(Self { task, address: asked("address"), services })
+    }
+
+    /// Does it; `listen` is asked where the server listens, if the order does not say.
+    pub(crate) fn carry_out(
+        self,
+        listen: impl FnOnce() -> Result<std::net::SocketAddr, StartError>,
+    ) -> Result<ExitCode, StartError> {
+        let address = match &self.address {
+            Some(address) => address.clone(),
+            None => reachable(listen()?)?,
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::failed)?;
+        runtime.block_on(self.send_to(&address))
+    }
+
+    async fn send_to(&self, address: &str) -> Result<ExitCode, StartError> {
+        let mut server = calls::Server::connect(address).await?;
+        let mut differences = 0;
+        let nobody = [None];
+        let some: Vec<_> = self.services.iter().flatten().copied().map(Some).collect();
+        for service in if self.services.is_some() { &some[..] } else { &nobody } {
+            server.hand_on_to(*service);
+            differences += server.carry_out(&self.task).await?;
+        }
+        Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Where a server that listens there can be reached from this machine.
+fn reachable(listen: std::net::SocketAddr) -> Result<String, StartError> {
+    if listen.port() == 0 {
+        let expected = "the server took a free port, which its ready line says: give it as --address";
+        return Err(StartError::config("listen", listen.to_string(), expected));
+    }
+    let mut address = listen;
+    if address.ip().is_unspecified() {
+        address.set_ip(if address.is_ipv4() {
+            std::net::Ipv4Addr::LOCALHOST.into()
+        } else {
+            std::net::Ipv6Addr::LOCALHOST.into()
+        });
+    }
+    Ok(address.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn order(service: Option<&'static str>, arguments: &[&str]) -> Result<Option<Order>, clap::Error> {
+        let command = Command::new("x").no_binary_name(true).subcommands(commands(service));
+        command.try_get_matches_from(arguments).map(|matches| Order::of(&matches, service))
+    }
+
+    #[test]
+    fn a_service_has_the_commands_of_its_operations() {
+        let found = order(Some("ticket"), &["resend", "a/1", "--address", "h:1"]).expect("valid").expect("an order");
+        let task = Task::Resend(Some("a/1".to_owned()));
+        assert_eq!(found, Order { task, address: Some("h:1".to_owned()), services: None });
+        assert!(order(Some("ticket"), &["compare-view"]).is_err());
+        assert!(order(Some("query"), &["republish"]).is_err());
+        assert!(order(Some("ticket"), &["republish", "--service", "pricing"]).is_err());
+    }
+
+    #[test]
+    fn the_gateway_hands_on_to_one_or_to_all_that_have_it() {
+        let services = |arguments: &[&str]| order(None, arguments).expect("valid").expect("an order").services;
+        assert_eq!(services(&["republish"]), Some(vec!["ticket", "reservation", "pricing"]));
+        assert_eq!(services(&["parked", "--service", "query"]), Some(vec!["query"]));
+        assert_eq!(services(&["compare-view"]), Some(vec!["query"]));
+        assert!(order(None, &["parked", "--service", "nobody"]).is_err());
+    }
+
+    #[test]
+    fn a_server_that_listens_everywhere_is_reached_on_the_loopback() {
+        let reach = |listen: &str| reachable(listen.parse().expect("an address"));
+        assert_eq!(reach("0.0.0.0:8082").expect("reachable"), "127.0.0.1:8082");
+        assert_eq!(reach("[::]:8082").expect("reachable"), "[::1]:8082");
+        assert_eq!(reach("10.0.0.1:8082").expect("reachable"), "10.0.0.1:8082");
+        assert_eq!(reach("127.0.0.1:0").expect_err("unknown").code(), 78);
+    }
+}
