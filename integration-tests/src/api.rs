@@ -68,13 +68,18 @@ pub struct Api(Reach);
 impl Api {
     /// A client that connects when it is first used.
     pub fn new(eticket: &Eticket, wire: Wire) -> Self {
+        Self::of(|server| eticket.address(server).to_owned(), wire)
+    }
+
+    /// A client of servers of which `address` tells where they are.
+    pub fn of(address: impl Fn(&str) -> String, wire: Wire) -> Self {
         Self(match wire {
             Wire::Direct => {
-                Reach::Direct(SERVICES.iter().map(|service| (*service, channel(eticket.address(service)))).collect())
+                Reach::Direct(SERVICES.iter().map(|service| (*service, channel(&address(service)))).collect())
             }
-            Wire::Gateway => Reach::Gateway(channel(eticket.address("gateway"))),
-            Wire::WebBinary => Reach::Web(Box::new(GrpcWeb::new(eticket.address("gateway"), Form::Binary))),
-            Wire::WebText => Reach::Web(Box::new(GrpcWeb::new(eticket.address("gateway"), Form::Text))),
+            Wire::Gateway => Reach::Gateway(channel(&address("gateway"))),
+            Wire::WebBinary => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Binary))),
+            Wire::WebText => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Text))),
         })
     }
 

@@ -16,7 +16,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{binary::binary, eventually::SOON};
+use crate::{
+    binary::{binary, root},
+    eventually::SOON,
+};
 
 /// Servers that eticket starts, by their names in its ready line and configuration.
 pub const SERVERS: [&str; 5] = ["ticket", "reservation", "pricing", "query", "gateway"];
@@ -32,16 +35,26 @@ pub struct Launch {
 impl Launch {
     /// `eticket`, all five servers on free ports of loopback, in a data folder.
     pub fn all_in_one(data: &Path) -> Self {
-        let mut launch = Self::program("eticket").data(data);
-        for server in SERVERS {
-            launch = launch.key(&format!("{server}.listen"), "127.0.0.1:0");
-        }
-        launch
+        Self::program("eticket").data(data).on_free_ports()
+    }
+
+    /// Has all five servers take free ports of loopback.
+    #[must_use]
+    pub fn on_free_ports(self) -> Self {
+        SERVERS.iter().fold(self, |launch, server| launch.key(&format!("{server}.listen"), "127.0.0.1:0"))
     }
 
     /// A binary as it is, with nothing of the environment that is meant for it.
     pub fn program(name: &str) -> Self {
         Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new() }
+    }
+
+    /// A command line as a page shows it, in the root of the checkout; cargo becomes the program that it runs.
+    pub fn as_shown(command: &str) -> Self {
+        let script = format!("cd \"$0\" && exec {command}");
+        let root = root().to_str().expect("the checkout's path is UTF-8").to_owned();
+        let arguments = vec!["-c".to_owned(), script, root];
+        Self { program: PathBuf::from("bash"), arguments, environment: BTreeMap::new() }
     }
 
     #[must_use]

@@ -11,6 +11,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use crate::binary::root;
+
 const MARK: &str = "<!-- tour -->";
 const EXPECTATION: &str = "# => ";
 /// Written by the shell where an expectation stands; no command writes such a line.
@@ -30,6 +32,22 @@ pub fn blocks(page: &str) -> Vec<String> {
         blocks.push(block.join("\n"));
     }
     blocks
+}
+
+/// The other shell blocks of a page, each a single command.
+pub fn commands(page: &str) -> Vec<String> {
+    let mut commands = Vec::new();
+    let (mut lines, mut marked) = (page.lines(), false);
+    while let Some(line) = lines.next() {
+        if line.trim() == "```sh" {
+            let block: Vec<&str> = lines.by_ref().take_while(|line| line.trim() != "```").collect();
+            if !std::mem::take(&mut marked) {
+                commands.push(block.join("\n"));
+            }
+        }
+        marked |= line.trim() == MARK;
+    }
+    commands
 }
 
 /// Puts the addresses under test in the place of the default ones: `localhost:8088`, `127.0.0.1:8088`.
@@ -60,6 +78,7 @@ pub fn run(blocks: &[String], path: &OsStr) -> usize {
     let output = Command::new("bash")
         .args(["-c", &script])
         .env("PATH", path)
+        .current_dir(root())
         .stdin(Stdio::null())
         .output()
         .expect("bash is installed");
@@ -103,6 +122,7 @@ mod tests {
         let blocks = blocks(PAGE);
         assert_eq!(blocks.len(), 2);
         assert_eq!(run(&blocks, &path()), 3);
+        assert_eq!(commands(PAGE), ["not run"]);
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! What operators do on the command line, to a service or through the gateway.
 
-#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
-
 use chrono::Weekday;
 use eticket_integration_tests::{Api, Eticket, Exit, Wire, calendar, process::Launch};
 use eticket_proto::reservation::UserGrade;

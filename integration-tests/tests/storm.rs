@@ -4,21 +4,13 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc};
 
 use eticket_integration_tests::{
     Api, Eticket, Wire,
-    eventually::{SOON, eventually},
+    eventually::SOON,
     process::Launch,
-    storm::{Arena, client::Client, judge, watcher::Watcher},
-};
-use eticket_proto::{
-    operations::{
-        CompareViewRequest, ListUnsettledRequest, ListUnsettledResponse,
-        operations_service_client::OperationsServiceClient,
-    },
-    query::WaitFor,
-    reservation::{ListReservationsRequest, ListReservationsResponse, Reservation},
+    storm::{Arena, client::Client, verdict, watcher::Watcher},
 };
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tempfile::TempDir;
@@ -87,8 +79,8 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
         }
     });
     let clients = futures::future::join_all(asking).await;
-    judge_all(&eticket, &clients, &watcher).await;
-    compare_views(&eticket).await;
+    verdict::judge_all(&Api::new(&eticket, Wire::Direct), &clients, &watcher).await;
+    verdict::compare_views(eticket.address("query")).await;
     let exit = eticket.stop().await;
     assert!(!exit.log.contains("panicked"), "{}", exit.log);
     watching.await.expect("the watcher does not panic");
@@ -97,63 +89,4 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
 /// Both ways to the view take their turns.
 fn watched_at(eticket: &Eticket, round: usize) -> String {
     eticket.address(if round.is_multiple_of(2) { "query" } else { "gateway" }).to_owned()
-}
-
-async fn judge_all(eticket: &Eticket, clients: &[Client], watcher: &Watcher) {
-    let api = Api::new(eticket, Wire::Direct);
-    let stories = judge::stories(clients.iter().flat_map(Client::commands));
-    let mut views = std::collections::BTreeMap::new();
-    for (id, story) in &stories {
-        story.check_by_itself(id);
-        let view = api.view(id, "", WaitFor::Settled).await.expect("every view settles");
-        let ticket = api.ticket(id).await.expect("it is there");
-        story.check_end(&reservations(&api, id).await, &ticket, &view);
-        let price = api.price(id).await.expect("it is there");
-        let (shown, owned) = (&view.discounted_price, &price.discounted_price);
-        assert_eq!((shown, price.reservation_revision), (owned, ticket.reservation_revision), "{view:?}, {price:?}");
-        views.insert(id.clone(), view);
-    }
-    eventually(Duration::from_secs(10), "the watcher has the newest state of every ticket", async || {
-        let seen = watcher.views();
-        let differs = views.iter().find(|(id, view)| seen.get(*id) != Some(*view));
-        differs.map_or(Ok(()), |(id, view)| Err(Box::new((view.clone(), seen.get(id).cloned()))))
-    })
-    .await;
-    assert_eq!(watcher.views().len(), views.len(), "it was sent no ticket that nobody registered");
-}
-
-async fn reservations(api: &Api, ticket: &str) -> Vec<Reservation> {
-    let (mut all, mut page_token) = (Vec::new(), String::new());
-    loop {
-        let request = ListReservationsRequest {
-            filter_ticket_id: ticket.to_owned(),
-            page_size: 7,
-            page_token,
-            ..Default::default()
-        };
-        let method = "eticket.reservation.v1.ReservationService/ListReservations";
-        let page: ListReservationsResponse = api.call(method, request).await.expect("a page");
-        all.extend(page.reservations);
-        page_token = page.next_page_token;
-        if page_token.is_empty() {
-            return all;
-        }
-    }
-}
-
-/// What the query service itself finds, when it asks the owners.
-async fn compare_views(eticket: &Eticket) {
-    let api = Api::at(eticket.address("query"));
-    let method = "eticket.operations.v1.OperationsService/ListUnsettled";
-    let answer: ListUnsettledResponse = api.call(method, ListUnsettledRequest::default()).await.expect("a page");
-    assert_eq!(answer.unsettled, [], "every view is settled");
-    let address = eticket_integration_tests::api::channel(eticket.address("query"));
-    let stream = OperationsServiceClient::new(address).compare_view(CompareViewRequest {}).await.expect("it compares");
-    let mut stream = stream.into_inner();
-    let mut compared = 0;
-    while let Some(answer) = stream.message().await.expect("it ends well") {
-        assert_eq!(answer.difference, None, "the view agrees with the owners");
-        compared = answer.compared_count;
-    }
-    assert!(compared > 0, "it compared {compared} tickets");
 }

@@ -1,21 +1,49 @@
 //! The commands in README.md, run as they stand there: what the page promises is what a reader will see.
 
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
 use std::{collections::BTreeMap, fs};
 
-use eticket_integration_tests::{Eticket, binary, tour};
+use eticket_integration_tests::{binary, process::Launch, tour};
 use tempfile::TempDir;
 
+/// The main job.
+const MAIN: &str = "cargo run --release -p eticket";
+/// The tests.
+const TEST: &str = "cargo xtask test";
+/// What is in force.
+const CHECK: &str = "cargo run --release -p eticket -- --check-config";
+
+fn page() -> String {
+    fs::read_to_string(binary::root().join("README.md")).expect("a README")
+}
+
+#[test]
+fn no_command_of_the_page_is_left_out() {
+    assert_eq!(tour::commands(&page()), [MAIN, TEST, CHECK], "who adds a command adds what runs it here");
+    // The second is run by whoever runs this: the pipeline, word for word.
+    let pipeline = fs::read_to_string(binary::root().join(".ci/run")).expect("a pipeline");
+    assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "needs grpcurl and curl: cargo xtask test"]
+#[ignore = "needs grpcurl and curl, and builds a release: cargo xtask test"]
 async fn the_readme_keeps_its_promises() {
+    tokio::task::spawn_blocking(|| binary::build_release("eticket")).await.expect("built");
     let data = TempDir::new().expect("a folder");
-    let eticket = Eticket::start(data.path()).await;
-    let page = fs::read_to_string(binary::root().join("README.md")).expect("a README");
+    let folder = data.path().to_str().expect("UTF-8");
+
+    let checked = Launch::as_shown(CHECK).key("data", folder).run().await;
+    assert_eq!(checked.code, Some(0), "{}", checked.log);
+    assert!(checked.output.contains("[gateway]") && checked.output.contains(folder), "{}", checked.output);
+
+    let eticket = Launch::as_shown(MAIN).on_free_ports().key("data", folder).start().await;
     let addresses: BTreeMap<u16, String> =
         [(8081, "reservation"), (8082, "ticket"), (8083, "pricing"), (8084, "query"), (8088, "gateway")]
             .map(|(port, server)| (port, eticket.address(server).to_owned()))
             .into();
-    let blocks: Vec<String> = tour::blocks(&page).iter().map(|block| tour::with_addresses(block, &addresses)).collect();
+    let blocks: Vec<String> =
+        tour::blocks(&page()).iter().map(|block| tour::with_addresses(block, &addresses)).collect();
     assert!(!blocks.is_empty(), "README.md has no block behind <!-- tour -->");
     let path = std::env::var_os("PATH").expect("a PATH");
     let met = tokio::task::spawn_blocking(move || tour::run(&blocks, &path)).await.expect("every promise is kept");

@@ -1,0 +1,250 @@
+//! The distributed form under test: replicas of each service in processes of their own, over a PostgreSQL and a nats-server of
+//! the test's.
+
+use std::{collections::BTreeMap, path::Path};
+
+use eticket_local_servers::{
+    free_port,
+    nats::Nats,
+    postgres::{Postgres, Settings},
+};
+use futures::future::join_all;
+use tempfile::TempDir;
+use tokio::task::spawn_blocking;
+
+use crate::{Api, Eticket, Exit, Wire, process::Launch};
+
+/// Services, in the order of their start.
+pub const SERVICES: [&str; 4] = ["ticket", "pricing", "query", "reservation"];
+
+/// Those that keep their state in PostgreSQL unless they are told otherwise.
+pub const WRITERS: [&str; 3] = ["ticket", "reservation", "pricing"];
+
+/// How a mesh is to be.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    replicas: BTreeMap<&'static str, usize>,
+    on_sqlite: Vec<&'static str>,
+    keys: Vec<(&'static str, String, String)>,
+    store_url: Option<String>,
+    bus_url: Option<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        // The tests' own patience shall decide what is too slow, not the breaker on a busy machine.
+        let patient = |key: &str, value: &str| ("reservation", key.to_owned(), value.to_owned());
+        let keys = vec![
+            patient("upstream.ticket.deadline_ms", "8000"),
+            patient("upstream.ticket.attempt_timeout_ms", "4000"),
+            patient("upstream.ticket.breaker.slow_call_ms", "4000"),
+        ];
+        Self { replicas: BTreeMap::new(), on_sqlite: Vec::new(), keys, store_url: None, bus_url: None }
+    }
+}
+
+impl Plan {
+    /// So many of each service.
+    #[must_use]
+    pub fn replicas(mut self, count: usize) -> Self {
+        self.replicas.extend(SERVICES.map(|service| (service, count)));
+        self
+    }
+
+    /// This service on SQLite, and so in one replica.
+    #[must_use]
+    pub fn on_sqlite(mut self, service: &'static str) -> Self {
+        self.on_sqlite.push(service);
+        self
+    }
+
+    /// A key of one service.
+    #[must_use]
+    pub fn key(mut self, service: &'static str, key: &str, value: &str) -> Self {
+        self.keys.push((service, key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// PostgreSQL by another way, as through a proxy.
+    #[must_use]
+    pub fn store_at(mut self, url: String) -> Self {
+        self.store_url = Some(url);
+        self
+    }
+
+    /// NATS by another way.
+    #[must_use]
+    pub fn bus_at(mut self, url: String) -> Self {
+        self.bus_url = Some(url);
+        self
+    }
+
+    fn count(&self, service: &str) -> usize {
+        if self.on_sqlite.contains(&service) { 1 } else { self.replicas.get(service).copied().unwrap_or(1) }
+    }
+}
+
+/// One process of it, which keeps its address when it is started again.
+pub struct Replica {
+    launch: Launch,
+    address: String,
+    process: Option<Eticket>,
+}
+
+impl Replica {
+    fn new(launch: Launch) -> Self {
+        let address = format!("127.0.0.1:{}", free_port().expect("a port"));
+        let launch = launch.key("listen", &address);
+        Self { launch, address, process: None }
+    }
+
+    pub fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// # Panics
+    /// If it does not run.
+    pub fn process(&self) -> &Eticket {
+        self.process.as_ref().expect("it runs")
+    }
+
+    /// Starts it and waits until it is ready.
+    pub async fn start(&mut self) {
+        self.process = Some(self.launch.clone().start().await);
+    }
+
+    /// kill -9.
+    ///
+    /// # Panics
+    /// If it does not run.
+    pub async fn kill(&mut self) {
+        self.process.take().expect("it runs").kill().await;
+    }
+
+    /// Asks it to end, and waits until it has.
+    ///
+    /// # Panics
+    /// If it does not run, or does not end well.
+    pub async fn stop(&mut self) -> Exit {
+        self.process.take().expect("it runs").stop().await
+    }
+}
+
+/// PostgreSQL and NATS.
+pub struct Infrastructure {
+    pub postgres: Postgres,
+    pub nats: Nats,
+}
+
+impl Infrastructure {
+    /// # Panics
+    /// If either is not installed or does not start.
+    pub async fn start() -> Self {
+        let started = spawn_blocking(|| {
+            // Each service has a few connections, and each test many services.
+            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced: false };
+            Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: Nats::start()? })
+        });
+        started.await.expect("starting does not panic").expect("PostgreSQL and nats-server start")
+    }
+}
+
+/// All of it, running.
+pub struct Mesh {
+    pub servers: BTreeMap<&'static str, Vec<Replica>>,
+    pub infrastructure: Infrastructure,
+    _folder: TempDir,
+}
+
+impl Mesh {
+    /// With servers of its own.
+    pub async fn start(plan: Plan) -> Self {
+        Self::start_on(Infrastructure::start().await, plan).await
+    }
+
+    /// # Panics
+    /// If any of it does not become ready.
+    pub async fn start_on(infrastructure: Infrastructure, plan: Plan) -> Self {
+        let folder = TempDir::new().expect("a folder");
+        let mut mesh = Self { servers: BTreeMap::new(), infrastructure, _folder: folder };
+        for service in SERVICES {
+            let replicas = (0..plan.count(service)).map(|number| mesh.replica(&plan, service, number)).collect();
+            mesh.servers.insert(service, replicas);
+        }
+        for service in ["reservation", "query"] {
+            let upstreams: &[&'static str] = if service == "query" { &WRITERS } else { &["ticket"] };
+            mesh.tell(service, upstreams);
+        }
+        let gateway = Launch::program("eticket-gateway").key("shutdown.drain_delay_ms", "0");
+        mesh.servers.insert("gateway", vec![Replica::new(with_keys(gateway, &plan, "gateway"))]);
+        mesh.tell("gateway", &SERVICES);
+        join_all(mesh.servers.values_mut().flatten().map(Replica::start)).await;
+        mesh
+    }
+
+    fn replica(&self, plan: &Plan, service: &'static str, number: usize) -> Replica {
+        let data = self.folder().join(format!("{service}-{number}"));
+        let bus = plan.bus_url.clone().unwrap_or_else(|| self.infrastructure.nats.url());
+        let store = plan.store_url.clone().unwrap_or_else(|| self.infrastructure.postgres.url("postgres"));
+        let mut launch = Launch::program(&format!("eticket-{service}")).data(&data).key("bus.url", &bus);
+        if WRITERS.contains(&service) && !plan.on_sqlite.contains(&service) {
+            launch = launch.key("store.url", &store);
+        }
+        Replica::new(with_keys(launch.key("shutdown.drain_delay_ms", "0"), plan, service))
+    }
+
+    fn folder(&self) -> &Path {
+        self._folder.path()
+    }
+
+    /// Tells all replicas of a service where the others are.
+    fn tell(&mut self, service: &'static str, upstreams: &[&'static str]) {
+        let urls = upstreams.iter().map(|upstream| (*upstream, self.url(upstream))).collect::<Vec<_>>();
+        for replica in self.servers.entry(service).or_default() {
+            for (upstream, url) in &urls {
+                replica.launch = replica.launch.clone().key(&format!("upstream.{upstream}.url"), url);
+            }
+        }
+    }
+
+    /// All replicas of a service, as in `upstream.<service>.url`.
+    fn url(&self, service: &str) -> String {
+        let urls = self.servers[service].iter().map(|replica| format!("http://{}", replica.address));
+        urls.collect::<Vec<_>>().join(",")
+    }
+
+    pub fn replicas(&self, service: &str) -> &[Replica] {
+        &self.servers[service]
+    }
+
+    /// One process of a service.
+    ///
+    /// # Panics
+    /// If there is none of that number.
+    pub fn replica_of(&mut self, service: &str, number: usize) -> &mut Replica {
+        &mut self.servers.get_mut(service).expect("a service")[number]
+    }
+
+    /// A client; direct, it speaks to the first replica of each service.
+    pub fn api(&self, wire: Wire) -> Api {
+        Api::of(|server| self.servers[server][0].address.clone(), wire)
+    }
+
+    /// Asks all to end, and waits until they have.
+    ///
+    /// # Panics
+    /// If any does not end well, or has panicked.
+    pub async fn stop(mut self) {
+        for service in ["gateway", "reservation", "query", "pricing", "ticket"] {
+            let running = self.servers.remove(service).into_iter().flatten().filter_map(|replica| replica.process);
+            for exit in join_all(running.map(Eticket::stop)).await {
+                assert!(!exit.log.contains("panicked"), "{service}:\n{}", exit.log);
+            }
+        }
+    }
+}
+
+fn with_keys(launch: Launch, plan: &Plan, service: &str) -> Launch {
+    let keys = plan.keys.iter().filter(|(of, ..)| *of == service);
+    keys.fold(launch, |launch, (_, key, value)| launch.key(key, value))
+}

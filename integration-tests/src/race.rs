@@ -1,0 +1,51 @@
+//! Many callers, one ticket: exactly one may have it, and all others learn why they may not.
+
+use std::collections::BTreeMap;
+
+use chrono::Weekday;
+use eticket_proto::{
+    reservation::{ReservationStatus, UserGrade},
+    ticket::TicketStatus,
+};
+use futures::{StreamExt, stream::FuturesUnordered};
+
+use crate::{Api, api::reason, calendar};
+
+const CALLERS: usize = 1000;
+
+/// A thousand callers over these clients.
+///
+/// # Panics
+/// If not exactly one of them gets the ticket, or another is refused for any other reason than that.
+pub async fn of_a_thousand_callers_one_gets_the_ticket(apis: &[Api]) {
+    let registered = apis[0].register("hot", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
+    apis[0].settled("hot", &registered.consistency_token).await;
+
+    let mut calls: FuturesUnordered<_> = (0..CALLERS)
+        .map(|caller| {
+            let api = apis[caller % apis.len()].clone();
+            tokio::spawn(async move { api.reserve("hot", &format!("user-{caller}"), UserGrade::Silver).await })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    let mut refusals = BTreeMap::<String, usize>::new();
+    while let Some(answer) = calls.next().await {
+        match answer.expect("a caller does not panic") {
+            Ok(answer) => winners.push(answer),
+            Err(status) => *refusals.entry(format!("{:?} {}", status.code(), reason(&status))).or_default() += 1,
+        }
+    }
+
+    let expected = BTreeMap::from([("FailedPrecondition TICKET_ALREADY_RESERVED".to_owned(), CALLERS - 1)]);
+    assert_eq!((winners.len(), refusals), (1, expected));
+    let winner = winners.remove(0);
+    let view = apis[0].settled("hot", &winner.consistency_token).await;
+    let reservation = winner.reservation.expect("an answer has its resource");
+    assert_eq!(reservation.status(), ReservationStatus::Reserved);
+    assert_eq!((view.ticket_status(), view.user_id), (TicketStatus::Reserved, reservation.user_id));
+    assert_eq!(
+        view.revisions.map(|revisions| revisions.reservation),
+        Some(1),
+        "nothing but the one reservation happened"
+    );
+}

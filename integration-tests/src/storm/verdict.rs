@@ -1,0 +1,80 @@
+//! What must be true once a storm is over.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use eticket_proto::{
+    operations::{
+        CompareViewRequest, ListUnsettledRequest, ListUnsettledResponse,
+        operations_service_client::OperationsServiceClient,
+    },
+    query::WaitFor,
+    reservation::{ListReservationsRequest, ListReservationsResponse, Reservation},
+};
+
+use super::{client::Client, judge, watcher::Watcher};
+use crate::{Api, api::channel, eventually};
+
+/// Judges everything that clients remember, against what the services say once all has settled.
+///
+/// # Panics
+/// If anything acknowledged is lost or doubled, a view does not settle, or the watcher has missed something.
+pub async fn judge_all(api: &Api, clients: &[Client], watcher: &Watcher) {
+    let stories = judge::stories(clients.iter().flat_map(Client::commands));
+    let mut views = BTreeMap::new();
+    for (id, story) in &stories {
+        story.check_by_itself(id);
+        let view = api.view(id, "", WaitFor::Settled).await.expect("every view settles");
+        let ticket = api.ticket(id).await.expect("it is there");
+        story.check_end(&reservations(api, id).await, &ticket, &view);
+        let price = api.price(id).await.expect("it is there");
+        let (shown, owned) = (&view.discounted_price, &price.discounted_price);
+        assert_eq!((shown, price.reservation_revision), (owned, ticket.reservation_revision), "{view:?}, {price:?}");
+        views.insert(id.clone(), view);
+    }
+    eventually(Duration::from_secs(10), "the watcher has the newest state of every ticket", async || {
+        let seen = watcher.views();
+        let differs = views.iter().find(|(id, view)| seen.get(*id) != Some(*view));
+        differs.map_or(Ok(()), |(id, view)| Err(Box::new((view.clone(), seen.get(id).cloned()))))
+    })
+    .await;
+    assert_eq!(watcher.views().len(), views.len(), "it was sent no ticket that nobody registered");
+}
+
+async fn reservations(api: &Api, ticket: &str) -> Vec<Reservation> {
+    let (mut all, mut page_token) = (Vec::new(), String::new());
+    loop {
+        let request = ListReservationsRequest {
+            filter_ticket_id: ticket.to_owned(),
+            page_size: 7,
+            page_token,
+            ..Default::default()
+        };
+        let method = "eticket.reservation.v1.ReservationService/ListReservations";
+        let page: ListReservationsResponse = api.call(method, request).await.expect("a page");
+        all.extend(page.reservations);
+        page_token = page.next_page_token;
+        if page_token.is_empty() {
+            return all;
+        }
+    }
+}
+
+/// What a query service itself finds, when it asks the owners.
+///
+/// # Panics
+/// If it finds any difference, or a view that has not settled.
+pub async fn compare_views(query: &str) {
+    let api = Api::at(query);
+    let method = "eticket.operations.v1.OperationsService/ListUnsettled";
+    let answer: ListUnsettledResponse = api.call(method, ListUnsettledRequest::default()).await.expect("a page");
+    assert_eq!(answer.unsettled, [], "every view is settled");
+    let channel = channel(query);
+    let stream = OperationsServiceClient::new(channel).compare_view(CompareViewRequest {}).await.expect("it compares");
+    let mut stream = stream.into_inner();
+    let mut compared = 0;
+    while let Some(answer) = stream.message().await.expect("it ends well") {
+        assert_eq!(answer.difference, None, "the view agrees with the owners");
+        compared = answer.compared_count;
+    }
+    assert!(compared > 0, "it compared {compared} tickets");
+}
