@@ -1,10 +1,10 @@
 //! The distributed form under test: replicas of each service in processes of their own, over a PostgreSQL and a nats-server of
 //! the test's.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
 use eticket_local_servers::{
-    free_port,
+    layout::{self, Ground, Process, SERVICES},
     nats::Nats,
     postgres::{Postgres, Settings},
 };
@@ -13,12 +13,6 @@ use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
 use crate::{Api, Eticket, Exit, Wire, process::Launch};
-
-/// Services, in the order of their start.
-pub const SERVICES: [&str; 4] = ["ticket", "pricing", "query", "reservation"];
-
-/// Those that keep their state in PostgreSQL unless they are told otherwise.
-pub const WRITERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 
 /// How a mesh is to be.
 #[derive(Debug, Clone)]
@@ -92,10 +86,12 @@ pub struct Replica {
 }
 
 impl Replica {
-    fn new(launch: Launch) -> Self {
-        let address = format!("127.0.0.1:{}", free_port().expect("a port"));
-        let launch = launch.key("listen", &address);
-        Self { launch, address, process: None }
+    fn new(process: Process, plan: &Plan) -> Self {
+        let launch = Launch::program(&format!("eticket-{}", process.service)).key("shutdown.drain_delay_ms", "0");
+        let launch = process.keys.iter().fold(launch, |launch, (key, value)| launch.key(key, value));
+        let own = plan.keys.iter().filter(|(of, ..)| *of == process.service);
+        let launch = own.fold(launch, |launch, (_, key, value)| launch.key(key, value));
+        Self { launch, address: process.address, process: None }
     }
 
     pub fn address(&self) -> &str {
@@ -142,7 +138,7 @@ impl Infrastructure {
     pub async fn start() -> Self {
         let started = spawn_blocking(|| {
             // Each service has a few connections, and each test many services.
-            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced: false };
+            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], ..Settings::default() };
             Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: Nats::start()? })
         });
         started.await.expect("starting does not panic").expect("PostgreSQL and nats-server start")
@@ -166,51 +162,22 @@ impl Mesh {
     /// If any of it does not become ready.
     pub async fn start_on(infrastructure: Infrastructure, plan: Plan) -> Self {
         let folder = TempDir::new().expect("a folder");
-        let mut mesh = Self { servers: BTreeMap::new(), infrastructure, _folder: folder };
-        for service in SERVICES {
-            let replicas = (0..plan.count(service)).map(|number| mesh.replica(&plan, service, number)).collect();
-            mesh.servers.insert(service, replicas);
-        }
-        for service in ["reservation", "query"] {
-            let upstreams: &[&'static str] = if service == "query" { &WRITERS } else { &["ticket"] };
-            mesh.tell(service, upstreams);
-        }
-        let gateway = Launch::program("eticket-gateway").key("shutdown.drain_delay_ms", "0");
-        mesh.servers.insert("gateway", vec![Replica::new(with_keys(gateway, &plan, "gateway"))]);
-        mesh.tell("gateway", &SERVICES);
-        join_all(mesh.servers.values_mut().flatten().map(Replica::start)).await;
-        mesh
-    }
-
-    fn replica(&self, plan: &Plan, service: &'static str, number: usize) -> Replica {
-        let data = self.folder().join(format!("{service}-{number}"));
-        let bus = plan.bus_url.clone().unwrap_or_else(|| self.infrastructure.nats.url());
-        let store = plan.store_url.clone().unwrap_or_else(|| self.infrastructure.postgres.url("postgres"));
-        let mut launch = Launch::program(&format!("eticket-{service}")).data(&data).key("bus.url", &bus);
-        if WRITERS.contains(&service) && !plan.on_sqlite.contains(&service) {
-            launch = launch.key("store.url", &store);
-        }
-        Replica::new(with_keys(launch.key("shutdown.drain_delay_ms", "0"), plan, service))
-    }
-
-    fn folder(&self) -> &Path {
-        self._folder.path()
-    }
-
-    /// Tells all replicas of a service where the others are.
-    fn tell(&mut self, service: &'static str, upstreams: &[&'static str]) {
-        let urls = upstreams.iter().map(|upstream| (*upstream, self.url(upstream))).collect::<Vec<_>>();
-        for replica in self.servers.entry(service).or_default() {
-            for (upstream, url) in &urls {
-                replica.launch = replica.launch.clone().key(&format!("upstream.{upstream}.url"), url);
+        let (postgres, nats) = (infrastructure.postgres.url("postgres"), infrastructure.nats.url());
+        let ground = Ground {
+            store_url: plan.store_url.as_deref().unwrap_or(&postgres),
+            bus_url: plan.bus_url.as_deref().unwrap_or(&nats),
+            data: folder.path(),
+        };
+        let processes = layout::processes(|service| plan.count(service), ground).expect("ports");
+        let mut servers = BTreeMap::<_, Vec<Replica>>::new();
+        for mut process in processes {
+            if plan.on_sqlite.contains(&process.service) {
+                process.keys.remove("store.url");
             }
+            servers.entry(process.service).or_default().push(Replica::new(process, &plan));
         }
-    }
-
-    /// All replicas of a service, as in `upstream.<service>.url`.
-    fn url(&self, service: &str) -> String {
-        let urls = self.servers[service].iter().map(|replica| format!("http://{}", replica.address));
-        urls.collect::<Vec<_>>().join(",")
+        join_all(servers.values_mut().flatten().map(Replica::start)).await;
+        Self { servers, infrastructure, _folder: folder }
     }
 
     pub fn replicas(&self, service: &str) -> &[Replica] {
@@ -242,9 +209,4 @@ impl Mesh {
             }
         }
     }
-}
-
-fn with_keys(launch: Launch, plan: &Plan, service: &str) -> Launch {
-    let keys = plan.keys.iter().filter(|(of, ..)| *of == service);
-    keys.fold(launch, |launch, (_, key, value)| launch.key(key, value))
 }

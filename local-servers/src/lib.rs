@@ -3,6 +3,7 @@
 //!
 //! Everything here blocks: starting a server takes a second or so, and who starts one has nothing else to do.
 
+pub mod layout;
 pub mod nats;
 pub mod postgres;
 mod program;

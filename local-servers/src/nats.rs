@@ -4,6 +4,7 @@ use std::{
     env, fs,
     io::{Read, Write},
     net::{Ipv4Addr, TcpStream},
+    os::unix::process::CommandExt,
     path::{Path, PathBuf},
     process::Command,
     time::Duration,
@@ -21,6 +22,7 @@ pub struct Nats {
     folder: PathBuf,
     port: u16,
     monitor: u16,
+    shielded: Option<PathBuf>,
     temporary: Option<TempDir>,
 }
 
@@ -50,6 +52,17 @@ impl Nats {
     /// As [`Self::start`].
     pub fn start_in(folder: &Path, lines: &str) -> Result<Self> {
         let mut node = Self::configured(folder, lines)?;
+        node.start_again()?;
+        Ok(node)
+    }
+
+    /// A node in this folder, by this program, which Ctrl-C at the terminal passes by: its owner stops it in order.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_shielded(folder: &Path, program: &Path) -> Result<Self> {
+        let mut node = Self::configured(folder, "")?;
+        node.shielded = Some(program.to_owned());
         node.start_again()?;
         Ok(node)
     }
@@ -88,11 +101,17 @@ impl Nats {
             store.display()
         );
         fs::write(folder.join("nats.conf"), configuration)?;
-        Ok(Self { program: None, folder: folder.to_owned(), port, monitor, temporary: None })
+        Ok(Self { program: None, folder: folder.to_owned(), port, monitor, shielded: None, temporary: None })
     }
 
     fn launch(&mut self) -> Result<()> {
-        let mut command = Command::new(binary()?);
+        let mut command = match &self.shielded {
+            Some(program) => Command::new(program),
+            None => Command::new(binary()?),
+        };
+        if self.shielded.is_some() {
+            command.process_group(0);
+        }
         command.arg("--config").arg(self.folder.join("nats.conf"));
         self.program = Some(Program::start(command, &self.log_file())?);
         Ok(())

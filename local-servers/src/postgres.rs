@@ -23,6 +23,8 @@ pub struct Settings {
     pub lines: Vec<String>,
     /// Whether commits reach the disk. Without it a commit outlives the server's death, but not the machine's: enough for tests.
     pub synced: bool,
+    /// Whether Ctrl-C at the terminal passes it by, for an owner who stops it in order.
+    pub own_group: bool,
 }
 
 /// A running server.
@@ -31,6 +33,7 @@ pub struct Postgres {
     port: u16,
     folder: PathBuf,
     binaries: PathBuf,
+    own_group: bool,
     temporary: Option<TempDir>,
 }
 
@@ -63,8 +66,14 @@ impl Postgres {
         if geteuid().is_root() {
             chown(folder, Some(NOBODY), Some(NOBODY))?;
         }
-        let mut server =
-            Self { program: None, port: free_port()?, folder: folder.to_owned(), binaries, temporary: None };
+        let mut server = Self {
+            program: None,
+            port: free_port()?,
+            folder: folder.to_owned(),
+            binaries,
+            own_group: settings.own_group,
+            temporary: None,
+        };
         if !server.data().join("PG_VERSION").exists() {
             server.initialise(settings)?;
         }
@@ -104,6 +113,9 @@ impl Postgres {
             fs::write(&log, "")?;
             let mut postgres = self.command("postgres");
             postgres.arg("-D").arg(self.data()).arg("-p").arg(self.port.to_string());
+            if self.own_group {
+                postgres.process_group(0);
+            }
             let mut program = Program::start(postgres, &log)?;
             wait_until("an answer of PostgreSQL", || Ok(program.ended()? || self.answers()?))?;
             if !program.ended()? {

@@ -8,6 +8,7 @@ mod files;
 mod lint;
 mod test;
 mod tools;
+mod up;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -38,6 +39,15 @@ enum Task {
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
     },
+    /// The distributed form on this machine: PostgreSQL, nats-server, two replicas of each service and a gateway, until Ctrl-C
+    Up {
+        /// Where state and logs lie
+        #[arg(long, value_name = "DIR", default_value = "eticket-up")]
+        data: PathBuf,
+        /// Build quickly instead of building what is quick
+        #[arg(long)]
+        debug: bool,
+    },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
         /// Only controls whose patch has this in its name
@@ -51,6 +61,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(&checkout),
         Task::Test { without_controls } => test::run(&checkout, !without_controls),
         Task::Bench { json } => bench::run(&checkout, json.as_deref()),
+        Task::Up { data, debug } => up::run(&checkout, &checkout.root().join(data), debug),
         Task::Controls { only } => controls::run(&checkout, only.as_deref()),
     });
     match done {

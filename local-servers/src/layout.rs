@@ -1,0 +1,113 @@
+//! Which processes the distributed form has on one machine, where each listens, and what each must be told of the others.
+
+use std::{collections::BTreeMap, path::Path};
+
+use anyhow::Result;
+
+use crate::free_port;
+
+/// Those that keep state and publish, in the order of their start.
+pub const WRITERS: [&str; 3] = ["ticket", "pricing", "reservation"];
+/// All that there are replicas of.
+pub const SERVICES: [&str; 4] = ["ticket", "pricing", "query", "reservation"];
+/// The one that people call.
+pub const GATEWAY: &str = "gateway";
+
+/// One process.
+#[derive(Debug, Clone)]
+pub struct Process {
+    /// As in `eticket-<service>`.
+    pub service: &'static str,
+    /// Where it listens: a free port of loopback, the same each time it is started.
+    pub address: String,
+    /// Its configuration, by the names of the keys.
+    pub keys: BTreeMap<String, String>,
+}
+
+impl Process {
+    /// A key's name in the environment.
+    #[must_use]
+    pub fn variable(key: &str) -> String {
+        format!("ETICKET__{}", key.to_uppercase().replace('.', "__"))
+    }
+}
+
+/// What the processes stand on.
+#[derive(Debug, Clone, Copy)]
+pub struct Ground<'a> {
+    /// `postgres://…`, for those that write.
+    pub store_url: &'a str,
+    /// `nats://…`.
+    pub bus_url: &'a str,
+    /// Where each gets a folder of its own.
+    pub data: &'a Path,
+}
+
+/// So many replicas of each service, and a gateway in front of them.
+///
+/// # Errors
+/// If no port can be had.
+pub fn processes(replicas: impl Fn(&str) -> usize, ground: Ground<'_>) -> Result<Vec<Process>> {
+    let mut processes = Vec::new();
+    for service in SERVICES {
+        for number in 0..replicas(service) {
+            let data = ground.data.join(format!("{service}-{number}"));
+            let mut process = listening(service)?;
+            process.keys.insert("data".to_owned(), data.display().to_string());
+            process.keys.insert("bus.url".to_owned(), ground.bus_url.to_owned());
+            if WRITERS.contains(&service) {
+                process.keys.insert("store.url".to_owned(), ground.store_url.to_owned());
+            }
+            processes.push(process);
+        }
+    }
+    processes.push(listening(GATEWAY)?);
+    let urls = SERVICES.map(|service| (service, urls(&processes, service)));
+    for process in &mut processes {
+        let upstreams: &[&str] = match process.service {
+            "reservation" => &["ticket"],
+            "query" => &WRITERS,
+            GATEWAY => &SERVICES,
+            _ => &[],
+        };
+        for (service, url) in urls.iter().filter(|(service, _)| upstreams.contains(service)) {
+            process.keys.insert(format!("upstream.{service}.url"), url.clone());
+        }
+    }
+    Ok(processes)
+}
+
+fn listening(service: &'static str) -> Result<Process> {
+    let address = format!("127.0.0.1:{}", free_port()?);
+    let keys = BTreeMap::from([("listen".to_owned(), address.clone())]);
+    Ok(Process { service, address, keys })
+}
+
+/// All replicas of a service, as in `upstream.<service>.url`.
+fn urls(processes: &[Process], service: &str) -> String {
+    let replicas = processes.iter().filter(|process| process.service == service);
+    replicas.map(|process| format!("http://{}", process.address)).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_is_told_where_those_are_that_it_calls() {
+        let ground = Ground { store_url: "postgres://s", bus_url: "nats://b", data: Path::new("/d") };
+        let processes = processes(|_| 2, ground).expect("ports");
+        assert_eq!(processes.len(), 9);
+        let tickets = urls(&processes, "ticket");
+        assert_eq!(tickets.split(',').count(), 2);
+        for process in &processes {
+            let told = |key: &str| process.keys.get(key).map(String::as_str);
+            let calls_ticket = ["reservation", "query", "gateway"].contains(&process.service);
+            assert_eq!(told("upstream.ticket.url"), calls_ticket.then_some(tickets.as_str()), "{process:?}");
+            let writes = WRITERS.contains(&process.service);
+            assert_eq!(told("store.url"), writes.then_some("postgres://s"), "{process:?}");
+            assert_eq!(told("bus.url"), (process.service != GATEWAY).then_some("nats://b"), "{process:?}");
+        }
+        assert_eq!(Process::variable("store.url"), "ETICKET__STORE__URL");
+    }
+}
