@@ -7,11 +7,15 @@
 #[cfg(test)]
 mod contract;
 pub mod embedded;
+pub mod nats;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+
+/// Messages kept of each subject: the newest always among them.
+pub const MESSAGES_PER_SUBJECT: u32 = 32;
 
 /// Why the bus did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]

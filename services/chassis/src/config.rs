@@ -3,6 +3,7 @@
 //! The keys that every server has are here; each service adds a struct of its own keys. Both refuse what they do not know,
 //! because a misspelt key that is ignored looks as if it worked.
 
+pub mod bus;
 pub mod comma_list;
 pub(crate) mod load;
 pub mod urls;
@@ -10,6 +11,8 @@ pub mod urls;
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+use self::bus::BusConfig;
 
 /// A value that is wrong, or missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,21 +274,6 @@ pub struct AdminConfig {
     /// Address of `/metrics`, `/livez` and `/readyz`.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-}
-
-/// `bus.*`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct BusConfig {
-    /// `embedded`, or where the bus is.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub url: Option<String>,
-}
-
-impl BusConfig {
-    fn is_empty(&self) -> bool {
-        self.url.is_none()
-    }
 }
 
 /// `log.*`.

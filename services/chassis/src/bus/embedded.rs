@@ -20,9 +20,6 @@ use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
 use super::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState};
 use crate::tasks::Tasks;
 
-/// Messages kept of each subject: the newest always among them.
-pub const MESSAGES_PER_SUBJECT: u32 = 32;
-
 /// Newest messages kept in memory.
 const TAIL: usize = 4096;
 /// Messages read from the file at a time.

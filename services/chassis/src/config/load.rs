@@ -68,6 +68,9 @@ impl ServerTree {
 /// For a server that has a process to itself: all keys stand at the root.
 pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
     let mut tree = embedded(DEFAULTS)?;
+    if shape.store == StoreSupport::None {
+        tree.remove("bus");
+    }
     merge(&mut tree, embedded(shape.defaults)?);
     merge(&mut tree, given(sources)?);
     let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
@@ -80,7 +83,7 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
     let mut process: ProcessSettings = typed(&process, &[])?;
     if shape.store != StoreSupport::None {
         process.data.get_or_insert_with(|| Path::new("./eticket-data").join(shape.name));
-        urls::check_bus(process.bus.url.as_deref())?;
+        process.bus.check()?;
     }
     let mut settings: Settings = typed(&server, &[])?;
     check(shape, &settings)?;
@@ -95,7 +98,7 @@ pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSe
     merge(&mut root, given(sources)?);
     let sections: Vec<_> = shapes.iter().map(|shape| take_section(&mut root, shape.name)).collect::<Result<_, _>>()?;
     let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
-    urls::check_bus(process.bus.url.as_deref())?;
+    process.bus.check()?;
     let shared = take(&mut root, &SHARED_KEYS);
     if let Some((key, value)) = root.pop_first() {
         let names = shapes.iter().map(|shape| shape.name);

@@ -18,12 +18,22 @@ pub enum StoreSupport {
 /// A URL without the password that it may carry, for people's eyes.
 #[must_use]
 pub fn without_password(text: &str) -> String {
-    text.split(',').map(one_without_password).collect::<Vec<_>>().join(",")
+    let mut urls: Vec<String> = Vec::new();
+    for part in text.split(',') {
+        match urls.last_mut() {
+            // Lists of NATS leave the scheme out, and a password may have a comma.
+            Some(last) if !part.contains("://") => *last = format!("{last},{part}"),
+            _ => urls.push(part.to_owned()),
+        }
+    }
+    urls.iter().map(|url| one_without_password(url)).collect::<Vec<_>>().join(",")
 }
 
 fn one_without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+    // From the last @ on: what is before it may be a password with any character, rightly encoded or not.
+    let host = rest.rfind('@').unwrap_or_default();
+    let (authority, tail) = rest.split_at(rest[host..].find(['/', '?', '#']).map_or(rest.len(), |end| host + end));
     let authority = match authority.rsplit_once('@') {
         // Without a colon it is a token, as NATS writes it.
         Some((user, host)) => match user.split_once(':') {
@@ -86,22 +96,6 @@ pub(crate) fn shared_store(support: StoreSupport, url: &str) -> Result<Option<&s
     }
 }
 
-/// Whether a bus of this URL can be had.
-///
-/// # Errors
-/// If not.
-pub(crate) fn check_bus(url: Option<&str>) -> Result<(), Error> {
-    const KEY: &str = "bus.url";
-    match url {
-        Some("embedded") => Ok(()),
-        Some(url) if url.starts_with("nats://") => {
-            Err(Error::new(KEY, Some(url.to_owned()), "this build has no NATS adapter yet; expected embedded"))
-        }
-        Some(url) => Err(Error::new(KEY, Some(url.to_owned()), "expected embedded or nats://host:4222[,...]")),
-        None => Err(Error::missing(KEY, "expected embedded (one process only) or nats://host:4222[,...]")),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -115,6 +109,9 @@ mod tests {
             ),
             ("postgres://db/e?password=s3cret&a=b", "postgres://db/e?password=***&a=b"),
             ("nats://token@one:4222,nats://u:p@two:4222", "nats://***@one:4222,nats://u:***@two:4222"),
+            ("nats://one,two:4222", "nats://one,two:4222"),
+            ("nats://one,u:s3cret@two", "nats://one,u:***@two"),
+            ("nats://u:s3c,ret/?@one,two", "nats://u:***@one,two"),
             ("http://localhost:8082", "http://localhost:8082"),
             ("sqlite:a@b", "sqlite:a@b"),
         ] {
@@ -142,14 +139,5 @@ mod tests {
         assert_eq!(shared_store(StoreSupport::SqliteOnly, "postgres://db"), Ok(None));
         assert_eq!(shared_store(StoreSupport::Any, "postgres://db"), Ok(Some("postgres://db")));
         assert_eq!(shared_store(StoreSupport::None, "postgres://db"), Ok(None));
-    }
-
-    #[test]
-    fn only_the_embedded_bus_is_built_in() {
-        assert_eq!(check_bus(Some("embedded")), Ok(()));
-        let error = check_bus(Some("nats://u:secret@a:4222,nats://b:4222")).expect_err("not yet");
-        assert!(error.to_string().contains("NATS") && !error.to_string().contains("secret"), "{error}");
-        assert!(check_bus(Some("kafka")).is_err());
-        assert!(check_bus(None).expect_err("missing").to_string().contains("bus.url is not set"));
     }
 }

@@ -15,10 +15,11 @@ use super::{
 };
 use crate::{
     admin::Admin,
-    bus::{Bus, embedded::Embedded},
+    bus::{Bus, embedded::Embedded, nats::Nats},
     clock::{SharedClock, SystemClock},
     config::{
         self, ProcessSettings, Settings,
+        bus::{BusConfig, EMBEDDED},
         load::{self, Sources},
         urls::StoreSupport,
     },
@@ -127,9 +128,8 @@ impl ConfiguredProgram {
         // Before anything is recorded, or it would be lost.
         telemetry::metrics();
         let data = self.process.data.as_deref().map(DataFolder::open).transpose()?;
-        let bus = match (&self.process.bus.url, &data) {
-            // The configuration allows no other yet.
-            (Some(_), Some(data)) => Some(open_bus(data).await?),
+        let bus = match &data {
+            Some(data) if self.process.bus.url.is_some() => Some(open_bus(&self.process.bus, data).await?),
             _ => None,
         };
         let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default() };
@@ -171,7 +171,10 @@ impl ConfiguredProgram {
     }
 }
 
-async fn open_bus(data: &DataFolder) -> Result<Arc<dyn Bus>, StartError> {
+async fn open_bus(config: &BusConfig, data: &DataFolder) -> Result<Arc<dyn Bus>, StartError> {
+    if config.url.as_deref() != Some(EMBEDDED) {
+        return Ok(Arc::new(Nats::open(config)?));
+    }
     let path = data.path().join("bus.db");
     let what = || format!("the bus file {} cannot be opened: put it right, or move it away", path.display());
     match Embedded::open(&path).await {

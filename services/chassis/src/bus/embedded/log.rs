@@ -12,9 +12,9 @@ use sqlx::{
 use tokio::sync::Mutex;
 use uuid::Uuid;
 
-use super::{MESSAGES_PER_SUBJECT, Stored};
+use super::Stored;
 use crate::{
-    bus::Message,
+    bus::{MESSAGES_PER_SUBJECT, Message},
     store::sqlite::{Writer, hex, json_rows, migrate},
 };
 

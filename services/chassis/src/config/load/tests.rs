@@ -201,7 +201,7 @@ fn errors_of_several_name_the_section() {
         ("STORE__URL", "sqlite:one.db", "store.url"),
         ("STORE__URL", "postgres://db/e", "store.url"),
         ("STORE__URI", "x", "store.uri"),
-        ("BUS__URL", "nats://n:4222", "bus.url"),
+        ("BUS__URL", "nats://n:port", "bus.url"),
     ] {
         let error = together(&ALL, &environment(&[(variable, value)])).map(|_| ()).expect_err(variable);
         assert_eq!(error.key(), key, "{variable}: {error}");
