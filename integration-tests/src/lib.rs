@@ -7,6 +7,7 @@ pub mod api;
 pub mod bench;
 pub mod binary;
 pub mod calendar;
+pub mod caller;
 pub mod convergence;
 pub mod eventually;
 pub mod grpc_web;

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use eticket_local_servers::{
-    layout::{self, Ground, Process, SERVICES},
+    layout::{self, GATEWAY, Ground, Process, SERVICES},
     nats::Nats,
     postgres::{Postgres, Settings},
 };
@@ -42,6 +42,13 @@ impl Plan {
     #[must_use]
     pub fn replicas(mut self, count: usize) -> Self {
         self.replicas.extend(SERVICES.map(|service| (service, count)));
+        self
+    }
+
+    /// So many gateways.
+    #[must_use]
+    pub fn gateways(mut self, count: usize) -> Self {
+        self.replicas.insert(GATEWAY, count);
         self
     }
 
@@ -195,6 +202,13 @@ impl Mesh {
     /// A client; direct, it speaks to the first replica of each service.
     pub fn api(&self, wire: Wire) -> Api {
         Api::of(|server| self.servers[server][0].address.clone(), wire)
+    }
+
+    /// A client that goes to this replica of one service, and to the first of all others.
+    pub fn api_with(&self, service: &str, address: &str) -> Api {
+        let of =
+            |server: &str| if server == service { address.to_owned() } else { self.servers[server][0].address.clone() };
+        Api::of(of, Wire::Direct)
     }
 
     /// Asks all to end, and waits until they have.

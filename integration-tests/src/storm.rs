@@ -4,6 +4,7 @@
 pub mod client;
 pub mod judge;
 pub mod order;
+pub mod siege;
 pub mod verdict;
 pub mod watcher;
 

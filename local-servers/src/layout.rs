@@ -43,7 +43,7 @@ pub struct Ground<'a> {
     pub data: &'a Path,
 }
 
-/// So many replicas of each service, and a gateway in front of them.
+/// So many replicas of each service, and of the gateway in front of them.
 ///
 /// # Errors
 /// If no port can be had.
@@ -61,7 +61,9 @@ pub fn processes(replicas: impl Fn(&str) -> usize, ground: Ground<'_>) -> Result
             processes.push(process);
         }
     }
-    processes.push(listening(GATEWAY)?);
+    for _ in 0..replicas(GATEWAY) {
+        processes.push(listening(GATEWAY)?);
+    }
     let urls = SERVICES.map(|service| (service, urls(&processes, service)));
     for process in &mut processes {
         let upstreams: &[&str] = match process.service {
@@ -97,7 +99,7 @@ mod tests {
     fn each_is_told_where_those_are_that_it_calls() {
         let ground = Ground { store_url: "postgres://s", bus_url: "nats://b", data: Path::new("/d") };
         let processes = processes(|_| 2, ground).expect("ports");
-        assert_eq!(processes.len(), 9);
+        assert_eq!(processes.len(), 10);
         let tickets = urls(&processes, "ticket");
         assert_eq!(tickets.split(',').count(), 2);
         for process in &processes {

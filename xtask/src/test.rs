@@ -8,6 +8,7 @@ use crate::{checkout::Checkout, command, controls, tools};
 pub(crate) fn run(checkout: &Checkout, with_controls: bool) -> Result<()> {
     tools::grpcurl(checkout)?;
     tools::postgres(checkout)?;
+    tools::caller(checkout)?;
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
     command::run(checkout.cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;

@@ -77,6 +77,14 @@ fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> 
     Ok(program)
 }
 
+/// A gRPC client as people have one, which tests drive.
+pub(crate) fn caller(checkout: &Checkout) -> Result<()> {
+    command::require("go", "version", "install Go 1.25 or newer; a client of the tests is built with it")?;
+    let mut build = checkout.command("go");
+    build.args(["build", "-o"]).arg(checkout.tools().join("bin/eticket-caller")).arg(".");
+    command::run(build.current_dir(checkout.root().join("integration-tests/clients/go/caller")))
+}
+
 /// PostgreSQL's server programs: of Debian's package where we may install it.
 pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     if eticket_local_servers::postgres::installed() {

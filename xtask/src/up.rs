@@ -50,7 +50,7 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, debug: bool) -> Result<()>
     let data = folder.join("data");
     let ground = Ground { store_url: &store_url, bus_url: &bus_url, data: &data };
     let mut running = Running(Vec::new());
-    for process in layout::processes(|_| REPLICAS, ground)? {
+    for process in layout::processes(|service| if service == layout::GATEWAY { 1 } else { REPLICAS }, ground)? {
         let number = running.0.iter().filter(|(other, _)| other.service == process.service).count();
         let log = log.join(format!("{}-{number}.log", process.service));
         let child = start(&binaries, &process, &log)?;

@@ -8,7 +8,8 @@ use eticket_proto::{
 };
 use prost::Message;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tonic::Status;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
 use super::{
@@ -19,6 +20,8 @@ use crate::Api;
 
 /// Refusals for now that a client takes in a row.
 const PATIENCE: usize = 200;
+/// After a call that did not reach any server.
+const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Client {
     random: StdRng,
@@ -44,6 +47,16 @@ impl Client {
             return;
         }
         while self.step(api, arena).await.is_ok() {}
+    }
+
+    /// Works until it is told to stop, whatever happens to the servers meanwhile.
+    pub async fn work_until(&mut self, api: &Api, arena: &Arena, stopping: &CancellationToken) {
+        while !stopping.is_cancelled() {
+            if self.step(api, arena).await.is_err() {
+                // A connection that is refused is refused at once: others want to work too.
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
     }
 
     /// Asks for what is still open, and for everything again.
@@ -177,6 +190,7 @@ async fn patiently(command: &mut Command, api: &Api, twice: bool) -> Result<(), 
     for _ in 0..PATIENCE {
         let asked = if twice { command.ask_twice(api).await } else { command.ask(api).await };
         match asked {
+            Err(status) if of_server(&status) && status.code() == Code::DeadlineExceeded => return Err(status),
             Err(status) if of_server(&status) => {
                 let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
                 let delay = retry.unwrap_or_else(|| panic!("it can neither be done nor tried again: {status:?}"));

@@ -177,7 +177,8 @@ impl Command {
 fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
     match answer {
         Ok(answer) => Ok(Outcome::Answered(answer)),
-        Err(status) if of_server(&status) && status.code() != Code::Unavailable => {
+        // Of what the deadline has ended nothing is known.
+        Err(status) if of_server(&status) && ![Code::Unavailable, Code::DeadlineExceeded].contains(&status.code()) => {
             let refusals = [Code::FailedPrecondition, Code::NotFound, Code::AlreadyExists];
             assert!(refusals.contains(&status.code()), "no command of the storm deserves this: {status:?}");
             Ok(Outcome::Refused(reason(&status)))

@@ -1,0 +1,68 @@
+//! A storm over a mesh, while something happens to it.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Arena, client::Client, verdict, watcher::Watcher};
+use crate::{Wire, eventually::SOON, mesh::Mesh};
+
+const CLIENTS: u64 = 6;
+/// Answers before it happens, and after it: enough for every kind of command.
+const ANSWERS: usize = 150;
+
+/// Has clients work before, during and after what `happens`; then nothing acknowledged may be lost, nothing doubled, every view
+/// must settle, and the services, the view and the bus must agree.
+///
+/// # Panics
+/// If that is not so.
+pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut Mesh)) {
+    let (arena, watcher, stopping) = (Arc::new(Arena::default()), Watcher::default(), CancellationToken::new());
+    let watching =
+        tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned(), stopping.clone()));
+    let working: Vec<_> = (0..CLIENTS)
+        .map(|number| {
+            let wire = if number % 3 == 0 { Wire::Direct } else { Wire::Gateway };
+            let (api, arena, stopping) = (mesh.api(wire), arena.clone(), stopping.clone());
+            tokio::spawn(async move {
+                let mut client = Client::new(rand::random());
+                client.work_until(&api, &arena, &stopping).await;
+                client
+            })
+        })
+        .collect();
+    let more = async |arena: &Arena| {
+        let goes_on = timeout(SOON, arena.reached(arena.answered() + ANSWERS)).await;
+        goes_on.unwrap_or_else(|_| panic!("{what}: nobody is answered any more"));
+    };
+    more(&arena).await;
+    happens(mesh).await;
+    more(&arena).await;
+    stopping.cancel();
+    let mut clients = Vec::new();
+    for client in working {
+        clients.push(client.await.unwrap_or_else(|panic| panic!("{what}: {panic}")));
+    }
+    let api = mesh.api(Wire::Gateway);
+    for client in &mut clients {
+        client.ask_everything_again(&api, &arena).await;
+    }
+    eprintln!("{what}: {} commands answered", arena.answered());
+    verdict::judge_all(&api, &clients, &watcher).await;
+    for replica in mesh.replicas("query") {
+        verdict::compare_views(replica.address()).await;
+    }
+    watching.abort();
+}
+
+/// Watches again whenever the stream breaks.
+async fn watch_on(watcher: Watcher, gateway: String, stopping: CancellationToken) {
+    loop {
+        watcher.clone().watch(gateway.clone()).await;
+        if stopping.is_cancelled() {
+            tokio::task::yield_now().await;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

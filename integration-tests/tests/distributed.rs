@@ -1,0 +1,183 @@
+//! The distributed form: replicas on PostgreSQL and NATS, and each mixture of stores, told by URL only.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use chrono::Weekday;
+use eticket_chassis::bus::Bus;
+use eticket_integration_tests::{
+    Api, Wire,
+    api::reason,
+    calendar,
+    eventually::{SOON, eventually},
+    mesh::{Mesh, Plan},
+    race, redelivery, scenario,
+};
+use eticket_proto::{
+    query::{TicketView, WaitFor},
+    reservation::{ReservationStatus, UserGrade},
+    ticket::TicketStatus,
+};
+use tonic::Code;
+use tonic_types::StatusExt;
+
+/// The whole story, the second delivery in it over NATS, while everything runs.
+async fn tell(mesh: &Mesh, wire: Wire) {
+    let api = mesh.api(wire);
+    let told = scenario::first_act(&api).await;
+    let bus = redelivery::nats(&mesh.infrastructure.nats.url());
+    let again = redelivery::publish_again_on(&bus, |message| scenario::is_the_cancellation(&told, message));
+    assert!(again.await.body.len() > 10, "the event has a body");
+    bus.close().await;
+    scenario::second_act(&api, &told).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_story_and_the_race_over_two_replicas_of_each() {
+    let mesh = Mesh::start(Plan::default().replicas(2)).await;
+    tell(&mesh, Wire::Gateway).await;
+    let mut apis: Vec<Api> = (0..6).map(|_| mesh.api(Wire::Gateway)).collect();
+    // Past the gateway too: each replica of reservation has callers of its own.
+    for replica in mesh.replicas("reservation") {
+        let ours = mesh.api_with("reservation", replica.address());
+        apis.push(ours);
+    }
+    race::of_a_thousand_callers_one_gets_the_ticket(&apis).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_story_with_reservation_on_postgresql_and_the_others_on_sqlite() {
+    let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing")).await;
+    tell(&mesh, Wire::Gateway).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_story_with_reservation_on_sqlite_and_the_others_on_postgresql() {
+    let mesh = Mesh::start(Plan::default().on_sqlite("reservation")).await;
+    tell(&mesh, Wire::Direct).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_story_with_all_on_sqlite() {
+    let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing").on_sqlite("reservation")).await;
+    tell(&mesh, Wire::WebText).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_story_with_all_on_postgresql() {
+    let mesh = Mesh::start(Plan::default()).await;
+    tell(&mesh, Wire::WebBinary).await;
+    mesh.stop().await;
+}
+
+/// Registers and reserves a ticket, and answers the reservation once its saga is over.
+async fn reserved(api: &Api, ticket: &str) -> String {
+    api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
+    let answer = api.reserve(ticket, "A", UserGrade::Vip).await.expect("reserved");
+    api.settled(ticket, &answer.consistency_token).await;
+    answer.reservation.expect("an answer has its resource").reservation_id
+}
+
+async fn cancelled(api: &Api, reservation: &str) {
+    let answer = api.cancel(reservation).await.expect("who holds may cancel, around the clock");
+    let status = answer.reservation.expect("an answer has its resource").status();
+    assert_eq!(status, ReservationStatus::Cancelled);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn cancelling_works_around_the_clock() {
+    let mut mesh = Mesh::start(Plan::default()).await;
+    let api = mesh.api(Wire::Gateway);
+    let mut reservations = Vec::new();
+    for number in 0..3 {
+        reservations.push(reserved(&api, &format!("t-{number}")).await);
+    }
+    api.register("free", calendar::upcoming(Weekday::Tue)).await.expect("registered");
+
+    for service in ["ticket", "pricing", "query"] {
+        mesh.replica_of(service, 0).kill().await;
+    }
+    mesh.infrastructure.nats.kill().expect("killed");
+    cancelled(&api, &reservations[0]).await;
+    let refused = api.reserve("free", "B", UserGrade::Gold).await.expect_err("ticket is down");
+    assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "TICKET_SERVICE_OVERLOADED"));
+    assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
+
+    // Reservation itself is started again, with nothing there but its store.
+    mesh.replica_of("reservation", 0).stop().await;
+    mesh.replica_of("reservation", 0).start().await;
+    cancelled(&api, &reservations[1]).await;
+    mesh.replica_of("reservation", 0).kill().await;
+    mesh.replica_of("reservation", 0).start().await;
+    cancelled(&mesh.api(Wire::Direct), &reservations[2]).await;
+
+    mesh.infrastructure.nats.start_again().expect("it starts again");
+    for service in ["ticket", "pricing", "query"] {
+        mesh.replica_of(service, 0).start().await;
+    }
+    for number in 0..3 {
+        let ticket = format!("t-{number}");
+        let view = eventually(SOON, "the cancellation arrives everywhere", async || {
+            let view = api.view(&ticket, "", WaitFor::Settled).await.map_err(|status| format!("{status:?}"))?;
+            let arrived = view.reservation_status() == ReservationStatus::Cancelled;
+            if arrived { Ok(view) } else { Err(format!("{view:?}")) }
+        })
+        .await;
+        assert_eq!(view.ticket_status(), TicketStatus::Available, "{view:?}");
+        assert_eq!(view.discounted_price.map(|money| money.units), Some(8_000), "the price is back");
+    }
+    // The breaker has seen that ticket is back.
+    let answer =
+        eventually(SOON, "reserving works again", async || api.reserve("free", "B", UserGrade::Gold).await).await;
+    api.settled("free", &answer.consistency_token).await;
+    mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn a_query_replica_that_hangs_or_is_gone_delays_nobody_else() {
+    use rustix::process::Signal;
+    let mut mesh = Mesh::start(Plan::default().replicas(2)).await;
+    let ours = mesh.api_with("query", mesh.replicas("query")[0].address());
+    for what in ["hangs", "is gone"] {
+        let ticket = |number: usize| format!("{}-{number}", what.replace(' ', "-"));
+        let other = mesh.replica_of("query", 1);
+        if what == "hangs" {
+            other.process().signal(Signal::STOP);
+        } else {
+            other.kill().await;
+        }
+        let began = std::time::Instant::now();
+        for number in 0..20 {
+            reserved(&ours, &ticket(number)).await;
+        }
+        assert!(began.elapsed() < SOON, "as if nothing was: {:?}", began.elapsed());
+        let other = mesh.replica_of("query", 1);
+        if what == "hangs" {
+            other.process().signal(Signal::CONT);
+        } else {
+            other.start().await;
+        }
+        // It goes on where it was, and shows the same.
+        let theirs = mesh.api_with("query", mesh.replicas("query")[1].address());
+        for number in 0..20 {
+            let expected: TicketView = ours.settled(&ticket(number), "").await;
+            let seen = eventually(SOON, "the other replica has caught up", async || {
+                let view =
+                    theirs.view(&ticket(number), "", WaitFor::Settled).await.map_err(|status| format!("{status:?}"))?;
+                if view.revisions == expected.revisions { Ok(view) } else { Err(format!("{view:?}")) }
+            });
+            assert_eq!(seen.await.discounted_price, expected.discounted_price);
+        }
+    }
+    mesh.stop().await;
+}
