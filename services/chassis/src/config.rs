@@ -108,7 +108,7 @@ impl Settings {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `sqlite:PATH`; without it a file in the data folder.
+    /// `sqlite:PATH` or `postgres://...`; without it a file in the data folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }

@@ -1,5 +1,7 @@
 //! What `main` makes and gives to a service's `build`.
 
+mod store;
+
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
@@ -7,20 +9,20 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+use self::store::Schema;
+pub use self::store::{Migrations, OpenStore};
 use crate::{
     bus::Bus,
     client::balance::Targets,
     clock::{SharedClock, SystemClock},
     config::{
         Settings,
-        urls::{self, StoreSupport},
+        urls::{self, StorePlace, StoreSupport},
     },
     data::DataFolder,
     exit::StartError,
     server::Server,
-    store::sqlite::Database,
 };
-use sqlx::migrate::Migrator;
 
 /// What a service stands on.
 #[derive(Clone)]
@@ -74,26 +76,33 @@ impl Context {
     /// # Errors
     /// If `store.url` is no `sqlite:PATH`.
     pub fn store_path(&self) -> Result<PathBuf, StartError> {
-        match &self.settings.store.url {
-            Some(url) => Ok(urls::sqlite_path(StoreSupport::Any, url)?),
-            None => Ok(usual_store(self.data()?.path(), self.name)),
+        match self.store_place(StoreSupport::SqliteOnly)? {
+            StorePlace::Sqlite(path) => Ok(path),
+            StorePlace::Postgres(_) => Err(StartError::failed("a file was asked for")),
         }
     }
 
-    /// Opens or makes the SQLite file and brings it up to date.
+    fn store_place(&self, support: StoreSupport) -> Result<StorePlace, StartError> {
+        match &self.settings.store.url {
+            Some(url) => Ok(urls::store_place(support, url)?),
+            None => Ok(StorePlace::Sqlite(usual_store(self.data()?.path(), self.name))),
+        }
+    }
+
+    /// Opens or makes the store that `store.url` names, and brings it up to date. A server that does not answer is tried again for
+    /// a while.
     ///
     /// # Errors
     /// If it cannot be opened, made or written.
-    pub async fn open_sqlite(&self, migrations: &Migrator) -> Result<Database, StartError> {
-        let path = self.store_path()?;
-        let opened = Database::open(&path, migrations, self.clock.clone()).await;
-        opened.map_err(|error| {
-            let what = format!(
-                "the store {} cannot be opened: look at the file and its folder, or set store.url",
-                path.display()
-            );
-            StartError::unavailable(what, error)
-        })
+    pub async fn open_store(&self, migrations: Migrations) -> Result<OpenStore, StartError> {
+        let url = self.settings.store.url.as_deref().unwrap_or_default();
+        match self.store_place(StoreSupport::Any)? {
+            StorePlace::Sqlite(path) => store::open_sqlite(&path, migrations.sqlite, self.clock.clone()).await,
+            StorePlace::Postgres(options) => {
+                let schema = Schema { name: self.name, url, options: &options, migrations: migrations.postgres };
+                store::open_postgres(&schema, self.clock.clone(), store::PATIENCE).await
+            }
+        }
     }
 
     /// Where another service is: as configured, else the server of that name in this process, if it has started.

@@ -4,6 +4,7 @@
 //! `Work` is that memory. A service's `work_off` is a plain function over it, so the rules of the domain are tested without a
 //! database and are the same on every one.
 
+pub mod postgres;
 pub mod sqlite;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -29,6 +30,18 @@ impl Error {
     /// For rows that do not hold what this program writes.
     pub fn data(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Data(error.into())
+    }
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        let lies_in_the_data = match &error {
+            sqlx::Error::Database(cause) => postgres::lies_in_the_data(&**cause)
+                .unwrap_or_else(|| sqlite::lies_in_the_data(cause.code().as_deref())),
+            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => true,
+            _ => false,
+        };
+        if lies_in_the_data { Self::data(error) } else { Self::Unavailable(error) }
     }
 }
 
@@ -95,12 +108,13 @@ pub struct Parked {
 #[derive(Debug, Clone)]
 pub struct Rows<K, V> {
     rows: BTreeMap<K, V>,
+    read: BTreeSet<K>,
     changed: BTreeSet<K>,
 }
 
 impl<K, V> Default for Rows<K, V> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new(), changed: BTreeSet::new() }
+        Self { rows: BTreeMap::new(), read: BTreeSet::new(), changed: BTreeSet::new() }
     }
 }
 
@@ -112,6 +126,7 @@ impl<K: Ord + Clone, V> Rows<K, V> {
 
     /// Adds a row as the store holds it.
     pub fn insert_read(&mut self, key: K, row: V) {
+        self.read.insert(key.clone());
         self.rows.insert(key, row);
     }
 
@@ -124,6 +139,16 @@ impl<K: Ord + Clone, V> Rows<K, V> {
     /// What the commit has to write, in the order of the keys.
     pub fn changed(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed.iter().filter_map(|key| self.rows.get_key_value(key))
+    }
+
+    /// Of these, the rows that the store did not show when it was read. Another process may have made them since.
+    pub fn made(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.changed().filter(|(key, _)| !self.read.contains(key))
+    }
+
+    /// Of these, the rows that the store holds, locked.
+    pub fn updated(&self) -> impl Iterator<Item = (&K, &V)> {
+        self.changed().filter(|(key, _)| self.read.contains(key))
     }
 
     /// All rows, in the order of the keys.

@@ -19,13 +19,13 @@ use eticket_chassis::{
     background::Background,
     batch::{Batches, Limits},
     config::{self as chassis_config, Settings},
-    context::Context,
+    context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
     operations::Operations,
     process::{Place, Service},
     server::Running,
-    store::{Housekeeping, sqlite::Store},
+    store,
 };
 use eticket_proto::{
     operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
@@ -34,17 +34,16 @@ use eticket_proto::{
 
 pub use crate::config::Config;
 use crate::{
-    application::{PriceWriter, Prices},
+    application::{PriceStore, PriceWriter, Prices},
     inbound::{
         events::{Events, FILTERS},
         grpc::Grpc,
         policy_watch::{self, PolicyWatch},
     },
-    outbound::{
-        messages::Protobuf,
-        sqlite::{MIGRATIONS, PriceTables},
-    },
+    outbound::{messages::Protobuf, postgres, sqlite},
 };
+
+const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
 /// The pricing service, to be run by the chassis.
 pub struct Pricing;
@@ -61,12 +60,12 @@ impl Service for Pricing {
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
         let (bus, clock) = (context.bus()?, context.clock.clone());
         let policy = config.policy.read()?;
-        let database = context.open_sqlite(&MIGRATIONS).await?;
-        let housekeeping: Arc<dyn Housekeeping> = Arc::new(database.clone());
+        let opened = context.open_store(MIGRATIONS).await?;
+        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([PRICES, OPERATIONS]).with_store().with_bus();
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
 
-        let store = Arc::new(Store::<PriceTables>::new(database.clone()));
+        let store = store_of(opened);
         let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
         let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
         let prices = Prices::new(store, jobs);
@@ -92,10 +91,18 @@ impl Service for Pricing {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
-        background.start(bus, database.outbox_written(), events, FILTERS);
+        background.start(bus, outbox_written, events, FILTERS);
         let interval = config.policy.reload_interval();
         let watch = PolicyWatch::new(prices, config.policy.file);
         background.intake_tasks().spawn("policy", watch.run(interval, background.intake_tasks().stopping()));
         Ok(running.then(|| background.stop()))
+    }
+}
+
+/// The service's own tables on the store that the configuration names.
+fn store_of(opened: OpenStore) -> Arc<dyn PriceStore> {
+    match opened {
+        OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::PriceTables>::new(database)),
+        OpenStore::Postgres(database) => Arc::new(store::postgres::Store::<postgres::PriceTables>::new(database)),
     }
 }

@@ -3,4 +3,5 @@
 #[cfg(test)]
 pub(crate) mod contract;
 pub mod messages;
+pub mod postgres;
 pub mod sqlite;

@@ -17,13 +17,13 @@ use eticket_chassis::{
     batch::{Batches, Limits},
     client::balance,
     config::{self as chassis_config, Settings},
-    context::Context,
+    context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
     operations::Operations,
     process::{Place, Service},
     server::Running,
-    store::{Housekeeping, sqlite::Store},
+    store,
 };
 use eticket_proto::{
     operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
@@ -32,17 +32,15 @@ use eticket_proto::{
 
 pub use crate::config::Config;
 use crate::{
-    application::{ReservationWriter, Reservations},
+    application::{ReservationStore, ReservationWriter, Reservations},
     inbound::{
         events::{Events, FILTERS},
         grpc::Grpc,
     },
-    outbound::{
-        messages::Protobuf,
-        sqlite::{MIGRATIONS, ReservationTables},
-        ticket_client::TicketClient,
-    },
+    outbound::{messages::Protobuf, postgres, sqlite, ticket_client::TicketClient},
 };
+
+const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
 /// The reservation service, to be run by the chassis.
 pub struct Reservation;
@@ -61,12 +59,12 @@ impl Service for Reservation {
         let upstream = config.upstream.ticket;
         let targets = context.upstream("ticket", upstream.url.as_ref());
         let targets = targets.ok_or_else(|| StartError::failed("the ticket service has not started"))?;
-        let database = context.open_sqlite(&MIGRATIONS).await?;
-        let housekeeping: Arc<dyn Housekeeping> = Arc::new(database.clone());
+        let opened = context.open_store(MIGRATIONS).await?;
+        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([RESERVATIONS, OPERATIONS]).with_store().with_bus();
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
 
-        let store = Arc::new(Store::<ReservationTables>::new(database.clone()));
+        let store = store_of(opened);
         let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
         let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
         let channel = balance::channel("ticket", &targets, background.intake_tasks());
@@ -90,7 +88,15 @@ impl Service for Reservation {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
-        background.start(bus, database.outbox_written(), events, FILTERS);
+        background.start(bus, outbox_written, events, FILTERS);
         Ok(running.then(|| background.stop()))
+    }
+}
+
+/// The service's own tables on the store that the configuration names.
+fn store_of(opened: OpenStore) -> Arc<dyn ReservationStore> {
+    match opened {
+        OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::ReservationTables>::new(database)),
+        OpenStore::Postgres(database) => Arc::new(store::postgres::Store::<postgres::ReservationTables>::new(database)),
     }
 }

@@ -3,5 +3,6 @@
 #[cfg(test)]
 mod contract;
 pub mod messages;
+pub mod postgres;
 pub mod sqlite;
 pub mod ticket_client;

@@ -15,13 +15,13 @@ use eticket_chassis::{
     background::Background,
     batch::{Batches, Limits},
     config::{self as chassis_config, Settings},
-    context::Context,
+    context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
     operations::Operations,
     process::{Place, Service},
     server::Running,
-    store::{Housekeeping, sqlite::Store},
+    store,
 };
 use eticket_proto::{
     operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
@@ -32,18 +32,17 @@ use tower::Layer;
 
 pub use crate::config::Config;
 use crate::{
-    application::{TicketWriter, Tickets},
+    application::{TicketStore, TicketWriter, Tickets},
     config::SweepConfig,
     inbound::{
         events::{Events, FILTERS},
         fault::FaultLayer,
         grpc::Grpc,
     },
-    outbound::{
-        messages::Protobuf,
-        sqlite::{MIGRATIONS, TicketTables},
-    },
+    outbound::{messages::Protobuf, postgres, sqlite},
 };
+
+const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
 /// The ticket service, to be run by the chassis.
 pub struct Ticket;
@@ -59,12 +58,12 @@ impl Service for Ticket {
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
         let (bus, clock) = (context.bus()?, context.clock.clone());
-        let database = context.open_sqlite(&MIGRATIONS).await?;
-        let housekeeping: Arc<dyn Housekeeping> = Arc::new(database.clone());
+        let opened = context.open_store(MIGRATIONS).await?;
+        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([TICKETS, OPERATIONS]).with_store().with_bus();
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
 
-        let store = Arc::new(Store::<TicketTables>::new(database.clone()));
+        let store = store_of(opened);
         let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
         let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
         let tickets = Tickets::new(store, jobs, clock);
@@ -87,10 +86,18 @@ impl Service for Ticket {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
-        background.start(bus, database.outbox_written(), events, FILTERS);
+        background.start(bus, outbox_written, events, FILTERS);
         let sweeping = sweep(tickets, config.sweep, background.intake_tasks().stopping());
         background.intake_tasks().spawn("sweeper", sweeping);
         Ok(running.then(|| background.stop()))
+    }
+}
+
+/// The service's own tables on the store that the configuration names.
+fn store_of(opened: OpenStore) -> Arc<dyn TicketStore> {
+    match opened {
+        OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::TicketTables>::new(database)),
+        OpenStore::Postgres(database) => Arc::new(store::postgres::Store::<postgres::TicketTables>::new(database)),
     }
 }
 

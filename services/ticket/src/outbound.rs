@@ -3,4 +3,5 @@
 #[cfg(test)]
 mod contract;
 pub mod messages;
+pub mod postgres;
 pub mod sqlite;

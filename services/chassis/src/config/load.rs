@@ -155,7 +155,7 @@ struct SharedStore {
 fn check(shape: Shape, settings: &Settings) -> Result<(), Error> {
     settings.check()?;
     match &settings.store.url {
-        Some(url) => urls::sqlite_path(shape.store, url).map(drop),
+        Some(url) => urls::store_place(shape.store, url).map(drop),
         None => Ok(()),
     }
 }

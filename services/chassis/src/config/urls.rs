@@ -2,7 +2,10 @@
 
 use std::path::PathBuf;
 
+use sqlx::postgres::PgConnectOptions;
+
 use super::Error;
+use crate::store::postgres;
 
 /// What a service can keep its state in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,25 +62,41 @@ fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
-/// The file that a `store.url` of one service names.
+/// Where a service keeps its state.
+#[derive(Debug)]
+pub enum StorePlace {
+    /// A file of its own.
+    Sqlite(PathBuf),
+    /// A schema of its own name.
+    Postgres(Box<PgConnectOptions>),
+}
+
+/// What a `store.url` of one service names.
 ///
 /// # Errors
-/// If it is no `sqlite:PATH`.
-pub fn sqlite_path(support: StoreSupport, url: &str) -> Result<PathBuf, Error> {
-    let refuse = |expected: &str| Err(Error::new("store.url", Some(url.to_owned()), expected));
+/// If it is neither `sqlite:PATH` nor `postgres://...`, or the latter where only a file will do.
+pub fn store_place(support: StoreSupport, url: &str) -> Result<StorePlace, Error> {
+    let refuse = |expected: String| Err(Error::new("store.url", Some(url.to_owned()), expected));
     if is_postgres(url) {
-        return match support {
-            StoreSupport::SqliteOnly => refuse("this service keeps its state in SQLite only; expected sqlite:PATH"),
-            _ => refuse("this build has SQLite only; expected sqlite:PATH"),
+        return match (support, postgres::options(url)) {
+            (StoreSupport::SqliteOnly, _) => {
+                refuse("this service keeps its state in SQLite only; expected sqlite:PATH".to_owned())
+            }
+            (_, Ok(options)) => Ok(StorePlace::Postgres(Box::new(options))),
+            (_, Err(reason)) => refuse(format!("{reason}; expected postgres://user:password@host:port/database")),
         };
     }
-    let Some(path) = url.strip_prefix("sqlite:") else { return refuse("expected sqlite:PATH") };
+    let expected = match support {
+        StoreSupport::Any => "expected sqlite:PATH or postgres://user:password@host:port/database",
+        _ => "expected sqlite:PATH",
+    };
+    let Some(path) = url.strip_prefix("sqlite:") else { return refuse(expected.to_owned()) };
     // `sqlite:///var/x` is how other programs write it.
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.starts_with(':') || path.contains('?') {
-        return refuse("expected sqlite:PATH with the path of a file");
+        return refuse("expected sqlite:PATH with the path of a file".to_owned());
     }
-    Ok(PathBuf::from(path))
+    Ok(StorePlace::Sqlite(PathBuf::from(path)))
 }
 
 /// What a `store.url` at the root of several services means for one of them; `None` if nothing.
@@ -114,22 +133,32 @@ mod tests {
             ("nats://u:s3c,ret/?@one,two", "nats://u:***@one,two"),
             ("http://localhost:8082", "http://localhost:8082"),
             ("sqlite:a@b", "sqlite:a@b"),
+            ("postgres://u:sec,ret@db/e", "postgres://u:***@db/e"),
+            ("postgres://u:sec/r?e#t@db/e?password=s3cret", "postgres://u:***@db/e?password=***"),
+            ("nats://u:p@one:4222,two:4222", "nats://u:***@one:4222,two:4222"),
         ] {
             assert_eq!(without_password(url), shown);
         }
     }
 
     #[test]
-    fn a_store_of_ones_own_is_a_file() {
+    fn a_store_of_ones_own_is_a_file_or_a_schema() {
         for support in [StoreSupport::Any, StoreSupport::SqliteOnly] {
-            assert_eq!(sqlite_path(support, "sqlite:a/b.db"), Ok(PathBuf::from("a/b.db")));
-            assert_eq!(sqlite_path(support, "sqlite:///a/b.db"), Ok(PathBuf::from("/a/b.db")));
-            for url in ["sqlite:", "sqlite::memory:", "mysql://x", "a.db", "postgres://db/e", "postgresql://db/e"] {
-                assert!(sqlite_path(support, url).is_err(), "{url}");
+            for (url, expected) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:///a/b.db", "/a/b.db")] {
+                let place = store_place(support, url);
+                assert!(matches!(&place, Ok(StorePlace::Sqlite(path)) if path == expected), "{place:?}");
+            }
+            for url in ["sqlite:", "sqlite::memory:", "mysql://x", "a.db", "postgres:", "postgres://h:port/e"] {
+                assert!(store_place(support, url).is_err(), "{url}");
             }
         }
-        let error = sqlite_path(StoreSupport::SqliteOnly, "postgres://u:secret@db/e").expect_err("refused");
+        for url in ["postgres://u:p@db:5433/e?sslmode=require", "postgresql://db/e"] {
+            assert!(matches!(store_place(StoreSupport::Any, url), Ok(StorePlace::Postgres(_))), "{url}");
+        }
+        let error = store_place(StoreSupport::SqliteOnly, "postgres://u:secret@db/e").expect_err("refused");
         assert!(error.to_string().contains("SQLite only") && !error.to_string().contains("secret"), "{error}");
+        let error = store_place(StoreSupport::Any, "postgres://u:secret@db/e?sslmod=require").expect_err("misspelt");
+        assert!(error.to_string().contains("sslmod") && !error.to_string().contains("secret"), "{error}");
     }
 
     #[test]

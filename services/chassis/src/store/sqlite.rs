@@ -28,18 +28,8 @@ static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-impl From<sqlx::Error> for Error {
-    fn from(error: sqlx::Error) -> Self {
-        match &error {
-            sqlx::Error::Database(cause) if lies_in_the_data(cause.code().as_deref()) => Self::data(error),
-            sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => Self::data(error),
-            _ => Self::Unavailable(error),
-        }
-    }
-}
-
 /// Primary result codes of SQLite that speak of the data: 18 too big, 19 constraint, 20 type mismatch, 25 bind out of range.
-fn lies_in_the_data(extended_code: Option<&str>) -> bool {
+pub(super) fn lies_in_the_data(extended_code: Option<&str>) -> bool {
     let code = extended_code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
     matches!(code, Some(18 | 19 | 20 | 25))
 }

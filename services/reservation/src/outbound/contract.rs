@@ -46,7 +46,8 @@ fn reservation(ticket: &str, user: &str, revision: i64, status: Status) -> Reser
 
 async fn put(store: &dyn ReservationStore, reservations: &[Reservation]) -> Result<(), Error> {
     let tickets: BTreeSet<_> = reservations.iter().map(|reservation| reservation.ticket.clone()).collect();
-    let keys = Keys { tickets, ..Keys::default() };
+    let ids = reservations.iter().map(|reservation| reservation.id).collect();
+    let keys = Keys { tickets, reservations: ids, ..Keys::default() };
     let work_off = &mut |work: &mut Work<ReservationRows>| {
         for reservation in reservations {
             let active = (reservation.status == Status::Reserved).then_some(reservation.id);

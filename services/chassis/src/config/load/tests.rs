@@ -124,7 +124,12 @@ fn wrong_values_are_told_with_key_value_and_expectation() {
         ("SWEEP__INTERVAL_MS", "1.5", "sweep.interval_ms = 1.5: expected "),
         ("LOG__FORMAT", "xml", "log.format = xml: expected one of text, json"),
         ("AUTH__MODE", "maybe", "auth.mode = maybe: expected one of off, jwt"),
-        ("STORE__URL", "postgres://u:secret@db/e", "store.url = postgres://u:***@db/e: "),
+        (
+            "STORE__URL",
+            "postgres://u:secret@db/e?ssl=on",
+            "store.url = postgres://u:***@db/e?ssl=on: no such parameter: ssl",
+        ),
+        ("STORE__URL", "mysql://db/e", "store.url = mysql://db/e: expected sqlite:PATH or postgres://"),
         ("BUS__URL", "kafka", "bus.url = kafka: expected embedded"),
         ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms = 30000: must be below"),
     ] {
@@ -199,7 +204,7 @@ fn errors_of_several_name_the_section() {
         ("LISTEN", "127.0.0.1:1", "listen"),
         ("SWEEP__INTERVAL_MS", "5", "sweep"),
         ("STORE__URL", "sqlite:one.db", "store.url"),
-        ("STORE__URL", "postgres://db/e", "store.url"),
+        ("STORE__URL", "postgres://db/e?ssl=on", "store.url"),
         ("STORE__URI", "x", "store.uri"),
         ("BUS__URL", "nats://n:port", "bus.url"),
     ] {
@@ -208,6 +213,21 @@ fn errors_of_several_name_the_section() {
     }
     let (_, trees) = together(&ALL, &environment(&[("TICKET__SWEEP__X", "1")])).expect("split");
     assert_eq!(trees[0].own::<Own>().expect_err("refused").key(), "ticket.sweep.x");
+}
+
+#[test]
+fn a_server_at_the_root_is_the_store_of_all_that_can_use_it() {
+    let url = "postgres://eticket:s3cret@db/e?sslmode=require";
+    let sources = environment(&[("STORE__URL", url)]);
+    let (process, trees) = together(&ALL, &sources).expect("valid");
+    let stores: Vec<_> = trees.iter().map(|tree| tree.settings.store.url.as_deref()).collect();
+    assert_eq!(stores, [Some(url), None, None], "a view is a file, and the gateway keeps nothing");
+    let tables: Vec<_> = trees.iter().map(|tree| (tree.section, table(&tree.settings).expect("a table"))).collect();
+    let text = effective(&process, &tables).expect("TOML");
+    assert!(text.contains("eticket:***@db/e?sslmode=require") && !text.contains("s3cret"), "{text}");
+    let own = environment(&[("STORE__URL", url), ("TICKET__STORE__URL", "sqlite:t.db")]);
+    let (_, trees) = together(&ALL, &own).expect("valid");
+    assert_eq!(trees[0].settings.store.url.as_deref(), Some("sqlite:t.db"), "its own comes first");
 }
 
 #[test]

@@ -1,0 +1,124 @@
+//! Opens the store that `store.url` names, and says what to do where that cannot be done.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use sqlx::{migrate::Migrator, postgres::PgConnectOptions};
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use crate::{
+    clock::SharedClock,
+    config::urls,
+    exit::StartError,
+    store::{
+        Housekeeping,
+        postgres::{self, OpenError},
+        sqlite,
+    },
+};
+
+/// How long a server that does not answer is waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two attempts.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// What brings a service's own tables up to date, for each store that it can have.
+#[derive(Debug, Clone, Copy)]
+pub struct Migrations {
+    /// For a file.
+    pub sqlite: &'static Migrator,
+    /// For a schema.
+    pub postgres: &'static Migrator,
+}
+
+/// A store that is open: the service puts its own tables on it.
+#[derive(Clone)]
+pub enum OpenStore {
+    /// A file.
+    Sqlite(sqlite::Database),
+    /// A schema.
+    Postgres(postgres::Database),
+}
+
+impl OpenStore {
+    /// For the relay, the consumer and the operators.
+    #[must_use]
+    pub fn housekeeping(&self) -> Arc<dyn Housekeeping> {
+        match self {
+            Self::Sqlite(database) => Arc::new(database.clone()),
+            Self::Postgres(database) => Arc::new(database.clone()),
+        }
+    }
+
+    /// Rung whenever a commit has left rows in the outbox.
+    #[must_use]
+    pub fn outbox_written(&self) -> Arc<Notify> {
+        match self {
+            Self::Sqlite(database) => database.outbox_written(),
+            Self::Postgres(database) => database.outbox_written(),
+        }
+    }
+}
+
+pub(super) async fn open_sqlite(
+    path: &Path,
+    migrations: &Migrator,
+    clock: SharedClock,
+) -> Result<OpenStore, StartError> {
+    match sqlite::Database::open(path, migrations, clock).await {
+        Ok(database) => Ok(OpenStore::Sqlite(database)),
+        Err(error) => {
+            let what = format!(
+                "the store {} cannot be opened: look at the file and its folder, or set store.url",
+                path.display()
+            );
+            Err(StartError::unavailable(what, error))
+        }
+    }
+}
+
+/// A schema that is to be opened.
+pub(super) struct Schema<'a> {
+    pub(super) name: &'static str,
+    /// For people's eyes.
+    pub(super) url: &'a str,
+    pub(super) options: &'a PgConnectOptions,
+    pub(super) migrations: &'a Migrator,
+}
+
+/// A server may start at the same time as this process: it is tried again for `patience`, unless no waiting helps.
+pub(super) async fn open_postgres(
+    schema: &Schema<'_>,
+    clock: SharedClock,
+    patience: Duration,
+) -> Result<OpenStore, StartError> {
+    let url = urls::without_password(schema.url);
+    let until = Instant::now() + patience;
+    let mut has_told = false;
+    loop {
+        let opening = postgres::Database::open(schema.options, schema.name, schema.migrations, clock.clone());
+        match opening.await {
+            Ok(database) => return Ok(OpenStore::Postgres(database)),
+            Err(OpenError::NotNow(error)) if Instant::now() < until => {
+                if !std::mem::replace(&mut has_told, true) {
+                    let seconds = patience.as_secs();
+                    tracing::warn!(
+                        service = schema.name, store.url = %url, %error,
+                        "the store does not answer: start it, or set store.url; trying for {seconds} s"
+                    );
+                }
+                sleep(PAUSE).await;
+            }
+            Err(OpenError::NotNow(error)) => {
+                let what = format!("the store does not answer: start it, or set store.url, which is {url}");
+                return Err(StartError::unavailable(what, error));
+            }
+            Err(error @ OpenError::Refused { .. }) => {
+                let what = format!("the store cannot be used as it is, and store.url is {url}");
+                return Err(StartError::unavailable(what, error));
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! Prices and policies on PostgreSQL.
+//!
+//! A commit computes by the policy in force. So that none still computes by an older one when a new one is in force, and its rows
+//! are missed by the pricing anew, who adopts a policy waits until those who compute have committed.
+
+use std::collections::BTreeSet;
+
+use async_trait::async_trait;
+use eticket_chassis::store::{
+    Error,
+    postgres::{Store, Tables},
+};
+use eticket_proto::ids::{TicketId, UserGrade};
+use serde_json::json;
+use sqlx::{Executor, PgConnection, Row as _, migrate::Migrator, postgres::PgRow};
+
+use crate::{
+    application::{PriceStore, PricingRows},
+    convert::{policy_from_bytes, policy_to_bytes},
+    domain::{Currency, Discount, Money, Policy, Price, Row},
+};
+
+pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
+
+/// The rows of a commit.
+pub struct PriceTables;
+
+/// All columns by name: one that a newer program adds changes nothing here.
+macro_rules! select {
+    ($rest:literal) => {
+        concat!(
+            "select ticket_id, start_time, schedule_revision, grade, reservation_revision, policy_version, revision,
+                currency, base_price, discounted_price, discounts, update_time from price ",
+            $rest
+        )
+    };
+}
+
+const COMPUTE: &str = "lock table policy in row share mode";
+const ADOPT: &str = "lock table policy in exclusive mode";
+// Uses the primary key, as the updates do.
+const LOCK_BY_IDS: &str = select!("where ticket_id = any($1) order by ticket_id for update");
+const INSERT: &str = "insert into price (ticket_id, start_time, schedule_revision, grade, reservation_revision,
+        policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
+    select new.* from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+        $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::timestamptz[])
+        as new (ticket_id, start_time, schedule_revision, grade, reservation_revision,
+            policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
+    order by ticket_id";
+const UPDATE: &str = "update price set start_time = new.start_time, schedule_revision = new.schedule_revision,
+        grade = new.grade, reservation_revision = new.reservation_revision, policy_version = new.policy_version,
+        revision = new.revision, currency = new.currency, base_price = new.base_price,
+        discounted_price = new.discounted_price, discounts = new.discounts, update_time = new.update_time
+    from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
+        $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::timestamptz[])
+        as new (ticket_id, start_time, schedule_revision, grade, reservation_revision,
+            policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
+    where price.ticket_id = new.ticket_id";
+// Uses the primary key.
+const SELECT_IN_FORCE: &str = "select body from policy order by version desc limit 1";
+const INSERT_POLICIES: &str = "insert into policy (version, body)
+    select new.* from unnest($1::bigint[], $2::bytea[]) as new (version, body) order by version";
+
+#[async_trait]
+impl Tables for PriceTables {
+    type Keys = BTreeSet<TicketId>;
+    type Rows = PricingRows;
+
+    async fn lock_in_tx(connection: &mut PgConnection, keys: &BTreeSet<TicketId>) -> Result<PricingRows, Error> {
+        connection.execute(COMPUTE).await?;
+        let found = sqlx::query(SELECT_IN_FORCE).fetch_optional(&mut *connection).await?;
+        let mut rows = PricingRows { in_force: policy(found)?, ..PricingRows::default() };
+        if keys.is_empty() {
+            return Ok(rows);
+        }
+        let ids: Vec<&str> = keys.iter().map(TicketId::as_str).collect();
+        for found in sqlx::query(LOCK_BY_IDS).bind(ids).fetch_all(connection).await? {
+            let (id, row) = price_row(&found)?;
+            rows.prices.insert_read(id, row);
+        }
+        Ok(rows)
+    }
+
+    async fn write_in_tx(connection: &mut PgConnection, rows: &PricingRows) -> Result<(), Error> {
+        if !rows.adopted.is_empty() {
+            connection.execute(ADOPT).await?;
+            let query = sqlx::query(INSERT_POLICIES)
+                .bind(rows.adopted.iter().map(Policy::version).collect::<Vec<_>>())
+                .bind(rows.adopted.iter().map(policy_to_bytes).collect::<Vec<_>>());
+            query.execute(&mut *connection).await?;
+        }
+        write(connection, UPDATE, rows.prices.updated().collect()).await?;
+        write(connection, INSERT, rows.prices.made().collect()).await
+    }
+}
+
+async fn write(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    prices: Vec<(&TicketId, &Row)>,
+) -> Result<(), Error> {
+    if prices.is_empty() {
+        return Ok(());
+    }
+    let rows = || prices.iter().map(|(_, row)| row);
+    let amounts = |of: fn(&Price) -> Money| {
+        let stored = |price: &Price| i64::try_from(of(price).smallest()).map_err(Error::data);
+        rows().map(|row| row.price.as_ref().map(stored).transpose()).collect::<Result<Vec<_>, Error>>()
+    };
+    let currency = |price: &Price| price.base_price.currency().to_string();
+    let query = sqlx::query(statement)
+        .bind(prices.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.start).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.schedule_revision).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.grade.map(UserGrade::name)).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.reservation_revision).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.policy_version).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.price.as_ref().map(currency)).collect::<Vec<_>>())
+        .bind(amounts(|price| price.base_price)?)
+        .bind(amounts(|price| price.discounted_price)?)
+        .bind(rows().map(|row| row.price.as_ref().map(discounts)).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.update_time).collect::<Vec<_>>());
+    query.execute(connection).await?;
+    Ok(())
+}
+
+fn discounts(price: &Price) -> String {
+    let taken = price.discounts.iter();
+    json!(taken.map(|it| json!([it.rule_id, it.description, it.amount.smallest()])).collect::<Vec<_>>()).to_string()
+}
+
+fn price_row(found: &PgRow) -> Result<(TicketId, Row), Error> {
+    let id = found.try_get::<&str, _>("ticket_id")?.parse().map_err(Error::data)?;
+    let grade: Option<&str> = found.try_get("grade")?;
+    let start = found.try_get::<Option<_>, _>("start_time")?;
+    let row = Row {
+        start,
+        schedule_revision: found.try_get("schedule_revision")?,
+        grade: grade.map(str::parse).transpose().map_err(Error::data)?,
+        reservation_revision: found.try_get("reservation_revision")?,
+        policy_version: found.try_get("policy_version")?,
+        revision: found.try_get("revision")?,
+        price: start.map(|_| price(found)).transpose()?,
+        update_time: found.try_get("update_time")?,
+    };
+    Ok((id, row))
+}
+
+fn price(found: &PgRow) -> Result<Price, Error> {
+    let currency: Currency = found.try_get::<&str, _>("currency")?.parse().map_err(Error::data)?;
+    let money = |smallest| Money::try_new(currency, smallest).map_err(Error::data);
+    let column =
+        |name| -> Result<Money, Error> { money(u64::try_from(found.try_get::<i64, _>(name)?).map_err(Error::data)?) };
+    let discounts: Vec<(String, String, u64)> =
+        serde_json::from_str(found.try_get("discounts")?).map_err(Error::data)?;
+    let discounts = discounts
+        .into_iter()
+        .map(|(rule_id, description, smallest)| Ok(Discount { rule_id, description, amount: money(smallest)? }));
+    Ok(Price {
+        base_price: column("base_price")?,
+        discounted_price: column("discounted_price")?,
+        discounts: discounts.collect::<Result<_, Error>>()?,
+    })
+}
+
+fn policy(found: Option<PgRow>) -> Result<Option<Policy>, Error> {
+    found.map(|row| policy_from_bytes(row.try_get("body")?).map_err(Error::data)).transpose()
+}
+
+// Uses price_computed.
+const PAGE: &str = select!("where start_time is not null and ticket_id > $1 order by ticket_id limit $2");
+// Uses price_to_recompute.
+const TO_REPRICE: &str = "select ticket_id from price where start_time is not null and grade is null
+    and policy_version < $1 order by policy_version limit $2";
+
+#[async_trait]
+impl PriceStore for Store<PriceTables> {
+    async fn row(&self, id: &TicketId) -> Result<Option<Row>, Error> {
+        const SELECT: &str = select!("where ticket_id = $1");
+        let found = self.database.fetch_optional(sqlx::query(SELECT).bind(id.as_str())).await?;
+        Ok(found.as_ref().map(price_row).transpose()?.map(|(_, row)| row))
+    }
+
+    async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, Error> {
+        self.database.fetch_all(sqlx::query(PAGE).bind(after).bind(most)).await?.iter().map(price_row).collect()
+    }
+
+    async fn to_reprice(&self, version: i64, most: i64) -> Result<Vec<TicketId>, Error> {
+        let rows = self.database.fetch_all(sqlx::query(TO_REPRICE).bind(version).bind(most)).await?;
+        rows.iter().map(|row| row.try_get::<&str, _>(0)?.parse().map_err(Error::data)).collect()
+    }
+
+    async fn policy_in_force(&self) -> Result<Option<Policy>, Error> {
+        policy(self.database.fetch_optional(sqlx::query(SELECT_IN_FORCE)).await?)
+    }
+
+    async fn count(&self) -> Result<i64, Error> {
+        // Uses price_computed.
+        const COUNT: &str = "select count(*) from price where start_time is not null";
+        Ok(self.database.fetch_one(sqlx::query(COUNT)).await?.try_get(0)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use eticket_chassis::{
+        clock::SystemClock,
+        store::postgres::{self, Database},
+    };
+    use eticket_local_servers::postgres::Postgres;
+
+    use super::*;
+    use crate::outbound::contract;
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+    async fn keeps_the_contract() {
+        let server = Postgres::start().expect("it starts");
+        let options = postgres::options(&server.url("postgres")).expect("a URL");
+        let database = Database::open(&options, "pricing", &MIGRATIONS, Arc::new(SystemClock)).await.expect("a store");
+        contract::suite(Arc::new(Store::<PriceTables>::new(database))).await;
+    }
+}
