@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// Understands bodies of the form `aggregate=revision`; keeps the newest of each.
-struct TestService {
+pub(crate) struct TestService {
     database: Database,
     newest: Mutex<BTreeMap<String, i64>>,
     /// Events given to be applied, in the order.
@@ -88,21 +88,25 @@ async fn fixture() -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let database = database(folder.path()).await;
     let bus = Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap());
-    let service = Arc::new(TestService {
-        database: database.clone(),
-        newest: Mutex::default(),
-        applied: Mutex::default(),
-        out: AtomicBool::new(false),
-        republished: AtomicU64::new(0),
-    });
+    let service = service(database);
     let consumer = consumer(bus.clone(), &service);
     Fixture { folder, bus, service, consumer }
 }
 
-fn consumer(bus: Arc<Embedded>, service: &Arc<TestService>) -> Consumer<TestService> {
+pub(crate) fn service(database: Database) -> Arc<TestService> {
+    Arc::new(TestService {
+        database,
+        newest: Mutex::default(),
+        applied: Mutex::default(),
+        out: AtomicBool::new(false),
+        republished: AtomicU64::new(0),
+    })
+}
+
+pub(crate) fn consumer(bus: Arc<dyn Bus>, service: &Arc<TestService>) -> Consumer<TestService> {
     Consumer {
         name: "test",
-        filters: &["a.*"],
+        filters: &["eticket.v1.a.*"],
         bus,
         store: Arc::new(service.database.clone()),
         take_in: service.clone(),
@@ -111,11 +115,17 @@ fn consumer(bus: Arc<Embedded>, service: &Arc<TestService>) -> Consumer<TestServ
     }
 }
 
+impl TestService {
+    pub(crate) fn newest(&self, aggregate: &str) -> Option<i64> {
+        self.newest.lock().unwrap().get(aggregate).copied()
+    }
+}
+
 impl Fixture {
     async fn publish(&self, bodies: &[&str]) {
         for body in bodies {
             let id = vec![("ce-id".to_owned(), (*body).to_owned())];
-            let message = Message { subject: "a.x".into(), headers: id, body: (*body).to_owned().into() };
+            let message = Message { subject: "eticket.v1.a.x".into(), headers: id, body: (*body).to_owned().into() };
             self.bus.publish(message).await.unwrap();
         }
     }
@@ -126,7 +136,7 @@ impl Fixture {
     }
 
     fn newest(&self, aggregate: &str) -> Option<i64> {
-        self.service.newest.lock().unwrap().get(aggregate).copied()
+        self.service.newest(aggregate)
     }
 
     async fn parked(&self) -> Vec<Parked> {
@@ -230,7 +240,7 @@ async fn a_new_stream_makes_the_service_publish_everything_once() {
 #[tokio::test]
 async fn a_parked_message_can_be_applied_again() {
     let fixture = fixture().await;
-    let message = Message { subject: "a.x".into(), headers: Vec::new(), body: "x=7".into() };
+    let message = Message { subject: "eticket.v1.a.x".into(), headers: Vec::new(), body: "x=7".into() };
     let parked =
         Parked { event_id: "e".into(), message, reason: "r".into(), attempts: 1, park_time: SystemClock.now() };
     apply_parked(&*fixture.service, parked.clone()).await.unwrap();

@@ -30,8 +30,8 @@ use crate::{bus::Error, error::chain};
 /// Between attempts to connect for the first time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// A server that does not answer two pings in a row is left.
-const PING: Duration = Duration::from_secs(5);
+/// A server that does not answer two pings in a row is left for another.
+const PING: Duration = Duration::from_secs(2);
 
 /// How to connect.
 pub(super) struct Target {
@@ -237,7 +237,7 @@ impl Connection {
         let answer = answer.map_err(|error| match error.kind() {
             RequestErrorKind::NoResponders => Failure::NoResponders,
             RequestErrorKind::TimedOut => Failure::Unanswered(self.unanswered(&subject)),
-            _ => Failure::Bus(Error::Unavailable(format!("{} at {}", chain(&error), self.target.shown))),
+            _ => Failure::Bus(Error::Unavailable(format!("{subject} to {}: {}", self.target.shown, chain(&error)))),
         })?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Answer::Given(value)) => Ok(value),
@@ -280,7 +280,7 @@ impl Connection {
         };
         match timeout(self.bounds.request, sent).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(Error::Unavailable(format!("{} at {}", chain(&error), self.target.shown))),
+            Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {}", self.target.shown, chain(&error)))),
             Err(_) => Err(Error::Unavailable(format!("{} takes nothing more", self.target.shown))),
         }
     }

@@ -71,7 +71,19 @@ impl Durable {
             "max_deliver": -1,
             "replay_policy": "instant",
             "deliver_policy": "all",
+            "headers_only": false,
+            "max_batch": 0,
+            "max_expires": 0,
         })
+    }
+
+    /// What of it the server lets nobody change, and what filters add lies also below the position.
+    fn asked_for_good(&self) -> Value {
+        let mut asked = self.asked();
+        if let Some(settings) = asked.as_object_mut() {
+            settings.retain(|key, _| ["filter_subjects", "ack_policy", "replay_policy"].contains(&key.as_str()));
+        }
+        asked
     }
 
     /// Sees to it that the consumer is there and as it must be.
@@ -80,9 +92,8 @@ impl Durable {
             return self.make(stream, &self.asked()).await;
         };
         let mut asked = self.asked();
-        if !differences(&json!({ "filter_subjects": self.filters }), &known.config).is_empty() {
-            // What other filters add lies also below the position.
-            tracing::info!(consumer = self.name, "it has other filters: made anew, from the start of the stream");
+        if let [difference, ..] = &differences(&self.asked_for_good(), &known.config)[..] {
+            tracing::info!(consumer = self.name, difference, "made anew, from the start of the stream");
             delete(stream, &self.name).await?;
             return self.make(stream, &asked).await;
         }
@@ -191,5 +202,54 @@ impl Progress {
             return false;
         };
         self.stands_since.get_or_insert_with(Instant::now).elapsed() >= patience
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(10);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_owes_and_delivers_nothing_stalls() {
+        let mut progress = Progress::default();
+        assert!(!progress.is_stalled(0, Some(PATIENCE)), "seen for the first time");
+        advance(PATIENCE / 2).await;
+        assert!(!progress.is_stalled(0, Some(PATIENCE)));
+        advance(PATIENCE / 2).await;
+        assert!(progress.is_stalled(0, Some(PATIENCE)));
+        assert!(!progress.is_stalled(1, Some(PATIENCE)), "it delivers, if only to others");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn time_in_which_nothing_was_owed_or_nobody_asked_does_not_count() {
+        let mut progress = Progress::default();
+        progress.is_stalled(0, Some(PATIENCE));
+        advance(PATIENCE * 2).await;
+        assert!(!progress.is_stalled(0, None));
+        assert!(!progress.is_stalled(0, Some(PATIENCE)), "what it owes is new");
+        progress.came();
+        // Who has a message works on it, and asks for no more.
+        advance(PATIENCE * 2).await;
+        assert!(!progress.is_stalled(0, Some(PATIENCE)));
+    }
+
+    #[test]
+    fn who_has_delivered_what_the_stream_has_not_is_ahead() {
+        let info = |delivered: u64, floor: u64| -> ConsumerInfo {
+            let reached = |sequence: u64| json!({ "consumer_seq": sequence, "stream_seq": sequence });
+            let info = json!({
+                "config": {}, "delivered": reached(delivered), "ack_floor": reached(floor), "num_ack_pending": 0, "num_pending": 0,
+            });
+            serde_json::from_value(info).unwrap()
+        };
+        let stream = json!({ "config": {}, "created": "2026-11-06T12:03:01.5Z", "state": { "last_seq": 7 } });
+        let stream: StreamInfo = serde_json::from_value(stream).unwrap();
+        assert!(!info(7, 7).is_ahead_of(&stream));
+        assert!(info(8, 7).is_ahead_of(&stream) && info(7, 8).is_ahead_of(&stream));
+        assert_eq!(Durable::name_on(&stream, "ticket"), "ticket-20261106T120301500000000");
     }
 }

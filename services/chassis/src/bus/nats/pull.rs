@@ -7,7 +7,7 @@ use std::time::Duration;
 use async_nats::{Message, StatusCode, Subscriber};
 use futures::StreamExt;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{connection::Connection, stream::STREAM};
 use crate::bus::Error;
@@ -118,11 +118,11 @@ impl Pull {
 
     /// What has come and nobody has taken yet, and what is under way until the server has heard that nothing is wanted any more.
     pub(super) async fn finish(mut self, bound: Duration, mut each: impl FnMut(Message)) {
-        if self.subscriber.drain().await.is_err() {
+        let until = Instant::now() + bound;
+        if !matches!(timeout_at(until, self.subscriber.drain()).await, Ok(Ok(()))) {
             return;
         }
-        let until = Instant::now() + bound;
-        while let Ok(Some(message)) = tokio::time::timeout_at(until, self.subscriber.next()).await {
+        while let Ok(Some(message)) = timeout_at(until, self.subscriber.next()).await {
             if message.status.is_none_or(|status| status == StatusCode::OK) {
                 each(message);
             }

@@ -108,6 +108,9 @@ impl NatsReader {
         if self.stream.look().await?.state().identity != self.identity {
             return Err(Error::StreamChanged);
         }
+        if durable::is_ahead(&self.stream, &info).await? {
+            return Err(Error::Unavailable("the stream has lost its end: looking where to go on".to_owned()));
+        }
         let bounds = self.stream.connection.bounds;
         self.look_at = Instant::now() + bounds.look;
         // What was delivered and has not come is as good as not delivered.

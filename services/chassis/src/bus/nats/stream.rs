@@ -111,8 +111,6 @@ impl Stream {
             "max_msgs": -1,
             "max_bytes": -1,
             "max_age": 0,
-            "max_msg_size": -1,
-            "max_consumers": -1,
             "num_replicas": self.replicas,
             "no_ack": false,
             "sealed": false,
@@ -257,7 +255,7 @@ fn is_new_enough(version: &str) -> bool {
 
 /// What of a configuration is not as it was asked for, in words. What is left out is what says nothing.
 pub(super) fn differences(asked: &Value, is: &Value) -> Vec<String> {
-    let says_nothing = |value: &Value| matches!(value, Value::Null) || *value == json!(0) || *value == json!(false);
+    let says_nothing = |value: &Value| [json!(null), json!(0), json!(false), json!([]), json!("")].contains(value);
     let keys = asked.as_object().into_iter().flatten();
     let different = keys.filter(|(key, asked)| match is.get(*key) {
         None => !says_nothing(asked),

@@ -1,14 +1,72 @@
 //! The adapter against servers of its own.
 
-use std::sync::Arc;
+mod access;
+mod faults;
+mod settings;
+mod watchdog;
 
 use eticket_local_servers::nats as server;
+use tokio::{
+    task::block_in_place,
+    time::{sleep, timeout},
+};
 
 use super::*;
-use crate::bus::contract;
+use crate::bus::{Delivery, contract};
+
+/// No test waits longer for what must come.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// As a process has them, only sooner.
+const SOON: Bounds = Bounds {
+    first_connection: Duration::from_secs(5),
+    request: Duration::from_secs(1),
+    look: Duration::from_millis(200),
+    stall: Duration::from_secs(1),
+    ack_wait: Duration::from_secs(3),
+};
 
 fn config(url: &str) -> BusConfig {
     BusConfig { url: Some(url.to_owned()), ..BusConfig::default() }
+}
+
+fn open(url: &str) -> Nats {
+    Nats::open_with(&config(url), SOON).unwrap()
+}
+
+fn message(aggregate: &str, number: u64) -> Message {
+    let headers = vec![("ce-id".to_owned(), format!("{aggregate}/{number}"))];
+    Message { subject: format!("eticket.v1.a.{aggregate}"), headers, body: vec![7; 3].into() }
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<&str> {
+    deliveries.iter().map(|delivery| delivery.message.header("ce-id").unwrap()).collect()
+}
+
+/// Tries until there is an answer.
+async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
+    let tries = async {
+        loop {
+            match attempt().await {
+                Some(value) => return value,
+                None => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(BOUND, tries).await.unwrap_or_else(|_| panic!("{what} did not happen in {BOUND:?}"))
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("an answer in time")
+}
+
+/// The words of an error that says that the bus cannot be had.
+fn words<T>(outcome: Result<T, Error>) -> String {
+    match outcome {
+        Err(Error::Unavailable(words)) => words,
+        Err(error) => panic!("another error: {error}"),
+        Ok(_) => panic!("no error"),
+    }
 }
 
 #[tokio::test]
