@@ -88,6 +88,8 @@ impl Nats {
         for node in &mut nodes {
             node.wait_until_healthy()?;
         }
+        // Healthy is a node that knows of a leader; a stream of three replicas needs all to have been heard of.
+        wait_until("a cluster of three", || Ok(nodes.iter().any(|node| leads(node.monitor, 2))))?;
         Ok(nodes)
     }
 
@@ -207,15 +209,21 @@ impl Nats {
 }
 
 fn healthy(monitor: u16) -> bool {
-    let ask = || -> std::io::Result<String> {
-        let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, monitor))?;
-        connection.set_read_timeout(Some(Duration::from_secs(1)))?;
-        connection.write_all(b"GET /healthz HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        connection.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains(" 200 "))
+    ask(monitor, "/healthz").is_ok_and(|answer| answer.contains(" 200 "))
+}
+
+/// Whether the node leads, and so many others follow.
+fn leads(monitor: u16, followers: usize) -> bool {
+    ask(monitor, "/jsz").is_ok_and(|answer| answer.replace(' ', "").matches("\"current\":true").count() == followers)
+}
+
+fn ask(monitor: u16, path: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect((Ipv4Addr::LOCALHOST, monitor))?;
+    connection.set_read_timeout(Some(Duration::from_secs(1)))?;
+    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes())?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn binary() -> Result<PathBuf> {

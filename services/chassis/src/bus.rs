@@ -20,8 +20,8 @@ pub const MESSAGES_PER_SUBJECT: u32 = 32;
 /// Why the bus did not do what it was asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// It does not answer: try again later. Nothing else may depend on it.
-    #[error("the bus does not answer: {0}")]
+    /// It does not answer, or is not as it must be: try again later. Nothing else may depend on it.
+    #[error("the bus cannot be used: {0}")]
     Unavailable(String),
     /// The stream is another than the one attached to: attach again.
     #[error("the stream was made anew")]
@@ -33,7 +33,7 @@ pub enum Error {
 pub struct Message {
     /// Where it belongs: one aggregate a subject.
     pub subject: String,
-    /// Names are lower case.
+    /// Names are lower case, and their order means nothing: it may be that of the names when the message comes back.
     pub headers: Vec<(String, String)>,
     /// The state, encoded.
     pub body: Bytes,
@@ -51,7 +51,7 @@ impl Message {
 pub struct Delivery {
     /// Its place in the stream.
     pub sequence: u64,
-    /// 1 for the first time; counted since the consumer attached.
+    /// 1 for the first time; counted at least since the consumer attached.
     pub attempts: u32,
     /// What was published.
     pub message: Arc<Message>,

@@ -295,10 +295,12 @@ impl Connection {
         self.state.send_modify(|state| state.closed = true);
         let Some(client) = self.client.get() else { return };
         let end = async {
-            client.flush().await.ok();
+            if client.connection_state() == Link::Connected {
+                client.flush().await.ok();
+            }
             client.drain().await.ok();
         };
-        if client.connection_state() == Link::Connected && timeout(self.bounds.request, end).await.is_err() {
+        if timeout(self.bounds.request, end).await.is_err() {
             tracing::warn!(bus = self.target.shown, "the bus did not take in time what was on its way");
         }
     }

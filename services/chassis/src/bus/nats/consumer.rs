@@ -11,12 +11,13 @@ use std::{
 
 use async_nats::Subject;
 use async_trait::async_trait;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use futures::FutureExt;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::{
     durable::{self, Durable, MAX_ACK_PENDING, Progress},
     message::delivery_of,
-    pull::{Event, Pull},
+    pull::{AGAIN, Event, Pull},
     stream::Stream,
 };
 use crate::{
@@ -24,9 +25,6 @@ use crate::{
     tasks::Tasks,
 };
 
-/// Where more messages wait for this consumer, the next one is waited for so long: they come together, unless another who shares
-/// it was given them.
-const LINGER: Duration = Duration::from_millis(25);
 /// For giving back what is left when a consumer is dropped.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
@@ -66,17 +64,12 @@ impl NatsConsumer {
         })
     }
 
-    fn take(&mut self, most: usize) -> Vec<Delivery> {
-        self.ready.drain(..most.min(self.ready.len())).collect()
-    }
-
-    /// Takes a message in; answers whether more are on their way.
-    fn came(&mut self, message: async_nats::Message) -> bool {
+    fn came(&mut self, message: async_nats::Message) {
         self.progress.came();
-        let Some((delivery, place, reply)) = delivery_of(message) else { return true };
-        self.out.insert(delivery.sequence, reply);
-        self.ready.push_back(delivery);
-        place.pending > 0
+        if let Some((delivery, _, reply)) = delivery_of(message) {
+            self.out.insert(delivery.sequence, reply);
+            self.ready.push_back(delivery);
+        }
     }
 
     /// Waits for one thing to happen. Cancellation loses nothing: what came is kept in `self` at once.
@@ -91,28 +84,17 @@ impl NatsConsumer {
         };
         match event {
             Event::Message(message) => {
-                let more = self.came(*message);
-                if more {
-                    self.linger(most).await;
-                }
+                self.came(*message);
                 Ok(())
             }
             Event::Over => Ok(()),
             Event::Silent => self.look().await,
-            Event::Gone(said) => Err(self.gone(&said).await),
-        }
-    }
-
-    /// Takes what comes together with the message before.
-    async fn linger(&mut self, most: usize) {
-        let until = Instant::now() + LINGER;
-        while self.ready.len() < most
-            && let Some(pull) = self.pull.as_mut().filter(|pull| pull.is_open())
-            && let Ok(Event::Message(message)) = timeout_at(until, pull.next()).await
-        {
-            if !self.came(*message) {
-                return;
+            Event::Nobody => {
+                self.look().await?;
+                sleep(AGAIN).await;
+                Ok(())
             }
+            Event::Gone(said) => Err(self.gone(&said).await),
         }
     }
 
@@ -128,14 +110,12 @@ impl NatsConsumer {
         }
     }
 
-    /// The watchdog: whether stream and consumer are what they were, and messages that wait are delivered.
+    /// The watchdog: whether the consumer is still there and in its stream, and messages that wait are delivered. That the stream
+    /// is another shows in that the consumer is gone.
     async fn look(&mut self) -> Result<(), Error> {
         let Some(info) = durable::info(&self.stream, &self.durable.name).await? else {
             return Err(self.gone("it is not there").await);
         };
-        if self.stream.look().await?.state().identity != self.identity {
-            return Err(Error::StreamChanged);
-        }
         if durable::is_ahead(&self.stream, &info).await? {
             return Err(Error::Unavailable(format!("the consumer {} is ahead of the stream", self.durable.name)));
         }
@@ -172,7 +152,13 @@ impl Consumer for NatsConsumer {
         while self.ready.is_empty() {
             self.step(most).await?;
         }
-        Ok(self.take(most))
+        // What is here already. More is not waited for: it comes while this batch is worked on, and is the next one.
+        while self.ready.len() < most
+            && let Some(Some(Event::Message(message))) = self.pull.as_mut().map(|pull| pull.next().now_or_never())
+        {
+            self.came(*message);
+        }
+        Ok(self.ready.drain(..most.min(self.ready.len())).collect())
     }
 
     async fn ack(&mut self, sequences: &[u64]) -> Result<(), Error> {

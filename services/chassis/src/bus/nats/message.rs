@@ -41,8 +41,6 @@ pub(super) struct Place {
     /// Of the consumer's deliveries, each attempt counted.
     pub(super) delivered: u64,
     pub(super) attempts: u32,
-    /// Messages for this consumer that have not been delivered yet.
-    pub(super) pending: u64,
 }
 
 /// Of `$JS.ACK.<stream>.<consumer>.<attempts>.<sequence>.<delivered>.<time>.<pending>`, or with domain and account before the
@@ -56,7 +54,7 @@ pub(super) fn place_of(reply: &str) -> Option<Place> {
     };
     let number = |index: usize| numbers[index].parse::<u64>().ok();
     let attempts = u32::try_from(number(0)?).unwrap_or(u32::MAX);
-    Some(Place { attempts, sequence: number(1)?, delivered: number(2)?, pending: number(4)? })
+    Some(Place { attempts, sequence: number(1)?, delivered: number(2)? })
 }
 
 /// A delivery, with its place and where it is to be acknowledged; `None` for what is none.
@@ -98,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_delivery_says_where_it_stands() {
-        let expected = Some(Place { attempts: 2, sequence: 17, delivered: 9, pending: 4 });
+        let expected = Some(Place { attempts: 2, sequence: 17, delivered: 9 });
         for reply in [
             "$JS.ACK.ETICKET.ticket.2.17.9.1700000000000000000.4",
             "$JS.ACK.hub.A1B2.ETICKET.ticket.2.17.9.1700000000000000000.4",

@@ -14,6 +14,8 @@ use crate::bus::Error;
 
 /// A request ends after so long; the next one follows.
 const EXPIRES: Duration = Duration::from_secs(30);
+/// Before a request that nobody has taken is made again.
+pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
 /// What came.
 #[derive(Debug)]
@@ -23,6 +25,8 @@ pub(super) enum Event {
     Over,
     /// Not even a sign of life, for longer than may be.
     Silent,
+    /// Nobody has taken the request: the consumer is gone, or another server begins to lead it.
+    Nobody,
     /// There is no such consumer any more, in the server's words.
     Gone(String),
 }
@@ -67,11 +71,6 @@ impl Pull {
         Ok(())
     }
 
-    /// Whether more may come without being asked for.
-    pub(super) fn is_open(&self) -> bool {
-        self.owed > 0
-    }
-
     /// Waits for what comes. Cancellation loses nothing.
     pub(super) async fn next(&mut self) -> Event {
         loop {
@@ -111,7 +110,7 @@ impl Pull {
             StatusCode::TIMEOUT | StatusCode::NOT_FOUND => Some(Event::Over),
             // Another server leads the consumer now.
             _ if said == "Leadership Change" || said == "Batch Completed" => Some(Event::Over),
-            StatusCode::NO_RESPONDERS => Some(Event::Gone("nobody answers for it".to_owned())),
+            StatusCode::NO_RESPONDERS => Some(Event::Nobody),
             status => Some(Event::Gone(format!("{said} ({status})"))),
         }
     }

@@ -5,14 +5,15 @@
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use futures::FutureExt;
 use serde_json::json;
-use tokio::time::{Instant, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until};
 use uuid::Uuid;
 
 use super::{
     durable::{self, Progress},
     message::delivery_of,
-    pull::{Event, Pull},
+    pull::{AGAIN, Event, Pull},
     stream::Stream,
 };
 use crate::{
@@ -88,6 +89,11 @@ impl NatsReader {
             Event::Message(message) => self.came(*message),
             Event::Over => Ok(()),
             Event::Silent => self.look().await,
+            Event::Nobody => {
+                self.look().await?;
+                sleep(AGAIN).await;
+                Ok(())
+            }
             Event::Gone(said) => Err(self.gone(&said).await),
         }
     }
@@ -105,9 +111,6 @@ impl NatsReader {
         let Some(info) = durable::info(&self.stream, &self.name).await? else {
             return Err(self.gone("it is not there").await);
         };
-        if self.stream.look().await?.state().identity != self.identity {
-            return Err(Error::StreamChanged);
-        }
         if durable::is_ahead(&self.stream, &info).await? {
             return Err(Error::Unavailable("the stream has lost its end: looking where to go on".to_owned()));
         }
@@ -132,7 +135,7 @@ impl Reader for NatsReader {
         }
         // What came with the first.
         while self.ready.len() < most
-            && let Some(Event::Message(message)) = futures::FutureExt::now_or_never(self.pull.next())
+            && let Some(Event::Message(message)) = self.pull.next().now_or_never()
         {
             self.came(*message)?;
         }
