@@ -9,22 +9,34 @@ pub mod postgres;
 mod program;
 
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     net::{Ipv4Addr, TcpListener},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 
 /// No server takes longer to start or to stop.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// A port of loopback that nobody listens on. Somebody else may take it before its user does; who starts a server tries again.
+/// Below those that systems take for outgoing connections: one of these would keep a server that was killed from coming back.
+const PORTS: std::ops::Range<u16> = 12_000..32_000;
+
+/// A port of loopback that nobody listens on.
 ///
 /// # Errors
-/// If the machine has none.
+/// If there is none.
 pub fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no port of loopback can be had")?;
-    Ok(listener.local_addr()?.port())
+    // By chance, so that runs side by side do not all begin with the same one.
+    let chance = RandomState::new().build_hasher().finish();
+    let count = PORTS.len() as u64;
+    for step in 0..count {
+        let port = PORTS.start + u16::try_from((chance % count + step) % count)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return Ok(port);
+        }
+    }
+    bail!("no port of loopback can be had")
 }
 
 /// Looks again until `done`, or an error after [`BOUND`].

@@ -1,7 +1,9 @@
 //! The adapter against servers of its own.
 
 mod access;
+mod breaks;
 mod faults;
+mod kills;
 mod settings;
 mod watchdog;
 

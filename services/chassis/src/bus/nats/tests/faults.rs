@@ -1,12 +1,6 @@
 //! What becomes of the adapter when the server dies, hangs, or loses what it had.
 
-use std::{
-    collections::HashMap,
-    fs, io,
-    path::Path,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Instant,
-};
+use std::{fs, io, path::Path, time::Instant};
 
 use rustix::process::Signal;
 
@@ -25,61 +19,6 @@ async fn hears_of_another_stream(consumer: &mut dyn Consumer, reader: &mut dyn R
         }
     };
     in_time(async { tokio::join!(of_consumer, of_reader) }).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
-    let mut node = server::Nats::start().unwrap();
-    let bus = Arc::new(open(&node.url()));
-    let stop = Arc::new(AtomicBool::new(false));
-    let publish = |lane: u64| {
-        let (bus, stop) = (bus.clone(), stop.clone());
-        tokio::spawn(async move {
-            let (mut acknowledged, mut failures) = (HashMap::new(), 0);
-            for number in 0.. {
-                if stop.load(Ordering::SeqCst) {
-                    break;
-                }
-                match bus.publish(message(&format!("{lane}-{number}"), 1)).await {
-                    Ok(sequence) => drop(acknowledged.insert(sequence, format!("{lane}-{number}/1"))),
-                    Err(_) => {
-                        failures += 1;
-                        sleep(Duration::from_millis(5)).await;
-                    }
-                }
-            }
-            (acknowledged, failures)
-        })
-    };
-    let lanes: Vec<_> = (0..8).map(publish).collect();
-    for _ in 0..3 {
-        let before = eventually("a publish", async || bus.state().await.ok()).await.last_sequence;
-        eventually("more", async || bus.state().await.ok().filter(|state| state.last_sequence > before + 50)).await;
-        block_in_place(|| {
-            node.kill().unwrap();
-            node.start_again().unwrap();
-        });
-    }
-    stop.store(true, Ordering::SeqCst);
-    let (mut acknowledged, mut failures) = (HashMap::new(), 0);
-    for lane in lanes {
-        let (of_lane, failed) = lane.await.unwrap();
-        failures += failed;
-        acknowledged.extend(of_lane);
-    }
-    assert!(failures > 0, "it was noticed");
-    let last = eventually("the state", async || bus.state().await.ok()).await.last_sequence;
-    let (mut reader, mut read) = (bus.read(0).await.unwrap(), HashMap::new());
-    while !read.contains_key(&last) {
-        for delivery in in_time(reader.next(500)).await.unwrap() {
-            read.insert(delivery.sequence, delivery.message.header("ce-id").unwrap().to_owned());
-        }
-    }
-    assert!(acknowledged.len() > 150, "only {} were sent", acknowledged.len());
-    for (sequence, id) in acknowledged {
-        assert_eq!(read.get(&sequence), Some(&id), "acknowledged at {sequence}");
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

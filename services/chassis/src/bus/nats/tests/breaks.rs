@@ -1,0 +1,88 @@
+//! Connections that break in the midst of what is delivered over them.
+
+use std::collections::BTreeSet;
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy},
+    net::{TcpListener, TcpStream},
+};
+
+use super::*;
+
+/// So many bytes from the server, and the connection is over.
+const LASTS: u64 = 100_000;
+const COUNT: u64 = 400;
+
+/// Another way to the server, over connections that do not last.
+async fn brittle_way(port: u16) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let ((mut from_client, mut to_client), (from_server, mut to_server)) =
+                    (client.into_split(), server.into_split());
+                let mut from_server = from_server.take(LASTS);
+                tokio::select! {
+                    _ = copy(&mut from_client, &mut to_server) => {}
+                    _ = copy(&mut from_server, &mut to_client) => drop(to_client.shutdown().await),
+                }
+            });
+        }
+    });
+    url
+}
+
+async fn filled_server() -> server::Nats {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    let big = |number: u64| Message { body: vec![7; 1000].into(), ..message(&number.to_string(), number) };
+    let sent = futures::future::join_all((1..=COUNT).map(|number| bus.publish(big(number)))).await;
+    assert!(sent.into_iter().all(|outcome| outcome.is_ok()));
+    node
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_reader_skips_nothing() {
+    let node = filled_server().await;
+    let bus = open(&brittle_way(node.port()).await);
+    let (mut position, mut readers) = (0, 0);
+    while position < COUNT {
+        let mut reader = eventually("a reader", async || bus.read(position).await.ok()).await;
+        readers += 1;
+        while position < COUNT
+            && let Ok(batch) = in_time(reader.next(50)).await
+        {
+            for delivery in batch {
+                assert_eq!(delivery.sequence, position + 1);
+                position = delivery.sequence;
+            }
+        }
+    }
+    assert!(readers > 1, "the connection broke");
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_consumer_misses_nothing() {
+    let node = filled_server().await;
+    let bus = open(&brittle_way(node.port()).await);
+    let (mut taken, mut twice) = (BTreeSet::<u64>::new(), 0);
+    while taken.len() < usize::try_from(COUNT).unwrap() {
+        let mut consumer =
+            eventually("a consumer", async || bus.attach("brittle", &["eticket.v1.a.*"]).await.ok()).await;
+        while taken.len() < usize::try_from(COUNT).unwrap()
+            && let Ok(batch) = in_time(consumer.next(50)).await
+        {
+            let sequences: Vec<u64> = batch.iter().map(|delivery| delivery.sequence).collect();
+            twice += batch.iter().filter(|delivery| delivery.attempts > 1).count();
+            taken.extend(&sequences);
+            if consumer.ack(&sequences).await.is_err() {
+                break;
+            }
+        }
+    }
+    assert!(twice > 0, "what was under way when the connection broke came again");
+}

@@ -1,0 +1,106 @@
+//! What is acknowledged stays, whichever server is killed under it.
+
+use std::{
+    collections::HashMap,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use tokio::task::JoinHandle;
+
+use super::*;
+
+/// Ids by the sequences that were acknowledged for them, and how many attempts failed.
+type Sent = (HashMap<u64, String>, usize);
+
+/// Publishes until told to stop, a subject after another.
+fn publish(bus: &Arc<Nats>, stop: &Arc<AtomicBool>, lane: u64) -> JoinHandle<Sent> {
+    let (bus, stop) = (bus.clone(), stop.clone());
+    tokio::spawn(async move {
+        let (mut acknowledged, mut failures, mut number) = (HashMap::new(), 0, 0);
+        while !stop.load(Ordering::SeqCst) {
+            number += 1;
+            match bus.publish(message(&format!("{lane}-{number}"), 1)).await {
+                Ok(sequence) => drop(acknowledged.insert(sequence, format!("{lane}-{number}/1"))),
+                Err(_) => {
+                    failures += 1;
+                    sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+        (acknowledged, failures)
+    })
+}
+
+/// Takes until the consumer has been given this sequence, attaching again whenever it fails.
+async fn take_until(bus: &Nats, last: u64) -> HashMap<u64, String> {
+    let mut taken = HashMap::new();
+    while !taken.contains_key(&last) {
+        let Ok(mut consumer) = bus.attach("kills", &["eticket.v1.a.*"]).await else { continue };
+        while let Ok(batch) = in_time(consumer.next(100)).await {
+            for delivery in &batch {
+                taken.insert(delivery.sequence, ids(std::slice::from_ref(delivery))[0].to_owned());
+            }
+            let sequences: Vec<u64> = batch.iter().map(|delivery| delivery.sequence).collect();
+            if consumer.ack(&sequences).await.is_err() || taken.contains_key(&last) {
+                break;
+            }
+        }
+    }
+    taken
+}
+
+async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
+    let bus = Arc::new(Nats::open_with(&config, SOON).unwrap());
+    let stop = Arc::new(AtomicBool::new(false));
+    let lanes: Vec<_> = (0..8).map(|lane| publish(&bus, &stop, lane)).collect();
+    let count = nodes.len();
+    for victim in (0..count).cycle().take(3) {
+        let before = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
+        eventually("more", async || bus.state().await.ok().filter(|state| state.last_sequence > before + 50)).await;
+        block_in_place(|| nodes[victim].kill()).unwrap();
+        if count > 1 {
+            // The others go on without it.
+            let before = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
+            eventually("more", async || bus.state().await.ok().filter(|state| state.last_sequence > before + 50)).await;
+        }
+        block_in_place(|| nodes[victim].start_again()).unwrap();
+    }
+    stop.store(true, Ordering::SeqCst);
+    let (mut acknowledged, mut failures) = (HashMap::new(), 0);
+    for lane in lanes {
+        let (of_lane, failed) = lane.await.unwrap();
+        failures += failed;
+        acknowledged.extend(of_lane);
+    }
+    assert!(failures > 0, "it was noticed");
+    assert!(acknowledged.len() > 150, "only {} were sent", acknowledged.len());
+    let last = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
+    let (mut reader, mut read) = (bus.read(0).await.unwrap(), HashMap::new());
+    while !read.contains_key(&last) {
+        for delivery in in_time(reader.next(500)).await.unwrap() {
+            read.insert(delivery.sequence, ids(std::slice::from_ref(&delivery))[0].to_owned());
+        }
+    }
+    let taken = take_until(&bus, last).await;
+    for (sequence, id) in acknowledged {
+        assert_eq!(read.get(&sequence), Some(&id), "acknowledged at {sequence}");
+        assert_eq!(taken.get(&sequence), Some(&id), "acknowledged at {sequence}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn of_one_server() {
+    let node = server::Nats::start().unwrap();
+    let config = config(&node.url());
+    nothing_is_lost(vec![node], config).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn of_three_servers_one_after_another() {
+    let nodes = server::Nats::cluster().unwrap();
+    let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
+    let config = BusConfig { replicas: 3, ..config(&urls.join(",")) };
+    nothing_is_lost(nodes, config).await;
+}
