@@ -29,6 +29,8 @@ const TICKETS: usize = 8;
 pub struct Arena {
     /// Of every ticket at first. Kept, because a command that is asked again must have the same fields.
     slot: Slot,
+    /// In front of all names, where one storm follows another.
+    prefix: String,
     tickets: Mutex<BTreeSet<String>>,
     numbers: AtomicUsize,
     answered: watch::Sender<usize>,
@@ -38,6 +40,7 @@ impl Default for Arena {
     fn default() -> Self {
         Self {
             slot: calendar::upcoming(Weekday::Wed),
+            prefix: String::new(),
             tickets: Mutex::default(),
             numbers: AtomicUsize::new(0),
             answered: watch::Sender::new(0),
@@ -46,6 +49,11 @@ impl Default for Arena {
 }
 
 impl Arena {
+    /// One whose tickets nobody has heard of.
+    pub fn of_its_own() -> Self {
+        Self { prefix: format!("{}-", uuid::Uuid::new_v4().simple()), ..Self::default() }
+    }
+
     /// How many commands were answered or refused.
     pub fn answered(&self) -> usize {
         *self.answered.borrow()
@@ -58,7 +66,7 @@ impl Arena {
 
     /// Something that nobody else is called.
     fn name(&self, of: &str) -> String {
-        format!("{of}-{}", self.numbers.fetch_add(1, Ordering::Relaxed))
+        format!("{}{of}-{}", self.prefix, self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     fn tickets(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {

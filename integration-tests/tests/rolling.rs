@@ -94,7 +94,7 @@ async fn no_call_fails_while_every_replica_is_restarted() {
         failed.extend(round.await.expect("a caller does not panic").err());
     }
     let done = done.load(Ordering::Relaxed);
-    assert!(failed.is_empty() && done > 1_000, "{done} calls went well; failed: {failed:?}");
+    assert!(failed.is_empty() && done > 300, "{done} calls went well; failed: {failed:?}");
     Arc::try_unwrap(caller).ok().expect("nobody calls any more").into_inner().finish().await;
     mesh.stop().await;
 }

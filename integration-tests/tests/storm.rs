@@ -79,7 +79,8 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
         }
     });
     let clients = futures::future::join_all(asking).await;
-    verdict::judge_all(&Api::new(&eticket, Wire::Direct), &clients, &watcher).await;
+    let judged = verdict::judge_all(&Api::new(&eticket, Wire::Direct), &clients, &watcher).await;
+    assert_eq!(watcher.views().len(), judged, "it was sent no ticket that nobody registered");
     verdict::compare_views(eticket.address("query")).await;
     let exit = eticket.stop().await;
     assert!(!exit.log.contains("panicked"), "{}", exit.log);

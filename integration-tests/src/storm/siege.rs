@@ -1,6 +1,6 @@
 //! A storm over a mesh, while something happens to it.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -11,6 +11,8 @@ use crate::{Wire, eventually::SOON, mesh::Mesh};
 const CLIENTS: u64 = 6;
 /// Answers before it happens, and after it: enough for every kind of command.
 const ANSWERS: usize = 150;
+/// Before a watcher whose stream broke watches again.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// Has clients work before, during and after what `happens`; then nothing acknowledged may be lost, nothing doubled, every view
 /// must settle, and the services, the view and the bus must agree.
@@ -18,9 +20,9 @@ const ANSWERS: usize = 150;
 /// # Panics
 /// If that is not so.
 pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut Mesh)) {
-    let (arena, watcher, stopping) = (Arc::new(Arena::default()), Watcher::default(), CancellationToken::new());
-    let watching =
-        tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned(), stopping.clone()));
+    let (arena, watcher, stopping) =
+        (Arc::new(Arena::of_its_own()), Watcher::over_any_stream(), CancellationToken::new());
+    let watching = tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned()));
     let working: Vec<_> = (0..CLIENTS)
         .map(|number| {
             let wire = if number % 3 == 0 { Wire::Direct } else { Wire::Gateway };
@@ -57,12 +59,9 @@ pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut
 }
 
 /// Watches again whenever the stream breaks.
-async fn watch_on(watcher: Watcher, gateway: String, stopping: CancellationToken) {
+async fn watch_on(watcher: Watcher, gateway: String) {
     loop {
         watcher.clone().watch(gateway.clone()).await;
-        if stopping.is_cancelled() {
-            tokio::task::yield_now().await;
-        }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(PAUSE).await;
     }
 }

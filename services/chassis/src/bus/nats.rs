@@ -55,7 +55,7 @@ impl Default for Bounds {
             request: Duration::from_secs(5),
             look: Duration::from_secs(2),
             stall: Duration::from_secs(10),
-            ack_wait: Duration::from_secs(30),
+            ack_wait: Duration::from_secs(10),
         }
     }
 }
