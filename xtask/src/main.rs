@@ -44,9 +44,9 @@ enum Task {
         /// Where state and logs lie
         #[arg(long, value_name = "DIR", default_value = "eticket-up")]
         data: PathBuf,
-        /// Build quickly instead of building what is quick
-        #[arg(long)]
-        debug: bool,
+        /// Run the binaries in this folder, instead of building them
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
     },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
         Task::Lint => lint::run(&checkout),
         Task::Test { without_controls } => test::run(&checkout, !without_controls),
         Task::Bench { json } => bench::run(&checkout, json.as_deref()),
-        Task::Up { data, debug } => up::run(&checkout, &checkout.root().join(data), debug),
+        Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Controls { only } => controls::run(&checkout, only.as_deref()),
     });
     match done {

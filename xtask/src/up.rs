@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{BufRead, BufReader},
     os::unix::process::CommandExt,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::mpsc,
     time::Duration,
@@ -25,13 +25,18 @@ const REPLICAS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts everything, says where, and stops it at Ctrl-C. State lies in `folder`, and is found there again.
-pub(crate) fn run(checkout: &Checkout, folder: &Path, debug: bool) -> Result<()> {
+pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>) -> Result<()> {
     tools::postgres(checkout)?;
     let nats_server = tools::nats_server(checkout)?;
-    let mut build = checkout.cargo();
-    build.args(["build", "--locked", "--bins", "--workspace", "--exclude", "xtask"]);
-    command::run(if debug { &mut build } else { build.arg("--release") })?;
-    let binaries = checkout.target().join(if debug { "debug" } else { "release" });
+    let binaries = match binaries {
+        Some(binaries) => binaries,
+        None => {
+            let mut build = checkout.cargo();
+            build.args(["build", "--release", "--locked", "--workspace", "--bins", "--exclude", "xtask"]);
+            command::run(&mut build)?;
+            checkout.target().join("release")
+        }
+    };
 
     let (stop, stopped) = mpsc::channel();
     ctrlc::set_handler(move || {
