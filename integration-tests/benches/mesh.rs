@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Parser;
-use eticket_integration_tests::bench::{Plan, run};
+use eticket_integration_tests::bench::{Plan, run, run_distributed};
 
 #[derive(Parser)]
 struct Arguments {
@@ -13,6 +13,9 @@ struct Arguments {
     /// What is measured, as it shall be named
     #[arg(long, default_value = "unknown")]
     commit: String,
+    /// The distributed form, on PostgreSQL and NATS
+    #[arg(long)]
+    distributed: bool,
     /// Given by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -20,8 +23,9 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() {
-    let Arguments { json, commit, bench: _ } = Arguments::parse();
-    let report = run(&Plan::full()).await;
+    let Arguments { json, commit, distributed, bench: _ } = Arguments::parse();
+    let plan = Plan::full();
+    let report = if distributed { run_distributed(&plan).await } else { run(&plan).await };
     println!("eTicket at {commit}: {report}");
     if let Some(path) = json {
         let text = format!("{:#}\n", report.to_json(&commit));

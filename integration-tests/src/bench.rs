@@ -8,7 +8,9 @@ mod counters;
 mod latencies;
 mod load;
 mod phases;
+mod reference;
 mod report;
+mod subject;
 mod usage;
 
 use std::{
@@ -23,8 +25,11 @@ pub use self::{
     load::Load,
     report::{Cost, Report, Row, ServiceWork, Start, Work},
 };
-use self::{phases::Bench, usage::Usage};
-use crate::{Eticket, Wire};
+use self::{phases::Bench, subject::Subject, usage::Usage};
+use crate::{
+    Eticket, Wire,
+    mesh::{self, Infrastructure, Mesh},
+};
 
 /// How much of everything. All phases are bounded by a count or a time, whichever comes first.
 #[derive(Debug, Clone)]
@@ -115,11 +120,7 @@ pub async fn run(plan: &Plan) -> Report {
     let eticket = Eticket::start(folder.path()).await;
     let first = Start { took: begun.elapsed(), memory: Usage::of(eticket.id()).memory };
 
-    let mut bench = Bench::prepared(plan, &eticket).await;
-    bench.measure(Wire::Gateway).await;
-    bench.measure_steady().await;
-    bench.measure(Wire::Direct).await;
-    let (rows, work) = bench.finish();
+    let (rows, work) = measured(plan, &Subject::of_one(&eticket)).await;
     let after_load = Usage::of(eticket.id()).memory;
     eticket.stop().await;
 
@@ -127,8 +128,46 @@ pub async fn run(plan: &Plan) -> Report {
     let eticket = Eticket::start(folder.path()).await;
     let again = Start { took: begun.elapsed(), memory: Usage::of(eticket.id()).memory };
     eticket.stop().await;
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    Report { cores, plan: plan.clone(), sync, rows, work, first, again, after_load }
+    Report {
+        cores: cores(),
+        plan: plan.clone(),
+        sync,
+        rows,
+        work,
+        start: Some((first, again)),
+        after_load,
+        pgbench: None,
+    }
+}
+
+/// Measures the distributed form: a process each, on PostgreSQL and NATS whose commits and messages reach the disk.
+///
+/// # Panics
+/// As [`run`].
+pub async fn run_distributed(plan: &Plan) -> Report {
+    let infrastructure = Infrastructure::synced().await;
+    let sync = synced_appends(infrastructure.postgres.folder(), plan.syncs);
+    let (clients, time) = (plan.callers, plan.reading);
+    let bare = || reference::transactions_a_second(&infrastructure.postgres, clients, time);
+    let pgbench = tokio::task::block_in_place(bare);
+    let mesh = Mesh::start_on(infrastructure, mesh::Plan::default()).await;
+    let subject = Subject::of_mesh(&mesh);
+    let (rows, work) = measured(plan, &subject).await;
+    let after_load = Usage::of_all(&subject.processes).memory;
+    mesh.stop().await;
+    Report { cores: cores(), plan: plan.clone(), sync, rows, work, start: None, after_load, pgbench: Some(pgbench) }
+}
+
+async fn measured(plan: &Plan, subject: &Subject) -> (Vec<Row>, Work) {
+    let mut bench = Bench::prepared(plan, subject).await;
+    bench.measure(Wire::Gateway).await;
+    bench.measure_steady().await;
+    bench.measure(Wire::Direct).await;
+    bench.finish()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// What the disk under the data folder takes to make 4 KiB durable: no commit can be faster.

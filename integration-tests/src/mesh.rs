@@ -140,12 +140,26 @@ pub struct Infrastructure {
 }
 
 impl Infrastructure {
+    /// For tests: what is committed outlives the server's death, but not the machine's.
+    ///
     /// # Panics
     /// If either is not installed or does not start.
     pub async fn start() -> Self {
-        let started = spawn_blocking(|| {
+        Self::start_with(false).await
+    }
+
+    /// What is committed has reached the disk.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn synced() -> Self {
+        Self::start_with(true).await
+    }
+
+    async fn start_with(synced: bool) -> Self {
+        let started = spawn_blocking(move || {
             // Each service has a few connections, and each test many services.
-            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], ..Settings::default() };
+            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced, ..Settings::default() };
             Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: Nats::start()? })
         });
         started.await.expect("starting does not panic").expect("PostgreSQL and nats-server start")

@@ -2,12 +2,27 @@
 
 use eticket_integration_tests::{
     Wire,
-    bench::{Plan, run},
+    bench::{Plan, Report, run, run_distributed},
 };
 
 #[tokio::test]
 async fn it_measures_everything_and_says_so() {
     let report = run(&Plan::tiny()).await;
+    check(&report);
+    assert!(report.to_string().contains("start to the ready line"), "{report}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn the_distributed_form_is_measured_beside_pgbench() {
+    let report = run_distributed(&Plan::tiny()).await;
+    check(&report);
+    assert!(report.to_string().contains("pgbench"), "{report}");
+    let json = report.to_json("abc");
+    assert!(json["reservations_to_pgbench"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
+}
+
+fn check(report: &Report) {
     let names: Vec<_> = report.rows.iter().map(|row| (row.name, row.wire)).collect();
     let expected = [
         ("RegisterTicket", Wire::Gateway),
@@ -33,7 +48,7 @@ async fn it_measures_everything_and_says_so() {
     assert!(json["calls"][2]["ratio_to_check"]["per_second"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
     assert!(json["a_reservation"]["services"][0]["commits"].as_f64().is_some_and(|commits| commits > 0.0), "{json:#}");
     let table = report.to_string();
-    for part in ["health Check", "answer to view, settled", "without the gateway", "start to the ready line"] {
+    for part in ["health Check", "answer to view, settled", "without the gateway"] {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
 }

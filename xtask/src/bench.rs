@@ -4,18 +4,29 @@ use std::path::{Path, absolute};
 
 use anyhow::{Context, Result};
 
-use crate::{checkout::Checkout, command};
+use crate::{checkout::Checkout, command, tools};
 
 /// Builds `eticket` as people run it, and measures it; the table goes to standard output, and the same as JSON to a file.
-pub(crate) fn run(checkout: &Checkout, json: Option<&Path>) -> Result<()> {
+pub(crate) fn run(checkout: &Checkout, json: Option<&Path>, distributed: bool) -> Result<()> {
     let json = json.map(|file| absolute(file).with_context(|| format!("what is {}?", file.display()))).transpose()?;
-    // By itself, as the README does: together with the load generator it could be built with other features.
-    command::run(checkout.cargo().args(["build", "--release", "--locked", "--package", "eticket"]))?;
+    let mut build = checkout.cargo();
+    build.args(["build", "--release", "--locked"]);
+    if distributed {
+        tools::postgres(checkout)?;
+        build.args(["--workspace", "--bins", "--exclude", "xtask"]);
+    } else {
+        // By itself, as the README does: together with the load generator it could be built with other features.
+        build.args(["--package", "eticket"]);
+    }
+    command::run(&mut build)?;
     let mut bench = checkout.cargo();
     bench.args(["bench", "--locked", "--package", "eticket-integration-tests", "--bench", "mesh", "--"]);
     bench.args(["--commit", &commit(checkout)]);
     if let Some(file) = json {
         bench.arg("--json").arg(file);
+    }
+    if distributed {
+        bench.arg("--distributed").env("PATH", tools::path_with(&tools::nats_server(checkout)?)?);
     }
     command::run(bench.env("ETICKET_BINARIES", checkout.target().join("release")))
 }

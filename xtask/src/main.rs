@@ -38,6 +38,9 @@ enum Task {
         /// Write what was measured to this file as well, as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// The distributed form, on a PostgreSQL and a nats-server of its own, beside pgbench
+        #[arg(long)]
+        distributed: bool,
     },
     /// The distributed form on this machine: PostgreSQL, nats-server, two replicas of each service and a gateway, until Ctrl-C
     Up {
@@ -60,7 +63,7 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { without_controls } => test::run(&checkout, !without_controls),
-        Task::Bench { json } => bench::run(&checkout, json.as_deref()),
+        Task::Bench { json, distributed } => bench::run(&checkout, json.as_deref(), distributed),
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Controls { only } => controls::run(&checkout, only.as_deref()),
     });

@@ -12,9 +12,23 @@ use tokio::{
 pub(super) struct Counters(BTreeMap<String, f64>);
 
 impl Counters {
+    /// Of several processes, added up.
+    ///
+    /// # Panics
+    /// As [`Self::at`].
+    pub(super) async fn at_all(admins: &[String]) -> Self {
+        let mut sum = BTreeMap::new();
+        for admin in admins {
+            for (series, value) in Self::at(admin).await.0 {
+                *sum.entry(series).or_insert(0.0) += value;
+            }
+        }
+        Self(sum)
+    }
+
     /// # Panics
     /// If `/metrics` does not answer.
-    pub(super) async fn at(admin: &str) -> Self {
+    async fn at(admin: &str) -> Self {
         let mut stream = TcpStream::connect(admin).await.expect("the admin port is open");
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("it takes a request");

@@ -17,9 +17,10 @@ use super::{
     counters::Counters,
     load::{Limit, Load, Timed, closed_loop, sorted_out},
     report::{Cost, Row, ServiceWork, Work},
+    subject::Subject,
     usage::Usage,
 };
-use crate::{Api, Eticket, Wire, calendar::upcoming};
+use crate::{Api, Wire, calendar::upcoming};
 
 /// How many of the last answers are waited for before a load counts as over: events go out in the order of commits, nearly.
 const LAST: usize = 64;
@@ -32,7 +33,7 @@ type Acknowledged = (String, String);
 
 pub(super) struct Bench<'a> {
     plan: &'a Plan,
-    eticket: &'a Eticket,
+    subject: &'a Subject,
     gateway: Vec<Api>,
     direct: Vec<Api>,
     /// Registered, and not given out yet.
@@ -43,13 +44,13 @@ pub(super) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// With every ticket registered, and everything done once.
-    pub(super) async fn prepared(plan: &'a Plan, eticket: &'a Eticket) -> Self {
+    pub(super) async fn prepared(plan: &'a Plan, subject: &'a Subject) -> Self {
         let callers = |wire| {
-            let connections: Vec<Api> = (0..plan.connections).map(|_| Api::new(eticket, wire)).collect();
+            let connections: Vec<Api> = (0..plan.connections).map(|_| subject.api(wire)).collect();
             connections.into_iter().cycle().take(plan.callers).collect()
         };
         let (gateway, direct) = (callers(Wire::Gateway), callers(Wire::Direct));
-        let mut bench = Self { plan, eticket, gateway, direct, tickets: Vec::new(), rows: Vec::new(), work: None };
+        let mut bench = Self { plan, subject, gateway, direct, tickets: Vec::new(), rows: Vec::new(), work: None };
         bench.register("w", plan.warm_up * 2).await;
         let row = bench.register("t", plan.tickets()).await;
         for wire in [Wire::Gateway, Wire::Direct] {
@@ -72,10 +73,10 @@ impl<'a> Bench<'a> {
     pub(super) async fn measure(&mut self, wire: Wire) {
         let before = self.check(wire).await;
         let count = if wire == Wire::Direct { self.plan.direct_reservations } else { self.plan.reservations };
-        let earlier = Counters::at(self.eticket.address("admin")).await;
+        let earlier = Counters::at_all(&self.subject.admins).await;
         let (reserved, settled_after, reservations) = self.reserve(wire, count).await;
         if wire == Wire::Gateway {
-            let later = Counters::at(self.eticket.address("admin")).await;
+            let later = Counters::at_all(&self.subject.admins).await;
             self.work = Some(work(&earlier, &later, &reserved, settled_after));
         }
         self.verify(&reservations).await;
@@ -85,7 +86,7 @@ impl<'a> Bench<'a> {
     }
 
     async fn register(&mut self, prefix: &'static str, count: usize) -> Row {
-        let meter = Meter::start(self.eticket);
+        let meter = Meter::start(self.subject);
         let limit = Limit { calls: count, time: self.plan.registering };
         let slot = upcoming(DAY);
         let call = move |api: Api, number| async move {
@@ -102,7 +103,7 @@ impl<'a> Bench<'a> {
 
     async fn check(&self, wire: Wire) -> Row {
         let server = if wire == Wire::Direct { "reservation" } else { "gateway" };
-        let address = self.eticket.address(server);
+        let address = self.subject.address(server);
         let connections: Vec<Api> = (0..self.plan.connections).map(|_| Api::at(address)).collect();
         let callers: Vec<Api> = connections.into_iter().cycle().take(self.plan.callers).collect();
         let call = |api: Api, _| async move {
@@ -112,7 +113,7 @@ impl<'a> Bench<'a> {
         };
         // Half, because it is measured twice.
         let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
-        let meter = Meter::start(self.eticket);
+        let meter = Meter::start(self.subject);
         let (load, _) = closed_loop(&callers, limit, call).await;
         Row { name: "health Check", wire, cost: Some(meter.stop(&load)), load }
     }
@@ -122,7 +123,7 @@ impl<'a> Bench<'a> {
     async fn reserve(&mut self, wire: Wire, count: usize) -> (Row, Duration, Vec<Reserved>) {
         let tickets = self.take(count);
         let limit = Limit { calls: tickets.len(), time: self.plan.reserving };
-        let meter = Meter::start(self.eticket);
+        let meter = Meter::start(self.subject);
         let ids = tickets.clone();
         let call = move |api: Api, number: usize| {
             let ticket = ids[number].clone();
@@ -178,7 +179,7 @@ impl<'a> Bench<'a> {
             async move { api.view(&ticket, "", WaitFor::None).await.map(drop) }
         };
         let limit = Limit { calls: usize::MAX, time: self.plan.reading };
-        let meter = Meter::start(self.eticket);
+        let meter = Meter::start(self.subject);
         let (load, _) = closed_loop(self.callers(wire), limit, call).await;
         Row { name: "GetTicketView", wire, cost: Some(meter.stop(&load)), load }
     }
@@ -251,21 +252,20 @@ async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicket
     api.reserve_as(ticket, &format!("user-{}", number % 1000), grade, &Uuid::new_v4().to_string()).await
 }
 
-/// What the process under load, and this one, use from here on.
-struct Meter {
-    process: u32,
+/// What the processes under load, and this one, use from here on.
+struct Meter<'a> {
+    subject: &'a Subject,
     server: Usage,
     client: Usage,
 }
 
-impl Meter {
-    fn start(eticket: &Eticket) -> Self {
-        let process = eticket.id();
-        Self { process, server: Usage::of(process), client: Usage::of_this_process() }
+impl<'a> Meter<'a> {
+    fn start(subject: &'a Subject) -> Self {
+        Self { subject, server: Usage::of_all(&subject.processes), client: Usage::of_this_process() }
     }
 
     fn stop(self, load: &Load) -> Cost {
-        let server = Usage::of(self.process);
+        let server = Usage::of_all(&self.subject.processes);
         Cost {
             calls: load.latencies.count(),
             server_cpu: server.cpu.saturating_sub(self.server.cpu),

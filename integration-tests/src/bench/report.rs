@@ -100,11 +100,12 @@ pub struct Report {
     pub sync: Latencies,
     pub rows: Vec<Row>,
     pub work: Work,
-    /// In an empty folder.
-    pub first: Start,
-    /// In the folder as the load left it.
-    pub again: Start,
+    /// In an empty folder, and in the folder as the load left it; of one process only.
+    pub start: Option<(Start, Start)>,
+    /// Of all processes of ours.
     pub after_load: Memory,
+    /// Transactions a second of PostgreSQL's own benchmark, by as many clients, where it was measured.
+    pub pgbench: Option<f64>,
 }
 
 const PERMILLES: [(&str, usize); 4] = [("p50", 500), ("p90", 900), ("p99", 990), ("p999", 999)];
@@ -121,6 +122,12 @@ impl Report {
 
     fn ratio(&self, row: &Row, figure: impl Fn(&Row) -> Option<f64>) -> Option<f64> {
         figure(row).zip(figure(self.reference())).map(|(one, reference)| one / reference)
+    }
+
+    /// Reservations through the gateway for each bare transaction of PostgreSQL's own benchmark.
+    fn to_pgbench(&self) -> Option<f64> {
+        let row = self.rows.iter().find(|row| row.name == "ReserveTicket" && row.wire == Wire::Gateway)?;
+        Some(row.rate()? / self.pgbench?)
     }
 
     pub fn to_json(&self, commit: &str) -> Value {
@@ -148,8 +155,10 @@ impl Report {
                 "written_bytes": self.work.written_bytes,
                 "services": self.work.services.iter().map(service).collect::<Vec<_>>(),
             },
-            "first_start": start(&self.first),
-            "start_again": start(&self.again),
+            "first_start": self.start.as_ref().map(|(first, _)| start(first)),
+            "start_again": self.start.as_ref().map(|(_, again)| start(again)),
+            "pgbench_per_second": self.pgbench,
+            "reservations_to_pgbench": self.to_pgbench(),
             "memory_after_the_load": memory(self.after_load),
         })
     }
@@ -206,12 +215,16 @@ impl Report {
     fn write_process(&self, out: &mut Formatter<'_>) -> fmt::Result {
         let mib = |kib: u64| kib / 1024;
         let start = |start: &Start| format!("{:.0} ms, {} MiB", milliseconds(start.took), mib(start.memory.resident));
-        writeln!(
-            out,
-            "start to the ready line: {} in an empty folder; {} after the load",
-            start(&self.first),
-            start(&self.again)
-        )?;
+        if let Some((first, again)) = &self.start {
+            let (first, again) = (start(first), start(again));
+            writeln!(out, "start to the ready line: {first} in an empty folder; {again} after the load")?;
+        }
+        if let Some((pgbench, ratio)) = self.pgbench.zip(self.to_pgbench()) {
+            writeln!(
+                out,
+                "pgbench, begin; insert of 100 bytes; commit, as many clients: {pgbench:.0}/s; ReserveTicket is {ratio:.3} of it"
+            )?;
+        }
         let Memory { resident, peak } = self.after_load;
         writeln!(out, "memory under load: {} MiB at the end, {} MiB at most", mib(resident), mib(peak))
     }
@@ -230,7 +243,7 @@ impl Display for Report {
         writeln!(out, "4 KiB made durable: p50 {} ms, p99 {} ms", sync(500), sync(990))?;
         writeln!(
             out,
-            "ratios are to the health Check through the gateway; CPU is that of the process, with all that a call sets off\n"
+            "ratios are to the health Check through the gateway; CPU is that of our processes, with all that a call sets off\n"
         )?;
         writeln!(
             out,

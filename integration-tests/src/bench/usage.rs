@@ -35,6 +35,22 @@ impl Usage {
         Self { cpu, written_bytes: field(&io, "write_bytes"), memory }
     }
 
+    /// Of several processes, added up.
+    ///
+    /// # Panics
+    /// As [`Self::of`].
+    pub(super) fn of_all(processes: &[u32]) -> Self {
+        let nothing = Self { cpu: Duration::ZERO, written_bytes: 0, memory: Memory { resident: 0, peak: 0 } };
+        processes.iter().map(|process| Self::of(*process)).fold(nothing, |sum, one| Self {
+            cpu: sum.cpu + one.cpu,
+            written_bytes: sum.written_bytes + one.written_bytes,
+            memory: Memory {
+                resident: sum.memory.resident + one.memory.resident,
+                peak: sum.memory.peak + one.memory.peak,
+            },
+        })
+    }
+
     /// Of the process that asks.
     pub(super) fn of_this_process() -> Self {
         Self::of(std::process::id())
