@@ -194,6 +194,57 @@ impl Postgres {
         self.program.as_ref().context("PostgreSQL does not run")?.signal_with_children(signal)
     }
 
+    /// Waits until a session waits for a lock that another one holds.
+    ///
+    /// # Errors
+    /// If none does in time, or as [`Self::sql`].
+    pub fn wait_until_blocked(&self) -> Result<()> {
+        let blocked = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'";
+        wait_until("that one session waits for another", || Ok(self.sql("postgres", blocked)? == "t"))
+    }
+
+    /// From here on only the superuser comes in without a password.
+    ///
+    /// # Errors
+    /// As [`Self::sql`].
+    pub fn ask_for_passwords(&self) -> Result<()> {
+        let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
+        fs::write(self.data().join("pg_hba.conf"), rules)?;
+        self.sql("postgres", "select pg_reload_conf()").map(drop)
+    }
+
+    /// Starts it again with TLS, under the name `localhost`; answers the file of the authority that signed for it.
+    ///
+    /// # Errors
+    /// If `openssl` is not on the path, or the server does not start.
+    pub fn start_with_tls(&mut self) -> Result<PathBuf> {
+        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
+        fs::write(self.folder.join("names"), "subjectAltName = DNS:localhost\n")?;
+        for arguments in [
+            format!("req -x509 {key} -keyout authority.key -out authority.pem -days 2 -subj /CN=authority"),
+            format!("req -new {key} -keyout server.key -out server.csr -subj /CN=localhost"),
+            "x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names \
+             -out server.pem"
+                .to_owned(),
+        ] {
+            let mut openssl = self.as_owner(Command::new("openssl"));
+            if let Some(path) = std::env::var_os("PATH") {
+                openssl.env("PATH", path);
+            }
+            let output = openssl.args(arguments.split_whitespace()).output().context("openssl cannot be started")?;
+            if !output.status.success() {
+                bail!("openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+            }
+        }
+        let folder = self.folder.display();
+        let lines = format!("ssl = on\nssl_cert_file = '{folder}/server.pem'\nssl_key_file = '{folder}/server.key'\n");
+        let path = self.data().join("postgresql.conf");
+        fs::write(&path, fs::read_to_string(&path)? + &lines)?;
+        self.stop()?;
+        self.start_again()?;
+        Ok(self.folder.join("authority.pem"))
+    }
+
     /// What it has logged since its last start.
     #[must_use]
     pub fn log(&self) -> String {
@@ -215,7 +266,10 @@ impl Postgres {
     /// One of PostgreSQL's programs, as the user that owns the folder.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
-        let mut command = Command::new(self.binaries.join(name));
+        self.as_owner(Command::new(self.binaries.join(name)))
+    }
+
+    fn as_owner(&self, mut command: Command) -> Command {
         command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);

@@ -4,6 +4,8 @@
 //! `Work` is that memory. A service's `work_off` is a plain function over it, so the rules of the domain are tested without a
 //! database and are the same on every one.
 
+#[cfg(test)]
+mod contract;
 pub mod postgres;
 pub mod sqlite;
 

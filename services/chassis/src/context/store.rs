@@ -122,3 +122,59 @@ pub(super) async fn open_postgres(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use eticket_local_servers::postgres::Postgres;
+
+    use super::*;
+    use crate::clock::SystemClock;
+
+    fn url(server: &Postgres, database: &str) -> String {
+        server.url(database).replace("postgres@", "postgres:s3cret@")
+    }
+
+    async fn open(url: &str, patience: Duration) -> Result<OpenStore, StartError> {
+        let none = Migrator::with_migrations(Vec::new());
+        let options = postgres::options(url).unwrap();
+        let schema = Schema { name: "ticket", url, options: &options, migrations: &none };
+        open_postgres(&schema, Arc::new(SystemClock), patience).await
+    }
+
+    fn told(outcome: Result<OpenStore, StartError>) -> String {
+        let error = outcome.map(drop).unwrap_err();
+        assert_eq!(error.code(), 69);
+        let text = crate::error::chain(&error);
+        assert!(text.contains("store.url") && text.contains("postgres:***@127.0.0.1"), "{text}");
+        assert!(!text.contains("s3cret"), "{text}");
+        text
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+    async fn a_server_that_is_not_there_is_waited_for_and_no_longer_than_told() {
+        let mut server = Postgres::start().unwrap();
+        let url = url(&server, "postgres");
+        server.stop().unwrap();
+        let begun = Instant::now();
+        let text = told(open(&url, Duration::from_secs(1)).await);
+        assert!(text.contains("start it"), "{text}");
+        assert!((1..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+        // It begins before the server does, so its first attempt is refused.
+        let (opened, started) = tokio::join!(biased; open(&url, PATIENCE), async {
+            tokio::task::block_in_place(|| server.start_again())
+        });
+        started.unwrap();
+        assert!(matches!(opened, Ok(OpenStore::Postgres(_))));
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+    async fn what_no_waiting_heals_is_not_waited_for() {
+        let server = Postgres::start().unwrap();
+        let begun = Instant::now();
+        let text = told(open(&url(&server, "nowhere"), PATIENCE).await);
+        assert!(text.contains("no such database") && text.contains("create it"), "{text}");
+        assert!(begun.elapsed() < PATIENCE / 2, "{:?}", begun.elapsed());
+    }
+}

@@ -221,3 +221,24 @@ pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateT
     let micros = sqlx::Row::try_get(row, column)?;
     chrono::DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data(format!("{column} is out of range")))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{clock::ManualClock, relay::tests::NoTables, store::contract};
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_000, 123_456_000).unwrap()));
+        let none = Migrator::with_migrations(Vec::new());
+        let database = Database::open(&folder.path().join("test.db"), &none, clock.clone()).await.unwrap();
+        contract::suite(contract::Subject {
+            housekeeping: Arc::new(database.clone()),
+            commits: Arc::new(Store::<NoTables>::new(database.clone())),
+            outbox_written: database.outbox_written(),
+            clock,
+        })
+        .await;
+    }
+}

@@ -1,14 +1,15 @@
 //! What every store of prices must do, as one suite: each adapter's tests run it unchanged.
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use eticket_chassis::store::{Error, Work};
 use eticket_proto::ids::{TicketId, UserGrade};
+use tokio::{runtime::Handle, task::block_in_place};
 
 use crate::{
     application::{PriceStore, PricingRows},
-    domain::{self, Holder, Policy, Row, Schedule},
+    domain::{self, Holder, Offer, Policy, Row, Schedule},
     policy_file,
 };
 
@@ -19,6 +20,19 @@ pub(crate) async fn suite(store: Arc<dyn PriceStore>) {
     what_waits_for_its_ticket_is_kept_and_not_listed(&*store).await;
     only_what_nobody_holds_is_to_be_priced_anew(&*store).await;
     pages_show_each_row_once(&*store).await;
+}
+
+/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+pub(crate) async fn replicas(
+    one: Arc<dyn PriceStore>,
+    other: Arc<dyn PriceStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    adopt(&*one, 1).await.expect("committed");
+    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
+    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
+    who_adopts_a_policy_waits_for_those_who_compute_by_the_older(&*one, other.clone(), wait_until_blocked).await;
+    of_two_who_adopt_the_same_policy_one_does(&*one, &*other).await;
 }
 
 fn id(text: &str) -> TicketId {
@@ -135,4 +149,92 @@ async fn walk(store: &dyn PriceStore, most: i64) -> Vec<TicketId> {
         assert!(page.len() <= usize::try_from(most).expect("a size"));
         listed.extend(page.into_iter().map(|(id, _)| id));
     }
+}
+
+/// Raises a price, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
+    let mut begun = 0;
+    let work_off = &mut |work: &mut Work<PricingRows>| {
+        begun += 1;
+        if begun == 1 {
+            during();
+        }
+        let seen = work.rows.prices.get(id).cloned().unwrap_or_default();
+        work.rows.prices.put(id.clone(), Row { revision: seen.revision + 1, ..seen });
+    };
+    store.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    begun
+}
+
+async fn revision(store: &dyn PriceStore, id: &TicketId) -> i64 {
+    store.row(id).await.expect("read").expect("there").revision
+}
+
+/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+fn meanwhile<T>(future: impl Future<Output = T>) -> T {
+    block_in_place(|| Handle::current().block_on(future))
+}
+
+async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+    one: &dyn PriceStore,
+    other: Arc<dyn PriceStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    let id = id("shared");
+    raise(one, &id, &mut || ()).await;
+    let mut second = None;
+    let mut during = || {
+        let (other, id) = (other.clone(), id.clone());
+        second = Some(tokio::spawn(async move { raise(&*other, &id, &mut || ()).await }));
+        block_in_place(wait_until_blocked);
+    };
+    assert_eq!(raise(one, &id, &mut during).await, 1);
+    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(revision(one, &id).await, 3);
+}
+
+async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn PriceStore, other: &dyn PriceStore) {
+    let id = id("made-by-both");
+    let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
+    assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(revision(one, &id).await, 2);
+}
+
+/// Else what they compute would be missed by the pricing anew, which looks for it at once.
+async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
+    one: &dyn PriceStore,
+    other: Arc<dyn PriceStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    let (id, row) = (id("in-between"), priced(None, 1));
+    let mut second = None;
+    let work_off = &mut |work: &mut Work<PricingRows>| {
+        let other = other.clone();
+        second = Some(tokio::spawn(async move {
+            adopt(&*other, 2).await.expect("committed");
+            other.to_reprice(2, 1_000).await.expect("read")
+        }));
+        block_in_place(wait_until_blocked);
+        work.rows.prices.put(id.clone(), row.clone());
+    };
+    one.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    assert!(second.expect("spawned").await.expect("it ends").contains(&id));
+}
+
+async fn of_two_who_adopt_the_same_policy_one_does(one: &dyn PriceStore, other: &dyn PriceStore) {
+    let offer = async |store: &dyn PriceStore| {
+        let mut outcome = None;
+        let work_off = &mut |work: &mut Work<PricingRows>| {
+            let offer = domain::consider(work.rows.in_force.as_ref(), &policy(3));
+            work.rows.adopted.extend((offer == Offer::Adopt).then(|| policy(3)));
+            outcome = Some(offer);
+        };
+        // Both may hold what the other waits for: then both are told to come again.
+        while let Err(error) = store.commit(&[].into(), &[], work_off).await {
+            assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
+        }
+        outcome
+    };
+    let (first, second) = tokio::join!(offer(one), offer(other));
+    assert!(first != second && (first == Some(Offer::Adopt) || second == Some(Offer::Adopt)), "{first:?} {second:?}");
 }

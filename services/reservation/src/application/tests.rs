@@ -1,5 +1,7 @@
 //! The use cases over a real store: races, retries, and what may be refused when.
 
+mod replicas;
+
 use std::sync::{
     Arc, Mutex,
     atomic::{AtomicUsize, Ordering},
@@ -27,7 +29,10 @@ use prost::Message as _;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Availability, CheckError, Outcome, Refusal, Request, ReservationWriter, Reservations, TicketChange};
+use super::{
+    Availability, CheckError, Outcome, Refusal, Request, ReservationStore, ReservationWriter, Reservations,
+    TicketChange,
+};
 use crate::{
     domain::{self, Check, Status, Wish},
     outbound::{messages::Protobuf, sqlite},
@@ -50,9 +55,9 @@ impl Availability for TicketService {
 struct Fixture {
     reservations: Reservations,
     ticket_service: Arc<TicketService>,
-    database: Database,
+    housekeeping: Arc<dyn Housekeeping>,
     clock: Arc<ManualClock>,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 fn now() -> DateTime<Utc> {
@@ -69,12 +74,20 @@ async fn fixture() -> Fixture {
     let path = folder.path().join("reservation.db");
     let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.unwrap();
     let store = Arc::new(Store::<sqlite::ReservationTables>::new(database.clone()));
+    Fixture { _folder: Some(folder), ..fixture_on(store, Arc::new(database), clock) }
+}
+
+fn fixture_on(
+    store: Arc<dyn ReservationStore>,
+    housekeeping: Arc<dyn Housekeeping>,
+    clock: Arc<ManualClock>,
+) -> Fixture {
     let says = Mutex::new(Check::Available { end: end() });
     let ticket_service = Arc::new(TicketService { says, asked: AtomicUsize::new(0) });
     let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
     let jobs = Batches::start("reservation", &Tasks::new(), Limits::default(), Arc::new(writer));
     let reservations = Reservations::new(store, jobs, ticket_service.clone(), clock.clone());
-    Fixture { reservations, ticket_service, database, clock, _folder: folder }
+    Fixture { reservations, ticket_service, housekeeping, clock, _folder: None }
 }
 
 fn wish(ticket: &str) -> Wish {
@@ -111,9 +124,12 @@ impl Fixture {
     }
 
     async fn waiting(&self) -> Vec<(String, i64)> {
-        let mut claim = self.database.claim_outbox(100).await.unwrap();
+        let mut claim = self.housekeeping.claim_outbox(1_000).await.unwrap();
         let rows = claim.subjects().into_iter().flatten();
-        rows.map(|row| (row.message.header("ce-type").unwrap_or_default().to_owned(), row.revision)).collect()
+        let shown =
+            rows.map(|row| (row.message.header("ce-type").unwrap_or_default().to_owned(), row.revision)).collect();
+        claim.done(&[]).await.unwrap();
+        shown
     }
 }
 

@@ -1,10 +1,11 @@
 //! What every store of reservations must do, as one suite: each adapter's tests run it unchanged.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use eticket_chassis::store::{Error, Idempotency, OutboxRow, RequestIdReused, Work};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade};
+use tokio::{runtime::Handle, task::block_in_place};
 use uuid::Uuid;
 
 use crate::{
@@ -21,6 +22,17 @@ pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
     a_failed_commit_leaves_nothing(&*store).await;
     pages_show_each_row_once_by_every_filter(&*store).await;
     only_the_active_reservation_comes_with_a_ledger(&*store).await;
+}
+
+/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+pub(crate) async fn replicas(
+    one: Arc<dyn ReservationStore>,
+    other: Arc<dyn ReservationStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
+    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
+    who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(&*one, other, wait_until_blocked).await;
 }
 
 fn ticket(name: &str) -> TicketId {
@@ -184,4 +196,75 @@ async fn only_the_active_reservation_comes_with_a_ledger(store: &dyn Reservation
     let keys = Keys { active_of: [ticket("active")].into(), ..Keys::default() };
     let (ledgers, reservations) = seen(store, keys).await;
     assert_eq!((ledgers.len(), reservations), (1, vec![active]));
+}
+
+/// Raises a ledger, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+async fn raise(store: &dyn ReservationStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
+    let mut begun = 0;
+    let work_off = &mut |work: &mut Work<ReservationRows>| {
+        begun += 1;
+        if begun == 1 {
+            during();
+        }
+        let seen = work.rows.ledgers.get(id).cloned().unwrap_or_else(|| Ledger::new(id.clone()));
+        work.rows.ledgers.put(id.clone(), Ledger { revision: seen.revision + 1, ..seen });
+    };
+    let keys = Keys { tickets: [id.clone()].into(), ..Keys::default() };
+    store.commit(&keys, &[], work_off).await.expect("committed");
+    begun
+}
+
+async fn revision(store: &dyn ReservationStore, id: &TicketId) -> i64 {
+    let (_, ledger) = store.glance(None, id).await.expect("read");
+    ledger.expect("there").revision
+}
+
+/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+fn meanwhile<T>(future: impl Future<Output = T>) -> T {
+    block_in_place(|| Handle::current().block_on(future))
+}
+
+async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+    one: &dyn ReservationStore,
+    other: Arc<dyn ReservationStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    let id = ticket("shared");
+    raise(one, &id, &mut || ()).await;
+    let mut second = None;
+    let mut during = || {
+        let (other, id) = (other.clone(), id.clone());
+        second = Some(tokio::spawn(async move { raise(&*other, &id, &mut || ()).await }));
+        block_in_place(wait_until_blocked);
+    };
+    assert_eq!(raise(one, &id, &mut during).await, 1);
+    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(revision(one, &id).await, 3);
+}
+
+async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn ReservationStore, other: &dyn ReservationStore) {
+    let id = ticket("made-by-both");
+    let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
+    assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(revision(one, &id).await, 2);
+}
+
+async fn who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(
+    one: &dyn ReservationStore,
+    other: Arc<dyn ReservationStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    let held = reservation("cancelled-by-both", "user-1", 1, Status::Reserved);
+    put(one, std::slice::from_ref(&held)).await.expect("held");
+    let keys = || Keys { reservations: [held.id].into(), ..Keys::default() };
+    let mut second = None;
+    let work_off = &mut |work: &mut Work<ReservationRows>| {
+        let (other, keys) = (other.clone(), keys());
+        second = Some(tokio::spawn(async move { seen(&*other, keys).await }));
+        block_in_place(wait_until_blocked);
+        work.rows.reservations.put(held.id, Reservation { status: Status::Cancelled, ..held.clone() });
+    };
+    one.commit(&keys(), &[], work_off).await.expect("committed");
+    let (_, reservations) = second.expect("spawned").await.expect("it ends");
+    assert_eq!(reservations[0].status, Status::Cancelled);
 }

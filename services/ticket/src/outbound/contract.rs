@@ -1,10 +1,11 @@
 //! What every store of tickets must do, as one suite: each adapter's tests run it unchanged.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use eticket_chassis::store::{Error, Work};
 use eticket_proto::ids::{ReservationId, TicketId};
+use tokio::{runtime::Handle, task::block_in_place};
 
 use crate::{
     application::{TicketRows, TicketStore},
@@ -16,6 +17,16 @@ pub(crate) async fn suite(store: Arc<dyn TicketStore>) {
     what_was_committed_is_read_again(&*store).await;
     pages_show_each_ticket_once_by_every_status(&*store).await;
     only_who_expired_unannounced_is_swept(&*store).await;
+}
+
+/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+pub(crate) async fn replicas(
+    one: Arc<dyn TicketStore>,
+    other: Arc<dyn TicketStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
+    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
 }
 
 fn time(seconds: i64) -> DateTime<Utc> {
@@ -108,4 +119,54 @@ async fn only_who_expired_unannounced_is_swept(store: &dyn TicketStore) {
     put(store, &[expired.clone(), announced, held, withdrawn, valid]).await.expect("committed");
     assert_eq!(store.to_announce(time(10), 100).await.expect("read"), [expired.id]);
     assert_eq!(store.to_announce(time(9), 100).await.expect("read"), []);
+}
+
+/// Edits a ticket, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+async fn edit(store: &dyn TicketStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
+    let mut begun = 0;
+    let work_off = &mut |work: &mut Work<TicketRows>| {
+        begun += 1;
+        if begun == 1 {
+            during();
+        }
+        let seen = work.rows.get(id).cloned().unwrap_or_else(|| ticket(id.as_str(), 100));
+        work.rows.put(id.clone(), Ticket { edits: seen.edits + 1, ..seen });
+    };
+    store.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    begun
+}
+
+async fn edits(store: &dyn TicketStore, id: &TicketId) -> i64 {
+    store.ticket(id).await.expect("read").expect("there").edits
+}
+
+/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+fn meanwhile<T>(future: impl Future<Output = T>) -> T {
+    block_in_place(|| Handle::current().block_on(future))
+}
+
+async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+    one: &dyn TicketStore,
+    other: Arc<dyn TicketStore>,
+    wait_until_blocked: &(dyn Fn() + Sync),
+) {
+    let id: TicketId = "shared".parse().expect("an id");
+    put(one, &[ticket("shared", 100)]).await.expect("committed");
+    let before = edits(one, &id).await;
+    let mut second = None;
+    let mut during = || {
+        let (other, id) = (other.clone(), id.clone());
+        second = Some(tokio::spawn(async move { edit(&*other, &id, &mut || ()).await }));
+        block_in_place(wait_until_blocked);
+    };
+    assert_eq!(edit(one, &id, &mut during).await, 1);
+    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(edits(one, &id).await, before + 2);
+}
+
+async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn TicketStore, other: &dyn TicketStore) {
+    let id: TicketId = "made-by-both".parse().expect("an id");
+    let mut during = || assert_eq!(meanwhile(edit(other, &id, &mut || ())), 1);
+    assert_eq!(edit(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(edits(one, &id).await, ticket("made-by-both", 100).edits + 2);
 }

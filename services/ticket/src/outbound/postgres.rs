@@ -190,12 +190,24 @@ mod tests {
     use super::*;
     use crate::outbound::contract;
 
+    async fn store(server: &Postgres) -> Arc<Store<TicketTables>> {
+        let options = postgres::options(&server.url("postgres")).expect("a URL");
+        let opened = Database::open(&options, "ticket", &MIGRATIONS, Arc::new(SystemClock)).await;
+        Arc::new(Store::new(opened.expect("a store")))
+    }
+
     #[tokio::test]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
     async fn keeps_the_contract() {
         let server = Postgres::start().expect("it starts");
-        let options = postgres::options(&server.url("postgres")).expect("a URL");
-        let database = Database::open(&options, "ticket", &MIGRATIONS, Arc::new(SystemClock)).await.expect("a store");
-        contract::suite(Arc::new(Store::<TicketTables>::new(database))).await;
+        contract::suite(store(&server).await).await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+    #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+    async fn replicas_see_what_the_others_do() {
+        let server = Postgres::start().expect("it starts");
+        let wait_until_blocked = || server.wait_until_blocked().expect("one waits for the other");
+        contract::replicas(store(&server).await, store(&server).await, &wait_until_blocked).await;
     }
 }

@@ -1,6 +1,8 @@
 //! Brings a schema up to date, on a connection of its own that is closed afterwards: one that failed in the middle would keep its
 //! lock for as long as a pool keeps the connection.
 
+use std::io;
+
 use sqlx::{
     AssertSqlSafe, ConnectOptions, Connection, Executor, PgConnection, Row,
     migrate::{MigrateError, Migrator},
@@ -42,8 +44,8 @@ pub(super) async fn migrate(
     let options = session::of_migrations(options, schema, limits);
     let connecting = tokio::time::timeout(limits.connect, options.connect());
     let connection = connecting.await.unwrap_or_else(|_| Err(timed_out()));
-    let mut connection = connection.map_err(|error| open_error(error, schema))?;
-    let outcome = on(&mut connection, schema, migrations).await;
+    let mut connection = connection.map_err(|error| open_error(error, schema, &options))?;
+    let outcome = on(&mut connection, schema, migrations, &options).await;
     // With it goes the lock, also after a failure.
     if let Err(error) = connection.close().await {
         tracing::debug!(%error, "the connection for migrations did not close cleanly");
@@ -51,8 +53,13 @@ pub(super) async fn migrate(
     outcome
 }
 
-async fn on(connection: &mut PgConnection, schema: &'static str, migrations: &Migrator) -> Result<(), OpenError> {
-    let failed = |error| open_error(error, schema);
+async fn on(
+    connection: &mut PgConnection,
+    schema: &'static str,
+    migrations: &Migrator,
+    options: &PgConnectOptions,
+) -> Result<(), OpenError> {
+    let failed = |error| open_error(error, schema, options);
     check_server(connection).await?;
     // Of this schema only: services that share a database do not wait for each other.
     const LOCK: &str = "select pg_advisory_lock(hashtextextended('eticket migrations of ' || $1, 0))";
@@ -96,13 +103,17 @@ fn unfit(number: i32, version: &str, encoding: &str) -> Option<String> {
         .then(|| format!("its database is encoded in {encoding}, and UTF8 is needed: create one with that encoding"))
 }
 
-fn open_error(error: sqlx::Error, schema: &str) -> OpenError {
+fn open_error(error: sqlx::Error, schema: &str, options: &PgConnectOptions) -> OpenError {
     let advice = match &error {
         sqlx::Error::Tls(_) => {
             Some("TLS cannot be used with it: look at sslmode and sslrootcert in the URL".to_owned())
         }
+        // Of a socket it would mean that nobody has made it yet.
+        sqlx::Error::Io(cause) if options.get_socket().is_none() && is_of_a_file(cause) => {
+            Some("a file cannot be read: look at sslrootcert, sslcert and sslkey in the URL".to_owned())
+        }
         // As rustls has its errors told.
-        sqlx::Error::Io(cause) if cause.kind() == std::io::ErrorKind::InvalidData => {
+        sqlx::Error::Io(cause) if cause.kind() == io::ErrorKind::InvalidData => {
             Some("its certificate is not accepted: look at sslmode and sslrootcert in the URL".to_owned())
         }
         sqlx::Error::Configuration(_) => Some("the URL cannot be used".to_owned()),
@@ -113,6 +124,10 @@ fn open_error(error: sqlx::Error, schema: &str) -> OpenError {
         Some(advice) => OpenError::Refused { advice, source: Some(Box::new(error)) },
         None => OpenError::NotNow(error),
     }
+}
+
+fn is_of_a_file(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied)
 }
 
 /// What to do about a refusal that no waiting heals.

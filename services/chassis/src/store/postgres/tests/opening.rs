@@ -1,0 +1,172 @@
+//! The first start and every other one: migrations, rights, passwords, certificates.
+
+use futures::future::join_all;
+
+use super::*;
+
+async fn open(options: &PgConnectOptions, migrations: &Migrator) -> Result<Database, OpenError> {
+    Database::open(options, SCHEMA, migrations, Arc::new(SystemClock)).await
+}
+
+async fn refused(url: &str) -> String {
+    match open(&options(url).unwrap(), &migrations()).await {
+        Err(OpenError::Refused { advice, .. }) => advice,
+        Err(error) => panic!("{url}: {error:?}"),
+        Ok(_) => panic!("{url} was opened"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn first_starts_at_the_same_time_migrate_once() {
+    let server = server();
+    let options = url_options(&server);
+    let migrations = migrations();
+    let opened = join_all((0..4).map(|_| open(&options, &migrations))).await;
+    let stores: Vec<_> = opened.into_iter().map(|opened| Store::<Numbers>::new(opened.unwrap())).collect();
+    for store in &stores {
+        count_all(store, &["x"]).await.unwrap();
+    }
+    assert_eq!(value(&stores[0], "x").await, 4);
+    let applied = server.sql("postgres", "select version from numbers._sqlx_migrations order by version").unwrap();
+    assert_eq!(applied.lines().collect::<Vec<_>>(), ["1", "101"]);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
+    let server = server();
+    let options = url_options(&server);
+    let mut broken: Vec<_> = migrations().iter().cloned().collect();
+    broken.push(migration(102, "create table half (a int); select 1 / 0"));
+    let error = open(&options, &Migrator::with_migrations(broken)).await.map(drop).unwrap_err();
+    assert!(matches!(&error, OpenError::Refused { advice, .. } if advice.contains("numbers")), "{error:?}");
+    let locks = "select count(*) from pg_locks where locktype = 'advisory'";
+    contract::eventually(async || server.sql("postgres", locks).unwrap() == "0").await;
+    // The next program has it right.
+    let mut right: Vec<_> = migrations().iter().cloned().collect();
+    right.push(migration(102, "create table half (a int)"));
+    open(&options, &Migrator::with_migrations(right)).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
+    let server = server();
+    let store = store(&server).await;
+    // Its statements are prepared by now.
+    count_all(&store, &["x"]).await.unwrap();
+    assert_eq!(waiting(&store.database, "x").await, [1]);
+    let columns =
+        "alter table outbox add column more text; alter table record add column more text not null default '';
+        alter table parked add column more text; alter table number add column more int not null default 0";
+    let mut newer: Vec<_> = migrations().iter().cloned().collect();
+    newer.push(migration(199, columns));
+    open(&url_options(&server), &Migrator::with_migrations(newer)).await.unwrap();
+    for store in [&store, &self::store(&server).await] {
+        count_all(store, &["x"]).await.unwrap();
+        let request = Some(Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] });
+        let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+            let answer = work.run::<RequestIdReused>(request, |work| Ok(vec![count(work, "x") as u8]));
+            assert!(answer.is_ok());
+        };
+        store.commit(&keys(&["x"]), &[], work_off).await.unwrap();
+    }
+    assert_eq!(waiting(&store.database, "x").await, [1, 2, 3, 4, 5]);
+    store.database.parked("", 1).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn each_connection_has_the_schema_and_the_limits() {
+    let server = server();
+    let database = database(&server).await;
+    const SHOW: &str = "select current_setting('search_path') || ' ' || current_setting('lock_timeout') || ' '
+        || current_setting('statement_timeout') || ' ' || current_setting('idle_in_transaction_session_timeout')
+        || ' ' || current_setting('application_name') || ' ' || current_setting('synchronous_commit')";
+    let show = async |connection: &mut PgConnection| sqlx::query_scalar::<_, String>(SHOW).fetch_one(connection).await;
+    let mut committing = database.writer.lock().await.begin().await.unwrap();
+    assert_eq!(show(&mut committing).await.unwrap(), "numbers 1s 2s 5s eticket-numbers on");
+    let mut reading = database.readers.acquire().await.unwrap();
+    assert_eq!(show(&mut reading).await.unwrap(), "numbers 1s 2s 5s eticket-numbers on");
+    let mut housekeeping = database.housekeepers.acquire().await.unwrap();
+    assert_eq!(show(&mut housekeeping).await.unwrap(), "numbers 1s 2s 5min eticket-numbers off");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn what_no_waiting_heals_is_told_with_what_to_do() {
+    let server = server();
+    server
+        .sql("postgres", "create role guest login password 'right'; create role maker login password 'right'")
+        .unwrap();
+    server.create_database("shop").unwrap();
+    server.sql("postgres", "grant create on database shop to maker").unwrap();
+    server.ask_for_passwords().unwrap();
+    let url = |user: &str, database: &str| server.url(database).replace("postgres@", &format!("{user}@"));
+    assert!(refused(&url("guest:wrong", "shop")).await.contains("password"));
+    assert!(refused(&url("nobody:right", "shop")).await.contains("password"));
+    assert!(refused(&url("guest:right", "nowhere")).await.contains("no such database"));
+    let advice = refused(&url("guest:right", "shop")).await;
+    assert!(advice.contains("numbers") && advice.contains("grant"), "{advice}");
+    open(&options(&url("maker:right", "shop")).unwrap(), &migrations()).await.expect("it may make a schema");
+    // Who was given a schema needs no more.
+    server.sql("shop", "drop schema numbers cascade; create schema numbers authorization guest").unwrap();
+    open(&options(&url("guest:right", "shop")).unwrap(), &migrations()).await.expect("its schema was made for it");
+    server.sql("postgres", "create database latin encoding 'LATIN1' template template0").unwrap();
+    assert!(refused(&server.url("latin")).await.contains("UTF8"));
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn what_may_pass_is_worth_another_try() {
+    let mut server = server();
+    // Somebody migrates, for longer than this one waits.
+    let holding = "select pg_advisory_lock(hashtextextended('eticket migrations of numbers', 0))";
+    let mut somebody = sqlx::ConnectOptions::connect(&url_options(&server)).await.unwrap();
+    sqlx::query(holding).execute(&mut somebody).await.unwrap();
+    let error = open(&url_options(&server), &migrations()).await.map(drop).unwrap_err();
+    assert!(matches!(error, OpenError::NotNow(_)), "{error:?}");
+    server.stop().unwrap();
+    let error = open(&url_options(&server), &migrations()).await.map(drop).unwrap_err();
+    assert!(matches!(error, OpenError::NotNow(_)), "{error:?}");
+    server.start_again().unwrap();
+    open(&url_options(&server), &migrations()).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn tls_is_as_strict_as_the_url_says() {
+    let mut server = server();
+    let url = |server: &Postgres, host: &str, query: &str| {
+        format!("{}?{query}", server.url("postgres").replace("127.0.0.1", host))
+    };
+    let without = refused(&url(&server, "127.0.0.1", "sslmode=require")).await;
+    assert!(without.contains("TLS") && without.contains("sslmode"), "{without}");
+    let authority = server.start_with_tls().unwrap();
+    let authority = authority.to_str().unwrap();
+    let stranger = server.folder().join("stranger.pem");
+    std::fs::copy(server.folder().join("server.pem"), &stranger).unwrap();
+    let stranger = stranger.to_str().unwrap();
+    for (host, query) in [
+        ("127.0.0.1", "sslmode=require".to_owned()),
+        ("127.0.0.1", format!("sslmode=require&sslrootcert={authority}")),
+        ("localhost", format!("sslmode=verify-full&sslrootcert={authority}")),
+    ] {
+        let url = url(&server, host, &query);
+        let store = Store::<Numbers>::new(open(&options(&url).unwrap(), &migrations()).await.expect(&query));
+        count_all(&store, &["x"]).await.unwrap();
+        let select = sqlx::query("select ssl from pg_stat_ssl where pid = pg_backend_pid()");
+        assert!(store.database.fetch_one(select).await.unwrap().try_get::<bool, _>(0).unwrap(), "{query}");
+    }
+    for (host, query) in [
+        ("localhost", "sslmode=verify-full".to_owned()),
+        ("localhost", format!("sslmode=verify-full&sslrootcert={stranger}")),
+        ("localhost", format!("sslmode=require&sslrootcert={stranger}")),
+        ("127.0.0.1", format!("sslmode=verify-full&sslrootcert={authority}")),
+        ("localhost", "sslmode=verify-full&sslrootcert=/nowhere.pem".to_owned()),
+    ] {
+        let advice = refused(&url(&server, host, &query)).await;
+        assert!(advice.contains("sslrootcert"), "{query}: {advice}");
+    }
+}

@@ -1,0 +1,66 @@
+//! The use cases at two replicas that share a store.
+
+use eticket_chassis::store::postgres;
+use eticket_local_servers::postgres::Postgres;
+
+use super::*;
+
+async fn replica(server: &Postgres) -> Fixture {
+    let clock = Arc::new(ManualClock::new(now()));
+    let options = postgres::options(&server.url("postgres")).unwrap();
+    let migrations = &crate::outbound::postgres::MIGRATIONS;
+    let database = postgres::Database::open(&options, "reservation", migrations, clock.clone()).await.unwrap();
+    let store = postgres::Store::<crate::outbound::postgres::ReservationTables>::new(database.clone());
+    fixture_on(Arc::new(store), Arc::new(database), clock)
+}
+
+async fn replicas() -> (Postgres, [Fixture; 2]) {
+    let server = Postgres::start().unwrap();
+    let replicas = [replica(&server).await, replica(&server).await];
+    (server, replicas)
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn of_a_hundred_at_once_at_two_replicas_one_gets_the_ticket() {
+    let (_server, replicas) = replicas().await;
+    for ticket in ["hot", "hotter"] {
+        let attempts = (0..100).map(|number| replicas[number % 2].reserve(ticket, None));
+        let outcomes = futures::future::join_all(attempts).await;
+        assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
+        assert_eq!(outcomes.iter().filter(|outcome| **outcome == HELD).count(), 99);
+    }
+    assert_eq!(replicas[0].waiting().await.len(), 2, "one event for each effect");
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
+    let (_server, [one, other]) = replicas().await;
+    for round in 0..20 {
+        let (id, ticket) = (Some(Uuid::new_v4()), format!("t-{round}"));
+        let (first, second) = tokio::join!(one.reserve(&ticket, id), other.reserve(&ticket, id));
+        assert_eq!(first, second, "byte by byte");
+        first.expect("reserved");
+    }
+    assert_eq!(one.waiting().await.len(), 20);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn commands_at_two_replicas_take_consecutive_revisions() {
+    let (_server, replicas) = replicas().await;
+    for round in 0..20 {
+        // Whoever comes first: one reserves and cancels while the other does too.
+        futures::future::join_all(replicas.iter().map(async |replica| {
+            if let Ok(answer) = replica.reserve("t-1", None).await {
+                replica.cancel(id_in(&Ok(answer))).await.expect("cancelled");
+            }
+        }))
+        .await;
+        let mut revisions: Vec<_> = replicas[round % 2].waiting().await.into_iter().map(|(_, it)| it).collect();
+        revisions.sort_unstable();
+        let count = i64::try_from(revisions.len()).unwrap();
+        assert_eq!(revisions, (1..=count).collect::<Vec<_>>(), "each once, none left out");
+    }
+}
