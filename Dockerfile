@@ -1,0 +1,15 @@
+# All binaries of eTicket in one image: `docker build --tag eticket .`; the service is chosen by the command, as `eticket-ticket`.
+FROM rust:1.95.0-bookworm AS build
+WORKDIR /source
+COPY . .
+RUN cargo build --release --locked --workspace --bins --exclude xtask \
+    && mkdir /binaries \
+    && cp target/release/eticket target/release/eticket-ticket target/release/eticket-reservation \
+          target/release/eticket-pricing target/release/eticket-query target/release/eticket-gateway /binaries/
+
+FROM debian:bookworm-slim
+RUN useradd --system --uid 10001 --home-dir /data eticket && install --directory --owner=eticket --group=eticket /data
+COPY --from=build /binaries/ /usr/local/bin/
+USER 10001
+WORKDIR /data
+CMD ["eticket"]
