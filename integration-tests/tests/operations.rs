@@ -1,7 +1,7 @@
 //! What operators do on the command line, to a service or through the gateway.
 
 use chrono::Weekday;
-use eticket_integration_tests::{Api, Eticket, Exit, Wire, calendar, process::Launch};
+use eticket_integration_tests::{Api, Eticket, Exit, Wire, binary, calendar, process::Launch};
 use eticket_proto::reservation::UserGrade;
 use tempfile::TempDir;
 
@@ -53,6 +53,26 @@ async fn each_command_says_what_it_did() {
     let direct = Launch::program("eticket-ticket").argument("republish").argument("--address");
     let exit = direct.argument(eticket.address("ticket")).run().await;
     assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["3 states put into the outbox again"]), "{}", exit.log);
+    eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn on_a_terminal_progress_is_a_bar() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    for number in 0..10 {
+        api.register(&format!("t-{number}"), calendar::upcoming(Weekday::Wed)).await.expect("registered");
+    }
+    let (program, gateway) = (binary::binary("eticket"), eticket.address("gateway"));
+    let command = format!("{} admin republish --service ticket --address {gateway}", program.display());
+    // `script` gives it a terminal, of which it shows what is drawn there.
+    let exit = Launch::as_shown(&format!("script --quiet --return --command '{command}' /dev/null")).run().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.output.contains("10 of 10") && exit.output.contains("ticket: 10 states"), "{exit:?}");
+    // Where none is, nothing but the result is written.
+    let exit = admin(&eticket, &["republish", "--service", "ticket"]).await;
+    assert!(!exit.output.contains(" of ") && exit.log.is_empty(), "{exit:?}");
     eticket.stop().await;
 }
 
