@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    bus::{Bus, Message},
+    bus::{self, Bus, Message},
     health::Health,
     store::{Error, Housekeeping, OutboxRow, WaitingRow},
 };
@@ -55,7 +55,8 @@ impl Relay {
     /// Relays until asked to stop; then sends what still waits, as long as the bus answers.
     pub async fn run(self, stopping: CancellationToken) {
         loop {
-            match self.run_once().await {
+            let outcome = self.run_once().await;
+            match outcome {
                 Outcome::Sent(_) => continue,
                 Outcome::Idle if stopping.is_cancelled() => return,
                 Outcome::Failed if stopping.is_cancelled() => {
@@ -65,7 +66,8 @@ impl Relay {
                 Outcome::Idle | Outcome::Failed => {}
             }
             tokio::select! {
-                () = self.wake.notified() => {}
+                // What is out is left alone for a while, however much is committed meanwhile.
+                () = self.wake.notified(), if outcome == Outcome::Idle => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
                 () = stopping.cancelled() => {}
             }
@@ -90,7 +92,13 @@ impl Relay {
             return Ok(Outcome::Idle);
         }
         let sent = futures::future::join_all(subjects.into_iter().map(|rows| self.send_in_order(rows))).await;
-        let all_sent = sent.iter().all(|(_, complete)| *complete);
+        // One line for all: they fail for the same reason.
+        let error = sent.iter().find_map(|(_, error)| error.as_ref());
+        if let Some(error) = error {
+            let subjects = sent.iter().filter(|(_, error)| error.is_some()).count();
+            tracing::warn!(service = self.service, subjects, error = %error, "events are not sent yet");
+        }
+        let all_sent = error.is_none();
         self.health.set_sending(all_sent);
         let ids: Vec<i64> = sent.into_iter().flat_map(|(ids, _)| ids).collect();
         claim.done(&ids).await?;
@@ -98,17 +106,16 @@ impl Relay {
         Ok(if all_sent { Outcome::Sent(ids.len()) } else { Outcome::Failed })
     }
 
-    /// Sends the rows of one subject; answers the ids that the bus has acknowledged, and whether that is all of them.
-    async fn send_in_order(&self, rows: Vec<WaitingRow>) -> (Vec<i64>, bool) {
+    /// Sends the rows of one subject; answers the ids that the bus has acknowledged, and why that is not all of them.
+    async fn send_in_order(&self, rows: Vec<WaitingRow>) -> (Vec<i64>, Option<bus::Error>) {
         let mut sent = Vec::with_capacity(rows.len());
         for row in rows {
             if let Err(error) = self.bus.publish(row.message).await {
-                tracing::warn!(service = self.service, error = %error, "an event is not sent yet");
-                return (sent, false);
+                return (sent, Some(error));
             }
             sent.push(row.id);
         }
-        (sent, true)
+        (sent, None)
     }
 }
 

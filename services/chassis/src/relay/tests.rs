@@ -13,7 +13,7 @@ use sqlx::{SqliteConnection, migrate::Migrator};
 
 use super::*;
 use crate::{
-    bus::{self, Consumer, Reader, StreamState},
+    bus::{Consumer, Reader, StreamState},
     clock::SystemClock,
     store::{
         Commit, Work,
