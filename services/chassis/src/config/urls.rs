@@ -36,7 +36,7 @@ fn one_without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
     // From the last @ on: what is before it may be a password with any character, rightly encoded or not.
     let host = rest.rfind('@').unwrap_or_default();
-    let (authority, tail) = rest.split_at(rest[host..].find(['/', '?', '#']).map_or(rest.len(), |end| host + end));
+    let (authority, tail) = rest.split_at(rest[host..].find(['/', '?', '#', '&']).map_or(rest.len(), |end| host + end));
     let authority = match authority.rsplit_once('@') {
         // Without a colon it is a token, as NATS writes it.
         Some((user, host)) => match user.split_once(':') {
@@ -45,17 +45,17 @@ fn one_without_password(text: &str) -> String {
         },
         None => authority.to_owned(),
     };
-    let tail = match tail.split_once('?') {
-        Some((path, query)) => {
-            let hide = |pair: &str| match pair.split_once('=') {
-                Some((name, _)) if name.contains("password") || name.contains("token") => format!("{name}=***"),
-                _ => pair.to_owned(),
-            };
-            format!("{path}?{}", query.split('&').map(hide).collect::<Vec<_>>().join("&"))
-        }
-        None => tail.to_owned(),
-    };
+    let tail: String = tail.split_inclusive(['?', '&']).map(parameter_without_password).collect();
     format!("{scheme}://{authority}{tail}")
+}
+
+/// With what separates it from the next.
+fn parameter_without_password(text: &str) -> String {
+    let (pair, end) = text.split_at(text.trim_end_matches(['?', '&']).len());
+    match pair.split_once('=') {
+        Some((name, _)) if name.contains("password") || name.contains("token") => format!("{name}=***{end}"),
+        _ => text.to_owned(),
+    }
 }
 
 fn is_postgres(url: &str) -> bool {
@@ -135,7 +135,7 @@ mod tests {
             ("sqlite:a@b", "sqlite:a@b"),
             ("postgres://u:sec,ret@db/e", "postgres://u:***@db/e"),
             ("postgres://u:sec/r?e#t@db/e?password=s3cret", "postgres://u:***@db/e?password=***"),
-            ("nats://u:p@one:4222,two:4222", "nats://u:***@one:4222,two:4222"),
+            ("postgres://db/e?user=me@shop&password=s3cret&a=b", "postgres://***@shop&password=***&a=b"),
         ] {
             assert_eq!(without_password(url), shown);
         }
