@@ -1,8 +1,11 @@
 //! PostgreSQL 15 or newer, as Debian's `postgresql` package brings it.
 
 use std::{
-    fs,
-    os::unix::{fs::chown, process::CommandExt},
+    fs::{self, Permissions},
+    os::unix::{
+        fs::{PermissionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::Command,
 };
@@ -213,36 +216,23 @@ impl Postgres {
         self.sql("postgres", "select pg_reload_conf()").map(drop)
     }
 
-    /// Starts it again with TLS, under the name `localhost`; answers the file of the authority that signed for it.
+    /// Starts it again with TLS, by this certificate and key in PEM.
     ///
     /// # Errors
-    /// If `openssl` is not on the path, or the server does not start.
-    pub fn start_with_tls(&mut self) -> Result<PathBuf> {
-        let key = "-newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes";
-        fs::write(self.folder.join("names"), "subjectAltName = DNS:localhost\n")?;
-        for arguments in [
-            format!("req -x509 {key} -keyout authority.key -out authority.pem -days 2 -subj /CN=authority"),
-            format!("req -new {key} -keyout server.key -out server.csr -subj /CN=localhost"),
-            "x509 -req -in server.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names \
-             -out server.pem"
-                .to_owned(),
-        ] {
-            let mut openssl = self.as_owner(Command::new("openssl"));
-            if let Some(path) = std::env::var_os("PATH") {
-                openssl.env("PATH", path);
-            }
-            let output = openssl.args(arguments.split_whitespace()).output().context("openssl cannot be started")?;
-            if !output.status.success() {
-                bail!("openssl {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    /// If it does not start.
+    pub fn start_with_tls(&mut self, certificate: &str, key: &str) -> Result<()> {
+        for (name, text) in [("server.crt", certificate), ("server.key", key)] {
+            let path = self.data().join(name);
+            fs::write(&path, text)?;
+            // It takes no key that others may read.
+            fs::set_permissions(&path, Permissions::from_mode(0o600))?;
+            if geteuid().is_root() {
+                chown(&path, Some(NOBODY), Some(NOBODY))?;
             }
         }
-        let folder = self.folder.display();
-        let lines = format!("ssl = on\nssl_cert_file = '{folder}/server.pem'\nssl_key_file = '{folder}/server.key'\n");
-        let path = self.data().join("postgresql.conf");
-        fs::write(&path, fs::read_to_string(&path)? + &lines)?;
+        self.sql("postgres", "alter system set ssl = on")?;
         self.stop()?;
-        self.start_again()?;
-        Ok(self.folder.join("authority.pem"))
+        self.start_again()
     }
 
     /// What it has logged since its last start.
@@ -266,10 +256,7 @@ impl Postgres {
     /// One of PostgreSQL's programs, as the user that owns the folder.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
-        self.as_owner(Command::new(self.binaries.join(name)))
-    }
-
-    fn as_owner(&self, mut command: Command) -> Command {
+        let mut command = Command::new(self.binaries.join(name));
         command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
         if geteuid().is_root() {
             command.uid(NOBODY).gid(NOBODY);

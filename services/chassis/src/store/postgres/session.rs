@@ -93,6 +93,8 @@ fn limited(
         ("tcp_keepalives_idle", "10".to_owned()),
         ("tcp_keepalives_interval", "5".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),
+        // Every query has its index. A plan made while a table was empty would go through all of it, and be kept while it grows.
+        ("enable_seqscan", "off".to_owned()),
         ("client_min_messages", "warning".to_owned()),
     ])
 }

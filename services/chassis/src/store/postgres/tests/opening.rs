@@ -1,6 +1,7 @@
 //! The first start and every other one: migrations, rights, passwords, certificates.
 
 use futures::future::join_all;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 
 use super::*;
 
@@ -52,45 +53,54 @@ async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
 async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
+    async fn use_all(store: &Store<Numbers>) {
+        let request = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
+        let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+            let answer = work.run::<RequestIdReused>(Some(request), |work| Ok(count(work, "x").to_be_bytes().to_vec()));
+            assert!(answer.is_ok());
+        };
+        store.commit(&keys(&["x"]), &[request.request_id], work_off).await.unwrap();
+        assert!(store.database.record(request.request_id).await.unwrap().is_some());
+        store.database.parked("", 1).await.unwrap();
+        store.database.claim_outbox(1).await.unwrap().done(&[]).await.unwrap();
+    }
+
     let server = server();
     let store = store(&server).await;
     // Its statements are prepared by now.
-    count_all(&store, &["x"]).await.unwrap();
-    assert_eq!(waiting(&store.database, "x").await, [1]);
+    use_all(&store).await;
     let columns =
         "alter table outbox add column more text; alter table record add column more text not null default '';
         alter table parked add column more text; alter table number add column more int not null default 0";
     let mut newer: Vec<_> = migrations().iter().cloned().collect();
     newer.push(migration(199, columns));
     open(&url_options(&server), &Migrator::with_migrations(newer)).await.unwrap();
-    for store in [&store, &self::store(&server).await] {
-        count_all(store, &["x"]).await.unwrap();
-        let request = Some(Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] });
-        let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
-            let answer = work.run::<RequestIdReused>(request, |work| Ok(vec![count(work, "x") as u8]));
-            assert!(answer.is_ok());
-        };
-        store.commit(&keys(&["x"]), &[], work_off).await.unwrap();
-    }
-    assert_eq!(waiting(&store.database, "x").await, [1, 2, 3, 4, 5]);
-    store.database.parked("", 1).await.unwrap();
+    use_all(&store).await;
+    use_all(&self::store(&server).await).await;
+    assert_eq!(waiting(&store.database, "x").await, [1, 2, 3]);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
 async fn each_connection_has_the_schema_and_the_limits() {
     let server = server();
+    // Whatever others use the database for.
+    server.sql("postgres", "alter database postgres set default_transaction_isolation = 'serializable'").unwrap();
     let database = database(&server).await;
-    const SHOW: &str = "select current_setting('search_path') || ' ' || current_setting('lock_timeout') || ' '
-        || current_setting('statement_timeout') || ' ' || current_setting('idle_in_transaction_session_timeout')
-        || ' ' || current_setting('application_name') || ' ' || current_setting('synchronous_commit')";
-    let show = async |connection: &mut PgConnection| sqlx::query_scalar::<_, String>(SHOW).fetch_one(connection).await;
+    const SHOW: &str =
+        "select string_agg(current_setting(name), ' ' order by position) from unnest(array['search_path',
+        'application_name', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout',
+        'synchronous_commit', 'enable_seqscan']) with ordinality as setting (name, position)";
+    let show = async |connection: &mut PgConnection, what: &'static str| {
+        sqlx::query_scalar::<_, String>(what).fetch_one(connection).await.unwrap()
+    };
     let mut committing = database.writer.lock().await.begin().await.unwrap();
-    assert_eq!(show(&mut committing).await.unwrap(), "numbers 1s 2s 5s eticket-numbers on");
+    assert_eq!(show(&mut committing, SHOW).await, "numbers eticket-numbers 1s 2s 5s on off");
+    assert_eq!(show(&mut committing, "show transaction_isolation").await, "read committed");
     let mut reading = database.readers.acquire().await.unwrap();
-    assert_eq!(show(&mut reading).await.unwrap(), "numbers 1s 2s 5s eticket-numbers on");
+    assert_eq!(show(&mut reading, SHOW).await, "numbers eticket-numbers 1s 2s 5s on off");
     let mut housekeeping = database.housekeepers.acquire().await.unwrap();
-    assert_eq!(show(&mut housekeeping).await.unwrap(), "numbers 1s 2s 5min eticket-numbers off");
+    assert_eq!(show(&mut housekeeping, SHOW).await, "numbers eticket-numbers 1s 2s 5min off off");
 }
 
 #[tokio::test]
@@ -143,11 +153,19 @@ async fn tls_is_as_strict_as_the_url_says() {
     };
     let without = refused(&url(&server, "127.0.0.1", "sslmode=require")).await;
     assert!(without.contains("TLS") && without.contains("sslmode"), "{without}");
-    let authority = server.start_with_tls().unwrap();
-    let authority = authority.to_str().unwrap();
-    let stranger = server.folder().join("stranger.pem");
-    std::fs::copy(server.folder().join("server.pem"), &stranger).unwrap();
-    let stranger = stranger.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [authority, stranger] = ["authority", "stranger"].map(|name| {
+        let mut certificate = CertificateParams::new(Vec::new()).unwrap();
+        certificate.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let issuer = CertifiedIssuer::self_signed(certificate, KeyPair::generate().unwrap()).unwrap();
+        let path = folder.path().join(name);
+        std::fs::write(&path, issuer.pem()).unwrap();
+        (issuer, path.to_str().unwrap().to_owned())
+    });
+    let ((issuer, authority), (_, stranger)) = (authority, stranger);
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    server.start_with_tls(&certificate.pem(), &key.serialize_pem()).unwrap();
     for (host, query) in [
         ("127.0.0.1", "sslmode=require".to_owned()),
         ("127.0.0.1", format!("sslmode=require&sslrootcert={authority}")),

@@ -101,35 +101,3 @@ async fn the_record_is_looked_for_under_the_lock() {
     assert_eq!(attempts.load(Ordering::SeqCst), 0, "found at once, not by meeting the record when its own was written");
     assert_eq!(value(&one, "x").await, 2);
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn what_was_waited_for_is_read_as_it_is_now() {
-    let server = server();
-    let (one, other) = (store(&server).await, Arc::new(store(&server).await));
-    // The database's own default would show what was there before the wait.
-    server.sql("postgres", "alter database postgres set default_transaction_isolation = 'repeatable read'").unwrap();
-    let (one, other) = {
-        one.database.close().await;
-        other.database.close().await;
-        (store(&server).await, Arc::new(store(&server).await))
-    };
-    count_all(&one, &["x"]).await.unwrap();
-    let mut second = None;
-    let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
-        let other = other.clone();
-        second = Some(tokio::spawn(async move {
-            let mut attempts = 0;
-            let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
-                attempts += 1;
-                count(work, "x");
-            };
-            other.commit(&keys(&["x"]), &[], work_off).await.map(|()| attempts)
-        }));
-        tokio::task::block_in_place(|| server.wait_until_blocked()).unwrap();
-        count(work, "x");
-    };
-    one.commit(&keys(&["x"]), &[], work_off).await.unwrap();
-    assert_eq!(second.unwrap().await.unwrap().unwrap(), 1, "at the first attempt");
-    assert_eq!((value(&one, "x").await, waiting(&one.database, "x").await), (3, vec![1, 2, 3]));
-}
