@@ -7,6 +7,8 @@
 #[cfg(test)]
 mod contract;
 pub mod embedded;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod nats;
 
 use std::{sync::Arc, time::Duration};

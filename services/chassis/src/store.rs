@@ -6,6 +6,8 @@
 
 #[cfg(test)]
 mod contract;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod postgres;
 pub mod sqlite;
 

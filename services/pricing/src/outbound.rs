@@ -2,6 +2,8 @@
 
 #[cfg(test)]
 pub(crate) mod contract;
+#[cfg(any(test, feature = "memory"))]
+pub mod memory;
 pub mod messages;
 pub mod postgres;
 pub mod sqlite;

@@ -1,10 +1,10 @@
-//! Each list is served by an index: its pages cost what they hold, not what there is.
+//! The contract, and that each list is served by an index: its pages cost what they hold, not what there is.
 
 use eticket_chassis::clock::SystemClock;
 use sqlx::AssertSqlSafe;
 
 use super::*;
-use crate::domain::TicketStatus;
+use crate::{domain::TicketStatus, outbound::contract};
 
 async fn plan(database: &Database, statement: &str) -> String {
     let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
@@ -17,6 +17,13 @@ async fn database() -> (tempfile::TempDir, Database) {
     let path = folder.path().join("query.db");
     let database = Database::open_with(&path, &MIGRATIONS, Arc::new(SystemClock), Durability::Unsynced).await.unwrap();
     (folder, database)
+}
+
+#[tokio::test]
+async fn keeps_the_contract() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteViews::open(&folder.path().join("query.db"), Arc::new(SystemClock)).await.unwrap();
+    contract::suite(Arc::new(store)).await;
 }
 
 #[tokio::test]

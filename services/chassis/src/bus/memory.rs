@@ -1,0 +1,306 @@
+//! The bus in memory, for tests and simulations: nothing outlives the process, and whoever holds the stream may take it away.
+//!
+//! A `Stream` is what a server is to the buses of many processes. It can be wiped, lose its newest messages and break off its
+//! connections, which the adapters of production only meet in a real accident.
+
+mod consumer;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+pub use self::consumer::ACK_WAIT;
+use self::consumer::{Durable, MemoryConsumer};
+use super::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState, embedded::MESSAGES_PER_SUBJECT};
+
+struct State {
+    /// Counts the streams there have been.
+    generation: u64,
+    /// Counts the times that all connections were broken off.
+    breaks: u64,
+    kept_per_subject: usize,
+    last_sequence: u64,
+    messages: BTreeMap<u64, Arc<Message>>,
+    /// The sequences of each subject, oldest first.
+    subjects: BTreeMap<String, VecDeque<u64>>,
+    consumers: BTreeMap<String, Durable>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    /// Moves with everything that those who wait for messages should look at.
+    changes: watch::Sender<()>,
+}
+
+/// See the module. Clones are the same stream.
+#[derive(Clone)]
+pub struct Stream(Arc<Shared>);
+
+impl Default for Stream {
+    fn default() -> Self {
+        let state = State {
+            generation: 1,
+            breaks: 0,
+            kept_per_subject: usize::try_from(MESSAGES_PER_SUBJECT).unwrap_or(usize::MAX),
+            last_sequence: 0,
+            messages: BTreeMap::new(),
+            subjects: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), changes: watch::Sender::new(()) }))
+    }
+}
+
+impl Stream {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What it guards is changed in single steps; a panic elsewhere leaves nothing half done in it.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.0.changes.send_replace(());
+    }
+
+    /// A bus on this stream, as a process has it.
+    #[must_use]
+    pub fn connect(&self) -> Memory {
+        Memory { stream: self.clone(), closed: AtomicBool::new(false) }
+    }
+
+    /// How many messages of each subject are kept from now on: the newest.
+    pub fn keep_per_subject(&self, most: usize) {
+        self.state().kept_per_subject = most;
+    }
+
+    /// Appends a message; answers its sequence.
+    pub fn append(&self, message: Message) -> u64 {
+        let sequence = self.state().append(message);
+        self.changed();
+        sequence
+    }
+
+    /// What the stream holds, in the order of sequences.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Arc<Message>> {
+        self.state().messages.values().cloned().collect()
+    }
+
+    /// Everything is lost, and the stream that comes after it has another identity.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.generation += 1;
+        state.last_sequence = 0;
+        state.messages.clear();
+        state.subjects.clear();
+        state.consumers.clear();
+        drop(state);
+        self.changed();
+    }
+
+    /// The newest `count` sequences are lost and will be given again, and the identity stays: a server that came back from an
+    /// older disk. Its connections are broken off, and consumers that had got further begin at the start.
+    pub fn lose_last(&self, count: u64) {
+        let mut state = self.state();
+        state.breaks += 1;
+        state.last_sequence = state.last_sequence.saturating_sub(count);
+        let last = state.last_sequence;
+        state.messages.retain(|sequence, _| *sequence <= last);
+        state.subjects.values_mut().for_each(|sequences| sequences.retain(|sequence| *sequence <= last));
+        state.consumers.retain(|_, consumer| !consumer.is_beyond(last));
+        drop(state);
+        self.changed();
+    }
+}
+
+impl State {
+    fn identity(&self) -> String {
+        format!("memory-{}", self.generation)
+    }
+
+    fn append(&mut self, message: Message) -> u64 {
+        self.last_sequence += 1;
+        let sequences = self.subjects.entry(message.subject.clone()).or_default();
+        sequences.push_back(self.last_sequence);
+        while sequences.len() > self.kept_per_subject
+            && let Some(oldest) = sequences.pop_front()
+        {
+            self.messages.remove(&oldest);
+        }
+        self.messages.insert(self.last_sequence, Arc::new(message));
+        self.last_sequence
+    }
+}
+
+/// What somebody attached to: it may be gone.
+#[derive(Clone, Copy)]
+struct Attachment {
+    generation: u64,
+    breaks: u64,
+}
+
+impl Attachment {
+    fn to(state: &State) -> Self {
+        Self { generation: state.generation, breaks: state.breaks }
+    }
+
+    fn check(self, state: &State) -> Result<(), Error> {
+        if state.generation != self.generation {
+            Err(Error::StreamChanged)
+        } else if state.breaks != self.breaks {
+            Err(Error::Unavailable("the connection was broken off".to_owned()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// See the module.
+pub struct Memory {
+    stream: Stream,
+    closed: AtomicBool,
+}
+
+impl Memory {
+    fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("it is closed".to_owned()));
+        }
+        Ok(self.stream.state())
+    }
+}
+
+#[async_trait]
+impl Bus for Memory {
+    async fn state(&self) -> Result<StreamState, Error> {
+        let state = Self::state(self)?;
+        Ok(StreamState { identity: state.identity(), last_sequence: state.last_sequence })
+    }
+
+    async fn publish(&self, message: Message) -> Result<u64, Error> {
+        let sequence = Self::state(self)?.append(message);
+        self.stream.changed();
+        Ok(sequence)
+    }
+
+    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
+        let mut state = Self::state(self)?;
+        state.consumers.entry(name.to_owned()).or_default().set_filters(filters);
+        let attachment = Attachment::to(&state);
+        drop(state);
+        Ok(Box::new(MemoryConsumer::new(self.stream.clone(), name.to_owned(), attachment)))
+    }
+
+    async fn restart(&self, name: &str) -> Result<(), Error> {
+        if let Some(consumer) = Self::state(self)?.consumers.get_mut(name) {
+            consumer.restart();
+        }
+        self.stream.changed();
+        Ok(())
+    }
+
+    async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        let attachment = Attachment::to(&*Self::state(self)?);
+        let changes = self.stream.0.changes.subscribe();
+        Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after, changes }))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
+        Ok(Self::state(self)?.messages.get(&sequence).map(|message| (**message).clone()))
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+struct MemoryReader {
+    stream: Stream,
+    attachment: Attachment,
+    position: u64,
+    changes: watch::Receiver<()>,
+}
+
+impl MemoryReader {
+    fn take(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        let state = self.stream.state();
+        self.attachment.check(&state)?;
+        let page = state.messages.range(self.position + 1..).take(most);
+        let page: Vec<Delivery> = page.map(|(sequence, message)| delivery(*sequence, 1, message)).collect();
+        self.position = page.last().map_or(self.position, |last| last.sequence);
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        loop {
+            self.changes.borrow_and_update();
+            let page = self.take(most)?;
+            if !page.is_empty() {
+                return Ok(page);
+            }
+            // The sender lives as long as the stream that is held here.
+            let _ = self.changes.changed().await;
+        }
+    }
+}
+
+fn delivery(sequence: u64, attempts: u32, message: &Arc<Message>) -> Delivery {
+    Delivery { sequence, attempts, message: message.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bus::contract;
+
+    fn message(subject: &str, number: u8) -> Message {
+        Message { subject: subject.to_owned(), body: vec![number].into(), ..Message::default() }
+    }
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let stream = Stream::default();
+        contract::suite(async || Arc::new(stream.connect()) as Arc<dyn Bus>).await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_wiped_is_another() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        stream.append(message("a.1", 1));
+        let (mut reader, mut consumer) = (bus.read(0).await.unwrap(), bus.attach("reader", &["a.>"]).await.unwrap());
+        let identity = Bus::state(&bus).await.unwrap().identity;
+        stream.wipe();
+        assert_ne!(Bus::state(&bus).await.unwrap().identity, identity);
+        assert!(matches!(reader.next(1).await, Err(Error::StreamChanged)));
+        assert!(matches!(consumer.next(1).await, Err(Error::StreamChanged)));
+        assert!(matches!(consumer.ack(&[1]).await, Err(Error::StreamChanged)));
+        assert_eq!(stream.append(message("a.1", 2)), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_loses_its_last_messages_gives_their_places_again() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        (1..=3).for_each(|number| assert_eq!(stream.append(message("a.1", number)), u64::from(number)));
+        assert_eq!(consumer.next(9).await.unwrap().len(), 3);
+        consumer.ack(&[1, 2, 3]).await.unwrap();
+        stream.lose_last(2);
+        assert!(matches!(consumer.next(1).await, Err(Error::Unavailable(_))));
+        assert_eq!(stream.append(message("a.1", 9)), 2);
+        // It had got further than the stream: it is made anew, from the start.
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        let bodies: Vec<u8> = consumer.next(9).await.unwrap().iter().map(|it| it.message.body[0]).collect();
+        assert_eq!(bodies, [1, 9]);
+    }
+}

@@ -1,0 +1,265 @@
+//! The view in memory, for tests and simulations: nothing outlives the process.
+
+mod tables;
+
+use std::{
+    collections::BTreeSet,
+    ops::Bound,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    clock::SharedClock,
+    store::{
+        Claim, Commit, Error, Housekeeping, Parked, Record, WorkOff,
+        memory::{Steps, Store},
+    },
+};
+use eticket_proto::ids::{ReservationId, TicketId, UserId};
+use uuid::Uuid;
+
+use self::tables::{ViewTables, above, passes};
+use crate::{
+    application::{
+        Counts, Keys, OfStream, Position, ViewRows, ViewStore, Watched,
+        listing::{Filter, KeyPart, Order},
+    },
+    domain::{Reservation, View},
+};
+
+/// See the module.
+pub struct MemoryViews {
+    clock: SharedClock,
+    steps: Arc<dyn Steps>,
+    current: Mutex<Store<ViewTables>>,
+    /// The one that is being built to be exchanged for it.
+    beside: Mutex<Option<Store<ViewTables>>>,
+    gone: AtomicBool,
+}
+
+impl MemoryViews {
+    /// An empty view. `steps` is told of what happens to it.
+    pub fn new(clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
+        let store = Store::new(clock.clone()).process(clock.clone(), steps.clone());
+        Self::of(store, clock, steps)
+    }
+
+    fn of(store: Store<ViewTables>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
+        Self { clock, steps, current: Mutex::new(store), beside: Mutex::default(), gone: AtomicBool::new(false) }
+    }
+
+    /// As if its file was deleted under it: what is open serves on.
+    pub fn delete(&self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+
+    fn current(&self) -> Store<ViewTables> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn look<R>(&self, look: impl FnOnce(&ViewTables) -> R) -> Result<R, Error> {
+        self.current().look(look).await
+    }
+}
+
+#[async_trait]
+impl Commit for MemoryViews {
+    type Keys = Keys;
+    type Rows = ViewRows;
+
+    async fn commit(&self, keys: &Keys, requests: &[Uuid], work_off: WorkOff<'_, ViewRows>) -> Result<(), Error> {
+        self.current().commit(keys, requests, work_off).await
+    }
+}
+
+fn bounded(most: i64) -> usize {
+    usize::try_from(most).unwrap_or(0)
+}
+
+#[async_trait]
+impl ViewStore for MemoryViews {
+    async fn view(&self, id: &TicketId) -> Result<Option<View>, Error> {
+        self.look(|tables| tables.views.get(id).filter(|view| view.ticket.is_some()).cloned()).await
+    }
+
+    async fn position(&self) -> Result<Option<Position>, Error> {
+        self.look(|tables| tables.position.clone()).await
+    }
+
+    async fn page(
+        &self,
+        filter: &Filter,
+        order: &Order,
+        after: Option<&[KeyPart]>,
+        now: DateTime<Utc>,
+        most: i64,
+    ) -> Result<Vec<(TicketId, View)>, Error> {
+        let page = |tables: &ViewTables| {
+            let mut found = tables.rows(|_, view| passes(filter, view, now));
+            found.sort_by(|one, other| above(order, &order.key(&one.0, &one.1), &order.key(&other.0, &other.1)));
+            found.retain(|(id, view)| after.is_none_or(|after| above(order, &order.key(id, view), after).is_gt()));
+            found.truncate(bounded(most));
+            found
+        };
+        self.look(page).await
+    }
+
+    async fn user_reservations(
+        &self,
+        user: &UserId,
+        before: Option<(DateTime<Utc>, ReservationId)>,
+        most: i64,
+    ) -> Result<Vec<(Reservation, View)>, Error> {
+        let found = |tables: &ViewTables| {
+            let place = |row: &Reservation| (row.reserve_time, row.reservation_id);
+            let wanted = |row: &&Reservation| row.user_id == *user && before.is_none_or(|before| place(row) < before);
+            let mut rows: Vec<Reservation> = tables.reservations.values().filter(wanted).cloned().collect();
+            rows.sort_by_key(|row| std::cmp::Reverse(place(row)));
+            rows.truncate(bounded(most));
+            let view = |row: &Reservation| tables.views.get(&row.ticket_id).cloned().unwrap_or_default();
+            rows.into_iter().map(|row| (row.clone(), view(&row))).collect()
+        };
+        self.look(found).await
+    }
+
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, Error> {
+        let changed = |tables: &ViewTables| {
+            let mut rows = tables.watched(watched, |_, view| view.sequence > sequence);
+            rows.sort_by_key(|(_, view)| view.sequence);
+            tables.of_stream(rows, bounded(most))
+        };
+        self.look(changed).await
+    }
+
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, Error> {
+        let snapshot =
+            |tables: &ViewTables| tables.of_stream(tables.watched(watched, |id, _| id.as_str() > after), bounded(most));
+        self.look(snapshot).await
+    }
+
+    async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, Error> {
+        let ids: BTreeSet<&TicketId> = ids.iter().collect();
+        self.look(|tables| tables.any_rows(|id, _| ids.contains(id)).collect()).await
+    }
+
+    async fn reservations_of(&self, ids: &[ReservationId]) -> Result<Vec<Reservation>, Error> {
+        let ids: BTreeSet<&ReservationId> = ids.iter().collect();
+        self.look(|tables| ids.iter().filter_map(|id| tables.reservations.get(*id)).cloned().collect()).await
+    }
+
+    async fn all_views(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
+        self.look(|tables| tables.any_rows(|id, _| id.as_str() > after).take(bounded(most)).collect()).await
+    }
+
+    async fn all_reservations(&self, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
+        let above = |tables: &ViewTables| match after.parse::<ReservationId>() {
+            Ok(after) => {
+                let rows = tables.reservations.range((Bound::Excluded(after), Bound::Unbounded));
+                rows.take(bounded(most)).map(|(_, row)| row.clone()).collect()
+            }
+            Err(_) => tables.reservations.values().take(bounded(most)).cloned().collect(),
+        };
+        self.look(above).await
+    }
+
+    async fn unsettled(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
+        let wanted = |id: &TicketId, view: &View| id.as_str() > after && view.unsettled_since.is_some();
+        self.look(|tables| tables.any_rows(wanted).take(bounded(most)).collect()).await
+    }
+
+    async fn oldest_unsettled(&self) -> Result<Option<DateTime<Utc>>, Error> {
+        self.look(|tables| tables.views.values().filter_map(|view| view.unsettled_since).min()).await
+    }
+
+    async fn counts(&self) -> Result<Counts, Error> {
+        let count = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+        let counts = |tables: &ViewTables| Counts {
+            tickets: count(tables.views.values().filter(|view| view.ticket.is_some()).count()),
+            prices: count(tables.views.values().filter(|view| view.price.is_some()).count()),
+            reservations: count(tables.reservations.len()),
+        };
+        self.look(counts).await
+    }
+
+    async fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+    }
+
+    async fn beside(&self) -> Result<Arc<dyn ViewStore>, Error> {
+        let store = Store::new(self.clock.clone()).process(self.clock.clone(), self.steps.clone());
+        *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.clone());
+        Ok(Arc::new(Self::of(store, self.clock.clone(), self.steps.clone())))
+    }
+
+    async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), Error> {
+        drop(beside);
+        let built = self.beside.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let built = built.ok_or_else(|| Error::data("none was begun beside it"))?;
+        self.steps.step("exchange").await?;
+        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = built;
+        self.gone.store(false, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Housekeeping for MemoryViews {
+    async fn ping(&self) -> Result<(), Error> {
+        self.current().ping().await
+    }
+
+    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
+        self.current().claim_outbox(most).await
+    }
+
+    async fn outbox_depth(&self) -> Result<i64, Error> {
+        self.current().outbox_depth().await
+    }
+
+    async fn stream_identity(&self) -> Result<Option<String>, Error> {
+        Ok(self.position().await?.map(|position| position.identity))
+    }
+
+    /// The reader alone moves the position, of which the identity is a part.
+    async fn set_stream_identity(&self, _: &str) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
+        self.current().record(request_id).await
+    }
+
+    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
+        self.current().purge_records(before).await
+    }
+
+    async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
+        self.current().parked(after, most).await
+    }
+
+    async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error> {
+        self.current().parked_by_id(event_id).await
+    }
+
+    async fn close(&self) {
+        self.current().close().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eticket_chassis::{clock::SystemClock, store::memory::NoSteps};
+
+    use super::*;
+    use crate::outbound::contract;
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        contract::suite(Arc::new(MemoryViews::new(Arc::new(SystemClock), Arc::new(NoSteps)))).await;
+    }
+}
