@@ -5,7 +5,11 @@
 //! store and never blocks the others. While the store does not answer nothing counts as a failure. Meeting a stream of another
 //! identity, the consumer goes back to its start and has the service publish all its states again: the bus is never the only copy.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eticket_proto::headers;
@@ -194,7 +198,8 @@ impl<T: TakeIn> Session<'_, T> {
     /// If the store or the bus does not answer: what is not acknowledged comes again.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let mut done = Vec::with_capacity(batch.len());
-        let mut newest: HashMap<String, Newest<T::Event>> = HashMap::new();
+        // In the order of names: what is done with a batch shall not depend on chance.
+        let mut newest: BTreeMap<String, Newest<T::Event>> = BTreeMap::new();
         for delivery in batch {
             let event_id = event_id(&delivery);
             match self.of.take_in.decode(&delivery.message) {
@@ -281,7 +286,7 @@ struct Newest<E> {
     covered: Vec<u64>,
 }
 
-fn fold<E>(newest: &mut HashMap<String, Newest<E>>, key: String, revision: i64, incoming: Incoming<E>, sequence: u64) {
+fn fold<E>(newest: &mut BTreeMap<String, Newest<E>>, key: String, revision: i64, incoming: Incoming<E>, sequence: u64) {
     match newest.get_mut(&key) {
         None => {
             newest.insert(key, Newest { revision, incoming, covered: vec![sequence] });

@@ -1,7 +1,7 @@
 //! Who waits for which ticket: told by the commit that changes it.
 
 use std::{
-    collections::HashMap,
+    collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -38,7 +38,8 @@ enum Interest {
     Wake(Arc<Notify>),
 }
 
-type Interests = HashMap<TicketId, HashMap<u64, Interest>>;
+/// By ticket, and within it in the order of registration: who waits longest is told first.
+type Interests = BTreeMap<TicketId, BTreeMap<u64, Interest>>;
 
 /// Clones tell the same ones.
 #[derive(Clone)]
@@ -157,7 +158,7 @@ impl Changes {
 
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
-        self.interests().values().map(HashMap::len).sum()
+        self.interests().values().map(BTreeMap::len).sum()
     }
 
     fn interests(&self) -> MutexGuard<'_, Interests> {
@@ -166,7 +167,7 @@ impl Changes {
     }
 }
 
-fn tell(of_ticket: &mut HashMap<u64, Interest>, view: &View) {
+fn tell(of_ticket: &mut BTreeMap<u64, Interest>, view: &View) {
     let answered = |interest: &Interest| matches!(interest, Interest::Answer(condition, _) if condition.holds(view));
     let keys: Vec<u64> = of_ticket.iter().filter(|(_, interest)| answered(interest)).map(|(key, _)| *key).collect();
     for key in keys {
