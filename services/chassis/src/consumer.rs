@@ -171,6 +171,10 @@ impl<T: TakeIn> Consumer<T> {
             tracing::info!(consumer = self.name, %identity, count, "met a new stream and published all states again");
         }
         let consumer = self.bus.attach(self.name, self.filters).await?;
+        // Lost since it was looked at, it would be taken for the one whose loss is repaired.
+        if self.bus.state().await?.identity != identity {
+            return Err(bus::Error::StreamChanged.into());
+        }
         Ok(Session { of: self, consumer, failures: HashMap::new() })
     }
 }

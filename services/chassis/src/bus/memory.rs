@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 pub use self::consumer::ACK_WAIT;
 use self::consumer::{Durable, MemoryConsumer};
@@ -35,8 +35,9 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
-    /// Moves with everything that those who wait for messages should look at.
-    changes: watch::Sender<()>,
+    /// Rung at everything that those who wait for messages should look at: in the order in which they wait, so that a
+    /// simulation can be repeated.
+    changes: Notify,
 }
 
 /// See the module. Clones are the same stream.
@@ -54,7 +55,7 @@ impl Default for Stream {
             subjects: BTreeMap::new(),
             consumers: BTreeMap::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), changes: watch::Sender::new(()) }))
+        Self(Arc::new(Shared { state: Mutex::new(state), changes: Notify::new() }))
     }
 }
 
@@ -65,7 +66,7 @@ impl Stream {
     }
 
     fn changed(&self) {
-        self.0.changes.send_replace(());
+        self.0.changes.notify_waiters();
     }
 
     /// A bus on this stream, as a process has it.
@@ -207,8 +208,7 @@ impl Bus for Memory {
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         let attachment = Attachment::to(&*Self::state(self)?);
-        let changes = self.stream.0.changes.subscribe();
-        Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after, changes }))
+        Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after }))
     }
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
@@ -224,7 +224,6 @@ struct MemoryReader {
     stream: Stream,
     attachment: Attachment,
     position: u64,
-    changes: watch::Receiver<()>,
 }
 
 impl MemoryReader {
@@ -242,13 +241,13 @@ impl MemoryReader {
 impl Reader for MemoryReader {
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
         loop {
-            self.changes.borrow_and_update();
+            let shared = self.stream.0.clone();
+            let changed = shared.changes.notified();
             let page = self.take(most)?;
             if !page.is_empty() {
                 return Ok(page);
             }
-            // The sender lives as long as the stream that is held here.
-            let _ = self.changes.changed().await;
+            changed.await;
         }
     }
 }

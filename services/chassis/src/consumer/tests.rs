@@ -10,7 +10,10 @@ use std::{
 
 use super::*;
 use crate::{
-    bus::embedded::Embedded,
+    bus::{
+        embedded::Embedded,
+        memory::{Memory, Stream},
+    },
     clock::{Clock, SystemClock},
     relay::tests::{NoTables, database},
     store::{
@@ -235,6 +238,50 @@ async fn a_new_stream_makes_the_service_publish_everything_once() {
     drop(consumer.attach().await.unwrap());
     drop(consumer.attach().await.unwrap());
     assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2);
+}
+
+/// A stream that is lost and made anew just when somebody attaches.
+struct LostMeanwhile {
+    stream: Stream,
+    bus: Memory,
+    left: AtomicU64,
+}
+
+#[async_trait]
+impl Bus for LostMeanwhile {
+    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn bus::Consumer>, bus::Error> {
+        if self.left.swap(0, Ordering::SeqCst) > 0 {
+            self.stream.wipe();
+        }
+        self.bus.attach(name, filters).await
+    }
+    async fn state(&self) -> Result<bus::StreamState, bus::Error> {
+        self.bus.state().await
+    }
+    async fn publish(&self, message: Message) -> Result<u64, bus::Error> {
+        self.bus.publish(message).await
+    }
+    async fn restart(&self, name: &str) -> Result<(), bus::Error> {
+        self.bus.restart(name).await
+    }
+    async fn read(&self, after: u64) -> Result<Box<dyn bus::Reader>, bus::Error> {
+        self.bus.read(after).await
+    }
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, bus::Error> {
+        self.bus.message_at(sequence).await
+    }
+    async fn close(&self) {}
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+    let fixture = fixture().await;
+    let stream = Stream::default();
+    let bus = LostMeanwhile { bus: stream.connect(), stream, left: AtomicU64::new(1) };
+    let consumer = consumer(Arc::new(bus), &fixture.service);
+    assert!(matches!(consumer.attach().await, Err(Error::Bus(bus::Error::StreamChanged))));
+    drop(consumer.attach().await.unwrap());
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2, "once for each");
 }
 
 #[tokio::test]

@@ -116,6 +116,10 @@ impl Reader {
             tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
         }
         let reader = self.bus.read(after).await?;
+        // Lost since it was looked at, its places would be taken for those of the one before.
+        if self.bus.state().await?.identity != at.identity {
+            return Err(bus::Error::StreamChanged.into());
+        }
         let mut session =
             Session { of: self, reader, stored: at, read: after, target: stream.last_sequence, lagged_at: None };
         session.caught_up();
@@ -217,7 +221,14 @@ impl Session<'_> {
             work.rows.moved_to = Some(moved_to.clone());
             changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
         };
-        self.of.store.commit(&keys, &[], work_off).await?;
+        match self.of.store.commit(&keys, &[], work_off).await {
+            // It may be written all the same, and will not be read again: who waits for it looks now.
+            Err(error @ store::Error::Unavailable(_)) => {
+                self.of.changes.exchanged();
+                return Err(error.into());
+            }
+            outcome => outcome?,
+        }
         if exchanged {
             return Err(Error::Exchanged);
         }

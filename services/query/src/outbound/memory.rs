@@ -49,6 +49,14 @@ impl MemoryViews {
         Self::of(store, clock, steps)
     }
 
+    /// The same rows as the next process has them; none, if they were deleted.
+    pub fn process(&self, steps: Arc<dyn Steps>) -> Self {
+        if self.gone.load(Ordering::Relaxed) {
+            return Self::new(self.clock.clone(), steps);
+        }
+        Self::of(self.current().process(self.clock.clone(), steps.clone()), self.clock.clone(), steps)
+    }
+
     fn of(store: Store<ViewTables>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         Self { clock, steps, current: Mutex::new(store), beside: Mutex::default(), gone: AtomicBool::new(false) }
     }

@@ -19,11 +19,13 @@ struct State {
     messages: Vec<Arc<Message>>,
     /// Messages that a reader is given at a time.
     page: usize,
+    /// The next who begins to read finds a stream made anew.
+    lost_at_read: bool,
 }
 
 impl MemoryBus {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX };
+        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX, lost_at_read: false };
         Arc::new(Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) })
     }
 
@@ -37,6 +39,11 @@ impl MemoryBus {
         let mut state = self.state.lock().unwrap();
         state.identity += 1;
         state.messages.clear();
+    }
+
+    /// The stream is made anew between the look at it and the next reading.
+    pub(super) fn renew_at_read(&self) {
+        self.state.lock().unwrap().lost_at_read = true;
     }
 
     pub(super) fn set_page(&self, page: usize) {
@@ -65,6 +72,9 @@ impl Bus for MemoryBus {
     }
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        if std::mem::take(&mut self.state.lock().unwrap().lost_at_read) {
+            self.renew();
+        }
         let identity = self.state.lock().unwrap().identity;
         let (state, changed) = (self.state.clone(), self.changed.subscribe());
         Ok(Box::new(MemoryReader { state, changed, identity, after: usize::try_from(after).unwrap() }))

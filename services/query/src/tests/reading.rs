@@ -1,6 +1,9 @@
 //! Positions: where reading goes on, and what a row remembers of where it was read.
 
+use eticket_chassis::bus::Error as BusError;
+
 use super::*;
+use crate::application::reader;
 
 async fn position(fixture: &Fixture) -> Position {
     fixture.store().position().await.unwrap().expect("a position")
@@ -57,6 +60,21 @@ async fn a_position_means_something_in_its_own_stream_only() {
     assert_eq!(fixture.view(&a).await.sequence, 0, "its sequence was of the other stream");
     fixture.read_all().await;
     assert_eq!(fixture.view(&c).await.sequence, 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+    let bus = bus::MemoryBus::new();
+    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    bus.append(message(&id("a"), &free()[0]));
+    fixture.read_all().await;
+    bus.renew_at_read();
+    // What is on the new stream lies below the position on the old one.
+    let outcome = fixture.reader.attach().await.map(drop);
+    assert!(matches!(outcome, Err(reader::Error::Bus(BusError::StreamChanged))), "{outcome:?}");
+    bus.append(message(&id("b"), &free()[0]));
+    fixture.read_all().await;
+    assert_eq!(fixture.view(&id("b")).await.sequence, 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,13 @@
 //! `GetTicketView`: at once, or when the row has what a token asks for.
 
-use eticket_chassis::{error::ApiError, server::Deadline};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    error::ApiError,
+    server::Deadline,
+    store::{self, memory::Steps},
+};
 use eticket_proto::{
     error::ErrorReason,
     query::{GetTicketViewRequest, GetTicketViewResponse, WaitFor, query_service_server::QueryService},
@@ -10,6 +17,7 @@ use eticket_proto::{
 use tonic::{Request, Status};
 
 use super::*;
+use crate::outbound::memory::MemoryViews;
 
 fn request(ticket: &str, token: Option<&Consistency>, wait: WaitFor) -> Request<GetTicketViewRequest> {
     let consistency_token = token.map(Consistency::encode).unwrap_or_default();
@@ -90,6 +98,40 @@ async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before()
     assert!(view.settled);
     assert_eq!(view.discounted_price.unwrap().units, 9_000);
     assert_eq!(fixture.views.changes.waiting(), 0);
+}
+
+/// Keeps each commit, and says of the first few that it does not know.
+struct Unheard(AtomicU32);
+
+#[async_trait]
+impl Steps for Unheard {
+    async fn step(&self, step: &'static str) -> Result<(), store::Error> {
+        let fails = step == "committed"
+            && self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if fails { Err(store::Error::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_wait_is_answered_also_by_a_commit_that_was_not_heard_of() {
+    let mut fixture = Fixture::new().await;
+    // The first commit meets the stream, the second one has the row.
+    let store = Arc::new(MemoryViews::new(fixture.clock.clone(), Arc::new(Unheard(AtomicU32::new(2)))));
+    (fixture.reader.store, fixture.views.store) = (store.clone(), store);
+    let fixture = Arc::new(fixture);
+    assert!(fixture.reader.attach().await.is_err());
+    let asked = {
+        let fixture = fixture.clone();
+        tokio::spawn(async move { get(&fixture, request("a", None, WaitFor::Applied)).await })
+    };
+    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    fixture.publish(&id("a"), &free()[0]).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    let batch = session.next().await.unwrap();
+    assert!(session.apply(batch).await.is_err());
+    drop(session);
+    assert_eq!(fixture.reader.attach().await.unwrap().progress(), (1, 1), "it will not be read again");
+    timeout(BOUND, asked).await.expect("in time").unwrap().unwrap();
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use tokio::{sync::watch, time::Instant};
+use tokio::time::Instant;
 
 use super::{Attachment, State, Stream, delivery};
 use crate::bus::{Consumer, Delivery, Error, Message, matches};
@@ -96,14 +96,12 @@ pub(super) struct MemoryConsumer {
     name: String,
     attachment: Attachment,
     id: u64,
-    changes: watch::Receiver<()>,
 }
 
 impl MemoryConsumer {
     pub(super) fn new(stream: Stream, name: String, attachment: Attachment) -> Self {
         static IDS: AtomicU64 = AtomicU64::new(0);
-        let (changes, id) = (stream.0.changes.subscribe(), IDS.fetch_add(1, Ordering::Relaxed));
-        Self { stream, name, attachment, id, changes }
+        Self { stream, name, attachment, id: IDS.fetch_add(1, Ordering::Relaxed) }
     }
 
     fn with<R>(&self, act: impl FnOnce(&mut Durable, &BTreeMap<u64, Arc<Message>>) -> R) -> Result<R, Error> {
@@ -120,7 +118,8 @@ impl MemoryConsumer {
 impl Consumer for MemoryConsumer {
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
         loop {
-            self.changes.borrow_and_update();
+            let shared = self.stream.0.clone();
+            let changed = shared.changes.notified();
             let taken = self.with(|consumer, messages| consumer.take(messages, self.id, most))?;
             if !taken.is_empty() {
                 return Ok(taken);
@@ -129,8 +128,7 @@ impl Consumer for MemoryConsumer {
             let next_due = next_due.unwrap_or_else(|| Instant::now() + ACK_WAIT);
             tokio::select! {
                 biased;
-                // The sender lives as long as the stream that is held here.
-                _ = self.changes.changed() => {}
+                () = changed => {}
                 () = tokio::time::sleep_until(next_due) => {}
             }
         }
