@@ -18,7 +18,7 @@ use tokio::sync::Notify;
 
 pub use self::consumer::ACK_WAIT;
 use self::consumer::{Durable, MemoryConsumer};
-use super::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState, embedded::MESSAGES_PER_SUBJECT};
+use super::{Bus, Consumer, Delivery, Error, MESSAGES_PER_SUBJECT, Message, Reader, StreamState};
 
 struct State {
     /// Counts the streams there have been.
