@@ -4,12 +4,12 @@
 
 mod scratch;
 
-use std::{collections::BTreeSet, fs, path::Path, process::Output};
+use std::{collections::BTreeSet, ffi::OsStr, fs, path::Path, process::Output};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{checkout::Checkout, command};
+use crate::{checkout::Checkout, command, tools};
 use scratch::Scratch;
 
 #[derive(Deserialize)]
@@ -41,10 +41,12 @@ pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
     let chosen: Vec<&Control> =
         controls.iter().filter(|control| only.is_none_or(|part| control.patch.contains(part))).collect();
     ensure!(!chosen.is_empty(), "no control has {:?} in its name", only.unwrap_or_default());
+    // Some of the tests start servers.
+    let path = tools::path_with(&tools::nats_server(checkout)?)?;
     let scratch = Scratch::copy(checkout)?;
     let mut wrong = Vec::new();
     for control in &chosen {
-        match run_one(&scratch, &folder, control) {
+        match run_one(&scratch, &folder, control, &path) {
             Ok(()) => eprintln!("control {}: {} fails without {}", control.patch, control.test, control.guard),
             Err(error) => {
                 eprintln!("control {}: {error:#}", control.patch);
@@ -75,14 +77,14 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
-fn run_one(scratch: &Scratch, folder: &Path, control: &Control) -> Result<()> {
+fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) -> Result<()> {
     scratch.apply(&folder.join(&control.patch))?;
     let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
     arguments.extend(control.target.iter().map(String::as_str));
     // Apart from the run, so that a patch that does not compile is never taken for a test that fails.
     let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
-    let ran = command::captured(scratch.cargo().args(&arguments).args([
+    let ran = command::captured(scratch.cargo().env("PATH", path).args(&arguments).args([
         "--",
         "--include-ignored",
         "--exact",

@@ -18,7 +18,7 @@ use super::{
     durable::{self, Durable, MAX_ACK_PENDING, Progress},
     message::delivery_of,
     pull::{AGAIN, Event, Pull},
-    stream::Stream,
+    stream::{Stream, StreamInfo},
 };
 use crate::{
     bus::{Consumer, Delivery, Error},
@@ -33,7 +33,7 @@ pub(super) struct NatsConsumer {
     stream: Arc<Stream>,
     tasks: Tasks,
     durable: Durable,
-    identity: String,
+    found: StreamInfo,
     /// Until it is dropped.
     pull: Option<Pull>,
     /// What came and was not handed out yet.
@@ -50,9 +50,11 @@ impl NatsConsumer {
         let bounds = stream.connection.bounds;
         let durable = Durable::new(&info, name, filters, bounds.ack_wait);
         durable.find_or_make(&stream).await?;
+        // Else it might be in the next stream under the name that it has in this one.
+        stream.is_still(&info).await?;
         let pull = Pull::new(&stream.connection, &durable.name).await?;
         Ok(Self {
-            identity: info.state().identity,
+            found: info,
             look_at: Instant::now() + bounds.look,
             pull: Some(pull),
             ready: VecDeque::new(),
@@ -100,10 +102,9 @@ impl NatsConsumer {
 
     /// Why a consumer does not answer: its stream is another, or it was deleted.
     async fn gone(&self, said: &str) -> Error {
-        match self.stream.look().await {
+        match self.stream.is_still(&self.found).await {
             Err(error) => error,
-            Ok(info) if info.state().identity != self.identity => Error::StreamChanged,
-            Ok(_) => {
+            Ok(()) => {
                 let text = format!("the consumer {} was put back to the start, or deleted: {said}", self.durable.name);
                 Error::Unavailable(text)
             }
@@ -130,7 +131,7 @@ impl NatsConsumer {
         if !self.progress.is_stalled(info.delivered.consumer_seq, patience) {
             return Ok(());
         }
-        super::count_stall(&self.durable.name);
+        super::count_stall(&self.durable.label);
         self.durable.remake(&self.stream, &info).await?;
         let (name, pending) = (&self.durable.name, info.num_pending + info.num_ack_pending);
         let text = format!("the consumer {name} has delivered none of {pending} messages for {patience:?}: made anew");

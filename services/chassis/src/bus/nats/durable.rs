@@ -43,6 +43,8 @@ impl ConsumerInfo {
 /// What all who share a durable consumer have in common.
 #[derive(Debug, Clone)]
 pub(super) struct Durable {
+    /// As the service calls it, and as the server does.
+    pub(super) label: String,
     pub(super) name: String,
     filters: Vec<String>,
     ack_wait: Duration,
@@ -57,7 +59,7 @@ impl Durable {
 
     pub(super) fn new(stream: &StreamInfo, name: &str, filters: &[&str], ack_wait: Duration) -> Self {
         let filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
-        Self { name: Self::name_on(stream, name), filters, ack_wait }
+        Self { label: name.to_owned(), name: Self::name_on(stream, name), filters, ack_wait }
     }
 
     fn asked(&self) -> Value {

@@ -14,7 +14,7 @@ use super::{
     durable::{self, Progress},
     message::delivery_of,
     pull::{AGAIN, Event, Pull},
-    stream::Stream,
+    stream::{Stream, StreamInfo},
 };
 use crate::{
     bus::{Delivery, Error, Reader},
@@ -29,7 +29,7 @@ pub(super) struct NatsReader {
     stream: Arc<Stream>,
     tasks: Tasks,
     name: String,
-    identity: String,
+    found: StreamInfo,
     pull: Pull,
     ready: VecDeque<Delivery>,
     /// Deliveries that have come: none may be missing between them.
@@ -53,9 +53,10 @@ impl NatsReader {
             "inactive_threshold": u64::try_from(FORGOTTEN_AFTER.as_nanos()).unwrap_or(u64::MAX),
         });
         durable::create(&stream, &name, &asked).await?;
+        stream.is_still(&info).await?;
         let pull = Pull::new(&stream.connection, &name).await?;
         Ok(Self {
-            identity: info.state().identity,
+            found: info,
             look_at: Instant::now() + stream.connection.bounds.look,
             ready: VecDeque::new(),
             delivered: 0,
@@ -99,10 +100,9 @@ impl NatsReader {
     }
 
     async fn gone(&self, said: &str) -> Error {
-        match self.stream.look().await {
+        match self.stream.is_still(&self.found).await {
             Err(error) => error,
-            Ok(info) if info.state().identity != self.identity => Error::StreamChanged,
-            Ok(_) => Error::Unavailable(format!("the server has forgotten this reader: {said}")),
+            Ok(()) => Error::Unavailable(format!("the server has forgotten this reader: {said}")),
         }
     }
 

@@ -125,6 +125,14 @@ impl Stream {
         outcome
     }
 
+    /// Whether the stream is still the one that was found before.
+    pub(super) async fn is_still(&self, before: &StreamInfo) -> Result<(), Error> {
+        match self.look().await?.created == before.created {
+            true => Ok(()),
+            false => Err(Error::StreamChanged),
+        }
+    }
+
     async fn find_or_make(&self) -> Result<StreamInfo, Error> {
         let version = self.connection.server_version().await?;
         if !is_new_enough(&version) {
@@ -195,11 +203,12 @@ impl Stream {
         loop {
             self.ready().await?;
             let headers = Some(headers.clone()).filter(|headers| !headers.is_empty());
-            let failure = match self.connection.ask::<Published>(subject, headers, body.clone()).await {
+            let outcome = self.connection.ask::<Published>(subject, headers, body.clone()).await;
+            let failure = match outcome {
                 Ok(published) if published.stream == STREAM => return Ok(published.seq),
                 Ok(published) => {
                     let text = format!("the stream {} has taken {subject}, which is of {STREAM}", published.stream);
-                    return Err(Error::Unavailable(text));
+                    Failure::Bus(Error::Unavailable(text))
                 }
                 Err(failure) => failure,
             };

@@ -100,6 +100,21 @@ async fn what_the_server_cannot_do_is_said_in_words() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn what_another_stream_has_taken_does_not_count_as_sent() {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    bus.publish(message("x", 1)).await.unwrap();
+    api(&bus, "STREAM.DELETE.ETICKET", &json!({})).await;
+    api(&bus, "STREAM.CREATE.OTHER", &json!({ "name": "OTHER", "subjects": ["eticket.>"] })).await;
+    let said = words(bus.publish(message("x", 2)).await);
+    assert!(said.contains("the stream OTHER has taken eticket.v1.a.x"), "{said}");
+    api(&bus, "STREAM.DELETE.OTHER", &json!({})).await;
+    let sequence = eventually("a publish", async || bus.publish(message("x", 2)).await.ok()).await;
+    assert_eq!(sequence, 1);
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn a_full_server_refuses_and_says_so() {
     let lines =
         "accounts { eticket { jetstream: { max_file: 1Mb, max_mem: 1Mb }, users: [ { user: u, password: p } ] } }";

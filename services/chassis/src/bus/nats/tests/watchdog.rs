@@ -95,7 +95,7 @@ async fn a_stall_shows_in_the_health_and_passes() {
     taken_in(2).await;
     eventually("service again", serves(true)).await;
     let told = telemetry::metrics().unwrap().render();
-    assert!(told.contains("eticket_bus_stalls_total{consumer=\"test-"), "{told}");
+    assert!(told.contains("eticket_bus_stalls_total{consumer=\"test\""), "{told}");
 
     delete(&bus, &names(&bus).await[0]).await;
     bus.publish(event(3)).await.unwrap();
