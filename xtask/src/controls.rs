@@ -1,6 +1,6 @@
 //! Negative controls: each takes one guard out of a scratch copy of the checkout, and the test named for it must fail there.
 //!
-//! A guard that no test misses is not known to work. The index is `integration-tests/controls/index.toml`.
+//! A guard that no test misses is not known to work. The indexes are the TOML files in `integration-tests/controls`.
 
 mod scratch;
 
@@ -58,22 +58,27 @@ pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
     if wrong.is_empty() { Ok(()) } else { bail!("controls failed: {}", wrong.join(", ")) }
 }
 
-/// The index, in the order of the packages, so that each is built in one row; every patch must be in it.
+/// All indexes, in the order of the packages, so that each is built in one row; every patch must be in one.
 fn load(folder: &Path) -> Result<Vec<Control>> {
-    let path = folder.join("index.toml");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut controls = toml::from_str::<Index>(&text).with_context(|| format!("in {}", path.display()))?.control;
-    let listed: BTreeSet<String> = controls.iter().map(|control| control.patch.clone()).collect();
-    let mut present = BTreeSet::new();
+    let (mut controls, mut present) = (Vec::new(), BTreeSet::new());
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
-        let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.ends_with(".patch") {
-            present.insert(name);
+        let path = entry?.path();
+        match path.extension().and_then(OsStr::to_str) {
+            Some("toml") => {
+                let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+                let index: Index = toml::from_str(&text).with_context(|| format!("in {}", path.display()))?;
+                controls.extend(index.control);
+            }
+            Some("patch") => {
+                present.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
+            }
+            _ => {}
         }
     }
+    let listed: BTreeSet<String> = controls.iter().map(|control| control.patch.clone()).collect();
     let odd: Vec<&String> = listed.symmetric_difference(&present).collect();
-    ensure!(odd.is_empty(), "each patch has its entry in {} and the other way round, but not {odd:?}", path.display());
-    controls.sort_by(|one, other| one.package.cmp(&other.package));
+    ensure!(odd.is_empty(), "each patch has its entry in an index and the other way round, but not {odd:?}");
+    controls.sort_by(|one, other| (&one.package, &one.patch).cmp(&(&other.package, &other.patch)));
     Ok(controls)
 }
 
