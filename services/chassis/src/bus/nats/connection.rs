@@ -105,11 +105,6 @@ impl Connection {
         &self.target.shown
     }
 
-    /// Counts connections: what was found out over one of them may be otherwise over the next.
-    pub(super) fn number(&self) -> u64 {
-        self.state.borrow().number
-    }
-
     /// Connects, however long it takes; from then on the client does so by itself.
     pub(super) async fn connect(self: Arc<Self>, stopping: CancellationToken) {
         let mut pause = RETRY_FIRST;
@@ -199,19 +194,29 @@ impl Connection {
     pub(super) async fn client(&self) -> Result<&Client, Error> {
         let mut changes = self.state.subscribe();
         loop {
-            if changes.borrow_and_update().closed {
-                return Err(Error::Unavailable("it is closed".to_owned()));
-            }
-            if let Some(client) = self.client.get().filter(|client| client.connection_state() == Link::Connected) {
-                return Ok(client);
-            }
+            let was_connected = {
+                let state = changes.borrow_and_update();
+                if state.closed {
+                    return Err(Error::Unavailable("it is closed".to_owned()));
+                }
+                state.number > 0
+            };
             let patience = self.patience.saturating_duration_since(Instant::now());
-            if self.client.get().is_some() || patience.is_zero() {
-                return Err(self.not_connected());
+            match self.client.get() {
+                Some(client) if was_connected && client.connection_state() == Link::Connected => return Ok(client),
+                Some(_) if was_connected => return Err(self.not_connected()),
+                _ if patience.is_zero() => return Err(self.not_connected()),
+                _ => {}
             }
             // The sender lives as long as `self`.
             let _ = timeout(patience, changes.changed()).await;
         }
+    }
+
+    /// Counts connections, once there is one: what was found out over one of them may be otherwise over the next.
+    pub(super) async fn connected(&self) -> Result<u64, Error> {
+        self.client().await?;
+        Ok(self.state.borrow().number)
     }
 
     fn not_connected(&self) -> Error {
@@ -253,8 +258,8 @@ impl Connection {
     async fn lost(&self) {
         let mut state = self.state.subscribe();
         let number = state.borrow().number;
-        // The sender lives as long as `self`. The first connection is told of a moment after it stands.
-        let _ = state.wait_for(|state| state.number > number.max(1) || (number > 0 && !state.connected)).await;
+        // The sender lives as long as `self`.
+        let _ = state.wait_for(|state| state.number > number || !state.connected).await;
     }
 
     fn unanswered(&self, subject: &Subject) -> Error {

@@ -119,7 +119,7 @@ impl Stream {
 
     /// The stream as it is now: right in all that was asked, made if there was none.
     pub(super) async fn look(&self) -> Result<StreamInfo, Error> {
-        let number = self.connection.number();
+        let number = self.connection.connected().await?;
         let outcome = self.find_or_make().await;
         self.checked.lock().await.note(number, &outcome);
         outcome
@@ -179,8 +179,9 @@ impl Stream {
 
     /// Sees to it that the stream was right on this connection. Costs nothing while nothing has happened.
     async fn ready(&self) -> Result<(), Error> {
+        let number = self.connection.connected().await?;
         let mut checked = self.checked.lock().await;
-        if checked.on == Some(self.connection.number()) {
+        if checked.on == Some(number) {
             return Ok(());
         }
         if let Some((at, error)) = &checked.failed
@@ -188,7 +189,6 @@ impl Stream {
         {
             return Err(error.clone());
         }
-        let number = self.connection.number();
         let outcome = self.find_or_make().await;
         checked.note(number, &outcome);
         outcome.map(drop)

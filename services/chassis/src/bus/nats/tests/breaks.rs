@@ -36,7 +36,8 @@ async fn brittle_way(port: u16) -> String {
 
 async fn filled_server() -> server::Nats {
     let node = server::Nats::start().unwrap();
-    let bus = open(&node.url());
+    // With more patience: all at once they wait for many a sync of the disk.
+    let bus = Nats::open(&config(&node.url())).unwrap();
     let big = |number: u64| Message { body: vec![7; 1000].into(), ..message(&number.to_string(), number) };
     let sent = futures::future::join_all((1..=COUNT).map(|number| bus.publish(big(number)))).await;
     assert!(sent.into_iter().all(|outcome| outcome.is_ok()));
