@@ -142,7 +142,7 @@ impl Reader {
             return Ok(true);
         }
         let message = self.bus.message_at(at.sequence).await?;
-        Ok(message.is_some_and(|message| event_id(&message, at.sequence) == at.anchor))
+        Ok(message.is_some_and(|message| anchor(&message, at.sequence) == at.anchor))
     }
 }
 
@@ -208,7 +208,8 @@ impl Session<'_> {
     async fn commit(&mut self, batch: &[Read]) -> Result<(), Error> {
         let Some(last) = batch.last() else { return Ok(()) };
         let Position { identity, .. } = &self.stored;
-        let moved_to = Position { identity: identity.clone(), sequence: last.sequence, anchor: last.event_id.clone() };
+        let anchor = anchor(&last.message, last.sequence);
+        let moved_to = Position { identity: identity.clone(), sequence: last.sequence, anchor };
         let keys = work_off::keys(batch);
         let (now, mut exchanged) = (self.of.clock.now(), false);
         let mut changed = Vec::new();
@@ -330,6 +331,13 @@ fn event_id(message: &Message, sequence: u64) -> String {
         Some(id) => id.to_owned(),
         None => format!("{}@{sequence}", message.subject),
     }
+}
+
+/// By which a message is known again at its place. The id alone would not do: a stream that lost its tail may have the same state
+/// there once more, published again under the same id, and others before it that were never read. The trace is of one publishing.
+fn anchor(message: &Message, sequence: u64) -> String {
+    let trace = message.header(headers::TRACE_PARENT).unwrap_or_default();
+    format!("{} {trace}", event_id(message, sequence)).trim_end().to_owned()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

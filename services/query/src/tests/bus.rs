@@ -41,6 +41,11 @@ impl MemoryBus {
         state.messages.clear();
     }
 
+    /// The stream loses everything and keeps its identity.
+    pub(super) fn lose_all(&self) {
+        self.state.lock().unwrap().messages.clear();
+    }
+
     /// The stream is made anew between the look at it and the next reading.
     pub(super) fn renew_at_read(&self) {
         self.state.lock().unwrap().lost_at_read = true;

@@ -98,6 +98,27 @@ async fn a_position_is_known_again_by_its_message() {
 }
 
 #[tokio::test]
+async fn a_state_published_again_at_the_same_place_is_no_anchor() {
+    let bus = bus::MemoryBus::new();
+    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let (a, b, c) = (id("a"), id("b"), id("c"));
+    let published = |ticket: &TicketId, trace: &str| {
+        let mut message = message(ticket, &free()[0]);
+        message.headers.push((headers::TRACE_PARENT.to_owned(), trace.to_owned()));
+        bus.append(message);
+    };
+    published(&a, "first");
+    published(&b, "second");
+    fixture.read_all().await;
+    // The stream lost both, and has something new before it has the second one again.
+    bus.lose_all();
+    published(&c, "third");
+    published(&b, "fourth");
+    fixture.read_all().await;
+    assert!(fixture.store().view(&c).await.unwrap().is_some(), "the stream was read from the start");
+}
+
+#[tokio::test]
 async fn a_message_that_the_stream_has_let_go_is_no_anchor() {
     let fixture = Fixture::new().await;
     let (a, b) = (id("a"), id("b"));
