@@ -12,7 +12,20 @@ use crate::exit::StartError;
 #[derive(Debug, Clone)]
 pub struct DataFolder {
     path: Arc<PathBuf>,
-    _lock: Arc<File>,
+    _lock: Arc<Lock>,
+}
+
+/// A locked file. Closing it is not enough to let go: a program that this process starts at that moment has a copy of the
+/// descriptor until it runs, and with it the lock.
+#[derive(Debug)]
+struct Lock(File);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Err(error) = self.0.unlock() {
+            tracing::warn!(%error, "the lock of the data folder stays until the process ends");
+        }
+    }
 }
 
 impl DataFolder {
@@ -30,7 +43,7 @@ impl DataFolder {
         // A file beside the data: locking a database's own file would meet its library's locks.
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(cannot)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(lock) }),
+            Ok(()) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(Lock(lock)) }),
             Err(TryLockError::Error(error)) => Err(cannot(error)),
             Err(TryLockError::WouldBlock) => Err(StartError::Unavailable {
                 what: format!(
@@ -67,6 +80,16 @@ mod tests {
         assert!(DataFolder::open(&path).is_err(), "a clone still holds it");
         drop(clone);
         DataFolder::open(&path).expect("free again");
+    }
+
+    #[test]
+    fn a_copy_of_the_descriptor_in_a_program_being_started_keeps_nobody_out() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let first = DataFolder::open(folder.path()).expect("free");
+        let copy = first._lock.0.try_clone().expect("a second descriptor of the same open file");
+        drop(first);
+        DataFolder::open(folder.path()).expect("free again");
+        drop(copy);
     }
 
     #[test]
