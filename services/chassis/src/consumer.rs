@@ -146,8 +146,10 @@ impl<T: TakeIn> Consumer<T> {
                 self.health.set_bus(true);
             }
             let batch = tokio::select! {
-                batch = session.next() => batch?,
+                // Not by lot, here and elsewhere: a simulation shall be repeatable.
+                biased;
                 () = stopping.cancelled() => return Ok(()),
+                batch = session.next() => batch?,
                 () = tokio::time::sleep(QUIET), if in_doubt => Vec::new(),
             };
             if !batch.is_empty() {

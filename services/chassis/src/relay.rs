@@ -66,10 +66,11 @@ impl Relay {
                 Outcome::Idle | Outcome::Failed => {}
             }
             tokio::select! {
+                biased;
+                () = stopping.cancelled() => {}
                 // What is out is left alone for a while, however much is committed meanwhile.
                 () = self.wake.notified(), if outcome == Outcome::Idle => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
-                () = stopping.cancelled() => {}
             }
         }
     }

@@ -8,6 +8,7 @@ pub mod compare;
 pub mod listing;
 pub mod reader;
 pub mod rebuild;
+pub mod signal;
 pub mod upkeep;
 pub mod watch;
 mod work_off;

@@ -9,8 +9,9 @@ use std::{
 };
 
 use eticket_proto::{ids::TicketId, token::Consistency};
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, oneshot};
 
+use super::signal::{Listener, Signal};
 use crate::domain::{View, Wait};
 
 /// What a row must have before it answers somebody.
@@ -49,8 +50,8 @@ struct Inner {
     interests: Mutex<Interests>,
     ids: AtomicU64,
     /// Moves with each commit that changes a row.
-    commits: watch::Sender<u64>,
-    epoch: watch::Sender<Epoch>,
+    commits: Signal<u64>,
+    epoch: Signal<Epoch>,
 }
 
 impl Default for Changes {
@@ -58,8 +59,8 @@ impl Default for Changes {
         Self(Arc::new(Inner {
             interests: Mutex::default(),
             ids: AtomicU64::new(0),
-            commits: watch::Sender::new(0),
-            epoch: watch::Sender::new(Epoch::default()),
+            commits: Signal::new(0),
+            epoch: Signal::new(Epoch::default()),
         }))
     }
 }
@@ -77,13 +78,20 @@ impl Changes {
         }
         drop(interests);
         if any {
-            self.0.commits.send_modify(|count| *count += 1);
+            self.count_commit();
         }
+    }
+
+    fn count_commit(&self) {
+        self.0.commits.modify(|count| {
+            *count += 1;
+            true
+        });
     }
 
     /// Rows reflect the stream of this identity from now on.
     pub fn attached(&self, identity: &str) {
-        self.0.epoch.send_if_modified(|epoch| {
+        self.0.epoch.modify(|epoch| {
             let changed = epoch.identity.as_deref() != Some(identity);
             if changed {
                 epoch.identity = Some(identity.to_owned());
@@ -94,9 +102,10 @@ impl Changes {
 
     /// A row was changed without a message of its own, and given this sequence.
     pub fn repaired(&self, sequence: u64) {
-        self.0.epoch.send_modify(|epoch| {
+        self.0.epoch.modify(|epoch| {
             epoch.repairs += 1;
             epoch.repaired_at = sequence;
+            true
         });
     }
 
@@ -113,7 +122,7 @@ impl Changes {
             }
         }
         drop(interests);
-        self.0.commits.send_modify(|count| *count += 1);
+        self.count_commit();
     }
 
     /// Answers with the row of the first commit after which the condition holds; `None` if all rows were exchanged meanwhile.
@@ -136,12 +145,12 @@ impl Changes {
     }
 
     /// Moves with each commit that changes a row.
-    pub fn commits(&self) -> watch::Receiver<u64> {
-        self.0.commits.subscribe()
+    pub fn commits(&self) -> Listener<u64> {
+        self.0.commits.listen()
     }
 
-    pub fn epoch(&self) -> watch::Receiver<Epoch> {
-        self.0.epoch.subscribe()
+    pub fn epoch(&self) -> Listener<Epoch> {
+        self.0.epoch.listen()
     }
 
     fn register(&self, new: impl IntoIterator<Item = (TicketId, Interest)>) -> Registration {

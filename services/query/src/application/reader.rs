@@ -85,10 +85,12 @@ impl Reader {
         let mut session = self.attach().await?;
         loop {
             let outcome = tokio::select! {
+                // Not by lot: a simulation shall be repeatable.
+                biased;
+                () = stopping.cancelled() => return Ok(()),
+                () = self.reattach.notified() => return Ok(()),
                 batch = session.next() => session.apply(batch?).await,
                 () = tokio::time::sleep(LOOK_AGAIN) => session.look_again().await,
-                () = self.reattach.notified() => return Ok(()),
-                () = stopping.cancelled() => return Ok(()),
             };
             outcome?;
             self.health.set_bus(true);

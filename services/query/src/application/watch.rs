@@ -8,12 +8,13 @@ use std::{collections::VecDeque, sync::Arc};
 
 use eticket_chassis::store;
 use eticket_proto::ids::TicketId;
-use tokio::sync::{Notify, OwnedSemaphorePermit, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     OfStream, ViewStore, Views, Watched,
     changes::{Epoch, Registration},
+    signal::Listener,
 };
 use crate::domain::View;
 
@@ -65,7 +66,7 @@ pub struct Watch {
     at: ResumePoint,
     phase: Phase,
     ready: VecDeque<Sent>,
-    epoch: watch::Receiver<Epoch>,
+    epoch: Listener<Epoch>,
     repairs: u64,
     bell: Bell,
     draining: CancellationToken,
@@ -74,7 +75,7 @@ pub struct Watch {
 
 /// What rings when a watched row may have changed.
 enum Bell {
-    Commits(watch::Receiver<u64>),
+    Commits(Listener<u64>),
     Tickets { wake: Arc<Notify>, _registration: Registration },
 }
 
@@ -101,11 +102,15 @@ impl Views {
             }
         };
         let mut epoch = self.changes.epoch();
-        let known = tokio::select! {
-            known = epoch.wait_for(|epoch| epoch.identity.is_some()) => known.map(|epoch| epoch.clone()),
-            () = draining.cancelled() => return Err(WatchError::ShuttingDown),
-        };
-        let repairs = known.map_err(|_| WatchError::ShuttingDown)?.repairs;
+        let mut known = epoch.latest();
+        while known.identity.is_none() {
+            known = tokio::select! {
+                biased;
+                () = draining.cancelled() => return Err(WatchError::ShuttingDown),
+                known = epoch.changed() => known,
+            };
+        }
+        let repairs = known.repairs;
         let position = self.store.position().await?.ok_or(WatchError::StreamChanged)?;
         let (at, phase) = match resume {
             Some(resume) if resume.identity == position.identity => (resume, Phase::Live),
@@ -195,7 +200,7 @@ impl Watch {
 
     /// Ends the watch if the rows are of another stream by now; looks back to where a row was repaired.
     fn check_epoch(&mut self) -> Result<(), WatchError> {
-        let epoch = self.epoch.borrow_and_update();
+        let epoch = self.epoch.latest();
         if epoch.identity.as_ref() != Some(&self.at.identity) {
             return Err(WatchError::StreamChanged);
         }
@@ -209,18 +214,15 @@ impl Watch {
     async fn wait(&mut self) -> Result<(), WatchError> {
         let rung = async {
             match &mut self.bell {
-                Bell::Commits(commits) => commits.changed().await.is_ok(),
-                Bell::Tickets { wake, .. } => {
-                    wake.notified().await;
-                    true
-                }
+                Bell::Commits(commits) => drop(commits.changed().await),
+                Bell::Tickets { wake, .. } => wake.notified().await,
             }
         };
-        let goes_on = tokio::select! {
-            goes_on = rung => goes_on,
-            changed = self.epoch.changed() => changed.is_ok(),
-            () = self.draining.cancelled() => false,
-        };
-        if goes_on { Ok(()) } else { Err(WatchError::ShuttingDown) }
+        tokio::select! {
+            biased;
+            () = self.draining.cancelled() => Err(WatchError::ShuttingDown),
+            _ = self.epoch.changed() => Ok(()),
+            () = rung => Ok(()),
+        }
     }
 }

@@ -1,0 +1,122 @@
+//! Two replicas of each service in one thread, over stores and a bus in memory, under a scheduler that a seed decides: who gets on
+//! when, what the network loses, doubles, holds up or turns round, who is killed at which step, and what the bus forgets.
+//!
+//! The code that runs is that of production from the use cases to the consumers, relays and readers; adapters and clients are the
+//! simulation's. Time is virtual, so nothing waits, and the same seed gives the same log. What clients were told, what was committed
+//! and what views show is judged while it happens; in the end all faults cease, and everything must agree.
+
+mod clients;
+mod history;
+mod judge;
+mod link;
+mod mishaps;
+mod plan;
+mod pulse;
+mod replicas;
+mod rest;
+mod scheduler;
+mod watchers;
+mod wrong;
+
+use std::{
+    collections::BTreeMap,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use self::{
+    plan::Plan,
+    replicas::{Fleet, FleetInner},
+    scheduler::Scheduler,
+};
+
+pub use self::wrong::Wrong;
+
+/// What came of a seed.
+pub struct Report {
+    /// All that happened, in its order.
+    pub log: Vec<String>,
+    /// What does not agree with the protocol, if anything.
+    pub failure: Option<String>,
+    /// How often what has happened.
+    pub coverage: BTreeMap<&'static str, u64>,
+}
+
+/// Runs one seed, by the protocol or with one of its rules given wrongly.
+pub fn run(seed: u64, wrong: Option<Wrong>) -> Report {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+    let runtime = runtime.expect("a runtime");
+    let report = runtime.block_on(async {
+        let scheduler = Scheduler::new(seed);
+        let plan = Plan::draw(&scheduler, wrong);
+        scheduler.log("plan", &format!("{plan:?}"));
+        let fleet = FleetInner::new(scheduler.clone(), plan, wrong).await;
+        if let Err(what) = live(&fleet).await {
+            scheduler.fail(what);
+        }
+        scheduler.report()
+    });
+    // What still runs is dropped with it.
+    drop(runtime);
+    report
+}
+
+async fn live(fleet: &Fleet) -> Result<(), String> {
+    fleet.start_all();
+    let clients = clients::start(fleet);
+    let watchers = watchers::start(fleet);
+    mishaps::until_the_end(fleet).await;
+    fleet.scheduler.cease();
+    fleet.ceased.cancel();
+    fleet.start_all();
+    rest::come_to_rest(fleet, clients, watchers).await
+}
+
+/// The failure of the lowest seed, and what all seeds have come to.
+pub struct Exploration {
+    pub failure: Option<(u64, String)>,
+    pub coverage: BTreeMap<&'static str, u64>,
+    /// So many were run.
+    pub seeds: u64,
+}
+
+/// Runs seeds on all processors, until one fails.
+pub fn explore(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Exploration {
+    let (next, stop_at) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
+    let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let worker = || {
+        let mut found = Exploration { failure: None, coverage: BTreeMap::new(), seeds: 0 };
+        loop {
+            let seed = next.fetch_add(1, Ordering::Relaxed);
+            if seed >= stop_at.load(Ordering::Relaxed) {
+                return found;
+            }
+            let report = run(seed, wrong);
+            found.seeds += 1;
+            for (what, count) in report.coverage {
+                *found.coverage.entry(what).or_default() += count;
+            }
+            if let Some(failure) = report.failure {
+                // The lowest that fails is wanted: those above are of no interest any more.
+                stop_at.fetch_min(seed, Ordering::Relaxed);
+                found.failure = Some((seed, failure));
+                return found;
+            }
+        }
+    };
+    let outcomes: Vec<Exploration> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..processors).map(|_| scope.spawn(worker)).collect();
+        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
+    });
+    let mut all = Exploration { failure: None, coverage: BTreeMap::new(), seeds: 0 };
+    for outcome in outcomes {
+        all.seeds += outcome.seeds;
+        for (what, count) in outcome.coverage {
+            *all.coverage.entry(what).or_default() += count;
+        }
+        all.failure = match (all.failure, outcome.failure) {
+            (Some(one), Some(other)) => Some(if one.0 < other.0 { one } else { other }),
+            (one, other) => one.or(other),
+        };
+    }
+    all
+}

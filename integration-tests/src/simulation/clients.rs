@@ -1,0 +1,120 @@
+//! Users and admins: what they command, again and again under the same id until it is answered, and whether the answers are right.
+
+mod admin;
+mod user;
+
+use std::sync::Arc;
+
+use eticket_chassis::{batch, store::Idempotency};
+use eticket_proto::{ids::TicketId, token::Consistency};
+use eticket_query::domain::Wait;
+use tokio::{task::JoinHandle, time::Instant};
+
+use super::{
+    history::Moment,
+    judge,
+    link::locked,
+    replicas::{Fleet, Life, Slot},
+};
+
+/// Tasks that end when faults have ceased and their last command is answered.
+pub(super) fn start(fleet: &Fleet) -> Vec<JoinHandle<()>> {
+    let users = (0..fleet.plan.clients).map(|number| tokio::spawn(user::User::new(fleet, number).live()));
+    std::iter::once(tokio::spawn(admin::Admin::new(fleet).live())).chain(users).collect()
+}
+
+fn ticket_id(number: u64) -> TicketId {
+    format!("t-{number}").parse().expect("an id")
+}
+
+/// What all clients do alike.
+#[derive(Clone)]
+struct Client {
+    name: String,
+    fleet: Fleet,
+}
+
+impl Client {
+    fn moment(&self) -> Moment {
+        locked(&self.fleet.history).moment
+    }
+
+    fn idempotency(&self) -> Idempotency {
+        Idempotency { request_id: self.fleet.scheduler.uuid(), hash: [1; 32] }
+    }
+
+    fn log(&self, what: &str) {
+        self.fleet.scheduler.log(&self.name, what);
+    }
+
+    fn fail(&self, what: &str) {
+        self.fleet.scheduler.fail(format!("{}: {what}", self.name));
+    }
+
+    /// Sends a request to some process that runs. `None`: it is not known what came of it.
+    async fn attempt<H: Clone, A>(&self, slots: &[Slot<H>; 2], call: impl AsyncFnOnce(H) -> A) -> Option<A> {
+        let scheduler = &self.fleet.scheduler;
+        scheduler.pause().await;
+        let (handle, life) = self.fleet.any(slots)?;
+        let answer = until_death(&life, call(handle)).await?;
+        scheduler.pause().await;
+        if scheduler.mishap(self.fleet.plan.losses) {
+            scheduler.count("an answer was lost");
+            return None;
+        }
+        Some(answer)
+    }
+
+    /// Before the next attempt.
+    async fn back_off(&self) {
+        self.fleet.scheduler.count("a client tried again");
+        self.fleet.scheduler.sleep(5..=400).await;
+    }
+
+    /// Whether a command that was not run is worth another attempt.
+    fn may_pass(&self, error: &batch::Error) {
+        if let batch::Error::Failed(why) = error {
+            self.fail(&format!("a command fails by itself: {why}"));
+        }
+    }
+
+    /// Sometimes a client that has its answer asks once more.
+    fn asks_again(&self) -> bool {
+        self.fleet.scheduler.mishap(150)
+    }
+
+    /// A client was told that it is done; now and then it reads its own write.
+    async fn told(&self, ticket: &TicketId, token: Consistency) {
+        locked(&self.fleet.history).tickets.entry(ticket.clone()).or_default().tokens.push(token.clone());
+        let scheduler = &self.fleet.scheduler;
+        if !scheduler.chance(400) {
+            return;
+        }
+        let wait = if scheduler.chance(500) { Wait::Applied } else { Wait::Settled };
+        let until = Instant::now() + std::time::Duration::from_millis(scheduler.number(100..=4_000));
+        let call = async |views: eticket_query::application::Views| {
+            views.view_with(ticket, Some(token.clone()), wait, until).await
+        };
+        if let Some(Ok(view)) = self.attempt(&self.fleet.views, call).await {
+            scheduler.count("a client read its own write");
+            if !judge::is_over(&view, &token, wait) {
+                self.fail(&format!("{token:?} is answered before {wait:?}: {view:?}"));
+            }
+        }
+    }
+}
+
+/// The answer, unless the process dies first.
+async fn until_death<A>(life: &Life, answer: impl Future<Output = A>) -> Option<A> {
+    tokio::select! {
+        biased;
+        () = life.pulse.died() => None,
+        answer = answer => Some(answer),
+    }
+}
+
+impl Client {
+    fn new(fleet: &Fleet, name: String) -> Self {
+        Self { name, fleet: Arc::clone(fleet) }
+    }
+}

@@ -1,0 +1,142 @@
+//! What goes wrong while clients are at work.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use tokio::time::Instant;
+
+use super::{
+    plan::Repair,
+    replicas::{Fleet, Service},
+};
+
+/// Longer than it takes a process to come back, or a bus.
+const LONGEST: u64 = 2_500;
+
+/// Has one mishap after another for as long as the plan says; what an operator must mend is mended at the end.
+pub(super) async fn until_the_end(fleet: &Fleet) {
+    let end = Instant::now() + Duration::from_secs(fleet.plan.seconds);
+    let mut deaths = 0;
+    while Instant::now() < end && !fleet.scheduler.has_failed() {
+        fleet.scheduler.sleep(20..=800).await;
+        match fleet.scheduler.number(0..=99) {
+            0..=29 => kill(fleet, &mut deaths),
+            30..=37 => delete_a_view(fleet),
+            38..=50 => bus_is_out(fleet),
+            51..=60 => {
+                fleet.scheduler.log("mishap", "the connections to the bus are cut");
+                fleet.wire.stream.lose_last(0);
+            }
+            61..=68 => {
+                fleet.scheduler.count("the stream was lost");
+                wipe(fleet);
+            }
+            69..=77 => lose_tail(fleet).await,
+            78..=85 => republish(fleet).await,
+            _ => {}
+        }
+    }
+}
+
+/// At once, or at some step of its own; sooner or later it comes back.
+fn kill(fleet: &Fleet, deaths: &mut u64) {
+    let mut service = *fleet.scheduler.pick(&Service::ALL).unwrap_or(&Service::Query);
+    if service != Service::Query {
+        // A relay that dies may leave something under way: the stream is made for so many.
+        if *deaths == fleet.plan.relay_deaths {
+            service = Service::Query;
+        } else {
+            *deaths += 1;
+        }
+    }
+    let number = fleet.scheduler.number(0..=1) as usize;
+    let Some(life) = fleet.life(service, number) else { return };
+    match fleet.scheduler.chance(300) {
+        true => life.pulse.stop(),
+        false => life.pulse.doom(fleet.scheduler.number(1..=40)),
+    }
+    start_after_death(fleet, service, number);
+}
+
+fn start_after_death(fleet: &Fleet, service: Service, number: usize) {
+    let (fleet, life) = (fleet.clone(), fleet.life(service, number));
+    tokio::spawn(async move {
+        if let Some(life) = life {
+            life.pulse.died().await;
+        }
+        fleet.scheduler.sleep(1..=LONGEST).await;
+        fleet.start(service, number);
+    });
+}
+
+fn delete_a_view(fleet: &Fleet) {
+    let number = fleet.scheduler.number(0..=1) as usize;
+    let Some(life) = fleet.life(Service::Query, number) else { return };
+    start_after_death(fleet, Service::Query, number);
+    life.pulse.stop();
+    fleet.scheduler.log("mishap", &format!("the file of query-{number} is deleted"));
+    fleet.scheduler.count("a view was deleted");
+    fleet.delete_view(number);
+}
+
+fn bus_is_out(fleet: &Fleet) {
+    fleet.scheduler.log("mishap", "the bus is out");
+    fleet.scheduler.count("the bus was out");
+    fleet.scheduler.set_bus_out(true);
+    let fleet = fleet.clone();
+    tokio::spawn(async move {
+        fleet.scheduler.sleep(50..=LONGEST).await;
+        fleet.scheduler.set_bus_out(false);
+        fleet.scheduler.log("mishap", "the bus is back");
+    });
+}
+
+fn wipe(fleet: &Fleet) {
+    fleet.scheduler.log("mishap", "the stream is made anew");
+    fleet.wire.stream.wipe();
+    fleet.wire.network.stream_is_lost();
+}
+
+/// A stream that lost its newest messages counts as lost: sooner or later an operator mends it.
+async fn lose_tail(fleet: &Fleet) {
+    let count = fleet.scheduler.number(1..=8);
+    fleet.scheduler.log("mishap", &format!("the stream loses its last {count}"));
+    fleet.scheduler.count("the stream lost its tail");
+    fleet.wire.stream.lose_last(count);
+    fleet.scheduler.sleep(0..=LONGEST).await;
+    match fleet.plan.repair {
+        Repair::Delete => wipe(fleet),
+        Repair::Republish => {
+            fleet.tokens_mean_nothing.store(true, Ordering::Relaxed);
+            republish(fleet).await;
+        }
+    }
+}
+
+/// As the operators' command does: the consumer goes back to the start, and all states are sent again.
+pub(super) async fn republish(fleet: &Fleet) {
+    fleet.scheduler.count("all states were published again");
+    for service in [Service::Ticket, Service::Reservation, Service::Pricing] {
+        while !republished(fleet, service).await {
+            fleet.scheduler.sleep(10..=500).await;
+        }
+    }
+}
+
+async fn republished(fleet: &Fleet, service: Service) -> bool {
+    let progress = &|_: u64| ();
+    match service {
+        Service::Ticket => {
+            let Some((tickets, life)) = fleet.any(&fleet.tickets) else { return false };
+            life.bus().restart("ticket").await.is_ok() && tickets.republish(progress).await.is_ok()
+        }
+        Service::Reservation => {
+            let Some((reservations, life)) = fleet.any(&fleet.reservations) else { return false };
+            life.bus().restart("reservation").await.is_ok() && reservations.republish(progress).await.is_ok()
+        }
+        Service::Pricing => {
+            let Some((prices, life)) = fleet.any(&fleet.prices) else { return false };
+            life.bus().restart("pricing").await.is_ok() && prices.republish(progress).await.is_ok()
+        }
+        Service::Query => true,
+    }
+}

@@ -1,0 +1,56 @@
+//! Whether a process is alive, and at which of its steps it dies.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+};
+
+use tokio_util::sync::CancellationToken;
+
+/// Clones are of the same process.
+#[derive(Clone, Default)]
+pub(super) struct Pulse(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    is_dead: AtomicBool,
+    /// Steps until it dies; 0 for no plan.
+    left: AtomicU64,
+    died: CancellationToken,
+}
+
+impl Pulse {
+    pub(super) fn is_alive(&self) -> bool {
+        !self.0.is_dead.load(Ordering::Relaxed)
+    }
+
+    /// A step of the process: whether it gets so far.
+    pub(super) fn beat(&self) -> bool {
+        let left = self.0.left.load(Ordering::Relaxed);
+        self.0.left.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 1 {
+            self.stop();
+        }
+        self.is_alive()
+    }
+
+    /// As kill -9.
+    pub(super) fn stop(&self) {
+        self.0.is_dead.store(true, Ordering::Relaxed);
+        self.0.died.cancel();
+    }
+
+    /// Dies at its step of this number from now.
+    pub(super) fn doom(&self, steps: u64) {
+        self.0.left.store(steps, Ordering::Relaxed);
+    }
+
+    /// Nothing is planned for it any more.
+    pub(super) fn spare(&self) {
+        self.doom(0);
+    }
+
+    pub(super) async fn died(&self) {
+        self.0.died.cancelled().await;
+    }
+}

@@ -1,0 +1,297 @@
+//! The processes: two of each service, each with what production gives it, on stores that its replicas share.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicU64},
+};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    batch::Limits,
+    bus::{Bus, memory::Stream},
+    consumer::{Consumer, TakeIn},
+    health::Health,
+    relay::Relay,
+    store::{
+        Error, Housekeeping, OutboxRow,
+        memory::{Steps, Store, Tables},
+    },
+    tasks::Tasks,
+};
+use eticket_pricing::{application::Prices, outbound::memory::PriceTables};
+use eticket_query::{application::Views, outbound::memory::MemoryViews};
+use eticket_reservation::{application::Reservations, outbound::memory::ReservationTables};
+use eticket_ticket::{application::Tickets, outbound::memory::TicketTables};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    history::History,
+    link::{Link, Wire, locked},
+    plan::Plan,
+    pulse::Pulse,
+    scheduler::Scheduler,
+    wrong::{Network, Wrong},
+};
+
+mod start;
+
+/// Jobs of a batch: few, so that a batch's fate is not everybody's.
+pub(super) const LIMITS: Limits = Limits { queue: 64, batch: 8 };
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Service {
+    Ticket,
+    Reservation,
+    Pricing,
+    Query,
+}
+
+impl Service {
+    pub(super) const ALL: [Self; 4] = [Self::Ticket, Self::Reservation, Self::Pricing, Self::Query];
+}
+
+/// A process that runs.
+pub(super) struct Running<H> {
+    pub(super) handle: H,
+    life: Life,
+}
+
+/// What ends with a process.
+#[derive(Clone)]
+pub(super) struct Life {
+    pub(super) name: String,
+    scheduler: Scheduler,
+    history: Arc<Mutex<History>>,
+    service: Service,
+    pub(super) pulse: Pulse,
+    tasks: Tasks,
+    loops: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
+    link: Arc<Link>,
+}
+
+impl Life {
+    fn new(fleet: &Fleet, service: Service, number: usize) -> Self {
+        let pulse = Pulse::default();
+        let name = format!("{service:?}-{number}").to_lowercase();
+        Self {
+            link: Arc::new(Link::new(name.clone(), fleet.wire.clone(), pulse.clone())),
+            name,
+            scheduler: fleet.scheduler.clone(),
+            history: fleet.history.clone(),
+            service,
+            pulse,
+            tasks: Tasks::new(),
+            loops: Arc::default(),
+        }
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        locked(&self.loops).push(tokio::spawn(work).abort_handle());
+    }
+
+    pub(super) fn bus(&self) -> &dyn Bus {
+        &*self.link
+    }
+
+    /// Once it has died nothing of it gets further than the step it is at.
+    fn bury_when_dead(&self) {
+        let life = self.clone();
+        tokio::spawn(async move {
+            life.pulse.died().await;
+            life.scheduler.log(&life.name, "is dead");
+            life.scheduler.count("a process was killed");
+            life.tasks.stopping().cancel();
+            locked(&life.loops).drain(..).for_each(|work| work.abort());
+        });
+    }
+}
+
+/// What happens between two steps of a store.
+#[async_trait]
+impl Steps for Life {
+    async fn step(&self, step: &'static str) -> Result<(), Error> {
+        let Self { scheduler, pulse, .. } = self;
+        let unavailable = || Err(Error::Unavailable(sqlx::Error::PoolClosed));
+        scheduler.pause().await;
+        if !pulse.beat() {
+            return unavailable();
+        }
+        scheduler.log(&self.name, step);
+        if scheduler.mishap(3) {
+            scheduler.count("a store did not answer");
+            return unavailable();
+        }
+        if step == "delete" {
+            let published = std::mem::take(&mut *locked(&self.link.published));
+            let mut history = locked(&self.history);
+            published.iter().for_each(|(subject, revision)| history.sent(subject, *revision));
+        }
+        Ok(())
+    }
+
+    fn wrote(&self, outbox: &[OutboxRow]) {
+        let verdict = locked(&self.history).wrote(self.service, outbox);
+        for row in outbox {
+            let id = row.message.header("ce-id").unwrap_or_default();
+            self.scheduler.log(&self.name, &format!("has committed {id}"));
+        }
+        if let Err(what) = verdict {
+            self.scheduler.fail(what);
+        }
+    }
+}
+
+/// A place where a process of a service runs, or not.
+pub(super) struct Slot<H> {
+    running: Mutex<Option<Running<H>>>,
+}
+
+impl<H: Clone> Slot<H> {
+    fn empty() -> Self {
+        Self { running: Mutex::new(None) }
+    }
+
+    pub(super) fn get(&self) -> Option<(H, Life)> {
+        let running = locked(&self.running);
+        let running = running.as_ref().filter(|running| running.life.pulse.is_alive());
+        running.map(|running| (running.handle.clone(), running.life.clone()))
+    }
+}
+
+/// All processes, and what they share.
+pub(super) struct FleetInner {
+    pub(super) scheduler: Scheduler,
+    pub(super) plan: Plan,
+    pub(super) wrong: Option<Wrong>,
+    pub(super) history: Arc<Mutex<History>>,
+    pub(super) wire: Wire,
+    /// Cancelled when faults cease.
+    pub(super) ceased: CancellationToken,
+    /// The stream gives sequences that watchers have in their tokens once more.
+    pub(super) tokens_mean_nothing: AtomicBool,
+    pub(super) tickets: [Slot<Tickets>; 2],
+    pub(super) reservations: [Slot<Reservations>; 2],
+    pub(super) prices: [Slot<Prices>; 2],
+    pub(super) views: [Slot<Views>; 2],
+    ticket_rows: Store<TicketTables>,
+    reservation_rows: Store<ReservationTables>,
+    price_rows: Store<PriceTables>,
+    view_rows: [Mutex<Arc<MemoryViews>>; 2],
+}
+
+/// Clones are the same.
+pub(super) type Fleet = Arc<FleetInner>;
+
+impl FleetInner {
+    #[expect(clippy::new_ret_no_self, reason = "it is only ever shared")]
+    pub(super) async fn new(scheduler: Scheduler, plan: Plan, wrong: Option<Wrong>) -> Fleet {
+        let clock: Arc<Scheduler> = Arc::new(scheduler.clone());
+        let history: Arc<Mutex<History>> = Arc::default();
+        let stream = Stream::default();
+        stream.keep_per_subject(plan.kept);
+        let wire = Wire {
+            scheduler: scheduler.clone(),
+            stream,
+            losses: plan.losses,
+            under_way: Arc::new(AtomicU64::new(0)),
+            network: Arc::new(Network::new(history.clone())),
+            wrong,
+        };
+        let quiet = || Arc::new(eticket_chassis::store::memory::NoSteps);
+        let views = || Mutex::new(Arc::new(MemoryViews::new(clock.clone(), quiet())));
+        let fleet = Self {
+            plan,
+            wrong,
+            history,
+            wire,
+            ceased: CancellationToken::new(),
+            tokens_mean_nothing: AtomicBool::new(false),
+            tickets: [Slot::empty(), Slot::empty()],
+            reservations: [Slot::empty(), Slot::empty()],
+            prices: [Slot::empty(), Slot::empty()],
+            views: [Slot::empty(), Slot::empty()],
+            ticket_rows: Store::new(clock.clone()),
+            reservation_rows: Store::new(clock.clone()),
+            price_rows: Store::new(clock.clone()),
+            view_rows: [views(), views()],
+            scheduler,
+        };
+        fleet.adopt_a_policy().await;
+        Arc::new(fleet)
+    }
+
+    /// The rows of a view as they are, without any fault.
+    pub(super) fn shown(&self, number: usize) -> MemoryViews {
+        locked(&self.view_rows[number]).process(Arc::new(eticket_chassis::store::memory::NoSteps))
+    }
+
+    /// The housekeeping of a service's store, without any fault.
+    pub(super) fn housekeeping(&self, service: Service) -> Box<dyn Housekeeping> {
+        match service {
+            Service::Ticket => Box::new(self.ticket_rows.clone()),
+            Service::Reservation => Box::new(self.reservation_rows.clone()),
+            Service::Pricing => Box::new(self.price_rows.clone()),
+            Service::Query => Box::new(self.shown(0)),
+        }
+    }
+
+    /// Starts what does not run; what does is in no danger any more.
+    pub(super) fn start_all(self: &Arc<Self>) {
+        for service in Service::ALL {
+            for number in 0..2 {
+                self.life(service, number).iter().for_each(|life| life.pulse.spare());
+                self.start(service, number);
+            }
+        }
+    }
+
+    /// The process that runs there, if one does.
+    pub(super) fn life(&self, service: Service, number: usize) -> Option<Life> {
+        match service {
+            Service::Ticket => self.tickets[number].get().map(|(_, life)| life),
+            Service::Reservation => self.reservations[number].get().map(|(_, life)| life),
+            Service::Pricing => self.prices[number].get().map(|(_, life)| life),
+            Service::Query => self.views[number].get().map(|(_, life)| life),
+        }
+    }
+
+    /// The file of a view is deleted while its process does not run.
+    pub(super) fn delete_view(&self, number: usize) {
+        let clock = Arc::new(self.scheduler.clone());
+        let fresh = MemoryViews::new(clock, Arc::new(eticket_chassis::store::memory::NoSteps));
+        *locked(&self.view_rows[number]) = Arc::new(fresh);
+        self.wire.network.forget(&format!("query-{number}"));
+    }
+
+    /// One that runs, if any does.
+    pub(super) fn any<H: Clone>(&self, slots: &[Slot<H>; 2]) -> Option<(H, Life)> {
+        let running: Vec<(H, Life)> = slots.iter().filter_map(Slot::get).collect();
+        self.scheduler.pick(&running).cloned()
+    }
+}
+
+/// Consumer and relay of a process, as its background has them.
+fn background<T: TakeIn, R: Tables>(
+    life: &Life,
+    name: &'static str,
+    filters: &'static [&'static str],
+    rows: &Store<R>,
+    events: T,
+    outbox_written: Arc<Notify>,
+) {
+    let bus: Arc<dyn Bus> = life.link.clone();
+    let store: Arc<dyn Housekeeping> = Arc::new(rows.clone());
+    let health = Health::new(Vec::<String>::new());
+    let consumer = Consumer {
+        name,
+        filters,
+        bus: bus.clone(),
+        store: store.clone(),
+        take_in: Arc::new(events),
+        clock: Arc::new(life.scheduler.clone()),
+        health: health.clone(),
+    };
+    life.spawn(consumer.run(life.tasks.stopping()));
+    life.spawn(Relay::new(name, bus, store, outbox_written, health).run(life.tasks.stopping()));
+}

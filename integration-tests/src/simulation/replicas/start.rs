@@ -1,0 +1,192 @@
+//! How a process of each service comes to life.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eticket_chassis::{batch::Batches, telemetry::TraceContext};
+use eticket_pricing::{
+    application::{PriceWriter, Prices},
+    policy_file,
+};
+use eticket_proto::ids::TicketId;
+use eticket_query::application::{ViewStore, Views, changes::Changes, reader::Reader, signal::Listener};
+use eticket_reservation::{
+    application::{Availability, CheckError, ReservationWriter, Reservations},
+    domain::Check,
+};
+use eticket_ticket::{
+    application::{TicketWriter, Tickets},
+    domain::Unavailable,
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{Fleet, FleetInner, LIMITS, Life, Running, Service, Slot, background, locked};
+use crate::simulation::{
+    judge,
+    wrong::{self, Wrong},
+};
+
+impl FleetInner {
+    pub(in crate::simulation) fn start(self: &Arc<Self>, service: Service, number: usize) {
+        if self.life(service, number).is_some() {
+            return;
+        }
+        let life = Life::new(self, service, number);
+        self.scheduler.log(&life.name, "starts");
+        life.bury_when_dead();
+        match service {
+            Service::Ticket => self.start_ticket(life, number),
+            Service::Reservation => self.start_reservation(life, number),
+            Service::Pricing => self.start_pricing(life, number),
+            Service::Query => self.start_query(life, number),
+        }
+    }
+
+    fn start_ticket(self: &Arc<Self>, life: Life, number: usize) {
+        let clock = Arc::new(self.scheduler.clone());
+        let rows = self.ticket_rows.process(clock.clone(), Arc::new(life.clone()));
+        let store = wrong::tickets(self.wrong, number, rows.clone());
+        let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+        let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
+        let jobs = Batches::start("ticket", &life.tasks, LIMITS, Arc::new(writer));
+        let tickets = Tickets::new(store, jobs, clock);
+        let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
+        let events = wrong::Heard { wrong: self.wrong, service: Service::Ticket, history: self.history.clone(), events };
+        let filters = eticket_ticket::inbound::events::FILTERS;
+        background(&life, "ticket", filters, &rows, events, rows.outbox_written());
+        let sweeper = tickets.clone();
+        life.spawn(async move {
+            loop {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                // One that fails is made up for by the next.
+                let _ = sweeper.sweep().await;
+            }
+        });
+        take_place(&self.tickets[number], tickets, life);
+    }
+
+    fn start_reservation(self: &Arc<Self>, life: Life, number: usize) {
+        let clock = Arc::new(self.scheduler.clone());
+        let rows = self.reservation_rows.process(clock.clone(), Arc::new(life.clone()));
+        let store = wrong::ledgers(self.wrong, rows.clone());
+        let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+        let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
+        let writer = wrong::writer(self.wrong, store.clone(), writer);
+        let jobs = Batches::start("reservation", &life.tasks, LIMITS, writer);
+        let check = Arc::new(CheckByCall { fleet: Arc::downgrade(self), life: life.clone() });
+        let reservations = Reservations::new(store, jobs, check, clock);
+        let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
+        let service = Service::Reservation;
+        let events = wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events };
+        let filters = eticket_reservation::inbound::events::FILTERS;
+        background(&life, "reservation", filters, &rows, events, rows.outbox_written());
+        take_place(&self.reservations[number], reservations, life);
+    }
+
+    fn start_pricing(self: &Arc<Self>, life: Life, number: usize) {
+        let clock = Arc::new(self.scheduler.clone());
+        let rows = self.price_rows.process(clock.clone(), Arc::new(life.clone()));
+        let store = Arc::new(rows.clone());
+        let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
+        let writer = PriceWriter { store: store.clone(), messages, clock };
+        let prices = Prices::new(store, Batches::start("pricing", &life.tasks, LIMITS, Arc::new(writer)));
+        let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
+        let service = Service::Pricing;
+        let events = wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events };
+        let filters = eticket_pricing::inbound::events::FILTERS;
+        background(&life, "pricing", filters, &rows, events, rows.outbox_written());
+        take_place(&self.prices[number], prices, life);
+    }
+
+    fn start_query(self: &Arc<Self>, life: Life, number: usize) {
+        let rows = locked(&self.view_rows[number]).process(Arc::new(life.clone()));
+        let store: Arc<dyn ViewStore> = Arc::new(rows);
+        let (changes, clock) = (Changes::default(), Arc::new(self.scheduler.clone()));
+        let reader = Reader {
+            bus: life.link.clone(),
+            store: store.clone(),
+            decode: wrong::decode(self.wrong),
+            changes: changes.clone(),
+            clock: clock.clone(),
+            health: eticket_chassis::health::Health::new(Vec::<String>::new()),
+            turn: Arc::default(),
+            reattach: Arc::new(Notify::new()),
+        };
+        life.spawn(reader.run(life.tasks.stopping()));
+        life.spawn(judged(self.clone(), number, changes.commits()));
+        let semaphore = || Arc::new(Semaphore::new(64));
+        let draining = CancellationToken::new();
+        let views = Views { store, changes, clock, waits: semaphore(), watches: semaphore(), draining };
+        take_place(&self.views[number], views, life);
+    }
+
+    /// Before anything else happens: without a policy nothing has a price.
+    pub(super) async fn adopt_a_policy(&self) {
+        let clock = Arc::new(self.scheduler.clone());
+        let store = Arc::new(self.price_rows.clone());
+        let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
+        let writer = PriceWriter { store: store.clone(), messages, clock };
+        let tasks = eticket_chassis::tasks::Tasks::new();
+        let prices = Prices::new(store, Batches::start("pricing", &tasks, LIMITS, Arc::new(writer)));
+        let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
+        prices.offer(policy).await.expect("the store answers");
+        tasks.stop().await;
+    }
+}
+
+fn take_place<H>(slot: &Slot<H>, handle: H, life: Life) {
+    *locked(&slot.running) = Some(Running { handle, life });
+}
+
+/// Judges all rows after each commit of a view.
+async fn judged(fleet: Fleet, number: usize, mut commits: Listener<u64>) {
+    loop {
+        commits.changed().await;
+        let Ok(rows) = fleet.shown(number).all_views("", i64::MAX).await else { return };
+        for (ticket, view) in rows {
+            if let Err(what) = judge::view(&locked(&fleet.history), &ticket, &view, fleet.wrong) {
+                fleet.scheduler.fail(format!("query-{number}: {what}"));
+            }
+        }
+    }
+}
+
+/// The availability check over the network, to any ticket process.
+struct CheckByCall {
+    fleet: std::sync::Weak<FleetInner>,
+    life: Life,
+}
+
+#[async_trait]
+impl Availability for CheckByCall {
+    async fn check(&self, ticket: &TicketId, _: Option<Instant>, trace: &TraceContext) -> Result<Check, CheckError> {
+        let unreachable = CheckError::Overloaded { retry_after: None };
+        let fleet = self.fleet.upgrade().ok_or(unreachable)?;
+        fleet.scheduler.pause().await;
+        let (tickets, there) = fleet.any(&fleet.tickets).ok_or(unreachable)?;
+        let found = tokio::select! {
+            biased;
+            () = there.pulse.died() => return Err(unreachable),
+            found = tickets.ticket(ticket) => found.map_err(|_| unreachable)?,
+        };
+        let check = found.map_or(Check::NotFound, |ticket| {
+            let end = ticket.schedule.end();
+            locked(&fleet.history).was_checked(&trace.correlation_id, end);
+            let reserved = Check::Reserved { reservation_revision: ticket.reservation_revision, end };
+            let check = match ticket.check(fleet.scheduler.now()) {
+                Ok(()) => Check::Available { end },
+                Err(Unavailable::Withdrawn) => Check::Withdrawn,
+                Err(Unavailable::Expired) => Check::Expired,
+                Err(Unavailable::Reserved) => reserved,
+            };
+            Wrong::check(fleet.wrong, check, ticket.holder.map(|_| reserved))
+        });
+        fleet.scheduler.log(&self.life.name, &format!("hears from {} that {ticket} is {check:?}", there.name));
+        fleet.scheduler.pause().await;
+        Ok(check)
+    }
+}

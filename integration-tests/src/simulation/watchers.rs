@@ -1,0 +1,95 @@
+//! Clients that watch views, lose their connections, and go on with their token at whichever replica there is.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use eticket_proto::ids::TicketId;
+use eticket_query::{
+    application::{ViewStore, Watched, watch::{ResumePoint, Sent}},
+    domain::View,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    link::locked,
+    replicas::Fleet,
+    wrong::Wrong,
+};
+
+/// What a watcher has been sent.
+#[derive(Default)]
+pub(super) struct Seen {
+    pub(super) rows: BTreeMap<TicketId, View>,
+    token: Option<ResumePoint>,
+}
+
+impl Seen {
+    fn take(&mut self, sent: Sent) {
+        self.rows.extend(sent.row);
+        self.token = sent.resume.or(self.token.take());
+    }
+}
+
+/// A watcher, and which rows it watches.
+pub(super) struct Watcher {
+    pub(super) seen: Arc<Mutex<Seen>>,
+    pub(super) watched: Watched,
+}
+
+/// They go on for as long as the simulation does.
+pub(super) fn start(fleet: &Fleet) -> Vec<Watcher> {
+    let one = BTreeSet::from(["t-0".parse().expect("an id")]);
+    let watched = [Watched::All, Watched::These(one)];
+    let watchers = watched.into_iter().enumerate().map(|(number, watched)| {
+        let seen: Arc<Mutex<Seen>> = Arc::default();
+        tokio::spawn(watch(fleet.clone(), format!("watcher-{number}"), watched.clone(), seen.clone()));
+        Watcher { seen, watched }
+    });
+    watchers.collect()
+}
+
+async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<Seen>>) {
+    loop {
+        fleet.scheduler.sleep(1..=300).await;
+        let numbers: Vec<usize> = (0..2).filter(|number| fleet.views[*number].get().is_some()).collect();
+        let Some(number) = fleet.scheduler.pick(&numbers).copied() else { continue };
+        let Some((views, life)) = fleet.views[number].get() else { continue };
+        let token = locked(&seen).token.clone();
+        let token = as_sent(&fleet, number, token).await;
+        fleet.scheduler.log(&name, &format!("watches at query-{number} from {token:?}"));
+        let stays = match fleet.scheduler.is_calm() {
+            true => Duration::MAX,
+            false => Duration::from_millis(fleet.scheduler.number(10..=2_500)),
+        };
+        let watching = async {
+            let Ok(mut watch) = views.watch(watched.clone(), token, CancellationToken::new()).await else { return };
+            while let Ok(sent) = watch.next().await {
+                if let Some((ticket, view)) = &sent.row {
+                    fleet.scheduler.log(&name, &format!("sees {ticket} at {}", view.sequence));
+                }
+                locked(&seen).take(sent);
+            }
+            fleet.scheduler.count("a watch was ended by its replica");
+        };
+        tokio::select! {
+            biased;
+            () = life.pulse.died() => {}
+            () = fleet.ceased.cancelled(), if !fleet.scheduler.is_calm() => {}
+            () = watching => {}
+            () = tokio::time::sleep(stays) => {}
+        }
+    }
+}
+
+/// The token as it is sent.
+async fn as_sent(fleet: &Fleet, number: usize, token: Option<ResumePoint>) -> Option<ResumePoint> {
+    let token = token?;
+    if fleet.wrong != Some(Wrong::TokenWithoutIdentity) {
+        return Some(token);
+    }
+    let position = fleet.shown(number).position().await.ok().flatten()?;
+    Some(ResumePoint { identity: position.identity, ..token })
+}

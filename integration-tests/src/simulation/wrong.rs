@@ -1,0 +1,275 @@
+//! The rules of the protocol, each given wrongly, one at a time: what the simulation would not notice is not known to hold.
+//!
+//! No switch in the product: what is wrong is in ports and clients that are the simulation's own, or around those of the product.
+
+mod network;
+mod stores;
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+};
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_chassis::{
+    batch,
+    bus::Message,
+    consumer::{Incoming, TakeIn},
+    store::Parked,
+};
+use eticket_proto::{ids::TicketId, token::Consistency};
+use eticket_query::{
+    application::Decode,
+    domain::{self, Event, View, Wait},
+};
+use eticket_reservation::domain::Check;
+
+pub(super) use self::{
+    network::Network,
+    stores::{ledgers, tickets, writer},
+};
+use super::{
+    history::History,
+    link::locked,
+    replicas::Service,
+};
+
+/// A rule that is not kept; the letters are those of the invariants.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wrong {
+    /// a, b
+    NoConditionOnTheLedger,
+    /// c
+    NoConditionOnTheRevision,
+    /// c
+    PricingUpdatesOnlyRowsItHas,
+    /// c
+    NoCompensation,
+    /// d: as it was first written, "at least" and no word of withdrawals.
+    SettledAsFirstWritten,
+    /// d: without the closing of the ledger.
+    SettledWithEqualOnly,
+    /// d
+    NoEventWhenAnUnheldTicketIsClosed,
+    /// e
+    TokenWaitsForTheRowsSettled,
+    /// f
+    NoRecord,
+    /// f
+    RecordLookedUpBeforeTheCheckOnly,
+    /// f, k
+    OnConflictDoNothing,
+    /// h
+    NoRepublishAfterALoss,
+    /// h: a sequence and nothing else.
+    PositionWithoutIdentity,
+    /// h
+    PositionWithoutAnchor,
+    /// i, l
+    OneSubjectForAllOfATicket,
+    /// i, l
+    SentInAnyOrder,
+    /// i, l
+    AsManyDeathsAsKept,
+    /// i, l
+    ReservationsByTheTicketsRevision,
+    /// i, h
+    RepublishMergesWithAWaitingRow,
+    /// j
+    TokenWithoutIdentity,
+    /// j
+    TokenCountsTheReplicasChanges,
+    /// j
+    RowsKeepNoNewSequence,
+    /// j
+    RowsTakeOneNewSequenceForAllParts,
+    /// k
+    AllSeeTheStateBeforeTheBatch,
+    /// k
+    LocksInOrderOfArrival,
+    /// m
+    RepublishUnderTheFirstMessageId,
+    /// n
+    ReservedIsAlwaysBelieved,
+    /// n: with nothing looked at again, which would make up for it.
+    ReservedHidesExpired,
+    /// n
+    EndIsNotLookedAtAgain,
+    /// n
+    EtagCoversTheRevision,
+}
+
+impl Wrong {
+    /// All of them, in the order of the protocol.
+    pub const ALL: [Self; 30] = [
+        Self::NoConditionOnTheLedger,
+        Self::NoConditionOnTheRevision,
+        Self::PricingUpdatesOnlyRowsItHas,
+        Self::NoCompensation,
+        Self::SettledAsFirstWritten,
+        Self::SettledWithEqualOnly,
+        Self::NoEventWhenAnUnheldTicketIsClosed,
+        Self::TokenWaitsForTheRowsSettled,
+        Self::NoRecord,
+        Self::RecordLookedUpBeforeTheCheckOnly,
+        Self::OnConflictDoNothing,
+        Self::NoRepublishAfterALoss,
+        Self::PositionWithoutIdentity,
+        Self::PositionWithoutAnchor,
+        Self::OneSubjectForAllOfATicket,
+        Self::SentInAnyOrder,
+        Self::AsManyDeathsAsKept,
+        Self::ReservationsByTheTicketsRevision,
+        Self::RepublishMergesWithAWaitingRow,
+        Self::TokenWithoutIdentity,
+        Self::TokenCountsTheReplicasChanges,
+        Self::RowsKeepNoNewSequence,
+        Self::RowsTakeOneNewSequenceForAllParts,
+        Self::AllSeeTheStateBeforeTheBatch,
+        Self::LocksInOrderOfArrival,
+        Self::RepublishUnderTheFirstMessageId,
+        Self::ReservedIsAlwaysBelieved,
+        Self::ReservedHidesExpired,
+        Self::EndIsNotLookedAtAgain,
+        Self::EtagCoversTheRevision,
+    ];
+
+    pub(super) fn settled(wrong: Option<Self>, view: &View) -> bool {
+        let parts = view.ticket.as_ref().zip(view.price.as_ref());
+        match (wrong, parts) {
+            (Some(Self::SettledAsFirstWritten), Some((ticket, price))) => {
+                ticket.reservation_revision >= view.ledger.revision
+                    && price.reservation_revision >= view.ledger.revision
+                    && price.schedule_revision >= ticket.schedule_revision
+            }
+            (Some(Self::SettledWithEqualOnly), Some((ticket, price))) => {
+                ticket.reservation_revision == view.ledger.revision
+                    && price.reservation_revision == view.ledger.revision
+                    && price.schedule_revision == ticket.schedule_revision
+            }
+            _ => domain::settled(view),
+        }
+    }
+
+    pub(super) fn answers(wrong: Option<Self>, view: &View, token: &Consistency, wait: Wait) -> bool {
+        let answers = domain::answers(view, Some(token), wait);
+        match (wrong, wait) {
+            (Some(Self::TokenWaitsForTheRowsSettled), Wait::Settled) => answers && domain::settled(view),
+            _ => answers,
+        }
+    }
+
+    /// What the ticket service says, as the reservation service hears it.
+    pub(super) fn check(wrong: Option<Self>, check: Check, held: Option<Check>) -> Check {
+        let end = DateTime::<Utc>::MAX_UTC;
+        let check = match (wrong, check, held) {
+            (Some(Self::ReservedHidesExpired), Check::Expired, Some(held)) => held,
+            _ => check,
+        };
+        match (wrong, check) {
+            (Some(Self::ReservedIsAlwaysBelieved), Check::Reserved { end, .. }) => {
+                Check::Reserved { reservation_revision: i64::MAX, end }
+            }
+            (
+                Some(Self::EndIsNotLookedAtAgain | Self::ReservedHidesExpired),
+                Check::Reserved { reservation_revision, .. },
+            ) => Check::Reserved { reservation_revision, end },
+            (Some(Self::EndIsNotLookedAtAgain | Self::ReservedHidesExpired), Check::Available { .. }) => {
+                Check::Available { end }
+            }
+            _ => check,
+        }
+    }
+
+    /// The stream as a process knows it.
+    pub(super) fn identity(wrong: Option<Self>, process: &str, identity: String) -> String {
+        match wrong {
+            Some(Self::PositionWithoutIdentity) if process.starts_with("query") => "the stream".to_owned(),
+            _ => identity,
+        }
+    }
+}
+
+/// What a service hears, and does about it.
+pub(super) struct Heard<T> {
+    pub(super) wrong: Option<Wrong>,
+    pub(super) service: Service,
+    pub(super) history: Arc<Mutex<History>>,
+    pub(super) events: T,
+}
+
+impl<T: TakeIn> Heard<T> {
+    fn is_ignored(&self, event: &T::Event) -> bool {
+        match self.wrong {
+            Some(Wrong::NoCompensation) => self.service == Service::Reservation,
+            Some(Wrong::PricingUpdatesOnlyRowsItHas) if self.service == Service::Pricing => {
+                let (aggregate, _) = self.events.aggregate(event);
+                let ticket = aggregate.strip_prefix("reservation/").and_then(|id| id.parse::<TicketId>().ok());
+                let history = locked(&self.history);
+                let has_a_row = |id| history.of(&id).is_some_and(|past| !past.prices.is_empty());
+                ticket.is_some_and(|id| !has_a_row(id))
+            }
+            _ => false,
+        }
+    }
+}
+
+#[async_trait]
+impl<T: TakeIn> TakeIn for Heard<T> {
+    type Event = T::Event;
+
+    fn decode(&self, message: &Message) -> Result<T::Event, String> {
+        self.events.decode(message)
+    }
+
+    fn aggregate(&self, event: &T::Event) -> (String, i64) {
+        self.events.aggregate(event)
+    }
+
+    async fn take_in(&self, events: Vec<Incoming<T::Event>>) -> Vec<Result<(), batch::Error>> {
+        let ignored: Vec<bool> = events.iter().map(|incoming| self.is_ignored(&incoming.event)).collect();
+        let heard = events.into_iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(event, _)| event);
+        let mut outcomes = self.events.take_in(heard.collect()).await.into_iter();
+        ignored.iter().map(|ignored| if *ignored { Ok(()) } else { outcomes.next().unwrap_or(Ok(())) }).collect()
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.events.park(parked).await
+    }
+
+    async fn count(&self) -> Result<u64, batch::Error> {
+        self.events.count().await
+    }
+
+    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        match self.wrong {
+            Some(Wrong::NoRepublishAfterALoss) => Ok(0),
+            _ => self.events.republish(progress).await,
+        }
+    }
+}
+
+/// What the view reads out of a message.
+pub(super) fn decode(wrong: Option<Wrong>) -> Arc<dyn Decode> {
+    match wrong {
+        Some(Wrong::ReservationsByTheTicketsRevision) => Arc::new(ByTheTicketsRevision::default()),
+        _ => Arc::new(eticket_query::inbound::events::Protobuf),
+    }
+}
+
+/// Leaves reservations out that are behind the newest of their ticket.
+#[derive(Default)]
+struct ByTheTicketsRevision(Mutex<BTreeMap<TicketId, i64>>);
+
+impl Decode for ByTheTicketsRevision {
+    fn decode(&self, message: &Message) -> Result<(TicketId, Event), String> {
+        let (ticket, event) = eticket_query::inbound::events::Protobuf.decode(message)?;
+        let Event::Ledger(part, reservation) = event else { return Ok((ticket, event)) };
+        let mut newest = locked(&self.0);
+        let newest = newest.entry(ticket.clone()).or_default();
+        let is_behind = part.revision < *newest;
+        *newest = part.revision.max(*newest);
+        Ok((ticket, Event::Ledger(part, reservation.filter(|_| !is_behind))))
+    }
+}

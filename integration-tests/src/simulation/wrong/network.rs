@@ -1,0 +1,141 @@
+//! What the network does wrongly, and what a view takes for granted about it.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+};
+
+use eticket_chassis::bus::{Delivery, Message};
+use eticket_proto::headers;
+
+use super::Wrong;
+use crate::simulation::{history::History, link::locked};
+
+/// What one view has read.
+#[derive(Default)]
+struct Reading {
+    /// Ids of messages.
+    known: BTreeSet<String>,
+    /// Tickets whose row has a sequence of this stream.
+    placed: BTreeSet<String>,
+    /// By sequence.
+    remembered: BTreeMap<u64, Message>,
+    /// The stream's sequence of each message, in the order in which they were read.
+    counted: Vec<u64>,
+}
+
+/// See the module.
+pub(in crate::simulation) struct Network {
+    history: Arc<Mutex<History>>,
+    /// The ids that the server remembers.
+    stored: Mutex<BTreeSet<String>>,
+    readings: Mutex<BTreeMap<String, Reading>>,
+}
+
+impl Network {
+    pub(in crate::simulation) fn new(history: Arc<Mutex<History>>) -> Self {
+        Self { history, stored: Mutex::default(), readings: Mutex::default() }
+    }
+
+    /// Whether a message that was sent gets to the stream.
+    pub(in crate::simulation) fn carries(&self, wrong: Option<Wrong>, message: &Message) -> bool {
+        match wrong {
+            Some(Wrong::NoEventWhenAnUnheldTicketIsClosed) => !message.subject.ends_with(".closed"),
+            Some(Wrong::RepublishUnderTheFirstMessageId) => locked(&self.stored).insert(id(message)),
+            Some(Wrong::RepublishMergesWithAWaitingRow) => {
+                let trace = message.header(headers::TRACE_PARENT).unwrap_or_default();
+                !locked(&self.history).put_beside_the_same.contains(trace)
+            }
+            _ => true,
+        }
+    }
+
+    /// Where a message goes.
+    pub(in crate::simulation) fn subject(wrong: Option<Wrong>, subject: String) -> String {
+        match (wrong, subject.strip_prefix("eticket.v1.reservation.").and_then(|rest| rest.split_once('.'))) {
+            (Some(Wrong::OneSubjectForAllOfATicket), Some((ticket, _))) => {
+                format!("eticket.v1.reservation.{ticket}.all")
+            }
+            _ => subject,
+        }
+    }
+
+    /// Whether the relay goes on before a message is stored.
+    pub(in crate::simulation) fn is_in_a_hurry(wrong: Option<Wrong>) -> bool {
+        wrong == Some(Wrong::SentInAnyOrder)
+    }
+
+    /// The message that a view takes to be at a sequence, without asking.
+    pub(in crate::simulation) fn remembered(
+        &self,
+        wrong: Option<Wrong>,
+        process: &str,
+        sequence: u64,
+    ) -> Option<Message> {
+        match wrong {
+            Some(Wrong::PositionWithoutAnchor | Wrong::PositionWithoutIdentity) => {
+                locked(&self.readings).get(process)?.remembered.get(&sequence).cloned()
+            }
+            _ => None,
+        }
+    }
+
+    /// The stream's sequence behind the one that a view has kept.
+    pub(in crate::simulation) fn sequence_of(&self, wrong: Option<Wrong>, process: &str, kept: u64) -> u64 {
+        if wrong != Some(Wrong::TokenCountsTheReplicasChanges) || kept == 0 {
+            return kept;
+        }
+        let readings = locked(&self.readings);
+        let counted = readings.get(process).and_then(|reading| reading.counted.get(kept as usize - 1));
+        counted.copied().unwrap_or(kept)
+    }
+
+    /// What of a batch a view takes note of.
+    pub(in crate::simulation) fn to_the_view(
+        &self,
+        wrong: Option<Wrong>,
+        process: &str,
+        batch: Vec<Delivery>,
+    ) -> Vec<Delivery> {
+        let mut readings = locked(&self.readings);
+        let reading = readings.entry(process.to_owned()).or_default();
+        batch.into_iter().filter_map(|delivery| reading.take(wrong, delivery)).collect()
+    }
+
+    /// A view has lost its file.
+    pub(in crate::simulation) fn forget(&self, process: &str) {
+        locked(&self.readings).remove(process);
+    }
+
+    /// The stream was lost.
+    pub(in crate::simulation) fn stream_is_lost(&self) {
+        locked(&self.readings).values_mut().for_each(|reading| reading.placed.clear());
+    }
+}
+
+impl Reading {
+    fn take(&mut self, wrong: Option<Wrong>, delivery: Delivery) -> Option<Delivery> {
+        let is_news = self.known.insert(id(&delivery.message));
+        match wrong {
+            Some(Wrong::PositionWithoutAnchor | Wrong::PositionWithoutIdentity) => {
+                self.remembered.insert(delivery.sequence, (*delivery.message).clone());
+                Some(delivery)
+            }
+            Some(Wrong::TokenCountsTheReplicasChanges) => {
+                self.counted.push(delivery.sequence);
+                Some(Delivery { sequence: self.counted.len() as u64, ..delivery })
+            }
+            Some(Wrong::RowsKeepNoNewSequence) => is_news.then_some(delivery),
+            Some(Wrong::RowsTakeOneNewSequenceForAllParts) => {
+                let ticket = delivery.message.header(headers::SUBJECT).unwrap_or_default();
+                let is_first = self.placed.insert(ticket.to_owned());
+                (is_news || is_first).then_some(delivery)
+            }
+            _ => Some(delivery),
+        }
+    }
+}
+
+fn id(message: &Message) -> String {
+    message.header(headers::ID).unwrap_or_default().to_owned()
+}

@@ -1,0 +1,94 @@
+//! Seeds of the simulation, and whether it would notice if a rule of the protocol were another.
+//!
+//! `SIMULATION_SEEDS=4711 cargo test -p eticket-integration-tests --test simulation seeds` runs one seed alone and shows its log;
+//! a range is written as `0..500`.
+
+use std::{env, ops::Range};
+
+use eticket_integration_tests::simulation::{Wrong, explore, run};
+
+const SEEDS: u64 = 10_000;
+
+/// What seeds must come to for the test to mean anything.
+const ALL_OF_IT: [&str; 26] = [
+    "a client read its own write",
+    "a client tried again",
+    "a consumer's acknowledgement was lost",
+    "a message came again, late",
+    "a message outlived its sender",
+    "a process was killed",
+    "a reservation was cancelled",
+    "a reservation was rejected",
+    "a store did not answer",
+    "a ticket was reserved",
+    "a ticket was withdrawn",
+    "a view was deleted",
+    "a watch was ended by its replica",
+    "all states were published again",
+    "an acknowledgement of the bus was lost",
+    "an answer was lost",
+    "an etag was out of date",
+    "refused: it has expired",
+    "refused: it is withdrawn",
+    "refused: somebody holds it",
+    "refused: there is none",
+    "the bus was out",
+    "the ledger of an unheld ticket was closed",
+    "the stream lost its tail",
+    "the stream was lost",
+    "the ticket service could not be asked",
+];
+
+/// The seeds that were asked for; one alone is shown.
+fn chosen() -> Option<Range<u64>> {
+    let text = env::var("SIMULATION_SEEDS").ok()?;
+    let number = |text: &str| text.trim().parse::<u64>().unwrap_or_else(|_| panic!("SIMULATION_SEEDS: {text:?}"));
+    Some(match text.split_once("..") {
+        Some((from, to)) => number(from)..number(to),
+        None => number(&text)..number(&text) + 1,
+    })
+}
+
+#[test]
+fn whatever_a_seed_has_in_store_all_agree_in_the_end() {
+    let chosen = chosen();
+    let seeds = chosen.clone().unwrap_or(0..SEEDS);
+    if seeds.end - seeds.start == 1 {
+        let report = run(seeds.start, None);
+        println!("{}", report.log.join("\n"));
+        assert_eq!(report.failure, None, "seed {}", seeds.start);
+        return;
+    }
+    let explored = explore(seeds, None);
+    println!("{} seeds: {:#?}", explored.seeds, explored.coverage);
+    if let Some((seed, what)) = explored.failure {
+        panic!("seed {seed}: {what}\nagain, with its log: SIMULATION_SEEDS={seed}");
+    }
+    if chosen.is_none() {
+        let missing: Vec<_> = ALL_OF_IT.iter().filter(|what| !explored.coverage.contains_key(*what)).collect();
+        assert!(missing.is_empty(), "no seed came to {missing:?}");
+    }
+}
+
+#[test]
+fn the_same_seed_has_the_same_log() {
+    for seed in 0..50 {
+        let (one, other) = (run(seed, None), run(seed, None));
+        let differs = one.log.iter().zip(&other.log).find(|(one, other)| one != other);
+        assert_eq!(differs, None, "seed {seed}");
+        assert_eq!(one.log.len(), other.log.len(), "seed {seed}");
+    }
+}
+
+#[test]
+fn each_rule_that_is_given_wrongly_is_found() {
+    let mut missed = Vec::new();
+    for wrong in Wrong::ALL {
+        let explored = explore(0..SEEDS, Some(wrong));
+        match explored.failure {
+            Some((seed, what)) => println!("{wrong:?}: seed {seed}: {:.300}", what),
+            None => missed.push(wrong),
+        }
+    }
+    assert!(missed.is_empty(), "not noticed in {SEEDS} seeds: {missed:?}");
+}
