@@ -151,6 +151,7 @@ impl Bus for Link {
         self.travel().await?;
         let after = self.wire.network.sequence_of(self.wire.wrong, &self.name, after);
         let inner = self.memory.read(after).await?;
+        self.wire.network.attached(&self.name);
         self.wire.scheduler.log(&self.name, &format!("reads on after {after}"));
         Ok(Box::new(InOrder { name: self.name.clone(), wire: self.wire.clone(), inner }))
     }

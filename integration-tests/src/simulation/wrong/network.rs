@@ -14,10 +14,12 @@ use crate::simulation::{history::History, link::locked};
 /// What one view has read.
 #[derive(Default)]
 struct Reading {
-    /// Ids of messages.
+    /// Ids of messages that the rows reflect.
     known: BTreeSet<String>,
     /// Tickets whose row has a sequence of this stream.
     placed: BTreeSet<String>,
+    /// Ids and tickets of the batch that is being applied.
+    in_hand: Vec<(String, String)>,
     /// By sequence.
     remembered: BTreeMap<u64, Message>,
     /// The stream's sequence of each message, in the order in which they were read.
@@ -99,7 +101,17 @@ impl Network {
     ) -> Vec<Delivery> {
         let mut readings = locked(&self.readings);
         let reading = readings.entry(process.to_owned()).or_default();
+        // Who reads on has applied what it had.
+        for (id, ticket) in std::mem::take(&mut reading.in_hand) {
+            reading.known.insert(id);
+            reading.placed.insert(ticket);
+        }
         batch.into_iter().filter_map(|delivery| reading.take(wrong, delivery)).collect()
+    }
+
+    /// A view begins to read: what it had in hand may not be applied.
+    pub(in crate::simulation) fn attached(&self, process: &str) {
+        locked(&self.readings).entry(process.to_owned()).or_default().in_hand.clear();
     }
 
     /// A view has lost its file.
@@ -115,7 +127,11 @@ impl Network {
 
 impl Reading {
     fn take(&mut self, wrong: Option<Wrong>, delivery: Delivery) -> Option<Delivery> {
-        let is_news = self.known.insert(id(&delivery.message));
+        let (id, ticket) = (id(&delivery.message), delivery.message.header(headers::SUBJECT).unwrap_or_default());
+        let in_hand = |is: &dyn Fn(&(String, String)) -> bool| self.in_hand.iter().any(is);
+        let is_news = !self.known.contains(&id) && !in_hand(&|(known, _)| *known == id);
+        let is_first = !self.placed.contains(ticket) && !in_hand(&|(_, placed)| placed == ticket);
+        self.in_hand.push((id, ticket.to_owned()));
         match wrong {
             Some(Wrong::PositionWithoutAnchor | Wrong::PositionWithoutIdentity) => {
                 self.remembered.insert(delivery.sequence, (*delivery.message).clone());
@@ -127,8 +143,6 @@ impl Reading {
             }
             Some(Wrong::RowsKeepNoNewSequence) => is_news.then_some(delivery),
             Some(Wrong::RowsTakeOneNewSequenceForAllParts) => {
-                let ticket = delivery.message.header(headers::SUBJECT).unwrap_or_default();
-                let is_first = self.placed.insert(ticket.to_owned());
                 (is_news || is_first).then_some(delivery)
             }
             _ => Some(delivery),
