@@ -140,7 +140,8 @@ impl Stream {
         if !is_new_enough(&version) {
             let (major, minor) = OLDEST_SERVER;
             let shown = self.connection.shown();
-            let text = format!("{shown} is nats-server {version}: {major}.{minor} or newer is needed");
+            let needed = format!("{major}.{minor} or newer is needed: update it, or set bus.url");
+            let text = format!("{shown} is nats-server {version}: {needed}");
             return Err(Error::Unavailable(text));
         }
         let info = match self.info().await {

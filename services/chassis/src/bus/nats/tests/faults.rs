@@ -232,7 +232,10 @@ async fn a_server_may_come_later_than_the_process() {
     ] {
         assert!(words.contains("127.0.0.1") && !words.contains("s3cret"), "{words}");
     }
-    eventually("the reason", async || words(bus.state().await).contains("refused").then_some(())).await;
+    let said =
+        eventually("the reason", async || Some(words(bus.state().await)).filter(|words| words.contains("refused")));
+    let said = said.await;
+    assert!(said.contains("start nats-server, or set bus.url") && said.matches("refused").count() == 1, "{said}");
     block_in_place(|| node.start_again()).unwrap();
     let state = eventually("the state", async || bus.state().await.ok()).await;
     assert_eq!(state.last_sequence, 0);
