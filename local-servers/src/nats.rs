@@ -180,6 +180,16 @@ impl Nats {
         self.program.as_ref().context("nats-server does not run")?.signal(signal)
     }
 
+    /// Lets it write nothing beyond so many bytes of any file, or all again. It answers then as it does where its disk is full, and
+    /// nobody's permission is needed.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let program = self.program.as_ref().context("nats-server does not run")?;
+        program.limit_files(bytes, || Command::new("prlimit"))
+    }
+
     /// Deletes all that JetStream has stored; only while it does not run.
     ///
     /// # Errors

@@ -26,6 +26,8 @@ pub struct Settings {
     pub lines: Vec<String>,
     /// Whether commits reach the disk. Without it a commit outlives the server's death, but not the machine's: enough for tests.
     pub synced: bool,
+    /// Megabytes in a file of its log; PostgreSQL's own choice if it is none.
+    pub log_file_mb: Option<u32>,
     /// Whether Ctrl-C at the terminal passes it by, for an owner who stops it in order.
     pub own_group: bool,
 }
@@ -90,8 +92,11 @@ impl Postgres {
 
     fn initialise(&self, settings: &Settings) -> Result<()> {
         let mut initdb = self.command("initdb");
-        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale", "--pgdata"]);
-        let output = initdb.arg(self.data()).output().context("initdb cannot be started")?;
+        initdb.args(["--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--no-locale"]);
+        if let Some(megabytes) = settings.log_file_mb {
+            initdb.arg(format!("--wal-segsize={megabytes}"));
+        }
+        let output = initdb.arg("--pgdata").arg(self.data()).output().context("initdb cannot be started")?;
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -197,6 +202,16 @@ impl Postgres {
         self.program.as_ref().context("PostgreSQL does not run")?.signal_with_children(signal)
     }
 
+    /// Lets no process of it write beyond so many bytes of any file, or all again. It answers then as it does where its disk is full,
+    /// and nobody's permission is needed.
+    ///
+    /// # Errors
+    /// If it does not run.
+    pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
+        let program = self.program.as_ref().context("PostgreSQL does not run")?;
+        program.limit_files(bytes, || as_its_user(Command::new("prlimit")))
+    }
+
     /// Waits until a session waits for a lock that another one holds.
     ///
     /// # Errors
@@ -258,11 +273,15 @@ impl Postgres {
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
         command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
-        if geteuid().is_root() {
-            command.uid(NOBODY).gid(NOBODY);
-        }
-        command
+        as_its_user(command)
     }
+}
+
+fn as_its_user(mut command: Command) -> Command {
+    if geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY);
+    }
+    command
 }
 
 /// Whether its server programs are there.

@@ -6,7 +6,7 @@ use std::{
     process::{Child, Command, Stdio},
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 pub(crate) struct Program {
@@ -38,12 +38,38 @@ impl Program {
 
     /// It and the processes that it has started.
     pub(crate) fn signal_with_children(&self, signal: Signal) -> Result<()> {
-        let pid = self.child.id();
-        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        let children = self.children();
         self.signal(signal)?;
-        for child in children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+        for child in children {
             // It may have ended meanwhile.
             kill_process(child, signal).ok();
+        }
+        Ok(())
+    }
+
+    fn children(&self) -> Vec<Pid> {
+        let pid = self.child.id();
+        let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
+        children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
+    }
+
+    /// Lets it and the processes that it has started write nothing beyond so many bytes of any file, or all again. `limit` is
+    /// prlimit(1), run as the user that the processes belong to: root may be forbidden to limit those of others.
+    pub(crate) fn limit_files(&self, bytes: Option<u64>, limit: impl Fn() -> Command) -> Result<()> {
+        let most = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
+        let limited = |pid: Pid| {
+            let mut command = limit();
+            command.arg(format!("--fsize={most}:")).arg("--pid").arg(pid.as_raw_nonzero().to_string());
+            command.output().context("prlimit cannot be started")
+        };
+        let output = limited(self.pid()?)?;
+        if !output.status.success() {
+            bail!("a server cannot be limited: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        // Those that it starts from here on have its limit.
+        for child in self.children() {
+            // It may have ended meanwhile.
+            limited(child)?;
         }
         Ok(())
     }

@@ -48,7 +48,12 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>)
         std::fs::create_dir_all(server).with_context(|| format!("cannot make {}", server.display()))?;
     }
     let [postgres, nats, log] = servers;
-    let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced: true, own_group: true };
+    let settings = Settings {
+        lines: vec!["max_connections = 300".to_owned()],
+        synced: true,
+        own_group: true,
+        ..Settings::default()
+    };
     let postgres = Postgres::start_in(&postgres, &settings)?;
     let nats = Nats::start_shielded(&nats, &nats_server)?;
     let (store_url, bus_url) = (postgres.url("postgres"), nats.url());

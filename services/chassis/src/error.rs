@@ -147,14 +147,17 @@ fn short(mut text: String) -> String {
     text
 }
 
-/// An error and all its causes in one line.
+/// An error and all its causes in one line. Those of others often end with what their cause says: that is not said twice.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
+        let said = error.to_string();
+        if !text.ends_with(&said) {
+            text.push_str(": ");
+            text.push_str(&said);
+        }
         cause = error.source();
     }
     text

@@ -162,7 +162,8 @@ impl Connection {
         let news =
             self.state.send_if_modified(|state| state.problem.replace(problem.clone()).as_ref() != Some(&problem));
         if news {
-            tracing::warn!(bus = self.target.shown, problem, "the bus cannot be reached yet");
+            let advice = advice(&problem);
+            tracing::warn!(bus = self.target.shown, problem, advice, "the bus cannot be reached yet");
         }
     }
 
@@ -222,7 +223,8 @@ impl Connection {
     fn not_connected(&self) -> Error {
         let state = self.state.borrow();
         let problem = state.problem.as_deref().unwrap_or("no answer yet");
-        Error::Unavailable(format!("{} cannot be reached, trying on: {problem}", self.target.shown))
+        let advice = advice(problem);
+        Error::Unavailable(format!("{} cannot be reached, trying on: {problem}: {advice}", self.target.shown))
     }
 
     /// Asks JetStream.
@@ -309,4 +311,16 @@ impl Connection {
             tracing::warn!(bus = self.target.shown, "the bus did not take in time what was on its way");
         }
     }
+}
+
+/// What to do about a problem, which is in the words of others: what is not known of them gets the advice that is never wrong.
+fn advice(problem: &str) -> &'static str {
+    let known = [
+        ("authorization violation", "look at the user or token in bus.url, and at bus.credentials"),
+        ("UnknownIssuer", "set bus.ca_file to the certificates that the server's own is signed by"),
+        ("InvalidContentType", "it does not speak TLS: enable that at the server, or write nats:// in bus.url"),
+        ("bus.credentials", "put the file right, or set another"),
+    ];
+    let found = known.iter().find(|(words, _)| problem.contains(words));
+    found.map_or("start nats-server, or set bus.url", |(_, advice)| advice)
 }

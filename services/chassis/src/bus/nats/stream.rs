@@ -22,6 +22,8 @@ const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 /// JetStream's numbers for what it refuses.
 mod codes {
     pub(super) const INSUFFICIENT_RESOURCES: [u64; 6] = [10002, 10023, 10028, 10047, 10077, 10122];
+    /// What a server says that cannot write what it must remember of a stream or consumer.
+    pub(super) const STORE_FAILED: [u64; 3] = [10012, 10049, 10104];
     pub(super) const NOT_ENABLED: [u64; 2] = [10039, 10076];
     pub(super) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(super) const NO_MESSAGE: u64 = 10037;
@@ -138,7 +140,8 @@ impl Stream {
         if !is_new_enough(&version) {
             let (major, minor) = OLDEST_SERVER;
             let shown = self.connection.shown();
-            let text = format!("{shown} is nats-server {version}: {major}.{minor} or newer is needed");
+            let needed = format!("{major}.{minor} or newer is needed: update it, or set bus.url");
+            let text = format!("{shown} is nats-server {version}: {needed}");
             return Err(Error::Unavailable(text));
         }
         let info = match self.info().await {
@@ -233,6 +236,9 @@ impl Stream {
                 let help = match code {
                     code if codes::NOT_ENABLED.contains(&code) => "enable JetStream for the server and the account",
                     code if codes::INSUFFICIENT_RESOURCES.contains(&code) => "give the server or the account more room",
+                    code if codes::STORE_FAILED.contains(&code) => {
+                        "look at the server's log, and whether its store_dir can be written and has room"
+                    }
                     codes::SUBJECTS_OVERLAP => "another stream has the subjects eticket.v1.>: delete it",
                     codes::REPLICAS_WITHOUT_CLUSTER | codes::NO_PEERS => {
                         "bus.replicas needs as many servers with JetStream in a cluster"

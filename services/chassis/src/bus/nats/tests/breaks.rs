@@ -1,10 +1,11 @@
-//! Connections that break in the midst of what is delivered over them.
+//! Connections that break in the midst of what is delivered over them, or hold back what is asked.
 
 use std::collections::BTreeSet;
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy},
     net::{TcpListener, TcpStream},
+    sync::oneshot,
 };
 
 use super::*;
@@ -86,4 +87,49 @@ async fn a_consumer_misses_nothing() {
         }
     }
     assert!(twice > 0, "what was under way when the connection broke came again");
+}
+
+/// Another way to the server, for one connection: it says when a question of this kind comes, and holds it back until told to go on.
+async fn holding_way(port: u16, question: &'static str) -> (String, oneshot::Receiver<()>, oneshot::Sender<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    let ((says, said), (tells, told)) = (oneshot::channel(), oneshot::channel());
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
+            (client.into_split(), server.into_split());
+        tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
+        let (mut buffer, mut seen, mut hold) = (vec![0; 64 * 1024], Vec::new(), Some((says, told)));
+        while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
+            seen.extend_from_slice(&buffer[..length]);
+            if seen.windows(question.len()).any(|window| window == question.as_bytes())
+                && let Some((says, told)) = hold.take()
+            {
+                says.send(()).unwrap();
+                told.await.unwrap();
+            }
+            to_server.write_all(&buffer[..length]).await.unwrap();
+        }
+    });
+    (url, said, tells)
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_stream_that_is_made_anew_while_one_attaches_to_it_is_noticed() {
+    let node = server::Nats::start().unwrap();
+    let other = open(&node.url());
+    other.state().await.unwrap();
+    let (url, said, tells) = holding_way(node.port(), "$JS.API.CONSUMER.INFO.").await;
+    let bus = open(&url);
+    let meanwhile = async {
+        said.await.unwrap();
+        other.stream.api::<serde_json::Value>("STREAM.DELETE.ETICKET", &json!({})).await.unwrap();
+        other.publish(message("x", 1)).await.unwrap();
+        tells.send(()).unwrap();
+    };
+    let (attached, ()) = in_time(async { tokio::join!(bus.attach("late", &["eticket.v1.a.*"]), meanwhile) }).await;
+    // Its consumer is in the stream that is there now, under the name that it would have had in the one that is gone.
+    assert!(matches!(attached, Err(Error::StreamChanged)), "{:?}", attached.err());
 }

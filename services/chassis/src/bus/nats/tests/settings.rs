@@ -52,6 +52,47 @@ async fn a_stream_with_other_settings_is_refused_and_left_alone() {
     eventually("a publish", async || bus.publish(message("x", 1)).await.ok()).await;
 }
 
+/// While nothing has happened nobody looks; over another connection it may be another server.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_stream_that_was_changed_is_refused_over_the_next_connection() {
+    let mut node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    bus.publish(message("x", 1)).await.unwrap();
+    let mut changed = api(&bus, "STREAM.INFO.ETICKET", &json!({})).await["config"].take();
+    changed["max_msgs"] = json!(1000);
+    api(&bus, "STREAM.UPDATE.ETICKET", &changed).await;
+    let before = bus.stream.connection.connected().await.unwrap();
+    block_in_place(|| {
+        node.stop().unwrap();
+        node.start_again().unwrap();
+    });
+    let connected = async || bus.stream.connection.connected().await.ok().filter(|number| *number > before);
+    eventually("another connection", connected).await;
+    let said = words(bus.publish(message("x", 2)).await);
+    assert!(said.contains("max_msgs = 1000 where -1 is needed"), "{said}");
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn what_a_filter_adds_is_delivered_also_from_below_the_position() {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    bus.publish(message("y", 1)).await.unwrap();
+    bus.publish(message("x", 1)).await.unwrap();
+    let mut consumer = bus.attach("more", &["eticket.v1.a.x"]).await.unwrap();
+    assert_eq!(ids(&in_time(consumer.next(10)).await.unwrap()), ["x/1"]);
+    consumer.ack(&[2]).await.unwrap();
+    drop(consumer);
+    let mut consumer = bus.attach("more", &["eticket.v1.a.x", "eticket.v1.a.y"]).await.unwrap();
+    bus.publish(message("x", 2)).await.unwrap();
+    let mut read = Vec::new();
+    while !read.contains(&"x/2".to_owned()) {
+        read.extend(ids(&in_time(consumer.next(10)).await.unwrap()).into_iter().map(str::to_owned));
+    }
+    assert!(read.contains(&"y/1".to_owned()), "{read:?}");
+}
+
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn a_consumer_with_other_settings_is_put_right() {
@@ -133,6 +174,52 @@ async fn a_full_server_refuses_and_says_so() {
     let huge = Message { body: vec![7; 2_000_000].into(), ..message("huge", 1) };
     let said = words(bus.publish(huge).await);
     assert!(said.contains("max payload size exceeded"), "{said}");
+}
+
+/// A limit on the size of files stands for the full disk: nats-server does the same about a disk that has no space left.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_full_disk_loses_nothing_and_is_written_on_when_there_is_room() {
+    let mut node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    node.limit_files(Some(1)).unwrap();
+    let said = words(bus.state().await);
+    assert!(said.contains("127.0.0.1") && said.contains("store_dir"), "{said}");
+    node.limit_files(None).unwrap();
+    let big = |number: u64| Message { body: vec![7; 1000].into(), ..message(&number.to_string(), number) };
+    let mut consumer = bus.attach("full", &["eticket.v1.a.*"]).await.unwrap();
+    bus.publish(big(1)).await.unwrap();
+    node.limit_files(Some(20_000)).unwrap();
+    let (mut acknowledged, mut said) = (vec!["1/1".to_owned()], None);
+    for number in 2..=100 {
+        match bus.publish(big(number)).await {
+            Ok(_) => acknowledged.push(format!("{number}/{number}")),
+            outcome => {
+                said.get_or_insert(words(outcome));
+            }
+        }
+    }
+    let said = said.expect("there is an end to it");
+    assert!(said.contains("127.0.0.1") && said.contains("file too large") && said.contains("more room"), "{said}");
+    node.limit_files(Some(1)).unwrap();
+    let said = words(bus.attach("another", &["eticket.v1.a.*"]).await.map(drop));
+    assert!(said.contains("store_dir"), "{said}");
+    // What is there is delivered, and can be dealt with.
+    let batch = in_time(consumer.next(1)).await.unwrap();
+    consumer.ack(&[batch[0].sequence]).await.unwrap();
+    node.limit_files(None).unwrap();
+    bus.publish(message("last", 1)).await.unwrap();
+    acknowledged.push("last/1".to_owned());
+    block_in_place(|| {
+        node.kill().unwrap();
+        node.start_again().unwrap();
+    });
+    let mut reader = eventually("a reader", async || bus.read(0).await.ok()).await;
+    let mut read = Vec::new();
+    while !read.contains(&"last/1".to_owned()) {
+        read.extend(ids(&in_time(reader.next(200)).await.unwrap()).into_iter().map(str::to_owned));
+    }
+    assert_eq!(read, acknowledged);
 }
 
 #[tokio::test]

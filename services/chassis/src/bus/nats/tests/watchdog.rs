@@ -49,7 +49,7 @@ async fn a_consumer_that_stalls_is_made_anew_where_it_stood() {
     pause(&bus, &names(&bus).await[0]).await;
     // What was asked for before the pause may still come; then nothing does.
     let said = loop {
-        match in_time(consumer.next(2)).await {
+        match soon(consumer.next(2)).await {
             Ok(_) => {}
             outcome => break words(outcome),
         }
@@ -116,7 +116,7 @@ async fn a_reader_that_stalls_or_is_forgotten_ends() {
     assert_eq!(ids(&in_time(reader.next(10)).await.unwrap()), ["x/1"]);
     pause(&bus, &names(&bus).await[0]).await;
     bus.publish(message("x", 2)).await.unwrap();
-    let said = words(in_time(reader.next(10)).await);
+    let said = words(soon(reader.next(10)).await);
     assert!(said.contains("none of 1 messages has been delivered"), "{said}");
     drop(reader);
     eventually("its end", async || names(&bus).await.is_empty().then_some(())).await;
@@ -160,7 +160,7 @@ async fn what_is_given_back_is_delivered_before_its_time() {
     let mut consumer = bus.attach("back", &FILTERS).await.unwrap();
     let mut read = Vec::new();
     while read.len() < 4 {
-        read.extend(in_time(consumer.next(10)).await.unwrap().into_iter().map(|delivery| delivery.sequence));
+        read.extend(soon(consumer.next(10)).await.unwrap().into_iter().map(|delivery| delivery.sequence));
     }
     read.sort_unstable();
     assert_eq!(read, [1, 2, 3, 4]);
@@ -176,7 +176,7 @@ async fn who_is_attached_hears_that_the_consumer_was_put_back() {
     in_time(consumer.next(1)).await.unwrap();
     consumer.ack(&[1]).await.unwrap();
     bus.restart("restarted").await.unwrap();
-    let said = words(in_time(consumer.next(1)).await);
+    let said = words(soon(consumer.next(1)).await);
     assert!(said.contains("put back to the start"), "{said}");
     let mut consumer = bus.attach("restarted", &FILTERS).await.unwrap();
     let batch = in_time(consumer.next(1)).await.unwrap();
