@@ -186,7 +186,8 @@ impl History {
                 format!("it goes back from reservation revision {} to {state:?}", before.reservation_revision)
             })?;
             let is_next = ticket.revision == past.tickets.len() as i64 + 1;
-            let is_again = is_next && state.title != before.title && past.tickets.iter().any(|(_, it)| it.title == state.title);
+            let is_again =
+                is_next && state.title != before.title && past.tickets.iter().any(|(_, it)| it.title == state.title);
             right(!is_again, || format!("one edit has two effects: {state:?}"))?;
             let edited = state.title != before.title || moved || state.withdrawn != before.withdrawn;
             right(edited || state.etag == before.etag, || {

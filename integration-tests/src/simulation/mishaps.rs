@@ -2,6 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
+use futures::FutureExt;
 use tokio::time::Instant;
 
 use super::{
@@ -11,6 +12,9 @@ use super::{
 
 /// Longer than it takes a process to come back, or a bus.
 const LONGEST: u64 = 2_500;
+
+/// Longer than anything takes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Has one mishap after another for as long as the plan says; what an operator must mend is mended at the end.
 pub(super) async fn until_the_end(fleet: &Fleet) {
@@ -115,28 +119,45 @@ async fn lose_tail(fleet: &Fleet) {
 /// As the operators' command does: the consumer goes back to the start, and all states are sent again.
 pub(super) async fn republish(fleet: &Fleet) {
     fleet.scheduler.count("all states were published again");
-    for service in [Service::Ticket, Service::Reservation, Service::Pricing] {
-        while !republished(fleet, service).await {
-            fleet.scheduler.sleep(10..=500).await;
+    let all = async {
+        for service in [Service::Ticket, Service::Reservation, Service::Pricing] {
+            while !republished(fleet, service).await {
+                fleet.scheduler.sleep(10..=500).await;
+            }
         }
+    };
+    if tokio::time::timeout(PATIENCE, all).await.is_err() {
+        fleet.scheduler.fail("an operator waits in vain for all states to be published again");
     }
 }
 
+/// Two operators at once, one at each replica: that must not matter.
 async fn republished(fleet: &Fleet, service: Service) -> bool {
+    futures::future::join_all((0..2).map(|number| republished_by(fleet, service, number))).await.contains(&true)
+}
+
+async fn republished_by(fleet: &Fleet, service: Service, number: usize) -> bool {
     let progress = &|_: u64| ();
-    match service {
+    fleet.scheduler.pause().await;
+    let Some(life) = fleet.life(service, number) else { return false };
+    let name = format!("{service:?}").to_lowercase();
+    if life.bus().restart(&name).await.is_err() {
+        return false;
+    }
+    let sent = match service {
         Service::Ticket => {
-            let Some((tickets, life)) = fleet.any(&fleet.tickets) else { return false };
-            life.bus().restart("ticket").await.is_ok() && tickets.republish(progress).await.is_ok()
+            fleet.tickets[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
         }
         Service::Reservation => {
-            let Some((reservations, life)) = fleet.any(&fleet.reservations) else { return false };
-            life.bus().restart("reservation").await.is_ok() && reservations.republish(progress).await.is_ok()
+            fleet.reservations[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
         }
         Service::Pricing => {
-            let Some((prices, life)) = fleet.any(&fleet.prices) else { return false };
-            life.bus().restart("pricing").await.is_ok() && prices.republish(progress).await.is_ok()
+            fleet.prices[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
         }
-        Service::Query => true,
+        Service::Query => None,
+    };
+    match sent {
+        Some(sent) => sent.await.is_ok(),
+        None => false,
     }
 }

@@ -31,7 +31,7 @@ impl Plan {
         let relay_deaths = scheduler.number(0..=3);
         let as_many_as_needed = relay_deaths as usize + 2;
         let plan = Self {
-            tickets: scheduler.number(1..=3),
+            tickets: scheduler.number(1..=4),
             clients: scheduler.number(2..=5),
             seconds: scheduler.number(3..=9),
             kept: if scheduler.chance(700) { as_many_as_needed } else { 32 },

@@ -187,7 +187,8 @@ fn watchers_agree(fleet: &Fleet, watchers: &[Watcher], ticket: &TicketId, view: 
         let seen = locked(&watcher.seen);
         let row = seen.rows.get(ticket);
         let is_newest = row.is_some_and(|row| {
-            (&row.ticket, &row.ledger, &row.price, &row.newest) == (&view.ticket, &view.ledger, &view.price, &view.newest)
+            (&row.ticket, &row.ledger, &row.price, &row.newest)
+                == (&view.ticket, &view.ledger, &view.price, &view.newest)
         });
         if is_watched && !is_newest {
             return Err(format!("watcher-{number} ends with {row:?}, shown is {view:?}"));

@@ -8,16 +8,15 @@ use std::{
 
 use eticket_proto::ids::TicketId;
 use eticket_query::{
-    application::{ViewStore, Watched, watch::{ResumePoint, Sent}},
+    application::{
+        ViewStore, Watched,
+        watch::{ResumePoint, Sent},
+    },
     domain::View,
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{
-    link::locked,
-    replicas::Fleet,
-    wrong::Wrong,
-};
+use super::{link::locked, replicas::Fleet, wrong::Wrong};
 
 /// What a watcher has been sent.
 #[derive(Default)]

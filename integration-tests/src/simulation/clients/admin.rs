@@ -177,10 +177,12 @@ impl Admin {
             });
             match done {
                 None => Err("was acknowledged and is not there".to_owned()),
-                Some((index, _)) if !edit.etag.is_empty() => match index.checked_sub(1).and_then(|it| past.tickets.get(it)) {
-                    Some((_, before)) if before.etag == edit.etag => Ok(()),
-                    before => Err(format!("went by etag {}, but there was {before:?}", edit.etag)),
-                },
+                Some((index, _)) if !edit.etag.is_empty() => {
+                    match index.checked_sub(1).and_then(|it| past.tickets.get(it)) {
+                        Some((_, before)) if before.etag == edit.etag => Ok(()),
+                        before => Err(format!("went by etag {}, but there was {before:?}", edit.etag)),
+                    }
+                }
                 Some(_) => Ok(()),
             }
         };
@@ -195,9 +197,10 @@ impl Admin {
         let past = history.of(&edit.ticket).unwrap_or(&none);
         let until = history.moment;
         // Another attempt of the same request was done before this one began: its answer is owed.
-        let was_done = past.tickets.iter().any(|(moment, state)| {
-            *moment <= began && edit.title.as_ref().is_some_and(|title| state.title == *title)
-        });
+        let was_done = past
+            .tickets
+            .iter()
+            .any(|(moment, state)| *moment <= began && edit.title.as_ref().is_some_and(|title| state.title == *title));
         let Refusal::Domain(refusal) = refusal else { return false };
         let right = match refusal {
             domain::Refusal::NotFound => past.tickets.first().is_none_or(|(registered, _)| *registered > began),

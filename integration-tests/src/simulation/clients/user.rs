@@ -113,9 +113,10 @@ impl User {
         let none = Past::default();
         let past = history.of(ticket).unwrap_or(&none);
         let (until, now) = (history.moment, client.fleet.scheduler.now());
-        let made_before = history.requests[request].1.iter().find(|id| {
-            past.reservations.get(*id).is_some_and(|(_, _, made)| *made <= began)
-        });
+        let made_before = history.requests[request]
+            .1
+            .iter()
+            .find(|id| past.reservations.get(*id).is_some_and(|(_, _, made)| *made <= began));
         let made_before = made_before.copied();
         let right = match refusal {
             Refusal::Domain(domain::Refusal::TicketAlreadyReserved) => {
@@ -192,7 +193,8 @@ impl User {
         let rejected = {
             let history = locked(&client.fleet.history);
             let past = history.of(ticket);
-            let status = past.and_then(|past| past.reservations.get(&id).map(|(status, revision, _)| (status, revision)));
+            let status =
+                past.and_then(|past| past.reservations.get(&id).map(|(status, revision, _)| (status, revision)));
             match status {
                 Some((ReservationStatus::Rejected, _)) => true,
                 // By an earlier attempt that was still under way when this one began.

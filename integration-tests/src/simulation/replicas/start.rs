@@ -55,7 +55,8 @@ impl FleetInner {
         let jobs = Batches::start("ticket", &life.tasks, LIMITS, Arc::new(writer));
         let tickets = Tickets::new(store, jobs, clock);
         let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
-        let events = wrong::Heard { wrong: self.wrong, service: Service::Ticket, history: self.history.clone(), events };
+        let events =
+            wrong::Heard { wrong: self.wrong, service: Service::Ticket, history: self.history.clone(), events };
         let filters = eticket_ticket::inbound::events::FILTERS;
         background(&life, "ticket", filters, &rows, events, rows.outbox_written());
         let sweeper = tickets.clone();

@@ -142,9 +142,7 @@ impl Reading {
                 Some(Delivery { sequence: self.counted.len() as u64, ..delivery })
             }
             Some(Wrong::RowsKeepNoNewSequence) => is_news.then_some(delivery),
-            Some(Wrong::RowsTakeOneNewSequenceForAllParts) => {
-                (is_news || is_first).then_some(delivery)
-            }
+            Some(Wrong::RowsTakeOneNewSequenceForAllParts) => (is_news || is_first).then_some(delivery),
             _ => Some(delivery),
         }
     }

@@ -200,7 +200,12 @@ impl Commit for Ledgers {
     type Keys = Keys;
     type Rows = ReservationRows;
 
-    async fn commit(&self, keys: &Keys, requests: &[Uuid], work_off: WorkOff<'_, ReservationRows>) -> Result<(), Error> {
+    async fn commit(
+        &self,
+        keys: &Keys,
+        requests: &[Uuid],
+        work_off: WorkOff<'_, ReservationRows>,
+    ) -> Result<(), Error> {
         match self.wrong {
             Some(Wrong::OnConflictDoNothing) => self.commit_or_do_nothing(keys, requests, work_off).await,
             Some(Wrong::RecordLookedUpBeforeTheCheckOnly) => self.rows.commit(keys, &[], work_off).await,
