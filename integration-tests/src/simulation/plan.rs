@@ -40,6 +40,8 @@ impl Plan {
             losses: [0, 10, 40, 120][scheduler.number(0..=3) as usize],
         };
         match wrong {
+            // What these rules are for is met more often so.
+            Some(Wrong::PositionWithoutAnchor) => Self { repair: Repair::Republish, ..plan },
             Some(Wrong::AsManyDeathsAsKept) => Self { relay_deaths: 1, kept: 1, ..plan },
             _ => plan,
         }

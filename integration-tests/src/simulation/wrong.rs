@@ -7,7 +7,10 @@ mod stores;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -193,6 +196,8 @@ pub(super) struct Heard<T> {
     pub(super) service: Service,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) events: T,
+    /// Counts the batches that are being taken in.
+    pub(super) taking_in: Arc<AtomicU64>,
 }
 
 impl<T: TakeIn> Heard<T> {
@@ -211,6 +216,22 @@ impl<T: TakeIn> Heard<T> {
     }
 }
 
+/// A batch that is being taken in, also if whoever does it dies.
+struct TakingIn(Arc<AtomicU64>);
+
+impl TakingIn {
+    fn new(count: &Arc<AtomicU64>) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count.clone())
+    }
+}
+
+impl Drop for TakingIn {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 #[async_trait]
 impl<T: TakeIn> TakeIn for Heard<T> {
     type Event = T::Event;
@@ -226,7 +247,9 @@ impl<T: TakeIn> TakeIn for Heard<T> {
     async fn take_in(&self, events: Vec<Incoming<T::Event>>) -> Vec<Result<(), batch::Error>> {
         let ignored: Vec<bool> = events.iter().map(|incoming| self.is_ignored(&incoming.event)).collect();
         let heard = events.into_iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(event, _)| event);
+        let taking_in = TakingIn::new(&self.taking_in);
         let mut outcomes = self.events.take_in(heard.collect()).await.into_iter();
+        drop(taking_in);
         ignored.iter().map(|ignored| if *ignored { Ok(()) } else { outcomes.next().unwrap_or(Ok(())) }).collect()
     }
 

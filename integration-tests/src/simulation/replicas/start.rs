@@ -1,6 +1,9 @@
 //! How a process of each service comes to life.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eticket_chassis::{batch::Batches, telemetry::TraceContext};
@@ -48,15 +51,15 @@ impl FleetInner {
 
     fn start_ticket(self: &Arc<Self>, life: Life, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
+        let taking_in = Arc::default();
         let rows = self.ticket_rows.process(clock.clone(), Arc::new(life.clone()));
-        let store = wrong::tickets(self.wrong, number, rows.clone());
+        let store = wrong::tickets(self.wrong, number, rows.clone(), taking_in.clone());
         let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
         let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
         let jobs = Batches::start("ticket", &life.tasks, LIMITS, Arc::new(writer));
         let tickets = Tickets::new(store, jobs, clock);
         let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
-        let events =
-            wrong::Heard { wrong: self.wrong, service: Service::Ticket, history: self.history.clone(), events };
+        let events = self.heard(Service::Ticket, events, taking_in);
         let filters = eticket_ticket::inbound::events::FILTERS;
         background(&life, "ticket", filters, &rows, events, rows.outbox_written());
         let sweeper = tickets.clone();
@@ -70,6 +73,10 @@ impl FleetInner {
         take_place(&self.tickets[number], tickets, life);
     }
 
+    fn heard<T>(&self, service: Service, events: T, taking_in: Arc<AtomicU64>) -> wrong::Heard<T> {
+        wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events, taking_in }
+    }
+
     fn start_reservation(self: &Arc<Self>, life: Life, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
         let rows = self.reservation_rows.process(clock.clone(), Arc::new(life.clone()));
@@ -81,8 +88,7 @@ impl FleetInner {
         let check = Arc::new(CheckByCall { fleet: Arc::downgrade(self), life: life.clone() });
         let reservations = Reservations::new(store, jobs, check, clock);
         let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
-        let service = Service::Reservation;
-        let events = wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events };
+        let events = self.heard(Service::Reservation, events, Arc::default());
         let filters = eticket_reservation::inbound::events::FILTERS;
         background(&life, "reservation", filters, &rows, events, rows.outbox_written());
         take_place(&self.reservations[number], reservations, life);
@@ -96,8 +102,7 @@ impl FleetInner {
         let writer = PriceWriter { store: store.clone(), messages, clock };
         let prices = Prices::new(store, Batches::start("pricing", &life.tasks, LIMITS, Arc::new(writer)));
         let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
-        let service = Service::Pricing;
-        let events = wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events };
+        let events = self.heard(Service::Pricing, events, Arc::default());
         let filters = eticket_pricing::inbound::events::FILTERS;
         background(&life, "pricing", filters, &rows, events, rows.outbox_written());
         take_place(&self.prices[number], prices, life);

@@ -2,7 +2,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use async_trait::async_trait;
@@ -35,14 +38,17 @@ pub(in crate::simulation) fn tickets(
     wrong: Option<Wrong>,
     number: usize,
     rows: Store<TicketTables>,
+    taking_in: Arc<AtomicU64>,
 ) -> Arc<dyn TicketStore> {
-    Arc::new(Tickets { wrong, number, rows })
+    Arc::new(Tickets { wrong, number, rows, taking_in })
 }
 
 struct Tickets {
     wrong: Option<Wrong>,
     number: usize,
     rows: Store<TicketTables>,
+    /// Counts the batches of events that are under way.
+    taking_in: Arc<AtomicU64>,
 }
 
 impl Tickets {
@@ -96,8 +102,10 @@ impl Commit for Tickets {
     ) -> Result<(), Error> {
         match self.wrong {
             Some(Wrong::LocksInOrderOfArrival) => self.commit_in_order_of_arrival(keys, requests, work_off).await,
-            // Admins' commands bring an id: this batch is of events.
-            Some(Wrong::NoConditionOnTheRevision) if requests.is_empty() => {
+            // Admins' commands bring an id, so this batch is of events.
+            Some(Wrong::NoConditionOnTheRevision)
+                if requests.is_empty() && self.taking_in.load(Ordering::Relaxed) > 0 =>
+            {
                 let unconditional = &mut |work: &mut Work<TicketRows>| {
                     each(&mut work.rows, |ticket| Ticket { reservation_revision: 0, ..ticket.clone() });
                     work_off(work);
