@@ -51,7 +51,7 @@ impl FleetInner {
 
     fn start_ticket(self: &Arc<Self>, life: Life, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
-        let taking_in = Arc::default();
+        let taking_in: Arc<AtomicU64> = Arc::default();
         let rows = self.ticket_rows.process(clock.clone(), Arc::new(life.clone()));
         let store = wrong::tickets(self.wrong, number, rows.clone(), taking_in.clone());
         let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
