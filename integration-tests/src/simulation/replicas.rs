@@ -184,7 +184,6 @@ pub(super) struct FleetInner {
 pub(super) type Fleet = Arc<FleetInner>;
 
 impl FleetInner {
-    #[expect(clippy::new_ret_no_self, reason = "it is only ever shared")]
     pub(super) async fn new(scheduler: Scheduler, plan: Plan, wrong: Option<Wrong>) -> Fleet {
         let clock: Arc<Scheduler> = Arc::new(scheduler.clone());
         let history: Arc<Mutex<History>> = Arc::default();
