@@ -33,7 +33,7 @@ impl Plan {
         let plan = Self {
             tickets: scheduler.number(1..=4),
             clients: scheduler.number(2..=5),
-            seconds: scheduler.number(3..=9),
+            seconds: scheduler.number(2..=6),
             kept: if scheduler.chance(700) { as_many_as_needed } else { 32 },
             relay_deaths,
             repair: if scheduler.chance(700) { Repair::Delete } else { Repair::Republish },
