@@ -5,6 +5,7 @@ mod calls;
 mod fake;
 mod hostile;
 mod replicas;
+mod stopping;
 mod web;
 mod web_client;
 

@@ -11,15 +11,24 @@ use std::{
 use chrono::Weekday;
 use eticket_integration_tests::{
     Api, Eticket, Wire,
-    api::reason,
+    aftermath::metrics,
+    api::{channel, reason},
     calendar,
     eventually::{SOON, eventually},
     process::{Launch, SERVERS},
 };
-use eticket_proto::{query::WaitFor, reservation::UserGrade, ticket::TicketStatus};
+use eticket_proto::{
+    query::{
+        GetTicketViewRequest, GetTicketViewResponse, WaitFor, WatchTicketViewsRequest,
+        query_service_client::QueryServiceClient,
+    },
+    reservation::UserGrade,
+    ticket::TicketStatus,
+};
 use rustix::process::Signal;
 use tempfile::TempDir;
-use tonic::Code;
+use tonic::{Code, Request, Status};
+use tonic_types::StatusExt;
 
 fn folder() -> TempDir {
     TempDir::new().expect("a folder")
@@ -147,23 +156,50 @@ async fn the_drain_delay_lets_balancers_look_away() {
     assert_eq!(eticket.exit().await.code, Some(0));
 }
 
-#[tokio::test]
+/// Directly and through the gateway, which stops before the service that could answer: told in the words of the contract and at
+/// once, not cut after the share of the hard cap (25 s) that calls may take.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_told_that_it_shuts_down() {
-    let data = folder();
-    let eticket = Eticket::start(data.path()).await;
-    let direct = Api::new(&eticket, Wire::Direct);
-    direct.register("here", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
-    let through = direct.clone();
-    let waiting = tokio::spawn(async move { through.view("not-there", "", WaitFor::Applied).await });
-    eventually(SOON, "the wait is on", async || match direct.view("here", "", WaitFor::Applied).await {
-        Ok(_) => Ok(()),
-        Err(status) => Err(status),
-    })
-    .await;
-    eticket.signal(Signal::TERM);
-    let status = waiting.await.expect("it does not panic").expect_err("there is no such view");
-    assert_eq!((status.code(), reason(&status)), (Code::Unavailable, "SHUTTING_DOWN".to_owned()), "{status:?}");
-    assert_eq!(eticket.exit().await.code, Some(0));
+    for wire in Wire::ALL {
+        let data = folder();
+        let eticket = Eticket::start(data.path()).await;
+        let api = Api::new(&eticket, wire);
+        let mut request = Request::new(GetTicketViewRequest {
+            ticket_id: "not-there".to_owned(),
+            wait: WaitFor::Applied.into(),
+            ..Default::default()
+        });
+        request.set_timeout(Duration::from_secs(60));
+        let waiting = tokio::spawn(async move {
+            let method = "eticket.query.v1.QueryService/GetTicketView";
+            api.call_with::<_, GetTicketViewResponse>(method, request).await
+        });
+        eventually(SOON, "the wait is on", async || match metrics(&eticket).await {
+            seen if seen.lines().any(|line| line == "eticket_view_waits 1") => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+        let mut views = QueryServiceClient::new(channel(eticket.address("gateway")));
+        let mut stream =
+            views.watch_ticket_views(WatchTicketViewsRequest::default()).await.expect("begun").into_inner();
+        assert!(stream.message().await.expect("open").is_some(), "of nothing there is the place to go on from");
+        let began = Instant::now();
+        eticket.signal(Signal::TERM);
+        let status = waiting.await.expect("it does not panic").expect_err("there is no such view");
+        says_that_it_shuts_down(&status);
+        says_that_it_shuts_down(&stream.message().await.expect_err("it ends"));
+        let exit = eticket.exit().await;
+        assert_eq!(exit.code, Some(0), "{}", exit.log);
+        assert!(began.elapsed() < Duration::from_secs(10), "{wire:?}: {:?}:\n{}", began.elapsed(), exit.log);
+        assert!(!exit.log.contains("did not finish in time"), "{}", exit.log);
+    }
+}
+
+fn says_that_it_shuts_down(status: &Status) {
+    assert_eq!((status.code(), reason(status)), (Code::Unavailable, "SHUTTING_DOWN".to_owned()), "{status:?}");
+    let delay = status.get_details_retry_info().and_then(|info| info.retry_delay).expect("a RetryInfo");
+    let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("a pushback");
+    assert_eq!(pushback.to_str().ok(), Some(delay.as_millis().to_string().as_str()));
 }
 
 /// Commands that were accepted while a signal came are answered, or refused in the words of the contract, and what was

@@ -4,8 +4,9 @@
 //! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router goes without
 //! them: what speaks other protocols than gRPC, as the gateway, puts [`layered`] inside of what translates them.
 //!
-//! Stopping, in this order: not ready → drain delay → `draining` (streams and waits end with `SHUTTING_DOWN`, GOAWAY, the
-//! port closes) → calls under way finish → the service's own hooks. All of it within a cap that the caller gives.
+//! Stopping, in this order: not ready → drain delay → streams and waits end with `SHUTTING_DOWN` → GOAWAY, the port closes →
+//! calls under way finish; those that do not are told `SHUTTING_DOWN` too, and cut if that does not help → the service's own
+//! hooks. All of it within a cap that the caller gives.
 
 mod admission;
 mod authenticate;
@@ -32,8 +33,14 @@ use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, ServiceBuilder};
 
 use self::{
-    admission::AdmissionLayer, authenticate::AuthenticateLayer, catch_panic::CatchPanicLayer, connections::Signals,
-    deadline::DeadlineLayer, drain::DrainLayer, language::LanguageLayer, observe::ObserveLayer,
+    admission::AdmissionLayer,
+    authenticate::AuthenticateLayer,
+    catch_panic::CatchPanicLayer,
+    connections::Signals,
+    deadline::DeadlineLayer,
+    drain::{DrainLayer, Overdue},
+    language::LanguageLayer,
+    observe::ObserveLayer,
 };
 pub use self::{
     connections::ConnectionLimits,
@@ -59,7 +66,7 @@ pub struct Server {
     reflection: Vec<String>,
     health: Option<Health>,
     routes: Option<Router>,
-    draining: CancellationToken,
+    ending: CancellationToken,
 }
 
 impl Server {
@@ -78,7 +85,7 @@ impl Server {
             reflection: Vec::new(),
             health: None,
             routes: None,
-            draining: CancellationToken::new(),
+            ending: CancellationToken::new(),
         }
     }
 
@@ -122,10 +129,10 @@ impl Server {
         self
     }
 
-    /// Cancelled when the server drains, for waits that do not hang on a request.
+    /// Cancelled when waits end because the server stops, for those that do not hang on a request.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
-        self.draining.clone()
+        self.ending.clone()
     }
 
     /// Binds and serves. Calls are answered from here on; whether they should come is said by the health.
@@ -134,7 +141,12 @@ impl Server {
     /// If the address cannot be bound, or the descriptors of the contract cannot be read.
     pub async fn start(mut self) -> Result<Running, StartError> {
         let (listener, address) = bind(self.name, self.listen).await?;
-        let signals = Signals { draining: self.draining.clone(), kill: CancellationToken::new() };
+        let signals = Signals {
+            ending: self.ending.clone(),
+            draining: CancellationToken::new(),
+            overdue: Overdue::default(),
+            kill: CancellationToken::new(),
+        };
         let tasks = Tasks::new();
         let (limits, ends) = (self.connection_limits.clone(), signals.clone());
         // Two types of service, so two tasks.

@@ -217,6 +217,8 @@ impl Started {
         let until = Instant::now() + cap;
         let delays = self.running.iter_mut().map(Running::announce_stop);
         sleep(delays.max().unwrap_or_default().min(cap)).await;
+        // The gateway is the first to stop, and waits for calls that only the others can end.
+        self.running.iter().for_each(Running::end_waits);
         for server in self.running.into_iter().rev() {
             server.stop_until(until).await;
         }

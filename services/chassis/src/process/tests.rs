@@ -185,3 +185,17 @@ async fn servers_that_stop_together_wait_together() {
     assert!(start.elapsed().abs_diff(Duration::from_secs(5)) < Duration::from_secs(1), "{:?}", start.elapsed());
     assert!(healths.iter().all(|health| !health.is_ready()));
 }
+
+/// The one that people call is stopped first, and waits for calls that wait in one behind it.
+#[tokio::test(start_paused = true)]
+async fn waits_of_all_servers_end_before_the_first_one_stops() {
+    let settings = Settings::for_tests();
+    let new = |name| Server::new(name, settings.listen, &settings.limits, &settings.shutdown);
+    let (behind, front) = (new("behind"), new("front"));
+    let waits = behind.draining();
+    let front = front.start().await.expect("started").then(move || async move { waits.cancelled().await });
+    let running = vec![behind.start().await.expect("started"), front];
+    let start = tokio::time::Instant::now();
+    Started { running, bus: None }.stop(Duration::from_secs(25)).await;
+    assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+}

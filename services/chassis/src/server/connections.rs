@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::drain::{ConnectionDraining, Draining};
+use super::drain::{ConnectionDraining, Draining, Overdue};
 use crate::tasks::Tasks;
 
 /// What one client may take.
@@ -60,11 +60,15 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// How connections learn of the server's end.
+/// How connections and calls learn of the server's end. In the order in which they are cancelled.
 #[derive(Debug, Clone)]
 pub(crate) struct Signals {
+    /// Waits and streams end, the new ones too.
+    pub(crate) ending: CancellationToken,
     /// Take nothing new, finish what there is.
     pub(crate) draining: CancellationToken,
+    /// What is left is told that it ends.
+    pub(crate) overdue: Overdue,
     /// Cut what is left.
     pub(crate) kill: CancellationToken,
 }
@@ -195,8 +199,10 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay could not be set");
     }
-    let draining = signals.draining.child_token();
-    let extensions = (Draining(signals.draining.clone()), ConnectionDraining(draining.clone()));
+    let streams = signals.ending.child_token();
+    // Of the connection's own, as all calls of the server would meet at one lock.
+    let overdue = Overdue { reads: signals.overdue.reads.child_token(), all: signals.overdue.all.child_token() };
+    let extensions = (Draining(signals.ending.clone()), ConnectionDraining(streams.clone()), overdue);
     let calls = Calls::new(tasks);
     let counted = calls.clone();
     let service = service_fn(move |request: Request<Incoming>| {
@@ -207,6 +213,7 @@ where
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(extensions.0.clone());
         request.extensions_mut().insert(extensions.1.clone());
+        request.extensions_mut().insert(extensions.2.clone());
         // Routers and layers of this server are always ready.
         service.clone().call(request)
     });
@@ -215,15 +222,15 @@ where
     let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
     let end = tokio::select! {
         end = connection.as_mut() => Some(end),
-        () = draining.cancelled() => None,
+        () = signals.draining.cancelled() => None,
         () = sleep(age) => None,
     };
     let end = if end.is_some() {
         end
     } else {
         // Where the server drains, its hard cap and not the age decides.
-        let cut = (!draining.is_cancelled()).then(|| Instant::now() + limits.max_age_grace);
-        draining.cancel();
+        let cut = (!signals.draining.is_cancelled()).then(|| Instant::now() + limits.max_age_grace);
+        streams.cancel();
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             end = connection => Some(end),

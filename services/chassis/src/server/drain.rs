@@ -1,9 +1,10 @@
-//! Ends streams when the server drains: the waits of unary calls end by themselves or by their deadline, a stream would not.
+//! Ends calls with `SHUTTING_DOWN` when the server drains, so that nobody who is still there sees a connection that breaks.
 //!
-//! Each request carries [`Draining`], for handlers that wait. A stream is also told when only its connection has reached its
-//! age, so that its client moves on before the connection is cut; a unary call is not, since it can finish first. Streams
-//! whose service does not listen (reflection, health) are ended from here, so this must be outside of them and inside the
-//! deadline.
+//! Each request carries [`Draining`], for handlers that wait. What they do not end themselves is ended from here, so this must
+//! be outside of all services and inside the deadline: a stream at once, and also when only its connection has reached its
+//! age, so that its client moves on before the connection is cut; a read that has no answer yet after a short grace, since
+//! what takes so long is a wait, of which a gateway knows no more than that; everything else when there is no time left. A
+//! command is not ended sooner, because its effect may stand already.
 
 use std::{
     future::Future,
@@ -22,7 +23,7 @@ use tower::{Layer, Service};
 use super::{methods, reply};
 use crate::error::ApiError;
 
-/// A stream that drains may still deliver this many frames that are ready, such as the last news of its health.
+/// An answer that drains may still deliver this many frames that are ready, such as the last news of its health.
 const LAST_FRAMES: u32 = 16;
 
 /// Cancelled when a call should end early with `SHUTTING_DOWN`: an extension of every request.
@@ -32,6 +33,15 @@ pub struct Draining(pub CancellationToken);
 /// Cancelled when the connection drains, with the server or because of its age: an extension of every request.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionDraining(pub CancellationToken);
+
+/// When calls end that nothing else has ended: an extension of every request. Each token is cancelled with the one after it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Overdue {
+    /// For reads without an answer.
+    pub(crate) reads: CancellationToken,
+    /// For all that are left.
+    pub(crate) all: CancellationToken,
+}
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DrainLayer;
@@ -52,6 +62,7 @@ pub(crate) struct Drain<S> {
 impl<S, A, B> Service<Request<A>> for Drain<S>
 where
     S: Service<Request<A>, Response = Response<B>>,
+    B: Default,
 {
     type Response = Response<DrainBody<B>>;
     type Error = S::Error;
@@ -62,44 +73,70 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        let mut draining = None;
-        if methods::find(request.uri().path()).is_some_and(|method| method.streams)
-            && let Some(ConnectionDraining(token)) = request.extensions().get().cloned()
-        {
-            request.extensions_mut().insert(Draining(token.clone()));
-            draining = Some(token);
-        }
-        DrainFuture { inner: self.inner.call(request), draining }
+        let method = methods::find(request.uri().path());
+        let overdue: Overdue = request.extensions().get().cloned().unwrap_or_default();
+        let ends = match request.extensions().get().cloned() {
+            Some(ConnectionDraining(token)) if method.is_some_and(|method| method.streams) => {
+                request.extensions_mut().insert(Draining(token.clone()));
+                Ends { unanswered: end(token.clone()), answered: Some(token) }
+            }
+            // An answer that has begun is sent to its end.
+            _ if method.is_some_and(|method| method.reads && !method.streams) => {
+                Ends { unanswered: end(overdue.reads), answered: Some(overdue.all) }
+            }
+            _ => Ends { unanswered: end(overdue.all.clone()), answered: Some(overdue.all) },
+        };
+        DrainFuture { inner: self.inner.call(request), ends }
     }
+}
+
+type End = Pin<Box<WaitForCancellationFutureOwned>>;
+
+fn end(token: CancellationToken) -> End {
+    Box::pin(token.cancelled_owned())
+}
+
+/// What ends a call before its answer, and what ends the answer.
+struct Ends {
+    unanswered: End,
+    /// None once the answer has begun.
+    answered: Option<CancellationToken>,
 }
 
 pin_project! {
     pub(crate) struct DrainFuture<F> {
         #[pin]
         inner: F,
-        draining: Option<CancellationToken>,
+        ends: Ends,
     }
 }
 
 impl<F, B, E> Future for DrainFuture<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Default,
 {
     type Output = Result<Response<DrainBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let response = ready!(this.inner.poll(context))?;
-        let draining = this.draining.take().map(|token| Box::pin(token.cancelled_owned()));
-        Poll::Ready(Ok(response.map(|inner| DrainBody { inner: Some(inner), draining, frames_left: None })))
+        // A handler that listens answers first, with more to say than is known here.
+        let Poll::Ready(response) = this.inner.poll(context) else {
+            ready!(this.ends.unanswered.as_mut().poll(context));
+            return Poll::Ready(Ok(reply::only_trailers(ApiError::new(ErrorReason::ShuttingDown))));
+        };
+        let draining = this.ends.answered.take().map(end);
+        Poll::Ready(
+            response.map(|whole| whole.map(|inner| DrainBody { inner: Some(inner), draining, frames_left: None })),
+        )
     }
 }
 
 /// A body that ends with SHUTTING_DOWN once its token is cancelled and it has nothing ready; empty after that.
 pub(crate) struct DrainBody<B> {
     inner: Option<B>,
-    draining: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
-    /// Set once the stream drains.
+    draining: Option<End>,
+    /// Set once the answer drains.
     frames_left: Option<u32>,
 }
 

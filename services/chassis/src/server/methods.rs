@@ -6,7 +6,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use prost::Message;
-use prost_types::FileDescriptorSet;
+use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
 /// A method of a known service.
 #[derive(Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(crate) struct Method {
     pub(crate) index: usize,
     /// Either side may send many messages.
     pub(crate) streams: bool,
+    /// The contract says that it changes nothing.
+    pub(crate) reads: bool,
     /// Health and reflection: answered even when the service sheds, so that an overload does not look like a failure.
     pub(crate) exempt: bool,
 }
@@ -37,7 +39,9 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                 for method in &service.method {
                     let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
                     let (index, streams) = (methods.len(), method.client_streaming() || method.server_streaming());
-                    methods.entry(format!("/{name}")).or_insert(Method { name, index, streams, exempt });
+                    let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
+                    let reads = level == Some(IdempotencyLevel::NoSideEffects);
+                    methods.entry(format!("/{name}")).or_insert(Method { name, index, streams, reads, exempt });
                 }
             }
         }
@@ -71,6 +75,9 @@ mod tests {
             assert_eq!(facts(&path), Some((true, true)));
         }
         assert_eq!(facts("/eticket.ticket.v1.TicketService/Nothing"), None);
+        let reads = |path: &str| find(path).is_some_and(|method| method.reads);
+        assert!(reads("/eticket.query.v1.QueryService/GetTicketView"));
+        assert!(!reads("/eticket.reservation.v1.ReservationService/ReserveTicket"));
         let mut indexes: Vec<_> = METHODS.values().map(|method| method.index).collect();
         indexes.sort_unstable();
         assert_eq!(indexes, (0..count()).collect::<Vec<_>>());

@@ -11,6 +11,12 @@ use crate::{config::ShutdownConfig, health::Health, tasks::Tasks};
 /// Of the time there is for stopping, calls under way may take this share; the rest belongs to the service's own hooks.
 const SHARE_OF_CALLS: f64 = 0.6;
 
+/// A read has this long to be answered once the server drains; what takes longer is a wait.
+const GRACE_OF_READS: Duration = Duration::from_secs(1);
+
+/// Calls that are told at last that the server stops have this share of what is left to be heard, before they are cut.
+const SHARE_OF_LAST_WORDS: f64 = 0.2;
+
 /// A step of a service's stop.
 pub type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
@@ -92,21 +98,20 @@ impl Running {
         std::mem::take(&mut self.drain_delay)
     }
 
+    /// Ends waits and streams, and those to come, while all else is still served. [`Running::stop_until`] does the same; where
+    /// several servers stop in turn, who is called by another one must not be the last to let go.
+    pub(crate) fn end_waits(&self) {
+        self.signals.ending.cancel();
+    }
+
     /// Stops in the order that the head of `server` gives. What has not ended at `until` is cut; answers whether nothing was.
     pub async fn stop_until(mut self, until: Instant) -> bool {
         let began = Instant::now();
         let delay = self.announce_stop();
         sleep(delay.min(until.saturating_duration_since(began))).await;
+        self.end_waits();
         self.signals.draining.cancel();
-        let share = until.saturating_duration_since(Instant::now()).mul_f64(SHARE_OF_CALLS);
-        let mut complete = timeout_at(Instant::now() + share, self.tasks.finish()).await.is_ok();
-        if !complete {
-            tracing::warn!(service = self.name, "calls that did not finish in time are cut");
-            self.signals.kill.cancel();
-            // Cut calls end as soon as they are polled; one that blocks its thread is left behind.
-            let share = until.saturating_duration_since(Instant::now()).mul_f64(SHARE_OF_CALLS);
-            timeout_at(Instant::now() + share, self.tasks.finish()).await.ok();
-        }
+        let mut complete = finish_calls(self.name, &self.tasks, &self.signals, until).await;
         for (index, hook) in self.hooks.into_iter().enumerate() {
             if timeout_at(until, hook()).await.is_err() {
                 tracing::warn!(service = self.name, step = index, "a step of the stop did not finish in time");
@@ -116,4 +121,26 @@ impl Running {
         tracing::info!(service = self.name, ms = began.elapsed().as_secs_f64() * 1_000.0, complete, "stopped");
         complete
     }
+}
+
+/// Lets calls finish, tells those that do not, and cuts what is left. Answers whether none had to be told for want of time.
+async fn finish_calls(name: &str, tasks: &Tasks, signals: &Signals, until: Instant) -> bool {
+    let share = |of: f64| Instant::now() + until.saturating_duration_since(Instant::now()).mul_f64(of);
+    let last = share(SHARE_OF_CALLS);
+    if timeout_at(last.min(Instant::now() + GRACE_OF_READS), tasks.finish()).await.is_ok() {
+        return true;
+    }
+    signals.overdue.reads.cancel();
+    if timeout_at(last, tasks.finish()).await.is_ok() {
+        return true;
+    }
+    tracing::warn!(service = name, "calls that did not finish in time are ended");
+    signals.overdue.all.cancel();
+    if timeout_at(share(SHARE_OF_LAST_WORDS), tasks.finish()).await.is_err() {
+        tracing::warn!(service = name, "connections that do not end are cut");
+        signals.kill.cancel();
+        // Cut calls end as soon as they are polled; one that blocks its thread is left behind.
+        timeout_at(share(SHARE_OF_CALLS), tasks.finish()).await.ok();
+    }
+    false
 }

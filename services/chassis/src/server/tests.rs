@@ -28,15 +28,19 @@ use http_body_util::BodyExt;
 use prost::Message;
 use tokio::sync::watch;
 use tonic::{Response, Status};
+use tonic_types::StatusExt;
 
 use super::*;
 use crate::{call::Call, error::ApiError};
 
 pub(super) const LIST: &str = "/eticket.operations.v1.OperationsService/ListParkedEvents";
 pub(super) const REPUBLISH: &str = "/eticket.operations.v1.OperationsService/Republish";
+pub(super) const RESEND: &str = "/eticket.operations.v1.OperationsService/ResendParkedEvent";
+pub(super) const REBUILD: &str = "/eticket.operations.v1.OperationsService/RebuildView";
 pub(super) const SERVICE: &str = "eticket.operations.v1.OperationsService";
 
-/// Unary calls do what their page token says; streams send one message and then what `stream` says.
+/// Unary calls do what their page token or id says; streams send one message and then what `stream` says, but for RebuildView,
+/// which never answers.
 #[derive(Clone)]
 pub(super) struct Fake {
     /// Handlers and streams that have begun and not ended.
@@ -117,8 +121,12 @@ impl OperationsService for Fake {
 
     async fn resend_parked_event(
         &self,
-        _: tonic::Request<ResendParkedEventRequest>,
+        request: tonic::Request<ResendParkedEventRequest>,
     ) -> Result<Response<ResendParkedEventResponse>, Status> {
+        let _under_way = self.begin();
+        if request.get_ref().event_id == "hang" {
+            std::future::pending::<()>().await;
+        }
         Ok(Response::new(ResendParkedEventResponse::default()))
     }
 
@@ -143,7 +151,8 @@ impl OperationsService for Fake {
         &self,
         _: tonic::Request<RebuildViewRequest>,
     ) -> Result<Response<Self::RebuildViewStream>, Status> {
-        Err(Status::unimplemented("not here"))
+        let _under_way = self.begin();
+        std::future::pending().await
     }
 
     async fn compare_view(
@@ -206,6 +215,16 @@ impl Answer {
 
     pub(super) fn reason(&self) -> Option<ErrorReason> {
         ApiError::from_status(&self.status)
+    }
+
+    /// It says that the server stops, in all the words that the contract has for that.
+    pub(super) fn is_shutting_down(&self) -> bool {
+        let pushback = self.status.metadata().contains_key(eticket_proto::headers::RETRY_PUSHBACK);
+        let details = self.status.get_error_details();
+        self.reason() == Some(ErrorReason::ShuttingDown)
+            && pushback
+            && details.retry_info().is_some()
+            && details.localized_message().is_some()
     }
 }
 

@@ -202,3 +202,22 @@ async fn reflection_answers_in_both_versions() {
     }
     running.stop().await;
 }
+
+/// Nobody who is still there sees a connection that breaks: a read is told soon, a command when there is no time left.
+#[tokio::test]
+async fn calls_that_hang_are_told_that_the_server_stops() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let (mut reads, mut commands) = (client(&running).await, client(&running).await);
+    let read = tokio::spawn(async move { reads.list_parked_events(what("hang")).await.map(|_| ()) });
+    let hang = ResendParkedEventRequest { event_id: "hang".into() };
+    let command = tokio::spawn(async move { commands.resend_parked_event(hang).await.map(|_| ()) });
+    fake.reaches(2).await;
+    let stopping = tokio::spawn(running.stop_until(tokio::time::Instant::now() + Duration::from_secs(5)));
+    for call in [read, command] {
+        let status = call.await.expect("no panic").expect_err("it was ended");
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown), "{status:?}");
+        assert!(status.get_details_retry_info().is_some());
+    }
+    assert!(!timeout(BOUND, stopping).await.expect("in time").expect("no panic"), "a command was ended");
+}

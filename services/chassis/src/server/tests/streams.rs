@@ -1,4 +1,4 @@
-//! Streams through the layers: they end at their caller's deadline, and when the server or their connection drains.
+//! What ends calls through the layers that would go on: their caller's deadline, the server or their connection that drains.
 
 use std::time::Duration;
 
@@ -101,4 +101,41 @@ async fn a_unary_call_outlives_the_age_of_its_connection() {
     assert!(!answer.is_finished());
     server_drains.cancel();
     assert_eq!(answer.await.expect("read").reason(), Some(ErrorReason::ShuttingDown));
+}
+
+/// How a call ends that its handler would not end, once one token after the other is cancelled.
+async fn ended(request: Request<Body>, tokens: &[&CancellationToken], overdue: &Overdue) -> Answer {
+    let fake = Fake::new(StreamKind::Waits);
+    let mut request = request;
+    request.extensions_mut().insert(overdue.clone());
+    let answer = tokio::spawn({
+        let fake = fake.clone();
+        async move { read(open(&fake, request).await).await }
+    });
+    fake.reaches(1).await;
+    for token in tokens {
+        assert!(!answer.is_finished(), "it ends with the last one only");
+        token.cancel();
+        tokio::task::yield_now().await;
+    }
+    let answer = answer.await.expect("read");
+    fake.reaches(0).await;
+    answer
+}
+
+#[tokio::test]
+async fn a_read_that_waits_is_told_before_a_command_is() {
+    let overdue = Overdue::default();
+    assert!(ended(list("hang", &[]), &[&overdue.reads], &overdue).await.is_shutting_down());
+    let overdue = Overdue::default();
+    let command = request(RESEND, &ResendParkedEventRequest { event_id: "hang".into() }, &[]);
+    assert!(ended(command, &[&overdue.reads, &overdue.all], &overdue).await.is_shutting_down());
+}
+
+#[tokio::test]
+async fn a_stream_that_has_not_begun_ends_too() {
+    let (connection, overdue) = (CancellationToken::new(), Overdue::default());
+    let mut request = request(REBUILD, &RebuildViewRequest::default(), &[]);
+    request.extensions_mut().insert(ConnectionDraining(connection.clone()));
+    assert!(ended(request, &[&connection], &overdue).await.is_shutting_down());
 }
