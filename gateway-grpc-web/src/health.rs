@@ -1,4 +1,5 @@
-//! `grpc.health.v1` of the gateway: of itself by the short names, of an upstream by the full name of its service.
+//! `grpc.health.v1` of the gateway: of itself by the short names, of an upstream by the full name of its service, which serves
+//! if any of its replicas does.
 //!
 //! The gateway is ready whatever its upstreams are: taken out of traffic it could not even say which of them is missing.
 //! There is no service `bus`, as the gateway has none.
@@ -24,10 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The pause before an upstream that did not answer is asked again.
 const PAUSE: Duration = Duration::from_secs(1);
-
-/// The services that the gateway serves itself.
-pub(crate) const OWN_SERVICES: [&str; 3] =
-    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
 /// The health service.
 #[derive(Debug)]
@@ -65,7 +62,8 @@ impl Health for GatewayHealth {
         let Some(upstream) = self.upstream(&request)? else {
             return self.own.watch(request).await;
         };
-        let watched = Watched { upstream, request: request.into_inner(), stream: None, failed: false, last: None };
+        let request = request.into_inner();
+        let watched = Watched { upstream, request, stream: None, failed: false, doubts: 0, last: None };
         let states = stream::unfold(watched, |mut watched| async { Some((watched.next().await, watched)) });
         Ok(Response::new(states.map(|state| Ok(answer(state))).boxed()))
     }
@@ -94,6 +92,8 @@ struct Watched {
     request: HealthCheckRequest,
     stream: Option<Streaming<HealthCheckResponse>>,
     failed: bool,
+    /// How often a state that is worse than the last one has been asked for again.
+    doubts: u8,
     last: Option<ServingStatus>,
 }
 
@@ -105,11 +105,20 @@ impl Watched {
                 time::sleep(PAUSE).await;
             }
             let read = self.read().await;
-            self.failed = read.is_err();
-            let status = read.unwrap_or_else(|_| {
+            let status = *read.as_ref().unwrap_or(&ServingStatus::NotServing);
+            self.failed = status == ServingStatus::NotServing;
+            if self.failed {
+                // That is one replica: opened anew, the stream is that of a better one, if there is any. Which ones are is
+                // looked at about as often as this pauses.
                 self.stream = None;
-                ServingStatus::NotServing
-            });
+                let most = if read.is_ok() { 2 } else { 1 };
+                if self.last == Some(ServingStatus::Serving) && self.doubts < most {
+                    self.doubts += 1;
+                    self.failed = read.is_ok();
+                    continue;
+                }
+            }
+            self.doubts = 0;
             if self.last != Some(status) {
                 self.last = Some(status);
                 return status;
@@ -122,7 +131,9 @@ impl Watched {
             Some(stream) => stream,
             none => {
                 let mut client = HealthClient::new(OwnCalls(self.upstream.clone()));
-                let opened = time::timeout(PATIENCE, client.watch(self.request.clone())).await;
+                // One that is frozen has been found out by its connection; within 10 s all of it must show.
+                let patience = if self.doubts == 0 { PATIENCE } else { PAUSE };
+                let opened = time::timeout(patience, client.watch(self.request.clone())).await;
                 none.insert(opened.map_err(|_| Status::unavailable("no answer"))??.into_inner())
             }
         };
@@ -133,7 +144,7 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use eticket_chassis::{client::balance::Address, tasks::Tasks};
+    use eticket_chassis::{client::balance::Address, health::STANDARD_SERVICES, tasks::Tasks};
     use eticket_proto::headers;
     use tokio::sync::watch;
     use tonic::Code;
@@ -148,7 +159,7 @@ mod tests {
             let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
             Arc::new(Upstream::new(owner, Pool::new(addresses, &Tasks::new())))
         });
-        GatewayHealth { own: OwnHealth::new(OWN_SERVICES), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
+        GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
     }
 
     fn of(service: &str) -> Request<HealthCheckRequest> {
@@ -162,7 +173,7 @@ mod tests {
     #[tokio::test]
     async fn the_gateway_speaks_for_itself_whatever_its_upstreams_are() {
         let health = health();
-        for name in ["", "readiness", "liveness"].into_iter().chain(OWN_SERVICES) {
+        for name in ["", "readiness", "liveness"].into_iter().chain(STANDARD_SERVICES) {
             assert_eq!(check(&health, name).await, Ok(ServingStatus::Serving), "{name}");
         }
         health.own.set_draining();

@@ -33,7 +33,7 @@ pub use crate::{
     config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
     routes::Owner,
 };
-use crate::{gateway::Protocols, health::OWN_SERVICES, site::Site, upstream::pool::Pool};
+use crate::{gateway::Protocols, site::Site, upstream::pool::Pool};
 
 /// The gateway as a server of a process.
 #[derive(Debug)]
@@ -58,7 +58,7 @@ impl Service for Gateway {
         let targets = [ticket?, reservation?, pricing?, query?];
         let tasks = Tasks::new();
         let pool = |owner: Owner| Pool::new(balance::addresses(owner.name(), &targets[owner as usize], &tasks), &tasks);
-        let health = Health::new(OWN_SERVICES);
+        let health = Health::new([""; 0]);
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
         let cors = cors::layer(config.origins()?, context.settings.listen);

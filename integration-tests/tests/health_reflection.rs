@@ -40,7 +40,12 @@ async fn each_server_says_how_it_is() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     for server in SERVERS {
-        for service in ["", "liveness", "readiness"] {
+        let standard = [
+            "grpc.health.v1.Health",
+            "grpc.reflection.v1.ServerReflection",
+            "grpc.reflection.v1alpha.ServerReflection",
+        ];
+        for service in ["", "liveness", "readiness"].into_iter().chain(standard) {
             let status = check(eticket.address(server), service).await;
             assert_eq!(status.expect("it answers"), ServingStatus::Serving, "{server} {service:?} once it is ready");
         }
@@ -136,13 +141,17 @@ async fn both_versions_of_reflection_answer() {
         else {
             panic!("{server}: {answer:?}")
         };
-        let names: Vec<&str> = listed.service.iter().map(|service| service.name.as_str()).collect();
-        let older: Vec<&str> = older.service.iter().map(|service| service.name.as_str()).collect();
+        let mut names: Vec<&str> = listed.service.iter().map(|service| service.name.as_str()).collect();
+        let mut older: Vec<&str> = older.service.iter().map(|service| service.name.as_str()).collect();
+        names.sort_unstable();
+        older.sort_unstable();
         assert!(names.iter().any(|name| name.starts_with("eticket.")), "{server}: {names:?}");
-        assert_eq!(
-            names.iter().filter(|name| name.starts_with("eticket.")).count(),
-            older.iter().filter(|name| name.starts_with("eticket.")).count()
-        );
+        assert_eq!(names, older, "{server}");
+        for service in
+            ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"]
+        {
+            assert!(names.contains(&service), "{server}: {names:?}");
+        }
     }
     eticket.stop().await;
 }

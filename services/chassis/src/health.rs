@@ -13,6 +13,10 @@ use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
+/// The services that every server has beside its own, with the same state.
+pub const STANDARD_SERVICES: [&str; 3] =
+    ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
+
 /// The health of one server; clones speak of the same one.
 #[derive(Debug, Clone)]
 pub struct Health {
@@ -136,11 +140,10 @@ impl Health {
             "" | "readiness" => Some(state.is_ready()),
             "liveness" => Some(true),
             "bus" => state.bus.map(|progresses| progresses && !state.refuses),
-            other => state
-                .others
-                .get(other)
-                .copied()
-                .or_else(|| self.services.iter().any(|service| service == other).then(|| state.is_ready())),
+            other => state.others.get(other).copied().or_else(|| {
+                let mut services = self.services.iter().map(String::as_str).chain(STANDARD_SERVICES);
+                services.any(|service| service == other).then(|| state.is_ready())
+            }),
         }
     }
 }
@@ -195,7 +198,7 @@ mod tests {
     #[test]
     fn nothing_serves_before_it_is_known() {
         let health = query();
-        for name in ["", "readiness", "bus", NAME] {
+        for name in ["", "readiness", "bus", NAME].into_iter().chain(STANDARD_SERVICES) {
             assert_eq!(health.is_serving(name), Some(false), "{name:?}");
         }
         assert_eq!(health.is_serving("liveness"), Some(true));
@@ -203,7 +206,7 @@ mod tests {
         health.set_store(true);
         assert!(!health.is_ready());
         health.set_caught_up(true);
-        for name in ["", "readiness", NAME] {
+        for name in ["", "readiness", NAME].into_iter().chain(STANDARD_SERVICES) {
             assert_eq!(health.is_serving(name), Some(true), "{name:?}");
         }
     }

@@ -51,7 +51,7 @@ pub use self::{
 use crate::{
     config::{LimitsConfig, ShutdownConfig},
     exit::StartError,
-    health::Health,
+    health::{Health, STANDARD_SERVICES},
     tasks::Tasks,
 };
 
@@ -101,7 +101,7 @@ impl Server {
         self
     }
 
-    /// Describes these services, and that of health, to those who ask by reflection (v1 and v1alpha).
+    /// Describes these services, and those of health and reflection, to those who ask by reflection (v1 and v1alpha).
     #[must_use]
     pub fn reflection<N: Into<String>>(mut self, services: impl IntoIterator<Item = N>) -> Self {
         self.reflection.extend(services.into_iter().map(Into::into));
@@ -176,12 +176,13 @@ impl Server {
         if self.reflection.is_empty() {
             return Ok(());
         }
-        let own = ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection"];
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-            let names = self.reflection.iter().map(String::as_str).chain(own);
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+            let names = self.reflection.iter().map(String::as_str).chain(STANDARD_SERVICES);
             names.fold(builder, |builder, name| builder.with_service_name(name))
         };
         let (v1, v1alpha) = (builder().build_v1(), builder().build_v1alpha());
