@@ -3,6 +3,7 @@
 mod member;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
+mod readiness;
 
 use std::{
     error::Error,

@@ -15,21 +15,29 @@ use eticket_chassis::{
     server::{ConnectionLimits, Running, Server},
     tasks::Tasks,
 };
-use futures::future::join_all;
+use futures::{StreamExt, future::join_all};
 use tokio::{net::TcpListener, sync::watch};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient, health_server::Health as _,
+};
 
 use super::{bind, eventually};
 use crate::{
     Owner,
+    health::GatewayHealth,
+    routes::Routes,
     upstream::{OwnCalls, Upstream, pool::Pool},
 };
 
 /// A server that answers for the health of a service under its own name.
 async fn replica(name: &str, limits: ConnectionLimits) -> Running {
+    replica_that_is(Health::new([name]), limits).await
+}
+
+async fn replica_that_is(health: Health, limits: ConnectionLimits) -> Running {
     let settings = Settings::for_tests();
     let server = Server::new("replica", settings.listen, &settings.limits, &settings.shutdown);
-    server.connection_limits(limits).health(Health::new([name])).start().await.expect("it starts")
+    server.connection_limits(limits).health(health).start().await.expect("it starts")
 }
 
 fn address(socket: std::net::SocketAddr) -> Address {
@@ -96,6 +104,65 @@ async fn addresses_are_used_in_turn_and_left_when_they_go() {
         asked.into_iter().all(|by_two| by_two.unwrap())
     })
     .await;
+}
+
+/// Two replicas, each under a name of its own beside the one that they share. Only the second one is ready.
+async fn two_replicas() -> ([Health; 2], [Running; 2], Arc<Upstream>) {
+    let healths = ["one", "two"].map(|name| Health::new([name, SHARED]).with_store());
+    healths[1].set_store(true);
+    let [one, two] = [&healths[0], &healths[1]].map(|health| replica_that_is(health.clone(), Default::default()));
+    let replicas = [one.await, two.await];
+    let known = replicas.iter().map(|replica| address(replica.address())).collect();
+    let (sender, addresses) = watch::channel(known);
+    // Nobody tells of other addresses; the receiver is good without a sender.
+    drop(sender);
+    (healths, replicas, upstream(addresses))
+}
+
+const SHARED: &str = "eticket.ticket.v1.TicketService";
+
+async fn only(upstream: &Arc<Upstream>, name: &str) -> bool {
+    join_all((0..8).map(|_| answers(upstream, name))).await.into_iter().all(|by_it| by_it.expect("answered"))
+}
+
+#[tokio::test]
+async fn who_is_not_ready_is_called_only_if_nobody_is() {
+    let (healths, _replicas, upstream) = two_replicas().await;
+    assert!(only(&upstream, "two").await, "also of the first calls none goes to one that says it is not ready");
+    healths[0].set_store(true);
+    healths[1].set_store(false);
+    eventually("only the first one is called", async || only(&upstream, "one").await).await;
+    healths[0].set_store(false);
+    eventually("both are called, as before", async || {
+        let by_two = join_all((0..8).map(|_| answers(&upstream, "two"))).await;
+        let by_two = by_two.into_iter().filter(|by_two| *by_two.as_ref().expect("answered")).count();
+        (1..8).contains(&by_two)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_serves_if_any_of_its_replicas_does() {
+    let (healths, _replicas, upstream) = two_replicas().await;
+    let health = GatewayHealth {
+        own: Health::new(Vec::<String>::new()),
+        routes: Arc::new(Routes::try_new().expect("the contract")),
+        upstreams: Owner::ALL.map(|_| upstream.clone()),
+    };
+    let request = || tonic::Request::new(HealthCheckRequest { service: SHARED.to_owned() });
+    let mut watch = health.watch(request()).await.expect("watched").into_inner();
+    let mut next = async || watch.next().await.expect("open").expect("a state").status();
+    assert_eq!(next().await, ServingStatus::Serving);
+    healths[0].set_store(true);
+    healths[1].set_store(false);
+    let told = tokio::time::timeout(Duration::from_secs(5), next()).await;
+    assert!(told.is_err(), "the other one serves: {told:?}");
+    let checked = health.check(request()).await.expect("checked").get_ref().status();
+    assert_eq!(checked, ServingStatus::Serving);
+    healths[0].set_store(false);
+    assert_eq!(next().await, ServingStatus::NotServing);
+    healths[1].set_store(true);
+    assert_eq!(next().await, ServingStatus::Serving);
 }
 
 /// Counts connections and answers none of them.

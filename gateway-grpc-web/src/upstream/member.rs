@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     sync::{
         Arc, PoisonError, RwLock,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -17,7 +17,7 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 
-use super::outgoing::Outgoing;
+use super::{outgoing::Outgoing, readiness};
 
 /// How long a connection may take to come about.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -43,6 +43,8 @@ pub(super) struct Member {
     /// Held by who connects: the others wait and take what comes of it.
     connecting: Mutex<Option<Unreachable>>,
     attempts: AtomicU64,
+    /// It has said that no calls should come to it.
+    refuses: AtomicBool,
 }
 
 impl Member {
@@ -50,13 +52,32 @@ impl Member {
     pub(super) fn try_new(address: Address) -> Option<Self> {
         let authority = address.authority.parse().ok()?;
         let (connection, connecting, attempts) = (RwLock::default(), Mutex::default(), AtomicU64::default());
-        Some(Self { address, authority, connection, connecting, attempts })
+        Some(Self { address, authority, connection, connecting, attempts, refuses: AtomicBool::new(false) })
     }
 
     /// The connection, if there is one that takes calls.
     pub(super) fn live(&self) -> Option<SendRequest<Outgoing>> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner);
         connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
+    }
+
+    /// Whether it has said, when last asked, that no calls should come to it.
+    pub(super) fn refuses(&self) -> bool {
+        self.refuses.load(Ordering::Relaxed)
+    }
+
+    /// Asks it again, if it is connected.
+    pub(super) async fn ask(&self) {
+        if let Some(connection) = self.live() {
+            self.ask_over(connection).await;
+        }
+    }
+
+    async fn ask_over(&self, connection: SendRequest<Outgoing>) {
+        let refuses = readiness::is_refused(connection, self.authority.clone()).await;
+        if self.refuses.swap(refuses, Ordering::Relaxed) != refuses {
+            tracing::info!(address = %self.address.socket, ready = !refuses, "the readiness of an address has changed");
+        }
     }
 
     /// The connection, made now if there is none. Of many who ask at once one connects.
@@ -76,6 +97,8 @@ impl Member {
         self.attempts.fetch_add(1, Ordering::Release);
         match made {
             Ok(connection) => {
+                // Before the first call: of a replica that has just started nothing is known.
+                self.ask_over(connection.clone()).await;
                 *self.connection.write().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
                 Ok(connection)
             }

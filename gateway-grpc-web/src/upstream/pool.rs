@@ -2,7 +2,8 @@
 //!
 //! Our own and not tonic's channel: that sends each call through a queue and a task of its own, keeps an error of yesterday
 //! for the call of today, and loses a call that finds its connection closing. Here a call that has not left takes the next
-//! connection: that is safe for every method, and makes restarts of replicas pass unseen.
+//! connection: that is safe for every method, and makes restarts of replicas pass unseen. Replicas that say that they are not
+//! ready are called only where no other can be.
 
 use std::sync::{
     Arc,
@@ -10,8 +11,11 @@ use std::sync::{
 };
 
 use eticket_chassis::{client::balance::Address, tasks::Tasks};
-use futures::future::{join_all, select_ok};
-use http::{Request, Response, Uri, uri::Scheme};
+use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use http::{
+    Request, Response, Uri,
+    uri::{Authority, Scheme},
+};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::{
     sync::watch,
@@ -23,12 +27,13 @@ use super::{
     outgoing::Outgoing,
 };
 
-/// How often addresses without a connection are tried while calls find others.
+/// How often addresses without a connection are tried while calls find others, and those with one asked for their readiness.
 const KEEP_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// A call that finds one closing connection after the other gives up after so many.
 const MOST_CONNECTIONS_TRIED: usize = 4;
 
 type Members = Arc<[Arc<Member>]>;
+type Picked = (Arc<Member>, SendRequest<Outgoing>);
 
 /// Why a call has not been answered.
 #[derive(Debug, thiserror::Error)]
@@ -55,22 +60,19 @@ impl Pool {
         let (sender, members) = watch::channel::<Members>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
         tasks.spawn("upstream connections", async move {
-            let keep_up = async {
+            let keeping_up = async {
                 loop {
                     let known = addresses.borrow_and_update().clone();
                     sender.send_if_modified(|members| follow(members, known));
                     let members = sender.borrow().clone();
-                    join_all(
-                        members.iter().filter(|member| member.live().is_none()).map(|member| member.connect(&own)),
-                    )
-                    .await;
+                    join_all(members.iter().map(|member| keep_up(member, &own))).await;
                     tokio::select! {
                         Ok(()) = addresses.changed() => {}
                         () = sleep(KEEP_UP_INTERVAL) => {}
                     }
                 }
             };
-            stopping.run_until_cancelled(keep_up).await;
+            stopping.run_until_cancelled(keeping_up).await;
         });
         Self { members, turn: AtomicUsize::new(0), tasks: tasks.clone() }
     }
@@ -83,7 +85,7 @@ impl Pool {
         let mut tried = 0;
         loop {
             let (member, mut connection) = self.pick().await?;
-            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &member);
+            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &member.authority);
             tried += 1;
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok(response),
@@ -95,19 +97,48 @@ impl Pool {
         }
     }
 
-    async fn pick(&self) -> Result<(Arc<Member>, SendRequest<Outgoing>), PoolError> {
+    async fn pick(&self) -> Result<Picked, PoolError> {
         let members = self.members().await?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = (0..members.len()).map(|step| &members[(turn.wrapping_add(step)) % members.len()]);
-        for member in in_turn {
-            if let Some(connection) = member.live() {
-                return Ok((member.clone(), connection));
+        let in_turn = || (0..members.len()).map(|step| &members[(turn.wrapping_add(step)) % members.len()]);
+        let live = |member: &Arc<Member>| Some((member.clone(), member.live()?));
+        if let Some(picked) = in_turn().filter(|member| !member.refuses()).find_map(live) {
+            return Ok(picked);
+        }
+        // One whose connection has just reached its age is worth another before one that refuses is called.
+        let (refusing, hopeful): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.refuses());
+        let mut connected = self.connect_any(&hopeful).await;
+        if let Some(Ok((member, _))) = &connected
+            && member.refuses()
+        {
+            connected = None;
+        }
+        match (connected, in_turn().find_map(live)) {
+            (Some(Ok(picked)), _) | (_, Some(picked)) => Ok(picked),
+            (connected, None) => {
+                let last = self.connect_any(&refusing).await.or(connected).ok_or(PoolError::NoAddress)?;
+                last.map_err(PoolError::Unreachable)
             }
         }
-        let connecting = members.iter().map(|member| {
-            Box::pin(async move { member.connect(&self.tasks).await.map(|connection| (member.clone(), connection)) })
-        });
-        select_ok(connecting).await.map(|(picked, _)| picked).map_err(PoolError::Unreachable)
+    }
+
+    /// The first connection of several to one that does not refuse, else to any; `None` for no address at all.
+    async fn connect_any(&self, members: &[&Arc<Member>]) -> Option<Result<Picked, Unreachable>> {
+        let mut connecting: FuturesUnordered<_> = members
+            .iter()
+            .map(|member| async move {
+                member.connect(&self.tasks).await.map(|connection| (Arc::clone(member), connection))
+            })
+            .collect();
+        let mut best = None;
+        while let Some(outcome) = connecting.next().await {
+            match outcome {
+                Ok((member, connection)) if !member.refuses() => return Some(Ok((member, connection))),
+                Err(_) if best.is_some() => {}
+                outcome => best = Some(outcome),
+            }
+        }
+        best
     }
 
     /// The members; right after the start, once the first name is resolved.
@@ -119,6 +150,14 @@ impl Pool {
         let mut watched = self.members.clone();
         let known = timeout(CONNECT_TIMEOUT, watched.wait_for(|members| !members.is_empty())).await;
         known.ok().and_then(Result::ok).map(|members| members.clone()).ok_or(PoolError::NoAddress)
+    }
+}
+
+async fn keep_up(member: &Member, tasks: &Tasks) {
+    match member.live() {
+        Some(_) => member.ask().await,
+        // Why not is told to calls that find no other.
+        None => drop(member.connect(tasks).await),
     }
 }
 
@@ -135,10 +174,10 @@ fn follow(members: &mut Members, known: Vec<Address>) -> bool {
 }
 
 /// HTTP/2 wants to know whom a request is for.
-fn absolute(uri: Uri, member: &Member) -> Uri {
+pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
     let mut parts = uri.into_parts();
     parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(member.authority.clone());
+    parts.authority = Some(authority.clone());
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
     }

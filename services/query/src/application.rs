@@ -106,6 +106,12 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
 
     async fn position(&self) -> Result<Option<Position>, store::Error>;
 
+    /// Whether the rows have once caught up with a stream: before that they are a part of what there is.
+    async fn has_caught_up(&self) -> Result<bool, store::Error>;
+
+    /// They have, with this one.
+    async fn set_caught_up(&self, identity: &str) -> Result<(), store::Error>;
+
     /// Rows in an order, those above `after`.
     async fn page(
         &self,

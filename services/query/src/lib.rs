@@ -69,6 +69,10 @@ impl Service for Query {
             watches: permits(&config.watch),
             draining: server.draining(),
         };
+        // A store that does not answer now is asked by the reader, as soon as there is a stream.
+        if matches!(store.has_caught_up().await, Ok(true)) {
+            views.changes.caught_up();
+        }
         let reader = Reader {
             bus: context.bus()?,
             store: store.clone(),

@@ -1,5 +1,6 @@
 //! The service over a real file and a bus, driven step by step: nothing here waits for time to pass.
 
+mod building;
 mod bus;
 mod comparing;
 mod convergence;
@@ -77,6 +78,8 @@ impl Fixture {
             watches: Arc::new(Semaphore::new(64)),
             draining: CancellationToken::new(),
         };
+        // Most tests put rows in without a reader; those of a view that is being built take a new `Changes`.
+        views.changes.caught_up();
         let reader = Reader {
             bus: bus.clone(),
             store,

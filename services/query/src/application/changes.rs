@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -52,6 +52,7 @@ struct Inner {
     /// Moves with each commit that changes a row.
     commits: Signal<u64>,
     epoch: Signal<Epoch>,
+    caught_up: AtomicBool,
 }
 
 impl Default for Changes {
@@ -61,6 +62,7 @@ impl Default for Changes {
             ids: AtomicU64::new(0),
             commits: Signal::new(0),
             epoch: Signal::new(Epoch::default()),
+            caught_up: AtomicBool::new(false),
         }))
     }
 }
@@ -87,6 +89,16 @@ impl Changes {
             *count += 1;
             true
         });
+    }
+
+    /// The rows have once caught up with a stream, maybe before this process.
+    pub fn caught_up(&self) {
+        self.0.caught_up.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the rows are all there is, or were once.
+    pub fn has_caught_up(&self) -> bool {
+        self.0.caught_up.load(Ordering::Relaxed)
     }
 
     /// Rows reflect the stream of this identity from now on.

@@ -122,9 +122,9 @@ impl Reader {
         if self.bus.state().await?.identity != at.identity {
             return Err(bus::Error::StreamChanged.into());
         }
-        let mut session =
+        let session =
             Session { of: self, reader, stored: at, read: after, target: stream.last_sequence, lagged_at: None };
-        session.caught_up();
+        session.caught_up().await?;
         self.health.set_bus(true);
         Ok(session)
     }
@@ -187,8 +187,7 @@ impl Session<'_> {
             }
             outcome => outcome?,
         }
-        self.caught_up();
-        Ok(())
+        self.caught_up().await
     }
 
     async fn apply_alone(&mut self, mut read: Read) -> Result<(), Error> {
@@ -263,10 +262,17 @@ impl Session<'_> {
         (self.read, self.target)
     }
 
-    fn caught_up(&mut self) {
-        if self.read >= self.target {
-            self.of.health.set_caught_up(true);
+    async fn caught_up(&self) -> Result<(), Error> {
+        if self.read < self.target {
+            return Ok(());
         }
+        if !self.of.changes.has_caught_up() {
+            // Kept, so that after a restart the view serves also while the bus is out.
+            self.of.store.set_caught_up(&self.stored.identity).await?;
+            self.of.changes.caught_up();
+        }
+        self.of.health.set_caught_up(true);
+        Ok(())
     }
 
     /// A bus may deliver nothing though there is something: twice behind without progress between is a stall.

@@ -47,6 +47,9 @@ const MARGIN_MOST: Duration = Duration::from_millis(250);
 /// More tickets than this are watched as all.
 const MOST_WATCHED: usize = 1000;
 
+/// How soon a view that is being built is worth another look.
+const BUILDING: Duration = Duration::from_secs(1);
+
 pub struct Grpc {
     pub views: Views,
     /// For callers that bring no deadline and came by no server layer.
@@ -71,6 +74,7 @@ impl QueryService for Grpc {
         };
         let view = match wait {
             None => {
+                self.is_complete()?;
                 let view = self.views.view(&id).await.map_err(failure::of_store)?;
                 view.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id))?
             }
@@ -94,6 +98,7 @@ impl QueryService for Grpc {
         let scope = format!("ListTicketViews {filter:?} {order}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
+        self.is_complete()?;
         let mut found =
             self.views.page(&filter, &order, after.as_deref(), page.rows_to_read()).await.map_err(failure::of_store)?;
         let more = page.cut(&mut found);
@@ -115,6 +120,7 @@ impl QueryService for Grpc {
         let scope = format!("ListUserReservations {user}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let before = page.after.as_deref().map(reservation_key).transpose()?;
+        self.is_complete()?;
         let mut found =
             self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::of_store)?;
         let more = page.cut(&mut found);
@@ -141,6 +147,7 @@ impl QueryService for Grpc {
         let draining = draining.unwrap_or_else(|| self.views.draining.clone());
         let message = request.into_inner();
         let (watched, resume) = (watched(&message.ticket_ids)?, resume_point(&message.resume_token)?);
+        self.is_complete()?;
         let watch = self.views.watch(watched, resume, draining).await.map_err(not_watched)?;
         let views = self.views.clone();
         let sent = stream::unfold(Some(watch), move |watch| {
@@ -154,6 +161,17 @@ impl QueryService for Grpc {
             }
         });
         Ok(Response::new(sent.boxed()))
+    }
+}
+
+impl Grpc {
+    /// Until the view has once caught up, what it does not have says nothing. Who waits for something may wait for that too.
+    fn is_complete(&self) -> Result<(), ApiError> {
+        if self.views.changes.has_caught_up() {
+            return Ok(());
+        }
+        let message = "the view is being built from the stream and has not caught up yet; try again shortly";
+        Err(ApiError::new(ErrorReason::StoreUnavailable).message(message).retry_after(BUILDING))
     }
 }
 
@@ -199,9 +217,9 @@ fn to_response(sent: Sent, now: DateTime<Utc>) -> WatchTicketViewsResponse {
 fn not_watched(error: WatchError) -> Status {
     match error {
         WatchError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
-        WatchError::StreamChanged | WatchError::TooMany => {
-            ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into()
-        }
+        // Nobody is overloaded: the rows are being read anew, and the watch goes on as soon as it is begun again.
+        WatchError::StreamChanged => ApiError::new(ErrorReason::StoreUnavailable).message(error.to_string()).into(),
+        WatchError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
         WatchError::Store(error) => failure::of_store(error),
     }
 }
@@ -276,4 +294,21 @@ fn reservation_key(key: &str) -> Result<(DateTime<Utc>, ReservationId), ApiError
         Some((time, id.parse().ok()?))
     });
     parsed.ok_or_else(|| ApiError::new(ErrorReason::InvalidPageToken))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_leaves_the_answer_time_to_arrive() {
+        let now = Instant::now();
+        for (given_ms, margin_ms) in [(100, 20), (400, 20), (1_000, 50), (5_000, 250), (10_000, 250), (600_000, 250)] {
+            let given = Duration::from_millis(given_ms);
+            let expected = now + given - Duration::from_millis(margin_ms);
+            assert_eq!(wait_until(now, Some(now + given), Duration::ZERO), expected, "{given_ms} ms");
+            assert_eq!(wait_until(now, None, given), expected, "{given_ms} ms by default");
+        }
+        assert_eq!(wait_until(now, Some(now), Duration::ZERO), now, "it never ends before it began");
+    }
 }

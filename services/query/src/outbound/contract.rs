@@ -20,6 +20,7 @@ use crate::{
 /// Runs all of it on one empty store.
 pub(crate) async fn suite(store: Arc<dyn ViewStore>) {
     before_the_first_stream_there_is_nothing(&*store).await;
+    that_it_has_caught_up_is_kept(&*store).await;
     what_was_committed_is_read_again(&*store).await;
     pages_show_each_row_once_in_every_order(&*store).await;
     a_users_reservations_come_newest_first(&*store).await;
@@ -27,6 +28,14 @@ pub(crate) async fn suite(store: Arc<dyn ViewStore>) {
     what_is_unsettled_is_found(&*store).await;
     another_stream_makes_sequences_forgotten(&*store).await;
     what_is_built_beside_takes_its_place(&*store).await;
+}
+
+async fn that_it_has_caught_up_is_kept(store: &dyn ViewStore) {
+    assert!(!store.has_caught_up().await.expect("asked"));
+    store.set_caught_up("a stream").await.expect("kept");
+    assert!(store.has_caught_up().await.expect("asked"));
+    let beside = store.beside().await.expect("made");
+    assert!(!beside.has_caught_up().await.expect("asked"), "what is built beside has yet to");
 }
 
 fn time(seconds: i64) -> DateTime<Utc> {

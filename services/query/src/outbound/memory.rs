@@ -99,6 +99,14 @@ impl ViewStore for MemoryViews {
         self.look(|tables| tables.position.clone()).await
     }
 
+    async fn has_caught_up(&self) -> Result<bool, Error> {
+        Ok(self.current().stream_identity().await?.is_some())
+    }
+
+    async fn set_caught_up(&self, identity: &str) -> Result<(), Error> {
+        self.current().set_stream_identity(identity).await
+    }
+
     async fn page(
         &self,
         filter: &Filter,

@@ -149,6 +149,15 @@ impl ViewStore for SqliteViews {
         row.as_ref().map(rows::position).transpose()
     }
 
+    /// The chassis's table of the stream last met is free for that: the position has the identity.
+    async fn has_caught_up(&self) -> Result<bool, Error> {
+        Ok(self.current().await?.database.stream_identity().await?.is_some())
+    }
+
+    async fn set_caught_up(&self, identity: &str) -> Result<(), Error> {
+        self.current().await?.database.set_stream_identity(identity).await
+    }
+
     async fn page(
         &self,
         filter: &Filter,

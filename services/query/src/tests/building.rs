@@ -1,0 +1,65 @@
+//! A view that has never caught up is a part of what there is: it says so instead of answering.
+
+use eticket_chassis::error::ApiError;
+use eticket_proto::{
+    error::ErrorReason,
+    query::{
+        GetTicketViewRequest, ListTicketViewsRequest, ListUserReservationsRequest, WaitFor, WatchTicketViewsRequest,
+        query_service_server::QueryService,
+    },
+};
+use tonic::{Request, Status};
+
+use super::*;
+
+/// What plain reads are told: all of them the same.
+async fn refusals(grpc: &Grpc) -> Vec<Option<Status>> {
+    let view = GetTicketViewRequest { ticket_id: "a".to_owned(), ..Default::default() };
+    let user = ListUserReservationsRequest { user_id: "ann".to_owned(), ..Default::default() };
+    vec![
+        grpc.get_ticket_view(Request::new(view)).await.err(),
+        grpc.list_ticket_views(Request::new(ListTicketViewsRequest::default())).await.err(),
+        grpc.list_user_reservations(Request::new(user)).await.err(),
+        grpc.watch_ticket_views(Request::new(WatchTicketViewsRequest::default())).await.err(),
+    ]
+}
+
+#[tokio::test]
+async fn until_it_has_caught_up_it_tells_readers_to_come_again() {
+    let mut fixture = Fixture::new().await;
+    fixture.views.changes = Changes::default();
+    fixture.reader.changes = fixture.views.changes.clone();
+    for event in &free() {
+        fixture.publish(&id("a"), event).await;
+    }
+    for status in refusals(&fixture.grpc()).await {
+        let status = status.expect("refused");
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::StoreUnavailable), "{status:?}");
+        assert!(status.metadata().contains_key(headers::RETRY_PUSHBACK), "it says when");
+    }
+    let waits = GetTicketViewRequest {
+        ticket_id: "a".to_owned(),
+        wait: WaitFor::Settled.into(),
+        ..GetTicketViewRequest::default()
+    };
+    let waiting = tokio::spawn({
+        let grpc = fixture.grpc();
+        async move { grpc.get_ticket_view(Request::new(waits)).await }
+    });
+    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    assert!(!fixture.store().has_caught_up().await.unwrap());
+    fixture.read_all().await;
+    timeout(BOUND, waiting).await.expect("in time").unwrap().expect("who waits may wait for that too");
+    assert!(refusals(&fixture.grpc()).await.iter().all(Option::is_none));
+    assert!(fixture.store().has_caught_up().await.unwrap(), "a restart without the bus begins with that");
+}
+
+#[tokio::test]
+async fn a_view_that_was_rebuilt_has_caught_up_too() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    let mut progress = fixture.rebuild().start();
+    let done = progress.wait_for(|progress| matches!(progress, crate::application::rebuild::Progress::Done { .. }));
+    timeout(BOUND, done).await.expect("in time").unwrap();
+    assert!(fixture.store().has_caught_up().await.unwrap(), "the file is another one");
+}
