@@ -9,10 +9,15 @@ use std::{
     time::Duration,
 };
 
+use eticket_chassis::error::ApiError;
+use eticket_proto::error::ErrorReason;
 use tonic::{Status, body::Body, codegen::http, server::NamedService};
 use tower::{Layer, Service};
 
 use crate::config::FaultConfig;
+
+/// When a call that was failed may be tried again: soon, as the next one may well succeed.
+const RETRY_AFTER: Duration = Duration::from_millis(10);
 
 /// Puts the faults around a service.
 #[derive(Clone)]
@@ -75,7 +80,8 @@ where
                 tokio::time::sleep(latency).await;
             }
             if fails {
-                return Ok(Status::unavailable("a rehearsed fault").into_http());
+                let fault = ApiError::new(ErrorReason::ServiceOverloaded).message("a rehearsed fault");
+                return Ok(Status::from(fault.retry_after(RETRY_AFTER)).into_http());
             }
             inner.call(request).await
         })
@@ -114,5 +120,16 @@ mod tests {
         assert_eq!(call(fault(), "GetTicket").await, (None, Duration::ZERO));
         assert_eq!(call(config(0, 1.0, ""), "GetTicket").await.0.as_deref(), Some("14"));
         assert_eq!(call(config(0, 0.0, ""), "GetTicket").await, (None, Duration::ZERO));
+    }
+
+    #[tokio::test]
+    async fn what_is_failed_is_told_in_the_words_of_the_contract() {
+        let healthy =
+            service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });
+        let request = http::Request::builder().uri("/a/B").body(Body::empty()).unwrap();
+        let response = FaultLayer::new(config(0, 1.0, "")).layer(healthy).oneshot(request).await.unwrap();
+        let status = Status::from_header_map(response.headers()).expect("a status");
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ServiceOverloaded));
+        assert_eq!(status.metadata().get(eticket_proto::headers::RETRY_PUSHBACK).expect("a pushback"), "10");
     }
 }
