@@ -41,19 +41,25 @@ fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) 
     status
 }
 
+/// The metadata of its ErrorInfo has this id.
+fn names(status: &Status, key: &str, id: &str) {
+    let info = status.get_details_error_info().expect("an ErrorInfo");
+    assert_eq!(info.metadata.get(key).map(String::as_str), Some(id), "{key}: {info:?}");
+}
+
 #[tokio::test]
 async fn what_is_not_there() {
     let world = world().await;
     let api = &world.api;
     let status = expect(api.ticket("nobody").await, Code::NotFound, "TICKET_NOT_FOUND");
-    let info = status.get_details_error_info().expect("checked");
-    assert!(info.metadata.values().any(|value| value == "nobody"), "the ids are in the metadata: {info:?}");
+    names(&status, "ticket_id", "nobody");
     expect(api.view("nobody", "", WaitFor::None).await, Code::NotFound, "TICKET_NOT_FOUND");
     expect(api.withdraw("nobody", "").await, Code::NotFound, "TICKET_NOT_FOUND");
     expect(api.reserve("nobody", "A", UserGrade::Gold).await, Code::NotFound, "TICKET_NOT_FOUND");
     expect(api.price("nobody").await, Code::NotFound, "PRICE_NOT_FOUND");
     let id = Uuid::now_v7().to_string();
-    expect(api.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    let status = expect(api.reservation(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
+    names(&status, "reservation_id", &id);
     expect(api.cancel(&id).await, Code::NotFound, "RESERVATION_NOT_FOUND");
 }
 
@@ -63,16 +69,21 @@ async fn refusals_of_the_business() {
     let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
     api.register("1", slot).await.expect("a new id is registered");
-    expect(api.register("1", slot).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
+    let status = expect(api.register("1", slot).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
+    names(&status, "ticket_id", "1");
     let reserved = api.reserve("1", "A", UserGrade::Gold).await.expect("it is available");
-    expect(api.reserve("1", "B", UserGrade::Vip).await, Code::FailedPrecondition, "TICKET_ALREADY_RESERVED");
+    let status = api.reserve("1", "B", UserGrade::Vip).await;
+    names(&expect(status, Code::FailedPrecondition, "TICKET_ALREADY_RESERVED"), "ticket_id", "1");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
     api.cancel(&id).await.expect("who holds may cancel");
-    expect(api.cancel(&id).await, Code::FailedPrecondition, "RESERVATION_NOT_ACTIVE");
+    let status = expect(api.cancel(&id).await, Code::FailedPrecondition, "RESERVATION_NOT_ACTIVE");
+    names(&status, "reservation_id", &id);
+    names(&status, "ticket_id", "1");
 
     api.register("old", calendar::past(Weekday::Sat)).await.expect("an end already past is accepted");
     expect(api.reserve("old", "A", UserGrade::Gold).await, Code::FailedPrecondition, "TICKET_EXPIRED");
-    expect(api.withdraw("1", "no such etag").await, Code::Aborted, "ETAG_MISMATCH");
+    let status = expect(api.withdraw("1", "no such etag").await, Code::Aborted, "ETAG_MISMATCH");
+    names(&status, "ticket_id", "1");
     api.withdraw("1", "").await.expect("an admin may withdraw");
     expect(api.withdraw("1", "").await, Code::FailedPrecondition, "TICKET_WITHDRAWN");
     expect(api.reserve("1", "A", UserGrade::Gold).await, Code::FailedPrecondition, "TICKET_WITHDRAWN");
@@ -117,7 +128,13 @@ async fn a_request_id_stands_for_one_request() {
     let (slot, id) = (calendar::upcoming(Weekday::Sat), Uuid::now_v7().to_string());
     let first = api.register_as("1", slot, &id).await.expect("a new id is registered");
     assert_eq!(api.register_as("1", slot, &id).await.expect("a retry is answered"), first);
-    expect(api.register_as("2", slot, &id).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    let status = expect(api.register_as("2", slot, &id).await, Code::InvalidArgument, "REQUEST_ID_REUSED");
+    names(&status, "request_id", &id);
+    names(&status, "ticket_id", "2");
+    let reserve = Uuid::now_v7().to_string();
+    api.reserve_as("1", "A", UserGrade::Gold, &reserve).await.expect("it is available");
+    let other = api.reserve_as("1", "B", UserGrade::Gold, &reserve).await;
+    names(&expect(other, Code::InvalidArgument, "REQUEST_ID_REUSED"), "request_id", &reserve);
     // A refusal leaves no record: the same id may be used again.
     let later = Uuid::now_v7().to_string();
     expect(api.register_as("1", slot, &later).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
@@ -143,7 +160,7 @@ async fn tokens_of_others_and_views_that_never_come() {
     request.set_timeout(Duration::from_millis(700));
     let answer: Result<eticket_proto::query::GetTicketViewResponse, Status> =
         api.call_with("eticket.query.v1.QueryService/GetTicketView", request).await;
-    expect(answer, Code::DeadlineExceeded, "VIEW_NOT_CAUGHT_UP");
+    names(&expect(answer, Code::DeadlineExceeded, "VIEW_NOT_CAUGHT_UP"), "ticket_id", "never");
 }
 
 #[tokio::test]
@@ -203,6 +220,7 @@ async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
     let api = Api::at(alone.address("reservation"));
     let status = expect(api.reserve("2", "A", UserGrade::Gold).await, Code::Unavailable, "TICKET_SERVICE_OVERLOADED");
     try_again(&status);
+    names(&status, "ticket_id", "2");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
     api.cancel(&id).await.expect("cancelling needs nobody else");
     alone.stop().await;
@@ -219,6 +237,7 @@ async fn a_gateway_without_its_services_says_so() {
     for wire in [Wire::Gateway, Wire::WebBinary, Wire::WebText] {
         let status = expect(Api::new(&gateway, wire).ticket("1").await, Code::Unavailable, "UPSTREAM_UNAVAILABLE");
         try_again(&status);
+        names(&status, "upstream", "ticket");
     }
     gateway.stop().await;
 }

@@ -72,7 +72,9 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
     })
     .await;
     assert_eq!(refused.code(), Code::Unavailable);
-    assert!(refused.get_details_retry_info().is_some_and(|retry| retry.retry_delay.is_some()), "{refused:?}");
+    let delay = refused.get_details_retry_info().and_then(|retry| retry.retry_delay).expect("a RetryInfo");
+    let pushback = refused.metadata().get("grpc-retry-pushback-ms").expect("a pushback");
+    assert_eq!(pushback.to_str().ok(), Some(delay.as_millis().to_string().as_str()), "{refused:?}");
     // Who goes away gives the place back.
     holder.abort();
     eventually(SOON, "the place is free again", async || match api.withdraw("1", "").await {

@@ -42,7 +42,8 @@ impl ReservationService for Grpc {
         let fields = ReserveTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "ReserveTicket", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.reserve(wish, context(call, &fields)?).await;
-        answer(outcome.map_err(not_run)?, ("ticket_id", ticket_id))
+        let outcome = outcome.map_err(|error| not_run(error, &ticket_id))?;
+        answer(outcome).unwrap_or_else(|refusal| Err(refused(refusal, ("ticket_id", &ticket_id), &request_id).into()))
     }
 
     async fn cancel_reservation(
@@ -56,7 +57,13 @@ impl ReservationService for Grpc {
         let fields = CancelReservationRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
-        answer(outcome.map_err(failure::of_batch)?, ("reservation_id", id.to_string()))
+        match answer(outcome.map_err(failure::of_batch)?) {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                let error = refused(refusal, ("reservation_id", &id.to_string()), &request_id);
+                Err(self.with_its_ticket(error, id).await.into())
+            }
+        }
     }
 
     async fn get_reservation(
@@ -85,6 +92,19 @@ impl ReservationService for Grpc {
         let next_page_token = last.map(|last| paging::token(&scope, &last.id.to_string())).unwrap_or_default();
         let reservations = found.iter().map(to_message).collect();
         Ok(Response::new(ListReservationsResponse { reservations, next_page_token }))
+    }
+}
+
+impl Grpc {
+    /// Says too of which ticket an ended reservation was, if the store says it: the refusal stands without that.
+    async fn with_its_ticket(&self, error: ApiError, id: ReservationId) -> ApiError {
+        if error.reason() != ErrorReason::ReservationNotActive {
+            return error;
+        }
+        match self.reservations.reservation(id).await {
+            Ok(Some(found)) => error.with("ticket_id", found.ticket),
+            _ => error,
+        }
     }
 }
 
@@ -123,10 +143,14 @@ fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiE
     Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline })
 }
 
-/// Decodes an answer, which is the same bytes for a retry, or says why there is none.
-fn answer<A: Message + Default>(outcome: Outcome, about: (&'static str, String)) -> Result<Response<A>, Status> {
-    let bytes = outcome.map_err(|refusal| ApiError::new(reason(refusal)).with(about.0, about.1))?;
-    A::decode(bytes.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
+/// Decodes an answer, which is the same bytes for a retry.
+fn answer<A: Message + Default>(outcome: Outcome) -> Result<Result<Response<A>, Status>, Refusal> {
+    outcome.map(|bytes| A::decode(bytes.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error)))
+}
+
+fn refused(refusal: Refusal, about: (&'static str, &str), request_id: &str) -> ApiError {
+    let error = ApiError::new(reason(refusal)).with(about.0, about.1);
+    if refusal == Refusal::RequestIdReused { error.with("request_id", request_id) } else { error }
 }
 
 fn reason(refusal: Refusal) -> ErrorReason {
@@ -141,10 +165,10 @@ fn reason(refusal: Refusal) -> ErrorReason {
     }
 }
 
-fn not_run(error: Error) -> Status {
+fn not_run(error: Error, ticket_id: &str) -> Status {
     match error {
         Error::Check(CheckError::Overloaded { retry_after }) => {
-            let refused = ApiError::new(ErrorReason::TicketServiceOverloaded);
+            let refused = ApiError::new(ErrorReason::TicketServiceOverloaded).with("ticket_id", ticket_id);
             retry_after.map_or(refused.clone(), |delay| refused.retry_after(delay)).into()
         }
         Error::Check(CheckError::DeadlineExceeded) => ApiError::new(ErrorReason::DeadlineExceeded).into(),

@@ -132,8 +132,9 @@ impl Grpc {
             Command::Register { id, .. } | Command::Update { id, .. } | Command::Withdraw { id, .. } => id.clone(),
         };
         let idempotency = idempotency::of(&call.caller, &fields)?;
+        let request_id = fields.request_id;
         let outcome = self.tickets.command(command, idempotency, call.trace, call.deadline).await;
-        let answer = outcome.map_err(failure::of_batch)?.map_err(|refusal| refused(refusal, &id))?;
+        let answer = outcome.map_err(failure::of_batch)?.map_err(|refusal| refused(refusal, &id, request_id))?;
         A::decode(answer.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
     }
 
@@ -192,9 +193,11 @@ fn change(message: &UpdateTicketRequest) -> Result<Change, ApiError> {
     })
 }
 
-fn refused(refusal: Refusal, id: &TicketId) -> ApiError {
+fn refused(refusal: Refusal, id: &TicketId, request_id: &str) -> ApiError {
     match refusal {
-        Refusal::RequestIdReused => ApiError::new(ErrorReason::RequestIdReused),
+        Refusal::RequestIdReused => {
+            ApiError::new(ErrorReason::RequestIdReused).with("ticket_id", id).with("request_id", request_id)
+        }
         Refusal::Domain(domain::Refusal::NotFound) => ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", id),
         Refusal::Domain(domain::Refusal::AlreadyExists) => {
             ApiError::new(ErrorReason::TicketAlreadyExists).with("ticket_id", id)
