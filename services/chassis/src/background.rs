@@ -20,8 +20,8 @@ use crate::{
 const PROBE: Duration = Duration::from_secs(2);
 /// Records are purged every so many probes.
 const PURGE_EVERY: u32 = 30;
-/// Records are kept for a day at the least; twice that leaves room for clients that retry late.
-pub const RECORDS_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
+/// Records of a service that is not told otherwise: twice what the contract promises, for clients that retry late.
+const RECORDS_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
 
 /// The background of one service. Tasks are in groups because they end one group after another.
 #[derive(Clone)]
@@ -30,6 +30,7 @@ pub struct Background {
     store: Arc<dyn Housekeeping>,
     health: Health,
     clock: SharedClock,
+    records_kept: Duration,
     intake: Tasks,
     writer: Tasks,
     relay: Tasks,
@@ -39,7 +40,14 @@ impl Background {
     /// Nothing runs yet.
     pub fn new(service: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
         let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
-        Self { service, store, health, clock, intake, writer, relay }
+        Self { service, store, health, clock, records_kept: RECORDS_KEPT, intake, writer, relay }
+    }
+
+    /// Keeps the records of commands for so long.
+    #[must_use]
+    pub fn keeping_records(mut self, time: Duration) -> Self {
+        self.records_kept = time;
+        self
     }
 
     /// For the writer: it ends after everything that submits to it, and before the relay.
@@ -110,9 +118,71 @@ impl Background {
     }
 
     async fn purge(&self) {
-        let Ok(kept) = chrono::TimeDelta::from_std(RECORDS_KEPT) else { return };
+        let Ok(kept) = chrono::TimeDelta::from_std(self.records_kept) else { return };
         if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
             tracing::warn!(service = self.service, error = %error, "old records are not purged");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use chrono::{DateTime, TimeDelta};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::{
+        clock::ManualClock,
+        store::{
+            Commit, Error, Idempotency, RequestIdReused, Work,
+            memory::{Store, Tables},
+        },
+    };
+
+    /// A service without rows of its own.
+    #[derive(Default, Clone)]
+    struct Nothing;
+
+    impl Tables for Nothing {
+        type Keys = ();
+        type Rows = ();
+
+        fn locks(&self, (): &()) -> BTreeSet<String> {
+            BTreeSet::new()
+        }
+
+        fn read(&self, (): &()) {}
+
+        fn write(&mut self, (): &()) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn records_are_purged_when_their_time_is_over() {
+        for (background, hours) in [(None, 48), (Some(24), 24), (Some(72), 72)] {
+            let clock = Arc::new(ManualClock::new(DateTime::from_timestamp(1_000, 0).expect("a time")));
+            let store = Store::<Nothing>::new(clock.clone());
+            let request = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
+            let command = &mut |work: &mut Work<()>| {
+                work.run::<RequestIdReused>(Some(request), |_| Ok(vec![7])).expect("a first one");
+            };
+            store.commit(&(), &[request.request_id], command).await.expect("committed");
+            let health = Health::new([""; 0]);
+            let kept: Option<u64> = background;
+            let mut background = Background::new("test", Arc::new(store.clone()), health, clock.clone());
+            if let Some(hours) = kept {
+                background = background.keeping_records(Duration::from_secs(hours * 3_600));
+            }
+            let is_kept = async || store.record(request.request_id).await.expect("read").is_some();
+            clock.advance(TimeDelta::hours(hours));
+            background.purge().await;
+            assert!(is_kept().await, "{hours} h are not over");
+            clock.advance(TimeDelta::seconds(1));
+            background.purge().await;
+            assert!(!is_kept().await, "{hours} h are over");
         }
     }
 }

@@ -198,6 +198,30 @@ impl LimitsConfig {
     }
 }
 
+/// `idempotency.*`, of a service whose commands take a `request_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdempotencyConfig {
+    /// How long the answers of commands are kept for retries.
+    pub kept_hours: u64,
+}
+
+impl IdempotencyConfig {
+    /// `kept_hours` as a duration.
+    #[must_use]
+    pub fn kept(&self) -> Duration {
+        Duration::from_secs(self.kept_hours * 60 * 60)
+    }
+
+    /// For the checks of services: the contract promises a day.
+    ///
+    /// # Errors
+    /// If it is less, or more than a year.
+    pub fn check(&self) -> Result<(), Error> {
+        within("idempotency.kept_hours", self.kept_hours, 24, 24 * 365)
+    }
+}
+
 /// `shutdown.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -333,6 +357,9 @@ mod tests {
         assert_eq!(limits.check().expect_err("too many").key(), "limits.concurrency");
         let shutdown = ShutdownConfig { drain_delay_ms: 25_000, hard_cap_ms: 25_000 };
         assert_eq!(shutdown.check().expect_err("no time left").key(), "shutdown.drain_delay_ms");
+        let kept = |kept_hours| IdempotencyConfig { kept_hours }.check();
+        assert_eq!(kept(23).expect_err("less than is promised").key(), "idempotency.kept_hours");
+        assert!(kept(24).is_ok() && kept(8_760).is_ok() && kept(8_761).is_err());
         assert!(LimitsConfig::default().check().is_ok() && ShutdownConfig::default().check().is_ok());
     }
 }

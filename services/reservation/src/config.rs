@@ -1,6 +1,10 @@
 //! The configuration that only the reservation service has.
 
-use eticket_chassis::{client::UpstreamConfig, config::Error, process::Place};
+use eticket_chassis::{
+    client::UpstreamConfig,
+    config::{Error, IdempotencyConfig},
+    process::Place,
+};
 use serde::{Deserialize, Serialize};
 
 /// The reservation service's own keys.
@@ -8,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub upstream: Upstreams,
+    pub idempotency: IdempotencyConfig,
 }
 
 /// `upstream.*`.
@@ -22,12 +27,17 @@ impl Config {
     /// # Errors
     /// The first value that makes no sense.
     pub fn check(&self, place: Place) -> Result<(), Error> {
+        self.idempotency.check()?;
         let ticket = &self.upstream.ticket;
         if place == Place::Alone && ticket.url.is_none() {
             return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));
         }
-        ticket
-            .check()
-            .map_err(|wrong| Error::new(format!("upstream.ticket.{}", wrong.key), Some(wrong.value), wrong.expected))
+        ticket.check().map_err(|wrong| {
+            Error::new(
+                format!("upstream.ticket.{}", wrong.key),
+                Some(wrong.value),
+                format!("expected {}", wrong.expected),
+            )
+        })
     }
 }

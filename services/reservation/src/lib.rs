@@ -62,7 +62,8 @@ impl Service for Reservation {
         let opened = context.open_store(MIGRATIONS).await?;
         let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([RESERVATIONS, OPERATIONS]).with_store().with_bus();
-        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
+        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())
+            .keeping_records(config.idempotency.kept());
 
         let store = store_of(opened);
         let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eticket_chassis::config::{Error, comma_list, within};
+use eticket_chassis::config::{Error, IdempotencyConfig, comma_list, within};
 use serde::{Deserialize, Serialize};
 
 /// The ticket service's own keys.
@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub sweep: SweepConfig,
+    pub idempotency: IdempotencyConfig,
     pub fault: FaultConfig,
 }
 
@@ -32,6 +33,7 @@ impl Config {
     /// The first value that makes no sense.
     pub fn check(&self) -> Result<(), Error> {
         within("sweep.interval_ms", self.sweep.interval_ms, 10, 3_600_000)?;
+        self.idempotency.check()?;
         self.fault.check()
     }
 }

@@ -61,7 +61,8 @@ impl Service for Ticket {
         let opened = context.open_store(MIGRATIONS).await?;
         let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([TICKETS, OPERATIONS]).with_store().with_bus();
-        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
+        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())
+            .keeping_records(config.idempotency.kept());
 
         let store = store_of(opened);
         let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
