@@ -35,8 +35,42 @@ async fn the_defaults_are_those_of_the_documentation() {
         "concurrency = 4096",
         "default_deadline_ms = 10000",
         "hard_cap_ms = 25000",
+        "drain_delay_ms = 0",
+        "[reservation.upstream.ticket.breaker]",
+        "window_ms = 10000",
+        "min_calls = 20",
+        "failure_ratio = 0.5",
+        "slow_call_ms = 250",
+        "open_ms = 5000",
+        "half_open_calls = 3",
+        "[ticket.sweep]\ninterval_ms = 1000",
+        "[ticket.fault]\nerror_ratio = 0.0\nlatency_ms = 0\nonly = \"\"",
+        "[ticket.idempotency]\nkept_hours = 48",
+        "[reservation.idempotency]\nkept_hours = 48",
+        "[admin]\nlisten = \"127.0.0.1:0\"",
+        "[bus]\nreplicas = 1\nurl = \"embedded\"",
     ] {
         assert!(exit.output.contains(line), "{line:?} is not in:\n{}", exit.output);
+    }
+    // A server alone is behind a balancer that has to notice.
+    let alone = check(Launch::program("eticket-ticket").key("bus.url", "embedded")).await;
+    assert!(alone.output.contains("drain_delay_ms = 5000"), "{}", alone.output);
+}
+
+#[tokio::test]
+async fn what_looks_like_a_number_may_be_text() {
+    let exit = check(Launch::program("eticket").key("data", "2024").key("ticket.sweep.interval_ms", "70")).await;
+    assert_eq!(exit.code, Some(0), "{}", exit.log);
+    assert!(exit.output.contains("data = \"2024\"") && exit.output.contains("interval_ms = 70"), "{}", exit.output);
+}
+
+#[tokio::test]
+async fn a_command_line_that_is_none_ends_with_2() {
+    for arguments in [&["--no-such-flag"][..], &["admin"], &["admin", "no-such-order"], &["--data"]] {
+        let launch = arguments.iter().fold(Launch::program("eticket"), |launch, argument| launch.argument(argument));
+        let exit = launch.run().await;
+        assert_eq!(exit.code, Some(2), "{arguments:?}: {}", exit.log);
+        assert!(exit.log.contains("--help"), "{}", exit.log);
     }
 }
 
@@ -77,11 +111,15 @@ async fn a_check_touches_nothing() {
 async fn a_wrong_value_is_named_with_what_is_expected() {
     refused(
         Launch::program("eticket").key("ticket.listen", "no-address"),
-        &["ticket.listen", "no-address", "expected"],
+        &["ticket.listen", "no-address", "expected an address and a port"],
     )
     .await;
     let deadline = Launch::program("eticket").key("reservation.upstream.ticket.deadline_ms", "soon");
-    refused(deadline, &["reservation.upstream.ticket.deadline_ms", "soon", "expected"]).await;
+    refused(deadline, &["reservation.upstream.ticket.deadline_ms", "soon", "expected a whole number"]).await;
+    let slow = Launch::program("eticket").key("reservation.upstream.ticket.breaker.failure_ratio", "2");
+    refused(slow, &["reservation.upstream.ticket.breaker.failure_ratio = 2: expected a number above 0"]).await;
+    let kept = Launch::program("eticket").key("ticket.idempotency.kept_hours", "23");
+    refused(kept, &["ticket.idempotency.kept_hours = 23: expected 24 to"]).await;
     refused(Launch::program("eticket").key("log.format", "xml"), &["log.format", "xml", "json"]).await;
     refused(Launch::program("eticket").key("auth.mode", "maybe"), &["auth.mode", "maybe", "off"]).await;
 }
@@ -93,7 +131,14 @@ async fn an_unknown_key_is_refused() {
     let file = folder.path().join("eticket.toml");
     fs::write(&file, "[reservation.upstream.tiket]\nurl = \"http://127.0.0.1:1\"\n").expect("written");
     let launch = Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"));
-    refused(launch, &["tiket"]).await;
+    refused(launch, &["reservation.upstream.tiket.url = http://127.0.0.1:1: no such key"]).await;
+    let upstreams = ["ticket", "reservation", "pricing", "query"].into_iter();
+    let gateway = upstreams.fold(Launch::program("eticket-gateway").key("bus.url", "embedded"), |launch, name| {
+        launch.key(&format!("upstream.{name}.url"), "http://127.0.0.1:1")
+    });
+    let exit = check(gateway).await;
+    let (_, known) = exit.log.split_once("bus.url = embedded: no such key; known here: ").expect("it is refused");
+    assert!(!known.contains("bus") && known.contains("upstream"), "{}", exit.log);
 }
 
 #[tokio::test]

@@ -49,6 +49,32 @@ async fn the_ready_line_names_every_address() {
 }
 
 #[tokio::test]
+async fn the_ready_line_of_a_server_alone_names_its_own() {
+    for server in SERVERS {
+        let data = folder();
+        let mut launch = Launch::program(&format!("eticket-{server}"))
+            .key("listen", "127.0.0.1:0")
+            .key("shutdown.drain_delay_ms", "0");
+        if server != "gateway" {
+            launch = launch.data(data.path()).key("bus.url", "embedded");
+        }
+        let needs: &[&str] = match server {
+            "gateway" => &["ticket", "reservation", "pricing", "query"],
+            "reservation" => &["ticket"],
+            _ => &[],
+        };
+        for upstream in needs {
+            launch = launch.key(&format!("upstream.{upstream}.url"), "http://127.0.0.1:1");
+        }
+        let alone = launch.start().await;
+        let (own, admin) = (alone.address(server).to_owned(), alone.address("admin").to_owned());
+        let exit = alone.stop().await;
+        let line = format!("{{\"ready\":true,\"{server}\":\"{own}\",\"admin\":\"{admin}\"}}\n");
+        assert_eq!(exit.output, line, "and nothing else");
+    }
+}
+
+#[tokio::test]
 async fn started_again_it_goes_on_where_it_was() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;

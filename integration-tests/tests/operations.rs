@@ -120,9 +120,39 @@ async fn orders_that_reach_nobody_say_what_to_do() {
     assert_eq!(exit.code, Some(69), "{exit:?}");
     assert!(exit.log.contains("127.0.0.1:1") && exit.log.contains("--address"), "{}", exit.log);
 
-    // Without an address the configuration says where the server is; a free port it cannot know.
-    let anywhere = Launch::program("eticket-query").argument("unsettled").key("bus.url", "embedded");
+    for address in ["nowhere", "nowhere:", ":1", "host:port", "host:70000"] {
+        let exit = Launch::program("eticket").argument("admin").argument("--address").argument(address);
+        let exit = exit.argument("unsettled").run().await;
+        assert_eq!(exit.code, Some(78), "{address}: {exit:?}");
+        assert!(exit.log.contains(address) && exit.log.contains("expected host:port"), "{}", exit.log);
+    }
+
+    // Without an address the configuration says where the server is; a free port it cannot know. It needs no more of it: this
+    // has neither a bus nor, for a reservation service, an upstream.
+    let exit = Launch::program("eticket-reservation").argument("parked").key("listen", "127.0.0.1:1").run().await;
+    assert_eq!(exit.code, Some(69), "{exit:?}");
+    let anywhere = Launch::program("eticket-query").argument("unsettled");
     let exit = anywhere.key("listen", "127.0.0.1:0").run().await;
     assert_eq!(exit.code, Some(78), "{exit:?}");
     assert!(exit.log.contains("listen") && exit.log.contains("--address"), "{}", exit.log);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_order_that_is_refused_is_told_plainly() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let exit = admin(&eticket, &["resend", "no-such-event", "--service", "ticket"]).await;
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.log.contains("event_id: expected") && !exit.log.contains("could not be built"), "{}", exit.log);
+    eticket.stop().await;
+
+    // A service that was never told of its owners cannot compare; nor can it rebuild without the bus.
+    let data = TempDir::new().expect("a folder");
+    let query = Launch::program("eticket-query").data(data.path()).key("listen", "127.0.0.1:0");
+    let query = query.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0").start().await;
+    let order = Launch::program("eticket-query").argument("compare-view").argument("--address");
+    let exit = order.argument(query.address("query")).run().await;
+    assert_eq!(exit.code, Some(1), "{exit:?}");
+    assert!(exit.log.contains("upstream.ticket.url"), "{}", exit.log);
+    query.stop().await;
 }

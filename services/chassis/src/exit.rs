@@ -7,7 +7,7 @@ use crate::{config, error};
 /// Ended by a second signal while it stopped: 128 + SIGINT.
 pub(crate) const INTERRUPTED: u8 = 130;
 
-/// Why a service cannot start. The variants are the exit codes of `sysexits.h` that people and scripts rely on.
+/// Why a service cannot start. The variants are the exit codes that people and scripts rely on, those of `sysexits.h` where it has one.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     /// The configuration is wrong (78).
@@ -21,6 +21,9 @@ pub enum StartError {
         /// What the system said.
         source: Option<Box<dyn Error + Send + Sync>>,
     },
+    /// A server that runs refused what an operator asked for (1).
+    #[error("{0}")]
+    Refused(String),
     /// Anything else (70).
     #[error("the service could not be built")]
     Failed(#[source] Box<dyn Error + Send + Sync>),
@@ -51,6 +54,7 @@ impl StartError {
         match self {
             Self::Config(_) => 78,
             Self::Unavailable { .. } => 69,
+            Self::Refused(_) => 1,
             Self::Failed(_) => 70,
         }
     }

@@ -3,11 +3,14 @@
 //! Trees are merged before they are typed: a server's own struct refuses keys it does not know, so the keys that every
 //! server has are taken out first, and where several share a process each one's section.
 
-use std::path::{Path, PathBuf};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
 
 use figment::{
     Figment, Provider,
-    error::Kind,
+    error::{Actual, Kind},
     providers::{Format, Serialized, Toml},
     value::{Dict, Value},
 };
@@ -26,6 +29,8 @@ const ALL_IN_ONE: &str = include_str!("all_in_one.toml");
 const SERVER_KEYS: [&str; 5] = ["listen", "store", "auth", "limits", "shutdown"];
 /// Keys of the process.
 const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
+/// Those of these that only a server has which keeps something.
+const KEEPERS_KEYS: [&str; 3] = ["data", "bus", "store"];
 /// Keys of several servers at the root that hold for each.
 const SHARED_KEYS: [&str; 4] = ["store", "auth", "limits", "shutdown"];
 
@@ -52,17 +57,36 @@ pub(crate) struct ServerTree {
     pub(crate) own: Dict,
     /// Where its keys stand, if not at the root.
     pub(crate) section: Option<&'static str>,
+    /// What else may stand there.
+    beside: Vec<&'static str>,
 }
 
 impl ServerTree {
     /// The server's own keys.
     pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
-        let mut beside = SERVER_KEYS.to_vec();
-        if self.section.is_none() {
-            beside.extend(PROCESS_KEYS);
-        }
-        typed(&self.own, &beside).map_err(|error| error.within(self.section))
+        typed(&self.own, &self.beside).map_err(|error| error.within(self.section))
     }
+}
+
+/// The keys that stand beside the own ones of a server.
+fn beside(shape: Shape, section: bool) -> Vec<&'static str> {
+    let of_process = PROCESS_KEYS.iter().filter(|_| !section);
+    let all = SERVER_KEYS.iter().chain(of_process).copied();
+    all.filter(|key| shape.store != StoreSupport::None || !KEEPERS_KEYS.contains(key)).collect()
+}
+
+/// Where a server listens: for who wants to speak to it, and has not all that it needs to run.
+pub(crate) fn listen(shape: Shape, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
+    #[derive(serde::Deserialize)]
+    struct Listen {
+        #[serde(deserialize_with = "super::address")]
+        listen: SocketAddr,
+    }
+    let (mut tree, mut given) = (embedded(shape.defaults)?, given(sources)?);
+    let given = if section { take_section(&mut given, shape.name)? } else { given };
+    merge(&mut tree, given);
+    let listen: Result<Listen, Error> = typed(&take(&mut tree, &["listen"]), &[]);
+    listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(shape.name)))
 }
 
 /// For a server that has a process to itself: all keys stand at the root.
@@ -76,8 +100,8 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
     let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
     if shape.store == StoreSupport::None {
         // It has none of these: what is set for them is a mistake.
-        for (of, keys) in [(&mut process, &["data", "bus"][..]), (&mut server, &["store"][..])] {
-            tree.extend(take(of, keys));
+        for of in [&mut process, &mut server] {
+            tree.extend(take(of, &KEEPERS_KEYS));
         }
     }
     let mut process: ProcessSettings = typed(&process, &[])?;
@@ -88,7 +112,7 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
     let mut settings: Settings = typed(&server, &[])?;
     check(shape, &settings)?;
     settings.auth.resolve();
-    Ok((process, ServerTree { settings, own: tree, section: None }))
+    Ok((process, ServerTree { settings, own: tree, section: None, beside: beside(shape, false) }))
 }
 
 /// For servers that share a process: the keys of each stand under its name.
@@ -103,7 +127,9 @@ pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSe
     if let Some((key, value)) = root.pop_first() {
         let names = shapes.iter().map(|shape| shape.name);
         let known = PROCESS_KEYS.into_iter().chain(SHARED_KEYS).chain(names).collect::<Vec<_>>().join(", ");
-        return Err(Error::new(key, Some(shown(&value)), format!("no such key; known here: {known}")));
+        let (mut path, value) = (vec![key], value);
+        let value = Some(shown(leaf(&mut path, &value)));
+        return Err(Error::new(path.join("."), value, format!("no such key; known here: {known}")));
     }
     let trees = shapes.iter().zip(sections).map(|(shape, section)| {
         server_of(*shape, &shared, section).map_err(|(error, at_root)| match at_root {
@@ -144,7 +170,7 @@ fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<ServerTree, (
         }
     }
     settings.auth.resolve();
-    Ok(ServerTree { settings, own: tree, section: Some(shape.name) })
+    Ok(ServerTree { settings, own: tree, section: Some(shape.name), beside: beside(shape, true) })
 }
 
 #[derive(serde::Deserialize)]
@@ -181,7 +207,11 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(Error::new(name, Some(value.clone()), "expected ETICKET__ and the path of a key joined by __"));
         }
-        let Ok(value) = value.parse::<Value>();
+        // What looks like a number may be meant as text: which it is says the type, when it is known.
+        let value = match value.parse::<Value>() {
+            Ok(value @ (Value::String(..) | Value::Dict(..) | Value::Array(..))) => value,
+            _ => Value::from(value.clone()),
+        };
         figment = figment.merge(Nested(figment::util::nest(&key, value)));
     }
     if let Some(data) = &sources.data {
@@ -227,7 +257,61 @@ fn take_section(root: &mut Dict, name: &str) -> Result<Dict, Error> {
 }
 
 fn typed<T: DeserializeOwned>(tree: &Dict, beside: &[&str]) -> Result<T, Error> {
-    Figment::from(Serialized::globals(tree)).extract().map_err(|error| from_figment(error, tree, beside))
+    let mut tree = tree.clone();
+    loop {
+        match Figment::from(Serialized::globals(&tree)).extract() {
+            Err(error) if read_text(&mut tree, &error) => {}
+            outcome => return outcome.map_err(|error| from_figment(error, &tree, beside)),
+        }
+    }
+}
+
+/// Reads a text as the number or the like that its type wants; answers whether it could. The environment has only texts.
+fn read_text(tree: &mut Dict, error: &figment::Error) -> bool {
+    let Some(error) = error.clone().into_iter().next() else { return false };
+    let (Kind::InvalidType(Actual::Str(_), _), Some((first, rest))) = (&error.kind, error.path.split_first()) else {
+        return false;
+    };
+    let Some(mut place) = tree.get_mut(first) else { return false };
+    for key in rest {
+        let Value::Dict(_, section) = place else { return false };
+        let Some(inner) = section.get_mut(key) else { return false };
+        place = inner;
+    }
+    let Value::String(_, text) = &place else { return false };
+    match text.parse::<Value>() {
+        Ok(Value::String(..)) => false,
+        Ok(read) => {
+            *place = read;
+            true
+        }
+    }
+}
+
+/// The first key and value of a section, and of those in it: who misspells a section is told of what they set.
+fn leaf<'a>(path: &mut Vec<String>, mut value: &'a Value) -> &'a Value {
+    while let Value::Dict(_, section) = value
+        && let Some((key, inner)) = section.first_key_value()
+    {
+        path.push(key.clone());
+        value = inner;
+    }
+    value
+}
+
+/// What a type expects, in words for people who do not know the program's types.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number above zero",
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number, not below zero",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "text",
+        "path string" | "a path string" => "a path",
+        other if other.starts_with("struct ") || other.starts_with("a map") => "a section with keys",
+        other => other,
+    }
 }
 
 /// `beside` are keys that are known at the root too, though not to the type.
@@ -235,10 +319,11 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
     // Several faults are told one after another, as each is put right.
     let error = error.into_iter().next().unwrap_or_else(|| figment::Error::from("no reason given".to_owned()));
     let mut path = error.path.clone();
-    let value_at = |path: &[String]| {
+    let at = |path: &[String]| {
         let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(tree.get(first)?, |value, key| value.as_dict()?.get(key)).map(shown)
+        rest.iter().try_fold(tree.get(first)?, |value, key| value.as_dict()?.get(key))
     };
+    let value_at = |path: &[String]| at(path).map(shown);
     match error.kind {
         Kind::UnknownField(field, expected) => {
             if path.last() != Some(&field) {
@@ -247,7 +332,8 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
             let mut known: Vec<&str> = if path.len() == 1 { beside.to_vec() } else { Vec::new() };
             known.extend(expected);
             let known = known.join(", ");
-            Error::new(path.join("."), value_at(&path), format!("no such key; known here: {known}"))
+            let value = at(&path).map(|value| shown(leaf(&mut path, value)));
+            Error::new(path.join("."), value, format!("no such key; known here: {known}"))
         }
         Kind::MissingField(field) => {
             if path.last().map(String::as_str) != Some(&field) {
@@ -256,7 +342,7 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
             Error::missing(path.join("."), "must be given")
         }
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
-            Error::new(path.join("."), value_at(&path), format!("expected {expected}"))
+            Error::new(path.join("."), value_at(&path), format!("expected {}", in_plain_words(&expected.to_string())))
         }
         Kind::UnknownVariant(_, variants) => {
             Error::new(path.join("."), value_at(&path), format!("expected one of {}", variants.join(", ")))

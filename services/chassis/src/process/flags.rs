@@ -73,7 +73,8 @@ fn command(program: &str, binary: Binary) -> Command {
     }
     if together {
         let admin = Command::new(ADMIN).about("Look after the services, through a gateway that runs");
-        let admin = admin.subcommand_required(true).subcommands(operator::commands(None));
+        let admin = admin.subcommand_required(true).arg(operator::address().global(true));
+        let admin = admin.subcommands(operator::commands(None));
         command = command
             .subcommand(Command::new("serve").about("Run all servers, as without a subcommand"))
             .subcommand(admin);
@@ -118,6 +119,11 @@ mod tests {
         let order = |binary, arguments: &[&str]| parse(binary, arguments).expect("valid").order.is_some();
         assert!(order(Binary::Service("ticket"), &["republish"]));
         assert!(order(Binary::Together, &["admin", "republish"]));
+        let address = |arguments: &[&str]| {
+            parse(Binary::Together, arguments).expect("valid").order.expect("an order").address.expect("an address")
+        };
+        assert_eq!(address(&["admin", "--address", "h:1", "unsettled"]), "h:1");
+        assert_eq!(address(&["admin", "unsettled", "--address", "h:1"]), "h:1");
         assert!(!order(Binary::Together, &["serve"]));
         assert!(parse(Binary::Together, &["admin"]).is_err());
         assert!(parse(Binary::Gateway, &["republish"]).is_err());

@@ -37,11 +37,18 @@ pub(crate) struct Order {
     services: Option<Vec<&'static str>>,
 }
 
+/// Where the server runs.
+pub(crate) fn address() -> Arg {
+    let help = "Where it runs, if not where the configuration says";
+    Arg::new("address").long("address").value_name("HOST:PORT").help(help)
+}
+
 /// The commands of one service, or of all through the gateway.
 pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
     let command = |name: &'static str, about: &'static str| {
-        let address = Arg::new("address").long("address").value_name("HOST:PORT");
-        Command::new(name).about(about).arg(address.help("Where it runs, if not where the configuration says"))
+        // Through the gateway the flag stands at the command above, which has nothing else.
+        let command = Command::new(name).about(about);
+        if service.is_some() { command.arg(address()) } else { command }
     };
     let of_any = |name, about| match service {
         Some(_) => command(name, about),

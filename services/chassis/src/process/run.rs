@@ -54,9 +54,8 @@ impl Program {
 
     /// Where the server listens that takes operators' orders: the last one started, whom people call.
     pub(crate) fn listens_at(&self, sources: &Sources) -> Result<SocketAddr, StartError> {
-        let configured = self.configure(sources)?;
-        let server = configured.servers.last().ok_or_else(|| StartError::failed("there is no server"))?;
-        Ok(server.settings.listen)
+        let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
+        Ok(load::listen(last.shape, self.together, sources)?)
     }
 
     /// Reads and checks everything; nothing is opened or bound.

@@ -100,14 +100,17 @@ fn unknown_keys_are_refused_with_their_path() {
         ("NONSENSE", "nonsense"),
         ("LIMITS__CONCURENCY", "limits.concurency"),
         ("SWEEP__INTERVAL", "sweep.interval"),
-        ("FAULT__DEEPER__STILL", "fault.deeper"),
+        ("FAULT__DEEPER__STILL", "fault.deeper.still"),
         ("ADMIN__PORT", "admin.port"),
         ("STORE__URI", "store.uri"),
-        ("TICKET__LISTEN", "ticket"),
+        ("TICKET__LISTEN", "ticket.listen"),
+        ("A__B__C", "a.b.c"),
     ] {
         let text = refusal(&[(variable, "1")]);
         assert!(text.starts_with(&format!("configuration: {path} = ")) && text.contains("no such key"), "{text}");
     }
+    let error = together(&ALL, &environment(&[("NONSENSE__DEEPER", "1")])).map(|_| ()).expect_err("refused");
+    assert!(error.to_string().starts_with("configuration: nonsense.deeper = 1: no such key"), "{error}");
     let text = refusal(&[("NONSENSE", "1")]);
     assert!(text.contains("listen") && text.contains("sweep"), "it says what there is: {text}");
 }
@@ -117,11 +120,16 @@ fn wrong_values_are_told_with_key_value_and_expectation() {
     for (variable, value, expected) in [
         ("LISTEN", "8082", "listen = 8082: "),
         ("LISTEN", "localhost:8082", "listen = localhost:8082: "),
-        ("LIMITS__CONCURRENCY", "many", "limits.concurrency = many: expected "),
-        ("LIMITS__CONCURRENCY", "0", "limits.concurrency = 0: expected "),
-        ("LIMITS__DEFAULT_DEADLINE_MS", "-1", "limits.default_deadline_ms = -1: expected "),
-        ("LIMITS", "5", "limits = 5: expected "),
-        ("SWEEP__INTERVAL_MS", "1.5", "sweep.interval_ms = 1.5: expected "),
+        ("LIMITS__CONCURRENCY", "many", "limits.concurrency = many: expected a whole number above zero"),
+        ("LIMITS__CONCURRENCY", "0", "limits.concurrency = 0: expected a whole number above zero"),
+        (
+            "LIMITS__DEFAULT_DEADLINE_MS",
+            "-1",
+            "limits.default_deadline_ms = -1: expected a whole number, not below zero",
+        ),
+        ("LIMITS", "5", "limits = 5: expected a section with keys"),
+        ("AUTH__ALLOW_OFF_ANYWHERE", "maybe", "auth.allow_off_anywhere = maybe: expected true or false"),
+        ("SWEEP__INTERVAL_MS", "1.5", "sweep.interval_ms = 1.5: expected a whole number, not below zero"),
         ("LOG__FORMAT", "xml", "log.format = xml: expected one of text, json"),
         ("AUTH__MODE", "maybe", "auth.mode = maybe: expected one of off, jwt"),
         (
@@ -148,12 +156,16 @@ fn a_bus_must_be_given_to_a_server_alone() {
 
 #[test]
 fn what_the_gateway_does_not_have_cannot_be_set() {
-    for (variable, path) in [("BUS__URL", "bus"), ("STORE__URL", "store"), ("DATA", "data")] {
+    for (variable, path) in [("BUS__URL", "bus.url"), ("STORE__URL", "store.url"), ("DATA", "data")] {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
         struct Nothing {}
         let (_, tree) = alone(GATEWAY, &environment(&[(variable, "embedded")])).expect("split");
-        assert_eq!(tree.own::<Nothing>().expect_err("refused").key(), path);
+        let error = tree.own::<Nothing>().expect_err("refused");
+        assert_eq!(error.key(), path);
+        let known = error.to_string();
+        let known = known.split_once("known here: ").expect("it says what there is").1;
+        assert_eq!(known, "listen, auth, limits, shutdown, admin, log", "and not what was just refused");
     }
     let error = together(&ALL, &environment(&[("GATEWAY__STORE__URL", "sqlite:a")])).expect_err("refused");
     assert_eq!(error.key(), "gateway.store");
@@ -202,7 +214,7 @@ fn errors_of_several_name_the_section() {
         ("TICKET__AUTH__MODE", "jwt", "ticket.auth.mode"),
         ("TICKET", "1", "ticket"),
         ("LISTEN", "127.0.0.1:1", "listen"),
-        ("SWEEP__INTERVAL_MS", "5", "sweep"),
+        ("SWEEP__INTERVAL_MS", "5", "sweep.interval_ms"),
         ("STORE__URL", "sqlite:one.db", "store.url"),
         ("STORE__URL", "postgres://db/e?ssl=on", "store.url"),
         ("STORE__URI", "x", "store.uri"),
@@ -262,4 +274,24 @@ fn the_effective_configuration_is_a_configuration() {
     secret.insert("url".into(), "postgres://u:secret@db/e".into());
     let shown = effective(&process, &[(Some("ticket"), secret)]).expect("TOML");
     assert!(shown.contains("u:***@db") && !shown.contains("secret"), "{shown}");
+}
+
+#[test]
+fn text_that_looks_like_something_else_stays_text() {
+    for text in ["2024", "true", "1e3", "007", "-1", "null", "~"] {
+        let (process, ..) = ticket(&[("DATA", text), ("SWEEP__INTERVAL_MS", "7")]).expect(text);
+        assert_eq!(process.data, Some(PathBuf::from(text)));
+    }
+    let (_, tree, own) = ticket(&[("LIMITS", "{concurrency=7}"), ("SWEEP__INTERVAL_MS", "\"9\"")]).expect("valid");
+    assert_eq!((tree.settings.limits.concurrency.get(), own.sweep.interval_ms), (7, 9));
+}
+
+#[test]
+fn where_it_listens_is_known_without_the_rest() {
+    let address = |section, variables: &[(&str, &str)]| listen(TICKET, section, &environment(variables));
+    assert_eq!(address(false, &[]).expect("a default").to_string(), "127.0.0.1:8082", "though it has no bus");
+    let variables = [("LISTEN", "127.0.0.1:9"), ("NONSENSE", "1"), ("LIMITS__CONCURRENCY", "many")];
+    assert_eq!(address(false, &variables).expect("given").port(), 9, "what else is wrong is not asked for");
+    assert_eq!(address(true, &[("TICKET__LISTEN", "127.0.0.1:7")]).expect("given").port(), 7);
+    assert_eq!(address(true, &[("TICKET__LISTEN", "x")]).expect_err("none").key(), "ticket.listen");
 }

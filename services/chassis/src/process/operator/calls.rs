@@ -30,9 +30,11 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn connect(address: &str) -> Result<Self, StartError> {
-        let expected = "expected host:port";
-        let endpoint = Endpoint::from_shared(format!("http://{address}"))
-            .map_err(|_| StartError::config("--address", address, expected))?;
+        let malformed = || StartError::config("--address", address, "expected host:port");
+        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        let port = port.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0);
+        port.ok_or_else(malformed)?;
+        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| malformed())?;
         let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| {
             let what = format!("no server answers at {address}: start it, or say with --address where it runs");
             StartError::unavailable(what, error)
@@ -63,7 +65,7 @@ impl Server {
         let what = format!("{who} answers {}: {}", status.code(), status.message());
         match status.code() {
             Code::Unavailable | Code::DeadlineExceeded => StartError::Unavailable { what, source: None },
-            _ => StartError::failed(what),
+            _ => StartError::Refused(what),
         }
     }
 
