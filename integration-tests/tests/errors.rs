@@ -114,7 +114,11 @@ async fn input_that_is_not_valid_is_named_by_field() {
     let nothing = RegisterTicketRequest::default();
     let answer: Result<RegisterTicketResponse, Status> =
         api.call("eticket.ticket.v1.TicketService/RegisterTicket", nothing).await;
-    field(answer.map(drop), "title");
+    let status = answer.expect_err("nothing is given");
+    let wrong = status.get_details_bad_request().expect("BadRequest names the fields").field_violations;
+    let wrong: Vec<&str> = wrong.iter().map(|violation| violation.field.as_str()).collect();
+    assert_eq!(wrong, ["title", "start_time", "end_time"], "all at once");
+    field(Err(status), "title");
     // Through the gateway operations need to know whose.
     let answer: Result<ListUnsettledResponse, Status> =
         api.call("eticket.operations.v1.OperationsService/ListUnsettled", ListUnsettledRequest::default()).await;

@@ -66,6 +66,13 @@ impl ApiError {
         self
     }
 
+    /// Names the fields too that another one names: who is told of all at once need not come back for each.
+    #[must_use]
+    pub fn and(mut self, other: Self) -> Self {
+        self.0.fields.extend(other.0.fields);
+        self
+    }
+
     /// Says when the call may be tried again.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {

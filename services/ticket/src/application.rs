@@ -264,7 +264,10 @@ fn work_off(work: &mut Work<TicketRows>, job: &Job, messages: &dyn Messages, now
         Job::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
             let (ticket, happened) = run(&work.rows, command, now)?;
             let answer = messages.answer(&ticket, now);
-            put(work, ticket, happened, messages, now, trace);
+            // What changes nothing is no news either.
+            if work.rows.get(command.ticket()) != Some(&ticket) {
+                put(work, ticket, happened, messages, now, trace);
+            }
             Ok(answer)
         }),
         Job::TakeIn(incoming) => {

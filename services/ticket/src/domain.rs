@@ -142,6 +142,10 @@ fn editable<'a>(row: Option<&'a Ticket>, etag: &str) -> Result<&'a Ticket, Refus
 /// Update. A change of start or end raises the schedule's revision, and the expiry may have to be announced again.
 pub fn update(row: Option<&Ticket>, etag: &str, change: Change, now: DateTime<Utc>) -> Result<Ticket, Refusal> {
     let ticket = editable(row, etag)?;
+    if change == Change::default() {
+        // AIP-134: without a mask the fields that are set are meant. None are, so there is nothing to change and no edit.
+        return Ok(ticket.clone());
+    }
     let (start, end) = (change.start.unwrap_or(ticket.schedule.start), change.end.unwrap_or(ticket.schedule.end));
     let schedule = Schedule::new(start, end).ok_or(Refusal::EndNotAfterStart)?;
     let rescheduled = schedule != ticket.schedule;

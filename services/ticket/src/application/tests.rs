@@ -177,3 +177,21 @@ async fn republishing_sends_every_ticket_by_its_status_and_raises_no_revision() 
     let withdrawn = after.iter().filter(|(kind, _)| kind == "TicketWithdrawn").count();
     assert_eq!((updated, withdrawn, fixture.ticket("t-3").await.revision), (1, 2, 2));
 }
+
+#[tokio::test]
+async fn an_update_of_nothing_is_no_edit() {
+    let fixture = fixture().await;
+    fixture.run(register("t-1"), None).await.expect("registered");
+    let before = fixture.tickets.ticket(&"t-1".parse().unwrap()).await.unwrap().expect("a row");
+    let waiting = fixture.database.outbox_depth().await.unwrap();
+    let update = |etag: &str| Command::Update {
+        id: "t-1".parse().unwrap(),
+        etag: etag.to_owned(),
+        change: domain::Change::default(),
+    };
+    fixture.run(update(""), None).await.expect("answered as it is");
+    fixture.run(update("1"), None).await.expect("its etag is still good");
+    assert!(fixture.run(update("2"), None).await.is_err(), "the condition counts all the same");
+    assert_eq!(fixture.tickets.ticket(&before.id).await.unwrap(), Some(before));
+    assert_eq!(fixture.database.outbox_depth().await.unwrap(), waiting, "nobody is told of nothing");
+}

@@ -69,7 +69,9 @@ fn the_etag_speaks_of_edits_only() {
     let etag = ticket.etag();
     let held = take_in(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
     assert!(update(Some(&held), &etag, Change::default(), time(2)).is_ok(), "an event is no edit");
-    let edited = update(Some(&ticket), "", Change::default(), time(2)).expect("updated");
+    assert_eq!(update(Some(&ticket), "", Change::default(), time(2)), Ok(ticket.clone()), "of nothing, it is none");
+    let renamed = Change { title: Some(title("another")), ..Change::default() };
+    let edited = update(Some(&ticket), "", renamed, time(2)).expect("updated");
     let refusal = Err(Refusal::EtagMismatch { current: "2".to_owned() });
     assert_eq!(update(Some(&edited), &etag, Change::default(), time(3)), refusal);
     assert_eq!(withdraw(Some(&edited), &etag, time(3)), refusal);

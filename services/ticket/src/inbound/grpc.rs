@@ -41,12 +41,17 @@ impl TicketService for Grpc {
         let call = Call::of(&request);
         let message = request.into_inner();
         let id = match message.ticket_id.as_str() {
-            "" => TicketId::generate(),
-            given => ticket_id(given)?,
+            "" => Ok(TicketId::generate()),
+            given => ticket_id(given),
         };
-        let title = title(&message.title)?;
-        let start = required_time("start_time", message.start_time.as_ref())?;
-        let end = required_time("end_time", message.end_time.as_ref())?;
+        let title = title(&message.title);
+        let start = required_time("start_time", message.start_time.as_ref());
+        let end = required_time("end_time", message.end_time.as_ref());
+        let wrong = [id.as_ref().err(), title.as_ref().err(), start.as_ref().err(), end.as_ref().err()];
+        if let Some(all) = wrong.into_iter().flatten().cloned().reduce(ApiError::and) {
+            return Err(all.into());
+        }
+        let (id, title, start, end) = (id?, title?, start?, end?);
         let schedule = Schedule::new(start, end).ok_or_else(end_not_after_start)?;
         let request_id = message.request_id.clone();
         let fields = RegisterTicketRequest { request_id: String::new(), ..message };
