@@ -209,6 +209,7 @@ where
         .layer(DeadlineLayer { default: limits.default_deadline() })
         .layer(DrainLayer)
         .layer(AdmissionLayer::new(name, limits.concurrency.get()))
+        .map_response(reply::too_large_is_exhausted)
         .service(service)
 }
 

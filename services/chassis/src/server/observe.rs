@@ -114,7 +114,8 @@ impl Observation {
         Self { handles, method, start: Instant::now(), span, ended: false }
     }
 
-    fn end(&mut self, code: Code) {
+    /// `explained`: the status has details.
+    fn end(&mut self, code: Code, explained: bool) {
         if self.ended {
             return;
         }
@@ -124,6 +125,8 @@ impl Observation {
         self.handles.record(self.method, code, elapsed.as_secs_f64());
         let (code_name, ms) = (reply::code_name(code), elapsed.as_secs_f64() * 1_000.0);
         self.span.in_scope(|| match code {
+            // Without details it is not our own: the body was no message of the method's type.
+            Code::Internal if !explained => tracing::info!(code = code_name, ms, "call failed, with a malformed body"),
             Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = code_name, ms, "call failed"),
             _ => tracing::debug!(code = code_name, ms, "call ended"),
         });
@@ -132,7 +135,7 @@ impl Observation {
 
 impl Drop for Observation {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        self.end(Code::Cancelled, false);
     }
 }
 
@@ -195,7 +198,7 @@ where
         if let Some(code) = reply::code_of(response.headers())
             && let Some(mut observation) = observation.take()
         {
-            observation.end(code);
+            observation.end(code, reply::is_explained(response.headers()));
         }
         Poll::Ready(Ok(response.map(|inner| ObserveBody { inner, observation })))
     }
@@ -223,15 +226,17 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ObserveBody<B> {
         let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
         drop(entered);
         let end = match &frame {
-            Some(Ok(frame)) => frame.trailers_ref().and_then(reply::code_of),
+            Some(Ok(frame)) => frame
+                .trailers_ref()
+                .and_then(|trailers| Some((reply::code_of(trailers)?, reply::is_explained(trailers)))),
             // A body without a status is one of plain HTTP.
-            None => Some(Code::Ok),
-            Some(Err(_)) => Some(Code::Unknown),
+            None => Some((Code::Ok, false)),
+            Some(Err(_)) => Some((Code::Unknown, false)),
         };
-        if let Some(code) = end
+        if let Some((code, explained)) = end
             && let Some(mut observation) = this.observation.take()
         {
-            observation.end(code);
+            observation.end(code, explained);
         }
         Poll::Ready(frame)
     }

@@ -25,6 +25,20 @@ pub(crate) fn code_of(map: &HeaderMap) -> Option<Code> {
     map.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
+/// A message beyond the limit of its size is `RESOURCE_EXHAUSTED`, as at the gateway and everywhere else in gRPC, not `OUT_OF_RANGE`
+/// as tonic has it; nothing of the contract is that.
+pub(crate) fn too_large_is_exhausted<B>(mut response: Response<B>) -> Response<B> {
+    if code_of(response.headers()) == Some(Code::OutOfRange) {
+        response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("8"));
+    }
+    response
+}
+
+/// Whether the status in headers or trailers comes with details, as all of ours do.
+pub(crate) fn is_explained(map: &HeaderMap) -> bool {
+    map.contains_key(Status::GRPC_STATUS_DETAILS)
+}
+
 /// A code's name as the specification writes it.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {

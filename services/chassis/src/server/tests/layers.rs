@@ -168,6 +168,8 @@ async fn a_body_that_is_no_message_is_an_error_of_its_own_call_only() {
         *broken.body_mut() = Body::from(body);
         let status = ask(&stack, broken).now_or_never().expect("at once").status;
         assert!(!matches!(status.code(), Code::Ok | Code::Unknown), "{status:?}");
+        // As the gateway says it.
+        assert_eq!(status.code() == Code::ResourceExhausted, body.starts_with(b"\0\xff"), "{status:?}");
     }
     assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
 }
@@ -229,6 +231,9 @@ fn only_our_own_failures_are_errors_in_the_log() {
             ask(&stack, list("user-of-the-message", &id)).await;
             ask(&stack, list("refuse", &id)).await;
             ask(&stack, list("ok", &[("grpc-timeout", "nonsense"), ("eticket-correlation-id", "followed")])).await;
+            let mut malformed = list("", &id);
+            *malformed.body_mut() = Body::from(&b"\0\0\0\0\x02\xff\xff"[..]);
+            assert_eq!(ask(&stack, malformed).await.status.code(), tonic::Code::Internal, "tonic's own word");
             let text = String::from_utf8(written.0.lock().expect("unpoisoned").clone()).expect("UTF-8");
             assert!(!text.contains("ERROR") && !text.contains("WARN"), "{text}");
             assert!(!text.contains("user-of-the-message"), "nothing of a message is logged: {text}");
