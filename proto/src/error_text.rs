@@ -109,7 +109,7 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
             "지금은 저장소를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
         ),
         R::ShuttingDown => {
-            ("The service is shutting down. Try again at once.", "서비스가 종료되는 중입니다. 바로 다시 시도하세요.")
+            ("The service is shutting down. Try again shortly.", "서비스가 종료되는 중입니다. 잠시 후 다시 시도하세요.")
         }
         R::TooManyRequests => {
             ("Too many requests. Try again shortly.", "요청이 너무 많습니다. 잠시 후 다시 시도하세요.")

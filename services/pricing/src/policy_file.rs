@@ -85,7 +85,7 @@ pub fn parse(text: &str) -> Result<Policy, Error> {
     Policy::try_new(form.version, base_price, form.business_time_zone.0, form.rounding.into(), rules).map_err(
         |invalid| match invalid.rule {
             Some(index) => in_rule(text, index, invalid.problem),
-            None => Error { line: None, rule: None, problem: invalid.problem },
+            None => Error { line: line_of(text, &invalid.problem), rule: None, problem: invalid.problem },
         },
     )
 }
@@ -119,6 +119,13 @@ fn unreadable(text: &str, error: &serde_norway::Error) -> Error {
         rule: index.map(|index| rule_name(text, index)),
         problem,
     }
+}
+
+/// The line of the key that a problem begins with, where the file has it at the start of a line.
+fn line_of(text: &str, problem: &str) -> Option<usize> {
+    let (key, _) = problem.split_once(':')?;
+    let is_its = |line: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
+    text.lines().position(is_its).map(|index| index + 1)
 }
 
 fn in_rule(text: &str, index: usize, problem: String) -> Error {

@@ -128,7 +128,8 @@ fn an_error_outside_the_rules_names_its_line_where_it_has_one() {
         ("version: 1\nbase_price: 1 KRW\nsurcharge: 5\n", Some(3), "unknown field `surcharge`"),
         ("version: 1\nversion: 2\nbase_price: 1 KRW\n", Some(1), "duplicate"),
         ("base_price: 1 KRW\n", Some(1), "missing field `version`"),
-        ("version: 0\nbase_price: 1 KRW\n", None, "version: expected at least 1, got 0"),
+        ("base_price: 1 KRW\nversion: 0\n", Some(2), "version: expected at least 1, got 0"),
+        ("{base_price: 1 KRW, version: 0}\n", None, "version: expected at least 1, got 0"),
         ("version: [\n", Some(1), ""),
         ("", None, ""),
     ] {
@@ -146,5 +147,6 @@ fn a_file_without_bounds_is_refused_unread() {
     let error = parse(&" ".repeat(LARGEST + 1)).expect_err("a large file");
     assert!(error.problem.contains("expected at most"), "{error}");
     let many: String = (0..=1_000).map(|rule| format!("  - {{rule_id: r{rule}, percent: 1}}\n")).collect();
-    assert!(parse(&with_rules(&many)).expect_err("many rules").problem.contains("at most 1000"));
+    let error = parse(&with_rules(&many)).expect_err("many rules");
+    assert!(error.line == Some(3) && error.problem.contains("at most 1000"), "{error}");
 }

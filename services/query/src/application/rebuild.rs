@@ -33,7 +33,11 @@ pub enum Progress {
         applied: u64,
     },
     /// The old rows serve on.
-    Failed(String),
+    Failed {
+        /// What failed is the bus, not what the rows are kept in.
+        by_bus: bool,
+        reason: String,
+    },
 }
 
 /// Rebuilds, one at a time.
@@ -65,9 +69,9 @@ impl Rebuild {
                 Some(Ok(applied)) => Progress::Done { applied },
                 Some(Err(error)) => {
                     tracing::warn!(%error, "the view is not rebuilt");
-                    Progress::Failed(error.to_string())
+                    Progress::Failed { by_bus: !matches!(error, Error::Store(_)), reason: error.to_string() }
                 }
-                None => Progress::Failed("the service shuts down".to_owned()),
+                None => Progress::Failed { by_bus: false, reason: "the service shuts down".to_owned() },
             });
         });
         progress

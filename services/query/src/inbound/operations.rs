@@ -95,7 +95,7 @@ impl OperationsService for Operations {
                     Some((response, goes_on.then_some(progress)))
                 }
                 Progress::Done { applied } => Some((Ok(rebuilt(applied, applied)), None)),
-                Progress::Failed(reason) => Some((Err(not_rebuilt(&reason)), None)),
+                Progress::Failed { by_bus, reason } => Some((Err(not_rebuilt(by_bus, &reason)), None)),
             }
         });
         Ok(Response::new(shown.boxed()))
@@ -157,7 +157,11 @@ fn rebuilt(applied: u64, total: u64) -> RebuildViewResponse {
     RebuildViewResponse { applied_count: count(applied), total_count: count(total) }
 }
 
-fn not_rebuilt(reason: &str) -> Status {
+fn not_rebuilt(by_bus: bool, reason: &str) -> Status {
+    if by_bus {
+        let message = format!("the bus is out, so the view is not rebuilt and the old one serves on: {reason}");
+        return ApiError::new(ErrorReason::UpstreamUnavailable).message(message).with("upstream", "bus").into();
+    }
     let message = format!("the view is not rebuilt, the old one serves on: {reason}");
     ApiError::new(ErrorReason::StoreUnavailable).message(message).into()
 }

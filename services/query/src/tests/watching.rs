@@ -129,7 +129,7 @@ async fn another_identity_ends_the_stream_and_asks_for_a_snapshot() {
     fixture.read_all().await;
     assert_eq!(
         (end(&mut all).await, end(&mut one).await),
-        (ErrorReason::ServiceOverloaded, ErrorReason::ServiceOverloaded)
+        (ErrorReason::StoreUnavailable, ErrorReason::StoreUnavailable)
     );
     other.append(message(&id("b"), &registered(1)));
     fixture.read_all().await;
