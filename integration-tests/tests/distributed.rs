@@ -2,6 +2,8 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
+use std::time::Duration;
+
 use chrono::Weekday;
 use eticket_chassis::bus::Bus;
 use eticket_integration_tests::{
@@ -18,6 +20,7 @@ use eticket_proto::{
     ticket::TicketStatus,
 };
 use tonic::Code;
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 
 /// The whole story, the second delivery in it over NATS, while everything runs.
@@ -92,6 +95,12 @@ async fn cancelled(api: &Api, reservation: &str) {
     assert_eq!(status, ReservationStatus::Cancelled);
 }
 
+async fn health(address: &str, service: &str) -> ServingStatus {
+    let request = HealthCheckRequest { service: service.to_owned() };
+    let answer = Api::at(address).call::<_, HealthCheckResponse>("grpc.health.v1.Health/Check", request).await;
+    answer.expect("it answers").status()
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn cancelling_works_around_the_clock() {
@@ -107,6 +116,15 @@ async fn cancelling_works_around_the_clock() {
         mesh.replica_of(service, 0).kill().await;
     }
     mesh.infrastructure.nats.kill().expect("killed");
+    let reservation = mesh.replica_of("reservation", 0).address().to_owned();
+    eventually(Duration::from_secs(10), "`bus` says that events wait", async || {
+        match health(&reservation, "bus").await {
+            ServingStatus::NotServing => Ok(()),
+            seen => Err(seen),
+        }
+    })
+    .await;
+    assert_eq!(health(&reservation, "readiness").await, ServingStatus::Serving, "cancelling works without the bus");
     cancelled(&api, &reservations[0]).await;
     let refused = api.reserve("free", "B", UserGrade::Gold).await.expect_err("ticket is down");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "TICKET_SERVICE_OVERLOADED"));

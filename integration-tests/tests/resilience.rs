@@ -223,3 +223,50 @@ async fn the_fault_layer_rehearses_an_outage_of_the_check_alone() {
     Api::new(&eticket, Wire::Gateway).reserve("1", "A", UserGrade::Gold).await.expect("the rehearsal is over");
     eticket.stop().await;
 }
+
+/// An address that can be taken again and again.
+fn free_address() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    listener.local_addr().expect("bound").to_string()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_fault_layer_rehearses_a_ticket_service_that_is_slow() {
+    let (tickets, reservations) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
+    let address = free_address();
+    let ticket = || {
+        let launch = Launch::program("eticket-ticket").data(tickets.path()).key("listen", &address);
+        launch.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0")
+    };
+    let slow = ticket().key("fault.only", "CheckAvailability").key("fault.latency_ms", "600000").start().await;
+    Api::at(&address).register("1", calendar::upcoming(chrono::Weekday::Mon)).await.expect("not concerned");
+    let reservation = Launch::program("eticket-reservation")
+        .data(reservations.path())
+        .key("listen", "127.0.0.1:0")
+        .key("bus.url", "embedded")
+        .key("shutdown.drain_delay_ms", "0")
+        .key("upstream.ticket.url", &format!("http://{address}"))
+        // Long, so that an answer within a part of it has not asked.
+        .key("upstream.ticket.deadline_ms", "4000")
+        .key("upstream.ticket.attempt_timeout_ms", "4000")
+        .key("upstream.ticket.breaker.min_calls", "3")
+        .key("upstream.ticket.breaker.open_ms", "5000")
+        .start()
+        .await;
+    let api = Api::at(reservation.address("reservation"));
+    let reserve = async || api.reserve("1", "A", UserGrade::Gold).await;
+    for refused in futures::future::join_all((0..3).map(|_| reserve())).await {
+        overloaded(&refused.expect_err("it is too slow"));
+    }
+    let began = std::time::Instant::now();
+    overloaded(&reserve().await.expect_err("the breaker is open"));
+    assert!(began.elapsed() < Duration::from_secs(2), "at once, without a call: {:?}", began.elapsed());
+    let metrics = eticket_integration_tests::aftermath::metrics(&reservation).await;
+    let refusals = metrics.lines().find(|line| line.starts_with("eticket_breaker_refusals_total{upstream=\"ticket\"}"));
+    assert!(refusals.is_some_and(|line| !line.ends_with(" 0")), "the breaker has kept it back: {metrics}");
+    slow.stop().await;
+    let ticket = ticket().start().await;
+    eventually(SOON, "it recovers by itself", reserve).await;
+    reservation.stop().await;
+    ticket.stop().await;
+}

@@ -172,6 +172,8 @@ mod tests {
 
     use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
 
+    use sqlx::AssertSqlSafe;
+
     use super::*;
     use crate::outbound::contract;
 
@@ -181,5 +183,18 @@ mod tests {
         let path = folder.path().join("pricing.db");
         let database = Database::open(&path, &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
         contract::suite(Arc::new(Store::<PriceTables>::new(database))).await;
+    }
+
+    #[tokio::test]
+    async fn every_list_has_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
+        for (statement, index) in [(PAGE, "price_computed"), (TO_REPRICE, "price_to_recompute")] {
+            let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
+            let rows = explained.fetch_all(database.readers()).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
+            let plan = plan.join("; ");
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{statement}: {plan}");
+        }
     }
 }

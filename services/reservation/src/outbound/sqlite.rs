@@ -212,6 +212,8 @@ mod tests {
         store::sqlite::{Database, Store},
     };
 
+    use sqlx::AssertSqlSafe;
+
     use super::*;
     use crate::outbound::contract;
 
@@ -221,5 +223,23 @@ mod tests {
         let path = folder.path().join("reservation.db");
         let database = Database::open(&path, &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
         contract::suite(Arc::new(Store::<ReservationTables>::new(database))).await;
+    }
+
+    #[tokio::test]
+    async fn every_list_has_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
+        for (statement, index) in [
+            (PAGE_ALL, "PRIMARY KEY"),
+            (PAGE_BY_USER, "reservation_by_user"),
+            (PAGE_BY_TICKET, "reservation_by_ticket"),
+            (PAGE_BY_STATUS, "reservation_by_status"),
+        ] {
+            let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
+            let rows = explained.fetch_all(database.readers()).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
+            let plan = plan.join("; ");
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{statement}: {plan}");
+        }
     }
 }

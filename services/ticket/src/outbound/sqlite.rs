@@ -157,6 +157,8 @@ mod tests {
 
     use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
 
+    use sqlx::AssertSqlSafe;
+
     use super::*;
     use crate::outbound::contract;
 
@@ -165,5 +167,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::open(&folder.path().join("t.db"), &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
         contract::suite(Arc::new(Store::<TicketTables>::new(database))).await;
+    }
+
+    #[tokio::test]
+    async fn every_list_has_its_index() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::open(&folder.path().join("t.db"), &MIGRATIONS, Arc::new(SystemClock)).await.unwrap();
+        for (statement, index) in [
+            (PAGE_ALL, "PRIMARY KEY"),
+            (PAGE_WITHDRAWN, "ticket_withdrawn"),
+            (PAGE_RESERVED, "ticket_reserved"),
+            (PAGE_EXPIRED, "ticket_free"),
+            (PAGE_AVAILABLE, "ticket_free"),
+            (TO_ANNOUNCE, "ticket_to_announce"),
+        ] {
+            let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
+            let rows = explained.fetch_all(database.readers()).await.unwrap();
+            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
+            let plan = plan.join("; ");
+            assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{statement}: {plan}");
+        }
     }
 }
