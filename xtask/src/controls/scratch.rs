@@ -63,8 +63,9 @@ impl Scratch {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(self.tree());
         cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
-        // Tests of one crate need no speed, and libraries that are not optimised are built in half the time.
-        cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0"]);
+        // Tests of one crate need no speed, and libraries that are not optimised are built in half the time. Nobody reads where in
+        // the source they failed.
+        cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
         cargo
     }
 }
