@@ -4,13 +4,24 @@
 
 mod scratch;
 
-use std::{collections::BTreeSet, ffi::OsStr, fs, path::Path, process::Output};
+use std::{
+    collections::BTreeSet,
+    ffi::OsStr,
+    fs,
+    path::Path,
+    process::Output,
+    sync::{Mutex, PoisonError},
+    thread,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
 use crate::{checkout::Checkout, command, tools};
 use scratch::Scratch;
+
+/// One builds while the test of the other waits for what no longer comes.
+const WORKERS: usize = 2;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -43,19 +54,36 @@ pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
     ensure!(!chosen.is_empty(), "no control has {:?} in its name", only.unwrap_or_default());
     // Some of the tests start servers.
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
-    let scratch = Scratch::copy(checkout)?;
-    let mut wrong = Vec::new();
-    for control in &chosen {
-        match run_one(&scratch, &folder, control, &path) {
-            Ok(()) => eprintln!("control {}: {} fails without {}", control.patch, control.test, control.guard),
-            Err(error) => {
-                eprintln!("control {}: {error:#}", control.patch);
-                wrong.push(control.patch.as_str());
+    let queue = Mutex::new(chosen.into_iter());
+    let work = &|number| {
+        let scratch = Scratch::copy(checkout, number)?;
+        let mut wrong = Vec::new();
+        while let Some(control) = next(&queue) {
+            match run_one(&scratch, &folder, control, &path) {
+                Ok(()) => eprintln!("control {}: {} fails without {}", control.patch, control.test, control.guard),
+                Err(error) => {
+                    eprintln!("control {}: {error:#}", control.patch);
+                    wrong.push(control.patch.as_str());
+                }
             }
+            scratch.restore(checkout)?;
         }
-        scratch.restore(checkout)?;
-    }
+        Ok(wrong)
+    };
+    let outcomes: Vec<Result<Vec<&str>>> = thread::scope(|scope| {
+        let workers: Vec<_> = (0..WORKERS).map(|number| scope.spawn(move || work(number))).collect();
+        let ended = |worker: thread::ScopedJoinHandle<'_, _>| match worker.join() {
+            Ok(outcome) => outcome,
+            Err(panic) => std::panic::resume_unwind(panic),
+        };
+        workers.into_iter().map(ended).collect()
+    });
+    let wrong = outcomes.into_iter().collect::<Result<Vec<_>>>()?.concat();
     if wrong.is_empty() { Ok(()) } else { bail!("controls failed: {}", wrong.join(", ")) }
+}
+
+fn next<'c>(queue: &Mutex<std::vec::IntoIter<&'c Control>>) -> Option<&'c Control> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
 /// All indexes, in the order of the packages, so that each is built in one row; every patch must be in one.

@@ -20,8 +20,8 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn copy(checkout: &Checkout) -> Result<Self> {
-        let scratch = Self { folder: checkout.target().join("controls") };
+    pub(super) fn copy(checkout: &Checkout, number: usize) -> Result<Self> {
+        let scratch = Self { folder: checkout.target().join(format!("controls/{number}")) };
         scratch.restore(checkout)?;
         Ok(scratch)
     }
