@@ -15,6 +15,7 @@ mod pulse;
 mod replicas;
 mod rest;
 mod scheduler;
+mod service;
 mod watchers;
 mod wrong;
 

@@ -1,4 +1,5 @@
-//! The body of a request to an upstream: a caller's, or that of a call of the gateway's own, such as one for health.
+//! A request to an upstream: whom it is for, and its body, which is a caller's or that of a call of the gateway's own, such as one
+//! for health.
 
 use std::{
     pin::Pin,
@@ -6,6 +7,10 @@ use std::{
 };
 
 use bytes::Bytes;
+use http::{
+    Uri,
+    uri::{Authority, Scheme},
+};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
@@ -55,4 +60,16 @@ impl Body for Outgoing {
             Self::Own(body) => body.size_hint(),
         }
     }
+}
+
+/// HTTP/2 wants to know whom a request is for.
+pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
+    let mut parts = uri.into_parts();
+    parts.scheme = Some(Scheme::HTTP);
+    parts.authority = Some(authority.clone());
+    if parts.path_and_query.is_none() {
+        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
+    }
+    // With all three parts it is one.
+    Uri::from_parts(parts).unwrap_or_default()
 }

@@ -12,10 +12,7 @@ use std::sync::{
 
 use eticket_chassis::{client::balance::Address, tasks::Tasks};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
-use http::{
-    Request, Response, Uri,
-    uri::{Authority, Scheme},
-};
+use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::{
     sync::watch,
@@ -24,7 +21,7 @@ use tokio::{
 
 use super::{
     member::{CONNECT_TIMEOUT, Member, Unreachable},
-    outgoing::Outgoing,
+    outgoing::{Outgoing, absolute},
 };
 
 /// How often addresses without a connection are tried while calls find others, and those with one asked for their readiness.
@@ -171,16 +168,4 @@ fn follow(members: &mut Members, known: Vec<Address>) -> bool {
         known.into_iter().filter_map(|address| kept(&address).or_else(|| Member::try_new(address).map(Arc::new)));
     *members = next.collect();
     true
-}
-
-/// HTTP/2 wants to know whom a request is for.
-pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
-    let mut parts = uri.into_parts();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-    }
-    // With all three parts it is one.
-    Uri::from_parts(parts).unwrap_or_default()
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::Service;
 
-use super::{outgoing::Outgoing, pool::absolute};
+use super::outgoing::{Outgoing, absolute};
 
 /// How long an answer may take. Calls that wait for the connection wait for it too.
 const PATIENCE: Duration = Duration::from_millis(250);

@@ -13,8 +13,8 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{
     history::Moment,
     judge,
-    link::locked,
     replicas::{Fleet, Life, Slot},
+    scheduler::locked,
 };
 
 /// Tasks that end when faults have ceased and their last command is answered.

@@ -14,7 +14,7 @@ use eticket_proto::{
 };
 use prost::Message as _;
 
-use super::replicas::Service;
+use super::service::Service;
 use crate::convergence::truth::won;
 
 /// Counts commits: the only order that is known for certain.

@@ -2,7 +2,7 @@
 //! a process has sent after the process is dead.
 
 use std::sync::{
-    Arc, Mutex, PoisonError,
+    Arc, Mutex,
     atomic::{AtomicU64, Ordering},
 };
 
@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use super::{
     pulse::Pulse,
-    scheduler::Scheduler,
+    scheduler::{Scheduler, locked},
     wrong::{Network, Wrong},
 };
 
@@ -245,9 +245,4 @@ impl Reader for InOrder {
             }
         }
     }
-}
-
-/// What can be locked by one thread only.
-pub(super) fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -5,10 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use futures::FutureExt;
 use tokio::time::Instant;
 
-use super::{
-    plan::Repair,
-    replicas::{Fleet, Service},
-};
+use super::{plan::Repair, replicas::Fleet, service::Service};
 
 /// Longer than it takes a process to come back, or a bus.
 const LONGEST: u64 = 2_500;

@@ -27,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     history::History,
-    link::{Link, Wire, locked},
+    link::{Link, Wire},
     plan::Plan,
     pulse::Pulse,
-    scheduler::Scheduler,
+    scheduler::{Scheduler, locked},
+    service::Service,
     wrong::{Network, Wrong},
 };
 
@@ -38,18 +39,6 @@ mod start;
 
 /// Jobs of a batch: few, so that a batch's fate is not everybody's.
 pub(super) const LIMITS: Limits = Limits { queue: 64, batch: 8 };
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Service {
-    Ticket,
-    Reservation,
-    Pricing,
-    Query,
-}
-
-impl Service {
-    pub(super) const ALL: [Self; 4] = [Self::Ticket, Self::Reservation, Self::Pricing, Self::Query];
-}
 
 /// A process that runs.
 pub(super) struct Running<H> {

@@ -18,8 +18,9 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{
     history::{Past, Verdict},
     judge,
-    link::locked,
-    replicas::{Fleet, Service},
+    replicas::Fleet,
+    scheduler::locked,
+    service::Service,
     watchers::Watcher,
     wrong::Wrong,
 };

@@ -35,7 +35,8 @@ struct Inner {
 #[derive(Clone)]
 pub(super) struct Scheduler(Arc<Inner>);
 
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+/// What one thread alone ever locks.
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic ends the simulation anyway.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

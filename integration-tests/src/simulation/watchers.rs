@@ -16,7 +16,7 @@ use eticket_query::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{link::locked, replicas::Fleet, wrong::Wrong};
+use super::{replicas::Fleet, scheduler::locked, wrong::Wrong};
 
 /// What a watcher has been sent.
 #[derive(Default)]

@@ -32,7 +32,7 @@ pub(super) use self::{
     network::Network,
     stores::{ledgers, tickets, writer},
 };
-use super::{history::History, link::locked, replicas::Service};
+use super::{history::History, scheduler::locked, service::Service};
 
 /// A rule that is not kept; the letters are those of the invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

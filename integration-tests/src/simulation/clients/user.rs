@@ -15,8 +15,8 @@ use prost::Message as _;
 use super::{Client, ticket_id};
 use crate::simulation::{
     history::{Moment, Past, at, at_some_time},
-    link::locked,
     replicas::Fleet,
+    scheduler::locked,
 };
 
 pub(super) struct User(Client);

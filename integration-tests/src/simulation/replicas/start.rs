@@ -27,9 +27,11 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetInner, LIMITS, Life, Running, Service, Slot, background, locked};
+use super::{Fleet, FleetInner, LIMITS, Life, Running, Slot, background};
 use crate::simulation::{
     judge,
+    scheduler::locked,
+    service::Service,
     wrong::{self, Wrong},
 };
 

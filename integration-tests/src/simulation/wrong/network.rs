@@ -9,7 +9,7 @@ use eticket_chassis::bus::{Delivery, Message};
 use eticket_proto::headers;
 
 use super::Wrong;
-use crate::simulation::{history::History, link::locked};
+use crate::simulation::{history::History, scheduler::locked};
 
 /// What one view has read.
 #[derive(Default)]

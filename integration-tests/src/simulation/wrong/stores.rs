@@ -31,7 +31,7 @@ use eticket_ticket::{
 use uuid::Uuid;
 
 use super::Wrong;
-use crate::simulation::link::locked;
+use crate::simulation::scheduler::locked;
 
 /// Tickets as the replica of this number keeps them.
 pub(in crate::simulation) fn tickets(
