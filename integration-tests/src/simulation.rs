@@ -73,6 +73,7 @@ async fn live(fleet: &Fleet) -> Result<(), String> {
 }
 
 /// The failure of the lowest seed, and what all seeds have come to.
+#[derive(Default)]
 pub struct Exploration {
     pub failure: Option<(u64, String)>,
     pub coverage: BTreeMap<&'static str, u64>,
@@ -80,44 +81,43 @@ pub struct Exploration {
     pub seeds: u64,
 }
 
+impl Exploration {
+    fn add(&mut self, other: Self) {
+        self.seeds += other.seeds;
+        for (what, count) in other.coverage {
+            *self.coverage.entry(what).or_default() += count;
+        }
+        self.failure = match (self.failure.take(), other.failure) {
+            (Some(one), Some(another)) => Some(if one.0 < another.0 { one } else { another }),
+            (one, another) => one.or(another),
+        };
+    }
+}
+
 /// Runs seeds on all processors, until one fails.
 pub fn explore(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Exploration {
     let (next, stop_at) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let worker = || {
-        let mut found = Exploration { failure: None, coverage: BTreeMap::new(), seeds: 0 };
+        let mut found = Exploration::default();
         loop {
             let seed = next.fetch_add(1, Ordering::Relaxed);
             if seed >= stop_at.load(Ordering::Relaxed) {
                 return found;
             }
             let report = run(seed, wrong);
-            found.seeds += 1;
-            for (what, count) in report.coverage {
-                *found.coverage.entry(what).or_default() += count;
-            }
-            if let Some(failure) = report.failure {
+            if report.failure.is_some() {
                 // The lowest that fails is wanted: those above are of no interest any more.
                 stop_at.fetch_min(seed, Ordering::Relaxed);
-                found.failure = Some((seed, failure));
-                return found;
             }
+            let failure = report.failure.map(|what| (seed, what));
+            found.add(Exploration { failure, coverage: report.coverage, seeds: 1 });
         }
     };
-    let outcomes: Vec<Exploration> = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let workers: Vec<_> = (0..processors).map(|_| scope.spawn(worker)).collect();
-        workers.into_iter().map(|worker| worker.join().expect("no panic")).collect()
-    });
-    let mut all = Exploration { failure: None, coverage: BTreeMap::new(), seeds: 0 };
-    for outcome in outcomes {
-        all.seeds += outcome.seeds;
-        for (what, count) in outcome.coverage {
-            *all.coverage.entry(what).or_default() += count;
-        }
-        all.failure = match (all.failure, outcome.failure) {
-            (Some(one), Some(other)) => Some(if one.0 < other.0 { one } else { other }),
-            (one, other) => one.or(other),
-        };
-    }
-    all
+        let mut all = Exploration::default();
+        workers.into_iter().for_each(|worker| all.add(worker.join().expect("no panic")));
+        all
+    })
 }

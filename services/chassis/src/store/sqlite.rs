@@ -108,6 +108,17 @@ impl Database {
         &self.readers
     }
 
+    /// How SQLite would go about a statement, for tests that look whether an index serves it.
+    ///
+    /// # Errors
+    /// If it cannot be planned.
+    #[cfg(any(test, feature = "memory"))]
+    pub async fn plan(&self, statement: &str) -> Result<String, sqlx::Error> {
+        let explained = sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {statement}")));
+        let steps: Vec<(i64, i64, i64, String)> = explained.fetch_all(&self.readers).await?;
+        Ok(steps.into_iter().map(|(.., detail)| detail).collect::<Vec<_>>().join("; "))
+    }
+
     /// Rung whenever a commit has left rows in the outbox.
     pub fn outbox_written(&self) -> Arc<Notify> {
         self.outbox_written.clone()

@@ -212,8 +212,6 @@ mod tests {
         store::sqlite::{Database, Store},
     };
 
-    use sqlx::AssertSqlSafe;
-
     use super::*;
     use crate::outbound::contract;
 
@@ -235,10 +233,7 @@ mod tests {
             (PAGE_BY_TICKET, "reservation_by_ticket"),
             (PAGE_BY_STATUS, "reservation_by_status"),
         ] {
-            let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
-            let rows = explained.fetch_all(database.readers()).await.unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
-            let plan = plan.join("; ");
+            let plan = database.plan(statement).await.unwrap();
             assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{statement}: {plan}");
         }
     }

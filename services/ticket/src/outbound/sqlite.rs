@@ -157,8 +157,6 @@ mod tests {
 
     use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
 
-    use sqlx::AssertSqlSafe;
-
     use super::*;
     use crate::outbound::contract;
 
@@ -181,10 +179,7 @@ mod tests {
             (PAGE_AVAILABLE, "ticket_free"),
             (TO_ANNOUNCE, "ticket_to_announce"),
         ] {
-            let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
-            let rows = explained.fetch_all(database.readers()).await.unwrap();
-            let plan: Vec<String> = rows.iter().map(|row| row.try_get("detail").unwrap()).collect();
-            let plan = plan.join("; ");
+            let plan = database.plan(statement).await.unwrap();
             assert!(plan.contains(index) && !plan.contains("TEMP B-TREE"), "{statement}: {plan}");
         }
     }

@@ -1,16 +1,9 @@
 //! The contract, and that each list is served by an index: its pages cost what they hold, not what there is.
 
 use eticket_chassis::clock::SystemClock;
-use sqlx::AssertSqlSafe;
 
 use super::*;
 use crate::{domain::TicketStatus, outbound::contract};
-
-async fn plan(database: &Database, statement: &str) -> String {
-    let explained = sqlx::query(AssertSqlSafe(format!("explain query plan {statement}")));
-    let rows = explained.fetch_all(database.readers()).await.unwrap();
-    rows.iter().map(|row| row.try_get::<String, _>("detail").unwrap()).collect::<Vec<_>>().join("; ")
-}
 
 async fn database() -> (tempfile::TempDir, Database) {
     let folder = tempfile::tempdir().unwrap();
@@ -52,7 +45,7 @@ async fn every_order_and_filter_has_its_index() {
         let key = order.key(&"t".parse().unwrap(), &View::default());
         for after in [None, Some(key.as_slice())] {
             let query = pages::query(&filter, &order, after, DateTime::UNIX_EPOCH, 51);
-            let plan = plan(&database, query.sql().as_str()).await;
+            let plan = database.plan(query.sql().as_str()).await.unwrap();
             assert!(plan.contains(index), "{filter:?} {order}: {plan}");
             assert!(!plan.contains("TEMP B-TREE"), "{filter:?} {order}: {plan}");
         }
@@ -71,7 +64,7 @@ async fn every_other_list_has_its_index() {
         (pages::UNSETTLED, "view_unsettled"),
         (pages::OLDEST_UNSETTLED, "view_by_unsettled_since"),
     ] {
-        let plan = plan(&database, statement).await;
+        let plan = database.plan(statement).await.unwrap();
         assert!(plan.contains(index), "{statement}: {plan}");
     }
 }
