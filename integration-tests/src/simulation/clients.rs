@@ -28,13 +28,16 @@ fn ticket_id(number: u64) -> TicketId {
 }
 
 /// What all clients do alike.
-#[derive(Clone)]
 struct Client {
     name: String,
     fleet: Fleet,
 }
 
 impl Client {
+    fn new(fleet: &Fleet, name: String) -> Self {
+        Self { name, fleet: Arc::clone(fleet) }
+    }
+
     fn moment(&self) -> Moment {
         locked(&self.fleet.history).moment
     }
@@ -71,8 +74,8 @@ impl Client {
         self.fleet.scheduler.sleep(5..=400).await;
     }
 
-    /// Whether a command that was not run is worth another attempt.
-    fn may_pass(&self, error: &batch::Error) {
+    /// A command was not run: all is well as long as that does not lie in the command.
+    fn not_run(&self, error: &batch::Error) {
         if let batch::Error::Failed(why) = error {
             self.fail(&format!("a command fails by itself: {why}"));
         }
@@ -110,11 +113,5 @@ async fn until_death<A>(life: &Life, answer: impl Future<Output = A>) -> Option<
         biased;
         () = life.pulse.died() => None,
         answer = answer => Some(answer),
-    }
-}
-
-impl Client {
-    fn new(fleet: &Fleet, name: String) -> Self {
-        Self { name, fleet: Arc::clone(fleet) }
     }
 }

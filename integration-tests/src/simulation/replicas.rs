@@ -14,7 +14,7 @@ use eticket_chassis::{
     relay::Relay,
     store::{
         Error, Housekeeping, OutboxRow,
-        memory::{Steps, Store, Tables},
+        memory::{NoSteps, Steps, Store, Tables},
     },
     tasks::Tasks,
 };
@@ -186,8 +186,7 @@ impl FleetInner {
             network: Arc::new(Network::new(history.clone())),
             wrong,
         };
-        let quiet = || Arc::new(eticket_chassis::store::memory::NoSteps);
-        let views = || Mutex::new(Arc::new(MemoryViews::new(clock.clone(), quiet())));
+        let views = || Mutex::new(Arc::new(MemoryViews::new(clock.clone(), Arc::new(NoSteps))));
         let fleet = Self {
             plan,
             wrong,
@@ -211,7 +210,7 @@ impl FleetInner {
 
     /// The rows of a view as they are, without any fault.
     pub(super) fn shown(&self, number: usize) -> MemoryViews {
-        locked(&self.view_rows[number]).process(Arc::new(eticket_chassis::store::memory::NoSteps))
+        locked(&self.view_rows[number]).process(Arc::new(NoSteps))
     }
 
     /// The housekeeping of a service's store, without any fault.
@@ -246,9 +245,9 @@ impl FleetInner {
 
     /// The file of a view is deleted while its process does not run.
     pub(super) fn delete_view(&self, number: usize) {
-        let clock = Arc::new(self.scheduler.clone());
-        let fresh = MemoryViews::new(clock, Arc::new(eticket_chassis::store::memory::NoSteps));
-        *locked(&self.view_rows[number]) = Arc::new(fresh);
+        let mut rows = locked(&self.view_rows[number]);
+        rows.delete();
+        *rows = Arc::new(rows.process(Arc::new(NoSteps)));
         self.wire.network.forget(&format!("query-{number}"));
     }
 

@@ -156,7 +156,7 @@ impl Admin {
                     }
                     return first.is_some();
                 }
-                Some(Err(error)) => client.may_pass(&error),
+                Some(Err(error)) => client.not_run(&error),
                 None => {}
             }
             client.back_off().await;

@@ -79,7 +79,7 @@ impl User {
                     self.refused(request, ticket, began, refusal);
                     return None;
                 }
-                Some(Err(Error::Batch(error))) => client.may_pass(&error),
+                Some(Err(Error::Batch(error))) => client.not_run(&error),
                 Some(Err(Error::Check(_))) => client.fleet.scheduler.count("the ticket service could not be asked"),
                 Some(Err(Error::Store(_))) | None => {}
             }
@@ -170,7 +170,7 @@ impl User {
                     }
                 }
                 Some(Ok(Err(refusal))) => return self.not_cancelled(ticket, id, began, first.is_some(), refusal),
-                Some(Err(error)) => client.may_pass(&error),
+                Some(Err(error)) => client.not_run(&error),
                 None => {}
             }
             client.back_off().await;
