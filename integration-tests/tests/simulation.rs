@@ -9,6 +9,9 @@ use eticket_integration_tests::simulation::{Wrong, explore, run};
 
 const SEEDS: u64 = 10_000;
 
+/// So many seeds come to everything in `ALL_OF_IT`.
+const ENOUGH_FOR_ALL: u64 = 1_000;
+
 /// What seeds must come to for the test to mean anything.
 const ALL_OF_IT: [&str; 26] = [
     "a client read its own write",
@@ -51,9 +54,9 @@ fn chosen() -> Option<Range<u64>> {
 
 #[test]
 fn whatever_a_seed_has_in_store_all_agree_in_the_end() {
-    let chosen = chosen();
-    let seeds = chosen.clone().unwrap_or(0..SEEDS);
-    if seeds.end - seeds.start == 1 {
+    let seeds = chosen().unwrap_or(0..SEEDS);
+    let number = seeds.end - seeds.start;
+    if number == 1 {
         let report = run(seeds.start, None);
         println!("{}", report.log.join("\n"));
         assert_eq!(report.failure, None, "seed {}", seeds.start);
@@ -64,7 +67,7 @@ fn whatever_a_seed_has_in_store_all_agree_in_the_end() {
     if let Some((seed, what)) = explored.failure {
         panic!("seed {seed}: {what}\nagain, with its log: SIMULATION_SEEDS={seed}");
     }
-    if chosen.is_none() {
+    if number >= ENOUGH_FOR_ALL {
         let missing: Vec<_> = ALL_OF_IT.iter().filter(|what| !explored.coverage.contains_key(*what)).collect();
         assert!(missing.is_empty(), "no seed came to {missing:?}");
     }

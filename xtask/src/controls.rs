@@ -8,7 +8,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsStr,
     fs,
-    path::Path,
+    path::{Path, PathBuf},
     process::Output,
     sync::{Mutex, PoisonError},
     thread,
@@ -17,11 +17,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{checkout::Checkout, command, tools};
+use crate::{checkout::Checkout, command, rotation::Rotation, tools};
 use scratch::Scratch;
 
 /// One builds while the test of the other waits for what no longer comes.
 const WORKERS: usize = 2;
+/// Where patches and indexes lie, from the root.
+const FOLDER: &str = "integration-tests/controls";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -45,13 +47,32 @@ struct Control {
     test: String,
 }
 
-/// Runs the controls whose patch has `only` in its name, or all; names those that went wrong.
-pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
-    let folder = checkout.root().join("integration-tests/controls");
+/// Which controls to run.
+pub(crate) enum Selection<'a> {
+    /// Those whose patch has this in its name.
+    Named(&'a str),
+    /// Those that the rotation covers.
+    Rotating(&'a Rotation),
+}
+
+/// Runs the selected controls; names those that went wrong.
+pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> {
+    let folder = checkout.root().join(FOLDER);
     let controls = load(&folder)?;
-    let chosen: Vec<&Control> =
-        controls.iter().filter(|control| only.is_none_or(|part| control.patch.contains(part))).collect();
-    ensure!(!chosen.is_empty(), "no control has {:?} in its name", only.unwrap_or_default());
+    let mut chosen = Vec::new();
+    for (index, control) in controls.iter().enumerate() {
+        let wanted = match selection {
+            Selection::Named(part) => control.patch.contains(part),
+            Selection::Rotating(rotation) => rotation.covers(index, &concerned(&folder, &control.patch)?),
+        };
+        if wanted {
+            chosen.push(control);
+        }
+    }
+    if let Selection::Named(part) = selection {
+        ensure!(!chosen.is_empty(), "no control has {part:?} in its name");
+    }
+    eprintln!("{} of {} controls", chosen.len(), controls.len());
     // Some of the tests start servers.
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
     let queue = Mutex::new(chosen.into_iter());
@@ -80,6 +101,14 @@ pub(crate) fn run(checkout: &Checkout, only: Option<&str>) -> Result<()> {
     });
     let wrong = outcomes.into_iter().collect::<Result<Vec<_>>>()?.concat();
     if wrong.is_empty() { Ok(()) } else { bail!("controls failed: {}", wrong.join(", ")) }
+}
+
+/// The files that a control depends on: the patch itself and what it changes.
+fn concerned(folder: &Path, patch: &str) -> Result<Vec<PathBuf>> {
+    let path = folder.join(patch);
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(PathBuf::from);
+    Ok(changed.chain([Path::new(FOLDER).join(patch)]).collect())
 }
 
 fn next<'c>(queue: &Mutex<std::vec::IntoIter<&'c Control>>) -> Option<&'c Control> {

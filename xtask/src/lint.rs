@@ -2,20 +2,18 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, files, tools};
+use crate::{checkout::Checkout, command, files, steps::Steps, tools};
+
+type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks = [
-        ("fmt", fmt(checkout)),
-        ("files", files::check(checkout)),
-        ("clippy", clippy(checkout)),
-        ("deny", deny(checkout)),
-        ("buf", buf(checkout)),
-    ];
+    let checks: [(&str, Check); 5] =
+        [("fmt", fmt), ("files", files::check), ("clippy", clippy), ("deny", deny), ("buf", buf)];
+    let mut steps = Steps::new(checkout, "lint");
     let mut failed = Vec::new();
-    for (name, done) in checks {
-        if let Err(error) = done {
+    for (name, check) in checks {
+        if let Err(error) = steps.run(name, || check(checkout)) {
             eprintln!("lint {name}: {error:#}");
             failed.push(name);
         }

@@ -6,6 +6,8 @@ mod command;
 mod controls;
 mod files;
 mod lint;
+mod rotation;
+mod steps;
 mod test;
 mod tools;
 mod up;
@@ -14,7 +16,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use crate::checkout::Checkout;
+use crate::{checkout::Checkout, controls::Selection, rotation::Rotation};
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The tools that people would otherwise type by hand")]
@@ -27,8 +29,14 @@ struct Arguments {
 enum Task {
     /// Everything that can be said of the code without running it
     Lint,
-    /// All tests, those that need built binaries and tools too, and then the negative controls
+    /// All tests, also those that need built binaries and tools, and then the negative controls
+    ///
+    /// Controls and seeds of the simulation rotate: a run takes a fifth of them, chosen by the number of commits, and all controls
+    /// whose files the last 20 commits changed.
     Test {
+        /// Run all controls and all seeds
+        #[arg(long)]
+        full: bool,
         /// Leave the negative controls out
         #[arg(long)]
         without_controls: bool,
@@ -62,10 +70,11 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
-        Task::Test { without_controls } => test::run(&checkout, !without_controls),
+        Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
         Task::Bench { json, distributed } => bench::run(&checkout, json.as_deref(), distributed),
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
-        Task::Controls { only } => controls::run(&checkout, only.as_deref()),
+        Task::Controls { only: Some(part) } => controls::run(&checkout, &Selection::Named(&part)),
+        Task::Controls { only: None } => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,21 +1,132 @@
-//! `cargo xtask test`: all tests, those too that need built binaries and tools, and the negative controls.
+//! `cargo xtask test`: all tests, also those that need built binaries and tools, and the negative controls.
 
-use anyhow::Result;
+use std::{
+    io::{BufRead, BufReader},
+    process::Command,
+    time::Duration,
+};
 
-use crate::{checkout::Checkout, command, controls, tools};
+use anyhow::{Context, Result, bail};
 
-/// Sets up what is missing, builds once, and runs everything that `cargo test` alone would leave out as well.
-pub(crate) fn run(checkout: &Checkout, with_controls: bool) -> Result<()> {
-    tools::grpcurl(checkout)?;
-    tools::postgres(checkout)?;
-    tools::caller(checkout)?;
-    let path = tools::path_with(&tools::nats_server(checkout)?)?;
+use crate::{
+    checkout::Checkout,
+    command,
+    controls::{self, Selection},
+    rotation::Rotation,
+    steps::Steps,
+    tools,
+};
+
+/// A suite that takes less is not listed by itself.
+const LISTED: Duration = Duration::from_secs(5);
+
+/// Installs what is missing, builds once, and runs everything that `cargo test` alone would leave out as well.
+pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Result<()> {
+    let mut steps = Steps::new(checkout, "test");
+    let rotation = Rotation::new(checkout, full)?;
+    steps.run("grpcurl", || tools::grpcurl(checkout))?;
+    steps.run("postgres", || tools::postgres(checkout))?;
+    steps.run("caller", || tools::caller(checkout))?;
+    let nats_server = steps.run("nats-server", || tools::nats_server(checkout))?;
+    let path = tools::path_with(&nats_server)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
-    command::run(checkout.cargo().args(["build", "--workspace", "--bins", "--tests", "--locked"]))?;
+    let mut build = checkout.cargo();
+    build.args(["build", "--workspace", "--bins", "--tests", "--locked"]);
+    steps.run("build", || command::run(&mut build))?;
     let mut tests = checkout.cargo();
     tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     // Tells the tests that the binaries are built (integration-tests/src/binary.rs).
     tests.env("PATH", path).env("ETICKET_BINARIES", checkout.target().join("debug"));
-    command::run(&mut tests)?;
-    if with_controls { controls::run(checkout, None) } else { Ok(()) }
+    if let Some(seeds) = rotation.seeds() {
+        tests.env("SIMULATION_SEEDS", seeds);
+    }
+    let mut suites = Suites::default();
+    let outcome = steps.run("tests", || suites.run(&mut tests));
+    for (name, took, passed) in suites.slow() {
+        steps.add(&format!("tests: {name}"), took, passed);
+    }
+    outcome?;
+    if with_controls {
+        steps.run("controls", || controls::run(checkout, &Selection::Rotating(&rotation)))?;
+    }
+    Ok(())
+}
+
+/// What cargo says of each suite that it runs.
+#[derive(Default)]
+struct Suites {
+    running: String,
+    done: Vec<(String, Duration, bool)>,
+}
+
+impl Suites {
+    /// Runs it and passes on what it prints. Both of its outputs share one pipe: cargo names a suite on one of them, and the suite
+    /// prints its result on the other.
+    fn run(&mut self, command: &mut Command) -> Result<()> {
+        let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        command.stdout(writer.try_clone().context("cannot share a pipe")?).stderr(writer);
+        command.stdin(std::process::Stdio::null());
+        let mut child = command.spawn().context("cannot start cargo")?;
+        // The command keeps the write ends; only without them does reading end when the child does.
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        let mut reader = BufReader::new(reader);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).context("cannot read what the tests print")? > 0 {
+            let text = String::from_utf8_lossy(&line);
+            print!("{text}");
+            self.note(&text);
+            line.clear();
+        }
+        let status = child.wait().context("cannot wait for cargo")?;
+        if status.success() { Ok(()) } else { bail!("the tests ended with {status}") }
+    }
+
+    /// Takes note of a line such as `Running tests/race.rs (target/debug/deps/race-…)` or
+    /// `test result: ok. 3 passed; …; finished in 12.34s`.
+    fn note(&mut self, line: &str) {
+        let line = line.trim();
+        if let Some(suite) = line.strip_prefix("Running ") {
+            let file = suite.rsplit('/').next().unwrap_or(suite).trim_end_matches(')');
+            let name = file.rsplit_once('-').map_or(file, |(name, _)| name);
+            self.running = name.to_owned();
+        } else if let Some(suite) = line.strip_prefix("Doc-tests ") {
+            self.running = format!("doc {suite}");
+        } else if let Some(result) = line.strip_prefix("test result: ") {
+            let seconds =
+                result.rsplit_once("finished in ").and_then(|(_, time)| time.trim_end_matches('s').parse().ok());
+            let took = Duration::from_secs_f64(seconds.unwrap_or_default());
+            self.done.push((self.running.clone(), took, result.starts_with("ok.")));
+        }
+    }
+
+    /// The suites that failed or took long, the longest first.
+    fn slow(&self) -> Vec<(String, Duration, bool)> {
+        let mut slow: Vec<_> =
+            self.done.iter().filter(|(_, took, passed)| *took >= LISTED || !passed).cloned().collect();
+        slow.sort_by_key(|(_, took, _)| std::cmp::Reverse(*took));
+        slow
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slow_and_failed_suites_are_listed_by_name() {
+        let mut suites = Suites::default();
+        for line in [
+            "     Running unittests src/lib.rs (target/debug/deps/eticket_chassis-0123456789abcdef)",
+            "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.40s",
+            "     Running tests/race.rs (target/debug/deps/race-0123456789abcdef)",
+            "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s",
+            "     Running tests/simulation.rs (target/debug/deps/simulation-0123456789abcdef)",
+            "test result: ok. 3 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 61.25s",
+        ] {
+            suites.note(line);
+        }
+        let expected = [("simulation", 61_250, true), ("race", 1500, false)]
+            .map(|(name, millis, passed)| (name.to_owned(), Duration::from_millis(millis), passed));
+        assert_eq!(suites.slow(), expected);
+    }
 }

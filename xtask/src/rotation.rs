@@ -1,0 +1,92 @@
+//! Which part of the heavy suites a run covers.
+//!
+//! All controls and all seeds take longer than a change should have to wait. A plain run takes one slice of each, chosen by the
+//! number of commits, so that the runs of five commits in a row cover everything. `--full` runs everything.
+
+use std::{collections::BTreeSet, path::PathBuf};
+
+use anyhow::Result;
+
+use crate::{checkout::Checkout, command};
+
+const SLICES: u64 = 5;
+/// A control whose files were changed within so many commits runs always.
+const RECENT_COMMITS: &str = "-20";
+/// Seeds of the simulation in a full run: `SEEDS` in integration-tests/tests/simulation.rs.
+const SEEDS: u64 = 10_000;
+
+pub(crate) enum Rotation {
+    /// Everything.
+    Full,
+    /// One slice, and what concerns these files.
+    Slice { number: u64, changed: BTreeSet<PathBuf> },
+}
+
+impl Rotation {
+    /// The slice of the commit that is checked out. Without a history, as in an unpacked archive, everything runs.
+    pub(crate) fn new(checkout: &Checkout, full: bool) -> Result<Self> {
+        let mut count = checkout.command("git");
+        let counted = command::captured(count.args(["rev-list", "--count", "HEAD"]))?;
+        let commits = String::from_utf8_lossy(&counted.stdout).trim().parse::<u64>();
+        let Ok(commits) = commits else { return Ok(Self::Full) };
+        if full {
+            return Ok(Self::Full);
+        }
+        let mut log = checkout.command("git");
+        let committed = command::output(log.args(["log", RECENT_COMMITS, "--name-only", "--pretty=format:"]))?;
+        let mut status = checkout.command("git");
+        let edited = command::output(status.args(["diff", "--name-only", "HEAD"]))?;
+        let changed = committed.lines().chain(edited.lines()).filter(|line| !line.is_empty());
+        Ok(Self::Slice { number: commits % SLICES, changed: changed.map(PathBuf::from).collect() })
+    }
+
+    /// Whether the item at `index` of a list runs; it concerns these files.
+    pub(crate) fn covers(&self, index: usize, files: &[PathBuf]) -> bool {
+        match self {
+            Self::Full => true,
+            Self::Slice { number, changed } => {
+                index as u64 % SLICES == *number || files.iter().any(|file| changed.contains(file))
+            }
+        }
+    }
+
+    /// The seeds of the simulation to run, as its test takes them; `None` for its own default, which is all.
+    pub(crate) fn seeds(&self) -> Option<String> {
+        match self {
+            Self::Full => None,
+            Self::Slice { number, .. } => {
+                let width = SEEDS / SLICES;
+                Some(format!("{}..{}", number * width, (number + 1) * width))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(number: u64, changed: &[&str]) -> Rotation {
+        Rotation::Slice { number, changed: changed.iter().map(PathBuf::from).collect() }
+    }
+
+    #[test]
+    fn five_slices_cover_every_control_and_every_seed() {
+        for index in 0..23 {
+            let covered = (0..SLICES).filter(|number| slice(*number, &[]).covers(index, &[])).count();
+            assert_eq!(covered, 1, "control {index}");
+        }
+        let seeds: Vec<_> = (0..SLICES).filter_map(|number| slice(number, &[]).seeds()).collect();
+        assert_eq!(seeds, ["0..2000", "2000..4000", "4000..6000", "6000..8000", "8000..10000"]);
+        assert_eq!(Rotation::Full.seeds(), None);
+    }
+
+    #[test]
+    fn a_changed_file_is_covered_by_every_slice() {
+        let file = PathBuf::from("services/ticket/src/domain.rs");
+        for number in 0..SLICES {
+            assert!(slice(number, &["services/ticket/src/domain.rs"]).covers(3, std::slice::from_ref(&file)));
+        }
+        assert!(!slice(0, &["README.md"]).covers(3, &[file]));
+    }
+}
