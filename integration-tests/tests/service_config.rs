@@ -71,3 +71,14 @@ fn only_unavailable_is_retried_and_no_stream_is() {
     }
     assert!(retried >= 17, "only {retried} methods are retried");
 }
+
+/// A timeout there is not the caller's: clients on gRPC's C core end the call by it before the server can say why, and every client
+/// shortens a longer deadline of its caller's to it.
+#[test]
+fn it_sets_no_timeout_and_spreads_calls_over_all_addresses() {
+    let config = config();
+    for entry in config["methodConfig"].as_array().expect("a list") {
+        assert!(entry["timeout"].is_null(), "{entry}");
+    }
+    assert_eq!(config["loadBalancingConfig"], serde_json::json!([{ "round_robin": {} }]));
+}

@@ -51,6 +51,19 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
 }
 
 #[tokio::test]
+async fn a_caller_with_little_time_left_is_asked_not_to_retry() {
+    let mut world = World::new().await;
+    let mut client = world.tickets().await;
+    world.upstreams.kill(Owner::Ticket);
+    let mut hurried = ticket("t1");
+    hurried.set_timeout(Duration::from_millis(900));
+    let status = client.get_ticket(hurried).await.unwrap_err();
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::UpstreamUnavailable), "{status}");
+    assert_eq!(status.metadata().get(headers::RETRY_PUSHBACK).unwrap(), "-1", "{status}");
+    assert!(status.get_details_retry_info().is_some(), "{status}");
+}
+
+#[tokio::test]
 async fn a_call_whose_upstream_dies_is_unavailable() {
     let mut world = World::new().await;
     let mut client = world.tickets().await;

@@ -20,6 +20,7 @@ use eticket_proto::headers;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tonic::{Code, Request, Response, Status};
+use tonic_types::StatusExt;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
 
@@ -65,7 +66,7 @@ pub enum CallError {
     Status(#[source] Status),
 }
 
-/// What `grpc-retry-pushback-ms` asks for.
+/// What the other service asks for about a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pushback {
     After(Duration),
@@ -104,9 +105,14 @@ impl CallError {
         }
     }
 
-    /// As gRFC A6 says, a value that is no number asks for no retry, as a negative one does.
+    /// `RetryInfo`, else `grpc-retry-pushback-ms`. The latter is `-1` where the delay does not fit into the deadline of the attempt,
+    /// but the deadline of the whole call is longer than that. As gRFC A6 says, a value that is no number asks for no retry, as a
+    /// negative one does.
     fn pushback(&self) -> Option<Pushback> {
         let Self::Status(status) = self else { return None };
+        if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
+            return Some(Pushback::After(delay));
+        }
         let value = status.metadata().get(headers::RETRY_PUSHBACK)?;
         let milliseconds = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
         Some(milliseconds.map_or(Pushback::Never, |delay| Pushback::After(Duration::from_millis(delay))))

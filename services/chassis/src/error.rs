@@ -14,6 +14,9 @@ use crate::server::language;
 /// When a refused call may be tried again, if nothing better is known.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// The longest delay that is sent as `grpc-retry-pushback-ms`. Client libraries sleep that delay without telling their caller.
+const LONGEST_PUSHBACK: Duration = Duration::from_secs(1);
+
 /// An error of the contract, before it becomes a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError(Box<Inner>);
@@ -73,7 +76,7 @@ impl ApiError {
         self
     }
 
-    /// Says when the call may be tried again.
+    /// Says when the call may be tried again: in `RetryInfo`, and in `grpc-retry-pushback-ms` as [`pushback`] has it.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);
@@ -119,8 +122,7 @@ impl ApiError {
         let mut trailers = MetadataMap::new();
         if let Some(delay) = retry_after {
             details.set_retry_info(Some(*delay));
-            let milliseconds = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
-            trailers.insert(headers::RETRY_PUSHBACK, milliseconds.into());
+            trailers.insert(headers::RETRY_PUSHBACK, pushback(*delay, None).into());
         }
         details.set_localized_message(language.tag(), error_text::text(*reason, language));
         Status::with_error_details_and_metadata(self.code(), self.to_string(), details, trailers)
@@ -141,6 +143,16 @@ impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         error.to_status(language::current())
     }
+}
+
+/// The value of `grpc-retry-pushback-ms` for a delay: milliseconds, or `-1` for "do not retry". A client library that retries by its
+/// service config sleeps the delay before its caller hears anything. So a delay of more than a second, or one that does not end
+/// within the `left` of the caller's deadline, is `-1`: the caller then gets the error, with its reason, at once.
+pub(crate) fn pushback(delay: Duration, left: Option<Duration>) -> i64 {
+    let sensible = delay <= LONGEST_PUSHBACK && left.is_none_or(|left| delay < left);
+    // Rounded up, because a retry that comes too early is refused again.
+    let milliseconds = delay.as_nanos().div_ceil(1_000_000);
+    i64::try_from(milliseconds).ok().filter(|_| sensible).unwrap_or(-1)
 }
 
 /// Cuts what may quote a caller. An error travels in headers, and a client that finds these too long sees no error but a broken
@@ -245,6 +257,30 @@ mod tests {
         for reason in [ErrorReason::StoreUnavailable, ErrorReason::ShuttingDown, ErrorReason::TooManyRequests] {
             let status: Status = ApiError::new(reason).into();
             assert!(status.get_details_retry_info().is_some(), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_delay_that_a_client_may_sleep_is_a_pushback() {
+        for (delay, expected) in [(10, "10"), (1_000, "1000"), (1_001, "-1"), (5_000, "-1")] {
+            let delay = Duration::from_millis(delay);
+            let status: Status = ApiError::new(ErrorReason::TicketServiceOverloaded).retry_after(delay).into();
+            assert_eq!(status.metadata().get(headers::RETRY_PUSHBACK).expect("a pushback"), expected, "{delay:?}");
+            let info = status.get_details_retry_info().and_then(|info| info.retry_delay);
+            assert_eq!(info, Some(delay), "RetryInfo has the whole delay");
+        }
+        let status: Status = ApiError::new(ErrorReason::ShuttingDown).retry_after(Duration::MAX).into();
+        assert_eq!(status.metadata().get(headers::RETRY_PUSHBACK).expect("a pushback"), "-1");
+        assert_eq!(pushback(Duration::from_micros(1_200), None), 2, "not before the delay is over");
+    }
+
+    #[test]
+    fn a_delay_that_outlasts_the_callers_deadline_is_no_pushback() {
+        let left = |milliseconds| Some(Duration::from_millis(milliseconds));
+        let delay = Duration::from_millis(300);
+        assert_eq!(pushback(delay, left(301)), 300);
+        for too_short in [left(300), left(100), left(0)] {
+            assert_eq!(pushback(delay, too_short), -1, "{too_short:?}");
         }
     }
 

@@ -121,6 +121,7 @@ mod tests {
 
     use eticket_proto::headers;
     use tonic::{Code, Status};
+    use tonic_types::{ErrorDetails, StatusExt};
     use tower::{ServiceExt, service_fn};
 
     use super::*;
@@ -215,6 +216,22 @@ mod tests {
         for never in ["-1", "soon", "1.5", ""] {
             let outcome = run(&layer, None, |_| Some(pushback(never))).await;
             assert_eq!((outcome.attempts, outcome.took), (1, Duration::ZERO), "{never:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_delay_that_was_too_long_for_the_attempt_may_fit_into_the_whole_call() {
+        let layer = RetryLayer::new("test", 2);
+        let error = || {
+            let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(700)));
+            let mut status = Status::with_error_details(Code::Unavailable, "busy", details);
+            status.metadata_mut().insert(headers::RETRY_PUSHBACK, "-1".parse().expect("a header"));
+            CallError::Status(status)
+        };
+        assert_eq!(error().retry_after(), Some(Duration::from_millis(700)));
+        for (time, attempts) in [(1_200, 2), (600, 1)] {
+            let outcome = run(&layer, Some(Duration::from_millis(time)), |_| Some(error())).await;
+            assert_eq!(outcome.attempts, attempts, "{time} ms for the call");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! Tonic's own timeout answers CANCELLED and forgets the bodies of streams; this one answers DEADLINE_EXCEEDED with a reason and
 //! holds for the whole response. It stands outside the admission, so that a call that has expired gives back its permit.
+//! It also limits `grpc-retry-pushback-ms`, of all layers and handlers inside of it, by what is left of the deadline.
 
 use std::{
     future::Future,
@@ -97,6 +98,11 @@ impl<S> DeadlineService<S> {
     }
 }
 
+/// What is left until then, zero once it has passed; `None` without a deadline.
+fn left_until(at: Option<Instant>) -> Option<Duration> {
+    at.map(|at| Deadline(at).remaining())
+}
+
 fn expired() -> ApiError {
     ApiError::new(ErrorReason::DeadlineExceeded)
 }
@@ -151,7 +157,10 @@ where
         };
         if let Poll::Ready(response) = inner.poll(context) {
             let at = this.sleep.as_pin_mut().map(|sleep| sleep.deadline());
-            return Poll::Ready(response.map(|response| response.map(|inner| DeadlineBody::new(inner, at))));
+            return Poll::Ready(response.map(|mut response| {
+                reply::limit_pushback(response.headers_mut(), left_until(at));
+                response.map(|inner| DeadlineBody::new(inner, at))
+            }));
         }
         let Some(sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
         ready!(sleep.poll(context));
@@ -201,8 +210,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for DeadlineBody<B> {
         // A unary body has two frames, message and trailers: what has more is a stream, which may always have more.
         let is_late = this.frames >= UNARY_FRAMES && this.at.is_some_and(|at| at <= Instant::now());
         if !is_late {
-            if let Poll::Ready(frame) = Pin::new(inner).poll_frame(context) {
+            if let Poll::Ready(mut frame) = Pin::new(inner).poll_frame(context) {
                 this.frames += 1;
+                if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+                    reply::limit_pushback(trailers, left_until(this.at));
+                }
                 return Poll::Ready(frame);
             }
             if !this.has_expired(context) {

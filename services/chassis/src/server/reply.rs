@@ -1,9 +1,14 @@
 //! How layers answer in a service's place: whole responses before there is one, trailers in the middle of one.
 
+use std::time::Duration;
+
 use bytes::Bytes;
+use eticket_proto::headers;
 use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
 use tonic::{Code, Status};
+
+use crate::error::pushback;
 
 /// An error before the service has answered: HTTP 200 with the status in its headers, as gRPC's "trailers only".
 pub(crate) fn only_trailers<B: Default>(status: impl Into<Status>) -> Response<B> {
@@ -23,6 +28,14 @@ pub(crate) fn trailers<E>(status: impl Into<Status>) -> Result<Frame<Bytes>, E> 
 /// The status code in headers or trailers; `None` if they carry none.
 pub(crate) fn code_of(map: &HeaderMap) -> Option<Code> {
     map.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
+}
+
+/// Replaces a `grpc-retry-pushback-ms` in headers or trailers that the caller cannot sleep within the `left` of its deadline, or that
+/// is too long for any caller (services of an earlier version behind the gateway send such), by `-1`.
+pub(crate) fn limit_pushback(map: &mut HeaderMap, left: Option<Duration>) {
+    let Some(value) = map.get_mut(headers::RETRY_PUSHBACK) else { return };
+    let delay = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
+    *value = delay.map_or(-1, |delay| pushback(delay, left)).into();
 }
 
 /// A message beyond the limit of its size is `RESOURCE_EXHAUSTED`, as at the gateway and everywhere else in gRPC, not `OUT_OF_RANGE`

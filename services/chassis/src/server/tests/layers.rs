@@ -80,6 +80,14 @@ async fn one_call_too_many_is_shed_and_told_when_to_come_back() {
     assert_eq!(answer.reason(), Some(ErrorReason::ServiceOverloaded));
     assert!(answer.status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
     assert_eq!(answer.status.metadata().get("grpc-retry-pushback-ms").expect("a pushback"), "1000");
+    let hurried = ask(&stack, list("ok", &[("grpc-timeout", "900m")])).await;
+    assert_eq!(hurried.reason(), Some(ErrorReason::ServiceOverloaded));
+    assert_eq!(
+        hurried.status.metadata().get("grpc-retry-pushback-ms").expect("a pushback"),
+        "-1",
+        "no time to sleep it"
+    );
+    assert!(hurried.status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
     // Health is answered also then.
     let check = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
     let health = ask(&stack, request("/grpc.health.v1.Health/Check", &check, &[])).await;
