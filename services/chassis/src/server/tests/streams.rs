@@ -66,6 +66,22 @@ async fn a_stream_ends_when_its_connection_drains() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_stream_that_drains_asks_for_a_retry_only_within_its_deadline() {
+    for (timeout, expected) in [("1M", "1000"), ("900m", "-1")] {
+        let token = CancellationToken::new();
+        let mut request = republish(&[("grpc-timeout", timeout)]);
+        request.extensions_mut().insert(ConnectionDraining(token.clone()));
+        let mut response = open(&Fake::new(StreamKind::Waits), request).await;
+        assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
+        token.cancel();
+        let answer = read(response).await;
+        assert_eq!(answer.reason(), Some(ErrorReason::ShuttingDown));
+        let pushback = answer.status.metadata().get("grpc-retry-pushback-ms").expect("a pushback in the trailers");
+        assert_eq!(pushback, expected, "{timeout}");
+    }
+}
+
 #[tokio::test]
 async fn the_last_news_of_health_still_arrive() {
     let (token, health) = (CancellationToken::new(), Health::new([SERVICE]));
