@@ -144,7 +144,7 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use eticket_chassis::{client::balance::Address, health::STANDARD_SERVICES, tasks::Tasks};
+    use eticket_chassis::{client::balance::Address, health::STANDARD_SERVICES, server::Windows, tasks::Tasks};
     use eticket_proto::headers;
     use tokio::sync::watch;
     use tonic::Code;
@@ -157,7 +157,7 @@ mod tests {
         let upstreams = Owner::ALL.map(|owner| {
             let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
             let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
-            Arc::new(Upstream::new(owner, Pool::new(addresses, &Tasks::new())))
+            Arc::new(Upstream::new(owner, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
         });
         GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
     }

@@ -25,7 +25,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     process::{Place, Service},
-    server::{self, Running},
+    server::{self, Running, Windows},
     tasks::Tasks,
 };
 
@@ -57,7 +57,11 @@ impl Service for Gateway {
         let [ticket, reservation, pricing, query] = Owner::ALL.map(targets);
         let targets = [ticket?, reservation?, pricing?, query?];
         let tasks = Tasks::new();
-        let pool = |owner: Owner| Pool::new(balance::addresses(owner.name(), &targets[owner as usize], &tasks), &tasks);
+        let windows = Windows::for_streams(context.settings.limits.streams());
+        let pool = |owner: Owner| {
+            let addresses = balance::addresses(owner.name(), &targets[owner as usize], &tasks);
+            Pool::new(addresses, windows, &tasks)
+        };
         let health = Health::new([""; 0]);
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());

@@ -6,6 +6,7 @@ mod fake;
 mod hostile;
 mod replicas;
 mod stopping;
+mod unread;
 mod web;
 mod web_client;
 

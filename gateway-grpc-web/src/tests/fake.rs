@@ -47,6 +47,9 @@ pub(super) const ONE_THEN_SILENCE: &str = "one-then-silence";
 /// A hundred views of 10 kB, then the end.
 pub(super) const HUNDRED: &str = "hundred";
 
+/// Views of 10 kB without end.
+pub(super) const FLOOD: &str = "flood";
+
 pub(super) struct Upstreams {
     pub(super) running: [Option<Served>; 4],
     addresses: [SocketAddr; 4],
@@ -59,11 +62,13 @@ pub(super) struct Fake {
     owner: Owner,
     /// Calls that have been begun and neither answered nor dropped.
     pub(super) pending: Arc<AtomicUsize>,
+    /// Views of floods that have been made.
+    pub(super) made: Arc<AtomicUsize>,
 }
 
 impl Upstreams {
     pub(super) async fn start() -> Self {
-        let fake = Fake { owner: Owner::Ticket, pending: Arc::default() };
+        let fake = Fake { owner: Owner::Ticket, pending: Arc::default(), made: Arc::default() };
         let health = HealthReporter::new();
         health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
         let mut upstreams =
@@ -207,6 +212,14 @@ impl QueryService for Fake {
             Some(TWO_THEN_REFUSED) => stream::iter([small(1), small(2), Err(refusal())]).boxed(),
             Some(ONE_THEN_SILENCE) => stream::iter([small(1)]).chain(stream::pending()).boxed(),
             Some(HUNDRED) => stream::iter((0..100).map(|number| view(number, "x".repeat(10_000)))).boxed(),
+            Some(FLOOD) => {
+                let made = self.made.clone();
+                let next = move |number| {
+                    made.fetch_add(1, Ordering::SeqCst);
+                    view(number, "x".repeat(10_000))
+                };
+                stream::iter(0..).map(next).boxed()
+            }
             _ => stream::pending().boxed(),
         };
         Ok(Response::new(
@@ -222,14 +235,16 @@ impl QueryService for Fake {
         &self,
         _: Request<qu::GetTicketViewRequest>,
     ) -> Result<Response<qu::GetTicketViewResponse>, Status> {
-        Err(Status::unimplemented("a fake"))
+        Ok(Response::new(qu::GetTicketViewResponse::default()))
     }
 
     async fn list_ticket_views(
         &self,
         _: Request<qu::ListTicketViewsRequest>,
     ) -> Result<Response<qu::ListTicketViewsResponse>, Status> {
-        Err(Status::unimplemented("a fake"))
+        let _pending = self.begin();
+        let large = TicketView { title: "x".repeat(3_000_000), ..TicketView::default() };
+        Ok(Response::new(qu::ListTicketViewsResponse { views: vec![large], ..Default::default() }))
     }
 
     async fn list_user_reservations(

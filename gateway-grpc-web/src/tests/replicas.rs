@@ -12,7 +12,7 @@ use eticket_chassis::{
     client::balance::Address,
     config::Settings,
     health::Health,
-    server::{ConnectionLimits, Running, Server},
+    server::{ConnectionLimits, Running, Server, Windows},
     tasks::Tasks,
 };
 use futures::{StreamExt, future::join_all};
@@ -45,7 +45,7 @@ fn address(socket: std::net::SocketAddr) -> Address {
 }
 
 fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {
-    Arc::new(Upstream::new(Owner::Ticket, Pool::new(addresses, &Tasks::new())))
+    Arc::new(Upstream::new(Owner::Ticket, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
 }
 
 /// Whether who is asked answers, and is the replica of this name.

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eticket_chassis::{client::balance::Address, tasks::Tasks};
+use eticket_chassis::{client::balance::Address, server::Windows, tasks::Tasks};
 use http::uri::Authority;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -81,7 +81,7 @@ impl Member {
     }
 
     /// The connection, made now if there is none. Of many who ask at once one connects.
-    pub(super) async fn connect(&self, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Unreachable> {
+    pub(super) async fn connect(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Unreachable> {
         let attempts = self.attempts.load(Ordering::Acquire);
         let mut last = self.connecting.lock().await;
         if let Some(live) = self.live() {
@@ -90,7 +90,7 @@ impl Member {
         if let Some(failed) = last.clone().filter(|_| self.attempts.load(Ordering::Acquire) != attempts) {
             return Err(failed);
         }
-        let made = timeout(CONNECT_TIMEOUT, self.make(tasks)).await.unwrap_or_else(|_| {
+        let made = timeout(CONNECT_TIMEOUT, self.make(windows, tasks)).await.unwrap_or_else(|_| {
             let error = format!("not within {} ms", CONNECT_TIMEOUT.as_millis());
             Err(io::Error::new(io::ErrorKind::TimedOut, error).into())
         });
@@ -110,13 +110,17 @@ impl Member {
         }
     }
 
-    async fn make(&self, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
+    async fn make(
+        &self,
+        windows: Windows,
+        tasks: &Tasks,
+    ) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address.socket).await?;
         stream.set_nodelay(true)?;
         let mut builder = Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
         builder.keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1).keep_alive_while_idle(true);
-        builder.initial_stream_window_size(1024 * 1024).initial_connection_window_size(4 * 1024 * 1024);
+        builder.initial_stream_window_size(windows.stream).initial_connection_window_size(windows.connection);
         // The service decides how many calls it takes at once; until it has said so, none is kept back here.
         builder.initial_max_send_streams(1024);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;

@@ -10,7 +10,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use eticket_chassis::{client::balance::Address, tasks::Tasks};
+use eticket_chassis::{client::balance::Address, server::Windows, tasks::Tasks};
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
@@ -48,12 +48,14 @@ pub(crate) enum PoolError {
 pub(crate) struct Pool {
     members: watch::Receiver<Members>,
     turn: AtomicUsize,
+    windows: Windows,
     tasks: Tasks,
 }
 
 impl Pool {
-    /// Follows `addresses`; its tasks end with `tasks`.
-    pub(crate) fn new(mut addresses: watch::Receiver<Vec<Address>>, tasks: &Tasks) -> Self {
+    /// Follows `addresses`; its tasks end with `tasks`. `windows` have room for all calls that the gateway admits: those whose
+    /// callers do not read must not stop the others.
+    pub(crate) fn new(mut addresses: watch::Receiver<Vec<Address>>, windows: Windows, tasks: &Tasks) -> Self {
         let (sender, members) = watch::channel::<Members>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
         tasks.spawn("upstream connections", async move {
@@ -62,7 +64,7 @@ impl Pool {
                     let known = addresses.borrow_and_update().clone();
                     sender.send_if_modified(|members| follow(members, known));
                     let members = sender.borrow().clone();
-                    join_all(members.iter().map(|member| keep_up(member, &own))).await;
+                    join_all(members.iter().map(|member| keep_up(member, windows, &own))).await;
                     tokio::select! {
                         Ok(()) = addresses.changed() => {}
                         () = sleep(KEEP_UP_INTERVAL) => {}
@@ -71,7 +73,7 @@ impl Pool {
             };
             stopping.run_until_cancelled(keeping_up).await;
         });
-        Self { members, turn: AtomicUsize::new(0), tasks: tasks.clone() }
+        Self { members, turn: AtomicUsize::new(0), windows, tasks: tasks.clone() }
     }
 
     /// Sends a request over the next connection in turn.
@@ -124,7 +126,7 @@ impl Pool {
         let mut connecting: FuturesUnordered<_> = members
             .iter()
             .map(|member| async move {
-                member.connect(&self.tasks).await.map(|connection| (Arc::clone(member), connection))
+                member.connect(self.windows, &self.tasks).await.map(|connection| (Arc::clone(member), connection))
             })
             .collect();
         let mut best = None;
@@ -150,11 +152,11 @@ impl Pool {
     }
 }
 
-async fn keep_up(member: &Member, tasks: &Tasks) {
+async fn keep_up(member: &Member, windows: Windows, tasks: &Tasks) {
     match member.live() {
         Some(_) => member.ask().await,
         // Why not is told to calls that find no other.
-        None => drop(member.connect(tasks).await),
+        None => drop(member.connect(windows, tasks).await),
     }
 }
 

@@ -169,6 +169,9 @@ impl AuthConfig {
     }
 }
 
+/// Streams of health and reflection at once, which do not count towards `limits.concurrency`.
+pub(crate) const EXEMPT_STREAMS: usize = 1024;
+
 /// `limits.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -190,6 +193,13 @@ impl LimitsConfig {
     #[must_use]
     pub fn default_deadline(&self) -> Duration {
         Duration::from_millis(self.default_deadline_ms)
+    }
+
+    /// Streams at once on one connection, which alone may carry all calls, and those of health and reflection too.
+    #[must_use]
+    pub fn streams(&self) -> u32 {
+        let all = self.concurrency.get().saturating_add(EXEMPT_STREAMS);
+        u32::try_from(all).unwrap_or(u32::MAX)
     }
 
     fn check(&self) -> Result<(), Error> {

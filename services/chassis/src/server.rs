@@ -21,6 +21,7 @@ mod reply;
 mod running;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 use std::{convert::Infallible, io, net::SocketAddr};
 
@@ -47,6 +48,7 @@ pub use self::{
     deadline::{Deadline, timeout_of},
     drain::{ConnectionDraining, Draining},
     running::{Hook, Running},
+    windows::Windows,
 };
 use crate::{
     config::{LimitsConfig, ShutdownConfig},
@@ -73,14 +75,13 @@ impl Server {
     /// A server without services.
     #[must_use]
     pub fn new(name: &'static str, listen: SocketAddr, limits: &LimitsConfig, shutdown: &ShutdownConfig) -> Self {
-        let streams = u32::try_from(limits.concurrency.get()).unwrap_or(u32::MAX).saturating_add(1024);
         Self {
             name,
             listen,
             limits: limits.clone(),
             shutdown: shutdown.clone(),
             // One connection alone must be able to reach the limit of calls, or its client would queue what should be shed.
-            connection_limits: ConnectionLimits { streams, ..ConnectionLimits::default() },
+            connection_limits: ConnectionLimits { streams: limits.streams(), ..ConnectionLimits::default() },
             services: RoutesBuilder::default(),
             reflection: Vec::new(),
             health: None,

@@ -19,17 +19,20 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tower::{Layer, Service};
 
 use super::{methods, reply};
-use crate::error::ApiError;
+use crate::{config::EXEMPT_STREAMS, error::ApiError};
 
 #[derive(Debug, Clone)]
 pub(crate) struct AdmissionLayer {
     service: &'static str,
     permits: Arc<Semaphore>,
+    /// For streams of health and reflection: a client that opens them without end must be refused too.
+    exempt: Arc<Semaphore>,
 }
 
 impl AdmissionLayer {
     pub(crate) fn new(service: &'static str, concurrency: usize) -> Self {
-        Self { service, permits: Arc::new(Semaphore::new(concurrency)) }
+        let exempt = Arc::new(Semaphore::new(EXEMPT_STREAMS));
+        Self { service, permits: Arc::new(Semaphore::new(concurrency)), exempt }
     }
 }
 
@@ -37,7 +40,7 @@ impl<S> Layer<S> for AdmissionLayer {
     type Service = Admission<S>;
 
     fn layer(&self, inner: S) -> Admission<S> {
-        Admission { inner, service: self.service, permits: self.permits.clone() }
+        Admission { inner, service: self.service, permits: self.permits.clone(), exempt: self.exempt.clone() }
     }
 }
 
@@ -46,6 +49,7 @@ pub(crate) struct Admission<S> {
     inner: S,
     service: &'static str,
     permits: Arc<Semaphore>,
+    exempt: Arc<Semaphore>,
 }
 
 impl<S, A, B> Service<Request<A>> for Admission<S>
@@ -62,10 +66,14 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        if methods::find(request.uri().path()).is_some_and(|method| method.exempt) {
-            return AdmissionFuture { inner: Some(self.inner.call(request)), permit: None };
-        }
-        match self.permits.clone().try_acquire_owned() {
+        let permits = match methods::find(request.uri().path()) {
+            Some(method) if method.exempt && method.streams => &self.exempt,
+            Some(method) if method.exempt => {
+                return AdmissionFuture { inner: Some(self.inner.call(request)), permit: None };
+            }
+            _ => &self.permits,
+        };
+        match permits.clone().try_acquire_owned() {
             Ok(permit) => AdmissionFuture { inner: Some(self.inner.call(request)), permit: Some(permit) },
             Err(_) => {
                 metrics::counter!("eticket_rpc_shed_total", "service" => self.service).increment(1);

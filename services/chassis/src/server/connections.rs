@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tower::Service;
 
-use super::drain::{ConnectionDraining, Draining, Overdue};
+use super::{
+    drain::{ConnectionDraining, Draining, Overdue},
+    windows::Windows,
+};
 use crate::tasks::Tasks;
 
 /// What one client may take.
@@ -169,6 +172,7 @@ pub(crate) async fn accept<S>(
 }
 
 fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
+    let windows = Windows::for_streams(limits.streams);
     let mut builder = Builder::new(calls);
     builder
         .http1()
@@ -183,8 +187,8 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(limits.header_bytes)
         .max_frame_size(16 * 1024)
-        .initial_stream_window_size(1024 * 1024)
-        .initial_connection_window_size(4 * 1024 * 1024)
+        .initial_stream_window_size(windows.stream)
+        .initial_connection_window_size(windows.connection)
         // Callers whose deadlines pass reset many streams at once: a number as small as the default closes the connection on them.
         .max_pending_accept_reset_streams(1024)
         .max_local_error_reset_streams(1024);

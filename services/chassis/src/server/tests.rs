@@ -4,6 +4,7 @@
 mod connections;
 mod layers;
 mod streams;
+mod unread;
 
 use std::{
     pin::Pin,

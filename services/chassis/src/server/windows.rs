@@ -1,0 +1,46 @@
+//! HTTP/2 flow control: how many bytes of a body a peer may send before anybody has read them.
+//!
+//! A connection's window is as large as those of all its streams together. With a smaller one, a few streams that nobody reads
+//! use it up, and every other stream of the connection stops too (head-of-line blocking). What may lie unread in memory is
+//! bounded by the streams that there may be: the calls that a server admits, not the connections to it.
+
+/// A stream's window unless there are very many streams: what HTTP/2 has by default, enough for most messages.
+const STREAM: u32 = 64 * 1024;
+
+/// The largest window that HTTP/2 allows (RFC 9113, 6.9.1).
+const LARGEST: u32 = (1 << 31) - 1;
+
+/// The windows of one end of a connection, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Windows {
+    /// Of each stream.
+    pub stream: u32,
+    /// Of the connection.
+    pub connection: u32,
+}
+
+impl Windows {
+    /// The windows of a connection with up to `streams` streams at once.
+    #[must_use]
+    pub fn for_streams(streams: u32) -> Self {
+        let streams = streams.max(1);
+        let stream = (LARGEST / streams).min(STREAM);
+        Self { stream, connection: stream.saturating_mul(streams) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_connection_has_room_for_all_of_its_streams() {
+        for streams in [1, 1_000, 5_120, 32_767, 32_768, 1_001_024, u32::MAX] {
+            let windows = Windows::for_streams(streams);
+            let all = u64::from(windows.stream) * u64::from(streams);
+            assert!(windows.stream >= 1 && u64::from(windows.connection) == all, "{streams}: {windows:?}");
+            assert!(windows.connection <= LARGEST, "{streams}: {windows:?}");
+        }
+        assert_eq!(Windows::for_streams(5_120), Windows { stream: STREAM, connection: 320 * 1024 * 1024 });
+    }
+}
