@@ -1,6 +1,7 @@
 //! `cargo xtask`: the tools that people, and the pipeline, would otherwise type by hand.
 
 mod bench;
+mod chart;
 mod checkout;
 mod command;
 mod controls;
@@ -59,6 +60,12 @@ enum Task {
         #[arg(long, value_name = "DIR")]
         binaries: Option<PathBuf>,
     },
+    /// The Helm chart: lint, all ways to render it, and the tests of its templates
+    Chart {
+        /// Make values.schema.json and the table in its README anew from the comments in values.yaml
+        #[arg(long)]
+        update: bool,
+    },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
         /// Only controls whose patch has this in its name
@@ -73,6 +80,8 @@ fn main() -> ExitCode {
         Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
         Task::Bench { json, distributed } => bench::run(&checkout, json.as_deref(), distributed),
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
+        Task::Chart { update: false } => chart::test(&checkout, |_| ()),
+        Task::Chart { update: true } => chart::update(&checkout),
         Task::Controls { only: Some(part) } => controls::run(&checkout, &Selection::Named(&part)),
         Task::Controls { only: None } => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
     });

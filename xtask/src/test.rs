@@ -9,6 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
+    chart,
     checkout::Checkout,
     command,
     controls::{self, Selection},
@@ -33,10 +34,16 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     let mut build = checkout.cargo();
     build.args(["build", "--workspace", "--bins", "--tests", "--locked"]);
     steps.run("build", || command::run(&mut build))?;
+    let binaries = checkout.target().join("debug");
+    steps.run("chart", || {
+        chart::test(checkout, |tests| {
+            tests.env("PATH", &path).env("ETICKET_BINARIES", &binaries);
+        })
+    })?;
     let mut tests = checkout.cargo();
     tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     // Tells the tests that the binaries are built (integration-tests/src/binary.rs).
-    tests.env("PATH", path).env("ETICKET_BINARIES", checkout.target().join("debug"));
+    tests.env("PATH", path).env("ETICKET_BINARIES", binaries);
     if let Some(seeds) = rotation.seeds() {
         tests.env("SIMULATION_SEEDS", seeds);
     }

@@ -1,0 +1,108 @@
+package chart
+
+import (
+	"bufio"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	corev1 "k8s.io/api/core/v1"
+)
+
+// binary is a built program of ours, where `cargo xtask` has built them.
+func binary(t *testing.T, name string) string {
+	t.Helper()
+	folder := os.Getenv("ETICKET_BINARIES")
+	if folder == "" {
+		t.Skip("ETICKET_BINARIES names no built programs: `cargo xtask test` does")
+	}
+	return filepath.Join(folder, name)
+}
+
+// The programs themselves take the settings that the chart writes.
+func TestTheServersTakeTheirSettings(t *testing.T) {
+	for _, release := range []release{demo(), demo("config.reservation.upstream.ticket.retries=1", "config.ticket.sweep.interval_ms=500")} {
+		result := release.mustRender(t)
+		for name, text := range result.settings(t) {
+			output, err := checkConfig(t, result, name, text)
+			if err != nil || !strings.Contains(output, "listen") {
+				t.Errorf("%s: %v\n%s\n%s", name, err, output, text)
+			}
+			if output, err := checkConfig(t, result, name, text+"\nno_such_key = 1\n"); err == nil {
+				t.Errorf("%s takes anything: %s", name, output)
+			}
+		}
+	}
+}
+
+func checkConfig(t *testing.T, r rendered, name, text string) (string, error) {
+	t.Helper()
+	mounts := t.TempDir()
+	policy := named[*corev1.ConfigMap](r, "shop-eticket-pricing-policy").Data["policy.yaml"]
+	file := filepath.Join(mounts, "eticket.toml")
+	text = strings.ReplaceAll(text, "/etc/eticket/policy", mounts)
+	for path, content := range map[string]string{file: text, filepath.Join(mounts, "policy.yaml"): policy} {
+		if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	check := exec.Command(binary(t, "eticket-"+name), "--config", file, "--check-config")
+	check.Env = []string{}
+	for _, env := range r.pods()[name].Spec.Containers[0].Env {
+		check.Env = append(check.Env, env.Name+"="+env.Value)
+	}
+	output, err := check.CombinedOutput()
+	return string(output), err
+}
+
+// What `helm test` runs passes against the real servers, and fails where nobody answers.
+func TestTheScriptOfHelmTest(t *testing.T) {
+	gateway := startAllInOne(t)
+	script := func(address string) (string, error) {
+		test := exec.Command("sh", filepath.Join(folder, "files", "test.sh"))
+		test.Env = append(os.Environ(), "GATEWAY="+address, "PLAIN=1", "TOKEN=", "CA=")
+		output, err := test.CombinedOutput()
+		return string(output), err
+	}
+	output, err := script(gateway)
+	for _, step := range []string{"register", "view: priced", "reserve", "view: reserved", "cancel", "view: free again", "withdraw"} {
+		if err != nil || !strings.Contains(output, "ok   "+step+"\n") {
+			t.Fatalf("%s: %v\n%s", step, err, output)
+		}
+	}
+	if output, err := script("127.0.0.1:1"); err == nil || !strings.Contains(output, "FAIL register") {
+		t.Errorf("without a server: %v\n%s", err, output)
+	}
+}
+
+// startAllInOne starts the five servers in one process, and ends it with the test.
+func startAllInOne(t *testing.T) string {
+	t.Helper()
+	server := exec.Command(binary(t, "eticket"), "--data", t.TempDir())
+	for _, name := range components {
+		server.Env = append(server.Env, "ETICKET__"+strings.ToUpper(name)+"__LISTEN=127.0.0.1:0")
+	}
+	output, err := server.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := server.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = server.Process.Signal(syscall.SIGTERM)
+		if err := server.Wait(); err != nil {
+			t.Errorf("the servers ended with %v", err)
+		}
+	})
+	line, err := bufio.NewReader(output).ReadBytes('\n')
+	var ready struct{ Gateway string }
+	if err != nil || json.Unmarshal(line, &ready) != nil || ready.Gateway == "" {
+		t.Fatalf("not ready: %v %s", err, line)
+	}
+	return ready.Gateway
+}
