@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::bus::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState, matches};
+use eticket_chassis::bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, matches};
 
 /// A message with its place in its stream.
 pub type Stored = (u64, Arc<Message>);
@@ -170,6 +170,14 @@ impl Bus for TestBus {
         Ok(Self::state(self).current().messages.get(&sequence).map(|message| (**message).clone()))
     }
 
+    async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {
+        Err(Error::Unavailable("nobody compares here: the schedule is all there is".to_owned()))
+    }
+
+    async fn request(&self, _: &str, _: Bytes) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+
     async fn close(&self) {}
 }
 
@@ -221,6 +229,10 @@ impl Reader for InOrder {
         let found: Vec<Delivery> = above.map(|(sequence, message)| delivery((*sequence, message.clone()))).collect();
         self.after = found.last().map_or(self.after, |last| last.sequence);
         Ok(found)
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        Ok(self.bus.state().current().messages.range(self.after + 1..).next().is_none())
     }
 }
 

@@ -7,8 +7,9 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use eticket_chassis::bus::{
-    Bus, Consumer, Delivery, Error, Message, Reader, StreamState,
+    Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState,
     memory::{Memory, Stream},
 };
 use eticket_proto::headers;
@@ -164,6 +165,18 @@ impl Bus for Link {
         self.memory.message_at(self.wire.network.sequence_of(self.wire.wrong, &self.name, sequence)).await
     }
 
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        self.travel().await?;
+        self.memory.serve(service).await
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        self.travel().await?;
+        let response = self.memory.request(service, payload).await?;
+        self.travel().await?;
+        Ok(response)
+    }
+
     async fn close(&self) {
         self.memory.close().await;
     }
@@ -244,5 +257,10 @@ impl Reader for InOrder {
                 return Ok(batch);
             }
         }
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        self.wire.reached()?;
+        self.inner.is_at_end().await
     }
 }

@@ -1,5 +1,5 @@
 //! The bus port: an append-only stream of messages with an identity and sequences, durable consumers that acknowledge message by
-//! message, and ordered readers that keep their own position.
+//! message, and ordered readers that keep their own position. Beside the stream it carries requests to a service and their responses.
 //!
 //! Delivery is at least once and in any order; who reads goes by revisions. The stream keeps only the newest messages of each
 //! subject, and may be lost: services publish their states again when they meet a stream of another identity.
@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod contract;
 pub mod embedded;
+mod local;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 pub mod nats;
@@ -14,7 +15,8 @@ pub mod nats;
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use bytes::Bytes;
+pub use bytes::Bytes;
+use tokio::sync::oneshot;
 
 /// Messages kept of each subject: the newest always among them.
 pub const MESSAGES_PER_SUBJECT: u32 = 32;
@@ -90,8 +92,44 @@ pub trait Bus: Send + Sync {
     /// The message at a sequence; `None` if it is gone or not there yet.
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error>;
 
+    /// Takes requests to a service until what is returned is dropped. Of those that serve the same service one gets each request.
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error>;
+
+    /// Sends a request to one of those that serve a service, and returns its response; `None` if nobody serves it. Requests are not
+    /// part of the stream: nothing keeps them, and nobody repeats them.
+    ///
+    /// # Errors
+    /// `Unavailable` if the bus does not answer, or the one that got the request gives no response in a few seconds.
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error>;
+
     /// Stops taking messages and closes files or connections.
     async fn close(&self);
+}
+
+/// Requests to a service, as they come.
+#[async_trait]
+pub trait Requests: Send + Sync {
+    /// Waits for a request. Cancellation loses nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` once there will be no more: serve again.
+    async fn next(&mut self) -> Result<Request, Error>;
+}
+
+/// A request that waits for its response. If it is dropped the requester gets `Unavailable`, maybe only after its timeout.
+#[derive(Debug)]
+pub struct Request {
+    /// What is asked.
+    pub payload: Bytes,
+    response: oneshot::Sender<Bytes>,
+}
+
+impl Request {
+    /// Sends the response: below 1 MiB, which is as much as NATS carries.
+    pub fn respond(self, payload: Bytes) {
+        // A requester that no longer waits has gone.
+        let _ = self.response.send(payload);
+    }
 }
 
 /// One that shares the messages of a durable consumer. Dropped, what it has not acknowledged is delivered again.
@@ -115,6 +153,10 @@ pub trait Consumer: Send + Sync {
 pub trait Reader: Send + Sync {
     /// As [`Consumer::next`], in the order of sequences.
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error>;
+
+    /// Whether the stream has no message above those that `next` has returned. Its last sequence does not tell: the messages there
+    /// may have been purged or deleted.
+    async fn is_at_end(&mut self) -> Result<bool, Error>;
 }
 
 /// Whether a subject is one that a filter asks for.

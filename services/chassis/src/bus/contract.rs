@@ -19,6 +19,8 @@ pub(crate) async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
     a_restarted_consumer_reads_from_the_start(&*bus).await;
     the_newest_of_each_subject_is_kept(&*bus).await;
     readers_go_on_after_their_position(&*bus).await;
+    readers_know_the_end(&*bus).await;
+    requests_reach_one_of_those_that_serve(&*bus).await;
     waiting_for_a_message_loses_nothing_when_given_up(&*bus).await;
     let bus = positions_and_identity_outlive_the_process(bus, &open).await;
     bus.close().await;
@@ -153,6 +155,51 @@ async fn readers_go_on_after_their_position(bus: &dyn Bus) {
     }
     assert!(read.is_sorted_by_key(|delivery| delivery.sequence));
     assert_eq!(read[2].message.header("ce-id"), Some("read/3"));
+}
+
+async fn readers_know_the_end(bus: &dyn Bus) {
+    publish(bus, "end", 1..=2).await;
+    let position = bus.state().await.expect("state").last_sequence - 2;
+    let mut reader = bus.read(position).await.expect("a reader");
+    let mut read = 0;
+    while read < 2 {
+        assert!(!reader.is_at_end().await.expect("answered"), "{} are left", 2 - read);
+        read += tokio::time::timeout(BOUND, reader.next(1)).await.expect("in time").expect("read").len();
+    }
+    assert!(reader.is_at_end().await.expect("answered"));
+    publish(bus, "end", 3..=3).await;
+    assert!(!reader.is_at_end().await.expect("answered"));
+}
+
+async fn requests_reach_one_of_those_that_serve(bus: &dyn Bus) {
+    let ask = async |payload: &'static str| {
+        let response = tokio::time::timeout(BOUND, bus.request("audited", payload.into())).await.expect("in time");
+        response.expect("the bus answers").map(|response| String::from_utf8_lossy(&response).into_owned())
+    };
+    assert_eq!(ask("nobody is there").await, None);
+    let (mut one, mut two) = (bus.serve("audited").await.expect("served"), bus.serve("audited").await.expect("served"));
+    let before = bus.state().await.expect("state");
+    for _ in 0..4 {
+        let serve = async {
+            let (who, request) = tokio::select! {
+                request = one.next() => ("one", request),
+                request = two.next() => ("two", request),
+            };
+            let request = request.expect("a request");
+            assert_eq!(request.payload, "how many?");
+            request.respond(format!("{who} says four").into());
+        };
+        let (response, ()) = tokio::join!(ask("how many?"), serve);
+        assert!(["one says four", "two says four"].contains(&response.expect("a response").as_str()));
+    }
+    assert_eq!(bus.state().await.expect("state"), before, "requests are not part of the stream");
+    drop(one);
+    let serve = async { two.next().await.expect("a request").respond("two is left".into()) };
+    assert_eq!(tokio::join!(ask("who is there?"), serve).0.as_deref(), Some("two is left"));
+    drop(two);
+    // A server hears of it a moment later.
+    let gone = async { while ask("nobody is left").await.is_some() {} };
+    tokio::time::timeout(BOUND, gone).await.expect("in time");
 }
 
 async fn waiting_for_a_message_loses_nothing_when_given_up(bus: &dyn Bus) {

@@ -14,10 +14,11 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
-use super::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState};
+use super::{Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, local::Switchboard};
 use crate::tasks::Tasks;
 
 /// Newest messages kept in memory.
@@ -59,6 +60,7 @@ struct Shared {
     /// The newest sequence; consumers and readers wait for it to rise.
     last_sequence: watch::Sender<u64>,
     consumers: Mutex<HashMap<String, Arc<Mutex<Progress>>>>,
+    switchboard: Switchboard,
 }
 
 /// See the module.
@@ -84,6 +86,7 @@ impl Embedded {
             tail: Mutex::new(Tail { from: contents.last_sequence + 1, messages: BTreeMap::new() }),
             last_sequence: watch::Sender::new(contents.last_sequence),
             consumers: Mutex::new(consumers.collect()),
+            switchboard: Switchboard::default(),
         });
         let tasks = Tasks::new();
         let (orders, waiting) = mpsc::channel(QUEUE);
@@ -270,6 +273,14 @@ impl Bus for Embedded {
         Ok(self.shared.message_at(sequence).await?.map(|message| (*message).clone()))
     }
 
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        Ok(self.shared.switchboard.serve(service))
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        self.shared.switchboard.request(service, payload).await
+    }
+
     async fn close(&self) {
         self.tasks.stop().await;
     }
@@ -296,6 +307,10 @@ impl Reader for EmbeddedReader {
             }
             self.changes.changed().await.map_err(|_| closed())?;
         }
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        Ok(self.shared.messages_after(self.position).await?.is_empty())
     }
 }
 

@@ -14,11 +14,14 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use tokio::sync::Notify;
 
 pub use self::consumer::ACK_WAIT;
 use self::consumer::{Durable, MemoryConsumer};
-use super::{Bus, Consumer, Delivery, Error, MESSAGES_PER_SUBJECT, Message, Reader, StreamState};
+use super::{
+    Bus, Consumer, Delivery, Error, MESSAGES_PER_SUBJECT, Message, Reader, Requests, StreamState, local::Switchboard,
+};
 
 struct State {
     /// Counts the streams there have been.
@@ -35,6 +38,7 @@ struct State {
 
 struct Shared {
     state: Mutex<State>,
+    switchboard: Switchboard,
     /// Rung at everything that those who wait for messages should look at: in the order in which they wait, so that a
     /// simulation can be repeated.
     changes: Notify,
@@ -55,7 +59,7 @@ impl Default for Stream {
             subjects: BTreeMap::new(),
             consumers: BTreeMap::new(),
         };
-        Self(Arc::new(Shared { state: Mutex::new(state), changes: Notify::new() }))
+        Self(Arc::new(Shared { state: Mutex::new(state), switchboard: Switchboard::default(), changes: Notify::new() }))
     }
 }
 
@@ -117,6 +121,16 @@ impl Stream {
         state.consumers.retain(|_, consumer| !consumer.is_beyond(last));
         drop(state);
         self.changed();
+    }
+}
+
+impl Stream {
+    /// Messages are lost, and nobody is told: `lost` decides by sequence and message. Sequences stay given.
+    pub fn lose(&self, lost: impl Fn(u64, &Message) -> bool) {
+        let mut state = self.state();
+        let State { messages, subjects, .. } = &mut *state;
+        messages.retain(|sequence, message| !lost(*sequence, message));
+        subjects.values_mut().for_each(|sequences| sequences.retain(|sequence| messages.contains_key(sequence)));
     }
 }
 
@@ -215,6 +229,16 @@ impl Bus for Memory {
         Ok(Self::state(self)?.messages.get(&sequence).map(|message| (**message).clone()))
     }
 
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        drop(Self::state(self)?);
+        Ok(self.stream.0.switchboard.serve(service))
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        drop(Self::state(self)?);
+        self.stream.0.switchboard.request(service, payload).await
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
     }
@@ -250,6 +274,12 @@ impl Reader for MemoryReader {
             changed.await;
         }
     }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        let state = self.stream.state();
+        self.attachment.check(&state)?;
+        Ok(state.messages.range(self.position + 1..).next().is_none())
+    }
 }
 
 fn delivery(sequence: u64, attempts: u32, message: &Arc<Message>) -> Delivery {
@@ -284,6 +314,18 @@ mod tests {
         assert!(matches!(consumer.next(1).await, Err(Error::StreamChanged)));
         assert!(matches!(consumer.ack(&[1]).await, Err(Error::StreamChanged)));
         assert_eq!(stream.append(message("a.1", 2)), 1);
+    }
+
+    #[tokio::test]
+    async fn messages_that_are_lost_leave_their_places_empty() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        (1..=3).for_each(|number| assert_eq!(stream.append(message("a.1", number)), u64::from(number)));
+        stream.lose(|sequence, _| sequence != 2);
+        assert_eq!(Bus::state(&bus).await.unwrap().last_sequence, 3);
+        let mut reader = bus.read(0).await.unwrap();
+        assert_eq!(reader.next(9).await.unwrap()[0].sequence, 2);
+        assert!(reader.is_at_end().await.unwrap(), "though the stream has given another place");
     }
 
     #[tokio::test]

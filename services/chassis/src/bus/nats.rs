@@ -2,7 +2,8 @@
 //!
 //! It speaks JetStream's own interface over the connection, not the client's objects for it: what the server returns is compared
 //! with what was asked setting by setting, requests for messages outlive the call that waits, and each wait has a bound.
-//! A user of the server needs the rights to publish to `eticket.v1.>`, `$JS.API.>` and `$JS.ACK.>`, and to subscribe to `_INBOX.>`.
+//! A user of the server needs the rights to publish to `eticket.v1.>`, `$JS.API.>` and `$JS.ACK.>`, and to subscribe to `_INBOX.>`;
+//! for the comparison with the owners also to publish and subscribe to `eticket.audit.v1.*`, and to publish to `_INBOX.>`.
 
 pub(crate) mod address;
 mod connection;
@@ -12,11 +13,13 @@ mod message;
 mod percent;
 mod pull;
 mod reader;
+mod requests;
 mod stream;
 
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use serde_json::json;
 
 use self::{
@@ -25,9 +28,10 @@ use self::{
     durable::Durable,
     message::{Stored, headers_of},
     reader::NatsReader,
+    requests::NatsRequests,
     stream::{STREAM, Stream},
 };
-use super::{Bus, Consumer, Error, Message, Reader, StreamState};
+use super::{Bus, Consumer, Error, Message, Reader, Requests, StreamState};
 use crate::{
     config::{self, bus::BusConfig, urls},
     tasks::Tasks,
@@ -138,6 +142,15 @@ impl Bus for Nats {
             Err(Failure::Refused(refusal)) if refusal.is_no_message() || refusal.is_stream_not_found() => Ok(None),
             Err(failure) => Err(self.stream.explain(failure)),
         }
+    }
+
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        let connection = self.stream.connection.clone();
+        Ok(Box::new(NatsRequests::serve(connection, self.tasks.clone(), service).await?))
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        requests::request(&self.stream.connection, service, payload).await
     }
 
     async fn close(&self) {

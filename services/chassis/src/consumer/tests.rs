@@ -270,6 +270,12 @@ impl Bus for LostMeanwhile {
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, bus::Error> {
         self.bus.message_at(sequence).await
     }
+    async fn serve(&self, service: &str) -> Result<Box<dyn bus::Requests>, bus::Error> {
+        self.bus.serve(service).await
+    }
+    async fn request(&self, service: &str, payload: bytes::Bytes) -> Result<Option<bytes::Bytes>, bus::Error> {
+        self.bus.request(service, payload).await
+    }
     async fn close(&self) {}
 }
 

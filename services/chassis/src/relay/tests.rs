@@ -13,7 +13,7 @@ use sqlx::{SqliteConnection, migrate::Migrator};
 
 use super::*;
 use crate::{
-    bus::{Consumer, Reader, StreamState},
+    bus::{Consumer, Reader, Requests, StreamState},
     clock::SystemClock,
     store::{
         Commit, Work,
@@ -62,6 +62,12 @@ impl Bus for TestBus {
         unreachable!("the relay only publishes")
     }
     async fn message_at(&self, _: u64) -> Result<Option<Message>, bus::Error> {
+        unreachable!("the relay only publishes")
+    }
+    async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, bus::Error> {
+        unreachable!("the relay only publishes")
+    }
+    async fn request(&self, _: &str, _: bytes::Bytes) -> Result<Option<bytes::Bytes>, bus::Error> {
         unreachable!("the relay only publishes")
     }
     async fn close(&self) {}

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::bus::{Bus, Consumer, Delivery, Error, Message, Reader, StreamState};
+use eticket_chassis::bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState};
 use tokio::sync::watch;
 
 pub(super) struct MemoryBus {
@@ -91,6 +91,14 @@ impl Bus for MemoryBus {
         Ok(index.and_then(|index| state.messages.get(index)).map(|message| (**message).clone()))
     }
 
+    async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {
+        Err(Error::Unavailable("the view serves nothing".to_owned()))
+    }
+
+    async fn request(&self, _: &str, _: Bytes) -> Result<Option<Bytes>, Error> {
+        Ok(None)
+    }
+
     async fn close(&self) {}
 }
 
@@ -126,5 +134,9 @@ impl Reader for MemoryReader {
             let more = tokio::time::timeout(Duration::from_secs(20), self.changed.changed()).await;
             more.map_err(|_| Error::Unavailable("nothing more came".to_owned()))?.unwrap();
         }
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        Ok(self.state.lock().unwrap().messages.len() <= self.after)
     }
 }

@@ -235,17 +235,7 @@ impl Connection {
         payload: Bytes,
     ) -> Result<T, Failure> {
         let subject = subject.into();
-        let client = self.client().await.map_err(Failure::Bus)?;
-        let request = Request { headers, ..Request::new().payload(payload).timeout(Some(self.bounds.request)) };
-        let answer = tokio::select! {
-            answer = client.send_request(subject.clone(), request) => answer,
-            () = self.lost() => return Err(Failure::Unanswered(self.not_connected())),
-        };
-        let answer = answer.map_err(|error| match error.kind() {
-            RequestErrorKind::NoResponders => Failure::NoResponders,
-            RequestErrorKind::TimedOut => Failure::Unanswered(self.unanswered(&subject)),
-            _ => Failure::Bus(Error::Unavailable(format!("{subject} to {}: {}", self.target.shown, chain(&error)))),
-        })?;
+        let answer = self.request(subject.clone(), headers, payload).await?;
         match serde_json::from_slice(&answer.payload) {
             Ok(Answer::Given(value)) => Ok(value),
             Ok(Answer::Refused { error }) => Err(Failure::Refused(error)),
@@ -254,6 +244,27 @@ impl Connection {
                 self.target.shown
             )))),
         }
+    }
+
+    /// Sends a request to whoever listens to a subject, and returns the answer as it came.
+    pub(super) async fn request(
+        &self,
+        subject: impl Into<Subject>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<async_nats::Message, Failure> {
+        let subject = subject.into();
+        let client = self.client().await.map_err(Failure::Bus)?;
+        let request = Request { headers, ..Request::new().payload(payload).timeout(Some(self.bounds.request)) };
+        let answer = tokio::select! {
+            answer = client.send_request(subject.clone(), request) => answer,
+            () = self.lost() => return Err(Failure::Unanswered(self.not_connected())),
+        };
+        answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Failure::NoResponders,
+            RequestErrorKind::TimedOut => Failure::Unanswered(self.unanswered(&subject)),
+            _ => Failure::Bus(Error::Unavailable(format!("{subject} to {}: {}", self.target.shown, chain(&error)))),
+        })
     }
 
     /// Waits until this connection ends: what was asked over it is not answered any more.

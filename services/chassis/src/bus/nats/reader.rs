@@ -141,6 +141,13 @@ impl Reader for NatsReader {
         }
         Ok(self.ready.drain(..most.min(self.ready.len())).collect())
     }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        let Some(info) = durable::info(&self.stream, &self.name).await? else {
+            return Err(self.gone("it is not there").await);
+        };
+        Ok(self.ready.is_empty() && info.num_pending == 0 && info.delivered.consumer_seq == self.delivered)
+    }
 }
 
 impl Drop for NatsReader {

@@ -1,6 +1,12 @@
 //! The stream: made where it is missing, and refused where it is not as it must be.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -77,6 +83,8 @@ pub(super) struct Stream {
     pub(super) connection: Arc<Connection>,
     replicas: u8,
     checked: Mutex<Checked>,
+    /// The connection whose server does not protect the stream: it is not asked again.
+    unprotected_on: AtomicU64,
 }
 
 #[derive(Default)]
@@ -97,12 +105,12 @@ impl Checked {
 
 impl Stream {
     pub(super) fn new(connection: Arc<Connection>, replicas: u8) -> Self {
-        Self { connection, replicas, checked: Mutex::default() }
+        Self { connection, replicas, checked: Mutex::default(), unprotected_on: AtomicU64::new(0) }
     }
 
     /// What is asked of the stream. The newest messages of each subject, whatever their age and number: nothing else may take
     /// messages out.
-    fn asked(&self) -> Value {
+    pub(super) fn asked(&self) -> Value {
         json!({
             "name": STREAM,
             "subjects": [SUBJECTS],
@@ -117,6 +125,11 @@ impl Stream {
             "no_ack": false,
             "sealed": false,
         })
+    }
+
+    /// What is asked when the stream is made.
+    fn asked_at_first(&self) -> Value {
+        with(&self.asked(), &protection())
     }
 
     /// The stream as it is now: right in all that was asked, made if there was none.
@@ -150,7 +163,7 @@ impl Stream {
         };
         let info = info.map_err(|failure| self.explain(failure))?;
         match differences(&self.asked(), &info.config).first() {
-            None => Ok(info),
+            None => self.protect(info).await,
             Some(difference) => {
                 let shown = self.connection.shown();
                 let help = "change it with `nats stream edit`, or delete the stream: it is made anew, and filled again";
@@ -163,8 +176,34 @@ impl Stream {
         self.api(&format!("STREAM.INFO.{STREAM}"), &json!({})).await
     }
 
+    /// Turns the protection on where an older program, or a person, made the stream without it. A server that does not know these
+    /// settings, or refuses the change, is used all the same: the comparison with the owners repairs what is lost there.
+    async fn protect(&self, info: StreamInfo) -> Result<StreamInfo, Error> {
+        let number = self.connection.connected().await?;
+        if differences(&protection(), &info.config).is_empty() || self.unprotected_on.load(Ordering::Relaxed) == number
+        {
+            return Ok(info);
+        }
+        let config = with(&info.config, &protection());
+        let reason = match self.api::<StreamInfo>(&format!("STREAM.UPDATE.{STREAM}"), &config).await {
+            Ok(updated) if differences(&protection(), &updated.config).is_empty() => {
+                tracing::info!(
+                    bus = self.connection.shown(),
+                    "protected the stream {STREAM} from purges and deletions"
+                );
+                return Ok(updated);
+            }
+            Ok(_) => "the server does not know deny_purge and deny_delete".to_owned(),
+            Err(Failure::Refused(Refusal { code, description })) => format!("{description} ({code})"),
+            Err(failure) => return Err(self.explain(failure)),
+        };
+        self.unprotected_on.store(number, Ordering::Relaxed);
+        tracing::warn!(bus = self.connection.shown(), reason, "the stream {STREAM} is not protected from purges");
+        Ok(info)
+    }
+
     async fn make(&self) -> Result<StreamInfo, Failure> {
-        match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.asked()).await {
+        match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.asked_at_first()).await {
             Ok(info) => {
                 tracing::info!(bus = self.connection.shown(), created = %info.created, "made the stream {STREAM}");
                 Ok(info)
@@ -250,6 +289,18 @@ impl Stream {
         };
         Error::Unavailable(text)
     }
+}
+
+/// Nothing in this project purges the stream or deletes messages, and a server allows an update to turn these on, never off.
+fn protection() -> Value {
+    json!({ "deny_purge": true, "deny_delete": true })
+}
+
+/// The settings of both; those of `more` win.
+fn with(settings: &Value, more: &Value) -> Value {
+    let mut all = settings.as_object().cloned().unwrap_or_default();
+    all.extend(more.as_object().cloned().unwrap_or_default());
+    Value::Object(all)
 }
 
 /// What the server answers once a message is stored.

@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
 };
 
-use super::*;
+use super::{super::stream::differences, *};
 
 async fn api(bus: &Nats, question: &str, payload: &Value) -> Value {
     bus.stream.api(question, payload).await.unwrap()
@@ -50,6 +50,66 @@ async fn a_stream_with_other_settings_is_refused_and_left_alone() {
     }
     api(&bus, "STREAM.CREATE.ETICKET", &right).await;
     eventually("a publish", async || bus.publish(message("x", 1)).await.ok()).await;
+}
+
+async fn refusal(bus: &Nats, question: &str, payload: &Value) -> String {
+    match bus.stream.api::<Value>(question, payload).await {
+        Err(Failure::Refused(refusal)) => refusal.description,
+        outcome => panic!("{question} is not refused: {outcome:?}"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn nobody_can_purge_the_stream_or_delete_its_messages() {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    // Made by this program, and by one that did not protect it.
+    for unprotected in [None, Some(bus.stream.asked())] {
+        if let Some(asked) = unprotected {
+            api(&bus, "STREAM.DELETE.ETICKET", &json!({})).await;
+            let made = api(&bus, "STREAM.CREATE.ETICKET", &asked).await;
+            assert_ne!(made["config"]["deny_purge"], json!(true));
+        }
+        eventually("a publish", async || bus.publish(message("x", 1)).await.ok()).await;
+        bus.state().await.unwrap();
+        for (question, payload) in [
+            ("STREAM.PURGE.ETICKET", json!({})),
+            ("STREAM.PURGE.ETICKET", json!({ "seq": 1 })),
+            ("STREAM.MSG.DELETE.ETICKET", json!({ "seq": 1 })),
+        ] {
+            let said = refusal(&bus, question, &payload).await;
+            assert!(said.contains("not permitted"), "{said}");
+        }
+        assert!(bus.message_at(1).await.unwrap().is_some());
+    }
+    let config = api(&bus, "STREAM.INFO.ETICKET", &json!({})).await["config"].take();
+    assert_eq!(differences(&bus.stream.asked(), &config), [""; 0], "nothing else was changed");
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn the_end_of_a_stream_that_has_lost_messages_is_known() {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    api(&bus, "STREAM.CREATE.ETICKET", &bus.stream.asked()).await;
+    for number in 1..=3 {
+        let Message { subject, body, .. } = message("x", number);
+        let stored = bus.stream.connection.ask::<Value>(subject, None, body).await.unwrap();
+        assert_eq!(stored["seq"], number);
+    }
+    // Before anybody protects the stream.
+    api(&bus, "STREAM.MSG.DELETE.ETICKET", &json!({ "seq": 3 })).await;
+    let mut reader = bus.read(0).await.unwrap();
+    let mut read = 0;
+    while read < 2 {
+        assert!(!reader.is_at_end().await.unwrap());
+        read += in_time(reader.next(10)).await.unwrap().len();
+    }
+    assert_eq!(bus.state().await.unwrap().last_sequence, 3);
+    assert!(reader.is_at_end().await.unwrap(), "nothing comes any more");
+    assert_eq!(bus.publish(message("x", 4)).await.unwrap(), 4);
+    assert_eq!(in_time(reader.next(10)).await.unwrap()[0].sequence, 4);
 }
 
 /// While nothing has happened nobody looks; over another connection it may be another server.
