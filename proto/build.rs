@@ -2,13 +2,14 @@
 
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 8] = [
+const FILES: [&str; 9] = [
     "eticket/ticket/v1/ticket.proto",
     "eticket/reservation/v1/reservation.proto",
     "eticket/pricing/v1/pricing.proto",
     "eticket/query/v1/query.proto",
     "eticket/operations/v1/operations.proto",
     "eticket/event/v1/event.proto",
+    "eticket/audit/v1/audit.proto",
     "eticket/error/v1/error.proto",
     // Not used by the others, but tools that show an error's details ask reflection for it.
     "third_party/google/rpc/error_details.proto",

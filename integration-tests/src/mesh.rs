@@ -1,7 +1,7 @@
 //! The distributed form under test: replicas of each service in processes of their own, over a PostgreSQL and a nats-server of
 //! the test's.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 use eticket_local_servers::{
     layout::{self, GATEWAY, Ground, Process, SERVICES},
@@ -89,6 +89,7 @@ impl Plan {
 pub struct Replica {
     launch: Launch,
     address: String,
+    data: Option<PathBuf>,
     process: Option<Eticket>,
 }
 
@@ -98,7 +99,8 @@ impl Replica {
         let launch = process.keys.iter().fold(launch, |launch, (key, value)| launch.key(key, value));
         let own = plan.keys.iter().filter(|(of, ..)| *of == process.service);
         let launch = own.fold(launch, |launch, (_, key, value)| launch.key(key, value));
-        Self { launch, address: process.address, process: None }
+        let data = process.keys.get("data").map(PathBuf::from);
+        Self { launch, address: process.address, data, process: None }
     }
 
     pub fn address(&self) -> &str {
@@ -114,6 +116,15 @@ impl Replica {
     /// Starts it and waits until it is ready.
     pub async fn start(&mut self) {
         self.process = Some(self.launch.clone().start().await);
+    }
+
+    /// Deletes its data folder: started again it is a new one.
+    ///
+    /// # Panics
+    /// If it runs, or has none.
+    pub fn forget(&mut self) {
+        assert!(self.process.is_none(), "it runs");
+        fs::remove_dir_all(self.data.as_ref().expect("a data folder")).expect("deleted");
     }
 
     /// kill -9.

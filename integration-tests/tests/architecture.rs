@@ -18,14 +18,15 @@ const SEE_ALL: [&str; 2] = ["eticket", "eticket-integration-tests"];
 const FOR_TESTS: &str = "eticket-local-servers";
 
 /// Modules of `eticket_proto` that are messages.
-const MESSAGES: [&str; 8] = ["ticket", "reservation", "pricing", "query", "operations", "event", "rpc", "type"];
+const MESSAGES: [&str; 9] =
+    ["audit", "ticket", "reservation", "pricing", "query", "operations", "event", "rpc", "type"];
 /// What a domain may name beside its own and std: no I/O, nothing asynchronous, no messages, no rows.
 const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "thiserror", "uuid"];
 /// What the domain may know of the contract: identifiers, grades, and the value that a token carries.
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
 /// What the chassis may know of the contract: nothing of the business. Of tokens it seals pages only.
-const CHASSIS_PROTO: [&str; 9] =
-    ["operations", "error", "error_text", "headers", "time", "health", "token", "DESCRIPTORS", "ERROR_DOMAIN"];
+const CHASSIS_PROTO: [&str; 10] =
+    ["audit", "operations", "error", "error_text", "headers", "time", "health", "token", "DESCRIPTORS", "ERROR_DOMAIN"];
 
 struct Package {
     name: String,

@@ -47,6 +47,8 @@ async fn the_defaults_are_those_of_the_documentation() {
         "[ticket.fault]\nerror_ratio = 0.0\nlatency_ms = 0\nonly = \"\"",
         "[ticket.idempotency]\nkept_hours = 48",
         "[reservation.idempotency]\nkept_hours = 48",
+        "[pricing.audit]\nconfirm_after_ms = 10000\nrows_per_second = 200",
+        "[query.audit]\nconfirm_after_ms = 10000\nrows_per_second = 200",
         "[admin]\nlisten = \"127.0.0.1:0\"",
         "[bus]\nreplicas = 1\nurl = \"embedded\"",
     ] {

@@ -201,6 +201,26 @@ impl Nats {
         Ok(fs::remove_dir_all(self.folder.join("jetstream"))?)
     }
 
+    /// Keeps a copy of all that JetStream has stored, as a backup does; only while it does not run.
+    ///
+    /// # Errors
+    /// If it runs, or the files cannot be copied.
+    pub fn keep_copy(&mut self) -> Result<()> {
+        if self.program.is_some() {
+            bail!("nats-server runs");
+        }
+        copy(&self.folder.join("jetstream"), &self.folder.join("copy"))
+    }
+
+    /// Puts that copy in the place of what JetStream has stored since; only while it does not run.
+    ///
+    /// # Errors
+    /// If it runs, or the files cannot be copied.
+    pub fn restore_copy(&mut self) -> Result<()> {
+        self.wipe()?;
+        copy(&self.folder.join("copy"), &self.folder.join("jetstream"))
+    }
+
     /// What it has logged.
     #[must_use]
     pub fn log(&self) -> String {
@@ -216,6 +236,20 @@ impl Nats {
     fn log_file(&self) -> PathBuf {
         self.folder.join("log")
     }
+}
+
+/// A folder with all that is in it.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        let target = to.join(entry.file_name());
+        match entry.file_type()?.is_dir() {
+            true => copy(&entry.path(), &target)?,
+            false => fs::copy(entry.path(), target).map(drop)?,
+        }
+    }
+    Ok(())
 }
 
 fn healthy(monitor: u16) -> bool {

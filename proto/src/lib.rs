@@ -54,6 +54,11 @@ mod generated {
                 tonic::include_proto!("eticket.event.v1");
             }
         }
+        pub mod audit {
+            pub mod v1 {
+                tonic::include_proto!("eticket.audit.v1");
+            }
+        }
         pub mod error {
             pub mod v1 {
                 tonic::include_proto!("eticket.error.v1");
@@ -71,7 +76,7 @@ mod generated {
 }
 
 pub use generated::eticket::{
-    error::v1 as error, event::v1 as event, operations::v1 as operations, pricing::v1 as pricing, query::v1 as query,
-    reservation::v1 as reservation, ticket::v1 as ticket,
+    audit::v1 as audit, error::v1 as error, event::v1 as event, operations::v1 as operations, pricing::v1 as pricing,
+    query::v1 as query, reservation::v1 as reservation, ticket::v1 as ticket,
 };
 pub use generated::google::{rpc, r#type};

@@ -21,6 +21,23 @@ pub fn reservation(ticket: &TicketId, reservation: ReservationId) -> String {
     format!("eticket.v1.reservation.{ticket}.{reservation}")
 }
 
+/// The ticket that a ticket event's subject names.
+pub fn ticket_of(subject: &str) -> Option<TicketId> {
+    subject.strip_prefix("eticket.v1.ticket.")?.parse().ok()
+}
+
+/// The ticket that a price event's subject names.
+pub fn price_of(subject: &str) -> Option<TicketId> {
+    subject.strip_prefix("eticket.v1.price.")?.parse().ok()
+}
+
+/// What a reservation event's subject names: a ticket, and one of its reservations; none where it is the closing of its ledger.
+pub fn reservation_of(subject: &str) -> Option<(TicketId, Option<ReservationId>)> {
+    let (ticket, rest) = subject.strip_prefix("eticket.v1.reservation.")?.split_once('.')?;
+    let reservation = if rest == "closed" { None } else { Some(rest.parse().ok()?) };
+    Some((ticket.parse().ok()?, reservation))
+}
+
 /// For a ledger that was closed while nobody held the ticket.
 pub fn reservations_closed(ticket: &TicketId) -> String {
     format!("eticket.v1.reservation.{ticket}.closed")
@@ -28,4 +45,21 @@ pub fn reservations_closed(ticket: &TicketId) -> String {
 
 pub fn price(ticket: &TicketId) -> String {
     format!("eticket.v1.price.{ticket}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn subjects_name_what_they_were_made_of() {
+        let (id, reservation_id): (TicketId, ReservationId) =
+            ("t-1".parse().unwrap(), "0199a0e0-0000-7000-8000-000000000001".parse().unwrap());
+        assert_eq!(ticket_of(&ticket(&id)), Some(id.clone()));
+        assert_eq!(price_of(&price(&id)), Some(id.clone()));
+        assert_eq!(reservation_of(&reservation(&id, reservation_id)), Some((id.clone(), Some(reservation_id))));
+        assert_eq!(reservation_of(&reservations_closed(&id)), Some((id.clone(), None)));
+        assert_eq!(ticket_of(&price(&id)), None);
+        assert_eq!(reservation_of("eticket.v1.reservation.t-1.x"), None);
+    }
 }

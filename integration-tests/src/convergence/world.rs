@@ -181,6 +181,7 @@ async fn reader(folder: &tempfile::TempDir, bus: &TestBus, clock: &Arc<ManualClo
         health: health(),
         turn: Arc::default(),
         reattach: Arc::new(Notify::new()),
+        reached_end: None,
     }
 }
 

@@ -257,6 +257,10 @@ impl<T: TakeIn> TakeIn for Heard<T> {
         self.events.park(parked).await
     }
 
+    async fn missing(&self, events: &[T::Event]) -> Result<Vec<bool>, batch::Error> {
+        self.events.missing(events).await
+    }
+
     async fn count(&self) -> Result<u64, batch::Error> {
         self.events.count().await
     }

@@ -7,6 +7,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
+    audit::{Comparer, Owner, Responder, TakenIn},
     bus::Bus,
     clock::SharedClock,
     consumer::{Consumer, TakeIn},
@@ -58,6 +59,15 @@ impl Background {
     /// For what submits to the writer by itself, as a sweeper does.
     pub fn intake_tasks(&self) -> &Tasks {
         &self.intake
+    }
+
+    /// Answers those that keep this service's states, and compares what it keeps itself with its owners.
+    pub fn audit<T: TakeIn>(&self, owner: Arc<dyn Owner>, comparer: Comparer, take_in: Arc<T>) {
+        let (bus, store) = (comparer.bus.clone(), self.store.clone());
+        let responder = Responder { service: self.service, bus, owner, store: store.clone() };
+        self.intake.spawn("audit-responder", responder.run(self.intake.stopping()));
+        let replica = Arc::new(TakenIn { take_in, store });
+        self.intake.spawn("audit-comparer", comparer.run(replica, self.intake.stopping()));
     }
 
     /// Starts taking events in, sending them, and looking after the store. `outbox_written` wakes the relay.

@@ -82,6 +82,9 @@ pub trait TakeIn: Send + Sync + 'static {
     /// Sets a message aside.
     async fn park(&self, parked: Parked) -> Result<(), batch::Error>;
 
+    /// Which of these events are newer than what is applied, from one read of the store. An event that would have no effect is not.
+    async fn missing(&self, events: &[Self::Event]) -> Result<Vec<bool>, batch::Error>;
+
     /// How many states [`TakeIn::republish`] would send now.
     async fn count(&self) -> Result<u64, batch::Error>;
 

@@ -30,6 +30,7 @@ pub mod client;
 pub mod batch;
 pub mod store;
 
+pub mod audit;
 pub mod background;
 pub mod bus;
 pub mod consumer;

@@ -4,6 +4,8 @@
 //! The policy in force is read in that transaction too: a replica that has not heard of the newest version never computes by an
 //! older one.
 
+pub mod audit;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
@@ -44,6 +46,9 @@ pub struct PricingRows {
 #[async_trait]
 pub trait PriceStore: Commit<Keys = BTreeSet<TicketId>, Rows = PricingRows> + 'static {
     async fn row(&self, id: &TicketId) -> Result<Option<Row>, store::Error>;
+
+    /// Those of the rows of these tickets that there are, also without a price.
+    async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, store::Error>;
 
     /// Rows that have a price, with ids above `after`, in the order of their ids.
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, store::Error>;

@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use eticket_chassis::config::{Error, within};
+use eticket_chassis::config::{AuditConfig, Error, within};
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::Policy, policy_file};
@@ -12,6 +12,7 @@ use crate::{domain::Policy, policy_file};
 #[serde(deny_unknown_fields)]
 pub struct Config {
     pub policy: PolicyConfig,
+    pub audit: AuditConfig,
 }
 
 /// `policy.*`.
@@ -54,6 +55,7 @@ impl Config {
     /// The first value that makes no sense.
     pub fn check(&self) -> Result<(), Error> {
         within("policy.reload_interval_ms", self.policy.reload_interval_ms, 10, 3_600_000)?;
+        self.audit.check()?;
         self.policy.read().map(drop)
     }
 }
@@ -63,7 +65,8 @@ mod tests {
     use super::*;
 
     fn config(file: Option<PathBuf>) -> Config {
-        Config { policy: PolicyConfig { file, reload_interval_ms: 2_000 } }
+        let audit = AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
+        Config { policy: PolicyConfig { file, reload_interval_ms: 2_000 }, audit }
     }
 
     #[test]

@@ -16,6 +16,7 @@ mod tests;
 use std::sync::Arc;
 
 use eticket_chassis::{
+    audit::Comparer,
     background::Background,
     batch::{Batches, Limits},
     config::{self as chassis_config, Settings},
@@ -34,7 +35,7 @@ use eticket_proto::{
 
 pub use crate::config::Config;
 use crate::{
-    application::{PriceStore, PriceWriter, Prices},
+    application::{PriceStore, PriceWriter, Prices, audit::PriceStates},
     inbound::{
         events::{Events, FILTERS},
         grpc::Grpc,
@@ -66,7 +67,7 @@ impl Service for Pricing {
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
 
         let store = store_of(opened);
-        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
+        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
         let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
         let prices = Prices::new(store, jobs);
         let events = Arc::new(Events { prices: prices.clone() });
@@ -74,6 +75,14 @@ impl Service for Pricing {
         policy_watch::offer(&prices, policy)
             .await
             .map_err(|error| StartError::unavailable("the pricing policy cannot be stored", error))?;
+
+        let states = Arc::new(PriceStates::new(prices.clone(), Arc::new(Protobuf), clock));
+        let comparer = Comparer {
+            service: Self::NAME,
+            owners: &["ticket", "reservation"],
+            bus: bus.clone(),
+            config: config.audit,
+        };
 
         let operations = Operations {
             consumer: Self::NAME,
@@ -91,6 +100,7 @@ impl Service for Pricing {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
+        background.audit(states, comparer, events.clone());
         background.start(bus, outbox_written, events, FILTERS);
         let interval = config.policy.reload_interval();
         let watch = PolicyWatch::new(prices, config.policy.file);

@@ -50,7 +50,8 @@ impl Fixture {
         let mut context = Context::new(Pricing::NAME, Settings::for_tests());
         context.data = Some(DataFolder::open(folder.path()).expect("free"));
         context.bus = Some(bus.clone());
-        let config = Config { policy: PolicyConfig { file: None, reload_interval_ms: 2_000 } };
+        let audit = eticket_chassis::config::AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
+        let config = Config { policy: PolicyConfig { file: None, reload_interval_ms: 2_000 }, audit };
         let running = Pricing::build(&context, config).await.expect("built");
         let channel = Channel::from_shared(format!("http://{}", running.address())).expect("an address");
         Self { client: PricingServiceClient::new(channel.connect_lazy()), bus, running, _folder: folder }

@@ -5,6 +5,7 @@
 
 pub mod changes;
 pub mod compare;
+pub mod completeness;
 pub mod listing;
 pub mod reader;
 pub mod rebuild;
@@ -96,6 +97,8 @@ pub struct Counts {
     pub tickets: i64,
     pub prices: i64,
     pub reservations: i64,
+    /// Tickets that can never be reserved again.
+    pub closed_ledgers: i64,
 }
 
 /// Where the view is kept.

@@ -2,7 +2,7 @@
 
 use eticket_chassis::{
     client::balance::Targets,
-    config::{Error, within},
+    config::{AuditConfig, Error, within},
 };
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,8 @@ pub struct Config {
     /// Where the owners are, for comparisons; nothing else needs them.
     #[serde(default)]
     pub upstream: Upstreams,
+    /// How it is compared with the owners all the time.
+    pub audit: AuditConfig,
 }
 
 /// How many there may be.
@@ -55,7 +57,8 @@ impl Config {
     /// The first value that is wrong.
     pub fn check(&self) -> Result<(), Error> {
         within("wait.most", self.wait.most, 1, 1_000_000)?;
-        within("watch.most", self.watch.most, 1, 1_000_000)
+        within("watch.most", self.watch.most, 1, 1_000_000)?;
+        self.audit.check()
     }
 }
 
@@ -63,7 +66,7 @@ impl Config {
 mod tests {
     use super::*;
 
-    const DEFAULTS: &str = "wait.most = 1\nwatch.most = 1\n";
+    const DEFAULTS: &str = "wait.most = 1\nwatch.most = 1\naudit.rows_per_second = 1\naudit.confirm_after_ms = 1000\n";
 
     fn parse(more: &str) -> Result<Config, toml::de::Error> {
         toml::from_str(&format!("{DEFAULTS}{more}"))

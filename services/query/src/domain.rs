@@ -186,6 +186,18 @@ pub fn is_news(known: Option<&Reservation>, seen: &Reservation) -> bool {
 }
 
 /// Derived when asked, never stored: the clock alone may change it.
+/// Whether a row, and that of the reservation that the event speaks of, are older than the event.
+pub fn is_missing(view: Option<&View>, reservation: Option<&Reservation>, event: &Event) -> bool {
+    match event {
+        Event::Ticket(part) => part.revision > view.and_then(|view| view.ticket.as_ref()).map_or(0, |it| it.revision),
+        Event::Price(part) => part.revision > view.and_then(|view| view.price.as_ref()).map_or(0, |it| it.revision),
+        Event::Ledger(part, seen) => {
+            let is_news = seen.as_ref().is_some_and(|seen| is_news(reservation, seen));
+            is_news || part.revision > view.map_or(0, |view| view.ledger.revision)
+        }
+    }
+}
+
 pub fn status(ticket: &TicketPart, now: DateTime<Utc>) -> TicketStatus {
     if ticket.withdrawn {
         TicketStatus::Withdrawn

@@ -12,6 +12,7 @@ mod tests;
 use std::{path::Path, sync::Arc, time::Duration};
 
 use eticket_chassis::{
+    audit::Comparer,
     client::balance::Targets,
     config::{self as chassis_config, Settings, urls::StoreSupport},
     context::Context,
@@ -28,7 +29,13 @@ use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
     application::{
-        ViewStore, Views, changes::Changes, compare::Owners, reader::Reader, rebuild::Rebuild, upkeep::Upkeep,
+        ViewStore, Views,
+        changes::Changes,
+        compare::Owners,
+        completeness::{self, Completeness},
+        reader::Reader,
+        rebuild::Rebuild,
+        upkeep::Upkeep,
     },
     config::{Bound, Config, Upstreams},
     inbound::{
@@ -82,9 +89,13 @@ impl Service for Query {
             health: health.clone(),
             turn: Arc::new(Mutex::new(())),
             reattach: Arc::new(Notify::new()),
+            reached_end: Some(Arc::new(Notify::new())),
         };
         let tasks = Tasks::new();
-        let rebuild = Rebuild::new(reader.clone(), tasks.clone());
+        let (bus, owners) = (context.bus()?, completeness::OWNERS);
+        let comparer = Comparer { service: Self::NAME, owners, bus, config: config.audit };
+        let completeness = Completeness { comparer, decode: reader.decode.clone() };
+        let rebuild = Rebuild::new(reader.clone(), tasks.clone()).checked_by(completeness.clone());
         let operations = Operations {
             reader: reader.clone(),
             rebuild: rebuild.clone(),
@@ -100,6 +111,7 @@ impl Service for Query {
         let running = server.start().await?;
         let upkeep = Upkeep { reader: reader.clone(), rebuild };
         tasks.spawn("upkeep", upkeep.run(tasks.stopping()));
+        tasks.spawn("completeness", completeness.run(reader.clone(), tasks.stopping()));
         tasks.spawn("reader", reader.run(tasks.stopping()));
         Ok(running.then(move || async move {
             tasks.stop().await;

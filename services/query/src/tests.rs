@@ -3,6 +3,7 @@
 mod building;
 mod bus;
 mod comparing;
+mod completeness;
 mod convergence;
 mod listing;
 mod operating;
@@ -89,6 +90,7 @@ impl Fixture {
             health: health.clone(),
             turn: Arc::new(Mutex::new(())),
             reattach: Arc::new(Notify::new()),
+            reached_end: None,
         };
         Self { _folder: folder, bus, clock, health, reader, views, tasks: Tasks::new() }
     }

@@ -1,6 +1,8 @@
 //! What can be done with reservations, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
+pub mod audit;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
@@ -75,6 +77,9 @@ pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'stati
 
     /// Reservations with ids above `after`, in the order of their ids.
     async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error>;
+
+    /// Those of the ledgers of these tickets that there are.
+    async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, store::Error>;
 
     /// Closed ledgers with ticket ids above `after`, in their order.
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, store::Error>;

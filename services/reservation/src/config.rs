@@ -2,7 +2,7 @@
 
 use eticket_chassis::{
     client::UpstreamConfig,
-    config::{Error, IdempotencyConfig},
+    config::{AuditConfig, Error, IdempotencyConfig},
     process::Place,
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     pub upstream: Upstreams,
     pub idempotency: IdempotencyConfig,
+    pub audit: AuditConfig,
 }
 
 /// `upstream.*`.
@@ -28,6 +29,7 @@ impl Config {
     /// The first value that makes no sense.
     pub fn check(&self, place: Place) -> Result<(), Error> {
         self.idempotency.check()?;
+        self.audit.check()?;
         let ticket = &self.upstream.ticket;
         if place == Place::Alone && ticket.url.is_none() {
             return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));

@@ -13,6 +13,7 @@ pub mod outbound;
 use std::sync::Arc;
 
 use eticket_chassis::{
+    audit::Comparer,
     background::Background,
     batch::{Batches, Limits},
     client::balance,
@@ -32,7 +33,7 @@ use eticket_proto::{
 
 pub use crate::config::Config;
 use crate::{
-    application::{ReservationStore, ReservationWriter, Reservations},
+    application::{ReservationStore, ReservationWriter, Reservations, audit::ReservationStates},
     inbound::{
         events::{Events, FILTERS},
         grpc::Grpc,
@@ -73,6 +74,9 @@ impl Service for Reservation {
         let reservations = Reservations::new(store, jobs, availability, clock);
         let events = Arc::new(Events { reservations: reservations.clone() });
 
+        let states = Arc::new(ReservationStates::new(reservations.clone(), Arc::new(Protobuf)));
+        let comparer = Comparer { service: Self::NAME, owners: &["ticket"], bus: bus.clone(), config: config.audit };
+
         let operations = Operations {
             consumer: Self::NAME,
             store: housekeeping,
@@ -89,6 +93,7 @@ impl Service for Reservation {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
+        background.audit(states, comparer, events.clone());
         background.start(bus, outbox_written, events, FILTERS);
         Ok(running.then(|| background.stop()))
     }

@@ -1,6 +1,8 @@
 //! What can be done with tickets, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
+pub mod audit;
+
 use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
@@ -46,6 +48,9 @@ pub type TicketRows = Rows<TicketId, Ticket>;
 #[async_trait]
 pub trait TicketStore: Commit<Keys = BTreeSet<TicketId>, Rows = TicketRows> + 'static {
     async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, store::Error>;
+
+    /// Those of these tickets that there are.
+    async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, store::Error>;
 
     /// Tickets of a status at `now` (or of any), with ids above `after`, in the order of their ids.
     async fn page(

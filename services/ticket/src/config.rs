@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use eticket_chassis::config::{Error, IdempotencyConfig, comma_list, within};
+use eticket_chassis::config::{AuditConfig, Error, IdempotencyConfig, comma_list, within};
 use serde::{Deserialize, Serialize};
 
 /// The ticket service's own keys.
@@ -12,6 +12,7 @@ pub struct Config {
     pub sweep: SweepConfig,
     pub idempotency: IdempotencyConfig,
     pub fault: FaultConfig,
+    pub audit: AuditConfig,
 }
 
 /// `sweep.*`.
@@ -34,6 +35,7 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         within("sweep.interval_ms", self.sweep.interval_ms, 10, 3_600_000)?;
         self.idempotency.check()?;
+        self.audit.check()?;
         self.fault.check()
     }
 }

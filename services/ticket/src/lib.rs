@@ -12,6 +12,7 @@ pub mod outbound;
 use std::sync::Arc;
 
 use eticket_chassis::{
+    audit::Comparer,
     background::Background,
     batch::{Batches, Limits},
     config::{self as chassis_config, Settings},
@@ -32,7 +33,7 @@ use tower::Layer;
 
 pub use crate::config::Config;
 use crate::{
-    application::{TicketStore, TicketWriter, Tickets},
+    application::{TicketStore, TicketWriter, Tickets, audit::TicketStates},
     config::SweepConfig,
     inbound::{
         events::{Events, FILTERS},
@@ -70,6 +71,10 @@ impl Service for Ticket {
         let tickets = Tickets::new(store, jobs, clock);
         let events = Arc::new(Events { tickets: tickets.clone() });
 
+        let states = Arc::new(TicketStates::new(tickets.clone(), Arc::new(Protobuf)));
+        let comparer =
+            Comparer { service: Self::NAME, owners: &["reservation"], bus: bus.clone(), config: config.audit };
+
         let operations = Operations {
             consumer: Self::NAME,
             store: housekeeping,
@@ -87,6 +92,7 @@ impl Service for Ticket {
             .start()
             .await?;
         // Only now: a port that is taken must not leave anything running.
+        background.audit(states, comparer, events.clone());
         background.start(bus, outbox_written, events, FILTERS);
         let sweeping = sweep(tickets, config.sweep, background.intake_tasks().stopping());
         background.intake_tasks().spawn("sweeper", sweeping);

@@ -123,6 +123,7 @@ impl FleetInner {
             health: eticket_chassis::health::Health::new(Vec::<String>::new()),
             turn: Arc::default(),
             reattach: Arc::new(Notify::new()),
+            reached_end: None,
         };
         life.spawn(reader.run(life.tasks.stopping()));
         life.spawn(judged(self.clone(), number, changes.commits()));

@@ -131,6 +131,10 @@ impl TicketStore for Tickets {
         Ok(self.rows.ticket(id).await?.map(|ticket| self.shown(ticket)))
     }
 
+    async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
+        self.rows.tickets_of(ids).await
+    }
+
     async fn page(
         &self,
         status: Option<Status>,
@@ -255,6 +259,10 @@ impl ReservationStore for Ledgers {
 
     async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
         self.rows.page(filter, after, most).await
+    }
+
+    async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
+        self.rows.ledgers_of(tickets).await
     }
 
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {

@@ -70,6 +70,12 @@ impl TakeIn for TestService {
         Ok(())
     }
 
+    async fn missing(&self, events: &[(String, i64)]) -> Result<Vec<bool>, batch::Error> {
+        let newest = self.newest.lock().unwrap();
+        let known = |aggregate: &String| newest.get(aggregate).copied().unwrap_or(0);
+        Ok(events.iter().map(|(aggregate, revision)| known(aggregate) < *revision).collect())
+    }
+
     async fn count(&self) -> Result<u64, batch::Error> {
         Ok(self.newest.lock().unwrap().len() as u64)
     }

@@ -57,6 +57,10 @@ impl TakeIn for Events {
         self.prices.park(parked).await
     }
 
+    async fn missing(&self, events: &[News]) -> Result<Vec<bool>, batch::Error> {
+        self.prices.missing(events).await
+    }
+
     async fn count(&self) -> Result<u64, batch::Error> {
         self.prices.count().await
     }

@@ -138,6 +138,9 @@ async fn pages_show_each_row_once(store: &dyn PriceStore) {
     assert_eq!(listed, sorted, "in the order of ids, each once");
     assert_eq!(listed.len(), usize::try_from(store.count().await.expect("read")).expect("a count"));
     assert!(rows.iter().all(|(id, _)| listed.contains(id)));
+    let mut found = store.rows_of(&[id("page-3"), id("page-nobody"), id("page-1")]).await.expect("read");
+    found.sort_by(|one, other| one.0.cmp(&other.0));
+    assert_eq!(found, [rows[1].clone(), rows[3].clone()]);
 }
 
 async fn walk(store: &dyn PriceStore, most: i64) -> Vec<TicketId> {

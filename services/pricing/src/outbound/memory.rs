@@ -66,6 +66,15 @@ impl PriceStore for Store<PriceTables> {
         self.look(|tables| tables.prices.get(id).cloned()).await
     }
 
+    async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, Error> {
+        let ids: BTreeSet<&TicketId> = ids.iter().collect();
+        let found = |tables: &PriceTables| {
+            let rows = ids.iter().filter_map(|id| tables.prices.get_key_value(*id));
+            rows.map(|(id, row)| (id.clone(), row.clone())).collect()
+        };
+        self.look(found).await
+    }
+
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, Error> {
         let most = usize::try_from(most).unwrap_or(0);
         let page = |tables: &PriceTables| {

@@ -182,6 +182,12 @@ impl PriceStore for Store<PriceTables> {
         Ok(found.as_ref().map(price_row).transpose()?.map(|(_, row)| row))
     }
 
+    async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, Error> {
+        const SELECT: &str = select!("where ticket_id = any($1)");
+        let ids: Vec<&str> = ids.iter().map(TicketId::as_str).collect();
+        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(price_row).collect()
+    }
+
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, Error> {
         self.database.fetch_all(sqlx::query(PAGE).bind(after).bind(most)).await?.iter().map(price_row).collect()
     }

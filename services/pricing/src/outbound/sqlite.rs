@@ -145,6 +145,11 @@ impl PriceStore for Store<PriceTables> {
         Ok(found.as_ref().map(price_row).transpose()?.map(|(_, row)| row))
     }
 
+    async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, Error> {
+        let ids = json_rows(ids.iter().map(|id| json!(id.as_str())));
+        sqlx::query(SELECT_BY_IDS).bind(ids).fetch_all(self.database.readers()).await?.iter().map(price_row).collect()
+    }
+
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, Error> {
         let query = sqlx::query(PAGE).bind(after).bind(most);
         query.fetch_all(self.database.readers()).await?.iter().map(price_row).collect()

@@ -126,7 +126,7 @@ impl Comparison {
     /// # Errors
     /// If an owner or the store does not answer.
     pub async fn run(mut self) -> Result<(), Error> {
-        let Counts { tickets, prices, reservations } = self.store.counts().await?;
+        let Counts { tickets, prices, reservations, .. } = self.store.counts().await?;
         self.total = (tickets + prices + reservations).unsigned_abs();
         let mut token = String::new();
         loop {

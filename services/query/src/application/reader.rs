@@ -59,6 +59,9 @@ pub struct Reader {
     pub turn: Arc<Mutex<()>>,
     /// Rung when the rows were exchanged: the reader attaches again.
     pub reattach: Arc<Notify>,
+    /// Rung when the stream is read to its end and the view has never been complete: what then decides whether it is calls
+    /// [`Self::complete`]. Without it the end of the stream is taken for that.
+    pub reached_end: Option<Arc<Notify>>,
 }
 
 impl Reader {
@@ -117,13 +120,15 @@ impl Reader {
         if after < at.sequence {
             tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
         }
-        let reader = self.bus.read(after).await?;
+        let mut reader = self.bus.read(after).await?;
+        // Of a stream that was purged the last sequence is never read.
+        let target =
+            if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
         // Lost since it was looked at, its places would be taken for those of the one before.
         if self.bus.state().await?.identity != at.identity {
             return Err(bus::Error::StreamChanged.into());
         }
-        let session =
-            Session { of: self, reader, stored: at, read: after, target: stream.last_sequence, lagged_at: None };
+        let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
         session.caught_up().await?;
         self.health.set_bus(true);
         Ok(session)
@@ -266,13 +271,20 @@ impl Session<'_> {
         if self.read < self.target {
             return Ok(());
         }
-        if !self.of.changes.has_caught_up() {
-            // Kept, so that after a restart the view serves also while the bus is out.
-            self.of.store.set_caught_up(&self.stored.identity).await?;
-            self.of.changes.caught_up();
+        match &self.of.reached_end {
+            _ if self.of.changes.has_caught_up() => self.of.health.set_caught_up(true),
+            Some(reached_end) => reached_end.notify_one(),
+            None => self.of.complete().await?,
         }
-        self.of.health.set_caught_up(true);
         Ok(())
+    }
+
+    /// Whether nothing is left to read.
+    ///
+    /// # Errors
+    /// Those of the bus.
+    pub async fn is_at_end(&mut self) -> Result<bool, bus::Error> {
+        self.reader.is_at_end().await
     }
 
     /// A bus may deliver nothing though there is something: twice behind without progress between is a stall.
@@ -289,6 +301,11 @@ impl Session<'_> {
             self.lagged_at = None;
             return Ok(());
         }
+        // The last messages may have been purged or deleted. A stream that ends before what was read has lost its tail.
+        if read < last && self.reader.is_at_end().await? {
+            (self.lagged_at, self.target) = (None, self.target.min(read));
+            return self.caught_up().await;
+        }
         match self.lagged_at.replace(read) {
             Some(before) if before == read => Err(Error::Stalled { read, last }),
             _ => Ok(()),
@@ -297,6 +314,19 @@ impl Session<'_> {
 }
 
 impl Reader {
+    /// The rows are all there is: the view serves from now on. That is kept, so that it does after a restart also while the bus is
+    /// out.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn complete(&self) -> Result<(), store::Error> {
+        let identity = self.store.position().await?.map(|position| position.identity).unwrap_or_default();
+        self.store.set_caught_up(&identity).await?;
+        self.changes.caught_up();
+        self.health.set_caught_up(true);
+        Ok(())
+    }
+
     /// Applies a parked message again, and takes it out of those parked. One that still cannot be read or applied stays.
     ///
     /// Its place in the stream is long read. The row takes the position's sequence, so that who resumes from before it gets the

@@ -15,12 +15,16 @@ use tokio::{
 };
 
 use super::{
+    ViewStore,
     changes::Changes,
+    completeness::Completeness,
     reader::{Error, Reader, Session},
 };
 
 /// A stream that has more and gives nothing for so long is left alone.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A stream that gives nothing for so long may have nothing left.
+const SOON: Duration = Duration::from_secs(1);
 
 /// How far a rebuilding is, in sequences of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,13 +49,20 @@ pub enum Progress {
 pub struct Rebuild {
     reader: Reader,
     tasks: Tasks,
+    completeness: Option<Completeness>,
     running: Arc<Mutex<Option<watch::Receiver<Progress>>>>,
 }
 
 impl Rebuild {
     /// `reader` is the one whose rows are exchanged.
     pub fn new(reader: Reader, tasks: Tasks) -> Self {
-        Self { reader, tasks, running: Arc::default() }
+        Self { reader, tasks, completeness: None, running: Arc::default() }
+    }
+
+    /// The old rows are exchanged only for rows that hold all that the owners have.
+    #[must_use]
+    pub fn checked_by(self, completeness: Completeness) -> Self {
+        Self { completeness: Some(completeness), ..self }
     }
 
     /// Begins, or joins what is under way. It goes on if the caller goes away.
@@ -86,6 +97,7 @@ impl Rebuild {
             health: Health::new(Vec::<String>::new()),
             turn: Arc::new(AsyncMutex::new(())),
             reattach: Arc::new(Notify::new()),
+            reached_end: None,
             ..self.reader.clone()
         };
         let mut session = reader.attach().await?;
@@ -95,6 +107,9 @@ impl Rebuild {
             progress.send_replace(Progress::Reading { applied, total: total.max(applied) });
         };
         read_until(&mut session, total, &tell).await?;
+        if let Some(completeness) = &self.completeness {
+            read_until_complete(&mut session, completeness, &beside, &tell).await?;
+        }
         let _turn = self.reader.turn.lock().await;
         if let Some(old) = self.reader.store.position().await? {
             if session.position().identity != old.identity {
@@ -114,10 +129,36 @@ impl Rebuild {
 
 async fn read_until(session: &mut Session<'_>, until: u64, tell: &impl Fn(&Session<'_>)) -> Result<(), Error> {
     while session.progress().0 < until {
-        let stalled = Error::Stalled { read: session.progress().0, last: until };
-        let batch = timeout(PATIENCE, session.next()).await.map_err(|_| stalled)??;
+        let batch = match timeout(SOON, session.next()).await {
+            Ok(batch) => batch?,
+            // The messages up to there may have been purged or deleted.
+            Err(_) if session.is_at_end().await? => return Ok(()),
+            Err(_) => {
+                let stalled = Error::Stalled { read: session.progress().0, last: until };
+                timeout(PATIENCE, session.next()).await.map_err(|_| stalled)??
+            }
+        };
         session.apply(batch).await?;
         tell(session);
     }
     Ok(())
+}
+
+/// What is missing the owners publish again: it is read while it is waited for.
+async fn read_until_complete(
+    session: &mut Session<'_>,
+    completeness: &Completeness,
+    beside: &Arc<dyn ViewStore>,
+    tell: &impl Fn(&Session<'_>),
+) -> Result<(), Error> {
+    let mut complete = std::pin::pin!(completeness.reached(beside));
+    loop {
+        let batch = tokio::select! {
+            biased;
+            () = &mut complete => return Ok(()),
+            batch = session.next() => batch?,
+        };
+        session.apply(batch).await?;
+        tell(session);
+    }
 }

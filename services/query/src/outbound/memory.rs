@@ -198,6 +198,7 @@ impl ViewStore for MemoryViews {
             tickets: count(tables.views.values().filter(|view| view.ticket.is_some()).count()),
             prices: count(tables.views.values().filter(|view| view.price.is_some()).count()),
             reservations: count(tables.reservations.len()),
+            closed_ledgers: count(tables.views.values().filter(|view| view.ledger.closed).count()),
         };
         self.look(counts).await
     }

@@ -247,7 +247,8 @@ impl ViewStore for SqliteViews {
         let store = self.current().await?;
         let row = sqlx::query(pages::COUNTS).fetch_one(store.database.readers()).await?;
         let (tickets, prices) = (row.try_get("tickets")?, row.try_get("prices")?);
-        Ok(Counts { tickets, prices, reservations: row.try_get("reservations")? })
+        let (reservations, closed_ledgers) = (row.try_get("reservations")?, row.try_get("closed_ledgers")?);
+        Ok(Counts { tickets, prices, reservations, closed_ledgers })
     }
 
     async fn is_gone(&self) -> bool {

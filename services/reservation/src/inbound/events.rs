@@ -42,6 +42,10 @@ impl TakeIn for Events {
         self.reservations.park(parked).await
     }
 
+    async fn missing(&self, events: &[TicketChange]) -> Result<Vec<bool>, batch::Error> {
+        self.reservations.missing(events).await
+    }
+
     async fn count(&self) -> Result<u64, batch::Error> {
         self.reservations.count().await
     }

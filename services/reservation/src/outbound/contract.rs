@@ -172,6 +172,11 @@ async fn pages_show_each_row_once_by_every_filter(store: &dyn ReservationStore) 
     let closed = store.closed_ledgers("", 100).await.expect("read");
     assert_eq!(closed, [ticket("page-2"), ticket("page-5"), ticket("page-8")]);
     assert_eq!(store.closed_ledgers("page-2", 1).await.expect("read"), [ticket("page-5")]);
+    let asked = [ticket("page-2"), ticket("page-5"), ticket("page-nobody"), ticket("page-2")];
+    let mut ledgers = store.ledgers_of(&asked).await.expect("read");
+    ledgers.sort_by(|one, other| one.ticket.cmp(&other.ticket));
+    assert!(ledgers.iter().all(|ledger| ledger.closed), "{ledgers:?}");
+    assert_eq!(ledgers.into_iter().map(|ledger| ledger.ticket).collect::<Vec<_>>(), asked[..2]);
     let all = i64::try_from(walk(store, &Filter::default()).await.len()).expect("few");
     assert_eq!(store.count().await.expect("read"), all + 3);
 }

@@ -99,6 +99,11 @@ impl ReservationStore for Store<ReservationTables> {
         self.look(|tables| tables.reservations.values().filter(wanted).take(most).cloned().collect()).await
     }
 
+    async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
+        let tickets: BTreeSet<&TicketId> = tickets.iter().collect();
+        self.look(|tables| tickets.iter().filter_map(|id| tables.ledgers.get(*id)).cloned().collect()).await
+    }
+
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
         let wanted = |ledger: &&Ledger| ledger.closed && ledger.ticket.as_str() > after;
         let most = usize::try_from(most).unwrap_or(0);

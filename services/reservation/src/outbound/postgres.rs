@@ -257,6 +257,13 @@ impl ReservationStore for Store<ReservationTables> {
         self.database.fetch_all(query).await?.iter().map(reservation).collect()
     }
 
+    async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
+        const SELECT: &str =
+            "select ticket_id, revision, active_reservation_id, closed from ledger where ticket_id = any($1)";
+        let ids: Vec<&str> = tickets.iter().map(TicketId::as_str).collect();
+        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(ledger).collect()
+    }
+
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
         // Uses ledger_closed.
         const SELECT: &str = "select ticket_id from ledger where closed and ticket_id > $1 order by ticket_id limit $2";

@@ -187,6 +187,12 @@ impl ReservationStore for Store<ReservationTables> {
         query.fetch_all(self.database.readers()).await?.iter().map(reservation).collect()
     }
 
+    async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
+        const SELECT: &str = "select * from ledger where ticket_id in (select value from json_each(?1))";
+        let ids = json_rows(tickets.iter().map(|id| json!(id.as_str())));
+        sqlx::query(SELECT).bind(ids).fetch_all(self.database.readers()).await?.iter().map(ledger).collect()
+    }
+
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
         // Uses ledger_closed.
         const SELECT: &str =

@@ -48,6 +48,10 @@ impl TakeIn for Events {
         self.tickets.park(parked).await
     }
 
+    async fn missing(&self, events: &[ReservationChange]) -> Result<Vec<bool>, batch::Error> {
+        self.tickets.missing(events).await
+    }
+
     async fn count(&self) -> Result<u64, batch::Error> {
         self.tickets.count().await
     }

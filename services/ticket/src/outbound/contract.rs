@@ -53,6 +53,8 @@ async fn what_was_committed_is_read_again(store: &dyn TicketStore) {
     let made = ticket("written", 100);
     put(store, std::slice::from_ref(&made)).await.expect("committed");
     assert_eq!(store.ticket(&made.id).await.expect("read"), Some(made.clone()));
+    let asked = [made.id.clone(), "nobody".parse().expect("an id"), made.id.clone()];
+    assert_eq!(store.tickets_of(&asked).await.expect("read"), [made.clone()]);
     let changed = Ticket {
         holder: Some(ReservationId::generate()),
         reservation_revision: 5,

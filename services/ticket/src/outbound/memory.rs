@@ -47,6 +47,11 @@ impl TicketStore for Store<TicketTables> {
         self.look(|tickets| tickets.0.get(id).cloned()).await
     }
 
+    async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
+        let ids: BTreeSet<&TicketId> = ids.iter().collect();
+        self.look(|tickets| ids.iter().filter_map(|id| tickets.0.get(*id)).cloned().collect()).await
+    }
+
     async fn page(
         &self,
         status: Option<Status>,

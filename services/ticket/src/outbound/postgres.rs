@@ -146,6 +146,12 @@ impl TicketStore for Store<TicketTables> {
         row.as_ref().map(ticket).transpose()
     }
 
+    async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
+        const SELECT: &str = select!("where ticket_id = any($1)");
+        let ids: Vec<&str> = ids.iter().map(TicketId::as_str).collect();
+        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(ticket).collect()
+    }
+
     async fn page(
         &self,
         status: Option<Status>,

@@ -119,6 +119,12 @@ impl TicketStore for Store<TicketTables> {
         row.as_ref().map(ticket).transpose()
     }
 
+    async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
+        let ids = json_rows(ids.iter().map(|id| json!(id.as_str())));
+        let rows = sqlx::query(SELECT_BY_IDS).bind(ids).fetch_all(self.database.readers()).await?;
+        rows.iter().map(ticket).collect()
+    }
+
     async fn page(
         &self,
         status: Option<Status>,

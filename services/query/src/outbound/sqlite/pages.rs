@@ -42,6 +42,7 @@ pub(super) const OLDEST_UNSETTLED: &str = "select unsettled_since from view wher
 pub(super) const COUNTS: &str = "select
     (select count(*) from view where ticket_revision > 0) as tickets,
     (select count(*) from view where price_revision > 0) as prices,
+    (select count(*) from view where closed = 1) as closed_ledgers,
     (select count(*) from reservation) as reservations";
 
 /// Rows of the view that pass the filter, in the order, above `after`.

@@ -1,0 +1,164 @@
+//! Whether the rows are all there is: the owners say how many aggregates they have, and what each looks like.
+//!
+//! To have read the stream to its end shows nothing where the stream has lost messages. A view that has never been complete is
+//! compared with its owners before it serves, and each view goes on being compared in the background.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    audit::{self, Comparer, Replica},
+    batch,
+    bus::Message,
+    store,
+};
+use eticket_proto::ids::{ReservationId, TicketId};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::{Counts, Decode, ViewStore, reader::Reader};
+use crate::domain::{self, Event, Reservation, View};
+
+/// Whose states the view keeps.
+pub const OWNERS: &[&str] = &[TICKET, RESERVATION, PRICING];
+const TICKET: &str = "ticket";
+const RESERVATION: &str = "reservation";
+const PRICING: &str = "pricing";
+
+/// An owner that has not answered for so long is of a version that does not, or down: the view serves without its word.
+const PATIENCE: Duration = Duration::from_secs(10);
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// What the owners have just written is on its way.
+const SETTLE: Duration = Duration::from_millis(200);
+/// How long to leave a store alone that does not answer.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// See the module.
+#[derive(Clone)]
+pub struct Completeness {
+    pub comparer: Comparer,
+    pub decode: Arc<dyn Decode>,
+}
+
+impl Completeness {
+    /// Lets the view serve once it is complete, and goes on comparing until asked to stop.
+    pub async fn run(self, reader: Reader, stopping: CancellationToken) {
+        let complete = async {
+            while let Some(reached_end) = &reader.reached_end
+                && !reader.changes.has_caught_up()
+            {
+                reached_end.notified().await;
+                self.reached(&reader.store).await;
+                if let Err(error) = reader.complete().await {
+                    tracing::warn!(%error, "the view cannot note that it is complete");
+                    sleep(PAUSE).await;
+                    reached_end.notify_one();
+                }
+            }
+        };
+        if stopping.run_until_cancelled(complete).await.is_some() {
+            self.comparer.clone().run(Arc::new(self.replica(reader.store)), stopping).await;
+        }
+    }
+
+    /// Returns once the rows hold all that the owners have, or there is no finding out. They have to be read on meanwhile.
+    pub async fn reached(&self, store: &Arc<dyn ViewStore>) {
+        let owners = self.comparer.owners.iter();
+        futures::future::join_all(owners.map(|owner| self.complete_by(owner, store))).await;
+    }
+
+    async fn complete_by(&self, owner: &str, store: &Arc<dyn ViewStore>) {
+        let mut silent_since: Option<Instant> = None;
+        loop {
+            let began = Instant::now();
+            let Err(error) = self.attempt(owner, store).await else { return };
+            // One that has got on for a while is not silent.
+            silent_since = silent_since.filter(|_| began.elapsed() < PATIENCE);
+            if silent_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+                tracing::warn!(owner, %error, "the view serves though nobody says whether it is complete");
+                return;
+            }
+            sleep(ASK_AGAIN).await;
+        }
+    }
+
+    async fn attempt(&self, owner: &str, store: &Arc<dyn ViewStore>) -> Result<(), audit::Error> {
+        let expected = self.comparer.count_of(owner).await?;
+        for pause in [Duration::ZERO, SETTLE] {
+            sleep(pause).await;
+            if kept(&**store, owner).await? >= expected {
+                return Ok(());
+            }
+        }
+        tracing::warn!(
+            owner,
+            expected,
+            "the stream does not hold all that its owner has: comparing before the view serves"
+        );
+        let found = self.comparer.fill(&self.replica(store.clone()), owner).await?;
+        tracing::info!(owner, found, "compared the view with its owner");
+        Ok(())
+    }
+
+    fn replica(&self, store: Arc<dyn ViewStore>) -> Rows {
+        Rows { store, decode: self.decode.clone() }
+    }
+}
+
+/// How many states of an owner the rows hold, counted as the owner counts them.
+async fn kept(store: &dyn ViewStore, owner: &str) -> Result<u64, batch::Error> {
+    let Counts { tickets, prices, reservations, closed_ledgers } = store.counts().await.map_err(unavailable)?;
+    let count = match owner {
+        TICKET => tickets,
+        PRICING => prices,
+        _ => reservations + closed_ledgers,
+    };
+    Ok(count.unsigned_abs())
+}
+
+fn unavailable(error: store::Error) -> batch::Error {
+    tracing::warn!(%error, "the view cannot be compared");
+    batch::Error::Unavailable
+}
+
+/// The rows as what is compared.
+struct Rows {
+    store: Arc<dyn ViewStore>,
+    decode: Arc<dyn Decode>,
+}
+
+#[async_trait]
+impl Replica for Rows {
+    async fn missing(&self, states: Vec<Message>) -> Result<Vec<Message>, batch::Error> {
+        let decoded = states.into_iter().filter_map(|message| Some((self.decode.decode(&message).ok()?, message)));
+        let decoded: Vec<((TicketId, Event), Message)> = decoded.collect();
+        let (mut tickets, mut reservations) = (BTreeSet::new(), BTreeSet::new());
+        for ((ticket, event), _) in &decoded {
+            tickets.insert(ticket.clone());
+            if let Event::Ledger(_, Some(reservation)) = event {
+                reservations.insert(reservation.reservation_id);
+            }
+        }
+        let views = self.store.views_of(&Vec::from_iter(tickets)).await.map_err(unavailable)?;
+        let views: BTreeMap<TicketId, View> = views.into_iter().collect();
+        let rows = match reservations.is_empty() {
+            true => Vec::new(),
+            false => self.store.reservations_of(&Vec::from_iter(reservations)).await.map_err(unavailable)?,
+        };
+        let rows: BTreeMap<ReservationId, Reservation> =
+            rows.into_iter().map(|row| (row.reservation_id, row)).collect();
+        let is_missing = |ticket: &TicketId, event: &Event| {
+            let reservation = match event {
+                Event::Ledger(_, Some(reservation)) => rows.get(&reservation.reservation_id),
+                _ => None,
+            };
+            domain::is_missing(views.get(ticket), reservation, event)
+        };
+        let missing = decoded.into_iter().filter(|((ticket, event), _)| is_missing(ticket, event));
+        audit::without_parked(&*self.store, missing.map(|(_, message)| message).collect()).await.map_err(unavailable)
+    }
+}

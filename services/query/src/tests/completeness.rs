@@ -1,0 +1,287 @@
+//! A view of a stream that has lost messages, and what its owners say.
+
+use std::{collections::BTreeMap, sync::Mutex as StdMutex};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    audit::{Comparer, Owner, Responder, State},
+    batch,
+    bus::memory::Stream,
+    config::AuditConfig,
+    store::memory::NoSteps,
+};
+use tokio::time::sleep;
+
+use super::*;
+use crate::{
+    application::{
+        completeness::{Completeness, OWNERS},
+        rebuild::Progress,
+    },
+    outbound::memory::MemoryViews,
+};
+
+/// An owner that has these states, and publishes them again when it is asked.
+struct Owned {
+    stream: Stream,
+    states: StdMutex<BTreeMap<String, Message>>,
+}
+
+#[async_trait]
+impl Owner for Owned {
+    async fn count(&self) -> Result<u64, batch::Error> {
+        Ok(self.states.lock().unwrap().len() as u64)
+    }
+
+    async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+        let states = self.states.lock().unwrap();
+        let above = states.iter().filter(|(key, _)| key.as_str() > after).take(most);
+        Ok(above.map(|(key, message)| State { key: key.clone(), message: message.clone() }).collect())
+    }
+
+    async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
+        let states = self.states.lock().unwrap();
+        for subject in subjects {
+            self.stream.append(states[subject].clone());
+        }
+        Ok(subjects.len() as u64)
+    }
+}
+
+/// A stream, the owners of what was published there, and views of it.
+struct World {
+    stream: Stream,
+    owners: BTreeMap<&'static str, Arc<Owned>>,
+    clock: Arc<ManualClock>,
+    tasks: Tasks,
+}
+
+impl World {
+    /// `answering`: the owners that answer.
+    fn new(answering: &[&'static str]) -> Self {
+        let (stream, tasks) = (Stream::default(), Tasks::new());
+        let clock = Arc::new(ManualClock::new(time(0)));
+        let mut owners = BTreeMap::new();
+        for name in OWNERS {
+            let owner = Arc::new(Owned { stream: stream.clone(), states: StdMutex::default() });
+            owners.insert(*name, owner.clone());
+            if answering.contains(name) {
+                let store = Arc::new(MemoryViews::new(clock.clone(), Arc::new(NoSteps)));
+                let responder = Responder { service: name, bus: Arc::new(stream.connect()), owner, store };
+                tasks.spawn("owner", responder.run(tasks.stopping()));
+            }
+        }
+        Self { stream, owners, clock, tasks }
+    }
+
+    /// The owner commits it, and its relay sends it.
+    fn publish(&self, ticket: &TicketId, event: &Event) {
+        self.commit(ticket, event);
+        self.stream.append(message(ticket, event));
+    }
+
+    fn commit(&self, ticket: &TicketId, event: &Event) {
+        let owner = match event {
+            Event::Ticket(_) => "ticket",
+            Event::Ledger(..) => "reservation",
+            Event::Price(_) => "pricing",
+        };
+        let message = message(ticket, event);
+        self.owners[owner].states.lock().unwrap().insert(message.subject.clone(), message);
+    }
+
+    /// Tickets, reservations and prices of all kinds.
+    fn fill(&self) {
+        for number in 0..10_u128 {
+            let ticket = id(&format!("t-{number}"));
+            free().iter().for_each(|event| self.publish(&ticket, event));
+            if number % 2 == 0 {
+                let placed = reservation(&ticket, number, 1, ReservationStatus::Reserved);
+                self.publish(&ticket, &reserved(placed));
+            }
+            if number % 3 == 0 {
+                let closed = LedgerPart { revision: 2, active: None, closed: true };
+                self.publish(&ticket, &Event::Ledger(closed, None));
+            }
+        }
+    }
+
+    fn store(&self) -> Arc<dyn ViewStore> {
+        Arc::new(MemoryViews::new(self.clock.clone(), Arc::new(NoSteps)))
+    }
+
+    /// A replica on this store, as a process has it.
+    fn reader(&self, store: Arc<dyn ViewStore>) -> Reader {
+        Reader {
+            bus: Arc::new(self.stream.connect()),
+            store,
+            decode: Arc::new(Protobuf),
+            changes: Changes::default(),
+            clock: self.clock.clone(),
+            health: Health::new(["eticket.query.v1.QueryService"]).with_catching_up().with_bus(),
+            turn: Arc::default(),
+            reattach: Arc::default(),
+            reached_end: Some(Arc::default()),
+        }
+    }
+
+    fn completeness(&self, rows_per_second: u64) -> Completeness {
+        let config = AuditConfig { rows_per_second, confirm_after_ms: 1_000 };
+        let bus = Arc::new(self.stream.connect());
+        Completeness {
+            comparer: Comparer { service: "query", owners: OWNERS, bus, config },
+            decode: Arc::new(Protobuf),
+        }
+    }
+
+    /// Starts what a process runs.
+    fn run(&self, reader: &Reader, rows_per_second: u64) {
+        let completeness = self.completeness(rows_per_second);
+        self.tasks.spawn("completeness", completeness.run(reader.clone(), self.tasks.stopping()));
+        self.tasks.spawn("reader", reader.clone().run(self.tasks.stopping()));
+    }
+
+    async fn counts(store: &dyn ViewStore) -> (i64, i64, i64) {
+        let counts = store.counts().await.unwrap();
+        (counts.tickets, counts.prices, counts.reservations + counts.closed_ledgers)
+    }
+}
+
+const ALL: (i64, i64, i64) = (10, 10, 9);
+
+async fn ready(reader: &Reader) {
+    timeout(Duration::from_secs(300), reader.health.ready()).await.expect("it serves");
+    assert!(reader.changes.has_caught_up());
+}
+
+/// Each way of losing messages that leaves the stream its identity.
+#[tokio::test(start_paused = true)]
+async fn a_new_view_serves_once_it_has_all_that_the_owners_have() {
+    for purged_to in [0, 1, 15, 28, 29] {
+        let world = World::new(OWNERS);
+        world.fill();
+        assert_eq!(world.stream.messages().len(), 29);
+        world.stream.lose(|sequence, _| sequence <= purged_to);
+        let reader = world.reader(world.store());
+        world.run(&reader, 0);
+        ready(&reader).await;
+        assert_eq!(World::counts(&*reader.store).await, ALL, "purged up to {purged_to}");
+        assert_eq!(world.stream.messages().len(), 29, "only what was missing was published again");
+        assert!(reader.store.has_caught_up().await.unwrap());
+        world.tasks.stop().await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lost_tail_is_noticed_too() {
+    let world = World::new(OWNERS);
+    world.fill();
+    world.stream.lose_last(20);
+    let reader = world.reader(world.store());
+    world.run(&reader, 0);
+    ready(&reader).await;
+    assert_eq!(World::counts(&*reader.store).await, ALL);
+    world.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn owners_that_do_not_answer_are_waited_for_but_not_for_ever() {
+    let world = World::new(&["ticket", "reservation"]);
+    world.fill();
+    world.stream.lose(|sequence, _| sequence <= 20);
+    let reader = world.reader(world.store());
+    let before = Instant::now();
+    world.run(&reader, 0);
+    ready(&reader).await;
+    assert!((10..30).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    let (tickets, prices, reservations) = World::counts(&*reader.store).await;
+    assert_eq!((tickets, reservations), (10, 9), "of the others everything is there");
+    assert!(prices < 10);
+    world.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_old_view_that_restarts_on_a_purged_stream_serves() {
+    let world = World::new(&[]);
+    world.fill();
+    let store = world.store();
+    let first = world.reader(store.clone());
+    let stop = CancellationToken::new();
+    let running = tokio::spawn(first.clone().run(stop.clone()));
+    while World::counts(&*store).await != ALL {
+        sleep(Duration::from_millis(10)).await;
+    }
+    first.complete().await.unwrap();
+    stop.cancel();
+    running.await.unwrap();
+
+    world.stream.lose(|_, _| true);
+    let second = world.reader(store);
+    second.changes.caught_up();
+    world.run(&second, 0);
+    timeout(Duration::from_secs(1), second.health.ready()).await.expect("at once");
+    // Nothing to read is no stall.
+    sleep(Duration::from_secs(60)).await;
+    assert_eq!(second.health.is_serving("bus"), Some(true));
+    world.publish(&id("new"), &free()[0]);
+    while second.store.view(&id("new")).await.unwrap().is_none() {
+        sleep(Duration::from_millis(10)).await;
+    }
+    world.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_newest_message_that_was_deleted_is_no_stall() {
+    let world = World::new(&[]);
+    world.fill();
+    world.stream.lose(|sequence, _| sequence == 29);
+    let reader = world.reader(world.store());
+    world.run(&reader, 0);
+    // Read to the end and waited for the owners in vain: it would not be ready before had it waited for the last sequence.
+    ready(&reader).await;
+    assert_eq!(reader.health.is_serving("bus"), Some(true));
+    world.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_running_view_has_missed_is_found_in_the_background() {
+    let world = World::new(OWNERS);
+    world.fill();
+    let reader = world.reader(world.store());
+    world.run(&reader, 200);
+    ready(&reader).await;
+    let (a, b) = (id("t-1"), id("t-2"));
+    // Committed and sent, but the stream has lost it.
+    world.commit(&a, &Event::Ticket(ticket(5, 0, None)));
+    world.commit(&b, &reserved(reservation(&b, 2, 3, ReservationStatus::Cancelled)));
+    let repaired = async {
+        loop {
+            let (one, other) = (reader.store.view(&a).await.unwrap(), reader.store.view(&b).await.unwrap());
+            if one.unwrap().ticket.unwrap().revision == 5 && other.unwrap().ledger.revision == 3 {
+                return;
+            }
+            sleep(Duration::from_millis(100)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), repaired).await.expect("it is found");
+    let sequence = reader.store.view(&a).await.unwrap().unwrap().sequence;
+    assert!(sequence > 29, "it came through the stream, at {sequence}");
+    world.tasks.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn rows_are_not_exchanged_for_fewer() {
+    let world = World::new(OWNERS);
+    world.fill();
+    let reader = world.reader(world.store());
+    world.run(&reader, 0);
+    ready(&reader).await;
+    world.stream.lose(|sequence, _| sequence <= 25);
+    let rebuild = Rebuild::new(reader.clone(), world.tasks.clone()).checked_by(world.completeness(0));
+    let mut progress = rebuild.start();
+    let ended = |progress: &Progress| !matches!(progress, Progress::Reading { .. });
+    let ended = timeout(Duration::from_secs(60), progress.wait_for(ended)).await.expect("in time").unwrap().clone();
+    assert!(matches!(ended, Progress::Done { .. }), "{ended:?}");
+    assert_eq!(World::counts(&*reader.store).await, ALL);
+    world.tasks.stop().await;
+}

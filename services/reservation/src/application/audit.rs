@@ -1,0 +1,106 @@
+//! What those that keep reservations compare themselves with, and what ledgers keep of tickets.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    audit::{Owner, State},
+    batch,
+    telemetry::TraceContext,
+};
+use eticket_proto::{ids::TicketId, subjects};
+
+use super::{Filter, Job, Messages, Reservations, TicketChange, unavailable};
+use crate::domain::Reservation;
+
+/// Keys of reservations and, after all of them, of closed ledgers.
+const RESERVATION: &str = "reservation/";
+const CLOSED: &str = "closed/";
+
+/// The states that the reservation service owns: those of reservations, and of closed ledgers.
+pub struct ReservationStates {
+    reservations: Reservations,
+    messages: Arc<dyn Messages>,
+}
+
+impl ReservationStates {
+    pub fn new(reservations: Reservations, messages: Arc<dyn Messages>) -> Self {
+        Self { reservations, messages }
+    }
+
+    async fn of_reservations(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+        let (now, trace) = (self.reservations.now(), TraceContext::new_root());
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let page = self.reservations.store.page(&Filter::default(), after, most).await.map_err(unavailable)?;
+        let state = |reservation: &Reservation| State {
+            key: format!("{RESERVATION}{}", reservation.id),
+            message: self.messages.event(reservation, now, &trace).message,
+        };
+        Ok(page.iter().map(state).collect())
+    }
+
+    async fn of_closed_ledgers(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+        let (now, trace, store) = (self.reservations.now(), TraceContext::new_root(), &self.reservations.store);
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let ids = store.closed_ledgers(after, most).await.map_err(unavailable)?;
+        let ledgers = store.ledgers_of(&ids).await.map_err(unavailable)?;
+        let ledgers: BTreeMap<TicketId, _> =
+            ledgers.into_iter().map(|ledger| (ledger.ticket.clone(), ledger)).collect();
+        // In the order in which the store lists them, which the next page goes on after.
+        let state = |id: &TicketId| {
+            let message = self.messages.closed(ledgers.get(id)?, now, &trace).message;
+            Some(State { key: format!("{CLOSED}{id}"), message })
+        };
+        Ok(ids.iter().filter_map(state).collect())
+    }
+}
+
+#[async_trait]
+impl Owner for ReservationStates {
+    async fn count(&self) -> Result<u64, batch::Error> {
+        self.reservations.count().await
+    }
+
+    async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+        if let Some(ticket) = after.strip_prefix(CLOSED) {
+            return self.of_closed_ledgers(ticket, most).await;
+        }
+        let mut states = self.of_reservations(after.strip_prefix(RESERVATION).unwrap_or_default(), most).await?;
+        if states.len() < most {
+            states.extend(self.of_closed_ledgers("", most - states.len()).await?);
+        }
+        Ok(states)
+    }
+
+    async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
+        let job = |subject: &String| match subjects::reservation_of(subject)? {
+            (_, Some(id)) => Some(Job::RepublishReservation(id)),
+            (ticket, None) => Some(Job::RepublishClosed(ticket)),
+        };
+        let jobs: Vec<Job> = subjects.iter().filter_map(job).collect();
+        let count = jobs.len() as u64;
+        futures::future::try_join_all(jobs.into_iter().map(|job| self.reservations.submit(job))).await?;
+        Ok(count)
+    }
+}
+
+impl Reservations {
+    /// Which of these changes have yet to close a ledger.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn missing(&self, changes: &[TicketChange]) -> Result<Vec<bool>, batch::Error> {
+        let withdrawn: Vec<TicketId> =
+            changes.iter().filter(|change| change.withdrawn).map(|change| change.ticket.clone()).collect();
+        if withdrawn.is_empty() {
+            return Ok(vec![false; changes.len()]);
+        }
+        let ledgers = self.store.ledgers_of(&withdrawn).await.map_err(unavailable)?;
+        let closed: BTreeSet<TicketId> =
+            ledgers.into_iter().filter(|ledger| ledger.closed).map(|ledger| ledger.ticket).collect();
+        Ok(changes.iter().map(|change| change.withdrawn && !closed.contains(&change.ticket)).collect())
+    }
+}

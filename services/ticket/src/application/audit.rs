@@ -1,0 +1,65 @@
+//! What those that keep tickets compare themselves with, and what tickets keep of reservations.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use async_trait::async_trait;
+use eticket_chassis::{
+    audit::{Owner, State},
+    batch,
+    telemetry::TraceContext,
+};
+use eticket_proto::{ids::TicketId, subjects};
+
+use super::{Job, Messages, ReservationChange, Tickets, by_status, unavailable};
+use crate::domain;
+
+/// The states that the ticket service owns.
+pub struct TicketStates {
+    tickets: Tickets,
+    messages: Arc<dyn Messages>,
+}
+
+impl TicketStates {
+    pub fn new(tickets: Tickets, messages: Arc<dyn Messages>) -> Self {
+        Self { tickets, messages }
+    }
+}
+
+#[async_trait]
+impl Owner for TicketStates {
+    async fn count(&self) -> Result<u64, batch::Error> {
+        self.tickets.count().await
+    }
+
+    async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+        let (now, trace) = (self.tickets.now(), TraceContext::new_root());
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let page = self.tickets.store.page(None, now, after, most).await.map_err(unavailable)?;
+        let state = |ticket: domain::Ticket| {
+            let row = self.messages.event(&ticket, by_status(&ticket, now), now, &trace);
+            State { key: ticket.id.to_string(), message: row.message }
+        };
+        Ok(page.into_iter().map(state).collect())
+    }
+
+    async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
+        let ids: Vec<TicketId> = subjects.iter().filter_map(|subject| subjects::ticket_of(subject)).collect();
+        let count = ids.len() as u64;
+        futures::future::try_join_all(ids.into_iter().map(|id| self.tickets.submit(Job::Republish(id)))).await?;
+        Ok(count)
+    }
+}
+
+impl Tickets {
+    /// Which of these changes are newer than what is taken in. One of a ticket that is not here is not: it would be parked.
+    ///
+    /// # Errors
+    /// If the store does not answer.
+    pub async fn missing(&self, changes: &[ReservationChange]) -> Result<Vec<bool>, batch::Error> {
+        let ids: Vec<TicketId> = changes.iter().map(|change| change.ticket.clone()).collect();
+        let known = self.store.tickets_of(&ids).await.map_err(unavailable)?;
+        let known: BTreeMap<_, _> = known.into_iter().map(|it| (it.id, it.reservation_revision)).collect();
+        let is_newer = |change: &ReservationChange| known.get(&change.ticket).is_some_and(|it| *it < change.revision);
+        Ok(changes.iter().map(is_newer).collect())
+    }
+}
