@@ -41,6 +41,14 @@ func matrix() map[string]release {
 	}
 	full := production(everything...)
 	full.features = append(full.features, "telemetry")
+	// Names that YAML could take for numbers, and numbers that Go would print with an exponent.
+	numbers := production()
+	numbers.values = map[string]any{
+		"store":         map[string]any{"existingSecret": "1", "key": "2"},
+		"bus":           map[string]any{"existingSecret": "3", "key": "4"},
+		"priorityClass": map[string]any{"value": 1e6},
+		"test":          map[string]any{"tokenSecret": "5", "tokenKey": "6"},
+	}
 	return map[string]release{
 		"demo":              demo(),
 		"small":             {files: []string{"demo.yaml", "small.yaml"}},
@@ -54,7 +62,8 @@ func matrix() map[string]release {
 		"full name":         demo("fullnameOverride="+strings.Repeat("f", 63), "metrics.serviceMonitor.enabled=true"),
 		"as long as may be": demo("fullnameOverride=" + strings.Repeat("f", 41)),
 		"cut":               demo("fullnameOverride=" + strings.Repeat("f", 42)),
-		"number as name":    {name: "1234", files: []string{"demo.yaml"}, set: []string{"metrics.serviceMonitor.enabled=true"}},
+		"number as name":    {name: "1234", namespace: "42", files: []string{"demo.yaml"}, set: []string{"metrics.serviceMonitor.enabled=true"}},
+		"numbers as text":   numbers,
 	}
 }
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 )
 
 // binary is a built program of ours, where `cargo xtask` has built them.
@@ -36,6 +37,31 @@ func TestTheServersTakeTheirSettings(t *testing.T) {
 				t.Errorf("%s takes anything: %s", name, output)
 			}
 		}
+	}
+}
+
+// files/features.yaml says what the programs can do, no less and no more.
+func TestFeaturesAreThoseOfThePrograms(t *testing.T) {
+	var features map[string]bool
+	if err := yaml.UnmarshalStrict([]byte(read(t, folder+"/files/features.yaml")), &features); err != nil {
+		t.Fatal(err)
+	}
+	keys := map[string]string{"jwt": `auth.mode = "jwt"`, "tls": `tls.cert_file = "/a"`, "telemetry": `telemetry.otlp_endpoint = "http://a:4317"`}
+	result := demo().mustRender(t)
+	for feature, key := range keys {
+		text := result.settings(t)["ticket"]
+		if feature == "jwt" {
+			text = strings.ReplaceAll(text, `auth.mode = "off"`, "")
+		}
+		// A value may still be refused, for a file that is not there, but not the key.
+		output, _ := checkConfig(t, result, "ticket", text+"\n"+key+"\n")
+		unknown := strings.Contains(output, "no such key") || strings.Contains(output, "cannot check tokens yet")
+		if can, listed := features[feature]; !listed || can == unknown {
+			t.Errorf("features.yaml says %s: %v, the program: %s", feature, can, output)
+		}
+	}
+	if len(features) != len(keys) {
+		t.Errorf("features %v", features)
 	}
 }
 

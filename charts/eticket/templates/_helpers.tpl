@@ -52,7 +52,7 @@ helm.sh/chart: {{ printf "%s-%s" .root.Chart.Name .root.Chart.Version | replace 
 {{/* name, namespace and labels; takes also "name", what stands after the fullname if not the component. */}}
 {{- define "eticket.metadata" -}}
 name: {{ include "eticket.fullname" .root }}-{{ .name | default .component }}
-namespace: {{ .root.Release.Namespace }}
+namespace: {{ .root.Release.Namespace | quote }}
 labels:
   {{- include "eticket.labels" . | nindent 2 }}
 {{- end }}

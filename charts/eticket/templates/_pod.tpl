@@ -9,7 +9,7 @@ metadata:
     {{- toYaml (merge (fromYaml (include "eticket.podLabels" .)) (dict "eticket/metrics" "true") $own.podLabels) | nindent 4 }}
   annotations:
     # Of the file's content alone: a change of settings rolls the pods, one of labels or annotations does not.
-    checksum/config: {{ include "eticket.settings" . | sha256sum }}
+    checksum/config: {{ include "eticket.settings" . | sha256sum | quote }}
     {{- with $own.podAnnotations }}
     {{- toYaml . | nindent 4 }}
     {{- end }}
@@ -20,7 +20,7 @@ spec:
   {{- include "eticket.podSecurity" (dict "user" 10001) | nindent 2 }}
   {{- include "eticket.pullSecrets" $root | indent 2 }}
   {{- with $own.priorityClassName | default (ternary (include "eticket.priorityClass" $root) "" $values.priorityClass.create) }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ . | quote }}
   {{- end }}
   {{- /*
   On SIGTERM a server says that it is not ready, goes on for shutdown.drain_delay_ms (so no preStop hook has to wait for balancers),
@@ -114,12 +114,12 @@ spec:
     {{- with $values.auth.existingConfigMap }}
     - name: jwks
       configMap:
-        name: {{ . }}
+        name: {{ . | quote }}
     {{- end }}
     {{- if $values.tls.enabled }}
     - name: tls
       secret:
-        secretName: {{ include "eticket.tlsSecret" $root }}
+        secretName: {{ include "eticket.tlsSecret" $root | quote }}
         defaultMode: 0440
     {{- end }}
     {{- with $own.extraVolumes }}
@@ -153,6 +153,8 @@ livenessProbe:
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3
+  # A process that does not answer cannot drain: it is killed sooner than one that is told to end.
+  terminationGracePeriodSeconds: 5
 readinessProbe:
   {{- include "eticket.probe" (dict "tls" $tls "port" $port "service" "readiness" "path" "/readyz") | nindent 2 }}
   periodSeconds: 3
@@ -189,16 +191,16 @@ grpc:
   valueFrom:
     secretKeyRef:
       {{- $from := ternary $own.store $values.store (ne $own.store.existingSecret "") }}
-      name: {{ $from.existingSecret }}
-      key: {{ $from.key }}
+      name: {{ $from.existingSecret | quote }}
+      key: {{ $from.key | quote }}
   {{- end }}
 {{- end }}
 {{- if and (ne .component "gateway") $values.bus.existingSecret }}
 - name: ETICKET__BUS__URL
   valueFrom:
     secretKeyRef:
-      name: {{ $values.bus.existingSecret }}
-      key: {{ $values.bus.key }}
+      name: {{ $values.bus.existingSecret | quote }}
+      key: {{ $values.bus.key | quote }}
 {{- end }}
 {{- with $own.extraEnv }}
 {{ toYaml . }}
