@@ -202,6 +202,17 @@ func TestImages(t *testing.T) {
 	}
 }
 
+// The demo runs on the versions that the tests and compose.yaml have.
+func TestTheDemosServersAreThoseOfCompose(t *testing.T) {
+	compose := read(t, root+"/compose.yaml")
+	pods := demo().mustRender(t).pods()
+	for _, name := range []string{"postgresql", "nats"} {
+		if image := pods[name].Spec.Containers[0].Image; !strings.Contains(compose, "image: "+image+"\n") {
+			t.Errorf("compose.yaml does not run %s", image)
+		}
+	}
+}
+
 func TestTwoLongReleasesStayApart(t *testing.T) {
 	long := strings.Repeat("n", 52)
 	names := map[string]bool{}

@@ -61,6 +61,8 @@ enum Task {
         binaries: Option<PathBuf>,
     },
     /// The Helm chart: lint, all ways to render it, and the tests of its templates
+    ///
+    /// `test` runs this too, and then also the tests that start the servers with what the chart renders.
     Chart {
         /// Make values.schema.json and the table in its README anew from the comments in values.yaml
         #[arg(long)]
