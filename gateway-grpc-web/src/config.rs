@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use eticket_chassis::{
     client::balance::Targets,
-    config::{Error, comma_list, within},
+    config::{Error, comma_list, file_path, within},
     process::Place,
 };
 use serde::{Deserialize, Serialize};
@@ -64,7 +64,7 @@ pub struct CorsConfig {
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {
     /// The folder with the console's files.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
 }
 
@@ -142,6 +142,8 @@ mod tests {
         ] {
             assert_eq!(config(more).check(Place::Alone).unwrap_err().key(), key);
         }
+        let empty = format!("max_message_bytes = 4096\n{ANY}\nconsole.folder = ''");
+        assert!(toml::from_str::<Config>(&empty).unwrap_err().to_string().contains("expected a path"));
         let small = Config { max_message_bytes: 1, ..config(ANY) };
         assert_eq!(small.check(Place::Alone).unwrap_err().key(), "max_message_bytes");
         assert_eq!(config(ANY).check(Place::Alone), Ok(()));

@@ -42,6 +42,11 @@ pub enum Gateway {}
 impl Service for Gateway {
     const NAME: &'static str = "gateway";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const ABOUT: &'static str = "Serves gRPC and gRPC-Web for all services under one address.";
+    const NEEDS: &'static str =
+        "upstream.{ticket,reservation,pricing,query}.url: where the services are, as http://127.0.0.1:8082";
+    const EXAMPLE: &'static str =
+        "eticket-gateway --config gateway.toml  # with [upstream.ticket] url = \"http://127.0.0.1:8082\" and so on";
     const STORE: StoreSupport = StoreSupport::None;
     type Config = Config;
 

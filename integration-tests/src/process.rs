@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    io::{PipeReader, PipeWriter, Write},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex},
@@ -30,6 +31,14 @@ pub struct Launch {
     program: PathBuf,
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
+    unread: Option<Stream>,
+}
+
+/// Where a process writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stream {
+    Output,
+    Log,
 }
 
 impl Launch {
@@ -46,7 +55,7 @@ impl Launch {
 
     /// A binary as it is, with nothing of the environment that is meant for it.
     pub fn program(name: &str) -> Self {
-        Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new() }
+        Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new(), unread: None }
     }
 
     /// A command line as a page shows it, in the root of the checkout; cargo becomes the program that it runs.
@@ -54,7 +63,7 @@ impl Launch {
         let script = format!("cd \"$0\" && exec {command}");
         let root = root().to_str().expect("the checkout's path is UTF-8").to_owned();
         let arguments = vec!["-c".to_owned(), script, root];
-        Self { program: PathBuf::from("bash"), arguments, environment: BTreeMap::new() }
+        Self { program: PathBuf::from("bash"), arguments, environment: BTreeMap::new(), unread: None }
     }
 
     #[must_use]
@@ -87,6 +96,19 @@ impl Launch {
     #[must_use]
     pub fn without_room(self) -> Self {
         self.through_shell("trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"")
+    }
+
+    /// Starts it where it may have no more than so many files open.
+    #[must_use]
+    pub fn with_open_files(self, most: u32) -> Self {
+        self.through_shell(&format!("ulimit -n {most}; exec \"$0\" \"$@\""))
+    }
+
+    /// Gives it a pipe that is full and that nobody reads.
+    #[must_use]
+    pub fn unread(mut self, stream: Stream) -> Self {
+        self.unread = Some(stream);
+        self
     }
 
     fn through_shell(mut self, script: &str) -> Self {
@@ -128,10 +150,19 @@ impl Launch {
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET__") || name == "RUST_LOG") {
             command.env_remove(name);
         }
+        let mut full = None;
+        if let Some(stream) = self.unread {
+            let (reader, writer) = full_pipe();
+            match stream {
+                Stream::Output => command.stdout(writer),
+                Stream::Log => command.stderr(writer),
+            };
+            full = Some(reader);
+        }
         let mut child = command.envs(&self.environment).spawn().expect("the binary starts");
-        let output = Lines::read(child.stdout.take().expect("piped"));
-        let log = Lines::read(child.stderr.take().expect("piped"));
-        Process { child, output, log }
+        let output = child.stdout.take().map(Lines::read).unwrap_or_default();
+        let log = child.stderr.take().map(Lines::read).unwrap_or_default();
+        Process { child, output, log, unread_output: self.unread == Some(Stream::Output), _unread: full }
     }
 }
 
@@ -146,18 +177,34 @@ pub struct Exit {
     pub log: String,
 }
 
+/// A pipe in which there is no room, as long as its reading end, which comes first, is there.
+fn full_pipe() -> (PipeReader, PipeWriter) {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut filler = writer.try_clone().expect("a descriptor");
+    // It blocks when the pipe is full, and ends with its reader.
+    std::thread::spawn(move || while filler.write_all(&[b'.'; 4096]).is_ok() {});
+    (reader, writer)
+}
+
 struct Process {
     child: Child,
     output: Lines,
     log: Lines,
+    unread_output: bool,
+    _unread: Option<PipeReader>,
 }
 
 impl Process {
     /// Addresses by server, or none if it has ended.
     async fn ready_line(&mut self) -> Option<BTreeMap<String, String>> {
         loop {
-            if let Some(addresses) = self.output.text().lines().find_map(addresses) {
-                return Some(addresses);
+            // Only where nobody reads standard output the log has to do.
+            let found = match self.unread_output {
+                true => self.log.text().lines().find_map(logged),
+                false => self.output.text().lines().find_map(addresses),
+            };
+            if found.is_some() {
+                return found;
             }
             if self.child.try_wait().expect("a child can be waited for").is_some() {
                 return None;
@@ -184,6 +231,14 @@ fn addresses(line: &str) -> Option<BTreeMap<String, String>> {
     let members = line.as_object().filter(|members| members.get("ready") == Some(&true.into()))?;
     let address = |(name, value): (&String, &serde_json::Value)| Some((name.clone(), value.as_str()?.to_owned()));
     Some(members.iter().filter_map(address).collect())
+}
+
+/// The addresses in the line of the log that says the same.
+fn logged(line: &str) -> Option<BTreeMap<String, String>> {
+    let line: serde_json::Value = serde_json::from_str(line).ok()?;
+    let addresses = line.get("addresses").filter(|_| line["message"] == "ready")?.as_str()?;
+    let address = |text: &str| text.split_once(' ').map(|(name, address)| (name.to_owned(), address.to_owned()));
+    Some(addresses.split(", ").filter_map(address).collect())
 }
 
 /// A running eticket, or one of its servers alone. Dropped, it is killed; if the test fails, its log is shown.
@@ -263,6 +318,7 @@ impl Drop for Eticket {
 }
 
 /// What a process writes, read all the time so that it never waits for us.
+#[derive(Default)]
 struct Lines {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,

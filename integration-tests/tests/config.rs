@@ -187,6 +187,45 @@ async fn every_binary_says_its_version_and_its_help() {
         );
         let help = Launch::program(binary).argument("--help").run().await;
         assert!(help.output.contains("--config") && help.output.contains("--check-config"), "{help:?}");
-        assert_eq!(help.output.contains("--data"), binary != "eticket-gateway", "{}", help.output);
+        assert_eq!(help.output.contains("--data "), binary != "eticket-gateway", "{}", help.output);
+        for part in ["Exit codes:", "  78 ", "Example:", "log.level"] {
+            let is_there = help.output.contains(part) || (part == "log.level" && help.output.contains("[log]"));
+            assert!(is_there || binary == "eticket", "{part} is not in:\n{}", help.output);
+        }
     }
+    for (name, port, keys) in [
+        ("ticket", "127.0.0.1:8082", &["interval_ms = 1000", "bus.url", "[limits]", "# data = "][..]),
+        ("reservation", "127.0.0.1:8081", &["upstream.ticket.url", "attempt_timeout_ms = 400"]),
+        ("pricing", "127.0.0.1:8083", &["policy.file", "bus.url"]),
+        ("query", "127.0.0.1:8084", &["[watch]", "bus.url"]),
+        ("gateway", "127.0.0.1:8088", &["upstream.{ticket,reservation,pricing,query}.url", "max_message_bytes"]),
+    ] {
+        let help = Launch::program(&format!("eticket-{name}")).argument("--help").run().await.output;
+        assert!(help.starts_with(&format!("eticket-{name}: the {name} server of eTicket. ")), "{help}");
+        for part in [port].iter().chain(keys) {
+            assert!(help.contains(part), "{part} is not in:\n{help}");
+        }
+        let all = Launch::program("eticket").argument("--help").run().await.output;
+        assert!(all.contains(port) && all.contains("Exit codes:") && all.contains("Example:"), "{all}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_set_and_empty_is_named() {
+    refused(Launch::program("eticket").key("data", ""), &["configuration: data = : expected a path"]).await;
+    refused(Launch::program("eticket").key("pricing.policy.file", ""), &["pricing.policy.file = : expected"]).await;
+    refused(Launch::program("eticket").key("gateway.console.folder", ""), &["gateway.console.folder = : expected"])
+        .await;
+}
+
+#[tokio::test]
+async fn keys_that_contradict_each_other_are_both_named() {
+    let crowded = Launch::program("eticket").key("limits.concurrency", "3072");
+    refused(crowded, &["configuration: limits.concurrency = 3072", "wait.most + watch.most", "2048 and 1024"]).await;
+    let crowded = Launch::program("eticket").key("query.limits.concurrency", "10");
+    refused(crowded, &["configuration: query.limits.concurrency = 10", "wait.most"]).await;
+    let twice = Launch::program("eticket").key("ticket.listen", "127.0.0.1:8088");
+    refused(twice, &["gateway.listen", "ticket.listen", "127.0.0.1:8088"]).await;
+    let same = Launch::program("eticket").key("ticket.store.url", "sqlite:a.db");
+    refused(same.key("pricing.store.url", "sqlite:./a.db"), &["ticket.store.url", "pricing.store.url"]).await;
 }

@@ -15,7 +15,7 @@ use eticket_integration_tests::{
     api::{channel, reason},
     calendar,
     eventually::{SOON, eventually},
-    process::{Launch, SERVERS},
+    process::{Launch, SERVERS, Stream},
 };
 use eticket_proto::{
     query::{
@@ -25,7 +25,7 @@ use eticket_proto::{
     reservation::UserGrade,
     ticket::TicketStatus,
 };
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -132,8 +132,8 @@ async fn a_port_that_is_taken_is_named() {
 }
 
 #[tokio::test]
-async fn both_signals_end_it_well() {
-    for signal in [Signal::TERM, Signal::INT] {
+async fn each_signal_ends_it_well() {
+    for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let data = folder();
         let eticket = Eticket::start(data.path()).await;
         eticket.signal(signal);
@@ -144,23 +144,66 @@ async fn both_signals_end_it_well() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn another_signal_a_second_later_ends_it_at_once() {
     let data = folder();
     let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "20000").start().await;
     let api = Api::new(&eticket, Wire::Gateway);
     api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
+    let first = Instant::now();
     eticket.signal(Signal::INT);
-    let gateway = eticket.address("gateway").to_owned();
-    eventually(SOON, "it is no longer ready", async || match readiness(&gateway).await {
-        Some(false) => Ok(()),
-        seen => Err(seen),
-    })
-    .await;
-    let started = Instant::now();
-    eticket.signal(Signal::INT);
-    let exit = eticket.exit().await;
+    // Two within a second are one: of these, the first that comes later ends it.
+    let id = eticket.id();
+    let again = async || if signal_again(id, Signal::TERM) { Err("it runs") } else { Ok(()) };
+    let (exit, ()) = tokio::join!(eticket.exit(), eventually(SOON, "it ends", again));
+    let elapsed = first.elapsed();
     assert_eq!(exit.code, Some(130), "{}", exit.log);
-    assert!(started.elapsed() < Duration::from_secs(10), "at once, not after the drain");
+    assert!(elapsed >= Duration::from_secs(1), "after {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(15), "at once, not after the drain: {elapsed:?}");
+}
+
+/// Answers whether the process is still there.
+fn signal_again(id: u32, signal: Signal) -> bool {
+    let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("an id");
+    kill_process(id, signal).is_ok()
+}
+
+/// A log collector that hangs freezes nothing: calls are answered, and the process ends when it is asked to.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_that_nobody_reads_holds_nothing_up() {
+    for stream in [Stream::Log, Stream::Output] {
+        let data = folder();
+        let eticket = Launch::all_in_one(data.path()).unread(stream).key("log.level", "debug").start().await;
+        let api = Api::new(&eticket, Wire::Gateway);
+        api.register("1", calendar::upcoming(Weekday::Wed)).await.expect("a new id is registered");
+        api.settled("1", "").await;
+        assert!(metrics(&eticket).await.contains("eticket_log_lines_dropped_total"), "what is dropped is counted");
+        let began = Instant::now();
+        eticket.signal(Signal::TERM);
+        let exit = eticket.exit().await;
+        assert_eq!(exit.code, Some(0), "{stream:?}: {}", exit.log);
+        assert!(began.elapsed() < Duration::from_secs(15), "{stream:?}: {:?}", began.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn too_few_open_files_are_named() {
+    for most in [12, 16, 24, 32, 48] {
+        let data = folder();
+        let exit = Launch::all_in_one(data.path()).with_open_files(most).run().await;
+        assert_eq!(exit.code, Some(69), "{most}: {}", exit.log);
+        assert!(exit.log.contains("limit of open files"), "{most}: {}", exit.log);
+        assert!(!exit.log.contains("address of this machine"), "{most}: {}", exit.log);
+    }
+}
+
+#[tokio::test]
+async fn an_address_of_another_machine_is_told() {
+    let data = folder();
+    // TEST-NET-1, which nobody has.
+    let launch = Launch::all_in_one(data.path()).key("pricing.listen", "192.0.2.1:0");
+    let exit = launch.key("auth.mode", "off").key("auth.allow_off_anywhere", "true").run().await;
+    assert_eq!(exit.code, Some(69), "{}", exit.log);
+    assert!(exit.log.contains("pricing cannot listen on 192.0.2.1:0: this machine does not have"), "{}", exit.log);
 }
 
 /// While it waits before it drains, calls are still served; the readiness that a balancer asks for says no.

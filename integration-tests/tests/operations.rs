@@ -1,7 +1,17 @@
 //! What operators do on the command line, to a service or through the gateway.
 
+use std::{
+    net::TcpListener,
+    time::{Duration, Instant},
+};
+
 use chrono::Weekday;
-use eticket_integration_tests::{Api, Eticket, Exit, Wire, binary, calendar, process::Launch};
+use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
+use eticket_integration_tests::{
+    Api, Eticket, Exit, Wire, binary, calendar,
+    eventually::{SOON, eventually},
+    process::Launch,
+};
 use eticket_proto::reservation::UserGrade;
 use tempfile::TempDir;
 
@@ -120,7 +130,7 @@ async fn orders_that_reach_nobody_say_what_to_do() {
     assert_eq!(exit.code, Some(69), "{exit:?}");
     assert!(exit.log.contains("127.0.0.1:1") && exit.log.contains("--address"), "{}", exit.log);
 
-    for address in ["nowhere", "nowhere:", ":1", "host:port", "host:70000"] {
+    for address in ["nowhere", "nowhere:", ":1", "host:port", "host:70000", "http://127.0.0.1:8088"] {
         let exit = Launch::program("eticket").argument("admin").argument("--address").argument(address);
         let exit = exit.argument("unsettled").run().await;
         assert_eq!(exit.code, Some(78), "{address}: {exit:?}");
@@ -155,4 +165,81 @@ async fn an_order_that_is_refused_is_told_plainly() {
     assert_eq!(exit.code, Some(1), "{exit:?}");
     assert!(exit.log.contains("upstream.ticket.url"), "{}", exit.log);
     query.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_service_answers_for_itself_only() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let at_ticket = async |arguments: &[&str]| {
+        let launch = Launch::program("eticket").argument("admin").argument("--address");
+        let launch = launch.argument(eticket.address("ticket"));
+        arguments.iter().fold(launch, |launch, argument| launch.argument(argument)).run().await
+    };
+    let exit = at_ticket(&["parked"]).await;
+    assert_eq!((exit.code, lines(&exit)), (Some(1), vec!["ticket: 0 parked"]), "{}", exit.log);
+    assert!(exit.log.contains("is no gateway") && exit.log.contains("this is the ticket service"), "{}", exit.log);
+    let exit = at_ticket(&["parked", "--service", "ticket"]).await;
+    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["ticket: 0 parked"]), "{}", exit.log);
+    for arguments in [&["parked", "--service", "query"][..], &["compare-view"], &["resend", "--service", "pricing"]] {
+        let exit = at_ticket(arguments).await;
+        assert_eq!((exit.code, exit.output.as_str()), (Some(1), ""), "{arguments:?}: {}", exit.log);
+    }
+    // What only owners have cannot be asked of the view.
+    let exit = admin(&eticket, &["republish", "--service", "query"]).await;
+    assert_eq!(exit.code, Some(2), "{}", exit.log);
+    eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_mute_server_is_given_up() {
+    // It accepts connections, and says nothing.
+    let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = mute.local_addr().expect("bound").to_string();
+    let began = Instant::now();
+    let order = async |arguments: &[&str]| {
+        let launch = Launch::program("eticket").argument("admin").argument("--address").argument(&address);
+        arguments.iter().fold(launch, |launch, argument| launch.argument(argument)).run().await
+    };
+    let exits = tokio::join!(order(&["parked"]), order(&["resend"]), order(&["compare-view"]));
+    for exit in [exits.0, exits.1, exits.2] {
+        assert_eq!(exit.code, Some(69), "{exit:?}");
+        assert!(exit.log.contains(&address) && !exit.log.contains("The "), "{}", exit.log);
+    }
+    assert!(began.elapsed() < Duration::from_secs(25), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_can_never_be_applied_is_discarded() {
+    let data = TempDir::new().expect("a folder");
+    Eticket::start(data.path()).await.stop().await;
+    let bus = Embedded::open(&data.path().join("bus.db")).await.expect("a bus");
+    let headers = vec![("ce-id".to_owned(), "odd/1".to_owned())];
+    let odd = Message { subject: "eticket.v1.ticket.odd".to_owned(), headers, body: vec![0xff].into() };
+    bus.publish(odd).await.expect("published");
+    bus.close().await;
+    let eticket = Eticket::start(data.path()).await;
+    for service in ["reservation", "pricing", "query"] {
+        eventually(SOON, "it is parked", async || {
+            let exit = admin(&eticket, &["parked", "--service", service]).await;
+            if exit.output.contains(&format!("{service}: 1 parked")) { Ok(()) } else { Err(exit) }
+        })
+        .await;
+    }
+    let exit = admin(&eticket, &["resend", "odd/1"]).await;
+    let still = vec!["reservation: 0 applied again", "pricing: 0 applied again", "query: 0 applied again"];
+    assert_eq!((exit.code, lines(&exit)), (Some(0), still), "every service that has it was asked: {}", exit.log);
+    let exit = admin(&eticket, &["discard", "odd/1", "--service", "pricing"]).await;
+    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["pricing: 1 discarded"]), "{}", exit.log);
+    let direct = Launch::program("eticket-query").argument("discard").argument("odd/1").argument("--address");
+    let exit = direct.argument(eticket.address("query")).run().await;
+    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["1 discarded"]), "{}", exit.log);
+    let exit = admin(&eticket, &["discard", "odd/1"]).await;
+    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["reservation: 1 discarded"]), "{}", exit.log);
+    for order in ["discard", "resend"] {
+        let exit = admin(&eticket, &[order, "odd/1"]).await;
+        assert_eq!((exit.code, exit.output.as_str()), (Some(1), ""), "{order}: {}", exit.log);
+        assert!(exit.log.contains("event_id: expected"), "{}", exit.log);
+    }
+    eticket.stop().await;
 }

@@ -276,6 +276,13 @@ impl OperationsService for Fake {
         Err(Status::unimplemented("a fake"))
     }
 
+    async fn discard_parked_event(
+        &self,
+        _: Request<op::DiscardParkedEventRequest>,
+    ) -> Result<Response<op::DiscardParkedEventResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
     async fn republish(&self, _: Request<op::RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         Err(Status::unimplemented("a fake"))
     }

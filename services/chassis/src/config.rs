@@ -5,12 +5,15 @@
 
 pub mod bus;
 pub mod comma_list;
+pub mod file_path;
 pub(crate) mod load;
+pub mod text_file;
 pub mod urls;
 
 use std::{fmt, net::SocketAddr, num::NonZeroUsize, path::PathBuf, time::Duration};
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use tracing_subscriber::EnvFilter;
 
 use self::bus::BusConfig;
 
@@ -319,13 +322,20 @@ pub fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), Error>
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessSettings {
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub(crate) data: Option<PathBuf>,
     pub(crate) admin: AdminConfig,
     #[serde(default, skip_serializing_if = "BusConfig::is_empty")]
     pub(crate) bus: BusConfig,
     #[serde(default, skip_serializing_if = "LogConfig::is_empty")]
     pub(crate) log: LogConfig,
+}
+
+impl ProcessSettings {
+    /// What a type cannot say, but for the bus, which not every process has.
+    fn check(&self) -> Result<(), Error> {
+        self.log.check()
+    }
 }
 
 /// `admin.*`.
@@ -344,11 +354,28 @@ pub struct LogConfig {
     /// Without it text on a terminal, else JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,
+    /// A level, or a filter as in `RUST_LOG`. Without it `RUST_LOG`, else info, and on a terminal warn until all is ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub level: Option<String>,
 }
 
 impl LogConfig {
     fn is_empty(&self) -> bool {
-        self.format.is_none()
+        *self == Self::default()
+    }
+
+    /// Whether `level` is one.
+    fn check(&self) -> Result<(), Error> {
+        const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+        let Some(level) = &self.level else { return Ok(()) };
+        // A filter takes any word for the name of a module, so a misspelt level would silence the log.
+        let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+        let words = level.split(',').map(str::trim).all(|word| word.contains(['=', '[']) || is_level(word));
+        if words && EnvFilter::builder().parse(level).is_ok() {
+            return Ok(());
+        }
+        let expected = format!("expected one of {}, or a filter, as info,sqlx=debug", LEVELS.join(", "));
+        Err(Error::new("log.level", Some(level.clone()), expected))
     }
 }
 

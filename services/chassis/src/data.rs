@@ -2,6 +2,7 @@
 
 use std::{
     fs::{self, File, TryLockError},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -35,9 +36,15 @@ impl DataFolder {
     /// If it cannot be made or written to, or another process has it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StartError> {
         let path = path.as_ref();
-        let cannot = |error| {
-            let what = format!("the data folder {} cannot be used: give another by --data", path.display());
-            StartError::unavailable(what, error)
+        let cannot = |error: io::Error| {
+            let advice = match error.kind() {
+                io::ErrorKind::PermissionDenied => "let the process write there, or give another by --data",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "make room there, or give another by --data"
+                }
+                _ => "give another by --data",
+            };
+            StartError::unavailable(format!("the data folder {} cannot be used: {advice}", path.display()), error)
         };
         fs::create_dir_all(path).map_err(cannot)?;
         // A file beside the data: locking a database's own file would meet its library's locks.

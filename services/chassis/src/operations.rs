@@ -7,17 +7,21 @@ use std::{pin::Pin, sync::Arc};
 use eticket_proto::{
     headers,
     operations::{
-        CompareViewRequest, CompareViewResponse, ListParkedEventsRequest, ListParkedEventsResponse,
-        ListUnsettledRequest, ListUnsettledResponse, ParkedEvent, RebuildViewRequest, RebuildViewResponse,
-        RepublishRequest, RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse,
-        operations_service_server::OperationsService,
+        CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
+        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse, ParkedEvent,
+        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
+        ResendParkedEventResponse,
+        operations_service_server::{OperationsService, OperationsServiceServer},
     },
     time,
 };
 use futures::{Stream, StreamExt, future::BoxFuture};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{
+    Request, Response, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+};
 
 use crate::{
     batch,
@@ -74,6 +78,13 @@ impl<T: TakeIn> OperationsService for Operations<T> {
         resend_parked(&*self.store, &request.into_inner().event_id, &apply).await
     }
 
+    async fn discard_parked_event(
+        &self,
+        request: Request<DiscardParkedEventRequest>,
+    ) -> Result<Response<DiscardParkedEventResponse>, Status> {
+        discard_parked(self.consumer, &*self.store, &request.into_inner().event_id).await
+    }
+
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let total = self.take_in.count().await.map_err(failure::of_batch)?;
         let (progress, shown) = mpsc::channel(16);
@@ -114,6 +125,24 @@ impl<T: TakeIn> OperationsService for Operations<T> {
     ) -> Result<Response<ListUnsettledResponse>, Status> {
         Err(only("query", "ListUnsettled"))
     }
+}
+
+/// Serves the operations of one service. A call whose header names another service is refused: it was meant for a gateway, and
+/// its caller would take the answer for the other service's.
+pub fn served<T: OperationsService>(
+    service: &'static str,
+    operations: T,
+) -> InterceptedService<OperationsServiceServer<T>, impl Interceptor + Clone + Send + Sync + 'static> {
+    OperationsServiceServer::with_interceptor(operations, move |request: Request<()>| {
+        let Some(named) = request.metadata().get(headers::SERVICE) else { return Ok(request) };
+        if named.as_encoded_bytes() == service.as_bytes() {
+            return Ok(request);
+        }
+        let named = String::from_utf8_lossy(named.as_encoded_bytes()).into_owned();
+        let description =
+            format!("this is the {service} service itself; expected {service} or no header, got {named:?}");
+        Err(ApiError::invalid_field(headers::SERVICE, description).into())
+    })
 }
 
 /// The answer to an RPC that this service does not have.
@@ -174,6 +203,27 @@ pub async fn resend_parked(
             resent_count += i64::from(!still);
         }
     }
+}
+
+/// Discards one parked message.
+///
+/// # Errors
+/// As the contract says.
+pub async fn discard_parked(
+    service: &'static str,
+    store: &dyn Housekeeping,
+    event_id: &str,
+) -> Result<Response<DiscardParkedEventResponse>, Status> {
+    let found = store.parked_by_id(event_id).await.map_err(failure::of_store)?;
+    let expected = "expected an event_id that ListParkedEvents shows";
+    let Parked { message, reason, .. } = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
+    let discarded = store.discard_parked(event_id).await.map_err(failure::of_store)?;
+    if discarded {
+        let subject = message.subject;
+        tracing::warn!(service, event_id, subject, reason, "an operator has discarded a parked event");
+        metrics::counter!("eticket_events_discarded_total", "consumer" => service).increment(1);
+    }
+    Ok(Response::new(DiscardParkedEventResponse { discarded_count: i64::from(discarded) }))
 }
 
 fn to_message(parked: Parked) -> ParkedEvent {

@@ -4,19 +4,21 @@
 //! context of its own, and stopped in the opposite order, the bus last.
 
 mod flags;
+mod help;
 mod operator;
 mod ready;
 mod run;
 pub mod service;
+mod signals;
 #[cfg(test)]
 mod tests;
 
 use std::process::ExitCode;
 
 pub use self::service::{Entry, Place, Service, entry};
-use self::{flags::Flags, run::Program};
-use crate::config::load::Sources;
+use self::{flags::Flags, help::Help, run::Program};
 pub use crate::exit::StartError;
+use crate::{config::load::Sources, telemetry};
 
 /// Runs one server in a process of its own, as `eticket-<name>`.
 #[must_use]
@@ -32,16 +34,13 @@ pub fn main_of_several(program: &str, entries: Vec<Entry>) -> ExitCode {
 }
 
 fn start(program: Program) -> ExitCode {
-    let flags = Flags::of_process(&program.name, program.binary());
-    // Names that are not Unicode are none of ours.
-    let environment =
-        std::env::vars_os().filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)));
-    let sources = Sources { file: flags.config, environment: environment.collect(), data: flags.data };
+    let flags = Flags::of_process(&program.name, program.binary(), &Help::of(&program));
+    let sources = || Sources::of_process(flags.config.clone(), flags.data.clone());
     if let Some(order) = flags.order {
-        let done = order.carry_out(|| program.listens_at(&sources));
+        let done = order.carry_out(|| program.listens_at(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));
     }
-    let configured = match program.configure(&sources) {
+    let configured = match sources().and_then(|sources| program.configure(&sources)) {
         Ok(configured) => configured,
         Err(error) => return StartError::from(error).report(&program.name),
     };
@@ -54,8 +53,10 @@ fn start(program: Program) -> ExitCode {
             Err(error) => StartError::from(error).report(&program.name),
         };
     }
-    match configured.run() {
+    let code = match configured.run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error.report(&program.name),
-    }
+    };
+    telemetry::flush_log();
+    code
 }

@@ -52,7 +52,7 @@ pub use self::{
 };
 use crate::{
     config::{LimitsConfig, ShutdownConfig},
-    exit::StartError,
+    exit::{self, StartError},
     health::{Health, STANDARD_SERVICES},
     tasks::Tasks,
 };
@@ -240,14 +240,7 @@ async fn bind(name: &str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr
         Ok((listener, address))
     };
     bound.await.map_err(|error: io::Error| {
-        let what = match error.kind() {
-            io::ErrorKind::AddrInUse => {
-                format!(
-                    "{name} cannot listen on {listen}: another process has this port; stop it or set another address"
-                )
-            }
-            _ => format!("{name} cannot listen on {listen}: set an address of this machine"),
-        };
+        let what = format!("{name} cannot listen on {listen}: {}", exit::advice_on_listening(&error));
         StartError::unavailable(what, error)
     })
 }

@@ -309,6 +309,9 @@ pub trait Housekeeping: Send + Sync {
     /// One parked message.
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
 
+    /// Deletes a parked message for good; answers whether it was there.
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
+
     /// Ends all use: waits for what is under way and closes the files or connections.
     async fn close(&self);
 }

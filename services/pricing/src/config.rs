@@ -2,7 +2,7 @@
 
 use std::{fs, path::PathBuf, time::Duration};
 
-use eticket_chassis::config::{AuditConfig, Error, within};
+use eticket_chassis::config::{AuditConfig, Error, file_path, within};
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::Policy, policy_file};
@@ -20,7 +20,7 @@ pub struct Config {
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
     /// YAML; `None` for the embedded policy.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
     /// How often the file is looked at for changes.
     pub reload_interval_ms: u64,
@@ -81,5 +81,14 @@ mod tests {
         assert!(wrong.contains("line 3: rule a: percent: expected 1 to 100"), "{wrong}");
         fs::write(&file, "version: 3\nbase_price: 10 KRW\n").expect("written");
         assert_eq!(config(Some(file)).policy.read().expect("a policy").version(), 3);
+    }
+
+    #[test]
+    fn an_empty_path_is_none() {
+        let audit = "audit: {rows_per_second: 200, confirm_after_ms: 10000}";
+        let read = |text: &str| serde_norway::from_str::<Config>(&format!("{audit}\n{text}"));
+        assert!(read("policy: {reload_interval_ms: 10}").expect("enough").policy.file.is_none());
+        let error = read("policy: {reload_interval_ms: 10, file: ''}").expect_err("empty").to_string();
+        assert!(error.contains("expected a path"), "{error}");
     }
 }

@@ -23,13 +23,13 @@ use eticket_chassis::{
     context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
-    operations::Operations,
+    operations::{self, Operations},
     process::{Place, Service},
     server::Running,
     store,
 };
 use eticket_proto::{
-    operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
+    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
     pricing::pricing_service_server::{PricingServiceServer, SERVICE_NAME as PRICES},
 };
 
@@ -52,6 +52,11 @@ pub struct Pricing;
 impl Service for Pricing {
     const NAME: &'static str = "pricing";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const ABOUT: &'static str = "Gives each ticket its price, by a policy that is data.";
+    const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
+        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH\n\
+        policy.file, for prices other than those of the embedded policy";
+    const EXAMPLE: &'static str = "eticket-pricing --data ./pricing  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     type Config = Config;
 
     fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
@@ -94,7 +99,7 @@ impl Service for Pricing {
         let running = context
             .server()
             .service(PricingServiceServer::new(Grpc { prices: prices.clone() }))
-            .service(OperationsServiceServer::new(operations))
+            .service(operations::served(Self::NAME, operations))
             .reflection([PRICES, OPERATIONS])
             .health(health)
             .start()

@@ -63,6 +63,8 @@ struct RuleForm {
 /// # Errors
 /// The first thing that is wrong with it.
 pub fn parse(text: &str) -> Result<Policy, Error> {
+    // A byte order mark, which some editors put at the start, is no part of the text.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > LARGEST {
         let problem = format!("the file has {} bytes: expected at most {LARGEST}", text.len());
         return Err(Error { line: None, rule: None, problem });

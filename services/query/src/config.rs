@@ -2,7 +2,7 @@
 
 use eticket_chassis::{
     client::balance::Targets,
-    config::{AuditConfig, Error, within},
+    config::{AuditConfig, Error, LimitsConfig, within},
 };
 use serde::{Deserialize, Serialize};
 
@@ -55,10 +55,19 @@ impl Config {
     ///
     /// # Errors
     /// The first value that is wrong.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn check(&self, limits: &LimitsConfig) -> Result<(), Error> {
         within("wait.most", self.wait.most, 1, 1_000_000)?;
         within("watch.most", self.watch.most, 1, 1_000_000)?;
-        self.audit.check()
+        self.audit.check()?;
+        let (wait, watch, concurrency) = (self.wait.most, self.watch.most, limits.concurrency.get() as u64);
+        if wait + watch < concurrency {
+            return Ok(());
+        }
+        // Calls that wait would take every place, and those that need not wait would be shed.
+        let expected = format!(
+            "must be above query's wait.most + watch.most, which are {wait} and {watch}: raise this one, or lower those"
+        );
+        Err(Error::new("limits.concurrency", Some(concurrency.to_string()), expected))
     }
 }
 
@@ -85,6 +94,21 @@ mod tests {
     #[test]
     fn bounds_have_bounds() {
         let none = Config { watch: Bound { most: 0 }, ..parse("").expect("valid") };
-        assert_eq!(none.check().expect_err("nobody could watch").key(), "watch.most");
+        let limits = LimitsConfig::default();
+        assert_eq!(none.check(&limits).expect_err("nobody could watch").key(), "watch.most");
+    }
+
+    #[test]
+    fn calls_that_wait_leave_places_for_those_that_do_not() {
+        let limits = |concurrency| LimitsConfig {
+            concurrency: std::num::NonZeroUsize::new(concurrency).expect("not zero"),
+            ..LimitsConfig::default()
+        };
+        let config = Config { wait: Bound { most: 20 }, watch: Bound { most: 10 }, ..parse("").expect("valid") };
+        assert_eq!(config.check(&limits(31)), Ok(()));
+        let refused = config.check(&limits(30)).expect_err("no place left");
+        assert_eq!(refused.key(), "limits.concurrency");
+        let text = refused.to_string();
+        assert!(text.contains("wait.most") && text.contains("watch.most") && text.contains("20 and 10"), "{text}");
     }
 }

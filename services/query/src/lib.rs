@@ -18,13 +18,12 @@ use eticket_chassis::{
     context::Context,
     exit::StartError,
     health::Health,
+    operations,
     process::{Place, Service},
     server::Running,
     tasks::Tasks,
 };
-use eticket_proto::{
-    operations::operations_service_server::OperationsServiceServer, query::query_service_server::QueryServiceServer,
-};
+use eticket_proto::query::query_service_server::QueryServiceServer;
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
@@ -57,11 +56,17 @@ pub struct Query;
 impl Service for Query {
     const NAME: &'static str = "query";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const ABOUT: &'static str =
+        "Shows tickets, reservations and prices in one view, and lets clients wait for it and watch it.";
+    const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
+        store.url, if the view shall not be a file in the data folder: sqlite:PATH\n\
+        upstream.{ticket,reservation,pricing}.url, for compare-view only";
+    const EXAMPLE: &'static str = "eticket-query --data ./query  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
-        config.check()
+    fn check(config: &Config, settings: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+        config.check(&settings.limits)
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
@@ -105,7 +110,7 @@ impl Service for Query {
         let default_deadline = Duration::from_millis(context.settings.limits.default_deadline_ms);
         let server = server
             .service(QueryServiceServer::new(Grpc { views, default_deadline }))
-            .service(OperationsServiceServer::new(operations))
+            .service(operations::served(Self::NAME, operations))
             .reflection(SERVICES)
             .health(health);
         let running = server.start().await?;

@@ -21,13 +21,13 @@ use eticket_chassis::{
     context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
-    operations::Operations,
+    operations::{self, Operations},
     process::{Place, Service},
     server::Running,
     store,
 };
 use eticket_proto::{
-    operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
+    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
     reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS},
 };
 
@@ -49,6 +49,12 @@ pub struct Reservation;
 impl Service for Reservation {
     const NAME: &'static str = "reservation";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const ABOUT: &'static str = "Decides who holds which ticket: reserves and cancels.";
+    const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
+        upstream.ticket.url: where the ticket service is, as http://127.0.0.1:8082\n\
+        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
+    const EXAMPLE: &'static str =
+        "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
     type Config = Config;
 
     fn check(config: &Config, _: &Settings, place: Place) -> Result<(), chassis_config::Error> {
@@ -87,7 +93,7 @@ impl Service for Reservation {
         let running = context
             .server()
             .service(ReservationServiceServer::new(Grpc { reservations }))
-            .service(OperationsServiceServer::new(operations))
+            .service(operations::served(Self::NAME, operations))
             .reflection([RESERVATIONS, OPERATIONS])
             .health(health)
             .start()

@@ -19,13 +19,13 @@ use eticket_chassis::{
     context::{Context, Migrations, OpenStore},
     exit::StartError,
     health::Health,
-    operations::Operations,
+    operations::{self, Operations},
     process::{Place, Service},
     server::Running,
     store,
 };
 use eticket_proto::{
-    operations::operations_service_server::{OperationsServiceServer, SERVICE_NAME as OPERATIONS},
+    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
     ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,6 +51,10 @@ pub struct Ticket;
 impl Service for Ticket {
     const NAME: &'static str = "ticket";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
+    const ABOUT: &'static str = "Keeps tickets and their status: registers, updates, withdraws and lists them.";
+    const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
+        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
+    const EXAMPLE: &'static str = "eticket-ticket --data ./ticket  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     type Config = Config;
 
     fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
@@ -86,7 +90,7 @@ impl Service for Ticket {
         let running = context
             .server()
             .service(FaultLayer::new(config.fault).layer(service))
-            .service(OperationsServiceServer::new(operations))
+            .service(operations::served(Self::NAME, operations))
             .reflection([TICKETS, OPERATIONS])
             .health(health)
             .start()

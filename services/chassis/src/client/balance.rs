@@ -134,7 +134,8 @@ async fn follow(
             let Some(addresses) = look_up(upstream, target, resolve).await else { continue };
             let before = known.insert(target.clone(), addresses.clone()).unwrap_or_default();
             if before != addresses {
-                tracing::info!(upstream, host = target.host, ?addresses, "addresses changed");
+                let addresses = listed(&addresses);
+                tracing::info!(upstream, host = target.host, addresses, "addresses changed");
             }
             // New ones first, so that there is never none.
             for change in differences(target, &before, &addresses) {
@@ -157,6 +158,10 @@ async fn look_up(upstream: &'static str, target: &Target, resolve: &dyn Resolve)
             None
         }
     }
+}
+
+fn listed<'a>(addresses: impl IntoIterator<Item = &'a SocketAddr>) -> String {
+    addresses.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One address of a service.
@@ -212,7 +217,8 @@ async fn publish(
         sender.send_if_modified(|before| {
             let changed = *before != now;
             if changed {
-                tracing::info!(upstream, addresses = ?now, "addresses changed");
+                let addresses = listed(now.iter().map(|address| &address.socket));
+                tracing::info!(upstream, addresses, "addresses changed");
                 *before = now;
             }
             changed

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::Error;
+use super::{Error, file_path};
 use crate::bus::nats::address::{self, Address};
 
 /// In the process itself.
@@ -19,10 +19,10 @@ pub struct BusConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
     /// A file of NATS credentials (`.creds`), in place of a user or token in the URL.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
     /// Certificates (PEM) that the servers' own are signed by; without it the system's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
     /// Servers that keep the stream, at least.
     pub replicas: u8,

@@ -4,6 +4,7 @@
 //! server has are taken out first, and where several share a process each one's section.
 
 use std::{
+    ffi::OsString,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -17,7 +18,7 @@ use figment::{
 use serde::{Serialize, de::DeserializeOwned};
 
 use super::{
-    Error, ProcessSettings, Settings,
+    Error, ProcessSettings, Settings, text_file,
     urls::{self, StoreSupport},
 };
 
@@ -42,6 +43,38 @@ pub(crate) struct Sources {
     pub(crate) data: Option<PathBuf>,
 }
 
+impl Sources {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// If a variable that is ours is not UTF-8: used in another spelling, a path would be another one.
+    pub(crate) fn of_process(file: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, Error> {
+        Self::of(file, std::env::vars_os(), data)
+    }
+
+    fn of(
+        file: Option<PathBuf>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        data: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let mut environment = Vec::new();
+        for (name, value) in variables {
+            match (name.to_str(), value.to_str()) {
+                (Some(name), Some(value)) => environment.push((name.to_owned(), value.to_owned())),
+                _ if name.to_string_lossy().starts_with(PREFIX) => {
+                    let value = value.to_string_lossy().into_owned();
+                    return Err(Error::new(name.to_string_lossy(), Some(value), NOT_UTF_8));
+                }
+                // It is none of ours.
+                _ => {}
+            }
+        }
+        Ok(Self { file, environment, data })
+    }
+}
+
+const NOT_UTF_8: &str = "expected text in UTF-8";
+
 /// What has to be known of a server to read its configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Shape {
@@ -59,12 +92,44 @@ pub(crate) struct ServerTree {
     pub(crate) section: Option<&'static str>,
     /// What else may stand there.
     beside: Vec<&'static str>,
+    place: KeyPlace,
 }
 
 impl ServerTree {
     /// The server's own keys.
     pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
         typed(&self.own, &self.beside).map_err(|error| error.within(self.section))
+    }
+
+    /// The error with its key as it stands where it was set.
+    pub(crate) fn placed(&self, error: Error) -> Error {
+        self.place.of(error)
+    }
+}
+
+/// Where the keys of a server were set: in its section, or at the root for all.
+#[derive(Debug, Default)]
+struct KeyPlace {
+    section: Option<&'static str>,
+    /// What was set in the section, and of the shared keys at the root.
+    in_section: Dict,
+    at_root: Dict,
+}
+
+impl KeyPlace {
+    fn of(&self, error: Error) -> Error {
+        match has(&self.at_root, error.key()) && !has(&self.in_section, error.key()) {
+            true => error,
+            false => error.within(self.section),
+        }
+    }
+}
+
+/// Whether a key with this path was set.
+fn has(tree: &Dict, path: &str) -> bool {
+    match path.split_once('.') {
+        None => tree.contains_key(path),
+        Some((first, rest)) => tree.get(first).and_then(Value::as_dict).is_some_and(|inner| has(inner, rest)),
     }
 }
 
@@ -73,6 +138,26 @@ fn beside(shape: Shape, section: bool) -> Vec<&'static str> {
     let of_process = PROCESS_KEYS.iter().filter(|_| !section);
     let all = SERVER_KEYS.iter().chain(of_process).copied();
     all.filter(|key| shape.store != StoreSupport::None || !KEEPERS_KEYS.contains(key)).collect()
+}
+
+/// The defaults of a server alone, as TOML with their comments.
+pub(crate) fn defaults(shape: Shape) -> String {
+    // The first line of each file says which file it is.
+    let body = |text: &'static str| text.split_once("\n\n").map_or(text, |(_, body)| body).trim();
+    let of_all = body(DEFAULTS);
+    let of_all = match shape.store {
+        StoreSupport::None => {
+            of_all.split("\n\n").filter(|part| !part.starts_with("[bus]")).collect::<Vec<_>>().join("\n\n")
+        }
+        _ => of_all.to_owned(),
+    };
+    format!("{}\n\n{of_all}", body(shape.defaults))
+}
+
+/// Where a server listens unless it is told.
+pub(crate) fn usual_address(shape: Shape) -> String {
+    let listen = shape.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
+    listen.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
 }
 
 /// Where a server listens: for who wants to speak to it, and has not all that it needs to run.
@@ -105,6 +190,7 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
         }
     }
     let mut process: ProcessSettings = typed(&process, &[])?;
+    process.check()?;
     if shape.store != StoreSupport::None {
         process.data.get_or_insert_with(|| Path::new("./eticket-data").join(shape.name));
         process.bus.check()?;
@@ -112,16 +198,20 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
     let mut settings: Settings = typed(&server, &[])?;
     check(shape, &settings)?;
     settings.auth.resolve();
-    Ok((process, ServerTree { settings, own: tree, section: None, beside: beside(shape, false) }))
+    let (beside, place) = (beside(shape, false), KeyPlace::default());
+    Ok((process, ServerTree { settings, own: tree, section: None, beside, place }))
 }
 
 /// For servers that share a process: the keys of each stand under its name.
 pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
     let mut root = embedded(DEFAULTS)?;
     merge(&mut root, embedded(ALL_IN_ONE)?);
-    merge(&mut root, given(sources)?);
+    let given = given(sources)?;
+    let set_at_root = take(&mut given.clone(), &SHARED_KEYS);
+    merge(&mut root, given);
     let sections: Vec<_> = shapes.iter().map(|shape| take_section(&mut root, shape.name)).collect::<Result<_, _>>()?;
     let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
+    process.check()?;
     process.bus.check()?;
     let shared = take(&mut root, &SHARED_KEYS);
     if let Some((key, value)) = root.pop_first() {
@@ -132,45 +222,47 @@ pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSe
         return Err(Error::new(path.join("."), value, format!("no such key; known here: {known}")));
     }
     let trees = shapes.iter().zip(sections).map(|(shape, section)| {
-        server_of(*shape, &shared, section).map_err(|(error, at_root)| match at_root {
-            true => error,
-            false => error.within(Some(shape.name)),
-        })
+        let (in_section, at_root) = (section.clone(), set_at_root.clone());
+        let place = KeyPlace { section: Some(shape.name), in_section, at_root };
+        match server_of(*shape, &shared, section) {
+            Ok((settings, own)) => {
+                Ok(ServerTree { settings, own, section: place.section, beside: beside(*shape, true), place })
+            }
+            Err(error) => Err(place.of(error)),
+        }
     });
     Ok((process, trees.collect::<Result<_, _>>()?))
 }
 
-/// One of several servers. The error comes with whether its key stands at the root.
-fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<ServerTree, (Error, bool)> {
-    let in_section = |error| (error, false);
-    let mut tree = embedded(shape.defaults).map_err(in_section)?;
+/// The settings of one of several servers, and its own keys.
+fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<(Settings, Dict), Error> {
+    let mut tree = embedded(shape.defaults)?;
     let mut shared = shared.clone();
     let store = shared.remove("store");
     merge(&mut tree, shared);
     if let Some(key) = PROCESS_KEYS.iter().find(|key| section.contains_key(**key)) {
         let value = section.get(*key).map(shown);
-        return Err((Error::new(*key, value, "holds for the whole process: set it at the root"), false));
+        return Err(Error::new(*key, value, "holds for the whole process: set it at the root"));
     }
     merge(&mut tree, section);
     let mut server = take(&mut tree, &SERVER_KEYS);
     if shape.store == StoreSupport::None
         && let Some(value) = server.remove("store")
     {
-        return Err((Error::new("store", Some(shown(&value)), "no such key; this server has no store"), false));
+        return Err(Error::new("store", Some(shown(&value)), "no such key; this server has no store"));
     }
-    let mut settings: Settings = typed(&server, &[]).map_err(in_section)?;
-    check(shape, &settings).map_err(in_section)?;
+    let mut settings: Settings = typed(&server, &[])?;
+    check(shape, &settings)?;
     if let (Some(store), None) = (store, &settings.store.url) {
         let store = Dict::from([("store".to_owned(), store)]);
-        let at_root = |error| (error, true);
-        let url = typed::<SharedStore>(&store, &[]).map_err(at_root)?.store.url;
+        let url = typed::<SharedStore>(&store, &[])?.store.url;
         if let Some(url) = url.as_deref() {
-            settings.store.url = urls::shared_store(shape.store, url).map_err(at_root)?.map(str::to_owned);
-            check(shape, &settings).map_err(at_root)?;
+            settings.store.url = urls::shared_store(shape.store, url)?.map(str::to_owned);
+            check(shape, &settings)?;
         }
     }
     settings.auth.resolve();
-    Ok(ServerTree { settings, own: tree, section: Some(shape.name), beside: beside(shape, true) })
+    Ok((settings, tree))
 }
 
 #[derive(serde::Deserialize)]
@@ -195,8 +287,7 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
     let mut figment = Figment::new();
     if let Some(path) = &sources.file {
         let refuse = |expected| Error::new("--config", Some(path.display().to_string()), expected);
-        let text =
-            std::fs::read_to_string(path).map_err(|error| refuse(format!("the file cannot be read: {error}")))?;
+        let text = text_file::read(path).map_err(refuse)?;
         // Read once by itself for errors with line and column.
         toml::from_str::<toml::Table>(&text).map_err(|error| refuse(format!("the file is not TOML: {error}")))?;
         figment = figment.merge(Toml::string(&text));
@@ -215,7 +306,12 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
         figment = figment.merge(Nested(figment::util::nest(&key, value)));
     }
     if let Some(data) = &sources.data {
-        let data = Value::from(data.display().to_string());
+        let refuse = |expected| Error::new("--data", Some(data.display().to_string()), expected);
+        let data = match data.to_str() {
+            Some("") => return Err(refuse("expected the path of a folder; leave it out for the default")),
+            Some(data) => Value::from(data),
+            None => return Err(refuse(NOT_UTF_8)),
+        };
         figment = figment.merge(Nested(figment::util::nest("data", data)));
     }
     figment.extract().map_err(|error| from_figment(error, &Dict::new(), &[]))

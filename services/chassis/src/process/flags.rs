@@ -4,7 +4,10 @@ use std::path::PathBuf;
 
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
-use super::operator::{self, Order};
+use super::{
+    help::Help,
+    operator::{self, Order},
+};
 
 /// What the command line says.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,8 +21,9 @@ pub(crate) struct Flags {
 
 impl Flags {
     /// Those of this process. Ends it where they are wrong, or ask for help or the version.
-    pub(crate) fn of_process(program: &str, place: Binary) -> Self {
-        Self::of(&command(program, place).get_matches(), place)
+    pub(crate) fn of_process(program: &str, binary: Binary, help: &Help) -> Self {
+        let command = command(program, binary).about(help.about.clone()).after_long_help(help.details.clone());
+        Self::of(&command.get_matches(), binary)
     }
 
     fn of(matches: &ArgMatches, binary: Binary) -> Self {
@@ -58,8 +62,7 @@ fn command(program: &str, binary: Binary) -> Command {
         .display_name(program.to_owned())
         .bin_name(program.to_owned())
         .version(env!("CARGO_PKG_VERSION"))
-        .about(if together { "eTicket in one process" } else { "One server of eTicket" })
-        .after_help("Every key of the configuration is also an environment variable, as ETICKET__ADMIN__LISTEN.")
+        .after_help("--help says more: what it needs, its keys, exit codes, an example.")
         .arg(path("config").value_name("FILE").help("Read configuration from this TOML file"))
         .arg(
             Arg::new("check-config")

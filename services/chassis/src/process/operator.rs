@@ -5,14 +5,20 @@
 
 mod calls;
 
-use std::process::ExitCode;
+use std::{net::SocketAddr, process::ExitCode};
 
-use clap::{Arg, ArgMatches, Command};
+use clap::{
+    Arg, ArgMatches, Command,
+    builder::{NonEmptyStringValueParser, PossibleValuesParser},
+};
 
+use self::calls::Failure;
 use crate::exit::StartError;
 
-/// The services whose operations the gateway hands on, and the first three those that publish.
+/// The services whose operations the gateway hands on.
 const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
+/// Those of them that publish states.
+const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 const VIEW: &str = "query";
 
 /// What is to be done.
@@ -22,6 +28,8 @@ pub(crate) enum Task {
     Parked,
     /// All, or the one with this id.
     Resend(Option<String>),
+    /// The one with this id.
+    Discard(String),
     RebuildView,
     CompareView,
     Unsettled,
@@ -50,20 +58,25 @@ pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
         let command = Command::new(name).about(about);
         if service.is_some() { command.arg(address()) } else { command }
     };
-    let of_any = |name, about| match service {
+    let of_any = |name, about, services: &[&'static str]| match service {
         Some(_) => command(name, about),
         None => {
-            let which = Arg::new("service").long("service").value_name("SERVICE").value_parser(SERVICES);
+            let which = Arg::new("service").long("service").value_name("SERVICE");
+            let which = which.value_parser(PossibleValuesParser::new(services.iter().copied()));
             command(name, about).arg(which.help("For this service only"))
         }
     };
-    let event = Arg::new("event").value_name("EVENT_ID").help("Only this one; else all");
+    // An empty one is most often a variable that nobody has set.
+    let event = || Arg::new("event").value_name("EVENT_ID").value_parser(NonEmptyStringValueParser::new());
+    let discarded = event().required(true).help("As `parked` lists it");
     let mut commands = vec![
-        of_any("parked", "List the messages from the bus that could not be applied"),
-        of_any("resend", "Apply parked messages again; those that fail again stay parked").arg(event),
+        of_any("parked", "List the messages from the bus that could not be applied", &SERVICES),
+        of_any("resend", "Apply parked messages again; those that fail again stay parked", &SERVICES)
+            .arg(event().help("Only this one; else all")),
+        of_any("discard", "Discard a parked message that can never be applied", &SERVICES).arg(discarded),
     ];
     if service != Some(VIEW) {
-        commands.push(of_any("republish", "Publish the current state of everything again; safe at any time"));
+        commands.push(of_any("republish", "Publish the current state of everything again; safe at any time", &OWNERS));
     }
     if service.is_none_or(|service| service == VIEW) {
         commands.extend([
@@ -84,6 +97,7 @@ impl Order {
             "republish" => Task::Republish,
             "parked" => Task::Parked,
             "resend" => Task::Resend(asked("event")),
+            "discard" => Task::Discard(asked("event")?),
             "rebuild-view" => Task::RebuildView,
             "compare-view" => Task::CompareView,
             "unsettled" => Task::Unsettled,
@@ -92,8 +106,8 @@ impl Order {
         let services = service.is_none().then(|| {
             let asked = asked("service");
             let having: &[&'static str] = match task {
-                Task::Republish => &SERVICES[..3],
-                Task::Parked | Task::Resend(_) => &SERVICES,
+                Task::Republish => &OWNERS,
+                Task::Parked | Task::Resend(_) | Task::Discard(_) => &SERVICES,
                 Task::RebuildView | Task::CompareView | Task::Unsettled => &[VIEW],
             };
             having.iter().copied().filter(|name| asked.as_ref().is_none_or(|asked| asked == name)).collect()
@@ -104,34 +118,55 @@ impl Order {
     /// Does it; `listen` is asked where the server listens, if the order does not say.
     pub(crate) fn carry_out(
         self,
-        listen: impl FnOnce() -> Result<std::net::SocketAddr, StartError>,
+        listen: impl FnOnce() -> Result<(String, SocketAddr), StartError>,
     ) -> Result<ExitCode, StartError> {
         let address = match &self.address {
             Some(address) => address.clone(),
-            None => reachable(listen()?)?,
+            None => {
+                let (key, listen) = listen()?;
+                reachable(&key, listen)?
+            }
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::failed)?;
         runtime.block_on(self.send_to(&address))
     }
 
+    /// Asks every service, also where one has refused; what has failed is told at the end.
     async fn send_to(&self, address: &str) -> Result<ExitCode, StartError> {
         let mut server = calls::Server::connect(address).await?;
-        let mut differences = 0;
-        let nobody = [None];
-        let some: Vec<_> = self.services.iter().flatten().copied().map(Some).collect();
-        for service in if self.services.is_some() { &some[..] } else { &nobody } {
-            server.hand_on_to(*service);
-            differences += server.carry_out(&self.task).await?;
+        let services: Vec<_> = match &self.services {
+            Some(services) => services.iter().copied().map(Some).collect(),
+            None => vec![None],
+        };
+        let (mut differences, mut done, mut errors, mut elsewhere) = (0, false, Vec::new(), Vec::new());
+        for service in services {
+            server.hand_on_to(service);
+            match server.carry_out(&self.task).await {
+                Ok(count) => (differences, done) = (differences + count, true),
+                Err(Failure::NotParked(error)) => elsewhere.push(error),
+                Err(Failure::Refused(error)) => errors.push(error),
+                Err(Failure::Lost(error)) => {
+                    errors.push(error);
+                    break;
+                }
+            }
         }
-        Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        // An event is parked at some services only.
+        if !done && errors.is_empty() {
+            errors = elsewhere;
+        }
+        match StartError::all(errors) {
+            Some(error) => Err(error),
+            None => Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+        }
     }
 }
 
 /// Where a server that listens there can be reached from this machine.
-fn reachable(listen: std::net::SocketAddr) -> Result<String, StartError> {
+fn reachable(key: &str, listen: SocketAddr) -> Result<String, StartError> {
     if listen.port() == 0 {
         let expected = "the server took a free port, which its ready line says: give it as --address";
-        return Err(StartError::config("listen", listen.to_string(), expected));
+        return Err(StartError::config(key, listen.to_string(), expected));
     }
     let mut address = listen;
     if address.ip().is_unspecified() {
@@ -158,6 +193,11 @@ mod tests {
         let found = order(Some("ticket"), &["resend", "a/1", "--address", "h:1"]).expect("valid").expect("an order");
         let task = Task::Resend(Some("a/1".to_owned()));
         assert_eq!(found, Order { task, address: Some("h:1".to_owned()), services: None });
+        let found = order(Some("query"), &["discard", "a/1"]).expect("valid").expect("an order");
+        assert_eq!(found.task, Task::Discard("a/1".to_owned()));
+        for nothing in [&["discard"][..], &["discard", ""], &["resend", ""]] {
+            assert!(order(Some("ticket"), nothing).is_err(), "{nothing:?}");
+        }
         assert!(order(Some("ticket"), &["compare-view"]).is_err());
         assert!(order(Some("query"), &["republish"]).is_err());
         assert!(order(Some("ticket"), &["republish", "--service", "pricing"]).is_err());
@@ -170,11 +210,12 @@ mod tests {
         assert_eq!(services(&["parked", "--service", "query"]), Some(vec!["query"]));
         assert_eq!(services(&["compare-view"]), Some(vec!["query"]));
         assert!(order(None, &["parked", "--service", "nobody"]).is_err());
+        assert!(order(None, &["republish", "--service", "query"]).is_err(), "the view publishes nothing");
     }
 
     #[test]
     fn a_server_that_listens_everywhere_is_reached_on_the_loopback() {
-        let reach = |listen: &str| reachable(listen.parse().expect("an address"));
+        let reach = |listen: &str| reachable("listen", listen.parse().expect("an address"));
         assert_eq!(reach("0.0.0.0:8082").expect("reachable"), "127.0.0.1:8082");
         assert_eq!(reach("[::]:8082").expect("reachable"), "[::1]:8082");
         assert_eq!(reach("10.0.0.1:8082").expect("reachable"), "10.0.0.1:8082");

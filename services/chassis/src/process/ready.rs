@@ -1,21 +1,20 @@
 //! The signs that everything answers: a line of JSON for programs, a few lines for people.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, Write},
     net::SocketAddr,
+    thread,
 };
 
-use crate::config::{LogConfig, LogFormat};
-
-/// The format of the log: as configured, else text for a terminal and JSON for everything else.
-pub(crate) fn format_of(log: &LogConfig) -> LogFormat {
-    let usual = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
-    log.format.unwrap_or(usual)
-}
+use crate::{config::LogFormat, telemetry};
 
 /// Tells programs and people, the names in the order given.
 pub(crate) fn tell(program: &str, addresses: &[(&'static str, SocketAddr)], format: LogFormat) {
-    print(&(line(addresses) + "\n"));
+    // On a thread of its own: a pipe that is full and that nobody reads holds up nothing else.
+    let line = line(addresses) + "\n";
+    if let Err(error) = thread::Builder::new().name("ready-line".to_owned()).spawn(move || print(&line)) {
+        tracing::error!(%error, "the ready line is not written to standard output");
+    }
     let attempt = addresses.first().map(|(_, address)| format!("grpcurl -plaintext {address} list"));
     let attempt = attempt.unwrap_or_default();
     match format {
@@ -30,7 +29,7 @@ pub(crate) fn tell(program: &str, addresses: &[(&'static str, SocketAddr)], form
                 text += &format!("  {name:<12} {address}\n");
             }
             text += &format!("try: {attempt}\n\n");
-            io::stderr().write_all(text.as_bytes()).ok();
+            telemetry::say(&text);
         }
     }
 }

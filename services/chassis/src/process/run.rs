@@ -1,17 +1,15 @@
 //! From a configuration to servers that run, and to the end of the process.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    time::{Instant, sleep, timeout, timeout_at},
-};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
     flags::Binary,
     ready,
     service::{Configured, Entry, Place},
+    signals,
 };
 use crate::{
     admin::Admin,
@@ -21,18 +19,20 @@ use crate::{
         self, ProcessSettings, Settings,
         bus::{BusConfig, EMBEDDED},
         load::{self, Sources},
-        urls::StoreSupport,
+        urls::{self, StorePlace, StoreSupport},
     },
     context::{self, Context, Siblings},
     data::DataFolder,
-    exit::{INTERRUPTED, StartError},
+    exit::StartError,
     server::Running,
-    tasks::Tasks,
     telemetry,
 };
 
 /// A server that is not ready for so long is worth a line in the log.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of the embedded bus, in the data folder.
+const BUS_FILE: &str = "bus.db";
 
 /// Which servers a binary runs.
 pub(crate) struct Program {
@@ -53,9 +53,11 @@ impl Program {
     }
 
     /// Where the server listens that takes operators' orders: the last one started, whom people call.
-    pub(crate) fn listens_at(&self, sources: &Sources) -> Result<SocketAddr, StartError> {
+    /// With the key that says so.
+    pub(crate) fn listens_at(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
         let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
-        Ok(load::listen(last.shape, self.together, sources)?)
+        let address = load::listen(last.shape, self.together, sources)?;
+        Ok((key_of(self.together.then_some(last.shape.name), "listen"), address))
     }
 
     /// Reads and checks everything; nothing is opened or bound.
@@ -72,8 +74,16 @@ impl Program {
             let (settings, section) = (tree.settings, tree.section);
             servers.push(Server { entry: *entry, settings, section, configured });
         }
-        Ok(ConfiguredProgram { name: self.name.clone(), process, servers })
+        let program = ConfiguredProgram { name: self.name.clone(), process, servers };
+        program.check_addresses()?;
+        program.check_files()?;
+        Ok(program)
     }
+}
+
+/// The key of a server, from the root.
+fn key_of(section: Option<&str>, key: &str) -> String {
+    section.map_or_else(|| key.to_owned(), |section| format!("{section}.{key}"))
 }
 
 /// A server with its checked configuration.
@@ -98,6 +108,51 @@ impl ConfiguredProgram {
         load::effective(&self.process, &tables)
     }
 
+    /// No two servers of this process listen at the same address.
+    fn check_addresses(&self) -> Result<(), config::Error> {
+        let servers = self.servers.iter().map(|server| (key_of(server.section, "listen"), server.settings.listen));
+        let mut known = vec![("admin.listen".to_owned(), self.process.admin.listen)];
+        for (key, address) in servers {
+            let (ip, port) = (address.ip(), address.port());
+            let meets = |other: &SocketAddr| {
+                let same_ip = other.ip() == ip || other.ip().is_unspecified() || ip.is_unspecified();
+                port != 0 && other.port() == port && same_ip && other.is_ipv4() == address.is_ipv4()
+            };
+            if let Some((other, taken)) = known.iter().find(|(_, other)| meets(other)) {
+                let expected = format!("must not meet {other}, which is {taken}: give each an address of its own");
+                return Err(config::Error::new(key, Some(address.to_string()), expected));
+            }
+            known.push((key, address));
+        }
+        Ok(())
+    }
+
+    /// No two servers of this process keep their state in the same file.
+    fn check_files(&self) -> Result<(), config::Error> {
+        let mut known: Vec<(String, PathBuf)> = Vec::new();
+        if let (Some(data), Some(EMBEDDED)) = (&self.process.data, self.process.bus.url.as_deref()) {
+            known.push(("the bus".to_owned(), data.join(BUS_FILE)));
+        }
+        for server in &self.servers {
+            let (shape, url) = (server.entry.shape, server.settings.store.url.as_deref());
+            let path = match (url.map(|url| urls::store_place(shape.store, url)).transpose()?, &self.process.data) {
+                (Some(StorePlace::Sqlite(path)), _) => path,
+                (None, Some(data)) if shape.store != StoreSupport::None => context::usual_store(data, shape.name),
+                _ => continue,
+            };
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let key = key_of(server.section, "store.url");
+            if let Some((other, _)) =
+                known.iter().find(|(_, known)| std::path::absolute(known).is_ok_and(|k| k == path))
+            {
+                let expected = format!("must not be the file of {other}: give each a file of its own");
+                return Err(config::Error::new(key, Some(format!("sqlite:{}", path.display())), expected));
+            }
+            known.push((key, path));
+        }
+        Ok(())
+    }
+
     fn table_of(&self, server: &Server) -> toml::Table {
         let mut table = server.configured.table.clone();
         if let (Some(data), None) = (&self.process.data, &server.settings.store.url)
@@ -111,12 +166,10 @@ impl ConfiguredProgram {
 
     /// Runs until a signal asks to stop.
     pub(crate) fn run(self) -> Result<(), StartError> {
-        telemetry::init_log(ready::format_of(&self.process.log));
+        telemetry::init_log(&self.process.log)?;
+        let stop = signals::listen(self.hard_cap())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
-        let outcome = runtime.block_on(async {
-            let stop = listen_to_signals()?;
-            self.serve(stop).await
-        });
+        let outcome = runtime.block_on(self.serve(stop));
         // What still blocks a thread had its chance within the hard cap.
         runtime.shutdown_background();
         outcome
@@ -132,7 +185,7 @@ impl ConfiguredProgram {
             _ => None,
         };
         let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default() };
-        let cap = self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default();
+        let cap = self.hard_cap();
         let mut started = Started { running: Vec::new(), bus: base.bus.clone() };
         let outcome = tokio::select! {
             biased;
@@ -145,6 +198,11 @@ impl ConfiguredProgram {
         }
         started.stop(cap).await;
         outcome
+    }
+
+    /// Of the process: the longest of its servers.
+    fn hard_cap(&self) -> Duration {
+        self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default()
     }
 
     async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
@@ -165,7 +223,8 @@ impl ConfiguredProgram {
         // From the one that people call to the one that nobody does; the admin has started first.
         let addresses: Vec<(&'static str, SocketAddr)> =
             running.iter().rev().map(|server| (server.name(), server.address())).collect();
-        ready::tell(&self.name, &addresses, ready::format_of(&self.process.log));
+        ready::tell(&self.name, &addresses, telemetry::format_of(&self.process.log));
+        telemetry::has_started();
         Ok(())
     }
 }
@@ -174,7 +233,7 @@ async fn open_bus(config: &BusConfig, data: &DataFolder) -> Result<Arc<dyn Bus>,
     if config.url.as_deref() != Some(EMBEDDED) {
         return Ok(Arc::new(Nats::open(config)?));
     }
-    let path = data.path().join("bus.db");
+    let path = data.path().join(BUS_FILE);
     let what = || format!("the bus file {} cannot be opened: put it right, or move it away", path.display());
     match Embedded::open(&path).await {
         Ok(bus) => Ok(Arc::new(bus)),
@@ -227,26 +286,4 @@ impl Started {
             tracing::warn!("the bus did not close in time");
         }
     }
-}
-
-/// The first signal cancels the token, a second one ends the process at once.
-fn listen_to_signals() -> Result<CancellationToken, StartError> {
-    let mut terminate = signal(SignalKind::terminate()).map_err(StartError::failed)?;
-    let mut interrupt = signal(SignalKind::interrupt()).map_err(StartError::failed)?;
-    let stop = CancellationToken::new();
-    let asked = stop.clone();
-    // Not joined: it ends with the process.
-    Tasks::new().spawn("signals", async move {
-        for _ in 0..2 {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            if asked.is_cancelled() {
-                std::process::exit(INTERRUPTED.into());
-            }
-            asked.cancel();
-        }
-    });
-    Ok(stop)
 }

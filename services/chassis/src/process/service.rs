@@ -31,6 +31,12 @@ pub trait Service: 'static {
     const NAME: &'static str;
     /// Its configuration as TOML, `listen` and its own keys.
     const DEFAULTS: &'static str;
+    /// What it does, in a line.
+    const ABOUT: &'static str = "One server of eTicket";
+    /// What it must be told to run in a process of its own, and can be told besides: lines for its help.
+    const NEEDS: &'static str = "";
+    /// A command line that starts it.
+    const EXAMPLE: &'static str = "";
     /// What it can keep its state in. One that keeps none has neither data folder nor bus.
     const STORE: StoreSupport = StoreSupport::Any;
     /// Its own keys, beside those that every server has. Unknown keys must be refused (`deny_unknown_fields`).
@@ -56,6 +62,9 @@ type Build = Box<dyn for<'a> FnOnce(&'a Context) -> BoxFuture<'a, Result<Running
 #[derive(Debug, Clone, Copy)]
 pub struct Entry {
     pub(crate) shape: Shape,
+    pub(crate) about: &'static str,
+    pub(crate) needs: &'static str,
+    pub(crate) example: &'static str,
     pub(crate) configure: Configure,
 }
 
@@ -70,12 +79,13 @@ pub(crate) struct Configured {
 #[must_use]
 pub fn entry<S: Service>() -> Entry {
     let shape = Shape { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };
-    Entry { shape, configure: configure::<S> }
+    let (about, needs, example) = (S::ABOUT, S::NEEDS, S::EXAMPLE);
+    Entry { shape, about, needs, example, configure: configure::<S> }
 }
 
 fn configure<S: Service>(tree: &ServerTree, place: Place) -> Result<Configured, config::Error> {
     let own: S::Config = tree.own()?;
-    S::check(&own, &tree.settings, place).map_err(|error| error.within(tree.section))?;
+    S::check(&own, &tree.settings, place).map_err(|error| tree.placed(error))?;
     let mut table = load::table(&tree.settings)?;
     table.extend(load::table(&own)?);
     let build: Build = Box::new(move |context| Box::pin(S::build(context, own)));

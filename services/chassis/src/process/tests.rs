@@ -121,6 +121,25 @@ fn the_effective_configuration_has_everything() {
     assert!(folder.path().read_dir().expect("readable").next().is_none(), "nothing was opened");
 }
 
+#[test]
+fn servers_of_one_process_share_neither_address_nor_file() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let refusal = |variables: &[(&str, &str)]| {
+        both().configure(&sources(variables, folder.path())).map(|_| ()).expect_err("refused").to_string()
+    };
+    let text = refusal(&[("FIRST__LISTEN", "127.0.0.1:7001"), ("SECOND__LISTEN", "127.0.0.1:7001")]);
+    assert!(text.contains("second.listen = 127.0.0.1:7001: must not meet first.listen"), "{text}");
+    let anywhere = [("ADMIN__LISTEN", "0.0.0.0:7001"), ("SECOND__LISTEN", "127.0.0.1:7001")];
+    let text = refusal(&anywhere);
+    assert!(text.contains("second.listen") && text.contains("admin.listen, which is 0.0.0.0:7001"), "{text}");
+    let bus = format!("sqlite:{}", folder.path().join("bus.db").display());
+    let text = refusal(&[("FIRST__STORE__URL", &bus)]);
+    assert!(text.contains("first.store.url") && text.contains("must not be the file of the bus"), "{text}");
+    let apart =
+        [("FIRST__LISTEN", "127.0.0.1:7001"), ("SECOND__LISTEN", "127.0.0.2:7001"), ("ADMIN__LISTEN", "127.0.0.1:0")];
+    both().configure(&sources(&apart, folder.path())).expect("apart");
+}
+
 #[tokio::test]
 async fn servers_start_in_order_and_stop_in_the_opposite_one() {
     let folder = tempfile::tempdir().expect("a folder");

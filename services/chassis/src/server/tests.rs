@@ -131,6 +131,13 @@ impl OperationsService for Fake {
         Ok(Response::new(ResendParkedEventResponse::default()))
     }
 
+    async fn discard_parked_event(
+        &self,
+        _: tonic::Request<DiscardParkedEventRequest>,
+    ) -> Result<Response<DiscardParkedEventResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
+
     async fn republish(&self, _: tonic::Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let under_way = self.begin();
         let first = stream::iter([Ok(RepublishResponse::default())]);

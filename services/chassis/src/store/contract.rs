@@ -31,6 +31,7 @@ pub(crate) async fn suite(subject: Subject) {
     records_are_kept_until_they_are_purged(&subject).await;
     parked_messages_come_back_whole_and_by_pages(&subject).await;
     parking_replaces_and_applying_takes_out(&subject).await;
+    discarding_takes_out_one_for_good(&subject).await;
     what_a_text_cannot_hold_is_parked_all_the_same(&subject).await;
     the_stream_last_met_is_remembered(&subject).await;
     a_closed_store_answers_with_errors(&subject).await;
@@ -188,6 +189,15 @@ async fn parking_replaces_and_applying_takes_out(subject: &Subject) {
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), [again]);
     commit(subject, |work| work.unpark("twice".to_owned())).await;
     assert_eq!(subject.housekeeping.parked_by_id("twice").await.expect("read"), None);
+}
+
+async fn discarding_takes_out_one_for_good(subject: &Subject) {
+    commit(subject, |work| ["p/1", "p/2"].iter().for_each(|id| work.park(parked(id, "never")))).await;
+    assert!(subject.housekeeping.discard_parked("p/1").await.expect("discarded"));
+    assert!(!subject.housekeeping.discard_parked("p/1").await.expect("asked"), "it is gone");
+    assert_eq!(subject.housekeeping.parked_by_id("p/1").await.expect("read"), None);
+    assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), [parked("p/2", "never")]);
+    assert!(subject.housekeeping.discard_parked("p/2").await.expect("discarded"));
 }
 
 async fn what_a_text_cannot_hold_is_parked_all_the_same(subject: &Subject) {

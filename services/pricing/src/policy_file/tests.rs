@@ -31,6 +31,12 @@ fn the_embedded_policy_is_the_one_of_the_contract() {
 }
 
 #[test]
+fn a_byte_order_mark_is_no_part_of_the_policy() {
+    let policy = parse("\u{feff}version: 3\nbase_price: 10 KRW\n").expect("a policy");
+    assert_eq!((policy.version(), policy.base_price()), (3, money("10 KRW")));
+}
+
+#[test]
 fn every_form_of_a_value_is_understood() {
     let policy = parse(
         "version: 3

@@ -6,7 +6,7 @@ use eticket_chassis::{
     batch,
     error::ApiError,
     failure,
-    operations::{list_parked, only, resend_parked},
+    operations::{discard_parked, list_parked, only, resend_parked},
     paging::{self, Page},
     store::{self, Parked},
     tasks::Tasks,
@@ -14,10 +14,11 @@ use eticket_chassis::{
 use eticket_proto::{
     error::ErrorReason,
     operations::{
-        CompareViewRequest, CompareViewResponse, ListParkedEventsRequest, ListParkedEventsResponse,
-        ListUnsettledRequest, ListUnsettledResponse, RebuildViewRequest, RebuildViewResponse, RepublishRequest,
-        RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse, Unsettled,
-        compare_view_response::Difference, operations_service_server::OperationsService,
+        CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
+        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse,
+        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
+        ResendParkedEventResponse, Unsettled, compare_view_response::Difference,
+        operations_service_server::OperationsService,
     },
     time::to_proto,
 };
@@ -77,6 +78,13 @@ impl OperationsService for Operations {
             Box::pin(async move { reader.apply_parked(parked).await.map_err(|_| batch::Error::Unavailable) })
         };
         resend_parked(&*self.reader.store, &request.into_inner().event_id, &apply).await
+    }
+
+    async fn discard_parked_event(
+        &self,
+        request: Request<DiscardParkedEventRequest>,
+    ) -> Result<Response<DiscardParkedEventResponse>, Status> {
+        discard_parked("query", &*self.reader.store, &request.into_inner().event_id).await
     }
 
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {

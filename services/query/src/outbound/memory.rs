@@ -263,6 +263,10 @@ impl Housekeeping for MemoryViews {
         self.current().parked_by_id(event_id).await
     }
 
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        self.current().discard_parked(event_id).await
+    }
+
     async fn close(&self) {
         self.current().close().await;
     }

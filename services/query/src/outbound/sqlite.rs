@@ -326,6 +326,10 @@ impl Housekeeping for SqliteViews {
         self.current().await?.database.parked_by_id(event_id).await
     }
 
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        self.current().await?.database.discard_parked(event_id).await
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         if let Some(store) = self.open.write().await.take() {

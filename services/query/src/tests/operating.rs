@@ -4,8 +4,8 @@ use eticket_chassis::{error::ApiError, store::Parked};
 use eticket_proto::{
     error::ErrorReason,
     operations::{
-        CompareViewRequest, ListParkedEventsRequest, ListUnsettledRequest, RepublishRequest, ResendParkedEventRequest,
-        operations_service_server::OperationsService,
+        CompareViewRequest, DiscardParkedEventRequest, ListParkedEventsRequest, ListUnsettledRequest, RepublishRequest,
+        ResendParkedEventRequest, operations_service_server::OperationsService,
     },
 };
 use tonic::{Code, Request};
@@ -71,6 +71,17 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
     assert_eq!(resend("x").await.unwrap(), 0);
     let status = resend("nobody").await.expect_err("no such message");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
+    let discard = async |event_id: &str| {
+        let request = Request::new(DiscardParkedEventRequest { event_id: event_id.to_owned() });
+        operations(&fixture).discard_parked_event(request).await.map(|response| response.into_inner().discarded_count)
+    };
+    assert_eq!(discard("x").await.unwrap(), 1);
+    assert_eq!(parked(&fixture).await, [""; 0]);
+    assert_eq!(resend("").await.unwrap(), 0, "it is gone for good");
+    for nothing in ["x", ""] {
+        let status = discard(nothing).await.expect_err("no such message");
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
+    }
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@
 //! messages that others have published meanwhile.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, OnceLock, Weak},
     time::Duration,
 };
@@ -25,7 +25,7 @@ use super::{
     Bounds,
     address::{Address, Login},
 };
-use crate::{bus::Error, error::chain};
+use crate::{bus::Error, config::text_file, error::chain};
 
 /// Between attempts to connect for the first time.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -138,10 +138,13 @@ impl Connection {
             None => options,
         };
         if let Some(path) = credentials {
-            let text = tokio::fs::read_to_string(path).await.and_then(|text| options.credentials(&text));
-            options = text.map_err(|error| format!("bus.credentials = {}: {error}", path.display()))?;
+            let refuse = |problem: String| format!("bus.credentials = {}: {problem}", path.display());
+            let bytes = tokio::fs::read(path).await.map_err(|error| refuse(error.to_string()))?;
+            let text = text_file::decode(bytes).map_err(refuse)?;
+            options = options.credentials(&text).map_err(|error| refuse(error.to_string()))?;
         }
         if let Some(path) = ca_file {
+            check_authority(path).await.map_err(|problem| format!("bus.ca_file = {}: {problem}", path.display()))?;
             options = options.add_root_certificates(path.clone());
         }
         let state = Arc::downgrade(this);
@@ -325,12 +328,25 @@ impl Connection {
 }
 
 /// What to do about a problem, which is in the words of others: what is not known of them gets the advice that is never wrong.
+/// The library would skip a certificate behind a byte order mark, and take a file without any for an authority that signs none.
+async fn check_authority(path: &Path) -> Result<(), String> {
+    let bytes = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
+    if text_file::has_mark(&bytes) {
+        return Err("it begins with a byte order mark: save it in UTF-8 without one".to_owned());
+    }
+    match text_file::decode(bytes)?.contains("-----BEGIN CERTIFICATE-----") {
+        true => Ok(()),
+        false => Err("it has no certificate: expected PEM, with -----BEGIN CERTIFICATE-----".to_owned()),
+    }
+}
+
 fn advice(problem: &str) -> &'static str {
     let known = [
         ("authorization violation", "look at the user or token in bus.url, and at bus.credentials"),
         ("UnknownIssuer", "set bus.ca_file to the certificates that the server's own is signed by"),
         ("InvalidContentType", "it does not speak TLS: enable that at the server, or write nats:// in bus.url"),
         ("bus.credentials", "put the file right, or set another"),
+        ("bus.ca_file", "put the file right, or set another"),
     ];
     let found = known.iter().find(|(words, _)| problem.contains(words));
     found.map_or("start nats-server, or set bus.url", |(_, advice)| advice)

@@ -212,6 +212,11 @@ fn errors_of_several_name_the_section() {
         ("TICKET__ADMIN__LISTEN", "127.0.0.1:1", "ticket.admin"),
         ("QUERY__STORE__URL", "postgres://db/e", "query.store.url"),
         ("TICKET__AUTH__MODE", "jwt", "ticket.auth.mode"),
+        ("LIMITS__CONCURRENCY", "0", "limits.concurrency"),
+        ("LIMITS__X", "1", "limits.x"),
+        ("LIMITS", "1", "limits"),
+        ("AUTH__MODE", "jwt", "auth.mode"),
+        ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms"),
         ("TICKET", "1", "ticket"),
         ("LISTEN", "127.0.0.1:1", "listen"),
         ("SWEEP__INTERVAL_MS", "5", "sweep.interval_ms"),
@@ -223,6 +228,12 @@ fn errors_of_several_name_the_section() {
         let error = together(&ALL, &environment(&[(variable, value)])).map(|_| ()).expect_err(variable);
         assert_eq!(error.key(), key, "{variable}: {error}");
     }
+    let both = environment(&[("LIMITS__CONCURRENCY", "7"), ("TICKET__LIMITS__CONCURRENCY", "0")]);
+    assert_eq!(together(&ALL, &both).map(|_| ()).expect_err("zero").key(), "ticket.limits.concurrency");
+    let (_, trees) = together(&ALL, &environment(&[("LIMITS__CONCURRENCY", "7")])).expect("valid");
+    let of_service = |key: &str| trees[1].placed(Error::missing(key, "must be given")).key().to_owned();
+    assert_eq!(of_service("limits.concurrency"), "limits.concurrency", "also where the service itself refuses it");
+    assert_eq!(of_service("watch.most"), "query.watch.most");
     let (_, trees) = together(&ALL, &environment(&[("TICKET__SWEEP__X", "1")])).expect("split");
     assert_eq!(trees[0].own::<Own>().expect_err("refused").key(), "ticket.sweep.x");
 }
@@ -294,4 +305,75 @@ fn where_it_listens_is_known_without_the_rest() {
     assert_eq!(address(false, &variables).expect("given").port(), 9, "what else is wrong is not asked for");
     assert_eq!(address(true, &[("TICKET__LISTEN", "127.0.0.1:7")]).expect("given").port(), 7);
     assert_eq!(address(true, &[("TICKET__LISTEN", "x")]).expect_err("none").key(), "ticket.listen");
+}
+
+#[test]
+fn what_is_set_and_empty_is_refused() {
+    let bus = ("BUS__URL", "nats://n:1");
+    for (variable, key) in [
+        ("DATA", "data"),
+        ("LISTEN", "listen"),
+        ("ADMIN__LISTEN", "admin.listen"),
+        ("STORE__URL", "store.url"),
+        ("BUS__URL", "bus.url"),
+        ("BUS__CREDENTIALS", "bus.credentials"),
+        ("BUS__CA_FILE", "bus.ca_file"),
+        ("BUS__REPLICAS", "bus.replicas"),
+        ("AUTH__MODE", "auth.mode"),
+        ("AUTH__ALLOW_OFF_ANYWHERE", "auth.allow_off_anywhere"),
+        ("LIMITS__CONCURRENCY", "limits.concurrency"),
+        ("SHUTDOWN__HARD_CAP_MS", "shutdown.hard_cap_ms"),
+        ("LOG__LEVEL", "log.level"),
+        ("LOG__FORMAT", "log.format"),
+        ("SWEEP__INTERVAL_MS", "sweep.interval_ms"),
+    ] {
+        let text = refusal(&[bus, (variable, "")]);
+        assert!(text.starts_with(&format!("configuration: {key} = : ")), "{text}");
+    }
+    let mut sources = environment(&[bus]);
+    sources.data = Some(PathBuf::new());
+    assert_eq!(alone(TICKET, &sources).expect_err("empty").key(), "--data");
+    for variable in ["DATA", "STORE__URL", "BUS__URL", "TICKET__STORE__URL"] {
+        together(&ALL, &environment(&[(variable, "")])).map(|_| ()).expect_err(variable);
+    }
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused_and_what_is_not_ours_left_alone() {
+    use std::os::unix::ffi::OsStringExt;
+    let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
+    let of = |name: &[u8], value: &[u8]| Sources::of(None, [(odd(name), odd(value))], None);
+    for (name, value) in [(&b"ETICKET__DATA"[..], &b"/tmp/\xff"[..]), (b"ETICKET__DA\xffTA", b"/tmp")] {
+        let error = of(name, value).expect_err("refused");
+        assert!(error.key().starts_with("ETICKET__DA") && error.to_string().contains("UTF-8"), "{error}");
+    }
+    assert!(of(b"OTHER", b"\xff").expect("none of ours").environment.is_empty());
+    assert_eq!(of(b"ETICKET__DATA", b"/tmp").expect("UTF-8").environment.len(), 1);
+    let sources = Sources { data: Some(odd(b"/tmp/\xff").into()), ..environment(&[("BUS__URL", "embedded")]) };
+    let error = alone(TICKET, &sources).expect_err("refused");
+    assert!(error.key() == "--data" && error.to_string().contains("UTF-8"), "{error}");
+}
+
+#[test]
+fn a_file_may_begin_with_a_byte_order_mark() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("eticket.toml");
+    let sources = Sources { file: Some(file.clone()), ..environment(&[("BUS__URL", "embedded")]) };
+    std::fs::write(&file, "\u{feff}listen = '127.0.0.1:7'\n").expect("written");
+    assert_eq!(alone(TICKET, &sources).expect("valid").1.settings.listen.port(), 7);
+    std::fs::write(&file, b"# caf\xe9\n").expect("written");
+    let error = alone(TICKET, &sources).expect_err("Latin-1").to_string();
+    assert!(error.contains("eticket.toml") && error.contains("line 1") && error.contains("UTF-8"), "{error}");
+}
+
+#[test]
+fn a_level_is_one_word_of_six_or_a_filter() {
+    for level in ["info", "WARN", "off", "info,eticket=debug", "eticket_chassis=trace", "sqlx=warn,debug"] {
+        let (process, ..) = ticket(&[("LOG__LEVEL", level)]).expect(level);
+        assert_eq!(process.log.level.as_deref(), Some(level));
+    }
+    for level in ["verbose", "info,verbose", "eticket=loud", "warning"] {
+        let text = refusal(&[("LOG__LEVEL", level)]);
+        assert!(text.starts_with(&format!("configuration: log.level = {level}: expected one of off, ")), "{text}");
+    }
 }

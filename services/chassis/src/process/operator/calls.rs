@@ -1,25 +1,84 @@
 //! The calls behind the commands, and what people see of them.
 
-use std::time::Duration;
+use std::{future::Future, time::Duration};
 
 use eticket_proto::{
-    headers,
+    error_text, headers,
     operations::{
-        CompareViewRequest, ListParkedEventsRequest, ListUnsettledRequest, RebuildViewRequest, RepublishRequest,
-        ResendParkedEventRequest, operations_service_client::OperationsServiceClient,
+        CompareViewRequest, DiscardParkedEventRequest, ListParkedEventsRequest, ListUnsettledRequest,
+        RebuildViewRequest, RepublishRequest, ResendParkedEventRequest,
+        operations_service_client::OperationsServiceClient,
     },
     time,
 };
+use http::uri::Authority;
 use indicatif::{ProgressBar, ProgressStyle};
+use tokio::time::timeout;
 use tonic::{
     Code, Request, Status, Streaming,
     transport::{Channel, Endpoint},
 };
+use tonic_types::StatusExt;
 
 use super::Task;
-use crate::{exit::StartError, process::ready::print};
+use crate::{
+    error::{ApiError, chain},
+    exit::StartError,
+    process::ready::print,
+};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// For a call, or the start of a stream.
+const CALL: Duration = Duration::from_secs(10);
+/// For a call that applies everything that is parked.
+const LONG_CALL: Duration = Duration::from_secs(60);
+/// Between two messages of a stream.
+const SILENCE: Duration = Duration::from_secs(60);
+/// The server hears of a deadline that is longer by so much: this program's own is the one that is told.
+const MARGIN: Duration = Duration::from_secs(1);
+/// How often a connection is asked whether it is alive, and how long it may take to say so.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
+
+/// Why an order was not carried out at a service.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// Nobody answers, or this is no gateway: there is no use in asking for other services.
+    Lost(StartError),
+    /// The service said no.
+    Refused(StartError),
+    /// The event is not parked there.
+    NotParked(StartError),
+}
+
+/// Why a call has no answer.
+enum Trouble {
+    Status(Status),
+    /// Nothing came for so long.
+    Mute(Duration),
+}
+
+impl From<Status> for Trouble {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Trouble> {
+    Ok(timeout(limit, call).await.map_err(|_| Trouble::Mute(limit))??)
+}
+
+/// `host:port`, and nothing else.
+fn authority(address: &str) -> Result<Authority, StartError> {
+    let parsed = address.parse::<Authority>().ok();
+    let parsed = parsed.filter(|parsed| !parsed.host().is_empty() && !parsed.as_str().contains('@'));
+    parsed.filter(|parsed| parsed.port_u16().is_some_and(|port| port > 0)).ok_or_else(|| {
+        let expected = match address.contains("://") {
+            true => "expected host:port, without http:// or the like, as 127.0.0.1:8088",
+            false => "expected host:port, as 127.0.0.1:8088",
+        };
+        StartError::config("--address", address, expected)
+    })
+}
 
 /// A service, or the gateway that hands on to one.
 pub(super) struct Server {
@@ -30,14 +89,16 @@ pub(super) struct Server {
 
 impl Server {
     pub(super) async fn connect(address: &str) -> Result<Self, StartError> {
-        let malformed = || StartError::config("--address", address, "expected host:port");
-        let port = address.rsplit_once(':').filter(|(host, _)| !host.is_empty());
-        let port = port.and_then(|(_, port)| port.parse::<u16>().ok()).filter(|port| *port > 0);
-        port.ok_or_else(malformed)?;
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).map_err(|_| malformed())?;
-        let channel = endpoint.connect_timeout(CONNECT_TIMEOUT).connect().await.map_err(|error| {
+        let endpoint = Endpoint::from_shared(format!("http://{}", authority(address)?)).map_err(StartError::failed)?;
+        let endpoint = endpoint
+            .connect_timeout(CONNECT_TIMEOUT)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1);
+        let channel = endpoint.connect().await.map_err(|error| {
             let what = format!("no server answers at {address}: start it, or say with --address where it runs");
-            StartError::unavailable(what, error)
+            // The library's own words say nothing: the cause does.
+            let cause = std::error::Error::source(&error).map(chain);
+            StartError::unavailable(what, cause.unwrap_or_else(|| error.to_string()))
         })?;
         Ok(Self { address: address.to_owned(), client: OperationsServiceClient::new(channel), service: None })
     }
@@ -48,29 +109,62 @@ impl Server {
     }
 
     /// Answers how many differences were found, if that was the task.
-    pub(super) async fn carry_out(&mut self, task: &Task) -> Result<u64, StartError> {
+    pub(super) async fn carry_out(&mut self, task: &Task) -> Result<u64, Failure> {
         let done = match task {
             Task::Republish => self.republish().await,
             Task::Parked => self.parked().await,
             Task::Resend(event) => self.resend(event.clone().unwrap_or_default()).await,
+            Task::Discard(event) => self.discard(event.clone()).await,
             Task::RebuildView => self.rebuild_view().await,
             Task::CompareView => self.compare_view().await,
             Task::Unsettled => self.unsettled().await,
         };
-        done.map_err(|status| self.failure(&status))
+        done.map_err(|trouble| match trouble {
+            Trouble::Status(status) => self.failure(&status),
+            Trouble::Mute(limit) => {
+                let what = format!("{} did not answer within {} s: look at its log", self.who(), limit.as_secs());
+                Failure::Lost(StartError::Unavailable { what, source: None })
+            }
+        })
     }
 
-    fn failure(&self, status: &Status) -> StartError {
-        let who = self.service.map_or_else(|| self.address.clone(), |name| format!("{name} at {}", self.address));
-        let what = format!("{who} answers {}: {}", status.code(), status.message());
+    fn who(&self) -> String {
+        self.service.map_or_else(|| self.address.clone(), |name| format!("{name} at {}", self.address))
+    }
+
+    fn failure(&self, status: &Status) -> Failure {
+        let (who, message) = (self.who(), status.message());
+        if let Some(source) = std::error::Error::source(status) {
+            let what = format!("the connection to {} broke", self.address);
+            return Failure::Lost(StartError::unavailable(what, chain(source)));
+        }
+        let reason = ApiError::from_status(status).map(|reason| error_text::name(reason).to_owned());
+        let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
+        let what = format!("{who}: {message} ({reason})");
+        let fields = status.get_details_bad_request().map(|wrong| wrong.field_violations).unwrap_or_default();
+        let names = |field: &str| fields.iter().any(|violation| violation.field == field);
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded => StartError::Unavailable { what, source: None },
-            _ => StartError::Refused(what),
+            Code::Unavailable | Code::DeadlineExceeded => {
+                Failure::Refused(StartError::Unavailable { what, source: None })
+            }
+            Code::InvalidArgument if names(headers::SERVICE) => {
+                let what = format!(
+                    "{} is no gateway, but a service: give the gateway's address, or --service with that one: {message}",
+                    self.address
+                );
+                Failure::Lost(StartError::Refused(what))
+            }
+            Code::InvalidArgument if names("event_id") => Failure::NotParked(StartError::Refused(what)),
+            _ => Failure::Refused(StartError::Refused(what)),
         }
     }
 
-    fn request<T>(&self, message: T) -> Request<T> {
+    /// A stream has no deadline: it goes on as long as messages come.
+    fn request<T>(&self, message: T, deadline: Option<Duration>) -> Request<T> {
         let mut request = Request::new(message);
+        if let Some(deadline) = deadline {
+            request.set_timeout(deadline + MARGIN);
+        }
         if let Some(service) = self.service {
             let name = tonic::metadata::MetadataValue::from_static(service);
             request.metadata_mut().insert(headers::SERVICE, name);
@@ -83,25 +177,25 @@ impl Server {
         self.service.map(|service| format!("{service}: ")).unwrap_or_default()
     }
 
-    async fn republish(&mut self) -> Result<u64, Status> {
-        let request = self.request(RepublishRequest {});
-        let mut stream = self.client.republish(request).await?.into_inner();
+    async fn republish(&mut self) -> Result<u64, Trouble> {
+        let request = self.request(RepublishRequest {}, None);
+        let mut stream = within(CALL, self.client.republish(request)).await?.into_inner();
         let done = follow(&mut stream, |answer| (answer.republished_count, answer.total_count), |_| {}).await?;
         print(&format!("{}{done} states put into the outbox again\n", self.label()));
         Ok(0)
     }
 
-    async fn rebuild_view(&mut self) -> Result<u64, Status> {
-        let request = self.request(RebuildViewRequest {});
-        let mut stream = self.client.rebuild_view(request).await?.into_inner();
+    async fn rebuild_view(&mut self) -> Result<u64, Trouble> {
+        let request = self.request(RebuildViewRequest {}, None);
+        let mut stream = within(CALL, self.client.rebuild_view(request)).await?.into_inner();
         let done = follow(&mut stream, |answer| (answer.applied_count, answer.total_count), |_| {}).await?;
         print(&format!("{}{done} messages applied to the new view\n", self.label()));
         Ok(0)
     }
 
-    async fn compare_view(&mut self) -> Result<u64, Status> {
-        let request = self.request(CompareViewRequest {});
-        let mut stream = self.client.compare_view(request).await?.into_inner();
+    async fn compare_view(&mut self) -> Result<u64, Trouble> {
+        let request = self.request(CompareViewRequest {}, None);
+        let mut stream = within(CALL, self.client.compare_view(request)).await?.into_inner();
         let mut differences = 0;
         let counts =
             |answer: &eticket_proto::operations::CompareViewResponse| (answer.compared_count, answer.total_count);
@@ -117,11 +211,11 @@ impl Server {
         Ok(differences)
     }
 
-    async fn parked(&mut self) -> Result<u64, Status> {
+    async fn parked(&mut self) -> Result<u64, Trouble> {
         let (mut count, mut page_token) = (0, String::new());
         loop {
-            let request = self.request(ListParkedEventsRequest { page_token, ..Default::default() });
-            let page = self.client.list_parked_events(request).await?.into_inner();
+            let request = self.request(ListParkedEventsRequest { page_token, ..Default::default() }, Some(CALL));
+            let page = within(CALL, self.client.list_parked_events(request)).await?.into_inner();
             for event in page.parked_events {
                 count += 1;
                 let since = moment(event.park_time);
@@ -136,18 +230,25 @@ impl Server {
         }
     }
 
-    async fn resend(&mut self, event_id: String) -> Result<u64, Status> {
-        let request = self.request(ResendParkedEventRequest { event_id });
-        let count = self.client.resend_parked_event(request).await?.into_inner().resent_count;
-        print(&format!("{}{count} applied again\n", self.label()));
+    async fn resend(&mut self, event_id: String) -> Result<u64, Trouble> {
+        let request = self.request(ResendParkedEventRequest { event_id }, Some(LONG_CALL));
+        let answer = within(LONG_CALL, self.client.resend_parked_event(request)).await?.into_inner();
+        print(&format!("{}{} applied again\n", self.label(), answer.resent_count));
         Ok(0)
     }
 
-    async fn unsettled(&mut self) -> Result<u64, Status> {
+    async fn discard(&mut self, event_id: String) -> Result<u64, Trouble> {
+        let request = self.request(DiscardParkedEventRequest { event_id }, Some(CALL));
+        let answer = within(CALL, self.client.discard_parked_event(request)).await?.into_inner();
+        print(&format!("{}{} discarded\n", self.label(), answer.discarded_count));
+        Ok(0)
+    }
+
+    async fn unsettled(&mut self) -> Result<u64, Trouble> {
         let (mut count, mut page_token) = (0, String::new());
         loop {
-            let request = self.request(ListUnsettledRequest { page_token, ..Default::default() });
-            let page = self.client.list_unsettled(request).await?.into_inner();
+            let request = self.request(ListUnsettledRequest { page_token, ..Default::default() }, Some(CALL));
+            let page = within(CALL, self.client.list_unsettled(request)).await?.into_inner();
             for view in page.unsettled {
                 count += 1;
                 print(&format!("{}\t{}\t{}\n", view.ticket_id, moment(view.since_time), view.missing.join(", ")));
@@ -166,13 +267,13 @@ async fn follow<T>(
     stream: &mut Streaming<T>,
     counts: impl Fn(&T) -> (i64, i64),
     mut each: impl FnMut(T),
-) -> Result<u64, Status> {
+) -> Result<u64, Trouble> {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len}, {eta} to go") {
         bar.set_style(style);
     }
     let mut last = 0;
-    while let Some(message) = stream.message().await? {
+    while let Some(message) = within(SILENCE, stream.message()).await? {
         let (done, total) = counts(&message);
         last = u64::try_from(done).unwrap_or_default();
         bar.set_length(u64::try_from(total).unwrap_or_default());
@@ -186,4 +287,35 @@ async fn follow<T>(
 fn moment(time: Option<prost_types::Timestamp>) -> String {
     let time = time.as_ref().and_then(time::from_proto);
     time.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port() {
+        for address in ["127.0.0.1:8088", "gateway.example:8088", "[::1]:8088"] {
+            assert_eq!(authority(address).expect(address).as_str(), address);
+        }
+        for address in [
+            "",
+            "nowhere",
+            "nowhere:",
+            ":1",
+            "h:port",
+            "h:70000",
+            "h:0",
+            "u@h:1",
+            "h:1/",
+            "h:1/x",
+            "http://h:1",
+            "h h:1",
+        ] {
+            let error = authority(address).expect_err(address);
+            assert_eq!(error.code(), 78, "{address}");
+            assert!(error.to_string().contains("expected host:port"), "{error}");
+        }
+        assert!(authority("http://h:1").expect_err("a URL").to_string().contains("without http://"));
+    }
 }

@@ -126,6 +126,11 @@ impl<T: Tables> Housekeeping for Store<T> {
         Ok(self.shared.state().parked.get(event_id).cloned())
     }
 
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        self.step("discard").await?;
+        Ok(self.shared.state().parked.remove(event_id).is_some())
+    }
+
     async fn close(&self) {
         self.closed.store(true, std::sync::atomic::Ordering::Relaxed);
     }

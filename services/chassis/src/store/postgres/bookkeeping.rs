@@ -183,6 +183,11 @@ impl Housekeeping for Database {
         within(self.limits.read, row).await?.as_ref().map(parked).transpose()
     }
 
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        let delete = sqlx::query("delete from parked where event_id = $1").bind(event_id).execute(&self.housekeepers);
+        Ok(within(self.limits.read, delete).await?.rows_affected() > 0)
+    }
+
     async fn close(&self) {
         self.writer.lock().await.close().await;
         self.readers.close().await;

@@ -194,6 +194,12 @@ impl Housekeeping for Database {
         row.as_ref().map(parked).transpose()
     }
 
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        let mut writers = self.writers().await?;
+        let delete = sqlx::query("delete from parked where event_id = ?1").bind(event_id);
+        Ok(delete.execute(writers.synced().await?).await?.rows_affected() > 0)
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         if let Some(writers) = self.writers.lock().await.take() {
