@@ -32,6 +32,7 @@ pub(super) async fn until_the_end(fleet: &Fleet) {
                 wipe(fleet);
             }
             69..=77 => lose_tail(fleet).await,
+            86..=93 if fleet.plan.repair == Repair::Compare => lose_some(fleet),
             78..=85 => republish(fleet).await,
             _ => {}
         }
@@ -110,7 +111,16 @@ async fn lose_tail(fleet: &Fleet) {
             fleet.tokens_mean_nothing.store(true, Ordering::Relaxed);
             republish(fleet).await;
         }
+        Repair::Compare => fleet.tokens_mean_nothing.store(true, Ordering::Relaxed),
     }
+}
+
+/// Messages vanish from the stream, wherever they stand, and nobody is told.
+fn lose_some(fleet: &Fleet) {
+    let in_a_thousand = fleet.scheduler.number(50..=600);
+    fleet.scheduler.log("mishap", "the stream loses messages");
+    fleet.scheduler.count("the stream lost messages one by one");
+    fleet.wire.stream.lose(|_, _| fleet.scheduler.chance(in_a_thousand));
 }
 
 /// As the operators' command does: the consumer goes back to the start, and all states are sent again.

@@ -9,6 +9,8 @@ pub(super) enum Repair {
     Delete,
     /// It stays, and all publish their states again. Tokens of watchers mean nothing then.
     Republish,
+    /// Nobody does: services and views compare themselves with the owners. The stream loses messages one by one, too.
+    Compare,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -40,6 +42,8 @@ impl Plan {
             losses: [0, 10, 40, 120][scheduler.number(0..=3) as usize],
         };
         match wrong {
+            // A comparison would repair what a rule given wrongly has spoilt.
+            None if scheduler.chance(300) => Self { repair: Repair::Compare, ..plan },
             // What these rules are for is met more often so.
             Some(Wrong::PositionWithoutAnchor) => Self { repair: Repair::Republish, ..plan },
             Some(Wrong::AsManyDeathsAsKept) => Self { relay_deaths: 1, kept: 1, ..plan },

@@ -7,8 +7,10 @@ use std::sync::{
 
 use async_trait::async_trait;
 use eticket_chassis::{
+    audit::{Comparer, Owner, Responder, TakenIn},
     batch::Limits,
     bus::{Bus, memory::Stream},
+    config::AuditConfig,
     consumer::{Consumer, TakeIn},
     health::Health,
     relay::Relay,
@@ -22,13 +24,12 @@ use eticket_pricing::{application::Prices, outbound::memory::PriceTables};
 use eticket_query::{application::Views, outbound::memory::MemoryViews};
 use eticket_reservation::{application::Reservations, outbound::memory::ReservationTables};
 use eticket_ticket::{application::Tickets, outbound::memory::TicketTables};
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::{
     history::History,
     link::{Link, Wire},
-    plan::Plan,
+    plan::{Plan, Repair},
     pulse::Pulse,
     scheduler::{Scheduler, locked},
     service::Service,
@@ -223,6 +224,11 @@ impl FleetInner {
         }
     }
 
+    /// Whether services compare themselves with the owners.
+    fn compares(&self) -> bool {
+        self.plan.repair == Repair::Compare
+    }
+
     /// Starts what does not run; what does is in no danger any more.
     pub(super) fn start_all(self: &Arc<Self>) {
         for service in Service::ALL {
@@ -258,15 +264,23 @@ impl FleetInner {
     }
 }
 
-/// Consumer and relay of a process, as its background has them.
+/// How services compare themselves: faster than in production, since a simulation is over soon.
+const COMPARED: AuditConfig = AuditConfig { rows_per_second: 1_000, confirm_after_ms: 3_000 };
+
+fn comparer(life: &Life, service: &'static str, owners: &'static [&'static str]) -> Comparer {
+    Comparer { service, owners, bus: life.link.clone(), config: COMPARED }
+}
+
+/// Consumer and relay of a process, as its background has them; with `audit` what it answers and whom it compares itself with.
 fn background<T: TakeIn, R: Tables>(
     life: &Life,
     name: &'static str,
     filters: &'static [&'static str],
     rows: &Store<R>,
     events: T,
-    outbox_written: Arc<Notify>,
+    audit: Option<(Arc<dyn Owner>, &'static [&'static str])>,
 ) {
+    let (events, outbox_written) = (Arc::new(events), rows.outbox_written());
     let bus: Arc<dyn Bus> = life.link.clone();
     let store: Arc<dyn Housekeeping> = Arc::new(rows.clone());
     let health = Health::new(Vec::<String>::new());
@@ -275,10 +289,16 @@ fn background<T: TakeIn, R: Tables>(
         filters,
         bus: bus.clone(),
         store: store.clone(),
-        take_in: Arc::new(events),
+        take_in: events.clone(),
         clock: Arc::new(life.scheduler.clone()),
         health: health.clone(),
     };
     life.spawn(consumer.run(life.tasks.stopping()));
+    if let Some((owner, owners)) = audit {
+        let responder = Responder { service: name, bus: bus.clone(), owner, store: store.clone() };
+        life.spawn(responder.run(life.tasks.stopping()));
+        let replica = Arc::new(TakenIn { take_in: events, store: store.clone() });
+        life.spawn(comparer(life, name, owners).run(replica, life.tasks.stopping()));
+    }
     life.spawn(Relay::new(name, bus, store, outbox_written, health).run(life.tasks.stopping()));
 }

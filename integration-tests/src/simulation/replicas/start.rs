@@ -6,19 +6,25 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{batch::Batches, telemetry::TraceContext};
+use eticket_chassis::{audit::Owner, batch::Batches, telemetry::TraceContext};
 use eticket_pricing::{
-    application::{PriceWriter, Prices},
+    application::{PriceWriter, Prices, audit::PriceStates},
     policy_file,
 };
 use eticket_proto::ids::TicketId;
-use eticket_query::application::{ViewStore, Views, changes::Changes, reader::Reader, signal::Listener};
+use eticket_query::application::{
+    ViewStore, Views,
+    changes::Changes,
+    completeness::{Completeness, OWNERS},
+    reader::Reader,
+    signal::Listener,
+};
 use eticket_reservation::{
-    application::{Availability, CheckError, ReservationWriter, Reservations},
+    application::{Availability, CheckError, ReservationWriter, Reservations, audit::ReservationStates},
     domain::Check,
 };
 use eticket_ticket::{
-    application::{TicketWriter, Tickets},
+    application::{TicketWriter, Tickets, audit::TicketStates},
     domain::Unavailable,
 };
 use tokio::{
@@ -27,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetInner, LIMITS, Life, Running, Slot, background};
+use super::{Fleet, FleetInner, LIMITS, Life, Running, Slot, background, comparer};
 use crate::simulation::{
     judge,
     scheduler::locked,
@@ -63,7 +69,10 @@ impl FleetInner {
         let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
         let events = self.heard(Service::Ticket, events, taking_in);
         let filters = eticket_ticket::inbound::events::FILTERS;
-        background(&life, "ticket", filters, &rows, events, rows.outbox_written());
+        let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+        let states = || Arc::new(TicketStates::new(tickets.clone(), messages)) as Arc<dyn Owner>;
+        let audit = self.compares().then(|| (states(), &["reservation"] as _));
+        background(&life, "ticket", filters, &rows, events, audit);
         let sweeper = tickets.clone();
         life.spawn(async move {
             loop {
@@ -92,7 +101,10 @@ impl FleetInner {
         let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
         let events = self.heard(Service::Reservation, events, Arc::default());
         let filters = eticket_reservation::inbound::events::FILTERS;
-        background(&life, "reservation", filters, &rows, events, rows.outbox_written());
+        let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+        let states = || Arc::new(ReservationStates::new(reservations.clone(), messages)) as Arc<dyn Owner>;
+        let audit = self.compares().then(|| (states(), &["ticket"] as _));
+        background(&life, "reservation", filters, &rows, events, audit);
         take_place(&self.reservations[number], reservations, life);
     }
 
@@ -101,12 +113,14 @@ impl FleetInner {
         let rows = self.price_rows.process(clock.clone(), Arc::new(life.clone()));
         let store = Arc::new(rows.clone());
         let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
-        let writer = PriceWriter { store: store.clone(), messages, clock };
+        let writer = PriceWriter { store: store.clone(), messages: messages.clone(), clock: clock.clone() };
         let prices = Prices::new(store, Batches::start("pricing", &life.tasks, LIMITS, Arc::new(writer)));
         let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
         let events = self.heard(Service::Pricing, events, Arc::default());
         let filters = eticket_pricing::inbound::events::FILTERS;
-        background(&life, "pricing", filters, &rows, events, rows.outbox_written());
+        let states = || Arc::new(PriceStates::new(prices.clone(), messages, clock)) as Arc<dyn Owner>;
+        let audit = self.compares().then(|| (states(), &["ticket", "reservation"] as _));
+        background(&life, "pricing", filters, &rows, events, audit);
         take_place(&self.prices[number], prices, life);
     }
 
@@ -123,8 +137,13 @@ impl FleetInner {
             health: eticket_chassis::health::Health::new(Vec::<String>::new()),
             turn: Arc::default(),
             reattach: Arc::new(Notify::new()),
-            reached_end: None,
+            reached_end: self.compares().then(Arc::default),
         };
+        if self.compares() {
+            let completeness =
+                Completeness { comparer: comparer(&life, "query", OWNERS), decode: reader.decode.clone() };
+            life.spawn(completeness.run(reader.clone(), life.tasks.stopping()));
+        }
         life.spawn(reader.run(life.tasks.stopping()));
         life.spawn(judged(self.clone(), number, changes.commits()));
         let semaphore = || Arc::new(Semaphore::new(64));

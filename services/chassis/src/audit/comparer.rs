@@ -75,10 +75,14 @@ impl Comparer {
             return;
         }
         let rounds = async {
+            let mut failures = 0;
             loop {
-                sleep(self.config.confirm_after()).await;
+                // Of owners that do not answer, for want of rights perhaps, the log shall not be full.
+                sleep(self.config.confirm_after() * (1 + failures.min(5))).await;
                 for owner in self.owners {
-                    match self.pass(&*replica, owner).await {
+                    let outcome = self.pass(&*replica, owner).await;
+                    failures = if outcome.is_ok() { 0 } else { failures + 1 };
+                    match outcome {
                         Ok(()) => {}
                         Err(error @ (Error::Silent(_) | Error::Bus(_))) => {
                             tracing::debug!(service = self.service, owner, %error, "not compared with its owner");
