@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use sqlx::{
-    ConnectOptions, Connection, PgConnection, PgPool,
+    ConnectOptions, Connection, Executor, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
@@ -73,6 +73,17 @@ pub(super) fn housekeepers(options: &PgConnectOptions, schema: &str, limits: &Li
     let options = limited(options, schema, limits.statement, limits.lock, limits.idle_claim);
     // Losing the newest of these commits in a crash only repeats what is harmless to repeat.
     pool(HOUSEKEEPERS, limits, options.options([("synchronous_commit", "off")]))
+}
+
+/// With a weaker `synchronous_commit` of the server, the database or the role, a crash may lose a commit that was acknowledged.
+/// `remote_apply`, which waits for more, stays. Always set, so that a default that is changed later does not count.
+const DURABLE: &str = "select set_config('synchronous_commit', case current_setting('synchronous_commit')
+    when 'remote_apply' then 'remote_apply' else 'on' end, false)";
+
+/// Makes sure that an acknowledged commit is durable.
+pub(super) async fn make_durable(connection: &mut PgConnection) -> sqlx::Result<()> {
+    connection.execute(DURABLE).await?;
+    Ok(())
 }
 
 fn limited(

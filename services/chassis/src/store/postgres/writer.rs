@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConnectOptions};
 
-use super::{fault, timed_out};
+use super::{fault, session, timed_out};
 use crate::store::Error;
 
 /// Whatever the database's own default is: rows are read under their locks, and must then show what was committed last.
@@ -35,8 +35,13 @@ impl Writer {
         {
             return Ok(connection);
         }
-        let connecting = tokio::time::timeout(self.connect, self.options.connect());
-        let mut connection = connecting.await.unwrap_or_else(|_| Err(timed_out()))?;
+        let connecting = async {
+            let mut connection = self.options.connect().await?;
+            session::make_durable(&mut connection).await?;
+            Ok::<_, sqlx::Error>(connection)
+        };
+        let connected = tokio::time::timeout(self.connect, connecting).await;
+        let mut connection = connected.unwrap_or_else(|_| Err(timed_out()))?;
         connection.execute(BEGIN).await?;
         Ok(connection)
     }

@@ -188,3 +188,39 @@ async fn tls_is_as_strict_as_the_url_says() {
         assert!(advice.contains("sslrootcert"), "{query}: {advice}");
     }
 }
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test runs it"]
+async fn an_acknowledged_commit_is_durable_whatever_the_servers_default() {
+    // Shows with which setting a row was committed. Without one of its own it is lost with the log's buffer at a crash.
+    const TABLE: &str = "create table number (name text collate \"C\" primary key, value bigint not null,
+        setting text not null default current_setting('synchronous_commit'))";
+    let migrations = Migrator::with_migrations(vec![migration(101, TABLE)]);
+    let mut server = server();
+    let setting = |server: &Postgres, of: &str, value: &str| {
+        server.sql("postgres", &format!("alter {of} set synchronous_commit = {value}")).unwrap();
+    };
+    let committed = async |server: &Postgres, name: &str| {
+        let store: Store<Numbers> = Store::new(open(&url_options(server), &migrations).await.unwrap());
+        count_all(&store, &[name]).await.unwrap();
+        store.database.close().await;
+        server.sql("postgres", &format!("select setting from numbers.number where name = '{name}'")).unwrap()
+    };
+    server.sql("postgres", "alter system set wal_writer_delay = '10s'").unwrap();
+    setting(&server, "system", "off");
+    server.stop().unwrap();
+    server.start_again().unwrap();
+    assert_eq!(committed(&server, "by the server").await, "on");
+    server.kill().unwrap();
+    server.start_again().unwrap();
+    let kept = server.sql("postgres", "select value from numbers.number where name = 'by the server'").unwrap();
+    assert_eq!(kept, "1", "what was acknowledged");
+    for (of, value, expected) in [
+        ("database postgres", "local", "on"),
+        ("role postgres", "remote_write", "on"),
+        ("role postgres", "remote_apply", "remote_apply"),
+    ] {
+        setting(&server, of, value);
+        assert_eq!(committed(&server, value).await, expected, "{of} {value}");
+    }
+}
