@@ -328,6 +328,32 @@ async fn headers_that_drip_are_cut_off() {
     aftermath::ends_well(eticket).await;
 }
 
+/// A server sends them one byte of a stream, and may never send more. Each of these is about to read the view's store.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn watchers_that_never_give_window_take_the_view_from_nobody() {
+    let (eticket, _data) = start().await;
+    let api = Api::new(&eticket, Wire::Direct);
+    for ticket in ["one", "two", "three"] {
+        let registered = api.register(ticket, calendar::upcoming(Weekday::Fri)).await.expect("registered");
+        api.settled(ticket, &registered.consistency_token).await;
+    }
+    let address = eticket.address("query");
+    let mut open = Vec::new();
+    for number in 0..32 {
+        let mut builder = Client::builder(TokioExecutor::new());
+        let client = builder.http2_only(true).http2_initial_stream_window_size(1).build_http();
+        let request = Request::post(format!("http://{address}/eticket.query.v1.QueryService/WatchTicketViews"));
+        let request = request.header(GRPC.0, GRPC.1).header("te", "trailers");
+        let request = request.body(Full::new(Bytes::from(frame(0, 0, &[])))).expect("a request");
+        let response = timeout(BOUND, client.request(request)).await.expect("in time").expect("a head");
+        assert_eq!(Status::from_header_map(response.headers()).map(|status| status.code()), None, "watch {number}");
+        open.push((client, response));
+    }
+    aftermath::serves(&eticket).await;
+    drop(open);
+    aftermath::ends_well(eticket).await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_who_break_off_leave_nothing_behind() {
     let (eticket, _data) = start().await;

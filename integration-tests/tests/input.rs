@@ -424,7 +424,7 @@ async fn watches(world: &World) {
         }
         field(vec!["real".into(); 1_001], String::new(), "ticket_ids").await;
 
-        // A place that the stream never had: with another identity it is a snapshot, beyond the end it waits for what comes.
+        // A place that the stream never had, by its identity or beyond its end: it is a snapshot.
         let mut watch = async |payload: &[u8]| {
             let resume_token = if payload.is_empty() { String::new() } else { token::seal(Kind::Resume, payload) };
             let request = query::WatchTicketViewsRequest { ticket_ids: vec!["real".into()], resume_token };
@@ -432,11 +432,10 @@ async fn watches(world: &World) {
         };
         let first = watch(&[]).await.message().await.expect("a snapshot").expect("of one row");
         let place = token::open(Kind::Resume, &first.resume_token).expect("the last row has it");
-        let other = watch(&[&u64::MAX.to_be_bytes()[..], b"another"].concat()).await.message().await;
-        assert_eq!(other.expect("a snapshot").expect("of one row").view, first.view);
-        let mut beyond = watch(&[&u64::MAX.to_be_bytes()[..], &place[8..]].concat()).await;
-        let nothing = tokio::time::timeout(Duration::from_millis(200), beyond.message()).await;
-        assert!(nothing.is_err(), "{nothing:?}");
+        for identity in [&b"another"[..], &place[8..]] {
+            let other = watch(&[&u64::MAX.to_be_bytes()[..], identity].concat()).await.message().await;
+            assert_eq!(other.expect("a snapshot").expect("of one row").view, first.view);
+        }
     }
 }
 

@@ -12,8 +12,10 @@ use eticket_integration_tests::{
     process::Launch,
 };
 use eticket_proto::{
-    pricing::{GetPricingPolicyRequest, GetPricingPolicyResponse, PricingPolicy},
-    query::TicketView,
+    pricing::{
+        GetPricingPolicyRequest, GetPricingPolicyResponse, ListPricesRequest, ListPricesResponse, PricingPolicy,
+    },
+    query::{ListTicketViewsRequest, ListTicketViewsResponse, TicketView},
     reservation::UserGrade,
 };
 use tempfile::TempDir;
@@ -129,5 +131,53 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
         })
         .await;
     }
+    aftermath::ends_well(eticket).await;
+}
+
+/// Clients and other services take messages up to 4 MiB, and a row may have many discounts with long descriptions.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_of_long_rows_end_before_they_are_too_large() {
+    let data = TempDir::new().expect("a folder");
+    let file = data.path().join("prices.yaml");
+    let description = "한".repeat(200);
+    let rule = |number| format!("  - rule_id: r{number}\n    description: {description}\n    amount: 1 KRW\n");
+    let rules: String = (0..100).map(rule).collect();
+    fs::write(&file, format!("version: 1\nbase_price: 5000 KRW\nrules:\n{rules}")).expect("written");
+    let eticket = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file).start().await;
+    let api = Api::new(&eticket, Wire::Direct);
+    // Of 60 KiB and more each.
+    let tickets: Vec<String> = (0..80).map(|number| format!("t-{number:02}")).collect();
+    for ticket in &tickets {
+        assert_eq!(units(&priced(&api, ticket).await), 4_900);
+    }
+    let (mut prices, mut views) = (Vec::new(), Vec::new());
+    let mut page_token = String::new();
+    loop {
+        let request = ListPricesRequest { page_size: 1000, page_token };
+        let answer: Result<ListPricesResponse, _> =
+            api.call("eticket.pricing.v1.PricingService/ListPrices", request).await;
+        let answer = answer.expect("a page that a client takes");
+        prices.extend(answer.prices.into_iter().map(|price| price.ticket_id));
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    loop {
+        let order_by = "ticket_id".to_owned();
+        let request = ListTicketViewsRequest { page_size: 1000, page_token, order_by, ..Default::default() };
+        let answer: Result<ListTicketViewsResponse, _> =
+            api.call("eticket.query.v1.QueryService/ListTicketViews", request).await;
+        let answer = answer.expect("a page that a client takes");
+        views.extend(answer.views.into_iter().map(|view| view.ticket_id));
+        page_token = answer.next_page_token;
+        if page_token.is_empty() {
+            break;
+        }
+    }
+    assert_eq!((&prices, &views), (&tickets, &tickets), "each once and in order");
+    let compare = Launch::program("eticket").argument("admin").argument("compare-view");
+    let exit = compare.argument("--address").argument(eticket.address("gateway")).run().await;
+    assert_eq!((exit.code, exit.output.trim()), (Some(0), "query: 160 rows compared, 0 differences"), "{}", exit.log);
     aftermath::ends_well(eticket).await;
 }

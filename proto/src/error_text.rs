@@ -83,12 +83,13 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
             "다른 요청에 사용된 request_id입니다. 새 값을 사용하세요.",
         ),
         R::InvalidPageToken => (
-            "The page token does not belong to this list. Start without one.",
-            "이 목록의 페이지 토큰이 아닙니다. 토큰 없이 다시 시작하세요.",
+            "The page token is not valid for this list. Start without one.",
+            "이 목록에 사용할 수 없는 페이지 토큰입니다. 토큰 없이 다시 시작하세요.",
         ),
-        R::InvalidConsistencyToken => {
-            ("The consistency token does not belong to this ticket.", "이 티켓의 일관성 토큰이 아닙니다.")
-        }
+        R::InvalidConsistencyToken => (
+            "The consistency token is not valid for this ticket. Send the token of a command on this ticket, or none.",
+            "이 티켓에 사용할 수 없는 일관성 토큰입니다. 이 티켓에 대한 명령의 토큰을 보내거나 토큰 없이 요청하세요.",
+        ),
         R::EtagMismatch => (
             "The ticket was changed meanwhile. Read it again and repeat the change.",
             "그 사이에 티켓이 변경되었습니다. 다시 조회한 후 변경하세요.",
@@ -105,8 +106,8 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
             "지금은 서비스에 연결할 수 없습니다. 잠시 후 다시 시도하세요.",
         ),
         R::StoreUnavailable => (
-            "The service cannot reach its store right now. Try again shortly.",
-            "지금은 저장소를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
+            "The service's data is not available right now. Try again shortly.",
+            "지금은 데이터를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
         ),
         R::ShuttingDown => {
             ("The service is shutting down. Try again shortly.", "서비스가 종료되는 중입니다. 잠시 후 다시 시도하세요.")
@@ -115,10 +116,9 @@ fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
             ("Too many requests. Try again shortly.", "요청이 너무 많습니다. 잠시 후 다시 시도하세요.")
         }
         R::DeadlineExceeded => ("There was not enough time to answer.", "제한 시간 안에 응답하지 못했습니다."),
-        R::ViewNotCaughtUp => (
-            "The view has not caught up yet. Ask again with the same token.",
-            "조회 화면이 아직 갱신되지 않았습니다. 같은 토큰으로 다시 조회하세요.",
-        ),
+        R::ViewNotCaughtUp => {
+            ("The view has not caught up yet. Ask again.", "조회 화면이 아직 갱신되지 않았습니다. 다시 조회하세요.")
+        }
         R::TokenMissing => ("Sign in first.", "먼저 로그인하세요."),
         R::TokenInvalid => {
             ("Your sign-in is not valid any more. Sign in again.", "로그인이 유효하지 않습니다. 다시 로그인하세요.")

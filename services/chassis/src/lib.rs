@@ -21,6 +21,7 @@ pub mod error;
 pub mod failure;
 pub mod health;
 pub mod idempotency;
+pub mod on_demand;
 pub mod operations;
 pub mod paging;
 pub mod server;

@@ -88,6 +88,8 @@ impl<T: TakeIn> OperationsService for Operations<T> {
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let total = self.take_in.count().await.map_err(failure::of_batch)?;
         let (progress, shown) = mpsc::channel(16);
+        // Has room for the end always: the task does not wait for its client.
+        let (last, ended) = mpsc::channel(1);
         let (bus, take_in, name) = (self.bus.clone(), self.take_in.clone(), self.consumer);
         self.tasks.spawn("republish", async move {
             let show = |republished_count: u64| {
@@ -104,11 +106,11 @@ impl<T: TakeIn> OperationsService for Operations<T> {
                 tracing::warn!(service = name, %error, "the consumer is not put back to the start");
             }
             let outcome = take_in.republish(&show).await;
-            let last = outcome.map(|count| count as i64).map_err(failure::of_batch);
-            let last = last.map(|count| RepublishResponse { republished_count: count, total_count: count });
-            let _ = progress.send(last).await;
+            let count = outcome.map(|count| count as i64).map_err(failure::of_batch);
+            let end = count.map(|count| RepublishResponse { republished_count: count, total_count: count });
+            let _ = last.try_send(end);
         });
-        Ok(Response::new(ReceiverStream::new(shown).boxed()))
+        Ok(Response::new(ReceiverStream::new(shown).chain(ReceiverStream::new(ended)).boxed()))
     }
 
     async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {
@@ -161,11 +163,9 @@ pub async fn list_parked(
     const SCOPE: &str = "ListParkedEvents";
     let page = Page::parse(request.page_size, &request.page_token, SCOPE)?;
     let after = page.after.as_deref().unwrap_or_default();
-    let mut found = store.parked(after, page.rows_to_read()).await.map_err(failure::of_store)?;
-    let more = page.cut(&mut found);
-    let last = found.last().filter(|_| more);
+    let found = store.parked(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+    let (parked_events, last) = page.fill(found, |parked| Some(to_message(parked)));
     let next_page_token = last.map(|last| paging::token(SCOPE, &last.event_id)).unwrap_or_default();
-    let parked_events = found.into_iter().map(to_message).collect();
     Ok(Response::new(ListParkedEventsResponse { parked_events, next_page_token }))
 }
 
@@ -226,13 +226,40 @@ pub async fn discard_parked(
     Ok(Response::new(DiscardParkedEventResponse { discarded_count: i64::from(discarded) }))
 }
 
-fn to_message(parked: Parked) -> ParkedEvent {
+fn to_message(parked: &Parked) -> ParkedEvent {
     ParkedEvent {
         event_type: parked.message.header(headers::TYPE).unwrap_or_default().to_owned(),
-        event_id: parked.event_id,
-        subject: parked.message.subject,
-        reason: parked.reason,
+        event_id: parked.event_id.clone(),
+        subject: parked.message.subject.clone(),
+        reason: parked.reason.clone(),
         attempts: i32::try_from(parked.attempts).unwrap_or(i32::MAX),
         park_time: Some(time::to_proto(parked.park_time)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{bus::embedded::Embedded, consumer::tests::service, relay::tests::database};
+
+    #[tokio::test]
+    async fn republishing_does_not_wait_for_its_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = database(folder.path()).await;
+        let operations = Operations {
+            consumer: "test",
+            store: Arc::new(database.clone()),
+            bus: Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap()),
+            take_in: service(database),
+            tasks: Tasks::new(),
+        };
+        let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();
+        timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("nobody reads, and it ends");
+        let last = shown.map(Result::unwrap).collect::<Vec<_>>().await.pop();
+        assert_eq!(last, Some(RepublishResponse::default()), "the end is not lost: all of none");
     }
 }

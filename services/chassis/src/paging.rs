@@ -1,15 +1,22 @@
-//! Pages by keyset: a token carries the key after which the next page begins, and which list it belongs to.
+//! Pages by keyset: a token carries the key after which the next page begins, and which list it belongs to. A page ends after
+//! the rows that were asked for, or earlier where they would make a message that clients do not take.
 
 use eticket_proto::{
     error::ErrorReason,
     token::{self, Kind},
 };
+use prost::Message;
 use sha2::{Digest, Sha256};
 
 use crate::error::ApiError;
 
 const DEFAULT: i64 = 50;
 const MOST: i64 = 1000;
+/// Bytes of the rows of a page. gRPC libraries refuse a message above 4 MiB unless they are told otherwise; one row alone has
+/// less than 1 MiB.
+const MOST_BYTES: usize = 2 * 1024 * 1024;
+/// The tag and the length of a row within its page, in bytes.
+const ROW_PREFIX: usize = 6;
 const SCOPE_LENGTH: usize = 8;
 
 /// The page that is asked for.
@@ -36,8 +43,7 @@ impl Page {
         if page_token.is_empty() {
             return Ok(Self { size, after: None });
         }
-        let key = key(page_token, scope).ok_or_else(|| ApiError::new(ErrorReason::InvalidPageToken))?;
-        Ok(Self { size, after: Some(key) })
+        Ok(Self { size, after: Some(key(page_token, scope)?) })
     }
 
     /// One more than the page holds: it tells whether there is another page.
@@ -45,12 +51,29 @@ impl Page {
         self.size + 1
     }
 
-    /// Cuts what was read to the page; answers whether there is more.
-    pub fn cut<T>(&self, rows: &mut Vec<T>) -> bool {
+    /// The rows that were read as messages, as far as they fit into the page, and the last of these rows if there are more: the
+    /// next page begins after it. A row that `to_message` does not show counts all the same. At least one row always fits.
+    pub fn fill<R, M: Message>(
+        &self,
+        rows: Vec<R>,
+        mut to_message: impl FnMut(&R) -> Option<M>,
+    ) -> (Vec<M>, Option<R>) {
         let size = usize::try_from(self.size).unwrap_or(usize::MAX);
-        let more = rows.len() > size;
-        rows.truncate(size);
-        more
+        let (mut messages, mut bytes, mut last) = (Vec::new(), 0, None);
+        for (index, row) in rows.into_iter().enumerate() {
+            if index == size {
+                return (messages, last);
+            }
+            if let Some(message) = to_message(&row) {
+                bytes += message.encoded_len() + ROW_PREFIX;
+                if bytes > MOST_BYTES && !messages.is_empty() {
+                    return (messages, last);
+                }
+                messages.push(message);
+            }
+            last = Some(row);
+        }
+        (messages, None)
     }
 }
 
@@ -61,10 +84,20 @@ pub fn token(scope: &str, key: &str) -> String {
     token::seal(Kind::Page, &payload)
 }
 
-fn key(page_token: &str, scope: &str) -> Option<String> {
-    let payload = token::open(Kind::Page, page_token).ok()?;
-    let (of_scope, key) = payload.split_first_chunk::<SCOPE_LENGTH>()?;
-    (*of_scope == fingerprint(scope)).then(|| String::from_utf8(key.to_vec()).ok())?
+fn key(page_token: &str, scope: &str) -> Result<String, ApiError> {
+    let refused = |message: &str| ApiError::new(ErrorReason::InvalidPageToken).message(message);
+    let payload = token::open(Kind::Page, page_token).ok();
+    let parts = payload.as_deref().and_then(<[u8]>::split_first_chunk::<SCOPE_LENGTH>);
+    let parts = parts.and_then(|(of_scope, key)| Some((of_scope, String::from_utf8(key.to_vec()).ok()?)));
+    match parts {
+        Some((of_scope, key)) if *of_scope == fingerprint(scope) => Ok(key),
+        Some(_) => Err(refused(
+            "page_token: it is of another list, filter or order; send the next_page_token of this list, or nothing for the first page",
+        )),
+        None => Err(refused(
+            "page_token: it is altered, cut, or no page token; send a next_page_token as it came, or nothing for the first page",
+        )),
+    }
 }
 
 fn fingerprint(scope: &str) -> [u8; SCOPE_LENGTH] {
@@ -83,9 +116,16 @@ mod tests {
         let token = token("ListTickets 1", "t-9");
         let page = Page::parse(0, &token, "ListTickets 1").expect("its own list");
         assert_eq!(page.after.as_deref(), Some("t-9"));
-        for (token, scope) in [(token.as_str(), "ListTickets 2"), ("nonsense", "ListTickets 1")] {
-            let refused = Page::parse(0, token, scope).expect_err("another list");
+        let (altered, other) = (format!("{token}x"), token::seal(Kind::Resume, b"12345678"));
+        for (token, scope, problem) in [
+            (token.as_str(), "ListTickets 2", "of another list"),
+            ("nonsense", "ListTickets 1", "altered, cut"),
+            (altered.as_str(), "ListTickets 1", "altered, cut"),
+            (other.as_str(), "ListTickets 1", "altered, cut"),
+        ] {
+            let refused = Page::parse(0, token, scope).expect_err("no token of this list");
             assert_eq!(refused.reason(), ErrorReason::InvalidPageToken);
+            assert!(refused.to_string().contains(problem), "{refused}");
         }
     }
 
@@ -96,12 +136,34 @@ mod tests {
         assert_eq!(Page::parse(-1, "", "").expect_err("refused").reason(), ErrorReason::InvalidField);
     }
 
+    /// A row as a message; an empty one is not shown.
+    const TEXT: fn(&String) -> Option<String> = |row| Some(row.clone()).filter(|row| !row.is_empty());
+
     #[test]
     fn one_row_too_many_tells_of_another_page() {
         let page = Page::parse(2, "", "").expect("a page");
-        let (mut full, mut last) = (vec![1, 2, 3], vec![1, 2]);
-        assert!(page.cut(&mut full));
-        assert!(!page.cut(&mut last));
-        assert_eq!((full.len(), last.len()), (2, 2));
+        let rows = |rows: &[&str]| rows.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>();
+        assert_eq!(page.fill(rows(&["a", "b", "c"]), TEXT), (rows(&["a", "b"]), Some("b".to_owned())));
+        assert_eq!(page.fill(rows(&["a", "b"]), TEXT), (rows(&["a", "b"]), None));
+        assert_eq!(page.fill(rows(&["", "", "c"]), TEXT), (rows(&[]), Some(String::new())), "rows not shown count");
+    }
+
+    #[test]
+    fn a_page_ends_before_it_is_too_large_for_a_client() {
+        let page = Page::parse(1000, "", "").expect("a page");
+        let mut rows: Vec<String> = (0..1000).map(|number| format!("{number:010000}")).collect();
+        let mut seen = 0;
+        while !rows.is_empty() {
+            let (messages, last) = page.fill(rows.clone(), TEXT);
+            let bytes: usize = messages.iter().map(|message| message.len() + ROW_PREFIX).sum();
+            assert!(bytes <= MOST_BYTES && !messages.is_empty(), "{bytes}");
+            assert_eq!(messages, rows[..messages.len()], "without a gap");
+            assert!(last.is_none_or(|last| Some(&last) == messages.last()), "the next page begins right after it");
+            seen += messages.len();
+            rows.drain(..messages.len());
+        }
+        assert_eq!(seen, 1000);
+        let (messages, last) = page.fill(vec!["x".repeat(3 * 1024 * 1024), "y".to_owned()], TEXT);
+        assert_eq!((messages.len(), last.is_some()), (1, true), "one row always fits");
     }
 }

@@ -19,7 +19,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_chassis::{
-    bus::Message,
+    bus::{Bus, Message},
     clock::SharedClock,
     store::{self, Commit, Housekeeping, Rows},
 };
@@ -193,6 +193,8 @@ pub enum WaitError {
 #[derive(Clone)]
 pub struct Views {
     pub store: Arc<dyn ViewStore>,
+    /// Says where the stream ends.
+    pub bus: Arc<dyn Bus>,
     pub changes: Changes,
     pub clock: SharedClock,
     /// A permit for each call that waits.

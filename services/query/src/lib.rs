@@ -73,8 +73,11 @@ impl Service for Query {
         let store = open_store(context, &context.store_path()?).await?;
         let health = Health::new(SERVICES).with_store().with_catching_up().with_bus();
         let server = context.server();
+        let tasks = Tasks::new();
+        let bus = context.bus()?;
         let views = Views {
             store: store.clone(),
+            bus: bus.clone(),
             changes: Changes::default(),
             clock: context.clock.clone(),
             waits: permits(&config.wait),
@@ -86,7 +89,7 @@ impl Service for Query {
             views.changes.caught_up();
         }
         let reader = Reader {
-            bus: context.bus()?,
+            bus: bus.clone(),
             store: store.clone(),
             decode: Arc::new(events::Protobuf),
             changes: views.changes.clone(),
@@ -96,9 +99,7 @@ impl Service for Query {
             reattach: Arc::new(Notify::new()),
             reached_end: Some(Arc::new(Notify::new())),
         };
-        let tasks = Tasks::new();
-        let (bus, owners) = (context.bus()?, completeness::OWNERS);
-        let comparer = Comparer { service: Self::NAME, owners, bus, config: config.audit };
+        let comparer = Comparer { service: Self::NAME, owners: completeness::OWNERS, bus, config: config.audit };
         let completeness = Completeness { comparer, decode: reader.decode.clone() };
         let rebuild = Rebuild::new(reader.clone(), tasks.clone()).checked_by(completeness.clone());
         let operations = Operations {
@@ -109,7 +110,7 @@ impl Service for Query {
         };
         let default_deadline = Duration::from_millis(context.settings.limits.default_deadline_ms);
         let server = server
-            .service(QueryServiceServer::new(Grpc { views, default_deadline }))
+            .service(QueryServiceServer::new(Grpc { views, default_deadline, tasks: tasks.clone() }))
             .service(operations::served(Self::NAME, operations))
             .reflection(SERVICES)
             .health(health);

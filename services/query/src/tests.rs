@@ -19,7 +19,7 @@ use eticket_chassis::{
     bus::{Bus, Message, embedded::Embedded},
     clock::ManualClock,
     health::Health,
-    store::Work,
+    store::{Work, memory::NoSteps},
     tasks::Tasks,
 };
 use eticket_proto::{
@@ -42,7 +42,7 @@ use crate::{
     application::{Keys, Position, ViewRows, ViewStore, Views, changes::Changes, reader::Reader, rebuild::Rebuild},
     domain::{Event, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
     inbound::{events::Protobuf, grpc::Grpc},
-    outbound::sqlite::SqliteViews,
+    outbound::{memory::MemoryViews, sqlite::SqliteViews},
 };
 
 /// Longest wait for a condition: only a test that fails takes so long.
@@ -73,6 +73,7 @@ impl Fixture {
         health.set_store(true);
         let views = Views {
             store: store.clone(),
+            bus: bus.clone(),
             changes: Changes::default(),
             clock: clock.clone(),
             waits: Arc::new(Semaphore::new(64)),
@@ -98,7 +99,14 @@ impl Fixture {
     /// Goes on with another stream.
     fn turn_to(&mut self, bus: Arc<dyn Bus>) {
         self.reader.bus = bus.clone();
+        self.views.bus = bus.clone();
         self.bus = bus;
+    }
+
+    /// Goes on with empty rows in memory: a paused clock does not wait for the threads of a database.
+    fn keep_in_memory(&mut self) {
+        let store = Arc::new(MemoryViews::new(self.clock.clone(), Arc::new(NoSteps)));
+        (self.reader.store, self.views.store) = (store.clone(), store);
     }
 
     fn store(&self) -> &dyn ViewStore {
@@ -106,7 +114,7 @@ impl Fixture {
     }
 
     fn grpc(&self) -> Grpc {
-        Grpc { views: self.views.clone(), default_deadline: Duration::from_secs(10) }
+        Grpc { views: self.views.clone(), default_deadline: Duration::from_secs(10), tasks: self.tasks.clone() }
     }
 
     fn rebuild(&self) -> Rebuild {

@@ -148,7 +148,8 @@ impl FleetInner {
         life.spawn(judged(self.clone(), number, changes.commits()));
         let semaphore = || Arc::new(Semaphore::new(64));
         let draining = CancellationToken::new();
-        let views = Views { store, changes, clock, waits: semaphore(), watches: semaphore(), draining };
+        let bus = life.link.clone();
+        let views = Views { store, bus, changes, clock, waits: semaphore(), watches: semaphore(), draining };
         take_place(&self.views[number], views, life);
     }
 

@@ -80,8 +80,9 @@ impl TakeIn for TestService {
         Ok(self.newest.lock().unwrap().len() as u64)
     }
 
-    async fn republish(&self, _: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
         self.republished.fetch_add(1, Ordering::SeqCst);
+        (0..100).for_each(progress);
         self.count().await
     }
 }

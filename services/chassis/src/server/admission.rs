@@ -1,13 +1,16 @@
 //! Bounds the calls under way. One too many is refused at once: a queue would only add its wait to what is late already.
 //!
 //! It is the innermost layer: what others refuse takes no permit. A permit is held until the response's body has ended or
-//! its caller has gone, whichever comes first.
+//! its caller has gone, whichever comes first. A client that takes nothing of its response must not keep a place for that: where
+//! the permits run out, those of bodies that nobody has asked for more for [`IDLE`] are taken back.
 
 use std::{
+    collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::Arc,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -15,24 +18,113 @@ use eticket_proto::error::ErrorReason;
 use http::{Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tower::{Layer, Service};
 
 use super::{methods, reply};
 use crate::{config::EXEMPT_STREAMS, error::ApiError};
 
+/// A body that has given something, or could, and that its client has not asked for more for so long is idle.
+pub(super) const IDLE: Duration = Duration::from_secs(10);
+/// How often the permits of idle bodies are looked for.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Permits, and the bodies that hold some.
+#[derive(Debug)]
+struct Permits {
+    free: Arc<Semaphore>,
+    held: Mutex<Held>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    bodies: HashMap<u64, Hold>,
+    begun: u64,
+    looked: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    permit: OwnedSemaphorePermit,
+    /// Since when the body waits for its client; `None` while it waits for the service.
+    idle: Option<Instant>,
+}
+
+impl Permits {
+    fn new(most: usize) -> Arc<Self> {
+        Arc::new(Self { free: Arc::new(Semaphore::new(most)), held: Mutex::default() })
+    }
+
+    fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
+        let acquire = || self.free.clone().try_acquire_owned().ok();
+        acquire().or_else(|| {
+            self.take_back();
+            acquire()
+        })
+    }
+
+    fn take_back(&self) {
+        let (now, mut held) = (Instant::now(), self.held());
+        if held.looked.is_some_and(|looked| now - looked < LOOK) {
+            return;
+        }
+        held.looked = Some(now);
+        held.bodies.retain(|_, hold| hold.idle.is_none_or(|idle| now - idle < IDLE));
+    }
+
+    /// What holds the permit until it is dropped. Its body has not been asked for anything yet.
+    fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Place {
+        let mut held = self.held();
+        held.begun += 1;
+        let number = held.begun;
+        held.bodies.insert(number, Hold { permit, idle: Some(Instant::now()) });
+        drop(held);
+        Place { permits: self.clone(), number }
+    }
+
+    fn held(&self) -> MutexGuard<'_, Held> {
+        // Changed in single steps; a panic elsewhere leaves nothing half done in it.
+        self.held.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A body's permit, unless it was taken back.
+#[derive(Debug)]
+struct Place {
+    permits: Arc<Permits>,
+    number: u64,
+}
+
+impl Place {
+    fn set_idle(&self, idle: bool) {
+        let mut held = self.permits.held();
+        if let Some(hold) = held.bodies.get_mut(&self.number) {
+            hold.idle = idle.then(Instant::now);
+        }
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let hold = self.permits.held().bodies.remove(&self.number);
+        drop(hold.map(|hold| hold.permit));
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct AdmissionLayer {
     service: &'static str,
-    permits: Arc<Semaphore>,
+    permits: Arc<Permits>,
     /// For streams of health and reflection: a client that opens them without end must be refused too.
-    exempt: Arc<Semaphore>,
+    exempt: Arc<Permits>,
 }
 
 impl AdmissionLayer {
     pub(crate) fn new(service: &'static str, concurrency: usize) -> Self {
-        let exempt = Arc::new(Semaphore::new(EXEMPT_STREAMS));
-        Self { service, permits: Arc::new(Semaphore::new(concurrency)), exempt }
+        Self { service, permits: Permits::new(concurrency), exempt: Permits::new(EXEMPT_STREAMS) }
     }
 }
 
@@ -48,8 +140,8 @@ impl<S> Layer<S> for AdmissionLayer {
 pub(crate) struct Admission<S> {
     inner: S,
     service: &'static str,
-    permits: Arc<Semaphore>,
-    exempt: Arc<Semaphore>,
+    permits: Arc<Permits>,
+    exempt: Arc<Permits>,
 }
 
 impl<S, A, B> Service<Request<A>> for Admission<S>
@@ -73,9 +165,12 @@ where
             }
             _ => &self.permits,
         };
-        match permits.clone().try_acquire_owned() {
-            Ok(permit) => AdmissionFuture { inner: Some(self.inner.call(request)), permit: Some(permit) },
-            Err(_) => {
+        match permits.try_acquire() {
+            Some(permit) => {
+                let permit = Some((permits.clone(), permit));
+                AdmissionFuture { inner: Some(self.inner.call(request)), permit }
+            }
+            None => {
                 metrics::counter!("eticket_rpc_shed_total", "service" => self.service).increment(1);
                 AdmissionFuture { inner: None, permit: None }
             }
@@ -88,7 +183,7 @@ pin_project! {
         // None if the call is shed.
         #[pin]
         inner: Option<F>,
-        permit: Option<OwnedSemaphorePermit>,
+        permit: Option<(Arc<Permits>, OwnedSemaphorePermit)>,
     }
 }
 
@@ -106,8 +201,8 @@ where
             return Poll::Ready(Ok(refusal));
         };
         let response = ready!(inner.poll(context))?;
-        let permit = this.permit.take();
-        Poll::Ready(Ok(response.map(|inner| AdmissionBody { inner, _permit: permit })))
+        let place = this.permit.take().map(|(permits, permit)| permits.hold(permit));
+        Poll::Ready(Ok(response.map(|inner| AdmissionBody { inner, place })))
     }
 }
 
@@ -115,7 +210,7 @@ where
 #[derive(Debug, Default)]
 pub(crate) struct AdmissionBody<B> {
     inner: B,
-    _permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for AdmissionBody<B> {
@@ -123,7 +218,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AdmissionBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        Pin::new(&mut self.inner).poll_frame(context)
+        let polled = Pin::new(&mut self.inner).poll_frame(context);
+        if let Some(place) = &self.place {
+            place.set_idle(polled.is_ready());
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -42,11 +42,9 @@ impl PricingService for Grpc {
         let message = request.into_inner();
         let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
         let after = page.after.as_deref().unwrap_or_default();
-        let mut rows = self.prices.page(after, page.rows_to_read()).await.map_err(failure::of_store)?;
-        let more = page.cut(&mut rows);
-        let last = rows.last().filter(|_| more);
+        let found = self.prices.page(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let (prices, last) = page.fill(found, |(id, row)| row_to_message(id, row));
         let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
-        let prices = rows.iter().filter_map(|(id, row)| row_to_message(id, row)).collect();
         Ok(Response::new(ListPricesResponse { prices, next_page_token }))
     }
 

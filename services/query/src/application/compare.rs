@@ -11,9 +11,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::store;
+use eticket_chassis::{on_demand::PATIENCE, store};
 use eticket_proto::ids::{ReservationId, TicketId};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use super::{Counts, ViewStore};
 use crate::domain::{Discount, Money, PricePart, Reservation, ReservationStatus, TicketPart, View};
@@ -84,6 +84,8 @@ pub enum Error {
     Store(#[from] store::Error),
     #[error("nobody listens any more")]
     NobodyListens,
+    #[error("the client has taken no report for {} s", PATIENCE.as_secs())]
+    NothingTaken,
 }
 
 /// What an owner has, and where.
@@ -121,7 +123,8 @@ impl Comparison {
         Self { store, owners, reports, pause, compared: 0, total: 0, patient_pages, listed }
     }
 
-    /// Compares all tickets, prices and reservations, then looks for rows that no owner has. Ends when nobody listens.
+    /// Compares all tickets, prices and reservations, then looks for rows that no owner has. Ends when nobody listens, or
+    /// takes no report for [`PATIENCE`].
     ///
     /// # Errors
     /// If an owner or the store does not answer.
@@ -277,7 +280,9 @@ impl Comparison {
 
     async fn report(&self, difference: Option<Difference>) -> Result<(), Error> {
         let report = Report { compared: self.compared, total: self.total.max(self.compared), difference };
-        self.reports.send(report).await.map_err(|_| Error::NobodyListens)
+        // A comparison holds connections to the owners and what they have listed.
+        let sent = timeout(PATIENCE, self.reports.send(report)).await.map_err(|_| Error::NothingTaken)?;
+        sent.map_err(|_| Error::NobodyListens)
     }
 }
 

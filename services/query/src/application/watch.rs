@@ -4,15 +4,18 @@
 //! that is slow gets the newest state of each row, and costs nothing meanwhile. Sequences are the stream's own, so a token is
 //! good at every replica that reads the same stream.
 
-use std::{collections::VecDeque, sync::Arc};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use eticket_chassis::store;
+use eticket_chassis::{bus, store};
 use eticket_proto::ids::TicketId;
-use tokio::sync::{Notify, OwnedSemaphorePermit};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    time::{Instant, sleep_until},
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    OfStream, ViewStore, Views, Watched,
+    OfStream, Position, ViewStore, Views, Watched,
     changes::{Epoch, Registration},
     signal::Listener,
 };
@@ -20,6 +23,10 @@ use crate::domain::View;
 
 /// Rows read at a time.
 const PAGE: i64 = 256;
+
+/// A watch without changes sends its token alone this often: proxies cut connections that are idle for longer, and gRPC-Web has
+/// no pings.
+pub const HEARTBEAT: Duration = Duration::from_secs(20);
 
 /// A place in a stream, from which a watcher goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +39,7 @@ pub struct ResumePoint {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
     pub row: Option<(TicketId, View)>,
+    /// Without a row it comes alone: the snapshot was empty, or nothing has changed for [`HEARTBEAT`].
     /// None within a snapshot, which is taken again as a whole.
     pub resume: Option<ResumePoint>,
 }
@@ -45,6 +53,8 @@ pub enum WatchError {
     StreamChanged,
     #[error("too many watch already")]
     TooMany,
+    #[error("the bus does not answer, so it is not known whether the resume_token is still good: {0}")]
+    Bus(#[source] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
 }
@@ -80,8 +90,9 @@ enum Bell {
 }
 
 impl Views {
-    /// Begins to watch: from a snapshot, or where `resume` is a place in the stream that the rows reflect, from there. While no
-    /// stream has been met there is no place to begin at, and this waits.
+    /// Begins to watch: from a snapshot, or where `resume` is a place in the stream that the rows reflect, from there. A place
+    /// beyond the end of the stream is not one of this stream. While no stream has been met there is no place to begin at, and
+    /// this waits.
     ///
     /// # Errors
     /// See [`WatchError`].
@@ -113,7 +124,7 @@ impl Views {
         let repairs = known.repairs;
         let position = self.store.position().await?.ok_or(WatchError::StreamChanged)?;
         let (at, phase) = match resume {
-            Some(resume) if resume.identity == position.identity => (resume, Phase::Live),
+            Some(resume) if self.is_place(&resume, &position).await? => (resume, Phase::Live),
             // The position is read before the first row: what changes while the snapshot is taken lies above it.
             _ => {
                 let at = ResumePoint { identity: position.identity, sequence: position.sequence };
@@ -123,19 +134,37 @@ impl Views {
         let (store, ready) = (self.store.clone(), VecDeque::new());
         Ok(Watch { store, watched, at, phase, ready, epoch, repairs, bell, draining, _permit: permit })
     }
+
+    /// Whether a token means a place in the stream that the rows reflect. A replica that lags has not read up to it yet; only the
+    /// stream itself shows whether there is such a place.
+    async fn is_place(&self, resume: &ResumePoint, position: &Position) -> Result<bool, WatchError> {
+        if resume.identity != position.identity {
+            return Ok(false);
+        }
+        if resume.sequence <= position.sequence {
+            return Ok(true);
+        }
+        let stream = self.bus.state().await.map_err(WatchError::Bus)?;
+        Ok(stream.identity == resume.identity && resume.sequence <= stream.last_sequence)
+    }
 }
 
 impl Watch {
-    /// Waits for what is to be sent next. Cancellation loses nothing.
+    /// Waits for what is to be sent next, for [`HEARTBEAT`] at most: then the token is sent alone. Cancellation loses nothing.
     ///
     /// # Errors
     /// Why the watch ends; the last token goes on from there.
     pub async fn next(&mut self) -> Result<Sent, WatchError> {
+        let heartbeat = Instant::now() + HEARTBEAT;
         loop {
             if let Some(sent) = self.next_now().await? {
                 return Ok(sent);
             }
-            self.wait().await?;
+            tokio::select! {
+                biased;
+                () = sleep_until(heartbeat) => return Ok(Sent { row: None, resume: Some(self.at.clone()) }),
+                rung = self.wait() => rung?,
+            }
         }
     }
 

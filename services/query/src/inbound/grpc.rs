@@ -7,8 +7,10 @@ use eticket_chassis::{
     call::Call,
     error::ApiError,
     failure,
+    on_demand::on_demand,
     paging::{self, Page},
     server::Draining,
+    tasks::Tasks,
 };
 use eticket_proto::{
     error::ErrorReason,
@@ -54,6 +56,8 @@ pub struct Grpc {
     pub views: Views,
     /// For callers that bring no deadline and came by no server layer.
     pub default_deadline: Duration,
+    /// Of watches: they end when their client goes, or the server drains.
+    pub tasks: Tasks,
 }
 
 #[tonic::async_trait]
@@ -80,8 +84,9 @@ impl QueryService for Grpc {
             }
             Some(wait) => {
                 let until = wait_until(Instant::now(), call.deadline, self.default_deadline);
+                let has_token = token.is_some();
                 let view = self.views.view_with(&id, token, wait, until).await;
-                view.map_err(|error| not_waited(error, &id))?
+                view.map_err(|error| not_waited(error, &id, has_token))?
             }
         };
         Ok(Response::new(GetTicketViewResponse { view: Some(to_message(&id, &view, self.views.now())) }))
@@ -99,15 +104,14 @@ impl QueryService for Grpc {
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
         self.is_complete()?;
-        let mut found =
+        let found =
             self.views.page(&filter, &order, after.as_deref(), page.rows_to_read()).await.map_err(failure::of_store)?;
-        let more = page.cut(&mut found);
-        let next_page_token = match found.last() {
-            Some((id, view)) if more => paging::token(&scope, &encoded(&order.key(id, view))?),
-            _ => String::new(),
-        };
         let now = self.views.now();
-        let views = found.iter().map(|(id, view)| to_message(id, view, now)).collect();
+        let (views, last) = page.fill(found, |(id, view)| Some(to_message(id, view, now)));
+        let next_page_token = match last {
+            Some((id, view)) => paging::token(&scope, &encoded(&order.key(&id, &view))?),
+            None => String::new(),
+        };
         Ok(Response::new(ListTicketViewsResponse { views, next_page_token }))
     }
 
@@ -121,19 +125,13 @@ impl QueryService for Grpc {
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let before = page.after.as_deref().map(reservation_key).transpose()?;
         self.is_complete()?;
-        let mut found =
+        let found =
             self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::of_store)?;
-        let more = page.cut(&mut found);
-        let next_page_token = match found.last() {
-            Some((last, _)) if more => paging::token(&scope, &key_of(last)),
-            _ => String::new(),
-        };
         let now = self.views.now();
-        let shown = |(reservation, view): &(Reservation, View)| to_user_reservation(reservation, view, now);
-        Ok(Response::new(ListUserReservationsResponse {
-            reservations: found.iter().map(shown).collect(),
-            next_page_token,
-        }))
+        let shown = |(reservation, view): &(Reservation, View)| Some(to_user_reservation(reservation, view, now));
+        let (reservations, last) = page.fill(found, shown);
+        let next_page_token = last.map(|(last, _)| paging::token(&scope, &key_of(&last))).unwrap_or_default();
+        Ok(Response::new(ListUserReservationsResponse { reservations, next_page_token }))
     }
 
     type WatchTicketViewsStream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
@@ -148,7 +146,7 @@ impl QueryService for Grpc {
         let message = request.into_inner();
         let (watched, resume) = (watched(&message.ticket_ids)?, resume_point(&message.resume_token)?);
         self.is_complete()?;
-        let watch = self.views.watch(watched, resume, draining).await.map_err(not_watched)?;
+        let watch = self.views.watch(watched, resume, draining.clone()).await.map_err(not_watched)?;
         let views = self.views.clone();
         let sent = stream::unfold(Some(watch), move |watch| {
             let views = views.clone();
@@ -160,7 +158,8 @@ impl QueryService for Grpc {
                 }
             }
         });
-        Ok(Response::new(sent.boxed()))
+        // A watch reads the store: a client that stops reading must not hold a connection of it.
+        Ok(Response::new(on_demand(&self.tasks, "watch", draining, sent.boxed())))
     }
 }
 
@@ -220,6 +219,9 @@ fn not_watched(error: WatchError) -> Status {
         // Nobody is overloaded: the rows are being read anew, and the watch goes on as soon as it is begun again.
         WatchError::StreamChanged => ApiError::new(ErrorReason::StoreUnavailable).message(error.to_string()).into(),
         WatchError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
+        WatchError::Bus(_) => {
+            ApiError::new(ErrorReason::UpstreamUnavailable).message(error.to_string()).with("upstream", "bus").into()
+        }
         WatchError::Store(error) => failure::of_store(error),
     }
 }
@@ -232,9 +234,15 @@ fn wait_until(now: Instant, deadline: Option<Instant>, default: Duration) -> Ins
     deadline.checked_sub(margin).unwrap_or(now).max(now)
 }
 
-fn not_waited(error: WaitError, id: &TicketId) -> Status {
+fn not_waited(error: WaitError, id: &TicketId, has_token: bool) -> Status {
     match error {
-        WaitError::NotCaughtUp => ApiError::new(ErrorReason::ViewNotCaughtUp).with("ticket_id", id).into(),
+        WaitError::NotCaughtUp => {
+            let message = match has_token {
+                true => "the view has not caught up with the token yet; ask again with the same token",
+                false => "the view has not caught up yet; ask again, or wait with a command's token",
+            };
+            ApiError::new(ErrorReason::ViewNotCaughtUp).message(message).with("ticket_id", id).into()
+        }
         WaitError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
         WaitError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
         WaitError::Store(error) => failure::of_store(error),
@@ -255,9 +263,19 @@ fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiErr
     if token.is_empty() {
         return Ok(None);
     }
-    let token = Consistency::decode(token).ok().filter(|token| token.ticket() == id);
-    let refused = || ApiError::new(ErrorReason::InvalidConsistencyToken).with("ticket_id", id);
-    token.map(Some).ok_or_else(refused)
+    let refused = |message: String| ApiError::new(ErrorReason::InvalidConsistencyToken).message(message);
+    let token = Consistency::decode(token).map_err(|_| {
+        refused(
+            "consistency_token: it is altered, cut, or no consistency token; send one as a command answered it, or nothing"
+                .to_owned(),
+        )
+    })?;
+    if token.ticket() == id {
+        return Ok(Some(token));
+    }
+    let of = token.ticket();
+    let other = format!("consistency_token: it is of ticket {of}, and this request is about ticket {id}");
+    Err(refused(other).with("ticket_id", id))
 }
 
 fn filter(message: &ListTicketViewsRequest) -> Result<Filter, ApiError> {

@@ -122,6 +122,9 @@ impl OperationsService for Operations {
             connections.stop().await;
             let status = match outcome {
                 Some(Ok(()) | Err(Error::NobodyListens)) => return,
+                Some(Err(error @ Error::NothingTaken)) => {
+                    ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into()
+                }
                 Some(Err(Error::Owner(error))) => not_compared(error),
                 Some(Err(Error::Store(error))) => failure::of_store(error),
                 None => ApiError::new(ErrorReason::ShuttingDown).into(),
@@ -142,16 +145,12 @@ impl OperationsService for Operations {
         let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
         let after = page.after.as_deref().unwrap_or_default();
         let found: Result<_, store::Error> = self.reader.store.unsettled(after, page.rows_to_read()).await;
-        let mut found = found.map_err(failure::of_store)?;
-        let more = page.cut(&mut found);
-        let last = found.last().filter(|_| more);
-        let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
-        let unsettled = found.into_iter().map(|(id, view)| Unsettled {
-            ticket_id: id.to_string(),
-            since_time: view.unsettled_since.map(to_proto),
-            missing: domain::missing(&view),
+        let (unsettled, last) = page.fill(found.map_err(failure::of_store)?, |(id, view)| {
+            let since_time = view.unsettled_since.map(to_proto);
+            Some(Unsettled { ticket_id: id.to_string(), since_time, missing: domain::missing(view) })
         });
-        Ok(Response::new(ListUnsettledResponse { unsettled: unsettled.collect(), next_page_token }))
+        let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
+        Ok(Response::new(ListUnsettledResponse { unsettled, next_page_token }))
     }
 }
 

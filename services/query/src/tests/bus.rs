@@ -21,11 +21,13 @@ struct State {
     page: usize,
     /// The next who begins to read finds a stream made anew.
     lost_at_read: bool,
+    /// Nobody is told where the stream ends.
+    out: bool,
 }
 
 impl MemoryBus {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX, lost_at_read: false };
+        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX, lost_at_read: false, out: false };
         Arc::new(Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) })
     }
 
@@ -51,6 +53,11 @@ impl MemoryBus {
         self.state.lock().unwrap().lost_at_read = true;
     }
 
+    /// The bus does not answer any more.
+    pub(super) fn go_out(&self) {
+        self.state.lock().unwrap().out = true;
+    }
+
     pub(super) fn set_page(&self, page: usize) {
         self.state.lock().unwrap().page = page;
     }
@@ -60,6 +67,9 @@ impl MemoryBus {
 impl Bus for MemoryBus {
     async fn state(&self) -> Result<StreamState, Error> {
         let state = self.state.lock().unwrap();
+        if state.out {
+            return Err(Error::Unavailable("it is out".to_owned()));
+        }
         Ok(StreamState { identity: state.identity.to_string(), last_sequence: state.messages.len() as u64 })
     }
 

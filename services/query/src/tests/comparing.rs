@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::application::compare::{Comparison, Difference, OwnerError, Owners, Page, Report};
+use crate::application::compare::{self, Comparison, Difference, OwnerError, Owners, Page, Report};
 
 /// Owners that hold what they are given; the view catches up once a ticket has been asked for so often.
 #[derive(Default)]
@@ -127,6 +127,18 @@ async fn each_difference_is_named_with_both_values() {
             ("c", "price", "revision 2", ""),
         ]
     );
+}
+
+#[tokio::test]
+async fn a_comparison_whose_client_takes_nothing_ends() {
+    let (mut fixture, owners) = agreeing().await;
+    fixture.keep_in_memory();
+    tokio::time::pause();
+    let (reports, shown) = mpsc::channel(1);
+    let store = fixture.reader.store.clone();
+    let outcome = Comparison::new(store, Arc::new(owners), reports, Duration::ZERO).run().await;
+    assert!(matches!(outcome, Err(compare::Error::NothingTaken)), "{outcome:?}");
+    drop(shown);
 }
 
 #[tokio::test]

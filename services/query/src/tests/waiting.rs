@@ -15,6 +15,7 @@ use eticket_proto::{
     token::Consistency,
 };
 use tonic::{Request, Status};
+use tonic_types::StatusExt;
 
 use super::*;
 use crate::outbound::memory::MemoryViews;
@@ -75,6 +76,37 @@ async fn what_is_no_request_is_refused() {
     ] {
         assert_eq!(refusal(&fixture, request).await, reason);
     }
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &free()).await;
+    let refused = async |ticket: &str, consistency_token: String| {
+        let wait = WaitFor::Applied.into();
+        let request = GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait };
+        let mut request = Request::new(request);
+        request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_millis(50)));
+        let status = get(&fixture, request).await.expect_err("refused");
+        let about = status.get_details_error_info().expect("a reason").metadata.get("ticket_id").cloned();
+        (ApiError::from_status(&status).expect("a reason"), status.message().to_owned(), about)
+    };
+    let token = of_reservation(1).encode();
+    let page = eticket_proto::token::seal(eticket_proto::token::Kind::Page, b"r a 1");
+    for malformed in ["nonsense".to_owned(), format!("{token}x"), token[1..].to_owned(), page] {
+        let (reason, message, about) = refused("a", malformed).await;
+        assert_eq!((reason, about), (ErrorReason::InvalidConsistencyToken, None), "it is of no ticket");
+        assert!(message.contains("altered, cut"), "{message}");
+    }
+    let (reason, message, about) = refused("b", token.clone()).await;
+    assert_eq!((reason, about.as_deref()), (ErrorReason::InvalidConsistencyToken, Some("b")));
+    assert!(message.contains("is of ticket a"), "{message}");
+    let (reason, message, _) = refused("a", token).await;
+    assert_eq!(reason, ErrorReason::ViewNotCaughtUp);
+    assert!(message.contains("with the same token"), "{message}");
+    let (reason, message, _) = refused("new", String::new()).await;
+    assert_eq!(reason, ErrorReason::ViewNotCaughtUp);
+    assert!(!message.contains("same token"), "there was none: {message}");
 }
 
 #[tokio::test]

@@ -2,15 +2,17 @@
 
 use std::collections::BTreeSet;
 
-use eticket_chassis::{error::ApiError, server::Draining};
+use eticket_chassis::{error::ApiError, on_demand::PATIENCE, server::Draining};
 use eticket_proto::{
     error::ErrorReason,
     query::{WatchTicketViewsRequest, WatchTicketViewsResponse, query_service_server::QueryService},
+    token::{Kind, open, seal},
 };
-use futures::{StreamExt, stream::BoxStream};
+use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tonic::{Request, Status};
 
 use super::*;
+use crate::application::watch::HEARTBEAT;
 
 type Stream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
 
@@ -162,6 +164,97 @@ async fn a_slow_client_gets_the_newest_state_of_each_row() {
         fixture.take(&id("a"), &[registered(revision)]).await;
     }
     assert_eq!(next(&mut stream).await.1, 50);
+}
+
+/// hyper polls a body only while its client gives window. Polled once, each of these has begun to read the store.
+#[tokio::test]
+async fn clients_that_stop_reading_hold_no_connection_of_the_store() {
+    let fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        let mut stream = watch(&fixture, &[], "").await;
+        assert!(stream.next().now_or_never().is_none(), "it takes a moment");
+        streams.push(stream);
+    }
+    assert_eq!(fixture.view(&id("a")).await.ticket.unwrap().revision, 1);
+    fixture.take(&id("a"), &[registered(2)]).await;
+    for stream in &mut streams {
+        assert_eq!(next(stream).await.0, "a", "it goes on where its client does");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_takes_nothing_gives_its_place_back() {
+    let mut fixture = Fixture::new().await;
+    fixture.keep_in_memory();
+    fixture.take(&id("a"), &[registered(1)]).await;
+    tokio::time::pause();
+    let mut stream = watch(&fixture, &["a"], "").await;
+    next(&mut stream).await;
+    assert_eq!(fixture.views.watches.available_permits(), 63);
+    let begun = Instant::now();
+    fixture.tasks.finish().await;
+    assert!((PATIENCE..PATIENCE + Duration::from_secs(1)).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    assert_eq!((fixture.views.watches.available_permits(), fixture.views.changes.waiting()), (64, 0));
+    assert_eq!(end(&mut stream).await, ErrorReason::ServiceOverloaded);
+}
+
+#[tokio::test]
+async fn a_watch_without_changes_sends_its_token_alone_from_time_to_time() {
+    let mut fixture = Fixture::new().await;
+    fixture.keep_in_memory();
+    fixture.take(&id("a"), &[registered(1)]).await;
+    tokio::time::pause();
+    for ids in [&["a"][..], &[]] {
+        let mut stream = watch(&fixture, ids, "").await;
+        let (_, _, token) = next(&mut stream).await;
+        for _ in 0..3 {
+            let begun = Instant::now();
+            let response = stream.next().await.expect("open").expect("no error");
+            assert_eq!((response.view, &response.resume_token), (None, &token));
+            assert!(
+                (HEARTBEAT..HEARTBEAT + Duration::from_secs(1)).contains(&begun.elapsed()),
+                "{:?}",
+                begun.elapsed()
+            );
+        }
+    }
+    assert_eq!(HEARTBEAT, Duration::from_secs(20), "as the contract has it");
+    let token = next(&mut watch(&fixture, &["a"], "").await).await.2;
+    tokio::time::resume();
+    let mut stream = watch(&fixture, &["a"], &token).await;
+    fixture.take(&id("a"), &[registered(2)]).await;
+    assert_eq!(next(&mut stream).await.1, 2, "a token that came alone goes on like any other");
+}
+
+#[tokio::test]
+async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
+    let mut fixture = Fixture::new().await;
+    fixture.take(&id("a"), &[registered(1), registered(2)]).await;
+    let (_, _, token) = next(&mut watch(&fixture, &[], "").await).await;
+    let place = open(Kind::Resume, &token).unwrap();
+    let (sequence, identity) = place.split_first_chunk::<8>().unwrap();
+    let end = u64::from_be_bytes(*sequence);
+    let at = |sequence: u64| seal(Kind::Resume, &[&sequence.to_be_bytes()[..], identity].concat());
+    for beyond in [end + 1, u64::MAX] {
+        let mut stream = watch(&fixture, &[], &at(beyond)).await;
+        assert_eq!(next(&mut stream).await, ("a".to_owned(), 2, token.clone()), "{beyond}");
+    }
+    let mut stream = watch(&fixture, &[], &at(end)).await;
+    fixture.take(&id("b"), &[registered(1)]).await;
+    assert_eq!(next(&mut stream).await.0, "b", "the end itself is a place");
+    // Only the stream shows where it ends. Whether a replica lags or the token is of no place cannot be known without it.
+    let out = bus::MemoryBus::new();
+    out.go_out();
+    fixture.views.bus = out;
+    let request = WatchTicketViewsRequest { resume_token: at(u64::MAX), ..Default::default() };
+    let status = match fixture.grpc().watch_ticket_views(Request::new(request)).await {
+        Err(status) => status,
+        Ok(_) => panic!("not refused"),
+    };
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::UpstreamUnavailable));
+    next(&mut watch(&fixture, &[], &at(end)).await).await;
 }
 
 #[tokio::test]

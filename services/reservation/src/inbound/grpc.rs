@@ -86,11 +86,8 @@ impl ReservationService for Grpc {
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
         let found = self.reservations.page(&filter, after, page.rows_to_read()).await;
-        let mut found = found.map_err(failure::of_store)?;
-        let more = page.cut(&mut found);
-        let last = found.last().filter(|_| more);
+        let (reservations, last) = page.fill(found.map_err(failure::of_store)?, |found| Some(to_message(found)));
         let next_page_token = last.map(|last| paging::token(&scope, &last.id.to_string())).unwrap_or_default();
-        let reservations = found.iter().map(to_message).collect();
         Ok(Response::new(ListReservationsResponse { reservations, next_page_token }))
     }
 }

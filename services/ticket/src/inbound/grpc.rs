@@ -100,12 +100,10 @@ impl TicketService for Grpc {
         let scope = format!("ListTickets {}", message.filter_status);
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
-        let mut tickets = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
-        let more = page.cut(&mut tickets);
-        let last = tickets.last().filter(|_| more);
-        let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();
+        let found = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
         let now = self.tickets.now();
-        let tickets = tickets.iter().map(|ticket| to_message(ticket, now)).collect();
+        let (tickets, last) = page.fill(found, |ticket| Some(to_message(ticket, now)));
+        let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();
         Ok(Response::new(ListTicketsResponse { tickets, next_page_token }))
     }
 

@@ -118,6 +118,40 @@ async fn a_place_is_held_until_the_answer_is_read() {
     assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
 }
 
+#[tokio::test(start_paused = true)]
+async fn clients_that_take_nothing_keep_no_places_from_others() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(2));
+    let open = async |request| {
+        let Ok(response) = stack.clone().oneshot(request).await;
+        response
+    };
+    let republish = || request(REPUBLISH, &RepublishRequest::default(), &[]);
+    // One has taken nothing at all, the other one message and no more.
+    let _mute = open(list("ok", &[])).await;
+    let mut stalled = open(republish()).await;
+    assert!(stalled.body_mut().frame().await.expect("open").is_ok());
+    let shed = Some(ErrorReason::ServiceOverloaded);
+    assert_eq!(ask(&stack, list("ok", &[])).await.reason(), shed);
+    tokio::time::sleep(super::super::admission::IDLE).await;
+    let mut both = Vec::new();
+    for _ in 0..2 {
+        let mut response = open(republish()).await;
+        assert!(response.body_mut().frame().await.expect("their places are taken back").is_ok());
+        assert!(response.body_mut().frame().now_or_never().is_none(), "it asks for more");
+        both.push(response);
+    }
+    tokio::time::sleep(2 * super::super::admission::IDLE).await;
+    assert_eq!(ask(&stack, list("ok", &[])).await.reason(), shed, "these wait for the service, not it for them");
+    drop(both);
+    drop(stalled);
+    let _first = open(republish()).await;
+    assert_eq!(
+        ask(&stack, list("ok", &[])).await.status.code(),
+        Code::Ok,
+        "no place is given back twice, none is lost"
+    );
+}
+
 #[tokio::test]
 async fn a_panic_is_internal_and_gives_its_place_back() {
     let fake = Fake::new(StreamKind::Panics);
