@@ -67,11 +67,13 @@ pub struct Reader {
 impl Reader {
     /// Reads until asked to stop, which happens after the batch in hand. Attaches again whenever the bus or the store has failed.
     pub async fn run(self, stopping: CancellationToken) {
+        let mut in_doubt = false;
         while !stopping.is_cancelled() {
-            match self.attached(&stopping).await {
+            match self.attached(&stopping, &mut in_doubt).await {
                 Ok(()) | Err(Error::Exchanged) => {}
                 Err(error) => {
                     if matches!(error, Error::Bus(_) | Error::Stalled { .. }) {
+                        in_doubt = true;
                         self.health.set_bus(false);
                     }
                     tracing::warn!(%error, "the view does not follow the stream");
@@ -84,19 +86,28 @@ impl Reader {
         }
     }
 
-    async fn attached(&self, stopping: &CancellationToken) -> Result<(), Error> {
+    /// `in_doubt`: the last session failed. Attaching again does not show that this one can follow the stream, so health `bus`
+    /// stays down until a batch is applied or the reader is at the end of the stream. Otherwise it would flap.
+    async fn attached(&self, stopping: &CancellationToken, in_doubt: &mut bool) -> Result<(), Error> {
         let mut session = self.attach().await?;
         loop {
-            let outcome = tokio::select! {
+            if !*in_doubt {
+                self.health.set_bus(true);
+            }
+            tokio::select! {
                 // Not by lot: a simulation shall be repeatable.
                 biased;
                 () = stopping.cancelled() => return Ok(()),
                 () = self.reattach.notified() => return Ok(()),
-                batch = session.next() => session.apply(batch?).await,
-                () = tokio::time::sleep(LOOK_AGAIN) => session.look_again().await,
-            };
-            outcome?;
-            self.health.set_bus(true);
+                batch = session.next() => {
+                    session.apply(batch?).await?;
+                    *in_doubt = false;
+                }
+                () = tokio::time::sleep(LOOK_AGAIN) => {
+                    session.look_again().await?;
+                    *in_doubt &= session.lagged_at.is_some();
+                }
+            }
         }
     }
 
@@ -130,7 +141,6 @@ impl Reader {
         }
         let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
         session.caught_up().await?;
-        self.health.set_bus(true);
         Ok(session)
     }
 

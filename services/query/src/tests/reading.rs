@@ -283,6 +283,33 @@ async fn a_bus_that_fails_shows_and_is_gone_back_to() {
 }
 
 #[tokio::test]
+async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
+    let bus = bus::MemoryBus::new();
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    fixture.keep_in_memory();
+    // There is a message, and no reader is given it.
+    bus.set_page(0);
+    bus.append(message(&id("a"), &free()[0]));
+    tokio::time::pause();
+    let stop = CancellationToken::new();
+    let reading = tokio::spawn(fixture.reader.clone().run(stop.clone()));
+    let serves = || fixture.health.is_serving("bus") == Some(true);
+    let second = Duration::from_secs(1);
+    tokio::time::sleep(second).await;
+    assert!(serves(), "it answers, and that there is more may have begun this moment");
+    tokio::time::sleep(10 * second).await;
+    for _ in 0..600 {
+        assert!(!serves(), "to have attached again shows nothing");
+        tokio::time::sleep(second / 10).await;
+    }
+    bus.set_page(usize::MAX);
+    tokio::time::sleep(10 * second).await;
+    assert!(serves() && fixture.store().view(&id("a")).await.unwrap().is_some());
+    stop.cancel();
+    reading.await.unwrap();
+}
+
+#[tokio::test]
 async fn a_file_that_is_useless_is_made_anew() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("query.db");
