@@ -21,6 +21,7 @@ pub mod scenario;
 pub mod simulation;
 pub mod source;
 pub mod storm;
+pub mod stub;
 pub mod tour;
 
 pub use api::{Api, Wire};

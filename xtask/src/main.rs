@@ -3,6 +3,7 @@
 mod bench;
 mod chart;
 mod checkout;
+mod clients;
 mod command;
 mod controls;
 mod files;

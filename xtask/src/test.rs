@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     chart,
     checkout::Checkout,
-    command,
+    clients, command,
     controls::{self, Selection},
     rotation::Rotation,
     steps::Steps,
@@ -27,7 +27,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     let rotation = Rotation::new(checkout, full)?;
     steps.run("grpcurl", || tools::grpcurl(checkout))?;
     steps.run("postgres", || tools::postgres(checkout))?;
-    steps.run("caller", || tools::caller(checkout))?;
+    steps.run("clients", || clients::install(checkout))?;
     let nats_server = steps.run("nats-server", || tools::nats_server(checkout))?;
     let path = tools::path_with(&nats_server)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.

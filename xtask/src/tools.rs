@@ -32,14 +32,19 @@ pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
 pub(crate) fn buf(checkout: &Checkout) -> Result<PathBuf> {
     let folder = checkout.root().join("proto");
     let program = folder.join("node_modules/.bin/buf");
+    npm_ci(checkout, &folder, "buf comes by npm")?;
+    Ok(program)
+}
+
+/// Installs what a package-lock.json names into the `node_modules` beside it.
+pub(crate) fn npm_ci(checkout: &Checkout, folder: &Path, why: &str) -> Result<()> {
     // npm notes here what it has installed; a lock file that is younger asks for something else.
     let installed = modified(&folder.join("node_modules/.package-lock.json"));
-    if program.exists() && installed.is_some() && installed >= modified(&folder.join("package-lock.json")) {
-        return Ok(program);
+    if installed.is_some() && installed >= modified(&folder.join("package-lock.json")) {
+        return Ok(());
     }
-    command::require("npm", "--version", "install Node.js 20 or newer, which brings npm; buf comes by it")?;
-    command::run(checkout.command("npm").arg("ci").current_dir(&folder))?;
-    Ok(program)
+    command::require("npm", "--version", &format!("install Node.js 20 or newer, which brings npm; {why}"))?;
+    command::run(checkout.command("npm").args(["ci", "--no-progress"]).current_dir(folder))
 }
 
 /// grpcurl, for the tests that see the system as a person with grpcurl does.
@@ -77,14 +82,6 @@ fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> 
     Ok(program)
 }
 
-/// A gRPC client as people have one, which tests drive.
-pub(crate) fn caller(checkout: &Checkout) -> Result<()> {
-    command::require("go", "version", "install Go 1.25 or newer; a client of the tests is built with it")?;
-    let mut build = checkout.command("go");
-    build.args(["build", "-o"]).arg(checkout.tools().join("bin/eticket-caller")).arg(".");
-    command::run(build.current_dir(checkout.root().join("integration-tests/clients/go/caller")))
-}
-
 /// PostgreSQL's server programs: of Debian's package where we may install it.
 pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     if eticket_local_servers::postgres::installed() {
@@ -101,7 +98,7 @@ pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     command::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 
-fn modified(file: &Path) -> Option<std::time::SystemTime> {
+pub(crate) fn modified(file: &Path) -> Option<std::time::SystemTime> {
     fs::metadata(file).and_then(|metadata| metadata.modified()).ok()
 }
 

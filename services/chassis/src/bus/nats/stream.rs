@@ -13,7 +13,10 @@ use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
-use tokio::{sync::Mutex, time::Instant};
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep},
+};
 
 use super::connection::{Connection, Failure, Refusal};
 use crate::bus::{Error, StreamState};
@@ -25,11 +28,17 @@ const OLDEST_SERVER: (u64, u64) = (2, 10);
 /// Many who publish at once share one look at a stream that cannot be had.
 const FAILURE_HOLDS: Duration = Duration::from_millis(500);
 
+/// How long a stream that the server fails to make is tried again. A server that has answered to the deletion of its last stream still
+/// removes a folder (nats-server 2.12), and a stream that is made at that moment fails.
+const MAKING: Duration = Duration::from_millis(500);
+const MAKING_PAUSE: Duration = Duration::from_millis(25);
+
 /// JetStream's numbers for what it refuses.
 mod codes {
     pub(super) const INSUFFICIENT_RESOURCES: [u64; 6] = [10002, 10023, 10028, 10047, 10077, 10122];
     /// What a server says that cannot write what it must remember of a stream or consumer.
-    pub(super) const STORE_FAILED: [u64; 3] = [10012, 10049, 10104];
+    pub(super) const STORE_FAILED: [u64; 3] = [10012, STREAM_CREATE, 10104];
+    pub(super) const STREAM_CREATE: u64 = 10049;
     pub(super) const NOT_ENABLED: [u64; 2] = [10039, 10076];
     pub(super) const CONSUMER_NOT_FOUND: u64 = 10014;
     pub(super) const NO_MESSAGE: u64 = 10037;
@@ -203,14 +212,22 @@ impl Stream {
     }
 
     async fn make(&self) -> Result<StreamInfo, Failure> {
-        match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.asked_at_first()).await {
-            Ok(info) => {
-                tracing::info!(bus = self.connection.shown(), created = %info.created, "made the stream {STREAM}");
-                Ok(info)
+        let begun = Instant::now();
+        loop {
+            match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.asked_at_first()).await {
+                Ok(info) => {
+                    tracing::info!(bus = self.connection.shown(), created = %info.created, "made the stream {STREAM}");
+                    return Ok(info);
+                }
+                // Somebody was faster, and asked for something else.
+                Err(Failure::Refused(refusal)) if refusal.code == codes::STREAM_NAME_IN_USE => {
+                    return self.info().await;
+                }
+                Err(Failure::Refused(refusal)) if refusal.code == codes::STREAM_CREATE && begun.elapsed() < MAKING => {
+                    sleep(MAKING_PAUSE).await;
+                }
+                Err(failure) => return Err(failure),
             }
-            // Somebody was faster, and asked for something else.
-            Err(Failure::Refused(refusal)) if refusal.code == codes::STREAM_NAME_IN_USE => self.info().await,
-            Err(failure) => Err(failure),
         }
     }
 

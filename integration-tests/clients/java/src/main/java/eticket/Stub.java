@@ -1,0 +1,108 @@
+package eticket;
+
+import com.google.gson.Gson;
+import com.google.protobuf.InvalidProtocolBufferException;
+import com.google.rpc.ErrorInfo;
+import eticket.query.v1.Query.GetTicketViewRequest;
+import eticket.query.v1.Query.WaitFor;
+import eticket.query.v1.QueryServiceGrpc;
+import eticket.reservation.v1.ReservationOuterClass.CancelReservationRequest;
+import eticket.reservation.v1.ReservationOuterClass.ReserveTicketRequest;
+import eticket.reservation.v1.ReservationOuterClass.UserGrade;
+import eticket.reservation.v1.ReservationServiceGrpc;
+import eticket.ticket.v1.TicketOuterClass.ListTicketsRequest;
+import eticket.ticket.v1.TicketServiceGrpc;
+import io.grpc.ManagedChannel;
+import io.grpc.ManagedChannelBuilder;
+import io.grpc.StatusRuntimeException;
+import io.grpc.protobuf.StatusProto;
+import java.io.IOException;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.util.Map;
+import java.util.concurrent.TimeUnit;
+
+/**
+ * Makes one measured call as an application in Java does: with generated stubs, under the service config that ships beside the protos. Prints
+ * how the call ended as one line of JSON.
+ *
+ * <p>{@code Stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS}, where CALL is reserve, view or tickets.
+ */
+public final class Stub {
+    private record Outcome(int code, String reason, long millis) {}
+
+    private Stub() {}
+
+    public static void main(String[] arguments) throws IOException {
+        if (arguments.length != 5) {
+            throw new IllegalArgumentException("usage: Stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS");
+        }
+        Map<String, ?> config = new Gson().fromJson(Files.readString(Path.of(arguments[0])), Map.class);
+        ManagedChannel channel = ManagedChannelBuilder.forTarget(arguments[1])
+                .usePlaintext()
+                .defaultServiceConfig(config)
+                .build();
+        // The first call, which is refused, connects. Only the second one is measured.
+        try {
+            ReservationServiceGrpc.newBlockingStub(channel)
+                    .cancelReservation(CancelReservationRequest.newBuilder().setReservationId("none").build());
+        } catch (StatusRuntimeException error) {
+            System.err.println("first call: " + reasonOf(error));
+        }
+        int code = 0;
+        String reason = "";
+        long took;
+        long begin = System.nanoTime();
+        try {
+            call(channel, arguments[2], arguments[3], Long.parseLong(arguments[4]));
+            took = System.nanoTime() - begin;
+        } catch (StatusRuntimeException error) {
+            took = System.nanoTime() - begin;
+            System.err.println(error.getMessage());
+            code = error.getStatus().getCode().value();
+            reason = reasonOf(error);
+        }
+        System.out.println(new Gson().toJson(new Outcome(code, reason, TimeUnit.NANOSECONDS.toMillis(took))));
+        channel.shutdownNow();
+    }
+
+    private static void call(ManagedChannel channel, String name, String id, long millis) {
+        switch (name) {
+            case "reserve" -> {
+                ReserveTicketRequest request = ReserveTicketRequest.newBuilder()
+                        .setTicketId(id)
+                        .setUserId("java")
+                        .setUserGrade(UserGrade.USER_GRADE_SILVER)
+                        .build();
+                ReservationServiceGrpc.newBlockingStub(channel)
+                        .withDeadlineAfter(millis, TimeUnit.MILLISECONDS)
+                        .reserveTicket(request);
+            }
+            case "view" -> {
+                GetTicketViewRequest request = GetTicketViewRequest.newBuilder()
+                        .setTicketId(id)
+                        .setWait(WaitFor.WAIT_FOR_APPLIED)
+                        .build();
+                QueryServiceGrpc.newBlockingStub(channel)
+                        .withDeadlineAfter(millis, TimeUnit.MILLISECONDS)
+                        .getTicketView(request);
+            }
+            case "tickets" -> TicketServiceGrpc.newBlockingStub(channel)
+                    .withDeadlineAfter(millis, TimeUnit.MILLISECONDS)
+                    .listTickets(ListTicketsRequest.getDefaultInstance());
+            default -> throw new IllegalArgumentException("no such call: " + name);
+        }
+    }
+
+    private static String reasonOf(StatusRuntimeException error) throws InvalidProtocolBufferException {
+        com.google.rpc.Status status = StatusProto.fromThrowable(error);
+        if (status != null) {
+            for (com.google.protobuf.Any detail : status.getDetailsList()) {
+                if (detail.is(ErrorInfo.class)) {
+                    return detail.unpack(ErrorInfo.class).getReason();
+                }
+            }
+        }
+        return "";
+    }
+}

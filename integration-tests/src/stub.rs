@@ -1,0 +1,48 @@
+//! Applications in other languages: stubs generated from the protos, and the service config that ships beside them.
+
+use std::{
+    process::Stdio,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+use tokio::process::Command;
+use tonic::Code;
+
+use crate::binary::root;
+
+/// Languages whose client `cargo xtask test` builds, from `integration-tests/clients`.
+pub const LANGUAGES: [&str; 4] = ["go", "python", "java", "node"];
+
+/// How a call has ended for the application.
+#[derive(Debug)]
+pub struct Outcome {
+    pub code: Code,
+    /// Of the `ErrorInfo`; empty without one.
+    pub reason: String,
+    /// What the application has waited for, without the start of its process and the connecting.
+    pub took: Duration,
+}
+
+/// Starts a client that makes one of its calls (`reserve`, `view`, `tickets`) with a deadline.
+///
+/// # Panics
+/// If the client is not on the path, or fails by itself.
+pub async fn call(language: &str, address: &str, call: &str, ticket: &str, deadline: Duration) -> Outcome {
+    let config = root().join("proto/service-config.json");
+    let mut client = Command::new(format!("eticket-stub-{language}"));
+    client.arg(config).args([address, call, ticket]).arg(deadline.as_millis().to_string());
+    let begin = Instant::now();
+    let output = client.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let output = output.expect("cargo xtask test builds the clients");
+    let log = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{language}: {}:\n{log}", output.status);
+    let outcome: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    eprintln!("{language} {call}: {outcome} after {:?} in all\n{log}", begin.elapsed());
+    let number = |name: &str| outcome[name].as_u64().expect("a number");
+    Outcome {
+        code: Code::from_i32(number("code").try_into().expect("a small number")),
+        reason: outcome["reason"].as_str().expect("a text").to_owned(),
+        took: Duration::from_millis(number("millis")),
+    }
+}

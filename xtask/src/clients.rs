@@ -1,0 +1,160 @@
+//! gRPC clients in four languages that the tests drive: generated from the protos, and built, with pinned versions of all they use.
+//!
+//! Each ends up in the tools' `bin` folder: `eticket-stub-go`, `eticket-stub-python`, `eticket-stub-java`, `eticket-stub-node`, and
+//! `eticket-caller`, which is in Go too.
+
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    thread,
+};
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::{checkout::Checkout, command, tools};
+
+/// The services that the clients call, by the name of their proto.
+const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
+const GO_MODULE: &str = "eticket/integration-tests/clients/go";
+
+/// Installs what is missing and builds what has changed. The languages go side by side, because each of them waits for a registry.
+pub(crate) fn install(checkout: &Checkout) -> Result<()> {
+    let bin = bin(checkout);
+    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    thread::scope(|scope| {
+        let others = [scope.spawn(|| java(checkout)), scope.spawn(|| node(checkout))];
+        // Python's package of gRPC tools brings the compiler for protos that Go needs as well.
+        let first = python(checkout).and_then(|()| go(checkout));
+        let outcomes = others.map(|other| other.join().unwrap_or_else(|_| Err(anyhow!("a thread has panicked"))));
+        outcomes.into_iter().fold(first, Result::and)
+    })
+}
+
+fn python(checkout: &Checkout) -> Result<()> {
+    let advice = "install Python 3.9 or newer with its venv module (on Debian: apt-get install python3-venv)";
+    let source = folder(checkout, "python");
+    let requirements = source.join("requirements.txt");
+    let wanted = fs::read_to_string(&requirements).context("cannot read Python's requirements.txt")?;
+    let environment = python_environment(checkout);
+    let note = environment.join("requirements.txt");
+    if fs::read_to_string(&note).ok().as_ref() != Some(&wanted) {
+        command::require("python3", "--version", advice)?;
+        let mut venv = checkout.command("python3");
+        command::run(venv.args(["-m", "venv", "--clear"]).arg(&environment)).context(advice)?;
+        let mut pip = checkout.command(text(&environment.join("bin/python"))?);
+        // Nothing is compiled: that takes ten minutes, and a compiler for C++.
+        pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"]);
+        command::run(pip.arg(&requirements))?;
+        fs::write(&note, wanted).with_context(|| format!("cannot write {}", note.display()))?;
+    }
+    let generated = checkout.tools().join("python-generated");
+    fs::create_dir_all(&generated).with_context(|| format!("cannot make {}", generated.display()))?;
+    let (out, grpc_out) = (option("--python_out=", &generated), option("--grpc_python_out=", &generated));
+    protoc(checkout, &[out, grpc_out])?;
+    let lines = format!(
+        "PYTHONPATH='{}' exec '{}' '{}'",
+        generated.display(),
+        environment.join("bin/python").display(),
+        source.join("stub.py").display()
+    );
+    launcher(checkout, "python", &lines)
+}
+
+fn go(checkout: &Checkout) -> Result<()> {
+    command::require("go", "version", "install Go 1.25 or newer; clients of the tests are built with it")?;
+    let (source, bin) = (folder(checkout, "go"), bin(checkout));
+    let build = |name: &str, package: &str| {
+        let mut build = checkout.command("go");
+        build.args(["build", "-o"]).arg(bin.join(name)).arg(package).current_dir(&source);
+        command::run(&mut build)
+    };
+    build("protoc-gen-go", "google.golang.org/protobuf/cmd/protoc-gen-go")?;
+    build("protoc-gen-go-grpc", "google.golang.org/grpc/cmd/protoc-gen-go-grpc")?;
+    let mut options = Vec::new();
+    for (plugin, kind) in [("protoc-gen-go", "go"), ("protoc-gen-go-grpc", "go-grpc")] {
+        options.push(option("--plugin=", &bin.join(plugin)));
+        options.push(option(&format!("--{kind}_out="), &source));
+        options.push(format!("--{kind}_opt=module={GO_MODULE}"));
+        // The protos name no package of Go: whoever generates code from them decides where it goes.
+        let package = |service: &str| format!("--{kind}_opt=M{}={GO_MODULE}/gen/{service}", proto(service));
+        options.extend(SERVICES.map(package));
+    }
+    protoc(checkout, &options)?;
+    build("eticket-stub-go", "./stub")?;
+    build("eticket-caller", "./caller")
+}
+
+fn java(checkout: &Checkout) -> Result<()> {
+    let (source, output) = (folder(checkout, "java"), checkout.tools().join("java"));
+    let built = output.join("built");
+    let protos = SERVICES.map(|service| checkout.root().join("proto").join(proto(service)));
+    let inputs = [source.join("pom.xml"), source.join("src/main/java/eticket/Stub.java")].into_iter().chain(protos);
+    let newest = inputs.map(|input| tools::modified(&input)).max().flatten();
+    if tools::modified(&built).is_none_or(|built| newest.is_none_or(|newest| newest > built)) {
+        command::require(
+            "javac",
+            "-version",
+            "install a JDK, 17 or newer (on Debian: apt-get install openjdk-17-jdk)",
+        )?;
+        command::require("mvn", "--version", "install Maven 3.8 or newer (on Debian: apt-get install maven)")?;
+        let mut maven = checkout.command("mvn");
+        maven.args(["--quiet", "--batch-mode", "--no-transfer-progress"]).arg(option("-Doutput=", &output));
+        command::run(maven.arg("compile").current_dir(&source))?;
+        fs::write(&built, "").with_context(|| format!("cannot write {}", built.display()))?;
+    }
+    let output = output.display();
+    launcher(checkout, "java", &format!("exec java -cp '{output}/classes:{output}/libraries/*' eticket.Stub"))
+}
+
+fn node(checkout: &Checkout) -> Result<()> {
+    let source = folder(checkout, "node");
+    tools::npm_ci(checkout, &source, "a client of the tests runs on it")?;
+    launcher(checkout, "node", &format!("exec node '{}'", source.join("stub.js").display()))
+}
+
+/// Generates code from the protos of all services that are called.
+fn protoc(checkout: &Checkout, options: &[String]) -> Result<()> {
+    let python = python_environment(checkout).join("bin/python");
+    let mut packages = checkout.command(text(&python)?);
+    packages.args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]);
+    // There lie the protos of google, which one of the packages brings.
+    let packages = command::output(&mut packages)?;
+    let mut protoc = checkout.command(text(&python)?);
+    protoc.args(["-m", "grpc_tools.protoc", "-I.", "-I", packages.trim()]).args(options).args(SERVICES.map(proto));
+    command::run(protoc.current_dir(checkout.root().join("proto")))
+}
+
+fn proto(service: &str) -> String {
+    format!("eticket/{service}/v1/{service}.proto")
+}
+
+/// A program beside the other tools, so that tests need not know how each language starts one.
+fn launcher(checkout: &Checkout, language: &str, command: &str) -> Result<()> {
+    let file = bin(checkout).join(format!("eticket-stub-{language}"));
+    let write = || -> std::io::Result<()> {
+        fs::write(&file, format!("#!/bin/sh\n{command} \"$@\"\n"))?;
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
+    };
+    write().with_context(|| format!("cannot write {}", file.display()))
+}
+
+fn option(name: &str, path: &Path) -> String {
+    format!("{name}{}", path.display())
+}
+
+fn folder(checkout: &Checkout, language: &str) -> PathBuf {
+    checkout.root().join("integration-tests/clients").join(language)
+}
+
+fn python_environment(checkout: &Checkout) -> PathBuf {
+    checkout.tools().join("python")
+}
+
+fn bin(checkout: &Checkout) -> PathBuf {
+    checkout.tools().join("bin")
+}
+
+fn text(path: &Path) -> Result<&str> {
+    path.to_str().with_context(|| format!("{} is not UTF-8", path.display()))
+}
