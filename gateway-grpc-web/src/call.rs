@@ -41,11 +41,13 @@ const CORRELATION_ID: HeaderName = HeaderName::from_static(headers::CORRELATION_
 /// An upstream that resets a stream so shortly before the deadline does so because of it: it was given a little less.
 const AT_THE_DEADLINE: Duration = Duration::from_millis(10);
 
-/// Headers that speak of one connection (RFC 9110, 7.6.1).
-const NOT_PASSED_ON: [HeaderName; 7] = [
+/// Headers that speak of one connection (RFC 9110, 7.6.1), and the page's origin, which has been checked here: services do not know
+/// which pages may call.
+const NOT_PASSED_ON: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
     header::HOST,
+    header::ORIGIN,
     header::TRANSFER_ENCODING,
     header::UPGRADE,
     HeaderName::from_static("keep-alive"),

@@ -6,10 +6,11 @@ use eticket_chassis::{
     client::balance::Targets,
     config::{Error, comma_list, file_path, within},
     process::Place,
+    server::Origins,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cors::Origins, routes::Owner};
+use crate::{cors, routes::Owner};
 
 /// The gateway's own keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -54,7 +55,7 @@ pub struct UpstreamConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorsConfig {
-    /// The origins whose pages may call; `*` is any.
+    /// The origins whose pages may call, beside the gateway's own and those of the loopback; `*` is any.
     #[serde(with = "comma_list")]
     pub allowed_origins: Vec<String>,
 }
@@ -103,7 +104,7 @@ impl Config {
     /// The pages that may call.
     pub(crate) fn origins(&self) -> Result<Origins, Error> {
         let given = &self.cors.allowed_origins;
-        Origins::parse(given)
+        cors::origins(given)
             .map_err(|error| Error::new("cors.allowed_origins", Some(given.join(",")), error.to_string()))
     }
 }

@@ -3,8 +3,9 @@
 //! Browsers hide every header that is not exposed by name: without `grpc-status` and its companions a refusal that stands
 //! in the headers would reach a page as an unknown error. No credentials: the gateway knows no cookies.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
+use eticket_chassis::server::{Browsers, Origins};
 use eticket_proto::headers;
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
@@ -46,34 +47,21 @@ const ANSWER_HEADERS: [HeaderName; 7] = [
 #[error("expected `*` or origins as https://example.org (scheme, host and port, no path), got {0:?}")]
 pub(crate) struct InvalidOrigin(String);
 
-/// The origins whose pages may call.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Origins {
-    Any,
-    These(Vec<HeaderValue>),
-}
-
-impl Origins {
-    /// # Errors
-    /// If an entry is neither an origin nor `*`.
-    pub(crate) fn parse(entries: &[String]) -> Result<Self, InvalidOrigin> {
-        if entries.iter().any(|entry| entry == ANY) {
-            return Ok(Self::Any);
-        }
-        entries.iter().map(|entry| parse(entry)).collect::<Result<_, _>>().map(Self::These)
+/// What `cors.allowed_origins` says.
+///
+/// # Errors
+/// If an entry is neither an origin nor `*`.
+pub(crate) fn origins(entries: &[String]) -> Result<Origins, InvalidOrigin> {
+    if entries.iter().any(|entry| entry == ANY) {
+        return Ok(Origins::Any);
     }
+    entries.iter().map(|entry| parse(entry)).collect::<Result<_, _>>().map(Origins::These)
 }
 
-/// The layer that tells browsers. Where no origin is named any page may call a gateway that only this machine reaches, and
-/// none another.
-pub(crate) fn layer(origins: Origins, listen: SocketAddr) -> CorsLayer {
-    let allowed = match origins {
-        Origins::Any => AllowOrigin::any(),
-        Origins::These(none) if none.is_empty() && listen.ip().is_loopback() => AllowOrigin::any(),
-        Origins::These(these) => AllowOrigin::list(these),
-    };
+/// The layer that tells browsers what the server refuses otherwise.
+pub(crate) fn layer(browsers: Browsers) -> CorsLayer {
     CorsLayer::new()
-        .allow_origin(allowed)
+        .allow_origin(AllowOrigin::predicate(move |origin, head| browsers.allow(origin, head)))
         .allow_methods([Method::GET, Method::POST])
         .allow_headers(REQUEST_HEADERS)
         .expose_headers(ANSWER_HEADERS)
@@ -103,25 +91,27 @@ mod tests {
     /// What a page of `origin` is told that asks a gateway on `listen`.
     async fn allowed(entries: &[&str], listen: &str, origin: &str) -> Option<String> {
         let entries: Vec<_> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        let layer = layer(Origins::parse(&entries).unwrap(), listen.parse().unwrap());
+        let layer = layer(Browsers::new(origins(&entries).unwrap(), listen.parse().unwrap()));
         let service = layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(()))));
-        let request = Request::post("/").header(header::ORIGIN, origin).body(()).unwrap();
-        let response = service.oneshot(request).await.unwrap();
+        let request = Request::post("/").header(header::HOST, "tickets.example").header(header::ORIGIN, origin);
+        let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
         let value = response.headers().get(header::ACCESS_CONTROL_ALLOW_ORIGIN)?;
         Some(value.to_str().unwrap().to_owned())
     }
 
     #[tokio::test]
-    async fn who_may_call_hangs_on_the_list_and_without_one_on_the_address() {
+    async fn pages_of_the_server_of_the_loopback_and_of_the_list_may_call() {
         let (here, there) = ("127.0.0.1:8088", "0.0.0.0:8088");
-        let (own, other) = ("https://own.example", "https://other.example");
+        let (listed, other) = ("https://own.example", "https://other.example");
         for (entries, listen, origin, expected) in [
-            (&[][..], here, other, Some("*")),
+            (&[][..], here, other, None),
             (&[], there, other, None),
-            (&["*"], there, other, Some("*")),
-            (&[own], there, own, Some(own)),
-            (&[own], there, other, None),
-            (&[own], here, other, None),
+            (&[], here, "http://localhost:5173", Some("http://localhost:5173")),
+            (&[], there, "https://tickets.example", Some("https://tickets.example")),
+            (&["*"], there, other, Some(other)),
+            (&[listed], there, listed, Some(listed)),
+            (&[listed], there, other, None),
+            (&[listed], here, other, None),
         ] {
             assert_eq!(allowed(entries, listen, origin).await.as_deref(), expected, "{entries:?} {listen} {origin}");
         }

@@ -25,7 +25,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     process::{Place, Service},
-    server::{self, Running, Windows},
+    server::{self, Browsers, Running, Windows},
     tasks::Tasks,
 };
 
@@ -70,10 +70,11 @@ impl Service for Gateway {
         let health = Health::new([""; 0]);
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
-        let cors = cors::layer(config.origins()?, context.settings.listen);
+        let browsers = Browsers::new(config.origins()?, context.settings.listen);
+        let cors = cors::layer(browsers.clone());
         let grpc = server::layered(Self::NAME, &context.settings.limits, calls);
         let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors, tasks.clone()));
-        match context.server().routes(router).health(health).start().await {
+        match context.server().routes(router).browsers(browsers).health(health).start().await {
             Ok(running) => Ok(running.then(move || async move { tasks.stop().await })),
             Err(error) => {
                 tasks.stop().await;

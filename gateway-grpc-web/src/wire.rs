@@ -10,6 +10,7 @@ pub(crate) mod linger;
 pub(crate) mod request;
 
 use bytes::{BufMut, Bytes, BytesMut};
+use eticket_chassis::server::{is_grpc, media_type};
 use http::{HeaderMap, HeaderValue, header};
 
 /// The content type of a call that came in as gRPC-Web.
@@ -44,19 +45,17 @@ pub(crate) enum Wire {
 impl Wire {
     /// The protocol of a request; `None` if it is none of these.
     pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
-        let content_type = media_type(headers.get(header::CONTENT_TYPE)?)?;
-        let Some(request) = web_encoding(content_type) else {
-            let rest = strip_prefix_ignoring_case(content_type, "application/grpc")?;
-            return (rest.is_empty() || rest.starts_with('+')).then_some(Self::Grpc);
+        let Some(request) = web_encoding(media_type(headers)?) else {
+            return is_grpc(headers).then_some(Self::Grpc);
         };
         // Browsers' libraries name the encoding of the answer in `accept`; who says nothing gets it as it was asked.
-        let accepted = headers.get(header::ACCEPT).and_then(media_type).and_then(web_encoding);
+        let accepted = headers.get(header::ACCEPT).and_then(first_media_type).and_then(web_encoding);
         Some(Self::Web { request, answer: accepted.unwrap_or(request) })
     }
 }
 
-/// A media type without its parameters.
-fn media_type(value: &HeaderValue) -> Option<&str> {
+/// The first media type of a list, without its parameters.
+fn first_media_type(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
     text.split([';', ',']).next().map(str::trim)
 }
@@ -120,6 +119,10 @@ mod tests {
             ("application/grpc-web-text", Some("application/grpc-web"), web(Text, Binary)),
             ("application/grpc-web+json", None, None),
             ("application/grpcish", None, None),
+            ("application/grpc+json", None, None),
+            ("application/grpc, text/plain", None, None),
+            ("application/grpc-web, text/plain", None, None),
+            ("text/plain; application/grpc-web", None, None),
             ("application/json", None, None),
             ("", None, None),
         ] {

@@ -46,7 +46,7 @@ pub async fn ends_well(eticket: Eticket) -> Exit {
 /// What `/metrics` says.
 pub async fn metrics(eticket: &Eticket) -> String {
     let mut stream = TcpStream::connect(eticket.address("admin")).await.expect("the admin server answers");
-    let request = b"GET /metrics HTTP/1.1\r\nhost: admin\r\nconnection: close\r\n\r\n";
+    let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
     stream.write_all(request).await.expect("sent");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("an answer in text");

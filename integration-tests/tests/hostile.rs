@@ -227,13 +227,13 @@ const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 async fn garbage_ends_its_own_connection_only() {
     let (eticket, _data) = start().await;
     let after_preface = |frames: &[u8]| [PREFACE, SETTINGS, frames].concat();
-    let chunked = b"POST /a HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n";
+    let chunked = b"POST /a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n";
     let garbage: Vec<Vec<u8>> = vec![
         b"\0\x01\x02\x03\r\n\r\n".to_vec(),
         b"GET".to_vec(),
         b"GET / HTTP/9.9\r\n\r\n".to_vec(),
-        b"GET / HTTP/1.1\r\nhost: a\r\ncontent-length: -1\r\n\r\n".to_vec(),
-        b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcde".to_vec(),
+        b"GET / HTTP/1.1\r\nhost: localhost\r\ncontent-length: -1\r\n\r\n".to_vec(),
+        b"POST / HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nabcde".to_vec(),
         chunked.to_vec(),
         [b"GET / HTTP/1.1\r\n".as_slice(), &b"a: b\r\n".repeat(20_000)].concat(),
         vec![0xff; 100_000],
@@ -274,7 +274,7 @@ async fn half_open(eticket: &Eticket, count: usize) -> Vec<TcpStream> {
         b"",
         b"PRI * HT",
         b"GET / HTTP/1.1\r\nhost:",
-        b"POST /eticket.ticket.v1.TicketService/GetTicket HTTP/1.1\r\nhost: a\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0\0",
+        b"POST /eticket.ticket.v1.TicketService/GetTicket HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0\0",
         PREFACE,
         &[PREFACE, SETTINGS].concat(),
         // The headers of a call, of which the end never comes.

@@ -26,8 +26,9 @@ impl Language {
             let mut parts = entry.split(';');
             let tag = parts.next().unwrap_or_default().trim().to_ascii_lowercase();
             let quality = parts
-                .find_map(|part| part.trim().strip_prefix("q="))
-                .map_or(Some(1.0), |text| text.parse::<f32>().ok())
+                .filter_map(|part| part.split_once('='))
+                .find(|(name, _)| name.trim().eq_ignore_ascii_case("q"))
+                .map_or(Some(1.0), |(_, text)| text.trim().parse::<f32>().ok())
                 .unwrap_or(0.0);
             let language = match tag.split('-').next() {
                 Some("ko") => Self::Korean,

@@ -62,13 +62,15 @@ pub(super) struct Fake {
     owner: Owner,
     /// Calls that have been begun and neither answered nor dropped.
     pub(super) pending: Arc<AtomicUsize>,
+    /// Calls that have been begun.
+    pub(super) begun: Arc<AtomicUsize>,
     /// Views of floods that have been made.
     pub(super) made: Arc<AtomicUsize>,
 }
 
 impl Upstreams {
     pub(super) async fn start() -> Self {
-        let fake = Fake { owner: Owner::Ticket, pending: Arc::default(), made: Arc::default() };
+        let fake = Fake { owner: Owner::Ticket, pending: Arc::default(), begun: Arc::default(), made: Arc::default() };
         let health = HealthReporter::new();
         health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
         let mut upstreams =
@@ -115,6 +117,7 @@ struct Pending(Arc<AtomicUsize>);
 impl Fake {
     fn begin(&self) -> Pending {
         self.pending.fetch_add(1, Ordering::SeqCst);
+        self.begun.fetch_add(1, Ordering::SeqCst);
         Pending(self.pending.clone())
     }
 }

@@ -125,7 +125,7 @@ async fn a_caller_that_breaks_off_is_no_fault_of_the_upstream() {
     let world = World::new().await;
     let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
     let head = format!(
-        "POST {} HTTP/1.1\r\nhost: gateway\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0\0",
+        "POST {} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0\0",
         method::GET_TICKET
     );
     stream.write_all(head.as_bytes()).await.unwrap();
@@ -164,7 +164,7 @@ async fn who_still_writes_when_refused_reads_the_refusal() {
         let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
         let content_type = if text { "application/grpc-web-text" } else { "application/grpc-web" };
         let head = format!(
-            "POST {} HTTP/1.1\r\nhost: gateway\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
+            "POST {} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: {content_type}\r\ncontent-length: {}\r\n\r\n",
             method::GET_TICKET,
             body.len()
         );

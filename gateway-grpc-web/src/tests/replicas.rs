@@ -11,9 +11,16 @@ use std::{
 use eticket_chassis::{
     client::balance::Address,
     config::Settings,
+    error::ApiError,
     health::Health,
     server::{ConnectionLimits, Running, Server, Windows},
     tasks::Tasks,
+};
+use eticket_proto::{
+    error::ErrorReason,
+    ticket::{
+        GetTicketRequest, ticket_service_client::TicketServiceClient, ticket_service_server::TicketServiceServer,
+    },
 };
 use futures::{StreamExt, future::join_all};
 use tokio::{net::TcpListener, sync::watch};
@@ -21,7 +28,10 @@ use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient, health_server::Health as _,
 };
 
-use super::{bind, eventually};
+use super::{
+    bind, eventually,
+    fake::{SLOW, Upstreams},
+};
 use crate::{
     Owner,
     health::GatewayHealth,
@@ -195,4 +205,22 @@ async fn without_an_address_a_call_fails_long_before_its_deadline() {
     let start = tokio::time::Instant::now();
     assert!(answers(&upstream, "one").await.is_err());
     assert!(start.elapsed() < Duration::from_secs(1));
+}
+
+/// A connection to a service that has reached its age goes on until the deadlines of its calls.
+#[tokio::test]
+async fn a_wait_keeps_its_deadline_when_the_connection_to_its_service_ages() {
+    let (settings, upstreams) = (Settings::for_tests(), Upstreams::start().await);
+    let short = Duration::from_millis(50);
+    let aged = ConnectionLimits { max_age: short, max_age_grace: short, ..ConnectionLimits::default() };
+    let server = Server::new("replica", settings.listen, &settings.limits, &settings.shutdown);
+    let server = server.service(TicketServiceServer::new(upstreams.fake.clone())).connection_limits(aged);
+    let running = server.start().await.expect("it starts");
+    let (_known, addresses) = watch::channel(vec![address(running.address())]);
+    let mut client = TicketServiceClient::new(OwnCalls(upstream(addresses)));
+    let mut wait = tonic::Request::new(GetTicketRequest { ticket_id: SLOW.to_owned() });
+    wait.set_timeout(Duration::from_millis(1500));
+    let status = client.get_ticket(wait).await.expect_err("it never answers");
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::DeadlineExceeded), "{status:?}");
+    running.stop().await;
 }

@@ -1,5 +1,7 @@
 //! Calls over gRPC-Web, binary and text, over HTTP/1.1 as browsers without TLS send them; and CORS.
 
+use std::sync::atomic::Ordering;
+
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use bytes::Bytes;
@@ -136,7 +138,7 @@ fn preflight(origin: &'static str) -> Request<Body> {
     Request::builder()
         .method(Method::OPTIONS)
         .uri(method::GET_TICKET)
-        .header(header::HOST, "gateway")
+        .header(header::HOST, "localhost")
         .header(header::ORIGIN, origin)
         .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST")
         .header(header::ACCESS_CONTROL_REQUEST_HEADERS, "content-type,x-grpc-web")
@@ -149,13 +151,13 @@ fn list(headers: &HeaderMap, name: header::HeaderName) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn a_page_of_another_origin_may_call_and_see_the_error() {
+async fn a_page_of_a_loopback_origin_may_call_and_see_the_error() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let response = web.send(preflight("http://localhost:5173")).await;
     assert_eq!(response.status(), StatusCode::OK);
     let headers = response.headers();
-    assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+    assert_eq!(headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "http://localhost:5173");
     assert!(headers.contains_key(header::ACCESS_CONTROL_MAX_AGE));
     assert!(!headers.contains_key(header::ACCESS_CONTROL_ALLOW_CREDENTIALS));
     let allowed = list(headers, header::ACCESS_CONTROL_ALLOW_HEADERS);
@@ -175,10 +177,34 @@ async fn a_page_of_another_origin_may_call_and_see_the_error() {
     let mut origin = HeaderMap::new();
     origin.insert(header::ORIGIN, HeaderValue::from_static("http://localhost:5173"));
     let answer = web.call(method::GET_TICKET, false, &ticket(REFUSED), &origin).await;
-    assert_eq!(answer.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "*");
+    assert_eq!(answer.headers[header::ACCESS_CONTROL_ALLOW_ORIGIN], "http://localhost:5173");
     let exposed = list(&answer.headers, header::ACCESS_CONTROL_EXPOSE_HEADERS);
     for name in ["grpc-status", "grpc-message", "grpc-status-details-bin", "grpc-retry-pushback-ms"] {
         assert!(exposed.iter().any(|entry| entry == name), "{name} in {exposed:?}");
+    }
+}
+
+/// A command that a browser sends without asking first, and one that it would ask for.
+#[tokio::test]
+async fn a_page_of_a_foreign_origin_commands_nothing() {
+    let world = World::new().await;
+    let response = Web::connect(&world).await.send(preflight("https://evil.example")).await;
+    assert!(!response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{response:?}");
+    for (content_type, host, origin, expected) in [
+        ("application/grpc-web", "localhost", "https://evil.example", StatusCode::FORBIDDEN),
+        ("text/plain", "localhost", "null", StatusCode::FORBIDDEN),
+        ("application/grpc-web", "evil.example:8088", "http://evil.example:8088", StatusCode::FORBIDDEN),
+        ("text/plain", "localhost", "http://localhost:5173", StatusCode::UNSUPPORTED_MEDIA_TYPE),
+        ("application/grpc-web", "localhost", "http://localhost:5173", StatusCode::OK),
+    ] {
+        let before = world.upstreams.fake.begun.load(Ordering::SeqCst);
+        let mut call = request(method::GET_TICKET, false, Body::from(frame(&ticket("t1").encode_to_vec())));
+        for (name, value) in [(header::CONTENT_TYPE, content_type), (header::HOST, host), (header::ORIGIN, origin)] {
+            call.headers_mut().insert(name, HeaderValue::from_static(value));
+        }
+        assert_eq!(Web::connect(&world).await.send(call).await.status(), expected, "{content_type} {host} {origin}");
+        let reached = world.upstreams.fake.begun.load(Ordering::SeqCst) > before;
+        assert_eq!(reached, expected == StatusCode::OK, "{content_type} {host} {origin}");
     }
 }
 
@@ -186,7 +212,7 @@ async fn a_page_of_another_origin_may_call_and_see_the_error() {
 async fn the_root_is_a_page_and_the_rest_is_told_what_to_do() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
-    let get = |path: &str| Request::get(path).header(header::HOST, "gateway").body(Body::empty()).unwrap();
+    let get = |path: &str| Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();
     let response = web.send(get("/")).await;
     assert_eq!(response.status(), StatusCode::OK);
     assert_eq!(response.headers()[header::CONTENT_TYPE], "text/html; charset=utf-8");

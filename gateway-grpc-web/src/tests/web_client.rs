@@ -51,7 +51,7 @@ pub(super) fn frame(message: &[u8]) -> Vec<u8> {
 pub(super) fn request(path: &str, text: bool, body: Body) -> Request<Body> {
     let content_type = if text { "application/grpc-web-text" } else { "application/grpc-web+proto" };
     Request::post(path)
-        .header(header::HOST, "gateway")
+        .header(header::HOST, "localhost")
         .header(header::CONTENT_TYPE, content_type)
         .header(header::ACCEPT, content_type)
         .header("x-grpc-web", "1")

@@ -183,11 +183,17 @@ pub struct LimitsConfig {
     pub concurrency: NonZeroUsize,
     /// For unary calls that bring no deadline.
     pub default_deadline_ms: u64,
+    /// An HTTP/1.1 connection that is idle for so long is closed.
+    pub keep_alive_ms: u64,
 }
 
 impl Default for LimitsConfig {
     fn default() -> Self {
-        Self { concurrency: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN), default_deadline_ms: 10_000 }
+        Self {
+            concurrency: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN),
+            default_deadline_ms: 10_000,
+            keep_alive_ms: 75_000,
+        }
     }
 }
 
@@ -207,7 +213,8 @@ impl LimitsConfig {
 
     fn check(&self) -> Result<(), Error> {
         within("limits.concurrency", self.concurrency.get() as u64, 1, 1_000_000)?;
-        within("limits.default_deadline_ms", self.default_deadline_ms, 1, 3_600_000)
+        within("limits.default_deadline_ms", self.default_deadline_ms, 1, 3_600_000)?;
+        within("limits.keep_alive_ms", self.keep_alive_ms, 1, 3_600_000)
     }
 }
 

@@ -14,6 +14,9 @@ mod catch_panic;
 mod connections;
 pub mod deadline;
 pub mod drain;
+mod grace;
+mod guard;
+mod http1;
 pub mod language;
 mod methods;
 mod observe;
@@ -23,7 +26,7 @@ mod running;
 mod tests;
 mod windows;
 
-use std::{convert::Infallible, io, net::SocketAddr};
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body};
 use http::{Request, Response};
@@ -40,6 +43,7 @@ use self::{
     connections::Signals,
     deadline::DeadlineLayer,
     drain::{DrainLayer, Overdue},
+    guard::Guard,
     language::LanguageLayer,
     observe::ObserveLayer,
 };
@@ -47,6 +51,7 @@ pub use self::{
     connections::ConnectionLimits,
     deadline::{Deadline, timeout_of},
     drain::{ConnectionDraining, Draining},
+    guard::{Browsers, Origins, is_grpc, media_type},
     running::{Hook, Running},
     windows::Windows,
 };
@@ -68,6 +73,7 @@ pub struct Server {
     reflection: Vec<String>,
     health: Option<Health>,
     routes: Option<Router>,
+    browsers: Browsers,
     ending: CancellationToken,
 }
 
@@ -81,11 +87,16 @@ impl Server {
             limits: limits.clone(),
             shutdown: shutdown.clone(),
             // One connection alone must be able to reach the limit of calls, or its client would queue what should be shed.
-            connection_limits: ConnectionLimits { streams: limits.streams(), ..ConnectionLimits::default() },
+            connection_limits: ConnectionLimits {
+                streams: limits.streams(),
+                idle: Duration::from_millis(limits.keep_alive_ms),
+                ..ConnectionLimits::default()
+            },
             services: RoutesBuilder::default(),
             reflection: Vec::new(),
             health: None,
             routes: None,
+            browsers: Browsers::new(Origins::These(Vec::new()), listen),
             ending: CancellationToken::new(),
         }
     }
@@ -123,6 +134,13 @@ impl Server {
         self
     }
 
+    /// Which web pages may call, where not only the server's own and those of the loopback.
+    #[must_use]
+    pub fn browsers(mut self, browsers: Browsers) -> Self {
+        self.browsers = browsers;
+        self
+    }
+
     /// What one client may take, where the defaults do not suit.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
@@ -149,15 +167,16 @@ impl Server {
             kill: CancellationToken::new(),
         };
         let tasks = Tasks::new();
+        let guard = Guard { browsers: self.browsers.clone(), only_grpc: self.routes.is_none() };
         let (limits, ends) = (self.connection_limits.clone(), signals.clone());
         // Two types of service, so two tasks.
         match self.routes.take() {
             Some(router) => {
-                tasks.spawn("accept", connections::accept(listener, router, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listener, router, guard, limits, ends, tasks.clone()));
             }
             None => {
                 let service = self.around_services()?;
-                tasks.spawn("accept", connections::accept(listener, service, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listener, service, guard, limits, ends, tasks.clone()));
             }
         }
         tracing::info!(service = self.name, %address, "listening");

@@ -1,13 +1,16 @@
 //! Accepts connections and serves HTTP/1.1 and HTTP/2 on each, whichever the client speaks.
 //!
 //! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
-//! back at once: its streams are told, it takes no new calls, and after a grace it is cut. When the server drains the same
-//! happens to all; a client without calls that does not answer the farewell is cut soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
+//! back at once: it takes no new calls, and its watches end with `SHUTTING_DOWN`. Calls under way keep their deadlines: the
+//! connection goes on until the last of them, up to a cap, where what is left ends with `SHUTTING_DOWN`; then it is cut. When the
+//! server drains the same happens to all, within its own hard cap; a client without calls that does not answer the farewell is cut
+//! soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use axum::body::Body;
-use http::{Request, Response, Version};
+use futures::future::Either;
+use http::{Extensions, Request, Response, Version};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -23,6 +26,10 @@ use tower::Service;
 
 use super::{
     drain::{ConnectionDraining, Draining, Overdue},
+    grace::Deadlines,
+    guard::Guard,
+    http1::{BusyBody, Http1},
+    methods,
     windows::Windows,
 };
 use crate::tasks::Tasks;
@@ -36,12 +43,16 @@ pub struct ConnectionLimits {
     pub streams: u32,
     /// After this, give or take a fifth, a connection takes no new calls.
     pub max_age: Duration,
-    /// How long calls may then take to finish.
+    /// How long it then goes on at least, while clients read what ends their watches.
     pub max_age_grace: Duration,
+    /// How long it goes on at most, for calls whose deadlines are later than that.
+    pub max_age_cap: Duration,
     /// A client that answers no ping for `ping_timeout` is gone.
     pub ping_interval: Duration,
     /// See `ping_interval`.
     pub ping_timeout: Duration,
+    /// How long an HTTP/1.1 connection may be without a request.
+    pub idle: Duration,
     /// For the headers of an HTTP/1.1 request.
     pub header_read_timeout: Duration,
     /// Bytes of all headers of a request.
@@ -55,8 +66,10 @@ impl Default for ConnectionLimits {
             streams: 4_096,
             max_age: Duration::from_secs(300),
             max_age_grace: Duration::from_secs(10),
+            max_age_cap: Duration::from_secs(3600),
             ping_interval: Duration::from_secs(30),
             ping_timeout: Duration::from_secs(10),
+            idle: Duration::from_secs(75),
             header_read_timeout: Duration::from_secs(10),
             header_bytes: 32 * 1024,
         }
@@ -136,6 +149,7 @@ where
 pub(crate) async fn accept<S>(
     listener: TcpListener,
     service: S,
+    guard: Guard,
     limits: ConnectionLimits,
     signals: Signals,
     tasks: Tasks,
@@ -156,7 +170,8 @@ pub(crate) async fn accept<S>(
         };
         match accepted {
             Ok((stream, _)) => {
-                let connection = serve(stream, tasks.clone(), service.clone(), limits.clone(), signals.clone());
+                let connection =
+                    serve(stream, tasks.clone(), service.clone(), guard.clone(), limits.clone(), signals.clone());
                 tasks.spawn("connection", async move {
                     connection.await;
                     drop(slot);
@@ -177,7 +192,9 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(limits.header_read_timeout)
+        // Both are looked after by `http1`.
+        .header_read_timeout(None)
+        .half_close(true)
         .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
     builder
         .http2()
@@ -195,7 +212,7 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
     builder
 }
 
-async fn serve<S>(stream: TcpStream, tasks: Tasks, service: S, limits: ConnectionLimits, signals: Signals)
+async fn serve<S>(stream: TcpStream, tasks: Tasks, service: S, guard: Guard, limits: ConnectionLimits, signals: Signals)
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -203,44 +220,56 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay could not be set");
     }
-    let streams = signals.ending.child_token();
-    // Of the connection's own, as all calls of the server would meet at one lock.
-    let overdue = Overdue { reads: signals.overdue.reads.child_token(), all: signals.overdue.all.child_token() };
-    let extensions = (Draining(signals.ending.clone()), ConnectionDraining(streams.clone()), overdue);
+    let ends = Ends::of(&signals);
+    let extensions = ends.extensions(&signals);
     let calls = Calls::new(tasks);
-    let counted = calls.clone();
+    let (http1, stream) = Http1::new(stream);
+    let (counted, noted) = (calls.clone(), http1.clone());
     let service = service_fn(move |request: Request<Incoming>| {
+        let mut busy = None;
         if request.version() != Version::HTTP_2 {
+            busy = Some(noted.begin(methods::find(request.uri().path()).is_some_and(|method| method.streams)));
             // No task of its own tells when this call ends: such a connection is never taken for one without calls.
             counted.under_way.send_modify(|count| *count += 1);
         }
+        if let Some(refusal) = guard.refuse(&request) {
+            return Either::Left(std::future::ready(Ok(refusal)));
+        }
         let mut request = request.map(Body::new);
-        request.extensions_mut().insert(extensions.0.clone());
-        request.extensions_mut().insert(extensions.1.clone());
-        request.extensions_mut().insert(extensions.2.clone());
+        request.extensions_mut().extend(extensions.clone());
         // Routers and layers of this server are always ready.
-        service.clone().call(request)
+        let answering = service.clone().call(request);
+        Either::Right(match busy {
+            None => Either::Left(answering),
+            Some(busy) => Either::Right(Box::pin(async move {
+                let response = answering.await?;
+                Ok(response.map(|inner| Body::new(BusyBody { inner, _busy: busy })))
+            })),
+        })
     });
     let builder = builder(&limits, calls.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
-    let end = tokio::select! {
-        end = connection.as_mut() => Some(end),
+    let mut is_over = pin!(http1.is_over(&limits));
+    let ended = tokio::select! {
+        end = connection.as_mut() => Some(Some(end)),
+        () = is_over.as_mut() => Some(None),
         () = signals.draining.cancelled() => None,
         () = sleep(age) => None,
     };
-    let end = if end.is_some() {
+    let end = if let Some(end) = ended {
         end
     } else {
         // Where the server drains, its hard cap and not the age decides.
-        let cut = (!signals.draining.is_cancelled()).then(|| Instant::now() + limits.max_age_grace);
-        streams.cancel();
+        let by_age = !signals.draining.is_cancelled();
+        ends.streams.cancel();
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             end = connection => Some(end),
+            () = is_over => None,
             () = signals.kill.cancelled() => None,
             () = calls.fall_silent() => None,
-            () = sleep_until(cut.unwrap_or_else(Instant::now)), if cut.is_some() => None,
+            () = ends.last_words(&limits), if by_age => None,
         }
     };
     match end {
@@ -248,5 +277,57 @@ where
         // Clients that go away without a word are everyday's business.
         Some(Err(error)) => tracing::debug!(%error, "a connection ended with an error"),
         None => tracing::debug!("a connection was cut"),
+    }
+}
+
+/// What ends the calls of one connection.
+struct Ends {
+    streams: CancellationToken,
+    overdue: Overdue,
+    deadlines: Deadlines,
+}
+
+impl Ends {
+    fn of(signals: &Signals) -> Self {
+        // Of the connection's own, as all calls of the server would meet at one lock.
+        let overdue = Overdue {
+            work: signals.ending.child_token(),
+            reads: signals.overdue.reads.child_token(),
+            all: signals.overdue.all.child_token(),
+        };
+        Self { streams: signals.ending.child_token(), overdue, deadlines: Deadlines::default() }
+    }
+
+    /// What each request brings to the layers.
+    fn extensions(&self, signals: &Signals) -> Extensions {
+        let mut extensions = Extensions::new();
+        extensions.insert(Draining(signals.ending.clone()));
+        extensions.insert(ConnectionDraining(self.streams.clone()));
+        extensions.insert(self.overdue.clone());
+        extensions.insert(self.deadlines.clone());
+        extensions
+    }
+
+    /// Waits until a connection that has reached its age need not go on, and ends what is left with a reason.
+    async fn last_words(&self, limits: &ConnectionLimits) {
+        outlive(&self.deadlines, limits).await;
+        let Overdue { work, reads, all } = &self.overdue;
+        for token in [work, reads, all] {
+            token.cancel();
+        }
+        sleep(FAREWELL).await;
+    }
+}
+
+/// Waits for the last deadline under way and its answer, within the bounds of the grace.
+async fn outlive(deadlines: &Deadlines, limits: &ConnectionLimits) {
+    let now = Instant::now();
+    let (least, most) = (now + limits.max_age_grace, now + limits.max_age_cap.max(limits.max_age_grace));
+    loop {
+        let until = deadlines.last().map_or(least, |last| (last + FAREWELL).clamp(least, most));
+        if until <= Instant::now() {
+            return;
+        }
+        sleep_until(until).await;
     }
 }

@@ -19,7 +19,10 @@ use pin_project_lite::pin_project;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tower::{Layer, Service};
 
-use super::{methods, reply};
+use super::{
+    grace::{Deadlines, Held},
+    methods, reply,
+};
 use crate::error::ApiError;
 
 const HEADER: &str = "grpc-timeout";
@@ -103,6 +106,14 @@ fn left_until(at: Option<Instant>) -> Option<Duration> {
     at.map(|at| Deadline(at).remaining())
 }
 
+/// Has the connection go on until the call's deadline. Work that ends by itself has none, and may take as long as the connection
+/// allows.
+fn hold<A>(request: &Request<A>, deadline: Option<Deadline>) -> Option<Held> {
+    let finishes = || methods::find(request.uri().path()).is_some_and(|method| method.finishes);
+    let until = deadline.map(|deadline| deadline.0).or_else(|| finishes().then(|| Instant::now() + LONGEST))?;
+    request.extensions().get::<Deadlines>().map(|deadlines| deadlines.hold(until))
+}
+
 fn expired() -> ApiError {
     ApiError::new(ErrorReason::DeadlineExceeded)
 }
@@ -121,13 +132,15 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         match self.deadline_of(&request) {
-            Ok(None) => DeadlineFuture { inner: Some(self.inner.call(request)), sleep: None, refusal: None },
-            Ok(Some(deadline)) => {
-                request.extensions_mut().insert(deadline);
-                let inner = Some(self.inner.call(request));
-                DeadlineFuture { inner, sleep: Some(sleep_until(deadline.0)), refusal: None }
+            Ok(deadline) => {
+                let held = hold(&request, deadline);
+                if let Some(deadline) = deadline {
+                    request.extensions_mut().insert(deadline);
+                }
+                let sleep = deadline.map(|deadline| sleep_until(deadline.0));
+                DeadlineFuture { inner: Some(self.inner.call(request)), sleep, refusal: None, held }
             }
-            Err(error) => DeadlineFuture { inner: None, sleep: None, refusal: Some(error) },
+            Err(error) => DeadlineFuture { inner: None, sleep: None, refusal: Some(error), held: None },
         }
     }
 }
@@ -140,6 +153,7 @@ pin_project! {
         #[pin]
         sleep: Option<Sleep>,
         refusal: Option<ApiError>,
+        held: Option<Held>,
     }
 }
 
@@ -157,9 +171,10 @@ where
         };
         if let Poll::Ready(response) = inner.poll(context) {
             let at = this.sleep.as_pin_mut().map(|sleep| sleep.deadline());
+            let held = this.held.take();
             return Poll::Ready(response.map(|mut response| {
                 reply::limit_pushback(response.headers_mut(), left_until(at));
-                response.map(|inner| DeadlineBody::new(inner, at))
+                response.map(|inner| DeadlineBody::new(inner, at, held))
             }));
         }
         let Some(sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
@@ -178,17 +193,19 @@ pub(crate) struct DeadlineBody<B> {
     /// Made when the body first keeps its reader waiting, which a unary one never does.
     sleep: Option<Pin<Box<Sleep>>>,
     frames: u64,
+    /// Until the answer has been sent.
+    _held: Option<Held>,
 }
 
 impl<B> DeadlineBody<B> {
-    fn new(inner: B, at: Option<Instant>) -> Self {
-        Self { inner: Some(inner), at, sleep: None, frames: 0 }
+    fn new(inner: B, at: Option<Instant>, held: Option<Held>) -> Self {
+        Self { inner: Some(inner), at, sleep: None, frames: 0, _held: held }
     }
 }
 
 impl<B> Default for DeadlineBody<B> {
     fn default() -> Self {
-        Self { inner: None, at: None, sleep: None, frames: 0 }
+        Self { inner: None, at: None, sleep: None, frames: 0, _held: None }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Each request carries [`Draining`], for handlers that wait. What they do not end themselves is ended from here, so this must
 //! be outside of all services and inside the deadline: a stream at once, and also when only its connection has reached its
-//! age, so that its client moves on before the connection is cut; a read that has no answer yet after a short grace, since
+//! age, so that its client moves on before the connection is cut, unless it shows the progress of some work that ends by itself; a read that has no answer yet after a short grace, since
 //! what takes so long is a wait, of which a gateway knows no more than that; everything else when there is no time left. A
 //! command is not ended sooner, because its effect may stand already.
 
@@ -37,6 +37,8 @@ pub struct ConnectionDraining(pub CancellationToken);
 /// When calls end that nothing else has ended: an extension of every request. Each token is cancelled with the one after it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Overdue {
+    /// For streams that show the progress of some work.
+    pub(crate) work: CancellationToken,
     /// For reads without an answer.
     pub(crate) reads: CancellationToken,
     /// For all that are left.
@@ -76,6 +78,9 @@ where
         let method = methods::find(request.uri().path());
         let overdue: Overdue = request.extensions().get().cloned().unwrap_or_default();
         let ends = match request.extensions().get().cloned() {
+            _ if method.is_some_and(|method| method.finishes) => {
+                Ends { unanswered: end(overdue.work.clone()), answered: Some(overdue.work) }
+            }
             Some(ConnectionDraining(token)) if method.is_some_and(|method| method.streams) => {
                 request.extensions_mut().insert(Draining(token.clone()));
                 Ends { unanswered: end(token.clone()), answered: Some(token) }

@@ -57,8 +57,10 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let header = request.headers().get(ACCEPT_LANGUAGE).and_then(|value| value.to_str().ok());
-        let language = header.map(Language::negotiate).unwrap_or_default();
+        // Several lines are one list (RFC 9110, 5.3).
+        let lines: Vec<_> =
+            request.headers().get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok()).collect();
+        let language = Language::negotiate(&lines.join(","));
         let inner = LANGUAGE.sync_scope(language, || self.inner.call(request));
         LanguageFuture { inner: LANGUAGE.scope(language, inner), language }
     }

@@ -5,6 +5,7 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
+use eticket_proto::operations::operations_service_server;
 use prost::Message;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
@@ -17,6 +18,8 @@ pub(crate) struct Method {
     pub(crate) index: usize,
     /// Either side may send many messages.
     pub(crate) streams: bool,
+    /// A stream that shows the progress of some work and ends with it, not one that goes on until somebody ends it.
+    pub(crate) finishes: bool,
     /// The contract says that it changes nothing.
     pub(crate) reads: bool,
     /// Health and reflection: answered even when the service sheds, so that an overload does not look like a failure.
@@ -41,7 +44,9 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                     let (index, streams) = (methods.len(), method.client_streaming() || method.server_streaming());
                     let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
                     let reads = level == Some(IdempotencyLevel::NoSideEffects);
-                    methods.entry(format!("/{name}")).or_insert(Method { name, index, streams, reads, exempt });
+                    let finishes = streams && name.starts_with(operations_service_server::SERVICE_NAME);
+                    let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt };
+                    methods.entry(format!("/{name}")).or_insert(facts);
                 }
             }
         }
@@ -52,6 +57,11 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
 /// The method of a request's path; `None` if no service has it.
 pub(crate) fn find(path: &str) -> Option<&'static Method> {
     METHODS.get(path)
+}
+
+/// Whether some server may have this service.
+pub(crate) fn is_service(name: &str) -> bool {
+    METHODS.values().any(|method| method.name.split_once('/').is_some_and(|(service, _)| service == name))
 }
 
 /// How many there are.
@@ -78,6 +88,10 @@ mod tests {
         let reads = |path: &str| find(path).is_some_and(|method| method.reads);
         assert!(reads("/eticket.query.v1.QueryService/GetTicketView"));
         assert!(!reads("/eticket.reservation.v1.ReservationService/ReserveTicket"));
+        let finishes = |path: &str| find(path).is_some_and(|method| method.finishes);
+        assert!(finishes("/eticket.operations.v1.OperationsService/CompareView"));
+        assert!(!finishes("/eticket.operations.v1.OperationsService/ListParkedEvents"));
+        assert!(!finishes("/eticket.query.v1.QueryService/WatchTicketViews"));
         let mut indexes: Vec<_> = METHODS.values().map(|method| method.index).collect();
         indexes.sort_unstable();
         assert_eq!(indexes, (0..count()).collect::<Vec<_>>());

@@ -16,11 +16,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::{Request, Response, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram};
 use pin_project_lite::pin_project;
-use tonic::Code;
+use tonic::{Code, Status};
 use tower::{Layer, Service};
 use tracing::Span;
 
@@ -167,10 +167,11 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let trace = TraceContext::from_headers(request.headers());
+        let path = request.uri().path_and_query().cloned();
         let observation = Observation::begin(self.handles.clone(), request.uri().path(), &trace);
         request.extensions_mut().insert(trace);
         let inner = observation.span.in_scope(|| self.inner.call(request));
-        ObserveFuture { inner, observation: Some(observation) }
+        ObserveFuture { inner, observation: Some(observation), path }
     }
 }
 
@@ -179,6 +180,7 @@ pin_project! {
         #[pin]
         inner: F,
         observation: Option<Observation>,
+        path: Option<PathAndQuery>,
     }
 }
 
@@ -191,7 +193,7 @@ where
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let entered = this.observation.as_ref().map(|observation| observation.span.enter());
-        let response = ready!(this.inner.poll(context))?;
+        let mut response = ready!(this.inner.poll(context))?;
         drop(entered);
         let mut observation = this.observation.take();
         // The status in the headers: there is no more to come.
@@ -199,6 +201,11 @@ where
             && let Some(mut observation) = observation.take()
         {
             observation.end(code, reply::is_explained(response.headers()));
+            let headers = response.headers_mut();
+            if code == Code::Unimplemented && !headers.contains_key(Status::GRPC_MESSAGE) {
+                reply::name_unknown(headers, this.path.as_ref().map_or("", PathAndQuery::path));
+            }
+            reply::decode_message(headers);
         }
         Poll::Ready(Ok(response.map(|inner| ObserveBody { inner, observation })))
     }
@@ -223,8 +230,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ObserveBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let entered = this.observation.as_ref().map(|observation| observation.span.enter());
-        let frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
+        let mut frame = ready!(Pin::new(&mut this.inner).poll_frame(context));
         drop(entered);
+        if let Some(trailers) = frame.as_mut().and_then(|frame| frame.as_mut().ok()?.trailers_mut()) {
+            reply::decode_message(trailers);
+        }
         let end = match &frame {
             Some(Ok(frame)) => frame
                 .trailers_ref()

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderValue, Response};
 use http_body::Frame;
 use tonic::{Code, Status};
 
+use super::methods;
 use crate::error::pushback;
 
 /// An error before the service has answered: HTTP 200 with the status in its headers, as gRPC's "trailers only".
@@ -47,6 +48,61 @@ pub(crate) fn too_large_is_exhausted<B>(mut response: Response<B>) -> Response<B
     response
 }
 
+/// Rewrites a `grpc-message` so that only what the specification asks for is percent-encoded: bytes outside of 0x20 to 0x7e, and
+/// `%`. tonic encodes spaces and more, which clients that do not decode show as they are.
+pub(crate) fn decode_message(map: &mut HeaderMap) {
+    let Some(value) = map.get_mut(Status::GRPC_MESSAGE) else { return };
+    let encoded = value.as_bytes();
+    let mut message = Vec::with_capacity(encoded.len());
+    let mut rest = encoded;
+    while let Some((first, after)) = rest.split_first() {
+        let decoded = after.get(..2).filter(|_| *first == b'%').and_then(hex).filter(|byte| is_plain(*byte));
+        // HTTP takes spaces at the ends away.
+        let is_end = message.is_empty() || after.len() == 2;
+        match decoded {
+            Some(b' ') if is_end => {
+                message.push(*first);
+                rest = after;
+            }
+            Some(byte) => {
+                message.push(byte);
+                rest = &after[2..];
+            }
+            None => {
+                message.push(*first);
+                rest = after;
+            }
+        }
+    }
+    if message != encoded
+        && let Ok(decoded) = HeaderValue::from_bytes(&message)
+    {
+        *value = decoded;
+    }
+}
+
+fn hex(digits: &[u8]) -> Option<u8> {
+    u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()
+}
+
+fn is_plain(byte: u8) -> bool {
+    (0x20..=0x7e).contains(&byte) && byte != b'%'
+}
+
+/// Says what is unknown, where tonic answers a call with `UNIMPLEMENTED` and nothing else.
+pub(crate) fn name_unknown(map: &mut HeaderMap, path: &str) {
+    let path: String = path.chars().take(200).collect();
+    let message = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
+        Some((service, method)) if methods::is_service(service) && methods::find(&path).is_none() => {
+            format!("unknown method {method} of service {service}; reflection lists what is served")
+        }
+        Some((service, _)) => format!("unknown service {service}; reflection lists what is served here"),
+        None => format!("the path {path} is not /SERVICE/METHOD; reflection lists what is served"),
+    };
+    // A path is ASCII, so its text is a header.
+    Status::unimplemented(message).add_header(map).ok();
+}
+
 /// Whether the status in headers or trailers comes with details, as all of ours do.
 pub(crate) fn is_explained(map: &HeaderMap) -> bool {
     map.contains_key(Status::GRPC_STATUS_DETAILS)
@@ -72,5 +128,55 @@ pub(crate) fn code_name(code: Code) -> &'static str {
         Code::Unavailable => "UNAVAILABLE",
         Code::DataLoss => "DATA_LOSS",
         Code::Unauthenticated => "UNAUTHENTICATED",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_encoded_as_the_specification_says() {
+        for (text, expected) in [
+            ("plain", "plain"),
+            ("a \"b\" <c> {d}? #`", "a \"b\" <c> {d}? #`"),
+            ("100 % of it", "100 %25 of it"),
+            ("%41", "%2541"),
+            (" ends ", "%20ends%20"),
+            ("a\nb", "a%0Ab"),
+            ("한", "%ED%95%9C"),
+        ] {
+            let mut map = HeaderMap::new();
+            Status::not_found(text).add_header(&mut map).expect("a header");
+            decode_message(&mut map);
+            assert_eq!(map[Status::GRPC_MESSAGE], expected, "{text:?}");
+            let read = Status::from_header_map(&map).expect("a status");
+            assert_eq!(read.message(), text);
+        }
+        let mut odd = HeaderMap::from_iter([(
+            http::HeaderName::from_static("grpc-message"),
+            HeaderValue::from_static("5%, 100%"),
+        )]);
+        decode_message(&mut odd);
+        assert_eq!(odd[Status::GRPC_MESSAGE], "5%, 100%");
+    }
+
+    #[test]
+    fn what_is_unknown_is_named() {
+        for (path, expected) in [
+            (
+                "/eticket.ticket.v1.TicketService/Nothing",
+                "unknown method Nothing of service eticket.ticket.v1.TicketService;",
+            ),
+            ("/eticket.ticket.v1.TicketService/GetTicket", "unknown service eticket.ticket.v1.TicketService;"),
+            ("/a.B/C", "unknown service a.B;"),
+            ("/", "the path / is not /SERVICE/METHOD;"),
+        ] {
+            let mut map = HeaderMap::new();
+            name_unknown(&mut map, path);
+            let status = Status::from_header_map(&map).expect("a status");
+            assert_eq!(status.code(), Code::Unimplemented);
+            assert!(status.message().starts_with(expected), "{status:?}");
+        }
     }
 }

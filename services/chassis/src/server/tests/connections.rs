@@ -26,13 +26,152 @@ async fn both_protocols_on_one_port() {
     let running = server(&fake, &limits(8)).start().await.expect("started");
     let answer = client(&running).await.list_parked_events(what("by HTTP/2")).await.expect("answered");
     assert_eq!(answer.get_ref().next_page_token, "by HTTP/2");
+    running.stop().await;
+    let running = plain_grpc(ConnectionLimits::default()).await;
+    let answer = by_http_1(&running, &http_1(LIST, "connection: close\r\n", "by HTTP/1.1")).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("by HTTP/1.1"), "{answer}");
+    running.stop().await;
+}
+
+/// A router that speaks gRPC in HTTP/1.1 too, as the gateway does behind its translation.
+async fn plain_grpc(bounds: ConnectionLimits) -> Running {
+    let fake = Fake::new(StreamKind::Waits);
+    let routes = tonic::service::Routes::new(OperationsServiceServer::new(fake)).prepare().into_axum_router();
+    let router = Router::new().fallback_service(layered("test", &limits(8), routes));
+    let shutdown = ShutdownConfig { drain_delay_ms: 0, hard_cap_ms: 20_000 };
+    let server = Server::new("test", SocketAddr::from(([127, 0, 0, 1], 0)), &limits(8), &shutdown);
+    server.routes(router).connection_limits(bounds).start().await.expect("started")
+}
+
+/// A call over HTTP/1.1.
+fn http_1(path: &str, headers: &str, page_token: &str) -> Vec<u8> {
+    let message = what(page_token).encode_to_vec();
+    let length = u8::try_from(message.len()).expect("short");
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc\r\n{headers}content-length: {}\r\n\r\n",
+        5 + length
+    );
+    [head.as_bytes(), &[0, 0, 0, 0, length], &message].concat()
+}
+
+/// All that comes back until the server closes the connection.
+async fn by_http_1(running: &Running, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(running.address()).await.expect("connected");
-    // HTTP/1.1 has no trailers to speak of: a status in the headers shows as well that the service was reached.
-    let head = "POST /nobody.v1.Nothing/Do HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-    stream.write_all(head.as_bytes()).await.expect("sent");
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.expect("read");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("grpc-status: 12"), "{answer}");
+    stream.write_all(request).await.expect("sent");
+    let mut answer = Vec::new();
+    timeout(BOUND, stream.read_to_end(&mut answer)).await.expect("it ends").expect("read");
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_service_speaks_grpc_over_http_2_only() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let call = String::from_utf8(http_1(LIST, "connection: close\r\n", "ok")).expect("text");
+    for (request, expected) in [
+        (call.clone(), "HTTP/1.1 505 "),
+        (call.replace("application/grpc", "text/plain"), "HTTP/1.1 415 "),
+        (call.replace("host: localhost\r\n", ""), "HTTP/1.1 400 "),
+    ] {
+        let answer = by_http_1(&running, request.as_bytes()).await;
+        assert!(answer.starts_with(expected), "{request}: {answer}");
+    }
+    assert_eq!(*fake.under_way.borrow(), 0);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn an_idle_connection_is_closed_later_than_one_that_does_not_end_its_headers() {
+    let patient = Duration::from_secs(600);
+    for (idle, header_read_timeout, request) in [
+        (Duration::from_millis(100), patient, http_1(LIST, "", "ok")),
+        (Duration::from_millis(100), patient, Vec::new()),
+        (patient, Duration::from_millis(100), b"POST / HTTP/1.1\r\nhost:".to_vec()),
+    ] {
+        let bounds = ConnectionLimits { idle, header_read_timeout, ..ConnectionLimits::default() };
+        let running = plain_grpc(bounds).await;
+        // That it ends at all shows the bound that counts: the other one is longer than the test waits.
+        let answer = by_http_1(&running, &request).await;
+        assert_eq!(answer.contains("HTTP/1.1 200"), request.starts_with(b"POST /e"), "{answer}");
+        running.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_sends_nothing_more_is_answered() {
+    let running = plain_grpc(ConnectionLimits::default()).await;
+    for (path, page_token, expected) in [(LIST, "hang", "grpc-status: 4"), (LIST, "ok", "HTTP/1.1 200")] {
+        let mut stream = TcpStream::connect(running.address()).await.expect("connected");
+        stream.write_all(&http_1(path, "grpc-timeout: 200m\r\n", page_token)).await.expect("sent");
+        stream.shutdown().await.expect("half closed");
+        let mut answer = Vec::new();
+        timeout(BOUND, stream.read_to_end(&mut answer)).await.expect("it ends").expect("read");
+        let answer = String::from_utf8_lossy(&answer);
+        assert!(answer.contains(expected), "{page_token}: {answer}");
+    }
+    // A stream would go on for nobody: its client has gone, most likely.
+    let mut stream = TcpStream::connect(running.address()).await.expect("connected");
+    stream.write_all(&http_1(REPUBLISH, "", "")).await.expect("sent");
+    stream.shutdown().await.expect("half closed");
+    let mut answer = Vec::new();
+    timeout(Duration::from_secs(20), stream.read_to_end(&mut answer)).await.expect("it ends").ok();
+    running.stop().await;
+}
+
+/// With hardly any grace of its own: what counts is what the calls were promised.
+fn aged() -> ConnectionLimits {
+    let short = Duration::from_millis(50);
+    ConnectionLimits { max_age: short, max_age_grace: short, ..ConnectionLimits::default() }
+}
+
+#[tokio::test]
+async fn calls_keep_their_deadlines_when_their_connection_reaches_its_age() {
+    let fake = Fake::new(StreamKind::Waits);
+    // Its own client would give up at the same moment, so the wait has the server's deadline.
+    let limits = LimitsConfig { default_deadline_ms: 1500, ..limits(8) };
+    let running = server(&fake, &limits).connection_limits(aged()).start().await.expect("started");
+    let (mut reads, mut streams) = (client(&running).await, client(&running).await);
+    let mut work = tonic::Request::new(RepublishRequest::default());
+    work.metadata_mut().insert("grpc-timeout", "1500m".parse().expect("ASCII"));
+    let wait = tokio::spawn(async move { reads.list_parked_events(what("hang")).await.expect_err("it never answers") });
+    let work = tokio::spawn(async move {
+        let mut stream = streams.republish(work).await.expect("open").into_inner();
+        stream.message().await.expect("ok").expect("the first message");
+        stream.message().await.expect_err("there is no second")
+    });
+    let plain = plain_grpc(aged()).await;
+    let answer = by_http_1(&plain, &http_1(LIST, "grpc-timeout: 1500m\r\n", "hang")).await;
+    assert!(answer.contains("grpc-status: 4") && answer.contains("connection: close"), "{answer}");
+    for status in [wait.await.expect("no panic"), work.await.expect("no panic")] {
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::DeadlineExceeded), "{status:?}");
+    }
+    plain.stop().await;
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn calls_beyond_the_longest_grace_are_told_so() {
+    let bounds = ConnectionLimits { max_age_cap: Duration::from_millis(200), ..aged() };
+    let fake = Fake::new(StreamKind::Waits);
+    let patient = LimitsConfig { default_deadline_ms: 3_600_000, ..limits(8) };
+    let running = server(&fake, &patient).connection_limits(bounds.clone()).start().await.expect("started");
+    let (mut reads, mut commands, mut work) = (client(&running).await, client(&running).await, client(&running).await);
+    let calls = [
+        tokio::spawn(async move { reads.list_parked_events(what("hang")).await.map(|_| ()) }),
+        tokio::spawn(async move {
+            let hang = ResendParkedEventRequest { event_id: "hang".into() };
+            commands.resend_parked_event(hang).await.map(|_| ())
+        }),
+        tokio::spawn(async move { work.rebuild_view(RebuildViewRequest::default()).await.map(|_| ()) }),
+    ];
+    for call in calls {
+        let status = timeout(BOUND, call).await.expect("in time").expect("no panic").expect_err("it was ended");
+        assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown), "{status:?}");
+    }
+    let plain = plain_grpc(bounds).await;
+    let answer = by_http_1(&plain, &http_1(LIST, "grpc-timeout: 1H\r\n", "hang")).await;
+    assert!(answer.contains("grpc-status: 14") && answer.contains("grpc-status-details-bin"), "{answer}");
+    plain.stop().await;
     running.stop().await;
 }
 
@@ -83,13 +222,15 @@ async fn a_connection_ends_by_age_and_its_streams_are_told() {
     let fake = Fake::new(StreamKind::Waits);
     let aged = ConnectionLimits { max_age: Duration::from_millis(50), ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(aged).start().await.expect("started");
-    let mut client = client(&running).await;
-    let mut stream = client.republish(RepublishRequest::default()).await.expect("open").into_inner();
+    let channel = Channel::from_shared(format!("http://{}", running.address())).expect("a URI");
+    let mut client = tonic_health::pb::health_client::HealthClient::new(channel.connect().await.expect("connected"));
+    let watched = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
+    let mut stream = client.watch(watched.clone()).await.expect("open").into_inner();
     stream.message().await.expect("ok").expect("the first message");
     let status = timeout(BOUND, stream.message()).await.expect("in time").expect_err("told");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown));
     // The channel connects again.
-    assert!(client.list_parked_events(what("ok")).await.is_ok());
+    assert!(client.check(watched).await.is_ok());
     running.stop().await;
 }
 

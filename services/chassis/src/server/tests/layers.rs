@@ -291,3 +291,39 @@ fn only_our_own_failures_are_errors_in_the_log() {
     let failed = text.lines().find(|line| line.contains("ERROR") && line.contains("code=\"INTERNAL\""));
     assert!(failed.is_some_and(|line| line.contains("followed")), "{text}");
 }
+
+#[tokio::test]
+async fn what_is_unknown_is_named() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+    for (path, expected) in [
+        ("/eticket.operations.v1.OperationsService/Nothing", "unknown method Nothing of service"),
+        ("/grpc.health.v1.Health/Nothing", "unknown method Nothing of service grpc.health.v1.Health"),
+        ("/grpc.reflection.v1.ServerReflection/Nothing", "unknown method Nothing of service"),
+        ("/eticket.ticket.v1.TicketService/GetTicket", "unknown service eticket.ticket.v1.TicketService"),
+        ("/nobody.v1.Nothing/Do", "unknown service nobody.v1.Nothing"),
+        ("/nothing", "the path /nothing is not /SERVICE/METHOD"),
+    ] {
+        let answer = ask(&stack, request(path, &(), &[])).await;
+        assert_eq!(answer.status.code(), Code::Unimplemented, "{path}");
+        assert!(answer.status.message().starts_with(expected), "{path}: {:?}", answer.status);
+        let raw = answer.headers["grpc-message"].to_str().expect("ASCII");
+        assert!(raw.contains(' ') && !raw.contains("%20"), "only what must be is encoded: {raw}");
+    }
+}
+
+#[tokio::test]
+async fn all_lines_of_accept_language_count() {
+    let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
+    for (lines, expected) in [
+        (&["de", "ko"][..], "ko"),
+        (&["en;q=0.1", "ko;q=0.9"], "ko"),
+        (&["ko;q=0.1", "en;Q=0.9"], "en"),
+        (&["ko; q=0.5", "en-GB;q = 0.4"], "ko"),
+        (&["\u{fc}", "ko"], "ko"),
+    ] {
+        let headers: Vec<_> = lines.iter().map(|line| ("accept-language", *line)).collect();
+        let answer = ask(&stack, list("refuse", &headers)).await;
+        let message = answer.status.get_details_localized_message().expect("a message for people");
+        assert_eq!(message.locale, expected, "{lines:?}");
+    }
+}

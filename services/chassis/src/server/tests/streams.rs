@@ -50,11 +50,11 @@ async fn a_stream_without_a_deadline_gets_none() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_connection_drains() {
+async fn work_ends_when_there_is_no_time_left() {
     for kind in [StreamKind::Waits, StreamKind::Endless] {
         let (fake, token) = (Fake::new(kind), CancellationToken::new());
         let mut request = republish(&[]);
-        request.extensions_mut().insert(ConnectionDraining(token.clone()));
+        request.extensions_mut().insert(Overdue { work: token.clone(), ..Overdue::default() });
         let mut response = open(&fake, request).await;
         assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
         token.cancel();
@@ -71,7 +71,7 @@ async fn a_stream_that_drains_asks_for_a_retry_only_within_its_deadline() {
     for (timeout, expected) in [("1M", "1000"), ("900m", "-1")] {
         let token = CancellationToken::new();
         let mut request = republish(&[("grpc-timeout", timeout)]);
-        request.extensions_mut().insert(ConnectionDraining(token.clone()));
+        request.extensions_mut().insert(Overdue { work: token.clone(), ..Overdue::default() });
         let mut response = open(&Fake::new(StreamKind::Waits), request).await;
         assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
         token.cancel();
@@ -149,9 +149,16 @@ async fn a_read_that_waits_is_told_before_a_command_is() {
 }
 
 #[tokio::test]
-async fn a_stream_that_has_not_begun_ends_too() {
+async fn work_that_has_not_answered_yet_ends_too() {
+    let overdue = Overdue::default();
+    let request = request(REBUILD, &RebuildViewRequest::default(), &[]);
+    assert!(ended(request, &[&overdue.work], &overdue).await.is_shutting_down());
+}
+
+#[tokio::test]
+async fn work_outlives_the_age_of_its_connection() {
     let (connection, overdue) = (CancellationToken::new(), Overdue::default());
     let mut request = request(REBUILD, &RebuildViewRequest::default(), &[]);
     request.extensions_mut().insert(ConnectionDraining(connection.clone()));
-    assert!(ended(request, &[&connection], &overdue).await.is_shutting_down());
+    assert!(ended(request, &[&connection, &overdue.work], &overdue).await.is_shutting_down());
 }

@@ -1,0 +1,65 @@
+//! How long a connection that has reached its age goes on: until the last deadline that was accepted on it.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use tokio::time::Instant;
+
+/// The deadlines of the calls under way on one connection: an extension of every request. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Deadlines(Arc<Mutex<BTreeMap<Instant, usize>>>);
+
+impl Deadlines {
+    /// A call that may take until then, and ends when the returned value is dropped.
+    pub(crate) fn hold(&self, until: Instant) -> Held {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(until).or_default() += 1;
+        Held { deadlines: self.clone(), until }
+    }
+
+    /// The last deadline of the calls under way.
+    pub(crate) fn last(&self) -> Option<Instant> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).last_key_value().map(|(last, _)| *last)
+    }
+}
+
+/// A call under way.
+#[derive(Debug)]
+pub(crate) struct Held {
+    deadlines: Deadlines,
+    until: Instant,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let mut deadlines = self.deadlines.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = deadlines.get_mut(&self.until) {
+            *count -= 1;
+            if *count == 0 {
+                deadlines.remove(&self.until);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_last_deadline_is_that_of_a_call_under_way() {
+        let (deadlines, now) = (Deadlines::default(), Instant::now());
+        assert_eq!(deadlines.last(), None);
+        let later = now + Duration::from_secs(1);
+        let (first, second, third) = (deadlines.hold(now), deadlines.hold(later), deadlines.hold(later));
+        drop(second);
+        assert_eq!(deadlines.last(), Some(later));
+        drop(third);
+        assert_eq!(deadlines.last(), Some(now));
+        drop(first);
+        assert_eq!(deadlines.last(), None);
+    }
+}
