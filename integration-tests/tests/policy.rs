@@ -17,6 +17,8 @@ use eticket_proto::{
     },
     query::{ListTicketViewsRequest, ListTicketViewsResponse, TicketView},
     reservation::UserGrade,
+    ticket::{UpdateTicketRequest, UpdateTicketResponse},
+    time::to_proto,
 };
 use tempfile::TempDir;
 
@@ -91,7 +93,8 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
     let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
-    let eticket = launch.key("pricing.policy.reload_interval_ms", "50").start().await;
+    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "200");
+    let eticket = launch.start().await;
     let api = Api::new(&eticket, Wire::Gateway);
     assert_eq!(units(&priced(&api, "free").await), 4_500);
     priced(&api, "held").await;
@@ -179,5 +182,86 @@ async fn pages_of_long_rows_end_before_they_are_too_large() {
     let compare = Launch::program("eticket").argument("admin").argument("compare-view");
     let exit = compare.argument("--address").argument(eticket.address("gateway")).run().await;
     assert_eq!((exit.code, exit.output.trim()), (Some(0), "query: 160 rows compared, 0 differences"), "{}", exit.log);
+    aftermath::ends_well(eticket).await;
+}
+
+/// A file that is written bit by bit: its first half is a policy too.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn half_a_policy_is_never_adopted() {
+    let data = TempDir::new().expect("a folder");
+    let file = data.path().join("prices.yaml");
+    fs::write(&file, GOOD).expect("written");
+    // Nobody has written to it for long, so the start does not wait for it.
+    let past = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
+    fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(past)).expect("an old file");
+    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
+    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "10000");
+    let eticket = launch.start().await;
+    let whole = GOOD.replace("version: 1", "version: 2") + "  - rule_id: more\n    percent: 20\n";
+    let half: String = whole.split_inclusive('\n').take(5).collect();
+    fs::write(&file, half).expect("written");
+    eventually(SOON, "the half has been read", async || {
+        let log = eticket.log();
+        if log.contains("the policy file has changed") { Ok(()) } else { Err(log) }
+    })
+    .await;
+    fs::write(&file, whole).expect("written");
+    let api = Api::new(&eticket, Wire::Gateway);
+    let adopted = eventually(SOON, "the policy is in force", async || match policy(&api).await {
+        policy if policy.version == 2 => Ok(policy),
+        other => Err(other.version),
+    })
+    .await;
+    let rules: Vec<_> = adopted.rules.iter().map(|rule| rule.rule_id.as_str()).collect();
+    assert_eq!(rules, ["all", "more"], "all of it");
+    assert!(!eticket.log().contains("the policy file is not used"), "{}", eticket.log());
+    aftermath::ends_well(eticket).await;
+}
+
+#[tokio::test]
+async fn what_is_no_regular_file_is_refused_unread() {
+    let data = TempDir::new().expect("a folder");
+    let fifo = data.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    let link = data.path().join("link.yaml");
+    std::os::unix::fs::symlink(&fifo, &link).expect("a link");
+    for file in [&fifo, &link] {
+        let launch = with_policy(Launch::program("eticket"), "pricing.policy.file", file).argument("--check-config");
+        let exit = launch.run().await;
+        assert_eq!(exit.code, Some(78), "{}{}", exit.output, exit.log);
+        assert!(exit.log.contains("policy.file") && exit.log.contains("no regular file"), "{}", exit.log);
+    }
+}
+
+/// An end that moves tells nobody another price: a new policy is for those who reserve from then on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_holds_a_ticket_keeps_the_price_when_only_the_end_moves() {
+    let data = TempDir::new().expect("a folder");
+    let file = data.path().join("prices.yaml");
+    fs::write(&file, GOOD).expect("written");
+    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
+    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "200");
+    let eticket = launch.start().await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    priced(&api, "held").await;
+    let reserved = api.reserve("held", "A", UserGrade::Vip).await.expect("reserved");
+    api.settled("held", &reserved.consistency_token).await;
+    fs::write(&file, GOOD.replace("version: 1", "version: 2").replace("5000", "9000")).expect("written");
+    eventually(SOON, "the new policy is in force", async || match policy(&api).await.version {
+        2 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let slot = calendar::upcoming(Weekday::Wed);
+    let update = async |start_time, end_time| {
+        let request = UpdateTicketRequest { ticket_id: "held".into(), start_time, end_time, ..Default::default() };
+        let answer: UpdateTicketResponse =
+            api.call("eticket.ticket.v1.TicketService/UpdateTicket", request).await.expect("updated");
+        api.settled("held", &answer.consistency_token).await
+    };
+    let longer = update(None, Some(to_proto(slot.end + chrono::TimeDelta::hours(1)))).await;
+    assert_eq!((longer.settled, units(&longer)), (true, 4_500), "the price they were given");
+    let moved = update(Some(to_proto(slot.start + chrono::TimeDelta::minutes(1))), None).await;
+    assert_eq!((moved.settled, units(&moved)), (true, 8_100), "another start is another price");
     aftermath::ends_well(eticket).await;
 }

@@ -1,6 +1,6 @@
 //! The configuration that only the pricing service has.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use eticket_chassis::config::{AuditConfig, Error, file_path, within};
 use serde::{Deserialize, Serialize};
@@ -24,6 +24,8 @@ pub struct PolicyConfig {
     pub file: Option<PathBuf>,
     /// How often the file is looked at for changes.
     pub reload_interval_ms: u64,
+    /// How long the file must have stayed the same before it is adopted: it may be looked at while it is being written.
+    pub settle_ms: u64,
 }
 
 impl PolicyConfig {
@@ -31,7 +33,11 @@ impl PolicyConfig {
         Duration::from_millis(self.reload_interval_ms)
     }
 
-    /// The policy that the service begins with.
+    pub fn settle(&self) -> Duration {
+        Duration::from_millis(self.settle_ms)
+    }
+
+    /// The policy as the file says now, or the embedded one.
     ///
     /// # Errors
     /// If the file cannot be read, or holds no policy.
@@ -42,7 +48,7 @@ impl PolicyConfig {
         };
         let text = match &self.file {
             None => policy_file::DEFAULT.to_owned(),
-            Some(file) => fs::read_to_string(file).map_err(|error| {
+            Some(file) => policy_file::read(file).map_err(|error| {
                 wrong(format!("expected a readable file with a pricing policy in YAML, but reading it failed: {error}"))
             })?,
         };
@@ -56,17 +62,20 @@ impl Config {
     pub fn check(&self) -> Result<(), Error> {
         within("policy.reload_interval_ms", self.policy.reload_interval_ms, 10, 3_600_000)?;
         self.audit.check()?;
+        within("policy.settle_ms", self.policy.settle_ms, 10, 3_600_000)?;
         self.policy.read().map(drop)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn config(file: Option<PathBuf>) -> Config {
         let audit = AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
-        Config { policy: PolicyConfig { file, reload_interval_ms: 2_000 }, audit }
+        Config { policy: PolicyConfig { file, reload_interval_ms: 2_000, settle_ms: 5_000 }, audit }
     }
 
     #[test]
@@ -87,8 +96,8 @@ mod tests {
     fn an_empty_path_is_none() {
         let audit = "audit: {rows_per_second: 200, confirm_after_ms: 10000}";
         let read = |text: &str| serde_norway::from_str::<Config>(&format!("{audit}\n{text}"));
-        assert!(read("policy: {reload_interval_ms: 10}").expect("enough").policy.file.is_none());
-        let error = read("policy: {reload_interval_ms: 10, file: ''}").expect_err("empty").to_string();
+        assert!(read("policy: {reload_interval_ms: 10, settle_ms: 10}").expect("enough").policy.file.is_none());
+        let error = read("policy: {reload_interval_ms: 10, settle_ms: 10, file: ''}").expect_err("empty").to_string();
         assert!(error.contains("expected a path"), "{error}");
     }
 }

@@ -27,11 +27,11 @@ pub struct Row {
     pub reservation_revision: i64,
     /// Of the policy that `price` was computed by; 0 before that.
     pub policy_version: i64,
-    /// Raised by one each time the price is computed.
+    /// Raised by one each time an event or a policy is taken in while there is a start.
     pub revision: i64,
     /// There is one exactly if there is a start.
     pub price: Option<Price>,
-    /// Of the newest computation.
+    /// Of the newest `revision`.
     pub update_time: Option<DateTime<Utc>>,
 }
 
@@ -59,6 +59,9 @@ pub struct PolicyBehind {
 
 /// pricing ← ticket event. `None` if it is stale. Publish the row if it has a price.
 ///
+/// A change of the end alone raises the schedule's revision too. A held ticket then keeps its price and the policy version of that
+/// price; the new row and its event only say that the revision was taken in.
+///
 /// # Errors
 /// See [`PolicyBehind`].
 pub fn take_in_ticket(
@@ -70,7 +73,11 @@ pub fn take_in_ticket(
     if seen.revision <= row.schedule_revision {
         return Ok(None);
     }
+    let keeps_price = row.grade.is_some() && row.price.is_some() && row.start == Some(seen.start);
     let row = Row { start: Some(seen.start), schedule_revision: seen.revision, ..row.clone() };
+    if keeps_price {
+        return Ok(Some(Row { revision: row.revision + 1, update_time: Some(now), ..row }));
+    }
     recompute(row, policy, now).map(Some)
 }
 

@@ -39,7 +39,7 @@ use crate::{
     inbound::{
         events::{Events, FILTERS},
         grpc::Grpc,
-        policy_watch::{self, PolicyWatch},
+        policy_watch::PolicyWatch,
     },
     outbound::{messages::Protobuf, postgres, sqlite},
 };
@@ -65,7 +65,6 @@ impl Service for Pricing {
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
         let (bus, clock) = (context.bus()?, context.clock.clone());
-        let policy = config.policy.read()?;
         let opened = context.open_store(MIGRATIONS).await?;
         let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([PRICES, OPERATIONS]).with_store().with_bus();
@@ -77,9 +76,8 @@ impl Service for Pricing {
         let prices = Prices::new(store, jobs);
         let events = Arc::new(Events { prices: prices.clone() });
         // Before the first call and the first event: there is never a moment without a policy.
-        policy_watch::offer(&prices, policy)
-            .await
-            .map_err(|error| StartError::unavailable("the pricing policy cannot be stored", error))?;
+        let mut watch = PolicyWatch::new(prices.clone(), config.policy.file.clone(), config.policy.settle());
+        watch.begin().await?;
 
         let states = Arc::new(PriceStates::new(prices.clone(), Arc::new(Protobuf), clock));
         let comparer = Comparer {
@@ -98,7 +96,7 @@ impl Service for Pricing {
         };
         let running = context
             .server()
-            .service(PricingServiceServer::new(Grpc { prices: prices.clone() }))
+            .service(PricingServiceServer::new(Grpc { prices }))
             .service(operations::served(Self::NAME, operations))
             .reflection([PRICES, OPERATIONS])
             .health(health)
@@ -108,7 +106,6 @@ impl Service for Pricing {
         background.audit(states, comparer, events.clone());
         background.start(bus, outbox_written, events, FILTERS);
         let interval = config.policy.reload_interval();
-        let watch = PolicyWatch::new(prices, config.policy.file);
         background.intake_tasks().spawn("policy", watch.run(interval, background.intake_tasks().stopping()));
         Ok(running.then(|| background.stop()))
     }

@@ -5,6 +5,12 @@
 
 mod forms;
 
+use std::{
+    fs,
+    io::{self, Read},
+    path::Path,
+};
+
 use serde::{
     Deserialize,
     de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -18,6 +24,9 @@ pub const DEFAULT: &str = include_str!("../policy.yaml");
 
 /// The largest file that is read, in bytes.
 pub const LARGEST: usize = 1 << 20;
+
+/// The highest version: every client can hold it, and a version beyond it is a slip that no later version could correct.
+const HIGHEST_VERSION: i64 = i32::MAX as i64;
 
 /// Says what is wrong with a policy file, where, and what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,14 +59,35 @@ struct RuleForm {
     rule_id: String,
     #[serde(default)]
     description: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "forms::at_least_one")]
     weekdays: Vec<WeekdayForm>,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "forms::at_least_one")]
     user_grades: Vec<GradeForm>,
     date_from: Option<DateForm>,
     date_to: Option<DateForm>,
     percent: Option<i64>,
     amount: Option<AmountForm>,
+}
+
+/// Reads a file's text.
+///
+/// # Errors
+/// If it cannot be read, is no regular file (links are followed), is larger than [`LARGEST`], or is not UTF-8.
+pub fn read(path: &Path) -> io::Result<String> {
+    // Opening a FIFO waits for somebody who writes, and a device may have no end.
+    if !fs::metadata(path)?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    fs::File::open(path)?.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
+    if bytes.len() > LARGEST {
+        let problem = format!("it has more than {LARGEST} bytes");
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, problem));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let problem = format!("it is not UTF-8 at byte {}: save it as UTF-8", error.utf8_error().valid_up_to() + 1);
+        io::Error::new(io::ErrorKind::InvalidData, problem)
+    })
 }
 
 /// # Errors
@@ -70,6 +100,10 @@ pub fn parse(text: &str) -> Result<Policy, Error> {
         return Err(Error { line: None, rule: None, problem });
     }
     let form: PolicyForm = serde_norway::from_str(text).map_err(|error| unreadable(text, &error))?;
+    if form.version > HIGHEST_VERSION {
+        let problem = format!("version: expected at most {HIGHEST_VERSION}, got {}", form.version);
+        return Err(Error { line: line_of(text, &problem), rule: None, problem });
+    }
     let base_price = form.base_price.in_krw();
     let rules = form.rules.into_iter().enumerate().map(|(index, rule)| {
         let reduction = reduction(&rule, base_price.currency()).map_err(|problem| in_rule(text, index, problem))?;

@@ -51,7 +51,7 @@ impl Fixture {
         context.data = Some(DataFolder::open(folder.path()).expect("free"));
         context.bus = Some(bus.clone());
         let audit = eticket_chassis::config::AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
-        let config = Config { policy: PolicyConfig { file: None, reload_interval_ms: 2_000 }, audit };
+        let config = Config { policy: PolicyConfig { file: None, reload_interval_ms: 2_000, settle_ms: 5_000 }, audit };
         let running = Pricing::build(&context, config).await.expect("built");
         let channel = Channel::from_shared(format!("http://{}", running.address())).expect("an address");
         Self { client: PricingServiceClient::new(channel.connect_lazy()), bus, running, _folder: folder }

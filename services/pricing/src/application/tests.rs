@@ -1,6 +1,6 @@
 //! The use cases over a real store.
 
-use std::{fs, path::Path, sync::Arc};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eticket_chassis::{
@@ -15,6 +15,7 @@ use eticket_chassis::{
 };
 use eticket_proto::event::PriceEvent;
 use prost::Message as _;
+use tokio::time::Instant;
 
 use super::*;
 use crate::{
@@ -28,6 +29,9 @@ struct Fixture {
     database: Database,
     folder: tempfile::TempDir,
 }
+
+/// How long a file must have been the same.
+const SETTLE: Duration = Duration::from_secs(5);
 
 /// A Wednesday in Seoul.
 fn start() -> DateTime<Utc> {
@@ -91,6 +95,10 @@ impl Fixture {
             (price.revision, price.discounted_price.expect("an amount").units)
         })
         .collect()
+    }
+
+    fn watch(&self) -> PolicyWatch {
+        PolicyWatch::new(self.prices.clone(), Some(self.policy_file()), SETTLE)
     }
 
     fn policy_file(&self) -> std::path::PathBuf {
@@ -217,20 +225,25 @@ async fn the_policy_file_is_followed() {
     let fixture = Fixture::with_policy().await;
     fixture.take_in(vec![scheduled("t", 1)]).await;
     let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
-    let mut watch = PolicyWatch::new(fixture.prices.clone(), Some(fixture.policy_file()));
-    assert_eq!(watch.run_once().await, policy_watch::Outcome::Unreadable, "no such file: nothing changes");
+    let mut watch = fixture.watch();
+    let mut now = Instant::now();
+    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unreadable, "no such file: nothing changes");
     write(&policy(2, 20_000));
-    assert_eq!(watch.run_once().await, policy_watch::Outcome::Offered(Offer::Adopt));
+    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Changing);
+    now += SETTLE;
+    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Offered(Offer::Adopt));
     assert_eq!(fixture.won("t").await, 16_000, "priced anew");
-    assert_eq!(watch.run_once().await, policy_watch::Outcome::Unchanged);
+    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unchanged);
     for (text, expected) in [
         ("version: [", policy_watch::Outcome::Unreadable),
         (policy(2, 1).as_str(), policy_watch::Outcome::Offered(Offer::OtherContent)),
         (policy(1, 1).as_str(), policy_watch::Outcome::Offered(Offer::Lower)),
     ] {
         write(text);
-        assert_eq!(watch.run_once().await, expected);
-        assert_eq!(watch.run_once().await, policy_watch::Outcome::Unchanged, "said once");
+        assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Changing);
+        now += SETTLE;
+        assert_eq!(watch.run_once(now).await, expected);
+        assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unchanged, "said once");
         assert_eq!(fixture.prices.policy_in_force().await.expect("read"), Some(parsed(2, 20_000)));
     }
 }
@@ -240,6 +253,73 @@ async fn prices_that_an_earlier_life_left_undone_are_computed_at_start() {
     let fixture = Fixture::with_policy().await;
     fixture.take_in(vec![scheduled("t", 1)]).await;
     fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted, and then the process died");
-    PolicyWatch::new(fixture.prices.clone(), None).run_once().await;
+    PolicyWatch::new(fixture.prices.clone(), None, SETTLE).run_once(Instant::now()).await;
     assert_eq!(fixture.won("t").await, 16_000);
+}
+
+#[tokio::test]
+async fn a_file_that_is_being_written_is_waited_for() {
+    let fixture = Fixture::with_policy().await;
+    let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
+    let whole = policy(2, 20_000);
+    let half = whole.split("  - rule_id: vip").next().expect("a part").to_owned();
+    assert!(policy_file::parse(&half).is_ok(), "half a policy is one too");
+    let (mut watch, begun) = (fixture.watch(), Instant::now());
+    // Its time says that it is old: that of a running service's file is not believed.
+    write(&policy(1, 10_000));
+    watch.run_once(begun).await;
+    write(&half);
+    let past = std::time::SystemTime::now() - SETTLE * 10;
+    fs::File::options().write(true).open(fixture.policy_file()).and_then(|file| file.set_modified(past)).expect("old");
+    for seconds in [1, 2, 5] {
+        let outcome = watch.run_once(begun + Duration::from_secs(seconds)).await;
+        assert_eq!(outcome, policy_watch::Outcome::Changing, "{seconds} s");
+    }
+    write(&whole);
+    for (seconds, expected) in [
+        (6, policy_watch::Outcome::Changing),
+        (10, policy_watch::Outcome::Changing),
+        (11, policy_watch::Outcome::Offered(Offer::Adopt)),
+    ] {
+        assert_eq!(watch.run_once(begun + Duration::from_secs(seconds)).await, expected, "{seconds} s");
+    }
+    assert_eq!(fixture.prices.policy_in_force().await.expect("read"), Some(parsed(2, 20_000)));
+    // One look alone never counts, however long ago the last one was.
+    write(&policy(3, 1));
+    let outcome = watch.run_once(begun + Duration::from_secs(3_600)).await;
+    assert_eq!(outcome, policy_watch::Outcome::Changing);
+}
+
+#[tokio::test]
+async fn a_process_starts_with_a_file_that_stays_the_same() {
+    let in_force =
+        async |fixture: &Fixture| fixture.prices.policy_in_force().await.expect("read").map(|policy| policy.version());
+    let modified = |fixture: &Fixture, time: std::time::SystemTime| {
+        let file = fs::File::options().write(true).open(fixture.policy_file()).expect("a file");
+        file.set_modified(time).expect("a time");
+    };
+    let now = std::time::SystemTime::now();
+    // A store that has a policy serves by it meanwhile.
+    let fixture = Fixture::with_policy().await;
+    fs::write(fixture.policy_file(), policy(2, 20_000)).expect("written");
+    modified(&fixture, now + SETTLE * 1_000);
+    fixture.watch().begin().await.expect("begun");
+    assert_eq!(in_force(&fixture).await, Some(1), "written just now");
+    modified(&fixture, now - SETTLE * 2);
+    fixture.watch().begin().await.expect("begun");
+    assert_eq!(in_force(&fixture).await, Some(2), "nobody has written to it for long");
+
+    // A new store has none to serve by: the file is waited for.
+    let fixture = Fixture::new().await;
+    let begun = Instant::now();
+    fs::write(fixture.policy_file(), policy(3, 20_000)).expect("written");
+    let settle = Duration::from_secs(2);
+    let mut watch = PolicyWatch::new(fixture.prices.clone(), Some(fixture.policy_file()), settle);
+    watch.begin().await.expect("begun");
+    assert_eq!(in_force(&fixture).await, Some(3));
+    assert!(begun.elapsed() >= settle - Duration::from_millis(100), "{:?}", begun.elapsed());
+
+    fs::write(fixture.policy_file(), "version: [").expect("written");
+    modified(&fixture, now - SETTLE * 2);
+    assert_eq!(fixture.watch().begin().await.expect_err("no policy").code(), 78);
 }

@@ -39,8 +39,9 @@ impl Currency {
     pub fn digits(&self) -> u32 {
         match &self.0 {
             b"BIF" | b"CLP" | b"DJF" | b"GNF" | b"ISK" | b"JPY" | b"KMF" | b"KRW" | b"PYG" | b"RWF" | b"UGX"
-            | b"VND" | b"VUV" | b"XAF" | b"XOF" | b"XPF" => 0,
+            | b"UYI" | b"VND" | b"VUV" | b"XAF" | b"XOF" | b"XPF" => 0,
             b"BHD" | b"IQD" | b"JOD" | b"KWD" | b"LYD" | b"OMR" | b"TND" => 3,
+            b"CLF" | b"UYW" => 4,
             _ => 2,
         }
     }
@@ -179,6 +180,9 @@ mod tests {
             ("12.5 EUR", 1_250, 12, 500_000_000),
             ("0.001 KWD", 1, 0, 1_000_000),
             ("0 KRW", 0, 0, 0),
+            ("38000.1234 CLF", 380_001_234, 38_000, 123_400_000),
+            ("1.0001 UYW", 10_001, 1, 100_000),
+            ("5 UYI", 5, 5, 0),
         ] {
             let money: Money = text.parse().expect(text);
             assert_eq!((money.smallest(), money.units(), money.nanos()), (smallest, units, nanos), "{text}");
@@ -197,6 +201,8 @@ mod tests {
             "10,000 KRW",
             "1.5 KRW",
             "1.001 EUR",
+            "1.00001 CLF",
+            "1.5 UYI",
             "-1 KRW",
             "1e3 KRW",
             "1. EUR",
@@ -211,6 +217,20 @@ mod tests {
         }
         for (units, nanos) in [(-1, 0), (0, -1), (0, 1), (1, 1_000_000_000), (i64::MAX, 0), (i64::MIN, i32::MIN)] {
             assert!(Money::try_from_units(Currency::KRW, units, nanos).is_err(), "{units} {nanos}");
+        }
+    }
+
+    #[test]
+    fn digits_are_those_of_iso_4217() {
+        // The published table (list one): every currency in use with other than two digits.
+        let none = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF";
+        let (three, four) = ("BHD IQD JOD KWD LYD OMR TND", "CLF UYW");
+        // Of the rest, those that tables of other standards list otherwise.
+        let two = "AFN ALL AMD BOV CHE CHW COU CRC EUR HUF IDR IRR KPW LAK LBP MGA MMK MRU MXV PKR RSD SLE SOS SYP TZS USD USN UYU UZS YER ZMW";
+        for (digits, codes) in [(0, none), (2, two), (3, three), (4, four)] {
+            for code in codes.split(' ') {
+                assert_eq!(code.parse::<Currency>().map(|currency| currency.digits()), Ok(digits), "{code}");
+            }
         }
     }
 

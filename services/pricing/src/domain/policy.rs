@@ -3,11 +3,14 @@
 //! What is rounded is the discount, not the price that remains: the amount shown is what was really taken off, and DOWN never
 //! gives away more than the percentage says.
 
-use chrono::{DateTime, Datelike, NaiveDate, Utc, Weekday};
+use chrono::{DateTime, Datelike, NaiveDate, Offset, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
 use eticket_proto::ids::UserGrade;
 
 use super::money::Money;
+
+/// The last year that the tables of chrono-tz cover.
+const LAST_YEAR: i32 = 2099;
 
 /// The most rules a policy may have.
 const MOST_RULES: usize = 1_000;
@@ -150,6 +153,11 @@ impl Policy {
         self.version
     }
 
+    #[cfg(test)]
+    pub(super) fn with_version(&self, version: i64) -> Self {
+        Self { version, ..self.clone() }
+    }
+
     pub fn base_price(&self) -> Money {
         self.base_price
     }
@@ -168,8 +176,7 @@ impl Policy {
 
     /// The price of a ticket that starts then, held by (or quoted for) somebody of this grade.
     pub fn price(&self, start: DateTime<Utc>, grade: Option<UserGrade>) -> Price {
-        // A weekday and a date are those of the business, wherever this program runs.
-        let day = start.with_timezone(&self.business_time_zone).date_naive();
+        let day = business_day(self.business_time_zone, start);
         let mut left = self.base_price;
         let mut discounts = Vec::new();
         for rule in self.rules.iter().filter(|rule| rule.holds(day, grade)) {
@@ -186,6 +193,28 @@ impl Policy {
         }
         Price { base_price: self.base_price, discounted_price: left, discounts }
     }
+}
+
+/// The day in a zone. A weekday and a date are those of the business, wherever this program runs.
+///
+/// The zones' tables end with [`LAST_YEAR`]; from then on they repeat their last offset, summer or winter. So the offset of a later
+/// time is that of the newest year in the tables with the same calendar: a rule such as "the last Sunday in March" gives the same
+/// dates there. A zone without summer time in the last year keeps its last offset.
+pub(super) fn business_day(zone: Tz, start: DateTime<Utc>) -> NaiveDate {
+    let start = start.naive_utc();
+    let offset = |time| zone.offset_from_utc_datetime(&time).fix();
+    let in_last_year = |month| NaiveDate::from_ymd_opt(LAST_YEAR, month, 1)?.and_hms_opt(0, 0, 0).map(offset);
+    let known = if start.year() > LAST_YEAR && in_last_year(1) != in_last_year(7) {
+        let same_calendar = |year: &i32| {
+            let first = |year| NaiveDate::from_ymd_opt(year, 1, 1).map(|day| (day.weekday(), day.leap_year()));
+            first(*year) == first(start.year())
+        };
+        // All 14 calendars come up within 28 years without a skipped leap year.
+        (LAST_YEAR - 27..=LAST_YEAR).rev().find(same_calendar).and_then(|year| start.with_year(year)).unwrap_or(start)
+    } else {
+        start
+    };
+    (start + offset(known)).date()
 }
 
 /// In smallest units. Money is at most 10^15 of them, so the product stays far below the limit.

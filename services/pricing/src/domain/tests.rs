@@ -4,7 +4,7 @@ use chrono::{NaiveDate, Weekday};
 use chrono_tz::Tz;
 use proptest::prelude::*;
 
-use super::*;
+use super::{policy::business_day, *};
 
 fn won(units: u64) -> Money {
     Money::try_new(Currency::KRW, units).expect("an amount")
@@ -104,6 +104,53 @@ fn a_new_policy_is_for_those_whom_nobody_holds() {
     assert_eq!(take_in_policy(&changed, &original(1), time(NOW)), None, "versions only go up");
     let cancelled = take_in_reservation(&held, Holder { grade: None, revision: 2 }, &dearer, time(NOW));
     assert_eq!(cancelled.expect("a known policy").map(|row| units(&row)), Some(20_000), "until the next event");
+}
+
+#[test]
+fn a_held_ticket_keeps_its_price_when_its_start_stays() {
+    let dearer = policy(2, 20_000, Rounding::Down, vec![]);
+    let at = |start: &str, revision| Schedule { start: time(start), revision };
+    let take_in = |row: &Row, seen| {
+        take_in_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z"))
+            .expect("a known policy")
+            .expect("no stale event")
+    };
+    let free = ticket(&Row::default(), 1, WEDNESDAY);
+    let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("news");
+    let longer = take_in(&held, at(WEDNESDAY, 2));
+    let expected =
+        Row { schedule_revision: 2, revision: 3, update_time: Some(time("2026-12-02T00:00:00Z")), ..held.clone() };
+    assert_eq!((units(&longer), longer), (7_000, expected), "the revision is taken in, the price and its policy stay");
+    let moved = take_in(&held, at(NOW, 2));
+    assert_eq!((units(&moved), moved.policy_version), (20_000, 2), "another start is another price");
+    let free = take_in(&free, at(WEDNESDAY, 2));
+    assert_eq!((units(&free), free.policy_version), (20_000, 2), "nobody was given a price");
+    let behind = take_in_ticket(&take_in(&held, at(NOW, 2)), at(NOW, 3), &original(1), time(NOW));
+    assert_eq!(behind.map(|row| row.map(|row| row.policy_version)), Ok(Some(2)), "nothing is computed");
+}
+
+#[test]
+fn summer_time_does_not_end_with_the_tables_of_the_zones() {
+    let day = |zone: Tz, start: &str| business_day(zone, time(start)).to_string();
+    for (zone, start, expected) in [
+        (Tz::Europe__Berlin, "2099-06-30T22:30:00Z", "2099-07-01"),
+        (Tz::Europe__Berlin, "2100-06-30T22:30:00Z", "2100-07-01"),
+        (Tz::Europe__Berlin, "2100-12-31T22:30:00Z", "2100-12-31"),
+        // Its last Sunday in March is the 28th.
+        (Tz::Europe__Berlin, "2100-03-27T22:30:00Z", "2100-03-27"),
+        (Tz::Europe__Berlin, "2100-03-28T22:30:00Z", "2100-03-29"),
+        (Tz::Europe__Berlin, "9999-06-30T22:30:00Z", "9999-07-01"),
+        (Tz::America__New_York, "2100-07-01T04:30:00Z", "2100-07-01"),
+        (Tz::America__New_York, "2104-02-29T04:30:00Z", "2104-02-28"),
+        (Tz::Australia__Sydney, "2100-07-01T13:30:00Z", "2100-07-01"),
+        (Tz::Australia__Sydney, "2101-01-01T13:30:00Z", "2101-01-02"),
+        (Tz::Asia__Seoul, "2100-06-30T15:00:00Z", "2100-07-01"),
+        (Tz::Asia__Seoul, "9999-12-31T23:59:59Z", "10000-01-01"),
+        // Its summer time follows the moon; the tables end with +01:00 all year round.
+        (Tz::Africa__Casablanca, "2101-07-01T23:30:00Z", "2101-07-02"),
+    ] {
+        assert_eq!(day(zone, start).trim_start_matches('+'), expected, "{zone} {start}");
+    }
 }
 
 #[test]
@@ -238,7 +285,9 @@ enum Event {
 }
 
 fn any_deliveries() -> impl Strategy<Value = Vec<Event>> {
-    let starts = proptest::collection::vec(any_start(), 1..4);
+    // Often the same again: a change of the end alone.
+    let starts = (any_start(), any_start())
+        .prop_flat_map(|(one, other)| proptest::collection::vec(proptest::sample::select(vec![one, one, other]), 1..4));
     let grades = proptest::collection::vec(any_grade(), 0..6);
     (starts, grades).prop_flat_map(|(starts, grades)| {
         let revisions = 1_i64..;
@@ -280,6 +329,7 @@ proptest! {
             if let Some(next) = deliver(&row, *event, &policy) {
                 prop_assert_eq!(next.revision, row.revision + i64::from(next.price.is_some()), "every computation counts");
                 prop_assert_eq!(next.price.is_some(), next.start.is_some());
+                prop_assert_eq!(next.policy_version, i64::from(next.start.is_some()));
                 row = next;
             }
         }
@@ -291,5 +341,28 @@ proptest! {
         prop_assert_eq!((row.start, row.schedule_revision), (Some(schedule.start), schedule.revision));
         prop_assert_eq!((row.grade, row.reservation_revision), (holder.grade, holder.revision));
         prop_assert_eq!(row.price, Some(policy.price(schedule.start, holder.grade)));
+    }
+    #[test]
+    fn who_holds_a_ticket_keeps_the_price_until_start_or_holder_change(
+        policies in proptest::collection::vec(any_policy(), 1..4),
+        deliveries in any_deliveries(),
+    ) {
+        // Each delivery meets the newest policy; a version is its place in the list.
+        let policies: Vec<_> = (1_i64..).zip(&policies).map(|(version, policy)| policy.with_version(version)).collect();
+        let mut row = Row::default();
+        for (index, event) in deliveries.iter().enumerate() {
+            let newest = &policies[index * policies.len() / deliveries.len()];
+            let Some(next) = deliver(&row, *event, newest) else { continue };
+            let is_given = row.grade.is_some() && row.price.is_some();
+            let same = matches!(event, Event::Ticket(seen) if row.start == Some(seen.start));
+            if is_given && same {
+                prop_assert_eq!((&next.price, next.policy_version), (&row.price, row.policy_version));
+            } else if let Some(start) = next.start {
+                prop_assert_eq!(next.price.as_ref(), Some(&newest.price(start, next.grade)));
+                prop_assert_eq!(next.policy_version, newest.version());
+            }
+            prop_assert_eq!(next.revision, row.revision + i64::from(next.price.is_some()), "settled rests on it");
+            row = next;
+        }
     }
 }

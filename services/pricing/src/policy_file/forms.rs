@@ -1,16 +1,42 @@
 //! How the values of a policy are written in its file. The names of the contract's enums are taken with and without their prefix.
 
-use std::fmt;
+use std::{fmt, marker::PhantomData};
 
 use chrono::{NaiveDate, Weekday};
 use chrono_tz::Tz;
 use eticket_proto::ids::UserGrade;
 use serde::{
     Deserialize,
-    de::{Deserializer, Error, MapAccess, Visitor, value::MapAccessDeserializer},
+    de::{Deserializer, Error, MapAccess, SeqAccess, Visitor, value::MapAccessDeserializer},
 };
 
 use crate::domain::{Currency, InvalidMoney, Money, Rounding};
+
+/// A condition's list. An empty one could be meant as "for all" or as "for none".
+pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Vec<T>, D::Error> {
+    struct List<T>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>> Visitor<'de> for List<T> {
+        type Value = Vec<T>;
+
+        fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+            formatter.write_str("a list of at least one")
+        }
+
+        fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
+            let mut list = Vec::new();
+            while let Some(element) = elements.next_element()? {
+                list.push(element);
+            }
+            if list.is_empty() {
+                return Err(A::Error::custom("expected at least one; leave the key out where the rule is for all"));
+            }
+            Ok(list)
+        }
+    }
+    deserializer.deserialize_seq(List(PhantomData))
+}
 
 /// An amount of money, or a whole number whose currency is understood.
 #[derive(Debug, Clone, Copy)]

@@ -99,6 +99,8 @@ fn an_error_names_line_and_rule() {
         (rule("    percent: 5\n    user_grades: [PLATIN]\n"), 8, "unknown variant `PLATIN`"),
         (rule("    percent: 5\n    date_from: 2027-02-30\n"), 8, "expected a day of the years 1 to 9999"),
         (rule("    percent: 5\n    discount: 5\n"), 8, "unknown field `discount`"),
+        (rule("    percent: 5\n    weekdays: []\n"), 8, "weekdays: expected at least one; leave the key out"),
+        (rule("    percent: 5\n    user_grades: []\n"), 8, "user_grades: expected at least one; leave the key out"),
         (rule("    amount: 1,000 KRW\n"), 7, "expected an amount as 10000 KRW"),
         (rule("    amount: -5\n"), 7, "expected an amount of at least 0"),
     ] {
@@ -136,6 +138,8 @@ fn an_error_outside_the_rules_names_its_line_where_it_has_one() {
         ("base_price: 1 KRW\n", Some(1), "missing field `version`"),
         ("base_price: 1 KRW\nversion: 0\n", Some(2), "version: expected at least 1, got 0"),
         ("{base_price: 1 KRW, version: 0}\n", None, "version: expected at least 1, got 0"),
+        ("version: 2147483648\nbase_price: 1 KRW\n", Some(1), "version: expected at most 2147483647, got 2147483648"),
+        ("base_price: 1 KRW\nversion: 9223372036854775808\n", Some(2), "version: "),
         ("version: [\n", Some(1), ""),
         ("", None, ""),
     ] {
@@ -146,6 +150,37 @@ fn an_error_outside_the_rules_names_its_line_where_it_has_one() {
         assert_eq!(error.rule, None, "{error}");
         assert!(error.to_string().contains(expected), "{error}");
     }
+}
+
+#[test]
+fn the_highest_version_is_the_largest_of_32_bits() {
+    assert_eq!(parse("version: 2147483647\nbase_price: 1 KRW\n").map(|policy| policy.version()), Ok(2_147_483_647));
+}
+
+#[test]
+fn a_condition_without_a_value_is_not_taken_for_all() {
+    let text = with_rules("  - rule_id: a\n    percent: 5\n    weekdays:\n");
+    assert!(parse(&text).is_err(), "{text}");
+}
+
+#[test]
+fn only_a_regular_file_of_text_is_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, link) = (folder.path().join("policy.yaml"), folder.path().join("link.yaml"));
+    fs::write(&file, DEFAULT).expect("written");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    assert_eq!(read(&link).expect("a file behind a link"), DEFAULT);
+    let refused = |path: &Path| read(path).expect_err("refused").to_string();
+    // A device without an end, and a FIFO, whose opening would wait for ever.
+    let fifo = folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    for path in [Path::new("/dev/zero"), folder.path(), &fifo] {
+        assert_eq!(refused(path), "it is no regular file", "{}", path.display());
+    }
+    fs::write(&file, vec![b' '; LARGEST + 1]).expect("written");
+    assert!(refused(&file).contains("more than 1048576 bytes"));
+    fs::write(&file, b"version: 1\xff").expect("written");
+    assert_eq!(refused(&file), "it is not UTF-8 at byte 11: save it as UTF-8");
 }
 
 #[test]
