@@ -28,6 +28,7 @@ use eticket_proto::{
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 
 fn folder() -> TempDir {
@@ -108,6 +109,50 @@ async fn a_data_folder_belongs_to_one_process() {
     eticket.kill().await;
     // The lock of a process that was killed holds nobody up.
     Eticket::start(data.path()).await.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_file_belongs_to_one_process() {
+    let (data, other) = (folder(), folder());
+    let eticket = Eticket::start(data.path()).await;
+    let hard = other.path().join("hard.db");
+    fs::hard_link(data.path().join("ticket.db"), &hard).expect("a link");
+    for path in [data.path().join("ticket.db"), hard] {
+        let url = format!("sqlite:{}", path.display());
+        let second = Launch::all_in_one(other.path()).key("ticket.store.url", &url).run().await;
+        assert_eq!(second.code, Some(69), "{}", second.log);
+        let name = path.to_str().expect("UTF-8");
+        assert!(second.log.contains(name) && second.log.contains("in use by another process"), "{}", second.log);
+    }
+    eticket.stop().await;
+}
+
+#[tokio::test]
+async fn nothing_is_acknowledged_into_a_store_file_that_was_removed() {
+    let data = folder();
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Wire::Gateway);
+    let slot = calendar::upcoming(Weekday::Sat);
+    api.register("before", slot).await.expect("registered");
+    let (file, aside) = (data.path().join("ticket.db"), data.path().join("aside.db"));
+    fs::rename(&file, &aside).expect("moved");
+    let refused = api.register("lost", slot).await.expect_err("a restart would not know of it");
+    assert_eq!(reason(&refused), "STORE_UNAVAILABLE");
+    let is_ready = async |expected| {
+        eventually(SOON, "its health shows it", async || {
+            let request = HealthCheckRequest { service: "readiness".to_owned() };
+            let ticket = Api::at(eticket.address("ticket"));
+            let answer: HealthCheckResponse =
+                ticket.call("grpc.health.v1.Health/Check", request).await.expect("the name is known");
+            if answer.status() == expected { Ok(()) } else { Err(answer.status()) }
+        })
+        .await;
+    };
+    is_ready(ServingStatus::NotServing).await;
+    fs::rename(&aside, &file).expect("moved back");
+    is_ready(ServingStatus::Serving).await;
+    api.register("after", slot).await.expect("registered");
+    eticket.stop().await;
 }
 
 #[tokio::test]

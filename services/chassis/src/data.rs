@@ -19,12 +19,19 @@ pub struct DataFolder {
 /// A locked file. Closing it is not enough to let go: a program that this process starts at that moment has a copy of the
 /// descriptor until it runs, and with it the lock.
 #[derive(Debug)]
-struct Lock(File);
+pub(crate) struct Lock(File);
+
+impl Lock {
+    /// Locks a file unless somebody else has it locked.
+    pub(crate) fn try_take(file: File) -> Result<Self, TryLockError> {
+        file.try_lock().map(|()| Self(file))
+    }
+}
 
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the lock of the data folder stays until the process ends");
+            tracing::warn!(%error, "the lock of a file or of the data folder stays until the process ends");
         }
     }
 }
@@ -49,8 +56,8 @@ impl DataFolder {
         fs::create_dir_all(path).map_err(cannot)?;
         // A file beside the data: locking a database's own file would meet its library's locks.
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(cannot)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(Lock(lock)) }),
+        match Lock::try_take(lock) {
+            Ok(lock) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(lock) }),
             Err(TryLockError::Error(error)) => Err(cannot(error)),
             Err(TryLockError::WouldBlock) => Err(StartError::Unavailable {
                 what: format!(

@@ -5,6 +5,7 @@
 //! noting positions) is not, because losing it in a crash only repeats what is harmless to repeat.
 
 mod bookkeeping;
+mod file;
 mod writer;
 
 use std::{marker::PhantomData, path::Path, sync::Arc, time::Duration};
@@ -18,7 +19,7 @@ use sqlx::{
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
-pub(crate) use self::writer::Writer;
+pub(crate) use self::{file::OwnedFile, writer::Writer};
 use super::{Commit, Error, Work, WorkOff};
 use crate::clock::SharedClock;
 
@@ -47,6 +48,8 @@ pub enum Durability {
 struct Writers {
     synced: Writer,
     unsynced: Writer,
+    /// Let go last.
+    file: OwnedFile,
 }
 
 /// One SQLite file. Clones share it.
@@ -63,7 +66,7 @@ impl Database {
     /// be above 100.
     ///
     /// # Errors
-    /// `Unavailable` if the file cannot be opened, made or written.
+    /// `Unavailable` if the file cannot be opened, made or written, or another process has it.
     pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
         Self::open_with(path, migrations, clock, Durability::Synced).await
     }
@@ -90,6 +93,7 @@ impl Database {
             .busy_timeout(BUSY_TIMEOUT)
             .statement_cache_capacity(256)
             .disable_statement_logging();
+        let file = OwnedFile::open(path)?;
         let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
         migrate(options.clone(), &Migrator::with_migrations(all)).await?;
         let synced = Writer::open(options.clone()).await?;
@@ -99,7 +103,7 @@ impl Database {
             .test_before_acquire(false)
             .acquire_timeout(BUSY_TIMEOUT)
             .connect_lazy_with(options.read_only(true).create_if_missing(false));
-        let writers = Arc::new(Mutex::new(Some(Writers { synced, unsynced })));
+        let writers = Arc::new(Mutex::new(Some(Writers { synced, unsynced, file })));
         Ok(Self { writers, readers, outbox_written: Arc::new(Notify::new()), clock })
     }
 
@@ -126,7 +130,9 @@ impl Database {
 
     async fn writers(&self) -> Result<WritersGuard<'_>, Error> {
         let guard = self.writers.lock().await;
-        if guard.is_none() { Err(Error::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(WritersGuard(guard)) }
+        // Writing to a file that was removed works, and is lost with the process.
+        guard.as_ref().ok_or(sqlx::Error::PoolClosed)?.file.check()?;
+        Ok(WritersGuard(guard))
     }
 }
 
@@ -236,7 +242,11 @@ pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateT
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{clock::ManualClock, relay::tests::NoTables, store::contract};
+    use crate::{
+        clock::ManualClock,
+        relay::tests::NoTables,
+        store::{Housekeeping, contract},
+    };
 
     #[tokio::test]
     async fn keeps_the_contract() {
@@ -251,5 +261,49 @@ mod tests {
             clock,
         })
         .await;
+    }
+
+    async fn open(path: &Path) -> Result<Database, Error> {
+        Database::open(path, &Migrator::with_migrations(Vec::new()), Arc::new(crate::clock::SystemClock)).await
+    }
+
+    #[tokio::test]
+    async fn a_file_belongs_to_one_database_until_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let first = open(&path).await.unwrap();
+        let refused = open(&path).await.map(drop).unwrap_err();
+        assert!(crate::error::chain(&refused).contains("in use by another process"), "{refused}");
+        first.ping().await.unwrap();
+        first.close().await;
+        open(&path).await.unwrap().ping().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_to_a_file_that_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("test.db"), folder.path().join("aside.db"));
+        let database = open(&path).await.unwrap();
+        database.set_stream_identity("a").await.unwrap();
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))), "health says so");
+        assert!(matches!(database.set_stream_identity("b").await, Err(Error::Unavailable(_))));
+        assert_eq!(database.stream_identity().await.unwrap().as_deref(), Some("a"), "it can be read");
+        std::fs::rename(&aside, &path).unwrap();
+        database.ping().await.unwrap();
+        database.set_stream_identity("c").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_can_only_be_read_does_not_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = open(&folder.path().join("test.db")).await.unwrap();
+        database.ping().await.unwrap();
+        // Stands for a file without the right to write, which these tests may have anyway.
+        let mut writers = database.writers().await.unwrap();
+        sqlx::query("pragma query_only = true").execute(writers.unsynced().await.unwrap()).await.unwrap();
+        drop(writers);
+        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))));
+        assert_eq!(database.outbox_depth().await.unwrap(), 0, "it can be read");
     }
 }

@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::Stored;
 use crate::{
     bus::{MESSAGES_PER_SUBJECT, Message},
-    store::sqlite::{Writer, hex, json_rows, migrate},
+    store::sqlite::{OwnedFile, Writer, hex, json_rows, migrate},
 };
 
 static MIGRATIONS: Migrator = sqlx::migrate!("migrations/bus");
@@ -36,7 +36,8 @@ pub(super) struct Contents {
 }
 
 pub(super) struct Log {
-    writer: Mutex<Option<Writer>>,
+    /// The file is let go after its connection.
+    writer: Mutex<Option<(Writer, OwnedFile)>>,
     readers: SqlitePool,
 }
 
@@ -49,6 +50,7 @@ impl Log {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
+        let file = OwnedFile::open(path)?;
         migrate(options.clone(), &MIGRATIONS).await?;
         let mut writer = Writer::open(options.clone()).await?;
         let contents = contents(writer.ready().await?).await?;
@@ -56,7 +58,7 @@ impl Log {
             .max_connections(2)
             .test_before_acquire(false)
             .connect_lazy_with(options.read_only(true).create_if_missing(false));
-        Ok((Self { writer: Mutex::new(Some(writer)), readers }, contents))
+        Ok((Self { writer: Mutex::new(Some((writer, file))), readers }, contents))
     }
 
     /// Appends messages, drops the oldest of their subjects beyond the limit, and notes positions: all, durably, or nothing.
@@ -72,7 +74,9 @@ impl Log {
         const NOTE: &str = "insert or replace into position (name, filters, floor)
             select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
         let mut writer = self.writer.lock().await;
-        let writer = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
+        let (writer, file) = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
+        // Writing to a file that was removed works, and is lost with the process.
+        file.check()?;
         let mut transaction = writer.ready().await?.begin_with("begin immediate").await?;
         let mut dropped = Vec::new();
         if !messages.is_empty() {
@@ -114,14 +118,15 @@ impl Log {
     #[cfg(test)]
     pub(super) async fn fill(&self) {
         let mut writer = self.writer.lock().await;
-        let connection = writer.as_mut().unwrap().ready().await.unwrap();
+        let connection = writer.as_mut().unwrap().0.ready().await.unwrap();
         // SQLite takes the number of pages there are for it.
         sqlx::query("pragma max_page_count = 1").execute(connection).await.unwrap();
     }
 
     pub(super) async fn close(&self) {
         self.readers.close().await;
-        if let Some(writer) = self.writer.lock().await.take()
+        let mut guard = self.writer.lock().await;
+        if let Some((writer, _file)) = guard.take()
             && let Err(error) = writer.close().await
         {
             tracing::warn!(%error, "the bus file did not close cleanly");

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde_json::json;
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{Database, hex, json_rows};
@@ -133,6 +133,11 @@ impl Claim for SqliteClaim {
 impl Housekeeping for Database {
     async fn ping(&self) -> Result<(), Error> {
         sqlx::query("select identity from stream").execute(&self.readers).await?;
+        // A file may be readable and not writable. Nothing reaches the disk: a full one still serves those who read.
+        let mut writers = self.writers().await?;
+        let mut transaction = writers.unsynced().await?.begin_with("begin immediate").await?;
+        sqlx::query("pragma user_version = 0").execute(&mut *transaction).await?;
+        transaction.rollback().await?;
         Ok(())
     }
 
