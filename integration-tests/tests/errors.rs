@@ -10,9 +10,12 @@ use eticket_proto::{
     headers,
     operations::{ListUnsettledRequest, ListUnsettledResponse},
     query::WaitFor,
-    reservation::UserGrade,
-    ticket::{GetTicketRequest, GetTicketResponse, RegisterTicketRequest, RegisterTicketResponse},
+    reservation::{ReserveTicketRequest, UserGrade},
+    ticket::{GetTicketRequest, GetTicketResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest},
+    time::to_proto,
 };
+use prost::Message;
+use prost_types::FieldMask;
 use tempfile::TempDir;
 use tonic::{Code, Request, Status};
 use tonic_types::StatusExt;
@@ -119,10 +122,68 @@ async fn input_that_is_not_valid_is_named_by_field() {
     let wrong: Vec<&str> = wrong.iter().map(|violation| violation.field.as_str()).collect();
     assert_eq!(wrong, ["title", "start_time", "end_time"], "all at once");
     field(Err(status), "title");
+    let reserve = ReserveTicketRequest { request_id: "x".into(), ..Default::default() };
+    let expected = ["ticket_id", "user_id", "user_grade", "request_id"];
+    all_at_once(api, "eticket.reservation.v1.ReservationService/ReserveTicket", reserve, &expected).await;
+    let update = UpdateTicketRequest {
+        ticket_id: "not an id".into(),
+        update_mask: Some(FieldMask { paths: vec!["title".into(), "end_time".into()] }),
+        request_id: Uuid::nil().to_string(),
+        ..Default::default()
+    };
+    let expected = ["ticket_id", "title", "end_time", "request_id"];
+    all_at_once(api, "eticket.ticket.v1.TicketService/UpdateTicket", update, &expected).await;
     // Through the gateway operations need to know whose.
     let answer: Result<ListUnsettledResponse, Status> =
         api.call("eticket.operations.v1.OperationsService/ListUnsettled", ListUnsettledRequest::default()).await;
     field(answer.map(drop), headers::SERVICE);
+}
+
+/// A request is refused by each of these fields, each with its reason, and in Korean for a caller who asks for that.
+async fn all_at_once(api: &Api, method: &'static str, message: impl Message + 'static, expected: &[&str]) {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("accept-language", "ko".parse().expect("a value"));
+    let status = api.call_with::<_, ()>(method, request).await.expect_err("refused");
+    let wrong = status.get_details_bad_request().expect("BadRequest names the fields").field_violations;
+    assert_eq!(wrong.iter().map(|wrong| wrong.field.as_str()).collect::<Vec<_>>(), expected);
+    for wrong in wrong {
+        assert!(wrong.reason.starts_with("INVALID_") && wrong.reason != "INVALID_VALUE", "{wrong:?}");
+        let text = wrong.localized_message.clone().expect("a text for people");
+        assert!(text.locale == "ko" && text.message != wrong.description && !text.message.is_ascii(), "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lone_time_is_the_one_that_is_wrong() {
+    let world = world().await;
+    let slot = calendar::upcoming(Weekday::Sat);
+    world.api.register("1", slot).await.expect("registered");
+    let only = async |start_time, end_time| {
+        let request = UpdateTicketRequest { ticket_id: "1".into(), start_time, end_time, ..Default::default() };
+        let method = "eticket.ticket.v1.TicketService/UpdateTicket";
+        let answer = world.api.call::<_, ()>(method, request).await;
+        expect(answer, Code::InvalidArgument, "INVALID_FIELD").message().to_owned()
+    };
+    let start = only(Some(to_proto(slot.end)), None).await;
+    assert!(start.starts_with("start_time: ") && start.contains("end_time, 2"), "{start}");
+    let end = only(None, Some(to_proto(slot.start))).await;
+    assert!(end.starts_with("end_time: ") && end.contains("start_time, 2"), "{end}");
+}
+
+#[tokio::test]
+async fn ids_are_taken_in_the_form_handed_out_only() {
+    let world = world().await;
+    let api = &world.api;
+    api.register("1", calendar::upcoming(Weekday::Sat)).await.expect("registered");
+    let reserved = api.reserve("1", "A", UserGrade::Gold).await.expect("reserved").reservation.expect("a resource");
+    let id = reserved.reservation_id;
+    for other in [id.to_uppercase(), id.replace('-', ""), format!("{{{id}}}"), Uuid::nil().to_string()] {
+        expect(api.cancel(&other).await, Code::InvalidArgument, "INVALID_FIELD");
+        expect(api.reservation(&other).await, Code::InvalidArgument, "INVALID_FIELD");
+    }
+    let nil = Uuid::nil().to_string();
+    expect(api.cancel_as(&id, &nil).await, Code::InvalidArgument, "INVALID_FIELD");
+    api.cancel(&id).await.expect("cancelled");
 }
 
 #[tokio::test]

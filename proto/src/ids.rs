@@ -67,6 +67,19 @@ impl ReservationId {
     pub fn as_uuid(&self) -> Uuid {
         self.0
     }
+
+    /// What a caller gives: only the form that is handed out, a UUIDv7 in lower case with hyphens.
+    ///
+    /// # Errors
+    /// If it is another text.
+    pub fn from_caller(text: &str) -> Result<Self, InvalidId> {
+        let handed_out = |id: &Self| id.0.get_version_num() == 7 && id.0.get_variant() == uuid::Variant::RFC4122;
+        text.parse().ok().filter(handed_out).ok_or_else(|| Self::invalid(text))
+    }
+
+    fn invalid(text: &str) -> InvalidId {
+        InvalidId::new("a reservation_id as ReserveTicket answers it, a UUIDv7 in lower case with hyphens", text)
+    }
 }
 
 impl From<Uuid> for ReservationId {
@@ -79,10 +92,10 @@ impl FromStr for ReservationId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only the form that is handed out: two spellings of one id would be two keys to whoever compares text.
+        // Only one spelling: two spellings of one id would be two keys to whoever compares text.
         match Uuid::try_parse(text) {
-            Ok(id) if text.len() == 36 => Ok(Self(id)),
-            _ => Err(InvalidId::new("a reservation_id as ReserveTicket answers it, a UUID", text)),
+            Ok(id) if id.to_string() == text => Ok(Self(id)),
+            _ => Err(Self::invalid(text)),
         }
     }
 }
@@ -191,6 +204,21 @@ mod tests {
         assert_eq!(id.to_string().parse::<ReservationId>(), Ok(id));
         assert!(id.as_uuid().simple().to_string().parse::<ReservationId>().is_err());
         assert!("".parse::<ReservationId>().is_err());
+        let handed_out = id.to_string();
+        assert_eq!(ReservationId::from_caller(&handed_out), Ok(id));
+        for other in [
+            "0199A0E0-0000-7000-8000-000000000001".to_owned(),
+            format!("{{{handed_out}}}"),
+            format!("urn:uuid:{handed_out}"),
+            format!("{handed_out} "),
+            id.as_uuid().simple().to_string(),
+            Uuid::nil().to_string(),
+            Uuid::max().to_string(),
+            Uuid::from_u128(0x6b1f_7e7e_51a5_4f8f_9f0e_2f0a_4f2b_8a11).to_string(),
+            "0199a0e0-0000-7000-0000-000000000001".to_owned(),
+        ] {
+            assert!(ReservationId::from_caller(&other).is_err(), "{other} must be refused");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The contract: messages and stubs generated from `eticket/**/*.proto`, and what two services must agree on beside them.
 
 pub mod error_text;
+pub mod field_text;
 pub mod headers;
 pub mod ids;
 pub mod subjects;

@@ -5,9 +5,9 @@
 
 use std::{borrow::Cow, collections::HashMap, error::Error, fmt, fmt::Display, time::Duration};
 
-use eticket_proto::{ERROR_DOMAIN, error::ErrorReason, error_text, error_text::Language, headers};
+use eticket_proto::{ERROR_DOMAIN, error::ErrorReason, error_text, error_text::Language, field_text, headers};
 use tonic::{Code, Status, metadata::MetadataMap};
-use tonic_types::{ErrorDetails, StatusExt};
+use tonic_types::{ErrorDetails, FieldViolation, LocalizedMessage, StatusExt};
 
 use crate::server::language;
 
@@ -76,6 +76,14 @@ impl ApiError {
         self
     }
 
+    /// Names all the wrong fields of a request at once: pass the outcome of each.
+    ///
+    /// # Errors
+    /// The error with every field of those given; `Ok` if there is none.
+    pub fn all<const N: usize>(wrong: [Option<&Self>; N]) -> Result<(), Self> {
+        wrong.into_iter().flatten().cloned().reduce(Self::and).map_or(Ok(()), Err)
+    }
+
     /// Says when the call may be tried again: in `RetryInfo`, and in `grpc-retry-pushback-ms` as [`pushback`] has it.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
@@ -116,8 +124,9 @@ impl ApiError {
         let metadata: HashMap<String, String> = metadata.iter().map(|(k, v)| (k.to_string(), v.clone())).collect();
         let mut details = ErrorDetails::new();
         details.set_error_info(error_text::name(*reason), ERROR_DOMAIN, metadata);
-        for (field, description) in fields {
-            details.add_bad_request_violation(field, description);
+        if !fields.is_empty() {
+            let violation = |(field, description): &(String, String)| violation(field, description, language);
+            details.set_bad_request(fields.iter().map(violation).collect::<Vec<_>>());
         }
         let mut trailers = MetadataMap::new();
         if let Some(delay) = retry_after {
@@ -142,6 +151,21 @@ impl Error for ApiError {}
 impl From<ApiError> for Status {
     fn from(error: ApiError) -> Self {
         error.to_status(language::current())
+    }
+}
+
+/// A wrong field, with a text for people in their language. The description is the English one.
+fn violation(field: &str, description: &str, language: Language) -> FieldViolation {
+    let field_text::FieldText { reason, korean } = field_text::of(field);
+    let message = match language {
+        Language::English => description,
+        Language::Korean => korean,
+    };
+    let localized_message = LocalizedMessage::new(language.tag(), message);
+    FieldViolation {
+        reason: reason.to_owned(),
+        localized_message: Some(localized_message),
+        ..FieldViolation::new(field, description)
     }
 }
 
@@ -237,6 +261,24 @@ mod tests {
         assert_eq!(violations[0].field, "title");
         assert!(details.retry_info().is_none());
         assert!(status.metadata().get(headers::RETRY_PUSHBACK).is_none());
+    }
+
+    #[test]
+    fn every_wrong_field_is_told_in_the_language_of_the_call() {
+        let wrong = [Some(&ApiError::invalid_field("title", "expected a title")), None];
+        let error = ApiError::all(wrong).expect_err("one is wrong").and(ApiError::invalid_field("x", "expected y"));
+        assert_eq!(ApiError::all([None, None]), Ok(()));
+        for (language, title) in
+            [(Language::English, "expected a title"), (Language::Korean, field_text::of("title").korean)]
+        {
+            let details = error.to_status(language).get_error_details();
+            let violations = &details.bad_request().expect("a BadRequest").field_violations;
+            let told: Vec<_> = violations.iter().map(|wrong| (wrong.field.as_str(), wrong.reason.as_str())).collect();
+            assert_eq!(told, [("title", "INVALID_TITLE"), ("x", "INVALID_VALUE")]);
+            let text = violations[0].localized_message.as_ref().expect("a text");
+            assert_eq!((text.locale.as_str(), text.message.as_str()), (language.tag(), title));
+            assert_eq!(violations[0].description, "expected a title", "developers read English");
+        }
     }
 
     #[test]

@@ -15,16 +15,25 @@ pub struct Fields<'a> {
     pub rest: Vec<u8>,
 }
 
+/// A `request_id`; `None` for an empty one.
+///
+/// # Errors
+/// `INVALID_FIELD` if it is no UUID, or the nil UUID, which stands for "no id" and is what a client's slip sends.
+pub fn request_id(text: &str) -> Result<Option<Uuid>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::try_parse(text).ok().filter(|id| !id.is_nil());
+    let expected = "expected a UUID other than the nil UUID, or nothing";
+    id.map(Some).ok_or_else(|| ApiError::invalid_field("request_id", expected))
+}
+
 /// The identity of a request, if its caller gave it one.
 ///
 /// # Errors
-/// `INVALID_FIELD` if the id is not a UUID.
+/// As [`request_id`].
 pub fn of(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
-    if fields.request_id.is_empty() {
-        return Ok(None);
-    }
-    let request_id = Uuid::try_parse(fields.request_id)
-        .map_err(|_| ApiError::invalid_field("request_id", "expected a UUID, or nothing"))?;
+    let Some(request_id) = request_id(fields.request_id)? else { return Ok(None) };
     let mut hash = Sha256::new();
     // Lengths keep the parts apart.
     for part in [fields.method.as_bytes(), caller.subject().unwrap_or_default().as_bytes(), &fields.rest] {
@@ -57,7 +66,9 @@ mod tests {
     fn only_a_uuid_is_an_id() {
         let none = Fields { method: "A", request_id: "", rest: Vec::new() };
         assert_eq!(of(&Caller::default(), &none), Ok(None));
-        let bad = Fields { method: "A", request_id: "1", rest: Vec::new() };
-        assert!(of(&Caller::default(), &bad).is_err());
+        for bad in ["1", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000"] {
+            let fields = Fields { method: "A", request_id: bad, rest: Vec::new() };
+            assert!(of(&Caller::default(), &fields).is_err(), "{bad}");
+        }
     }
 }

@@ -33,17 +33,21 @@ impl Page {
     /// # Errors
     /// `INVALID_FIELD` for a negative size, `INVALID_PAGE_TOKEN`.
     pub fn parse(page_size: i32, page_token: &str, scope: &str) -> Result<Self, ApiError> {
-        let size = match i64::from(page_size) {
-            0 => DEFAULT,
-            negative if negative < 0 => {
-                return Err(ApiError::invalid_field("page_size", "expected 0 for the default, or 1 to 1000"));
-            }
-            size => size.min(MOST),
-        };
+        let size = Self::size(page_size)?;
         if page_token.is_empty() {
             return Ok(Self { size, after: None });
         }
         Ok(Self { size, after: Some(key(page_token, scope)?) })
+    }
+
+    /// # Errors
+    /// `INVALID_FIELD` for a negative size.
+    pub fn size(page_size: i32) -> Result<i64, ApiError> {
+        match i64::from(page_size) {
+            0 => Ok(DEFAULT),
+            size if size > 0 => Ok(size.min(MOST)),
+            _ => Err(ApiError::invalid_field("page_size", "expected 0 for the default, or 1 to 1000")),
+        }
     }
 
     /// One more than the page holds: it tells whether there is another page.

@@ -88,8 +88,16 @@ pub enum Refusal {
     EtagMismatch {
         current: String,
     },
-    /// The change would leave an end that is not later than the start.
+    /// Both are given, and the end is not later than the start.
     EndNotAfterStart,
+    /// Only the start is given, and the ticket's end is not later.
+    StartNotBeforeEnd {
+        end: DateTime<Utc>,
+    },
+    /// Only the end is given, and it is not later than the ticket's start.
+    EndNotAfterItsStart {
+        start: DateTime<Utc>,
+    },
 }
 
 /// What an admin changes; `None` leaves it.
@@ -147,7 +155,11 @@ pub fn update(row: Option<&Ticket>, etag: &str, change: Change, now: DateTime<Ut
         return Ok(ticket.clone());
     }
     let (start, end) = (change.start.unwrap_or(ticket.schedule.start), change.end.unwrap_or(ticket.schedule.end));
-    let schedule = Schedule::new(start, end).ok_or(Refusal::EndNotAfterStart)?;
+    let schedule = Schedule::new(start, end).ok_or(match (change.start, change.end) {
+        (Some(_), None) => Refusal::StartNotBeforeEnd { end },
+        (None, Some(_)) => Refusal::EndNotAfterItsStart { start },
+        _ => Refusal::EndNotAfterStart,
+    })?;
     let rescheduled = schedule != ticket.schedule;
     Ok(Ticket {
         title: change.title.unwrap_or_else(|| ticket.title.clone()),

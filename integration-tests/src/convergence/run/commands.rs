@@ -228,7 +228,12 @@ impl Run<'_> {
                         self.coverage.count("an etag was out of date");
                         !fresh(etag)
                     }
-                    (ticket_domain::Refusal::EndNotAfterStart, What::Update { .. }) => true,
+                    (
+                        ticket_domain::Refusal::EndNotAfterStart
+                        | ticket_domain::Refusal::StartNotBeforeEnd { .. }
+                        | ticket_domain::Refusal::EndNotAfterItsStart { .. },
+                        What::Update { .. },
+                    ) => true,
                     _ => false,
                 };
                 ensure!(right, "refused with {refusal:?}");

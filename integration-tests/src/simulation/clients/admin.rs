@@ -212,7 +212,9 @@ impl Admin {
                 self.client.fleet.scheduler.count("an etag was out of date");
                 !edit.etag.is_empty() && at_some_time(&past.tickets, began, until, |state| state.etag != edit.etag)
             }
-            domain::Refusal::EndNotAfterStart => false,
+            domain::Refusal::EndNotAfterStart
+            | domain::Refusal::StartNotBeforeEnd { .. }
+            | domain::Refusal::EndNotAfterItsStart { .. } => false,
         };
         right && !was_done
     }

@@ -7,6 +7,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{
     error::ErrorReason,
+    field_text,
     ids::{InvalidId, TicketId, UserGrade},
     pricing::{
         GetPriceRequest, GetPriceResponse, GetPricingPolicyRequest, GetPricingPolicyResponse, ListPricesRequest,
@@ -55,13 +56,16 @@ impl PricingService for Grpc {
                 "start_time",
                 "expected a time in the years 1 to 9999, with nanos from 0 to 999999999",
             )
-        })?;
+        });
         let grade = match message.user_grade {
-            0 => None,
-            number => Some(UserGrade::from_proto(number).ok_or_else(|| {
-                ApiError::invalid_field("user_grade", format!("expected a UserGrade, or none, got {number}"))
-            })?),
+            0 => Ok(None),
+            number => UserGrade::from_proto(number).map(Some).ok_or_else(|| {
+                let expected = format!("{}, or nothing, got {number}", field_text::USER_GRADES);
+                ApiError::invalid_field("user_grade", expected)
+            }),
         };
+        ApiError::all([start.as_ref().err(), grade.as_ref().err()])?;
+        let (start, grade) = (start?, grade?);
         let price = self.prices.quote(start, grade).await.map_err(failure::of_store)?.ok_or_else(no_policy)?;
         Ok(Response::new(QuotePriceResponse { price: Some(quote_to_message(&price)) }))
     }

@@ -14,6 +14,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{
     error::ErrorReason,
+    field_text,
     ids::{ReservationId, TicketId, UserId},
     query::{
         GetTicketViewRequest, GetTicketViewResponse, ListTicketViewsRequest, ListTicketViewsResponse,
@@ -68,14 +69,10 @@ impl QueryService for Grpc {
     ) -> Result<Response<GetTicketViewResponse>, Status> {
         let call = Call::of(&request);
         let message = request.into_inner();
-        let id = ticket_id("ticket_id", &message.ticket_id)?;
+        let (id, wait) = (ticket_id("ticket_id", &message.ticket_id), wait(message.wait));
+        ApiError::all([id.as_ref().err(), wait.as_ref().err()])?;
+        let (id, wait) = (id?, wait?);
         let token = consistency(&message.consistency_token, &id)?;
-        let wait = match WaitFor::try_from(message.wait) {
-            Ok(WaitFor::Unspecified | WaitFor::None) => None,
-            Ok(WaitFor::Applied) => Some(Wait::Applied),
-            Ok(WaitFor::Settled) => Some(Wait::Settled),
-            Err(_) => return Err(ApiError::invalid_field("wait", "expected a WaitFor").into()),
-        };
         let view = match wait {
             None => {
                 self.is_complete()?;
@@ -97,9 +94,11 @@ impl QueryService for Grpc {
         request: Request<ListTicketViewsRequest>,
     ) -> Result<Response<ListTicketViewsResponse>, Status> {
         let message = request.into_inner();
-        let filter = filter(&message)?;
         let order = Order::parse(&message.order_by);
-        let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()))?;
+        let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()));
+        let (filter, size) = (filter(&message), Page::size(message.page_size));
+        ApiError::all([filter.as_ref().err(), order.as_ref().err(), size.as_ref().err()])?;
+        let (filter, order) = (filter?, order?);
         let scope = format!("ListTicketViews {filter:?} {order}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
@@ -120,7 +119,9 @@ impl QueryService for Grpc {
         request: Request<ListUserReservationsRequest>,
     ) -> Result<Response<ListUserReservationsResponse>, Status> {
         let message = request.into_inner();
-        let user = user_id("user_id", &message.user_id)?;
+        let (user, size) = (user_id("user_id", &message.user_id), Page::size(message.page_size));
+        ApiError::all([user.as_ref().err(), size.as_ref().err()])?;
+        let user = user?;
         let scope = format!("ListUserReservations {user}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let before = page.after.as_deref().map(reservation_key).transpose()?;
@@ -144,7 +145,9 @@ impl QueryService for Grpc {
         let draining = request.extensions().get::<Draining>().map(|Draining(token)| token.clone());
         let draining = draining.unwrap_or_else(|| self.views.draining.clone());
         let message = request.into_inner();
-        let (watched, resume) = (watched(&message.ticket_ids)?, resume_point(&message.resume_token)?);
+        let (watched, resume) = (watched(&message.ticket_ids), resume_point(&message.resume_token));
+        ApiError::all([watched.as_ref().err(), resume.as_ref().err()])?;
+        let (watched, resume) = (watched?, resume?);
         self.is_complete()?;
         let watch = self.views.watch(watched, resume, draining.clone()).await.map_err(not_watched)?;
         let views = self.views.clone();
@@ -249,6 +252,15 @@ fn not_waited(error: WaitError, id: &TicketId, has_token: bool) -> Status {
     }
 }
 
+fn wait(number: i32) -> Result<Option<Wait>, ApiError> {
+    match WaitFor::try_from(number) {
+        Ok(WaitFor::Unspecified | WaitFor::None) => Ok(None),
+        Ok(WaitFor::Applied) => Ok(Some(Wait::Applied)),
+        Ok(WaitFor::Settled) => Ok(Some(Wait::Settled)),
+        Err(_) => Err(ApiError::invalid_field("wait", field_text::WAITS)),
+    }
+}
+
 fn ticket_id(field: &str, text: &str) -> Result<TicketId, ApiError> {
     let parsed = text.parse();
     parsed.map_err(|error: eticket_proto::ids::InvalidId| ApiError::invalid_field(field, error.to_string()))
@@ -279,13 +291,15 @@ fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiErr
 }
 
 fn filter(message: &ListTicketViewsRequest) -> Result<Filter, ApiError> {
-    let expected = "expected a TicketStatus";
-    let status =
-        status_filter(message.filter_status).map_err(|_| ApiError::invalid_field("filter_status", expected))?;
+    let status = status_filter(message.filter_status)
+        .map_err(|_| ApiError::invalid_field("filter_status", field_text::TICKET_STATUSES));
     let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
-    let start_from = optional_time("start_time_from", message.start_time_from.as_ref())?;
-    let start_to = optional_time("start_time_to", message.start_time_to.as_ref())?;
-    Ok(Filter { status, user: user.map(|user| user_id("filter_user_id", user)).transpose()?, start_from, start_to })
+    let user = user.map(|user| user_id("filter_user_id", user)).transpose();
+    let start_from = optional_time("start_time_from", message.start_time_from.as_ref());
+    let start_to = optional_time("start_time_to", message.start_time_to.as_ref());
+    let wrong = [status.as_ref().err(), user.as_ref().err(), start_from.as_ref().err(), start_to.as_ref().err()];
+    ApiError::all(wrong)?;
+    Ok(Filter { status: status?, user: user?, start_from: start_from?, start_to: start_to? })
 }
 
 fn optional_time(field: &str, time: Option<&Timestamp>) -> Result<Option<DateTime<Utc>>, ApiError> {

@@ -9,6 +9,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{
     error::ErrorReason,
+    field_text,
     ids::{InvalidId, ReservationId, UserGrade, UserId},
     reservation::{
         CancelReservationRequest, CancelReservationResponse, GetReservationRequest, GetReservationResponse,
@@ -37,7 +38,9 @@ impl ReservationService for Grpc {
     ) -> Result<Response<ReserveTicketResponse>, Status> {
         let call = Call::of(&request);
         let message = request.into_inner();
-        let wish = wish(&message)?;
+        let (wish, request_id) = (wish(&message), idempotency::request_id(&message.request_id));
+        ApiError::all([wish.as_ref().err(), request_id.as_ref().err()])?;
+        let wish = wish?;
         let (ticket_id, request_id) = (message.ticket_id.clone(), message.request_id.clone());
         let fields = ReserveTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "ReserveTicket", request_id: &request_id, rest: fields.encode_to_vec() };
@@ -52,8 +55,9 @@ impl ReservationService for Grpc {
     ) -> Result<Response<CancelReservationResponse>, Status> {
         let call = Call::of(&request);
         let message = request.into_inner();
-        let id = reservation_id(&message.reservation_id)?;
-        let request_id = message.request_id.clone();
+        let (id, request_id) = (reservation_id(&message.reservation_id), idempotency::request_id(&message.request_id));
+        ApiError::all([id.as_ref().err(), request_id.as_ref().err()])?;
+        let (id, request_id) = (id?, message.request_id.clone());
         let fields = CancelReservationRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
@@ -81,7 +85,9 @@ impl ReservationService for Grpc {
         request: Request<ListReservationsRequest>,
     ) -> Result<Response<ListReservationsResponse>, Status> {
         let message = request.into_inner();
-        let filter = filter(&message)?;
+        let (filter, size) = (filter(&message), Page::size(message.page_size));
+        ApiError::all([filter.as_ref().err(), size.as_ref().err()])?;
+        let filter = filter?;
         let scope = format!("ListReservations {filter:?}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
@@ -110,29 +116,27 @@ fn invalid(field: &'static str) -> impl Fn(InvalidId) -> ApiError {
 }
 
 fn reservation_id(text: &str) -> Result<ReservationId, ApiError> {
-    text.parse().map_err(invalid("reservation_id"))
+    ReservationId::from_caller(text).map_err(invalid("reservation_id"))
 }
 
 fn wish(message: &ReserveTicketRequest) -> Result<Wish, ApiError> {
-    let grade = UserGrade::from_proto(message.user_grade);
-    Ok(Wish {
-        id: ReservationId::generate(),
-        ticket: message.ticket_id.parse().map_err(invalid("ticket_id"))?,
-        user: message.user_id.parse().map_err(invalid("user_id"))?,
-        grade: grade.ok_or_else(|| ApiError::invalid_field("user_grade", "expected SILVER, GOLD or VIP"))?,
-    })
+    let ticket = message.ticket_id.parse().map_err(invalid("ticket_id"));
+    let user = message.user_id.parse().map_err(invalid("user_id"));
+    let grade = UserGrade::from_proto(message.user_grade)
+        .ok_or_else(|| ApiError::invalid_field("user_grade", field_text::USER_GRADES));
+    ApiError::all([ticket.as_ref().err(), user.as_ref().err(), grade.as_ref().err()])?;
+    Ok(Wish { id: ReservationId::generate(), ticket: ticket?, user: user?, grade: grade? })
 }
 
 fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
     let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
     let ticket = Some(message.filter_ticket_id.as_str()).filter(|ticket| !ticket.is_empty());
-    let user: Option<UserId> = user.map(str::parse).transpose().map_err(invalid("filter_user_id"))?;
-    Ok(Filter {
-        user: user.map(|user| user.to_string()),
-        ticket: ticket.map(str::parse).transpose().map_err(invalid("filter_ticket_id"))?,
-        status: status_filter(message.filter_status)
-            .map_err(|_| ApiError::invalid_field("filter_status", "expected a ReservationStatus"))?,
-    })
+    let user = user.map(str::parse::<UserId>).transpose().map_err(invalid("filter_user_id"));
+    let ticket = ticket.map(str::parse).transpose().map_err(invalid("filter_ticket_id"));
+    let status = status_filter(message.filter_status)
+        .map_err(|_| ApiError::invalid_field("filter_status", field_text::RESERVATION_STATUSES));
+    ApiError::all([user.as_ref().err(), ticket.as_ref().err(), status.as_ref().err()])?;
+    Ok(Filter { user: user?.map(|user| user.to_string()), ticket: ticket?, status: status? })
 }
 
 fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiError> {

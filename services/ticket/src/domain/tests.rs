@@ -60,7 +60,13 @@ fn only_a_change_of_times_raises_the_schedule_revision() {
     let moved = update(Some(&renamed), &renamed.etag(), moved, time(2)).expect("updated");
     assert_eq!((moved.revision, moved.edits, moved.schedule_revision, moved.announced), (3, 3, 2, false));
     let wrong = Change { end: Some(time(50)), ..Change::default() };
-    assert_eq!(update(Some(&moved), "", wrong, time(3)), Err(Refusal::EndNotAfterStart));
+    let refused = |change| update(Some(&moved), "", change, time(3)).expect_err("the end would not be after the start");
+    // The field that was given is the wrong one.
+    assert_eq!(refused(wrong), Refusal::EndNotAfterItsStart { start: moved.schedule.start() });
+    let wrong = Change { start: Some(time(300)), ..Change::default() };
+    assert_eq!(refused(wrong), Refusal::StartNotBeforeEnd { end: time(300) });
+    let wrong = Change { start: Some(time(60)), end: Some(time(50)), ..Change::default() };
+    assert_eq!(refused(wrong), Refusal::EndNotAfterStart);
 }
 
 #[test]

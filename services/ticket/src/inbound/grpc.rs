@@ -1,6 +1,6 @@
 //! `eticket.ticket.v1.TicketService`: parses at the edge, and says in the contract's words what the application answers.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, SecondsFormat, Utc};
 use eticket_chassis::{
     call::Call,
     error::ApiError,
@@ -10,6 +10,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{
     error::ErrorReason,
+    field_text,
     ids::TicketId,
     ticket::{
         CheckAvailabilityRequest, CheckAvailabilityResponse, GetTicketRequest, GetTicketResponse, ListTicketsRequest,
@@ -47,12 +48,14 @@ impl TicketService for Grpc {
         let title = title(&message.title);
         let start = required_time("start_time", message.start_time.as_ref());
         let end = required_time("end_time", message.end_time.as_ref());
-        let wrong = [id.as_ref().err(), title.as_ref().err(), start.as_ref().err(), end.as_ref().err()];
-        if let Some(all) = wrong.into_iter().flatten().cloned().reduce(ApiError::and) {
-            return Err(all.into());
-        }
-        let (id, title, start, end) = (id?, title?, start?, end?);
-        let schedule = Schedule::new(start, end).ok_or_else(end_not_after_start)?;
+        let schedule = match (&start, &end) {
+            (Ok(start), Ok(end)) => Schedule::new(*start, *end).ok_or_else(end_not_after_start),
+            (Err(start), Err(end)) => Err(start.clone().and(end.clone())),
+            (Err(wrong), _) | (_, Err(wrong)) => Err(wrong.clone()),
+        };
+        let request_id = idempotency::request_id(&message.request_id);
+        ApiError::all([id.as_ref().err(), title.as_ref().err(), schedule.as_ref().err(), request_id.as_ref().err()])?;
+        let (id, title, schedule) = (id?, title?, schedule?);
         let request_id = message.request_id.clone();
         let fields = RegisterTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "RegisterTicket", request_id: &request_id, rest: fields.encode_to_vec() };
@@ -65,7 +68,10 @@ impl TicketService for Grpc {
     ) -> Result<Response<UpdateTicketResponse>, Status> {
         let call = Call::of(&request);
         let message = request.into_inner();
-        let (id, change) = (ticket_id(&message.ticket_id)?, change(&message)?);
+        let (id, change) = (ticket_id(&message.ticket_id), change(&message));
+        let request_id = idempotency::request_id(&message.request_id);
+        ApiError::all([id.as_ref().err(), change.as_ref().err(), request_id.as_ref().err()])?;
+        let (id, change) = (id?, change?);
         let (request_id, etag) = (message.request_id.clone(), message.etag.clone());
         let fields = UpdateTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "UpdateTicket", request_id: &request_id, rest: fields.encode_to_vec() };
@@ -78,7 +84,9 @@ impl TicketService for Grpc {
     ) -> Result<Response<WithdrawTicketResponse>, Status> {
         let call = Call::of(&request);
         let message = request.into_inner();
-        let (id, etag) = (ticket_id(&message.ticket_id)?, message.etag.clone());
+        let (id, request_id) = (ticket_id(&message.ticket_id), idempotency::request_id(&message.request_id));
+        ApiError::all([id.as_ref().err(), request_id.as_ref().err()])?;
+        let (id, etag) = (id?, message.etag.clone());
         let request_id = message.request_id.clone();
         let fields = WithdrawTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "WithdrawTicket", request_id: &request_id, rest: fields.encode_to_vec() };
@@ -96,7 +104,10 @@ impl TicketService for Grpc {
     ) -> Result<Response<ListTicketsResponse>, Status> {
         let message = request.into_inner();
         let status = status_filter(message.filter_status)
-            .map_err(|_| ApiError::invalid_field("filter_status", "expected a TicketStatus"))?;
+            .map_err(|_| ApiError::invalid_field("filter_status", field_text::TICKET_STATUSES));
+        let size = Page::size(message.page_size);
+        ApiError::all([status.as_ref().err(), size.as_ref().err()])?;
+        let status = status?;
         let scope = format!("ListTickets {}", message.filter_status);
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
@@ -189,11 +200,11 @@ fn change(message: &UpdateTicketRequest) -> Result<Change, ApiError> {
             }
         }
     }
-    Ok(Change {
-        title: wanted_title.then(|| title(&message.title)).transpose()?,
-        start: wanted_start.then(|| required_time("start_time", message.start_time.as_ref())).transpose()?,
-        end: wanted_end.then(|| required_time("end_time", message.end_time.as_ref())).transpose()?,
-    })
+    let title = wanted_title.then(|| title(&message.title)).transpose();
+    let start = wanted_start.then(|| required_time("start_time", message.start_time.as_ref())).transpose();
+    let end = wanted_end.then(|| required_time("end_time", message.end_time.as_ref())).transpose();
+    ApiError::all([title.as_ref().err(), start.as_ref().err(), end.as_ref().err()])?;
+    Ok(Change { title: title?, start: start?, end: end? })
 }
 
 fn refused(refusal: Refusal, id: &TicketId, request_id: &str) -> ApiError {
@@ -212,6 +223,14 @@ fn refused(refusal: Refusal, id: &TicketId, request_id: &str) -> ApiError {
             ApiError::new(ErrorReason::EtagMismatch).with("ticket_id", id).with("current_etag", current)
         }
         Refusal::Domain(domain::Refusal::EndNotAfterStart) => end_not_after_start(),
+        Refusal::Domain(domain::Refusal::StartNotBeforeEnd { end }) => {
+            let end = end.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            ApiError::invalid_field("start_time", format!("expected a time earlier than the ticket's end_time, {end}"))
+        }
+        Refusal::Domain(domain::Refusal::EndNotAfterItsStart { start }) => {
+            let start = start.to_rfc3339_opts(SecondsFormat::AutoSi, true);
+            ApiError::invalid_field("end_time", format!("expected a time later than the ticket's start_time, {start}"))
+        }
     }
 }
 
