@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "eticket/ticket/v1/ticket.proto",
     "eticket/reservation/v1/reservation.proto",
     "eticket/pricing/v1/pricing.proto",
@@ -13,6 +13,8 @@ const FILES: [&str; 9] = [
     "eticket/error/v1/error.proto",
     // Not used by the others, but tools that show an error's details ask reflection for it.
     "third_party/google/rpc/error_details.proto",
+    // The health service of tonic-health does not have `List` yet.
+    "third_party/grpc/health/v1/health.proto",
 ];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {

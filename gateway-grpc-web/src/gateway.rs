@@ -13,9 +13,9 @@ use std::{
 
 use axum::body::Body;
 use eticket_chassis::{health::Health, tasks::Tasks};
+use eticket_proto::health::health_server::HealthServer;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::service::Routes as LocalServices;
-use tonic_health::pb::health_server::HealthServer;
 use tower::{Layer, Service};
 use tower_http::cors::{Cors, CorsLayer};
 
@@ -56,7 +56,6 @@ pub(crate) fn calls(
 fn reflection() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
 }

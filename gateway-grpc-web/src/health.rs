@@ -7,13 +7,16 @@
 use std::{sync::Arc, time::Duration};
 
 use eticket_chassis::health::Health as OwnHealth;
-use futures::stream::{self, BoxStream, StreamExt};
+use eticket_proto::health::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+    health_check_response::ServingStatus, health_client::HealthClient, health_server::Health,
+};
+use futures::{
+    future::join_all,
+    stream::{self, BoxStream, StreamExt},
+};
 use tokio::time;
 use tonic::{Request, Response, Status, Streaming};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_client::HealthClient,
-    health_server::Health,
-};
 
 use crate::{
     routes::{Destination, Owner, Routes},
@@ -54,6 +57,21 @@ impl Health for GatewayHealth {
             Some(upstream) => check_upstream(upstream, request.into_inner()).await,
             None => self.own.check(request).await,
         }
+    }
+
+    /// Returns the gateway's own names, and the service of each upstream with that upstream's state. The operations service has
+    /// no state of its own at the gateway: the header of a call says whose it is.
+    async fn list(&self, request: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let mut list = self.own.list(request).await?.into_inner();
+        let asked = self.routes.upstream_services().map(|(name, owner)| async move {
+            let request = HealthCheckRequest { service: name.to_owned() };
+            let state = check_upstream(self.upstreams[owner as usize].clone(), request).await;
+            // An upstream that does not know its own service does not serve it.
+            let state = state.map_or_else(|_| answer(ServingStatus::NotServing), Response::into_inner);
+            (name.to_owned(), state)
+        });
+        list.statuses.extend(join_all(asked).await);
+        Ok(Response::new(list))
     }
 
     type WatchStream = BoxStream<'static, Result<HealthCheckResponse, Status>>;
@@ -196,6 +214,20 @@ mod tests {
         assert_eq!(check(&health, "eticket.ticket.v1.TicketService").await, Ok(ServingStatus::NotServing));
         let mut stream = health.watch(of("eticket.ticket.v1.TicketService")).await.unwrap().into_inner();
         assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    }
+
+    #[tokio::test]
+    async fn a_list_has_the_gateway_and_each_upstream() {
+        let health = health();
+        let listed = health.list(Request::new(HealthListRequest {})).await.unwrap().into_inner().statuses;
+        let upstreams = ["ticket", "reservation", "pricing", "query"];
+        assert_eq!(listed.len(), 3 + STANDARD_SERVICES.len() + upstreams.len(), "{listed:?}");
+        for name in ["", "readiness", "liveness"].into_iter().chain(STANDARD_SERVICES) {
+            assert_eq!(listed[name].status(), ServingStatus::Serving, "{name}");
+        }
+        for (name, _) in health.routes.upstream_services() {
+            assert_eq!(listed[name].status(), ServingStatus::NotServing, "{name} cannot be reached");
+        }
     }
 
     #[tokio::test]

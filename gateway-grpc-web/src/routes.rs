@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use eticket_chassis::error::ApiError;
 use eticket_proto::{
-    headers, operations::operations_service_server, pricing::pricing_service_server, query::query_service_server,
-    reservation::reservation_service_server, ticket::ticket_service_server,
+    headers, health::health_server, operations::operations_service_server, pricing::pricing_service_server,
+    query::query_service_server, reservation::reservation_service_server, ticket::ticket_service_server,
 };
 use http::HeaderMap;
 use prost::{DecodeError, Message};
@@ -89,14 +89,13 @@ impl Routes {
             (pricing_service_server::SERVICE_NAME, Destination::Upstream(Owner::Pricing)),
             (query_service_server::SERVICE_NAME, Destination::Upstream(Owner::Query)),
             (operations_service_server::SERVICE_NAME, Destination::ByHeader),
-            (tonic_health::pb::health_server::SERVICE_NAME, Destination::Gateway),
+            (health_server::SERVICE_NAME, Destination::Gateway),
             (tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME, Destination::Gateway),
             (tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME, Destination::Gateway),
         ]);
         let mut methods = HashMap::new();
         for set in [
             eticket_proto::DESCRIPTORS,
-            tonic_health::pb::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
         ] {
@@ -131,6 +130,14 @@ impl Routes {
     /// Who answers for a service's full name.
     pub(crate) fn destination(&self, service: &str) -> Option<Destination> {
         self.services.get(service).copied()
+    }
+
+    /// The services that one upstream has alone, by full name.
+    pub(crate) fn upstream_services(&self) -> impl Iterator<Item = (&'static str, Owner)> {
+        self.services.iter().filter_map(|(name, destination)| match destination {
+            Destination::Upstream(owner) => Some((*name, *owner)),
+            Destination::ByHeader | Destination::Gateway => None,
+        })
     }
 }
 

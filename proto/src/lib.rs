@@ -66,6 +66,13 @@ mod generated {
             }
         }
     }
+    pub mod grpc {
+        pub mod health {
+            pub mod v1 {
+                tonic::include_proto!("grpc.health.v1");
+            }
+        }
+    }
     pub mod google {
         pub mod r#type {
             tonic::include_proto!("google.r#type");
@@ -81,3 +88,4 @@ pub use generated::eticket::{
     query::v1 as query, reservation::v1 as reservation, ticket::v1 as ticket,
 };
 pub use generated::google::{rpc, r#type};
+pub use generated::grpc::health::v1 as health;

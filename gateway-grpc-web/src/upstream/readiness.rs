@@ -9,10 +9,10 @@ use std::{
     time::Duration,
 };
 
+use eticket_proto::health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use http::{Request, Response, uri::Authority};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::time::timeout;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tower::Service;
 
 use super::outgoing::{Outgoing, absolute};

@@ -7,11 +7,14 @@
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
+use eticket_proto::health::{
+    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+    health_check_response::ServingStatus, health_server,
+};
 use futures::{Stream, StreamExt};
 use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus, health_server};
 
 /// The services that every server has beside its own, with the same state.
 pub const STANDARD_SERVICES: [&str; 3] =
@@ -40,6 +43,12 @@ struct State {
 impl State {
     fn is_ready(&self) -> bool {
         !self.draining && self.store.unwrap_or(true) && self.caught_up.unwrap_or(true)
+    }
+
+    /// The names beside those of gRPC services.
+    fn special_names(&self) -> impl Iterator<Item = &str> {
+        let bus = self.bus.map(|_| "bus");
+        ["", "readiness", "liveness"].into_iter().chain(bus).chain(self.others.keys().map(String::as_str))
     }
 }
 
@@ -167,6 +176,15 @@ impl health_server::Health for Health {
         }
     }
 
+    /// Returns every name that `check` knows, with its state at one moment.
+    async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
+        let state = self.state.borrow();
+        let services = self.services.iter().map(String::as_str).chain(STANDARD_SERVICES);
+        let names = state.special_names().chain(services);
+        let statuses = names.map(|name| (name.to_owned(), response(self.serving_in(&state, name)))).collect();
+        Ok(Response::new(HealthListResponse { statuses }))
+    }
+
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
     /// Sends the state at once and then each change. An unknown name is answered with SERVICE_UNKNOWN, as the protocol has it.
@@ -193,6 +211,38 @@ mod tests {
 
     fn query() -> Health {
         Health::new([NAME]).with_store().with_catching_up().with_bus()
+    }
+
+    #[tokio::test]
+    async fn a_list_has_every_name_with_the_state_that_a_check_returns() {
+        let health = query().with_other("eticket.pricing.v1.PricingService");
+        health.set_bus(true);
+        let list =
+            async || health.list(Request::new(HealthListRequest {})).await.expect("listed").into_inner().statuses;
+        let mut names: Vec<_> = list().await.into_keys().collect();
+        names.sort();
+        let mut expected = vec!["", "bus", "liveness", "readiness", NAME, "eticket.pricing.v1.PricingService"];
+        expected.extend(STANDARD_SERVICES);
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+        for ready in [false, true] {
+            health.set_store(ready);
+            health.set_caught_up(ready);
+            for (name, listed) in list().await {
+                let checked = health.check(Request::new(HealthCheckRequest { service: name.clone() })).await;
+                assert_eq!(checked.expect("known").into_inner(), listed, "{name}");
+            }
+            assert_eq!(list().await[NAME].status() == ServingStatus::Serving, ready);
+        }
+        assert!(
+            !Health::new([NAME])
+                .list(Request::new(HealthListRequest {}))
+                .await
+                .expect("listed")
+                .get_ref()
+                .statuses
+                .contains_key("bus")
+        );
     }
 
     #[test]

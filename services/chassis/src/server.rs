@@ -29,11 +29,11 @@ mod windows;
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body};
+use eticket_proto::health::health_server::HealthServer;
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::{server::NamedService, service::RoutesBuilder};
-use tonic_health::pb::health_server::HealthServer;
 use tower::{Service, ServiceBuilder};
 
 use self::{
@@ -199,7 +199,6 @@ impl Server {
         let builder = || {
             let builder = tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
                 .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
             let names = self.reflection.iter().map(String::as_str).chain(STANDARD_SERVICES);

@@ -9,6 +9,8 @@ use eticket_proto::operations::operations_service_server;
 use prost::Message;
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
+use crate::health::STANDARD_SERVICES;
+
 /// A method of a known service.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Method {
@@ -28,17 +30,16 @@ pub(crate) struct Method {
 
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let mut methods = HashMap::new();
-    let own = [(eticket_proto::DESCRIPTORS, false)];
-    let exempt = [
-        (tonic_health::pb::FILE_DESCRIPTOR_SET, true),
-        (tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, true),
-        (tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET, true),
-    ];
-    for (encoded, exempt) in own.into_iter().chain(exempt) {
+    for encoded in [
+        eticket_proto::DESCRIPTORS,
+        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
+        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
+    ] {
         // Compiled into the program: a set that does not decode would fail the test below.
         let Ok(set) = FileDescriptorSet::decode(encoded) else { continue };
         for file in set.file {
             for service in &file.service {
+                let exempt = STANDARD_SERVICES.contains(&format!("{}.{}", file.package(), service.name()).as_str());
                 for method in &service.method {
                     let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
                     let (index, streams) = (methods.len(), method.client_streaming() || method.server_streaming());
