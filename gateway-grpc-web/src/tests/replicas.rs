@@ -18,15 +18,16 @@ use eticket_chassis::{
 };
 use eticket_proto::{
     error::ErrorReason,
+    health::{
+        HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+        health_server::Health as _,
+    },
     ticket::{
         GetTicketRequest, ticket_service_client::TicketServiceClient, ticket_service_server::TicketServiceServer,
     },
 };
 use futures::{StreamExt, future::join_all};
 use tokio::{net::TcpListener, sync::watch};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient, health_server::Health as _,
-};
 
 use super::{
     bind, eventually,
