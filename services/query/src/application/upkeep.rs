@@ -32,15 +32,16 @@ impl Upkeep {
     /// One probe.
     pub async fn run_once(&self) {
         let Reader { store, health, clock, bus, .. } = &self.reader;
-        let answer = store.ping().await;
-        if let Err(error) = &answer {
-            tracing::warn!(%error, "the store does not answer");
-        }
-        health.set_store(answer.is_ok());
-        // The rows may be deleted at any time; those that are still open serve meanwhile.
-        if answer.is_ok() && store.is_gone().await {
+        // The rows may be deleted at any time; those that are still open serve those who read meanwhile, and take nothing in.
+        if store.is_gone().await {
             tracing::warn!("the view's file is gone and is built anew");
             self.rebuild.start();
+        } else {
+            let answer = store.ping().await;
+            if let Err(error) = &answer {
+                tracing::warn!(%error, "the store does not answer");
+            }
+            health.set_store(answer.is_ok());
         }
         if let Ok(oldest) = store.oldest_unsettled().await {
             let age = oldest.map_or(0, |since| (clock.now() - since).num_milliseconds());
