@@ -25,8 +25,19 @@ const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "t
 /// What the domain may know of the contract: identifiers, grades, and the value that a token carries.
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
 /// What the chassis may know of the contract: nothing of the business. Of tokens it seals pages only.
-const CHASSIS_PROTO: [&str; 10] =
-    ["audit", "operations", "error", "error_text", "headers", "time", "health", "token", "DESCRIPTORS", "ERROR_DOMAIN"];
+const CHASSIS_PROTO: [&str; 11] = [
+    "audit",
+    "operations",
+    "error",
+    "error_text",
+    "field_text",
+    "headers",
+    "time",
+    "health",
+    "token",
+    "DESCRIPTORS",
+    "ERROR_DOMAIN",
+];
 
 struct Package {
     name: String,
