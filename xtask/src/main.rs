@@ -71,8 +71,8 @@ enum Task {
     },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
-        /// Only controls whose patch has this in its name
-        only: Option<String>,
+        /// Only controls whose patch has one of these in its name
+        only: Vec<String>,
     },
 }
 
@@ -85,8 +85,8 @@ fn main() -> ExitCode {
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Chart { update: false } => chart::test(&checkout, |_| ()),
         Task::Chart { update: true } => chart::update(&checkout),
-        Task::Controls { only: Some(part) } => controls::run(&checkout, &Selection::Named(&part)),
-        Task::Controls { only: None } => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
+        Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
+        Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });
     match done {
         Ok(()) => ExitCode::SUCCESS,
