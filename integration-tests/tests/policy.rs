@@ -34,6 +34,13 @@ fn with_policy(launch: Launch, key: &str, file: &Path) -> Launch {
     launch.key(key, file.to_str().expect("UTF-8"))
 }
 
+/// All servers, with a policy file that is read often and counts once it has stayed the same for `settle_ms`.
+fn following(data: &TempDir, file: &Path, settle_ms: &str) -> Launch {
+    with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", file)
+        .key("pricing.policy.reload_interval_ms", "50")
+        .key("pricing.policy.settle_ms", settle_ms)
+}
+
 #[tokio::test]
 async fn a_wrong_policy_is_refused_by_file_line_and_rule() {
     let data = TempDir::new().expect("a folder");
@@ -92,8 +99,7 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
-    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
-    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "200");
+    let launch = following(&data, &file, "200");
     let eticket = launch.start().await;
     let api = Api::new(&eticket, Wire::Gateway);
     assert_eq!(units(&priced(&api, "free").await), 4_500);
@@ -194,8 +200,7 @@ async fn half_a_policy_is_never_adopted() {
     // Nobody has written to it for long, so the start does not wait for it.
     let past = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
     fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(past)).expect("an old file");
-    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
-    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "10000");
+    let launch = following(&data, &file, "10000");
     let eticket = launch.start().await;
     let whole = GOOD.replace("version: 1", "version: 2") + "  - rule_id: more\n    percent: 20\n";
     let half: String = whole.split_inclusive('\n').take(5).collect();
@@ -239,8 +244,7 @@ async fn who_holds_a_ticket_keeps_the_price_when_only_the_end_moves() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
-    let launch = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file);
-    let launch = launch.key("pricing.policy.reload_interval_ms", "50").key("pricing.policy.settle_ms", "200");
+    let launch = following(&data, &file, "200");
     let eticket = launch.start().await;
     let api = Api::new(&eticket, Wire::Gateway);
     priced(&api, "held").await;
