@@ -1,4 +1,6 @@
-//! What each error reason says to a person, in the languages of the contract.
+//! The text of each error reason for people, in English and Korean.
+//!
+//! Each text says what happened and, where the reader can act, what to do. Both languages say the same.
 
 use crate::error::ErrorReason;
 
@@ -19,7 +21,7 @@ impl Language {
         }
     }
 
-    /// The language that an `accept-language` header prefers among those there are; English if it names none of them.
+    /// Returns the supported language that an `accept-language` header prefers, or English if the header names none.
     pub fn negotiate(accept_language: &str) -> Self {
         let mut best: Option<(f32, Self)> = None;
         for entry in accept_language.split(',') {
@@ -35,7 +37,7 @@ impl Language {
                 Some("en" | "*") => Self::English,
                 _ => continue,
             };
-            // Of equal wishes the first counts.
+            // Of languages with equal quality, the first one counts.
             if quality > 0.0 && best.is_none_or(|(so_far, _)| quality > so_far) {
                 best = Some((quality, language));
             }
@@ -44,88 +46,95 @@ impl Language {
     }
 }
 
-/// The reason's name as `ErrorInfo.reason` carries it: without the enum's prefix.
+/// Returns the name of the reason as in `ErrorInfo.reason`: without the prefix of the enum.
 pub fn name(reason: ErrorReason) -> &'static str {
     let full = reason.as_str_name();
     full.strip_prefix("ERROR_REASON_").unwrap_or(full)
 }
 
-/// A sentence for a person: what happened and what to do.
+/// Returns the text of the reason for people: what happened and what to do.
 pub fn text(reason: ErrorReason, language: Language) -> &'static str {
-    let (english, korean) = texts(reason);
     match language {
-        Language::English => english,
-        Language::Korean => korean,
+        Language::English => english(reason),
+        Language::Korean => korean(reason),
     }
 }
 
-fn texts(reason: ErrorReason) -> (&'static str, &'static str) {
+fn english(reason: ErrorReason) -> &'static str {
     use ErrorReason as R;
     match reason {
-        R::Unspecified => ("Something went wrong.", "오류가 발생했습니다."),
-        R::TicketNotFound => ("There is no such ticket.", "존재하지 않는 티켓입니다."),
-        R::ReservationNotFound => ("There is no such reservation.", "존재하지 않는 예약입니다."),
-        R::PriceNotFound => ("There is no price for this ticket yet.", "이 티켓의 가격이 아직 없습니다."),
-        R::TicketAlreadyExists => (
-            "A ticket with this id exists already. Choose another id.",
-            "같은 ID의 티켓이 이미 있습니다. 다른 ID를 사용하세요.",
-        ),
-        R::TicketAlreadyReserved => ("The ticket is already reserved.", "이미 예약된 티켓입니다."),
-        R::TicketExpired => ("The ticket is past its end.", "기간이 지난 티켓입니다."),
-        R::TicketWithdrawn => ("The ticket has been withdrawn.", "판매가 중단된 티켓입니다."),
-        R::ReservationNotActive => ("The reservation has already ended.", "이미 종료된 예약입니다."),
-        R::UpstreamNotConfigured => (
-            "This service was not told where the others are. Set upstream.ticket.url, upstream.reservation.url and upstream.pricing.url.",
-            "다른 서비스의 주소가 설정되지 않았습니다. upstream.ticket.url, upstream.reservation.url, upstream.pricing.url을 설정하세요.",
-        ),
-        R::InvalidField => ("A field of the request is not valid.", "요청의 필드가 올바르지 않습니다."),
-        R::RequestIdReused => (
-            "This request_id was used for another request. Use a new one.",
-            "다른 요청에 사용된 request_id입니다. 새 값을 사용하세요.",
-        ),
-        R::InvalidPageToken => (
-            "The page token is not valid for this list. Start without one.",
-            "이 목록에 사용할 수 없는 페이지 토큰입니다. 토큰 없이 다시 시작하세요.",
-        ),
-        R::InvalidConsistencyToken => (
-            "The consistency token is not valid for this ticket. Send the token of a command on this ticket, or none.",
-            "이 티켓에 사용할 수 없는 일관성 토큰입니다. 이 티켓에 대한 명령의 토큰을 보내거나 토큰 없이 요청하세요.",
-        ),
-        R::EtagMismatch => (
-            "The ticket was changed meanwhile. Read it again and repeat the change.",
-            "그 사이에 티켓이 변경되었습니다. 다시 조회한 후 변경하세요.",
-        ),
-        R::TicketServiceOverloaded => (
-            "Tickets cannot be checked right now. Try again shortly.",
-            "지금은 티켓을 확인할 수 없습니다. 잠시 후 다시 시도하세요.",
-        ),
-        R::ServiceOverloaded => {
-            ("The service is busy. Try again shortly.", "서비스가 혼잡합니다. 잠시 후 다시 시도하세요.")
+        R::Unspecified => "An internal error occurred. If it happens again, contact the operator.",
+        R::TicketNotFound => "No ticket has this ID. Check the ID.",
+        R::ReservationNotFound => "No reservation has this ID. Check the ID.",
+        R::PriceNotFound => "This ticket has no price yet, or does not exist. Check the ID, or try again shortly.",
+        R::TicketAlreadyExists => "A ticket with this ID already exists. Choose another ID.",
+        R::TicketAlreadyReserved => "This ticket is already reserved. Choose another ticket.",
+        R::TicketExpired => "This ticket has expired. Choose another ticket.",
+        R::TicketWithdrawn => "This ticket has been withdrawn. It can no longer be reserved or changed.",
+        R::ReservationNotActive => "This reservation has already ended. It can no longer be cancelled.",
+        R::UpstreamNotConfigured => {
+            "The query service has no address of another service. Set upstream.ticket.url, upstream.reservation.url and upstream.pricing.url."
         }
-        R::UpstreamUnavailable => (
-            "The service cannot be reached right now. Try again shortly.",
-            "지금은 서비스에 연결할 수 없습니다. 잠시 후 다시 시도하세요.",
-        ),
-        R::StoreUnavailable => (
-            "The service's data is not available right now. Try again shortly.",
-            "지금은 데이터를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
-        ),
-        R::ShuttingDown => {
-            ("The service is shutting down. Try again shortly.", "서비스가 종료되는 중입니다. 잠시 후 다시 시도하세요.")
+        R::InvalidField => "A field of the request is invalid. Correct it and send the request again.",
+        R::RequestIdReused => "This request_id was already used for another request. Use a new UUID.",
+        R::InvalidPageToken => "The page_token is not valid for this list. Start again without a token.",
+        R::InvalidConsistencyToken => {
+            "The consistency_token is not valid for this ticket. Send the token of the last command on this ticket, or none."
         }
-        R::TooManyRequests => {
-            ("Too many requests. Try again shortly.", "요청이 너무 많습니다. 잠시 후 다시 시도하세요.")
+        R::EtagMismatch => {
+            "The ticket was changed in the meantime. Read it again and repeat the change with the new etag."
         }
-        R::DeadlineExceeded => ("There was not enough time to answer.", "제한 시간 안에 응답하지 못했습니다."),
-        R::ViewNotCaughtUp => {
-            ("The view has not caught up yet. Ask again.", "조회 화면이 아직 갱신되지 않았습니다. 다시 조회하세요.")
+        R::TicketServiceOverloaded => {
+            "The ticket cannot be checked right now. Nothing was reserved. Try again shortly."
         }
-        R::TokenMissing => ("Sign in first.", "먼저 로그인하세요."),
-        R::TokenInvalid => {
-            ("Your sign-in is not valid any more. Sign in again.", "로그인이 유효하지 않습니다. 다시 로그인하세요.")
+        R::ServiceOverloaded => "The service is busy. Try again shortly.",
+        R::UpstreamUnavailable => "A service that is needed cannot be reached right now. Try again shortly.",
+        R::StoreUnavailable => "The data of the service is not available right now. Try again shortly.",
+        R::ShuttingDown => "The service is shutting down. Try again shortly.",
+        R::TooManyRequests => "You have sent too many requests. Try again shortly.",
+        R::DeadlineExceeded => "The request did not finish before its deadline. Try again with a longer deadline.",
+        R::ViewNotCaughtUp => "The view does not show the latest changes yet. Read it again.",
+        R::TokenMissing => "You are not signed in. Sign in and try again.",
+        R::TokenInvalid => "Your sign-in has expired or is invalid. Sign in again.",
+        R::NotAllowed => "You are not allowed to do this. Ask an administrator for access.",
+        R::NotYourReservation => "This reservation belongs to another user. Choose one of your own.",
+    }
+}
+
+fn korean(reason: ErrorReason) -> &'static str {
+    use ErrorReason as R;
+    match reason {
+        R::Unspecified => "내부 오류가 발생했습니다. 다시 발생하면 운영자에게 문의하세요.",
+        R::TicketNotFound => "이 ID의 티켓이 없습니다. ID를 확인하세요.",
+        R::ReservationNotFound => "이 ID의 예약이 없습니다. ID를 확인하세요.",
+        R::PriceNotFound => "이 티켓의 가격이 아직 없거나 티켓이 없습니다. ID를 확인하거나 잠시 후 다시 시도하세요.",
+        R::TicketAlreadyExists => "이 ID의 티켓이 이미 있습니다. 다른 ID를 사용하세요.",
+        R::TicketAlreadyReserved => "이미 예약된 티켓입니다. 다른 티켓을 선택하세요.",
+        R::TicketExpired => "기간이 지난 티켓입니다. 다른 티켓을 선택하세요.",
+        R::TicketWithdrawn => "판매가 중단된 티켓입니다. 더 이상 예약하거나 변경할 수 없습니다.",
+        R::ReservationNotActive => "이미 종료된 예약입니다. 더 이상 취소할 수 없습니다.",
+        R::UpstreamNotConfigured => {
+            "조회 서비스에 다른 서비스의 주소가 설정되지 않았습니다. upstream.ticket.url, upstream.reservation.url, upstream.pricing.url을 설정하세요."
         }
-        R::NotAllowed => ("You are not allowed to do this.", "이 작업을 할 권한이 없습니다."),
-        R::NotYourReservation => ("This is somebody else's reservation.", "다른 사용자의 예약입니다."),
+        R::InvalidField => "요청에 올바르지 않은 필드가 있습니다. 수정한 후 다시 보내세요.",
+        R::RequestIdReused => "다른 요청에 이미 사용된 request_id입니다. 새 UUID를 사용하세요.",
+        R::InvalidPageToken => "이 목록에 사용할 수 없는 page_token입니다. 토큰 없이 처음부터 다시 조회하세요.",
+        R::InvalidConsistencyToken => {
+            "이 티켓에 사용할 수 없는 consistency_token입니다. 이 티켓에 대한 마지막 명령의 토큰을 보내거나 토큰 없이 요청하세요."
+        }
+        R::EtagMismatch => "그 사이에 티켓이 변경되었습니다. 다시 조회한 후 새 etag로 변경하세요.",
+        R::TicketServiceOverloaded => "지금은 티켓을 확인할 수 없습니다. 예약되지 않았습니다. 잠시 후 다시 시도하세요.",
+        R::ServiceOverloaded => "서비스가 혼잡합니다. 잠시 후 다시 시도하세요.",
+        R::UpstreamUnavailable => "지금은 필요한 서비스에 연결할 수 없습니다. 잠시 후 다시 시도하세요.",
+        R::StoreUnavailable => "지금은 서비스의 데이터를 사용할 수 없습니다. 잠시 후 다시 시도하세요.",
+        R::ShuttingDown => "서비스가 종료되는 중입니다. 잠시 후 다시 시도하세요.",
+        R::TooManyRequests => "요청을 너무 많이 보냈습니다. 잠시 후 다시 시도하세요.",
+        R::DeadlineExceeded => "제한 시간 안에 요청을 처리하지 못했습니다. 제한 시간을 늘려 다시 시도하세요.",
+        R::ViewNotCaughtUp => "조회 화면에 최신 변경 사항이 아직 반영되지 않았습니다. 다시 조회하세요.",
+        R::TokenMissing => "로그인하지 않았습니다. 로그인한 후 다시 시도하세요.",
+        R::TokenInvalid => "로그인이 만료되었거나 유효하지 않습니다. 다시 로그인하세요.",
+        R::NotAllowed => "이 작업을 할 권한이 없습니다. 관리자에게 권한을 요청하세요.",
+        R::NotYourReservation => "다른 사용자의 예약입니다. 본인의 예약을 선택하세요.",
     }
 }
 

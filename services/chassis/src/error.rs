@@ -334,7 +334,7 @@ mod tests {
             let text = status.get_details_localized_message().expect("a text");
             assert_eq!(text.locale, language.tag());
             assert_eq!(text.message, error_text::text(ErrorReason::TicketExpired, language));
-            assert_eq!(status.message(), "The ticket is past its end.", "developers read English");
+            assert_eq!(status.message(), "This ticket has expired. Choose another ticket.", "developers read English");
         }
     }
 
