@@ -1,32 +1,32 @@
-//! What is said of wrong fields: the names of enum values as JSON spells them, and for `BadRequest` the reason and the Korean text
-//! of each field.
+//! Texts for invalid fields: the names of enum values as in JSON, and for `BadRequest` the reason and the Korean text of each
+//! field.
 
-/// Said of a field that must be a `UserGrade`.
+/// For a field that must be a `UserGrade`.
 pub const USER_GRADES: &str = "expected USER_GRADE_SILVER, USER_GRADE_GOLD or USER_GRADE_VIP";
 
-/// Said of a filter by `TicketStatus`.
+/// For a filter by `TicketStatus`.
 pub const TICKET_STATUSES: &str = "expected TICKET_STATUS_AVAILABLE, TICKET_STATUS_RESERVED, TICKET_STATUS_EXPIRED or \
      TICKET_STATUS_WITHDRAWN, or nothing for all";
 
-/// Said of a filter by `ReservationStatus`.
+/// For a filter by `ReservationStatus`.
 pub const RESERVATION_STATUSES: &str = "expected RESERVATION_STATUS_RESERVED, RESERVATION_STATUS_CANCELLED or \
      RESERVATION_STATUS_REJECTED, or nothing for all";
 
-/// Said of a field that must be a `WaitFor`.
+/// For a field that must be a `WaitFor`.
 pub const WAITS: &str = "expected WAIT_FOR_NONE, WAIT_FOR_APPLIED or WAIT_FOR_SETTLED, or nothing";
 
-/// What `BadRequest.FieldViolation` says beside field and description.
+/// The parts of `BadRequest.FieldViolation` besides field and description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldText {
-    /// `reason`, for programs.
+    /// The `reason`, for programs.
     pub reason: &'static str,
-    /// What the field must be, for people who read Korean.
+    /// What is expected, in Korean.
     pub korean: &'static str,
 }
 
-/// By the field's path in the request: what a field must be is the same in every request that has it.
+/// Returns the text for a field by its path in the request. A field has the same rule in every request.
 pub fn of(field: &str) -> FieldText {
-    // "ticket_ids[3]" is a ticket's id, "ticket_ids" the list of them.
+    // "ticket_ids[3]" is the id of a ticket; "ticket_ids" is the list.
     let element = field.split_once('[').map(|(list, _)| list.trim_end_matches('s'));
     let name = element.unwrap_or(field);
     let (reason, korean) = match name.strip_prefix("filter_").unwrap_or(name) {
@@ -52,7 +52,7 @@ pub fn of(field: &str) -> FieldText {
         "start_time_from" | "start_time_to" => ("INVALID_TIME", "1년부터 9999년까지의 시각이어야 합니다."),
         "update_mask" => ("INVALID_UPDATE_MASK", "title, start_time, end_time 또는 *만 지정할 수 있습니다."),
         "request_id" => ("INVALID_REQUEST_ID", "nil이 아닌 UUID를 보내거나 비워 두세요."),
-        "status" => ("INVALID_STATUS", "계약에 있는 상태 값 중 하나를 보내거나, 모두 보려면 비워 두세요."),
+        "status" => ("INVALID_STATUS", "description에 있는 상태 값 중 하나를 보내거나, 모두 보려면 비워 두세요."),
         "wait" | "eticket-wait" => {
             ("INVALID_WAIT", "WAIT_FOR_NONE, WAIT_FOR_APPLIED, WAIT_FOR_SETTLED 중 하나를 보내거나 비워 두세요.")
         }
@@ -60,13 +60,17 @@ pub fn of(field: &str) -> FieldText {
             "INVALID_ORDER_BY",
             "start_time, ticket_id, discounted_price, update_time을 쉼표로 나열하세요. 내림차순은 뒤에 desc를 붙입니다.",
         ),
-        "page_size" => ("INVALID_PAGE_SIZE", "기본값을 쓰려면 0, 아니면 1~1000이어야 합니다."),
-        "resume_token" => ("INVALID_RESUME_TOKEN", "이전 WatchTicketViews가 보낸 resume_token을 보내거나 비워 두세요."),
+        "page_size" => ("INVALID_PAGE_SIZE", "1~1000이어야 합니다. 기본값을 쓰려면 0을 보내세요."),
+        "resume_token" => {
+            ("INVALID_RESUME_TOKEN", "이전 WatchTicketViews에서 받은 resume_token을 보내거나 비워 두세요.")
+        }
         "event_id" => ("UNKNOWN_EVENT_ID", "ListParkedEvents에 나오는 event_id를 보내세요."),
         "eticket-service" => {
             ("INVALID_SERVICE", "eticket-service 헤더는 ticket, reservation, pricing, query 중 하나여야 합니다.")
         }
-        "grpc-timeout" => ("INVALID_TIMEOUT", "숫자 1~8자리와 단위 H, M, S, m, u, n 중 하나여야 합니다. 예: 250m"),
+        "grpc-timeout" => {
+            ("INVALID_TIMEOUT", "숫자 1~8자리에 단위 H, M, S, m, u, n 중 하나를 붙이세요. 예: 250m은 250밀리초입니다.")
+        }
         _ => ("INVALID_VALUE", "값이 올바르지 않습니다. description을 참고하세요."),
     };
     FieldText { reason, korean }

@@ -1,12 +1,12 @@
-//! Names of the headers that services agree on: of messages on the stream (the CloudEvents NATS binding, binary mode) and of calls.
+//! Names of the headers that services agree on, for messages on the stream (CloudEvents NATS binding, binary mode) and for calls.
 
-/// `<owner>/<ticket_id>[/<reservation_id>]/<revision>`: the same whenever the same state is published again.
+/// `<owner>/<ticket_id>[/<reservation_id>]/<revision>`. It stays the same when the same state is published again.
 pub const ID: &str = "ce-id";
-/// Full name of what was done, as `eticket.event.v1.ReservationPlaced`: for people; readers decide by the state in the body.
+/// Full name of the event type, such as `eticket.event.v1.ReservationPlaced`. It is for people; consumers use the state in the body.
 pub const TYPE: &str = "ce-type";
-/// The owner, as `/eticket/reservation`.
+/// The owner, such as `/eticket/reservation`.
 pub const SOURCE: &str = "ce-source";
-/// When the state was written, RFC 3339.
+/// When the state was written (RFC 3339, UTC).
 pub const TIME: &str = "ce-time";
 /// The ticket's id.
 pub const SUBJECT: &str = "ce-subject";
@@ -14,9 +14,9 @@ pub const SUBJECT: &str = "ce-subject";
 pub const SPEC_VERSION: &str = "ce-specversion";
 /// W3C trace context of the command that caused it.
 pub const TRACE_PARENT: &str = "traceparent";
-/// Follows one request through every service and event.
+/// The correlation id: the same in all calls and events that one request causes.
 pub const CORRELATION_ID: &str = "eticket-correlation-id";
-/// Says through the gateway which service's operations are meant.
+/// Selects the service for a call to `OperationsService` through the gateway.
 pub const SERVICE: &str = "eticket-service";
-/// Milliseconds after which a refused call may be tried again.
+/// Milliseconds after which a client may retry; -1 means that its library must not retry.
 pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";

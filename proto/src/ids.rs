@@ -1,4 +1,4 @@
-//! Identifiers and grades as types: what holds one knows that it is well formed.
+//! Identifiers and grades as types. A value of such a type is always well formed.
 
 use std::{fmt, str::FromStr};
 
@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use crate::reservation;
 
-/// What is wrong with a value that should have been an identifier. `Display` says what is expected.
+/// A text that is not a valid identifier. `Display` says what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected {expected}, got {got:?}")]
 pub struct InvalidId {
@@ -16,17 +16,17 @@ pub struct InvalidId {
 
 impl InvalidId {
     fn new(expected: &'static str, got: &str) -> Self {
-        // What a caller sends comes back in an error's text: bounded, so that it cannot be used to grow answers and logs.
+        // The error text quotes the caller's text. The bound keeps responses and logs small.
         Self { expected, got: got.chars().take(80).collect() }
     }
 }
 
-/// A ticket's id: 1 to 64 of `A-Z a-z 0-9 _ -`. Safe as one token of a subject.
+/// The id of a ticket: 1 to 64 characters of `A-Z a-z 0-9 _ -`. It is safe as one token of a subject.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TicketId(String);
 
 impl TicketId {
-    /// A new id, a UUIDv7, for a ticket that came without one.
+    /// Makes an id, a UUIDv7, for a ticket that is registered without one.
     pub fn generate() -> Self {
         Self(Uuid::now_v7().to_string())
     }
@@ -44,7 +44,7 @@ impl FromStr for TicketId {
         if fits && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidId::new("1 to 64 of A-Z a-z 0-9 _ -", text))
+            Err(InvalidId::new("1 to 64 characters of A-Z a-z 0-9 _ -", text))
         }
     }
 }
@@ -55,7 +55,7 @@ impl fmt::Display for TicketId {
     }
 }
 
-/// A reservation's id, a UUIDv7 made by the reservation service: ids made later sort later.
+/// The id of a reservation: a UUIDv7 that the reservation service makes. Later ids sort after earlier ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ReservationId(Uuid);
 
@@ -68,17 +68,17 @@ impl ReservationId {
         self.0
     }
 
-    /// What a caller gives: only the form that is handed out, a UUIDv7 in lower case with hyphens.
+    /// Parses an id from a caller. Accepts only the form that the service returns: a UUIDv7 in lower case with hyphens.
     ///
     /// # Errors
-    /// If it is another text.
+    /// If the text has another form.
     pub fn from_caller(text: &str) -> Result<Self, InvalidId> {
         let handed_out = |id: &Self| id.0.get_version_num() == 7 && id.0.get_variant() == uuid::Variant::RFC4122;
         text.parse().ok().filter(handed_out).ok_or_else(|| Self::invalid(text))
     }
 
     fn invalid(text: &str) -> InvalidId {
-        InvalidId::new("a reservation_id as ReserveTicket answers it, a UUIDv7 in lower case with hyphens", text)
+        InvalidId::new("a reservation_id as ReserveTicket returned it, a UUIDv7 in lower case with hyphens", text)
     }
 }
 
@@ -92,7 +92,7 @@ impl FromStr for ReservationId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
-        // Only one spelling: two spellings of one id would be two keys to whoever compares text.
+        // Only one spelling is valid: code that compares texts would treat two spellings as two ids.
         match Uuid::try_parse(text) {
             Ok(id) if id.to_string() == text => Ok(Self(id)),
             _ => Err(Self::invalid(text)),
@@ -106,7 +106,7 @@ impl fmt::Display for ReservationId {
     }
 }
 
-/// A user's id: 1 to 128 characters, none of them a control character.
+/// The id of a user: 1 to 128 characters without control characters.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserId(String);
 
@@ -123,7 +123,7 @@ impl FromStr for UserId {
         if (1..=128).contains(&text.chars().count()) && !text.chars().any(char::is_control) {
             Ok(Self(text.to_owned()))
         } else {
-            Err(InvalidId::new("1 to 128 characters, none of them a control character", text))
+            Err(InvalidId::new("1 to 128 characters without control characters", text))
         }
     }
 }
@@ -134,7 +134,7 @@ impl fmt::Display for UserId {
     }
 }
 
-/// A user's grade, which discounts may depend on.
+/// The grade of a user. Discounts may depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum UserGrade {
     Silver,
@@ -145,7 +145,7 @@ pub enum UserGrade {
 impl UserGrade {
     pub const ALL: [Self; 3] = [Self::Silver, Self::Gold, Self::Vip];
 
-    /// The name as in the contract, without the enum's prefix.
+    /// Returns the name as in the contract, without the prefix of the enum.
     pub fn name(self) -> &'static str {
         match self {
             Self::Silver => "SILVER",
@@ -154,7 +154,7 @@ impl UserGrade {
         }
     }
 
-    /// `None` for a number that is no grade, UNSPECIFIED among them.
+    /// Returns `None` for a number that is not a grade, and for UNSPECIFIED.
     pub fn from_proto(number: i32) -> Option<Self> {
         match reservation::UserGrade::try_from(number) {
             Ok(reservation::UserGrade::Silver) => Some(Self::Silver),

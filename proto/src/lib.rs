@@ -1,4 +1,4 @@
-//! The contract: messages and stubs generated from `eticket/**/*.proto`, and what two services must agree on beside them.
+//! The contract: messages and stubs generated from `eticket/**/*.proto`, and the names and formats that services share.
 
 pub mod error_text;
 pub mod field_text;
@@ -8,13 +8,13 @@ pub mod subjects;
 pub mod time;
 pub mod token;
 
-/// The encoded `FileDescriptorSet` of the whole contract, imports included, for reflection and routing.
+/// The encoded `FileDescriptorSet` of the whole contract with its imports. Reflection and routing use it.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The domain of every `google.rpc.ErrorInfo`.
+/// The `domain` of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "eticket";
 
-/// Generated code, in the tree of its packages.
+/// The generated code, in the tree of its packages.
 #[allow(
     clippy::all,
     clippy::allow_attributes_without_reason,

@@ -1,4 +1,4 @@
-//! Subjects of the stream: one aggregate a subject, so that the newest state of each is always kept.
+//! Subjects of the stream. Each aggregate has its own subject, so the stream always keeps the newest state of each.
 
 use crate::ids::{ReservationId, TicketId};
 
@@ -8,7 +8,7 @@ pub const STREAM: &str = "ETICKET";
 pub const ALL: &str = "eticket.v1.>";
 /// All ticket events.
 pub const TICKETS: &str = "eticket.v1.ticket.*";
-/// All reservation events, closings of ledgers among them.
+/// All reservation events, including closings of ledgers.
 pub const RESERVATIONS: &str = "eticket.v1.reservation.*.*";
 /// All price events.
 pub const PRICES: &str = "eticket.v1.price.*";
@@ -21,24 +21,24 @@ pub fn reservation(ticket: &TicketId, reservation: ReservationId) -> String {
     format!("eticket.v1.reservation.{ticket}.{reservation}")
 }
 
-/// The ticket that a ticket event's subject names.
+/// Returns the ticket that the subject of a ticket event names.
 pub fn ticket_of(subject: &str) -> Option<TicketId> {
     subject.strip_prefix("eticket.v1.ticket.")?.parse().ok()
 }
 
-/// The ticket that a price event's subject names.
+/// Returns the ticket that the subject of a price event names.
 pub fn price_of(subject: &str) -> Option<TicketId> {
     subject.strip_prefix("eticket.v1.price.")?.parse().ok()
 }
 
-/// What a reservation event's subject names: a ticket, and one of its reservations; none where it is the closing of its ledger.
+/// Returns the ticket and the reservation that the subject of a reservation event names; no reservation for a closing.
 pub fn reservation_of(subject: &str) -> Option<(TicketId, Option<ReservationId>)> {
     let (ticket, rest) = subject.strip_prefix("eticket.v1.reservation.")?.split_once('.')?;
     let reservation = if rest == "closed" { None } else { Some(rest.parse().ok()?) };
     Some((ticket.parse().ok()?, reservation))
 }
 
-/// For a ledger that was closed while nobody held the ticket.
+/// The subject for a ledger that was closed while nobody held the ticket.
 pub fn reservations_closed(ticket: &TicketId) -> String {
     format!("eticket.v1.reservation.{ticket}.closed")
 }

@@ -1,10 +1,10 @@
-//! Times of the contract as times of the program. PostgreSQL keeps microseconds and SQLite nanoseconds: all times are cut to
-//! microseconds at the edge, so that what was answered equals what is read again.
+//! Converts between times of the contract and times of the program. PostgreSQL stores microseconds and SQLite nanoseconds.
+//! All times are cut to microseconds where they enter, so that a response and a later read show the same time.
 
 use chrono::{DateTime, Utc};
 use prost_types::Timestamp;
 
-/// `None` for a time that is malformed or outside the years 1 to 9999, the range of `google.protobuf.Timestamp`.
+/// Returns `None` for a time that is malformed or outside the years 1 to 9999, the range of `google.protobuf.Timestamp`.
 pub fn from_proto(time: &Timestamp) -> Option<DateTime<Utc>> {
     const FIRST_SECOND: i64 = -62_135_596_800;
     const LAST_SECOND: i64 = 253_402_300_799;
@@ -19,7 +19,7 @@ pub fn to_proto(time: DateTime<Utc>) -> Timestamp {
     Timestamp { seconds: time.timestamp(), nanos: time.timestamp_subsec_nanos() as i32 }
 }
 
-/// Cut to microseconds, towards the past.
+/// Cuts a time to microseconds, towards the past.
 pub fn truncated(time: DateTime<Utc>) -> DateTime<Utc> {
     DateTime::from_timestamp_micros(time.timestamp_micros()).unwrap_or(time)
 }

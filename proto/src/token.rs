@@ -1,16 +1,16 @@
-//! Opaque tokens: URL-safe strings with a kind and a checksum, so that one altered or of another kind is refused. No secret
-//! is in them and they grant nothing, hence a checksum and not a signature.
+//! Opaque tokens: URL-safe strings with a kind and a checksum. A token that is altered or of another kind is refused.
+//! Tokens hold no secret and grant nothing, so a checksum is enough and no signature is needed.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 
 use crate::ids::TicketId;
 
-/// A token is not one that this system has made for this purpose.
+/// A token that this system has not made for this purpose.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the token is altered, cut, or of another kind")]
+#[error("the token is altered, cut off, or of another kind")]
 pub struct InvalidToken;
 
-/// What a token is for: its first byte.
+/// The purpose of a token, and its first byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
@@ -19,7 +19,7 @@ pub enum Kind {
     Resume = 3,
 }
 
-/// Longer ones are refused unread.
+/// Longer tokens are refused before they are decoded.
 const LONGEST: usize = 4096;
 
 /// Makes a token of a payload.
@@ -31,7 +31,7 @@ pub fn seal(kind: Kind, payload: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// The payload of a token.
+/// Returns the payload of a token.
 ///
 /// # Errors
 /// `InvalidToken` if it was not made by `seal` with this kind.
@@ -50,10 +50,10 @@ pub fn open(kind: Kind, token: &str) -> Result<Vec<u8>, InvalidToken> {
     }
 }
 
-/// What a command has done, for a view to wait for.
+/// The effect of a command that a view can wait for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Consistency {
-    /// A reservation was made or cancelled: the ledger's revision.
+    /// A reservation was made or cancelled; `revision` is that of the ledger.
     Reservation { ticket: TicketId, revision: i64 },
     /// A ticket was registered or updated, or (`withdrawn`) withdrawn.
     Ticket { ticket: TicketId, revision: i64, schedule_revision: i64, withdrawn: bool },
@@ -77,7 +77,7 @@ impl Consistency {
     }
 
     /// # Errors
-    /// `InvalidToken` if it is no consistency token.
+    /// `InvalidToken` if it is not a consistency token.
     pub fn decode(token: &str) -> Result<Self, InvalidToken> {
         let payload = String::from_utf8(open(Kind::Consistency, token)?).map_err(|_| InvalidToken)?;
         let number = |text: &str| text.parse::<i64>().map_err(|_| InvalidToken);
