@@ -1,4 +1,4 @@
-//! Flags of the command line, the same for all binaries.
+//! The flags of the command line. They are the same for all binaries.
 
 use std::path::PathBuf;
 
@@ -9,18 +9,18 @@ use super::{
     operator::{self, Order},
 };
 
-/// What the command line says.
+/// The parsed command line.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Flags {
     pub(crate) config: Option<PathBuf>,
     pub(crate) data: Option<PathBuf>,
     pub(crate) check_config: bool,
-    /// What an operator wants of a server that runs, instead of running one.
+    /// The admin command for a running server; `None` to run a server.
     pub(crate) order: Option<Order>,
 }
 
 impl Flags {
-    /// Those of this process. Ends it where they are wrong, or ask for help or the version.
+    /// Parses the arguments of this process. Exits if they are invalid or ask for help or the version.
     pub(crate) fn of_process(program: &str, binary: Binary, help: &Help) -> Self {
         let command = command(program, binary).about(help.about.clone()).after_long_help(help.details.clone());
         Self::of(&command.get_matches(), binary)
@@ -35,21 +35,21 @@ impl Flags {
         Self {
             order,
             config: matches.get_one("config").cloned(),
-            // Only there for servers that keep something.
+            // Only stateful servers have this flag.
             data: matches.try_get_one("data").ok().flatten().cloned(),
             check_config: matches.get_flag("check-config"),
         }
     }
 }
 
-/// What a binary runs decides what can be said to it.
+/// The kind of a binary, which decides its flags and subcommands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Binary {
     /// All servers.
     Together,
-    /// One that keeps files, and has operations.
+    /// One server with a data folder and operations.
     Service(&'static str),
-    /// One that does neither.
+    /// One server without a data folder and operations.
     Gateway,
 }
 
@@ -62,25 +62,23 @@ fn command(program: &str, binary: Binary) -> Command {
         .display_name(program.to_owned())
         .bin_name(program.to_owned())
         .version(env!("CARGO_PKG_VERSION"))
-        .after_help("--help says more: what it needs, its keys, exit codes, an example.")
-        .arg(path("config").value_name("FILE").help("Read configuration from this TOML file"))
+        .after_help("Use --help for the default address, keys, exit codes and examples.")
+        .arg(path("config").value_name("FILE").help("Read the configuration from this TOML file"))
         .arg(
             Arg::new("check-config")
                 .long("check-config")
                 .action(ArgAction::SetTrue)
                 .global(true)
-                .help("Say what is wrong, or print the configuration in force, and exit"),
+                .help("Check the configuration and exit; print it without secrets, or the first error"),
         );
     if binary != Binary::Gateway {
-        command = command.arg(path("data").value_name("DIR").help("Keep files in this folder"));
+        command = command.arg(path("data").value_name("DIR").help("Store all files in this folder"));
     }
     if together {
-        let admin = Command::new(ADMIN).about("Look after the services, through a gateway that runs");
+        let admin = Command::new(ADMIN).about("Run an admin command at the services, through a running gateway");
         let admin = admin.subcommand_required(true).arg(operator::address().global(true));
         let admin = admin.subcommands(operator::commands(None));
-        command = command
-            .subcommand(Command::new("serve").about("Run all servers, as without a subcommand"))
-            .subcommand(admin);
+        command = command.subcommand(Command::new("serve").about("Run all servers (the default)")).subcommand(admin);
     }
     if let Binary::Service(name) = binary {
         command = command.subcommands(operator::commands(Some(name)));

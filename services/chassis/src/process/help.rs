@@ -1,22 +1,22 @@
-//! What `--help` says beyond the flags: which server this is, where it listens, what it needs, its keys, exit codes, an example.
+//! The text of `--help` besides the flags: which server this is, its address, what it needs, its keys, exit codes, an example.
 
 use super::{run::Program, service::Entry};
 use crate::config::load;
 
 const EXIT_CODES: &str = "\
 Exit codes:
-  0    it has stopped after SIGTERM, SIGINT or SIGHUP, or done what an operator asked for
-  1    an operator's command was refused, or found differences
-  2    the command line is wrong
-  69   a port, folder, file or store cannot be had, or nobody answers an operator
-  70   a fault of the program, or it did not stop within shutdown.hard_cap_ms
-  78   the configuration is wrong
-  130  it was ended by another signal, a second or more after the first";
+  0    the server stopped after SIGTERM, SIGINT or SIGHUP, or the admin command succeeded
+  1    the server refused the admin command, or compare-view found differences
+  2    the arguments are invalid
+  69   a port, folder, file or store is not available, or no server responds to the admin command
+  70   an internal error, or the server did not stop within shutdown.hard_cap_ms
+  78   the configuration is invalid
+  130  a second signal, at least one second after the first, ended the process at once";
 
-/// The texts of one binary.
+/// The help texts of one binary.
 pub(super) struct Help {
     pub(super) about: String,
-    /// Stands after the flags.
+    /// The text after the flags.
     pub(super) details: String,
 }
 
@@ -32,10 +32,11 @@ impl Help {
         let name = entry.shape.name;
         let keys = indented(&load::defaults(entry.shape));
         let needs =
-            if entry.needs.is_empty() { String::new() } else { format!("Needs:\n{}\n\n", indented(entry.needs)) };
+            if entry.needs.is_empty() { String::new() } else { format!("Keys to set:\n{}\n\n", indented(entry.needs)) };
         let details = format!(
-            "It listens on {} unless `listen` says otherwise.\n\n{needs}Keys and their defaults, as in the file that --config \
-             names (TOML). A key is also an environment\nvariable, as ETICKET__LIMITS__CONCURRENCY:\n{keys}\n\n{EXIT_CODES}\n\n\
+            "The server listens on {}; the key `listen` changes that.\n\n{needs}Keys and their defaults, in the format of the \
+             TOML file for --config. Keys that end in _ms are in\nmilliseconds. Each key is also an environment variable: \
+             limits.concurrency is\nETICKET__LIMITS__CONCURRENCY, which overrides the file.\n\n{keys}\n\n{EXIT_CODES}\n\n\
              Example:\n  {}",
             load::usual_address(entry.shape),
             entry.example,
@@ -49,15 +50,16 @@ impl Help {
             format!("  {:<12} {:<15} {about}\n", shape.name, load::usual_address(shape))
         });
         let details = format!(
-            "Servers, where they listen, and what they do:\n{}\nIt needs nothing: state and bus are files in the data folder, \
-             ./eticket-data unless told otherwise.\n\nThe keys of each server stand under its name, and those at the root hold for \
-             all, as in the file that\n--config names (TOML): `[ticket]` and `listen = \"127.0.0.1:8082\"`. A key is also an \
-             environment\nvariable, as ETICKET__TICKET__LISTEN. `{program} --check-config` prints all keys and their \
-             values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data ./eticket-data\n  {program} admin parked --address \
-             127.0.0.1:8088",
+            "Servers and their default addresses:\n{}\n{program} needs no other program: stores and bus are files in the data \
+             folder (default: ./eticket-data).\n\nIn the TOML file for --config, the keys of a server are in a section with its \
+             name, such as\n`listen = \"127.0.0.1:8082\"` in `[ticket]`. At the root, auth, limits, shutdown and store apply to \
+             all servers;\ndata, admin, bus and log apply to the process. Keys that end in _ms are in milliseconds. Each key is \
+             also an\nenvironment variable, which overrides the file: ticket.listen is ETICKET__TICKET__LISTEN.\n\n\
+             `{program} --check-config` prints all keys and their values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data \
+             ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
             servers.collect::<String>(),
         );
-        Self { about: format!("{program}: the servers of eTicket in one process"), details }
+        Self { about: format!("{program}: all servers of eTicket in one process"), details }
     }
 }
 

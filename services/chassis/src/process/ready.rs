@@ -1,4 +1,4 @@
-//! The signs that everything answers: a line of JSON for programs, a few lines for people.
+//! Reports that all servers are ready: one line of JSON for programs, a few lines for people.
 
 use std::{
     io::{self, Write},
@@ -8,17 +8,17 @@ use std::{
 
 use crate::{config::LogFormat, telemetry};
 
-/// Tells programs and people, the names in the order given.
+/// Reports the addresses to programs and people, in the given order.
 pub(crate) fn tell(program: &str, addresses: &[(&'static str, SocketAddr)], format: LogFormat) {
-    // On a thread of its own: a pipe that is full and that nobody reads holds up nothing else.
+    // A write to a full pipe that nobody reads blocks, so it gets a thread of its own.
     let line = line(addresses) + "\n";
     if let Err(error) = thread::Builder::new().name("ready-line".to_owned()).spawn(move || print(&line)) {
-        tracing::error!(%error, "the ready line is not written to standard output");
+        tracing::error!(%error, "the ready line could not be written to standard output");
     }
     let attempt = addresses.first().map(|(_, address)| format!("grpcurl -plaintext {address} list"));
     let attempt = attempt.unwrap_or_default();
     match format {
-        // In a log that programs read, people find it as fields.
+        // Programs read a JSON log, so the addresses are fields.
         LogFormat::Json => {
             let addresses = addresses.iter().map(|(name, address)| format!("{name} {address}"));
             tracing::info!(addresses = addresses.collect::<Vec<_>>().join(", "), attempt, "ready");
@@ -28,13 +28,13 @@ pub(crate) fn tell(program: &str, addresses: &[(&'static str, SocketAddr)], form
             for (name, address) in addresses {
                 text += &format!("  {name:<12} {address}\n");
             }
-            text += &format!("try: {attempt}\n\n");
+            text += &format!("Try: {attempt}\n\n");
             telemetry::say(&text);
         }
     }
 }
 
-/// To standard output. Where nobody reads it any more, serving goes on.
+/// Writes to standard output. Errors are ignored, so that a closed pipe does not stop the servers.
 pub(crate) fn print(text: &str) {
     let mut out = io::stdout().lock();
     out.write_all(text.as_bytes()).and_then(|()| out.flush()).ok();
