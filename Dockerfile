@@ -1,4 +1,4 @@
-# All binaries of eTicket in one image: `docker build --tag eticket .`; the service is chosen by the command, as `eticket-ticket`.
+# One image with all binaries of eTicket: `docker build --tag eticket .`. The command selects the server, such as `eticket-ticket`.
 FROM rust:1.95.0-bookworm AS build
 WORKDIR /source
 COPY . .
