@@ -2,8 +2,8 @@
 //!
 //! Its time is limited, its language chosen and its trace made by the layers around it.
 
-pub(crate) mod answer;
-pub(crate) mod question;
+pub(crate) mod request_body;
+pub(crate) mod response_body;
 
 use std::{
     convert::Infallible,
@@ -27,11 +27,11 @@ use tonic::{Status, service::Routes as LocalServices};
 use tower::Service;
 
 use self::{
-    answer::{Answer, Inner},
-    question::{Allowance, Question, SharedFault},
+    request_body::{Allowance, RequestBody, SharedFault},
+    response_body::{Inner, ResponseBody},
 };
 use crate::{
-    routes::{Destination, Owner, Routes},
+    routes::{Backend, Destination, Routes},
     upstream::{Failure, Upstream, outgoing::Outgoing},
 };
 
@@ -69,7 +69,7 @@ pub(crate) struct Calls(pub(crate) Arc<Shared>);
 
 /// Who answers one call, and in which language errors are told.
 #[derive(Debug, Default)]
-pub(crate) struct Peer {
+pub(crate) struct CallContext {
     /// None for the gateway's own services.
     upstream: Option<Arc<Upstream>>,
     fault: SharedFault,
@@ -78,9 +78,9 @@ pub(crate) struct Peer {
 }
 
 impl Service<Request<Body>> for Calls {
-    type Response = Response<Answer>;
+    type Response = Response<ResponseBody>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         // How many there may be is the business of a layer outside; each upstream's channel has a bound of its own.
@@ -94,11 +94,11 @@ impl Service<Request<Body>> for Calls {
 }
 
 impl Shared {
-    async fn answer(&self, request: Request<Body>) -> Result<Response<Answer>, Status> {
+    async fn answer(&self, request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
         let (mut head, body) = request.into_parts();
         let route = self.routes.find(head.uri.path())?;
         let fault = SharedFault::default();
-        let peer = Peer {
+        let call_context = CallContext {
             upstream: self.upstream(route.destination, &head.headers)?,
             fault: fault.clone(),
             deadline: head.extensions.get().copied(),
@@ -106,16 +106,16 @@ impl Shared {
         };
         let allowance = Allowance { max_message_bytes: self.max_message_bytes, single: !route.streams_requests };
         let correlation_id = prepare(&mut head);
-        let question = Question::new(body, allowance, fault);
-        let mut response = match peer.upstream.clone() {
+        let request_body = RequestBody::new(body, allowance, fault);
+        let mut response = match call_context.upstream.clone() {
             Some(upstream) => {
-                let request = Request::from_parts(head, Outgoing::Caller(question));
-                let answered = upstream.call(request).await.map_err(|failure| peer.no_answer(&failure))?;
-                Answer::wrap(answered.map(Inner::Upstream), peer)
+                let request = Request::from_parts(head, Outgoing::Caller(request_body));
+                let answered = upstream.call(request).await.map_err(|failure| call_context.no_answer(&failure))?;
+                ResponseBody::wrap(answered.map(Inner::Upstream), call_context)
             }
             None => {
-                let Ok(answered) = self.local.clone().call(Request::from_parts(head, question)).await;
-                Answer::wrap(answered.map(Inner::Own), peer)
+                let Ok(answered) = self.local.clone().call(Request::from_parts(head, request_body)).await;
+                ResponseBody::wrap(answered.map(Inner::Own), call_context)
             }
         };
         if let Some(id) = correlation_id {
@@ -126,16 +126,16 @@ impl Shared {
     }
 
     fn upstream(&self, destination: Destination, headers: &HeaderMap) -> Result<Option<Arc<Upstream>>, ApiError> {
-        let owner = match destination {
-            Destination::Upstream(owner) => owner,
-            Destination::ByHeader => Owner::of_operations(headers)?,
+        let backend = match destination {
+            Destination::Upstream(backend) => backend,
+            Destination::ByHeader => Backend::from_headers(headers)?,
             Destination::Gateway => return Ok(None),
         };
-        Ok(Some(self.upstreams[owner as usize].clone()))
+        Ok(Some(self.upstreams[backend as usize].clone()))
     }
 }
 
-/// Makes a caller's request the gateway's own. Answers its correlation id.
+/// Makes a caller's request the gateway's own. Returns its correlation id.
 fn prepare(head: &mut request::Parts) -> Option<HeaderValue> {
     let trace = head.extensions.remove().unwrap_or_else(|| TraceContext::from_headers(&head.headers));
     let deadline = head.extensions.get::<Deadline>().copied();
@@ -177,7 +177,7 @@ fn timeout(deadline: Deadline) -> HeaderValue {
     HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static("0u"))
 }
 
-impl Peer {
+impl CallContext {
     /// What a caller is told whose call has not been answered.
     fn no_answer(&self, failure: &Failure) -> Status {
         failure.refusal().unwrap_or_else(|| self.broken(Some(failure)))
@@ -210,8 +210,8 @@ mod tests {
     async fn a_stream_that_is_reset_at_the_deadline_has_exceeded_it() {
         for (left, code) in [(5, Code::DeadlineExceeded), (500, Code::Internal)] {
             let deadline = Some(Deadline(Instant::now() + Duration::from_millis(left)));
-            let peer = Peer { deadline, ..Peer::default() };
-            assert_eq!(peer.broken(None).code(), code, "{left} ms left");
+            let call_context = CallContext { deadline, ..CallContext::default() };
+            assert_eq!(call_context.broken(None).code(), code, "{left} ms left");
         }
     }
 

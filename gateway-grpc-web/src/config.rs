@@ -5,12 +5,12 @@ use std::path::PathBuf;
 use eticket_chassis::{
     client::balance::Targets,
     config::{Error, comma_list, file_path, within},
-    process::Place,
+    process::Deployment,
     server::Origins,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::{cors, routes::Owner};
+use crate::{cors, routes::Backend};
 
 /// The gateway's own keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -72,25 +72,25 @@ pub struct ConsoleConfig {
 impl Upstreams {
     /// What is configured for one.
     #[must_use]
-    pub fn of(&self, owner: Owner) -> &UpstreamConfig {
-        match owner {
-            Owner::Ticket => &self.ticket,
-            Owner::Reservation => &self.reservation,
-            Owner::Pricing => &self.pricing,
-            Owner::Query => &self.query,
+    pub fn get(&self, backend: Backend) -> &UpstreamConfig {
+        match backend {
+            Backend::Ticket => &self.ticket,
+            Backend::Reservation => &self.reservation,
+            Backend::Pricing => &self.pricing,
+            Backend::Query => &self.query,
         }
     }
 }
 
 impl Config {
     /// What a type cannot say.
-    pub(crate) fn check(&self, place: Place) -> Result<(), Error> {
+    pub(crate) fn check(&self, place: Deployment) -> Result<(), Error> {
         within("max_message_bytes", self.max_message_bytes.into(), 1024, 1 << 30)?;
         self.origins()?;
-        if let Some(owner) = Owner::ALL.into_iter().find(|owner| self.upstream.of(*owner).url.is_none())
-            && place == Place::Alone
+        if let Some(backend) = Backend::ALL.into_iter().find(|backend| self.upstream.get(*backend).url.is_none())
+            && place == Deployment::Alone
         {
-            return Err(missing_url(owner));
+            return Err(missing_url(backend));
         }
         match &self.console.folder {
             Some(folder) if !folder.join("index.html").is_file() => {
@@ -110,9 +110,9 @@ impl Config {
 }
 
 /// Nobody has said where a service is.
-pub(crate) fn missing_url(owner: Owner) -> Error {
+pub(crate) fn missing_url(backend: Backend) -> Error {
     let expected = "expected http://host:port[,http://host:port...]";
-    Error::missing(format!("upstream.{}.url", owner.name()), expected)
+    Error::missing(format!("upstream.{}.url", backend.name()), expected)
 }
 
 #[cfg(test)]
@@ -120,7 +120,8 @@ mod tests {
     use super::*;
 
     fn config(more: &str) -> Config {
-        let urls = Owner::ALL.map(|owner| format!("upstream.{}.url = 'http://127.0.0.1:1'\n", owner.name())).concat();
+        let urls =
+            Backend::ALL.map(|backend| format!("upstream.{}.url = 'http://127.0.0.1:1'\n", backend.name())).concat();
         toml::from_str(&format!("max_message_bytes = 4096\n{urls}{more}")).unwrap()
     }
 
@@ -132,7 +133,7 @@ mod tests {
         assert_eq!(table.remove("listen").unwrap().as_str(), Some("127.0.0.1:8088"));
         let config: Config = table.try_into().unwrap();
         assert_eq!(config.max_message_bytes, 4 * 1024 * 1024);
-        assert_eq!(config.check(Place::Together), Ok(()));
+        assert_eq!(config.check(Deployment::Together), Ok(()));
     }
 
     #[test]
@@ -141,21 +142,21 @@ mod tests {
             ("cors.allowed_origins = 'https://a.example, nonsense'", "cors.allowed_origins"),
             ("cors.allowed_origins = ''\nconsole.folder = '/nowhere'", "console.folder"),
         ] {
-            assert_eq!(config(more).check(Place::Alone).unwrap_err().key(), key);
+            assert_eq!(config(more).check(Deployment::Alone).unwrap_err().key(), key);
         }
         let empty = format!("max_message_bytes = 4096\n{ANY}\nconsole.folder = ''");
         assert!(toml::from_str::<Config>(&empty).unwrap_err().to_string().contains("expected a path"));
         let small = Config { max_message_bytes: 1, ..config(ANY) };
-        assert_eq!(small.check(Place::Alone).unwrap_err().key(), "max_message_bytes");
-        assert_eq!(config(ANY).check(Place::Alone), Ok(()));
+        assert_eq!(small.check(Deployment::Alone).unwrap_err().key(), "max_message_bytes");
+        assert_eq!(config(ANY).check(Deployment::Alone), Ok(()));
     }
 
     #[test]
     fn a_gateway_alone_must_be_told_where_the_services_are() {
         let mut config = config(ANY);
         config.upstream.pricing.url = None;
-        let error = config.check(Place::Alone).unwrap_err();
+        let error = config.check(Deployment::Alone).unwrap_err();
         assert!(error.to_string().contains("upstream.pricing.url is not set"), "{error}");
-        assert_eq!(config.check(Place::Together), Ok(()));
+        assert_eq!(config.check(Deployment::Together), Ok(()));
     }
 }

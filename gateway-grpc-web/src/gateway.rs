@@ -22,10 +22,10 @@ use tower_http::cors::{Cors, CorsLayer};
 use crate::{
     call::{Calls, Shared},
     health::GatewayHealth,
-    routes::{Owner, Routes},
+    protocol::{Protocol, linger::Lingering, request::to_grpc, response::to_web},
+    routes::{Backend, Routes},
     site::{self, Site},
     upstream::{Upstream, pool::Pool},
-    wire::{Wire, answer::to_web, linger::Lingering, request::to_grpc},
 };
 
 /// A descriptor that was compiled in cannot be read.
@@ -39,12 +39,12 @@ pub(crate) enum BrokenDescriptors {
 
 /// The service for gRPC calls; `pool` makes the connections to an upstream.
 pub(crate) fn calls(
-    pool: impl Fn(Owner) -> Pool,
+    pool: impl Fn(Backend) -> Pool,
     health: Health,
     max_message_bytes: u32,
 ) -> Result<Calls, BrokenDescriptors> {
     let routes = Arc::new(Routes::try_new()?);
-    let upstreams = Owner::ALL.map(|owner| Arc::new(Upstream::new(owner, pool(owner))));
+    let upstreams = Backend::ALL.map(|backend| Arc::new(Upstream::new(backend, pool(backend))));
     let health = GatewayHealth { own: health, routes: routes.clone(), upstreams: upstreams.clone() };
     let local = LocalServices::new(HealthServer::new(health))
         .add_service(reflection().build_v1()?)
@@ -112,7 +112,7 @@ where
 
     fn call(&mut self, request: Request<Body>) -> Answering {
         // No browser can read an answer in gRPC, so these calls are spared what is said to browsers.
-        if Wire::of(request.headers()) != Some(Wire::Grpc) {
+        if Protocol::from_headers(request.headers()) != Some(Protocol::Grpc) {
             return Box::pin(self.0.browsers.clone().call(request));
         }
         if request.version() < Version::HTTP_2 {
@@ -143,7 +143,8 @@ where
         if request.version() < Version::HTTP_2 {
             request = request.map(|body| Lingering::wrap(body, &self.tasks));
         }
-        let Some(Wire::Web { request: encoding, answer }) = Wire::of(request.headers()) else {
+        let Some(Protocol::Web { request: encoding, response: accepted }) = Protocol::from_headers(request.headers())
+        else {
             let site = self.site.clone();
             return Box::pin(async move { Ok(site.answer(request).await) });
         };
@@ -151,7 +152,7 @@ where
             return refused(only_post());
         }
         let answering = self.grpc.call(to_grpc(request, encoding));
-        Box::pin(async move { answering.await.map(|response| to_web(response, answer)) })
+        Box::pin(async move { answering.await.map(|response| to_web(response, accepted)) })
     }
 }
 

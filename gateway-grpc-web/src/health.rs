@@ -19,7 +19,7 @@ use tokio::time;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::{
-    routes::{Destination, Owner, Routes},
+    routes::{Backend, Destination, Routes},
     upstream::{OwnCalls, Upstream},
 };
 
@@ -41,12 +41,12 @@ pub(crate) struct GatewayHealth {
 impl GatewayHealth {
     /// The upstream that a name speaks of, if it does not speak of the gateway.
     fn upstream(&self, request: &Request<HealthCheckRequest>) -> Result<Option<Arc<Upstream>>, Status> {
-        let owner = match self.routes.destination(&request.get_ref().service) {
-            Some(Destination::Upstream(owner)) => owner,
-            Some(Destination::ByHeader) => Owner::of_operations(request.metadata().as_ref())?,
+        let backend = match self.routes.destination(&request.get_ref().service) {
+            Some(Destination::Upstream(backend)) => backend,
+            Some(Destination::ByHeader) => Backend::from_headers(request.metadata().as_ref())?,
             Some(Destination::Gateway) | None => return Ok(None),
         };
-        Ok(Some(self.upstreams[owner as usize].clone()))
+        Ok(Some(self.upstreams[backend as usize].clone()))
     }
 }
 
@@ -63,9 +63,9 @@ impl Health for GatewayHealth {
     /// no state of its own at the gateway: the header of a call says whose it is.
     async fn list(&self, request: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let mut list = self.own.list(request).await?.into_inner();
-        let asked = self.routes.upstream_services().map(|(name, owner)| async move {
+        let asked = self.routes.upstream_services().map(|(name, backend)| async move {
             let request = HealthCheckRequest { service: name.to_owned() };
-            let state = check_upstream(self.upstreams[owner as usize].clone(), request).await;
+            let state = check_upstream(self.upstreams[backend as usize].clone(), request).await;
             // An upstream that does not know its own service does not serve it.
             let state = state.map_or_else(|_| answer(ServingStatus::NotServing), Response::into_inner);
             (name.to_owned(), state)
@@ -172,20 +172,24 @@ mod tests {
 
     /// A gateway whose upstreams listen nowhere: their address is one that nothing can be bound to.
     fn health() -> GatewayHealth {
-        let upstreams = Owner::ALL.map(|owner| {
+        let upstreams = Backend::ALL.map(|backend| {
             let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
             let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
-            Arc::new(Upstream::new(owner, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
+            Arc::new(Upstream::new(backend, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
         });
         GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
     }
 
-    fn of(service: &str) -> Request<HealthCheckRequest> {
+    fn check_request(service: &str) -> Request<HealthCheckRequest> {
         Request::new(HealthCheckRequest { service: service.to_owned() })
     }
 
     async fn check(health: &GatewayHealth, service: &str) -> Result<ServingStatus, Code> {
-        health.check(of(service)).await.map(|response| response.get_ref().status()).map_err(|status| status.code())
+        health
+            .check(check_request(service))
+            .await
+            .map(|response| response.get_ref().status())
+            .map_err(|status| status.code())
     }
 
     #[tokio::test]
@@ -212,7 +216,7 @@ mod tests {
     async fn an_upstream_that_cannot_be_reached_does_not_serve() {
         let health = health();
         assert_eq!(check(&health, "eticket.ticket.v1.TicketService").await, Ok(ServingStatus::NotServing));
-        let mut stream = health.watch(of("eticket.ticket.v1.TicketService")).await.unwrap().into_inner();
+        let mut stream = health.watch(check_request("eticket.ticket.v1.TicketService")).await.unwrap().into_inner();
         assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     }
 
@@ -235,7 +239,7 @@ mod tests {
         let health = health();
         let name = "eticket.operations.v1.OperationsService";
         assert_eq!(check(&health, name).await, Err(Code::InvalidArgument));
-        let mut request = of(name);
+        let mut request = check_request(name);
         request.metadata_mut().insert(headers::SERVICE, "query".parse().unwrap());
         assert_eq!(health.check(request).await.unwrap().get_ref().status(), ServingStatus::NotServing);
     }
@@ -243,7 +247,7 @@ mod tests {
     #[tokio::test]
     async fn a_watch_of_the_gateway_tells_each_change() {
         let health = health();
-        let mut stream = health.watch(of("")).await.unwrap().into_inner();
+        let mut stream = health.watch(check_request("")).await.unwrap().into_inner();
         assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::Serving);
         assert!(futures::poll!(stream.next()).is_pending());
         health.own.set_draining();

@@ -1,7 +1,7 @@
 //! The gateway: one port, on which gRPC and gRPC-Web over HTTP/1.1 and HTTP/2 reach the four services.
 //!
 //! Calls are routed by their path and passed on without a look into their messages. A walk of one call: `gateway` tells its
-//! protocol, `wire` translates it to gRPC, the chassis's layers observe and limit it, `routes` finds its service, `call`
+//! protocol, `protocol` translates it to gRPC, the chassis's layers observe and limit it, `routes` finds its service, `call`
 //! passes it on by `upstream`; the answer comes back the same way. This file puts these together.
 
 mod call;
@@ -9,10 +9,10 @@ mod config;
 mod cors;
 mod gateway;
 mod health;
+mod protocol;
 mod routes;
 mod site;
 mod upstream;
-mod wire;
 
 #[cfg(test)]
 mod tests;
@@ -24,14 +24,14 @@ use eticket_chassis::{
     context::Context,
     exit::StartError,
     health::Health,
-    process::{Place, Service},
+    process::{Deployment, Service},
     server::{self, Browsers, Running, Windows},
     tasks::Tasks,
 };
 
 pub use crate::{
     config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
-    routes::Owner,
+    routes::Backend,
 };
 use crate::{gateway::Protocols, site::Site, upstream::pool::Pool};
 
@@ -50,21 +50,21 @@ impl Service for Gateway {
     const STORE: StoreSupport = StoreSupport::None;
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, place: Place) -> Result<(), Error> {
+    fn check(config: &Config, _: &Settings, place: Deployment) -> Result<(), Error> {
         config.check(place)
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
-        let targets = |owner: Owner| {
-            let configured = config.upstream.of(owner).url.as_ref();
-            context.upstream(owner.name(), configured).ok_or_else(|| config::missing_url(owner))
+        let targets = |backend: Backend| {
+            let configured = config.upstream.get(backend).url.as_ref();
+            context.upstream(backend.name(), configured).ok_or_else(|| config::missing_url(backend))
         };
-        let [ticket, reservation, pricing, query] = Owner::ALL.map(targets);
+        let [ticket, reservation, pricing, query] = Backend::ALL.map(targets);
         let targets = [ticket?, reservation?, pricing?, query?];
         let tasks = Tasks::new();
         let windows = Windows::for_streams(context.settings.limits.streams());
-        let pool = |owner: Owner| {
-            let addresses = balance::addresses(owner.name(), &targets[owner as usize], &tasks);
+        let pool = |backend: Backend| {
+            let addresses = balance::addresses(backend.name(), &targets[backend as usize], &tasks);
             Pool::new(addresses, windows, &tasks)
         };
         let health = Health::new([""; 0]);

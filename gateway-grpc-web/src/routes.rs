@@ -14,7 +14,7 @@ use tonic::Status;
 
 /// A service behind the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Owner {
+pub enum Backend {
     /// The ticket service.
     Ticket,
     /// The reservation service.
@@ -25,7 +25,7 @@ pub enum Owner {
     Query,
 }
 
-impl Owner {
+impl Backend {
     /// All of them, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Ticket, Self::Reservation, Self::Pricing, Self::Query];
 
@@ -41,9 +41,9 @@ impl Owner {
     }
 
     /// Who answers for the operations of a service: the header says it, as the same RPCs are on each of the four.
-    pub(crate) fn of_operations(map: &HeaderMap) -> Result<Self, ApiError> {
+    pub(crate) fn from_headers(map: &HeaderMap) -> Result<Self, ApiError> {
         let named = map.get(headers::SERVICE).and_then(|value| value.to_str().ok());
-        Self::ALL.into_iter().find(|owner| Some(owner.name()) == named).ok_or_else(|| {
+        Self::ALL.into_iter().find(|backend| Some(backend.name()) == named).ok_or_else(|| {
             let got =
                 named.map_or("nothing".to_owned(), |name| format!("{:?}", name.chars().take(80).collect::<String>()));
             let description = format!("the header must say ticket, reservation, pricing or query; got {got}");
@@ -55,7 +55,7 @@ impl Owner {
 /// Who answers a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Destination {
-    Upstream(Owner),
+    Upstream(Backend),
     /// Operations: the header says which upstream.
     ByHeader,
     /// Health and reflection.
@@ -68,7 +68,7 @@ pub(crate) struct Route {
     pub(crate) destination: Destination,
     /// Takes a stream of messages, not one.
     pub(crate) streams_requests: bool,
-    /// Answers with a stream of messages, not one.
+    /// Returns a stream of messages, not one.
     pub(crate) streams_answers: bool,
 }
 
@@ -84,10 +84,10 @@ impl Routes {
     /// If descriptors that were compiled in are broken.
     pub(crate) fn try_new() -> Result<Self, DecodeError> {
         let services = HashMap::from([
-            (ticket_service_server::SERVICE_NAME, Destination::Upstream(Owner::Ticket)),
-            (reservation_service_server::SERVICE_NAME, Destination::Upstream(Owner::Reservation)),
-            (pricing_service_server::SERVICE_NAME, Destination::Upstream(Owner::Pricing)),
-            (query_service_server::SERVICE_NAME, Destination::Upstream(Owner::Query)),
+            (ticket_service_server::SERVICE_NAME, Destination::Upstream(Backend::Ticket)),
+            (reservation_service_server::SERVICE_NAME, Destination::Upstream(Backend::Reservation)),
+            (pricing_service_server::SERVICE_NAME, Destination::Upstream(Backend::Pricing)),
+            (query_service_server::SERVICE_NAME, Destination::Upstream(Backend::Query)),
             (operations_service_server::SERVICE_NAME, Destination::ByHeader),
             (health_server::SERVICE_NAME, Destination::Gateway),
             (tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME, Destination::Gateway),
@@ -133,9 +133,9 @@ impl Routes {
     }
 
     /// The services that one upstream has alone, by full name.
-    pub(crate) fn upstream_services(&self) -> impl Iterator<Item = (&'static str, Owner)> {
+    pub(crate) fn upstream_services(&self) -> impl Iterator<Item = (&'static str, Backend)> {
         self.services.iter().filter_map(|(name, destination)| match destination {
-            Destination::Upstream(owner) => Some((*name, *owner)),
+            Destination::Upstream(backend) => Some((*name, *backend)),
             Destination::ByHeader | Destination::Gateway => None,
         })
     }
@@ -158,19 +158,19 @@ mod tests {
     fn paths_lead_to_their_services() {
         let routes = Routes::try_new().unwrap();
         for (path, destination, streams_answers) in [
-            ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Owner::Ticket), false),
+            ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Backend::Ticket), false),
             (
                 "/eticket.reservation.v1.ReservationService/ReserveTicket",
-                Destination::Upstream(Owner::Reservation),
+                Destination::Upstream(Backend::Reservation),
                 false,
             ),
-            ("/eticket.pricing.v1.PricingService/GetPrice", Destination::Upstream(Owner::Pricing), false),
-            ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Owner::Query), true),
+            ("/eticket.pricing.v1.PricingService/GetPrice", Destination::Upstream(Backend::Pricing), false),
+            ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Backend::Query), true),
             ("/eticket.operations.v1.OperationsService/ListUnsettled", Destination::ByHeader, false),
             ("/grpc.health.v1.Health/Check", Destination::Gateway, false),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
             ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
-            ("/eticket.ticket.v1.TicketService/FromTheFuture", Destination::Upstream(Owner::Ticket), true),
+            ("/eticket.ticket.v1.TicketService/FromTheFuture", Destination::Upstream(Backend::Ticket), true),
         ] {
             let route = routes.find(path).unwrap();
             assert_eq!((route.destination, route.streams_answers), (destination, streams_answers), "{path}");
@@ -200,17 +200,17 @@ mod tests {
 
     #[test]
     fn operations_go_where_the_header_says() {
-        for owner in Owner::ALL {
+        for backend in Backend::ALL {
             let map =
-                HeaderMap::from_iter([(headers::SERVICE.parse().unwrap(), HeaderValue::from_static(owner.name()))]);
-            assert_eq!(Owner::of_operations(&map).unwrap(), owner);
+                HeaderMap::from_iter([(headers::SERVICE.parse().unwrap(), HeaderValue::from_static(backend.name()))]);
+            assert_eq!(Backend::from_headers(&map).unwrap(), backend);
         }
         for value in [None, Some("Ticket"), Some(""), Some("gateway"), Some("\u{e4}")] {
             let mut map = HeaderMap::new();
             if let Some(value) = value {
                 map.insert(headers::SERVICE, HeaderValue::from_bytes(value.as_bytes()).unwrap());
             }
-            let status: Status = Owner::of_operations(&map).unwrap_err().into();
+            let status: Status = Backend::from_headers(&map).unwrap_err().into();
             assert_eq!(status.code(), Code::InvalidArgument, "{value:?}");
             assert!(status.message().starts_with("eticket-service: "), "{}", status.message());
         }

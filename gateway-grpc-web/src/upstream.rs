@@ -1,6 +1,6 @@
 //! The services behind the gateway: their connections, and what a caller is told when one does not answer.
 
-mod member;
+mod endpoint;
 pub(crate) mod outgoing;
 pub(crate) mod pool;
 mod readiness;
@@ -27,12 +27,12 @@ use self::{
     outgoing::Outgoing,
     pool::{Pool, PoolError},
 };
-use crate::routes::Owner;
+use crate::routes::Backend;
 
 /// One service behind the gateway.
 #[derive(Debug)]
 pub(crate) struct Upstream {
-    owner: Owner,
+    backend: Backend,
     pool: Pool,
     /// As last seen, so that the log tells the change and not every call.
     reachable: AtomicBool,
@@ -48,8 +48,8 @@ pub(crate) enum Failure {
 }
 
 impl Upstream {
-    pub(crate) fn new(owner: Owner, pool: Pool) -> Self {
-        Self { owner, pool, reachable: AtomicBool::new(true) }
+    pub(crate) fn new(backend: Backend, pool: Pool) -> Self {
+        Self { backend, pool, reachable: AtomicBool::new(true) }
     }
 
     /// Passes a call on. Dropping the future resets the stream, so that the service stops working for a caller that has gone.
@@ -65,14 +65,14 @@ impl Upstream {
             return Err(Failure::NotGrpc(response.status()));
         }
         if !self.reachable.load(Ordering::Relaxed) && !self.reachable.swap(true, Ordering::Relaxed) {
-            tracing::info!(upstream = self.owner.name(), "upstream answers again");
+            tracing::info!(upstream = self.backend.name(), "upstream answers again");
         }
         Ok(response)
     }
 
     /// What callers are told of a failure, before the answer or in the middle of it.
     pub(crate) fn unavailable(&self, error: Option<&(dyn Error + 'static)>) -> ApiError {
-        let name = self.owner.name();
+        let name = self.backend.name();
         if self.reachable.swap(false, Ordering::Relaxed) {
             let error = error.map_or_else(|| "the answer ended without a status".to_owned(), chain);
             tracing::warn!(upstream = name, %error, "upstream is not available");

@@ -1,4 +1,4 @@
-//! What must hold of eticket after whatever was done to it: it serves on every wire, nothing has panicked, it ends well.
+//! What must hold of eticket after whatever was done to it: it serves on every protocol, nothing has panicked, it ends well.
 
 use chrono::Weekday;
 use eticket_proto::{reservation::UserGrade, ticket::TicketStatus};
@@ -8,23 +8,23 @@ use tokio::{
 };
 use uuid::Uuid;
 
-use crate::{Api, Eticket, Exit, Wire, calendar};
+use crate::{Api, Eticket, Exit, Protocol, calendar};
 
-/// A ticket's whole life on every wire.
+/// A ticket's whole life on every protocol.
 ///
 /// # Panics
 /// If any of it goes wrong.
 pub async fn serves(eticket: &Eticket) {
-    for wire in Wire::ALL {
-        let (api, ticket) = (Api::new(eticket, wire), Uuid::new_v4().to_string());
+    for protocol in Protocol::ALL {
+        let (api, ticket) = (Api::new(eticket, protocol), Uuid::new_v4().to_string());
         api.register(&ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
         let reserved = api.reserve(&ticket, "A", UserGrade::Vip).await.expect("reserved");
         let view = api.settled(&ticket, &reserved.consistency_token).await;
-        assert_eq!((view.ticket_status(), view.user_id.as_str()), (TicketStatus::Reserved, "A"), "{wire:?}");
+        assert_eq!((view.ticket_status(), view.user_id.as_str()), (TicketStatus::Reserved, "A"), "{protocol:?}");
         let reservation = reserved.reservation.expect("an answer has its resource");
         let cancelled = api.cancel(&reservation.reservation_id).await.expect("cancelled");
         let view = api.settled(&ticket, &cancelled.consistency_token).await;
-        assert_eq!(view.ticket_status(), TicketStatus::Available, "{wire:?}");
+        assert_eq!(view.ticket_status(), TicketStatus::Available, "{protocol:?}");
     }
 }
 

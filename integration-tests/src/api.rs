@@ -33,7 +33,7 @@ use crate::{
 
 /// How a client reaches the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wire {
+pub enum Protocol {
     /// gRPC, each service at its own address.
     Direct,
     /// gRPC through the gateway.
@@ -44,7 +44,7 @@ pub enum Wire {
     WebText,
 }
 
-impl Wire {
+impl Protocol {
     pub const ALL: [Self; 4] = [Self::Direct, Self::Gateway, Self::WebBinary, Self::WebText];
 }
 
@@ -67,19 +67,19 @@ pub struct Api(Reach);
 
 impl Api {
     /// A client that connects when it is first used.
-    pub fn new(eticket: &Eticket, wire: Wire) -> Self {
-        Self::of(|server| eticket.address(server).to_owned(), wire)
+    pub fn new(eticket: &Eticket, protocol: Protocol) -> Self {
+        Self::with_protocol(|server| eticket.address(server).to_owned(), protocol)
     }
 
     /// A client of servers of which `address` tells where they are.
-    pub fn of(address: impl Fn(&str) -> String, wire: Wire) -> Self {
-        Self(match wire {
-            Wire::Direct => {
+    pub fn with_protocol(address: impl Fn(&str) -> String, protocol: Protocol) -> Self {
+        Self(match protocol {
+            Protocol::Direct => {
                 Reach::Direct(SERVICES.iter().map(|service| (*service, channel(&address(service)))).collect())
             }
-            Wire::Gateway => Reach::Gateway(channel(&address("gateway"))),
-            Wire::WebBinary => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Binary))),
-            Wire::WebText => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Text))),
+            Protocol::Gateway => Reach::Gateway(channel(&address("gateway"))),
+            Protocol::WebBinary => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Binary))),
+            Protocol::WebText => Reach::Web(Box::new(GrpcWeb::new(&address("gateway"), Form::Text))),
         })
     }
 

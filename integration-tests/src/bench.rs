@@ -27,7 +27,7 @@ pub use self::{
 };
 use self::{phases::Bench, subject::Subject, usage::Usage};
 use crate::{
-    Eticket, Wire,
+    Eticket, Protocol,
     mesh::{self, Infrastructure, Mesh},
 };
 
@@ -118,15 +118,15 @@ pub async fn run(plan: &Plan) -> Report {
     let sync = synced_appends(folder.path(), plan.syncs);
     let begun = Instant::now();
     let eticket = Eticket::start(folder.path()).await;
-    let first = Start { took: begun.elapsed(), memory: Usage::of(eticket.id()).memory };
+    let first = Start { took: begun.elapsed(), memory: Usage::read(eticket.id()).memory };
 
-    let (rows, work) = measured(plan, &Subject::of_one(&eticket)).await;
-    let after_load = Usage::of(eticket.id()).memory;
+    let (rows, work) = measured(plan, &Subject::single(&eticket)).await;
+    let after_load = Usage::read(eticket.id()).memory;
     eticket.stop().await;
 
     let begun = Instant::now();
     let eticket = Eticket::start(folder.path()).await;
-    let again = Start { took: begun.elapsed(), memory: Usage::of(eticket.id()).memory };
+    let again = Start { took: begun.elapsed(), memory: Usage::read(eticket.id()).memory };
     eticket.stop().await;
     Report {
         cores: cores(),
@@ -151,18 +151,18 @@ pub async fn run_distributed(plan: &Plan) -> Report {
     let bare = || reference::transactions_a_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default()).await;
-    let subject = Subject::of_mesh(&mesh);
+    let subject = Subject::distributed(&mesh);
     let (rows, work) = measured(plan, &subject).await;
-    let after_load = Usage::of_all(&subject.processes).memory;
+    let after_load = Usage::read_all(&subject.processes).memory;
     mesh.stop().await;
     Report { cores: cores(), plan: plan.clone(), sync, rows, work, start: None, after_load, pgbench: Some(pgbench) }
 }
 
 async fn measured(plan: &Plan, subject: &Subject) -> (Vec<Row>, Work) {
     let mut bench = Bench::prepared(plan, subject).await;
-    bench.measure(Wire::Gateway).await;
+    bench.measure(Protocol::Gateway).await;
     bench.measure_steady().await;
-    bench.measure(Wire::Direct).await;
+    bench.measure(Protocol::Direct).await;
     bench.finish()
 }
 

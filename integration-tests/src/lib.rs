@@ -24,6 +24,6 @@ pub mod storm;
 pub mod stub;
 pub mod tour;
 
-pub use api::{Api, Wire};
+pub use api::{Api, Protocol};
 pub use eventually::eventually;
 pub use process::{Eticket, Exit};

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use crate::{Api, Eticket, Exit, Wire, process::Launch};
+use crate::{Api, Eticket, Exit, Protocol, process::Launch};
 
 /// How a mesh is to be.
 #[derive(Debug, Clone)]
@@ -225,15 +225,15 @@ impl Mesh {
     }
 
     /// A client; direct, it speaks to the first replica of each service.
-    pub fn api(&self, wire: Wire) -> Api {
-        Api::of(|server| self.servers[server][0].address.clone(), wire)
+    pub fn api(&self, protocol: Protocol) -> Api {
+        Api::with_protocol(|server| self.servers[server][0].address.clone(), protocol)
     }
 
     /// A client that goes to this replica of one service, and to the first of all others.
     pub fn api_with(&self, service: &str, address: &str) -> Api {
         let of =
             |server: &str| if server == service { address.to_owned() } else { self.servers[server][0].address.clone() };
-        Api::of(of, Wire::Direct)
+        Api::with_protocol(of, Protocol::Direct)
     }
 
     /// Asks all to end, and waits until they have.

@@ -17,7 +17,7 @@ const CALLERS: usize = 1000;
 ///
 /// # Panics
 /// If not exactly one of them gets the ticket, or another is refused for any other reason than that.
-pub async fn of_a_thousand_callers_one_gets_the_ticket(apis: &[Api]) {
+pub async fn one_of_a_thousand_callers_gets_the_ticket(apis: &[Api]) {
     let registered = apis[0].register("hot", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
     apis[0].settled("hot", &registered.consistency_token).await;
 

@@ -6,12 +6,12 @@
 //! and what views show is judged while it happens; in the end all faults cease, and everything must agree.
 
 mod clients;
+mod faults;
 mod history;
 mod judge;
+mod kill_switch;
 mod link;
-mod mishaps;
 mod plan;
-mod pulse;
 mod replicas;
 mod rest;
 mod scheduler;
@@ -65,7 +65,7 @@ async fn live(fleet: &Fleet) -> Result<(), String> {
     fleet.start_all();
     let clients = clients::start(fleet);
     let watchers = watchers::start(fleet);
-    mishaps::until_the_end(fleet).await;
+    faults::until_the_end(fleet).await;
     fleet.scheduler.cease();
     fleet.ceased.cancel();
     fleet.start_all();

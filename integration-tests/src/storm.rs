@@ -2,8 +2,8 @@
 //! remember everything; and what must be true of their memories.
 
 pub mod client;
+pub mod command;
 pub mod judge;
-pub mod order;
 pub mod siege;
 pub mod verdict;
 pub mod watcher;
@@ -50,7 +50,7 @@ impl Default for Arena {
 
 impl Arena {
     /// One whose tickets nobody has heard of.
-    pub fn of_its_own() -> Self {
+    pub fn start() -> Self {
         Self { prefix: format!("{}-", uuid::Uuid::new_v4().simple()), ..Self::default() }
     }
 

@@ -1,10 +1,10 @@
-//! A stream that has lost messages and keeps its identity: what the owners have comes back without an operator.
+//! A stream that has lost messages and keeps its epoch: what the owners have comes back without an operator.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Wire, calendar,
+    Protocol, calendar,
     eventually::{SOON, eventually},
     mesh::{Mesh, Plan},
 };
@@ -23,7 +23,7 @@ async fn mesh() -> Mesh {
     Mesh::start(plan).await
 }
 
-/// The server's storage is that of an earlier time: the stream keeps its identity and has lost its tail.
+/// The server's storage is that of an earlier time: the stream keeps its epoch and has lost its tail.
 fn restore_the_stream(mesh: &mut Mesh) {
     block_in_place(|| {
         let nats = &mut mesh.infrastructure.nats;
@@ -47,7 +47,7 @@ async fn tickets_of(mesh: &Mesh, replica: usize, tickets: &[String]) -> usize {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn what_a_restored_stream_has_lost_comes_back_without_an_operator() {
     let mut mesh = mesh().await;
-    let api = mesh.api(Wire::Direct);
+    let api = mesh.api(Protocol::Direct);
     let mut tickets = Vec::new();
     api.register("t-0", calendar::upcoming(Weekday::Wed)).await.expect("registered");
     api.settled("t-0", "").await;
@@ -92,7 +92,7 @@ async fn what_a_restored_stream_has_lost_comes_back_without_an_operator() {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn what_a_consumer_has_never_been_given_is_found_and_sent_again() {
     let mut mesh = mesh().await;
-    let api = mesh.api(Wire::Direct);
+    let api = mesh.api(Protocol::Direct);
     api.register("before", calendar::upcoming(Weekday::Wed)).await.expect("registered");
     api.settled("before", "").await;
     block_in_place(|| {

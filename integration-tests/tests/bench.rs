@@ -1,7 +1,7 @@
 //! The benchmark, run with a little of everything, so that it still works on the day somebody wants its figures.
 
 use eticket_integration_tests::{
-    Wire,
+    Protocol,
     bench::{Plan, Report, run, run_distributed},
 };
 
@@ -23,18 +23,18 @@ async fn the_distributed_form_is_measured_beside_pgbench() {
 }
 
 fn check(report: &Report) {
-    let names: Vec<_> = report.rows.iter().map(|row| (row.name, row.wire)).collect();
+    let names: Vec<_> = report.rows.iter().map(|row| (row.name, row.protocol)).collect();
     let expected = [
-        ("RegisterTicket", Wire::Gateway),
-        ("health Check", Wire::Gateway),
-        ("ReserveTicket", Wire::Gateway),
-        ("GetTicketView", Wire::Gateway),
-        ("ReserveTicket, steady", Wire::Gateway),
-        ("answer to view, applied", Wire::Gateway),
-        ("answer to view, settled", Wire::Gateway),
-        ("health Check", Wire::Direct),
-        ("ReserveTicket", Wire::Direct),
-        ("GetTicketView", Wire::Direct),
+        ("RegisterTicket", Protocol::Gateway),
+        ("health Check", Protocol::Gateway),
+        ("ReserveTicket", Protocol::Gateway),
+        ("GetTicketView", Protocol::Gateway),
+        ("ReserveTicket, steady", Protocol::Gateway),
+        ("answer to view, applied", Protocol::Gateway),
+        ("answer to view, settled", Protocol::Gateway),
+        ("health Check", Protocol::Direct),
+        ("ReserveTicket", Protocol::Direct),
+        ("GetTicketView", Protocol::Direct),
     ];
     assert_eq!(names, expected);
     for row in &report.rows {

@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 use chrono::Weekday;
 use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
 use eticket_integration_tests::{
-    Api, Eticket, Wire, calendar,
+    Api, Eticket, Protocol, calendar,
     eventually::{SOON, eventually},
     redelivery::BUS_FILE,
 };
@@ -61,7 +61,7 @@ async fn reserved(api: &Api, ticket: &str) -> TicketView {
 async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    reserved(&Api::new(&eticket, Wire::Gateway), "before").await;
+    reserved(&Api::new(&eticket, Protocol::Gateway), "before").await;
     eticket.stop().await;
 
     let garbage = |subject: &str, id: &str| Message {
@@ -76,7 +76,7 @@ async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
     publish(data.path(), &messages).await;
 
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     // Comes behind the garbage on the stream: once it is through, so is the garbage.
     let view = reserved(&api, "after").await;
     assert_eq!((view.settled, view.ticket_status()), (true, TicketStatus::Reserved));
@@ -102,7 +102,7 @@ async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
 async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let mut before = Vec::new();
     for number in 0..20 {
         let ticket = format!("t-{number}");
@@ -129,7 +129,7 @@ async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
     }
 
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     for old in before {
         let new = eventually(SOON, "the view is as it was", async || {
             let view = api.settled(&old.ticket_id, "").await;

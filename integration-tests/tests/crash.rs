@@ -12,7 +12,7 @@ use std::{
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire,
+    Api, Eticket, Protocol,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
@@ -141,8 +141,8 @@ async fn what_was_acknowledged_survives_kill_9() {
     let mut all = BTreeMap::new();
     for round in 0..ROUNDS {
         // Every way in takes its turn to be cut off; directly no gateway turns a broken connection into words.
-        let wire = if round % 2 == 0 { Wire::Direct } else { Wire::Gateway };
-        let api = Api::new(&eticket, wire);
+        let protocol = if round % 2 == 0 { Protocol::Direct } else { Protocol::Gateway };
+        let api = Api::new(&eticket, protocol);
         let done = Arc::new(AtomicUsize::new(0));
         let workers: Vec<_> =
             (0..WORKERS).map(|number| tokio::spawn(worker(api.clone(), round, number, done.clone()))).collect();
@@ -155,7 +155,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         .await;
         eticket.kill().await;
         eticket = Eticket::start(data.path()).await;
-        let api = Api::new(&eticket, Wire::Direct);
+        let api = Api::new(&eticket, Protocol::Direct);
         for worker in workers {
             for (ticket, mut story) in worker.await.expect("a worker does not panic") {
                 story.check_kept(&api, &ticket).await;
@@ -167,7 +167,7 @@ async fn what_was_acknowledged_survives_kill_9() {
         }
     }
 
-    let api = Api::new(&eticket, Wire::Direct);
+    let api = Api::new(&eticket, Protocol::Direct);
     for (ticket, (story, cancels)) in &all {
         let view = api.view(ticket, "", WaitFor::Settled).await.expect("every view settles");
         story.check_end(&view, *cancels);

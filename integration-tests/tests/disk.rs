@@ -8,7 +8,7 @@ use std::{fs, path::Path, time::Duration};
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire, aftermath,
+    Api, Eticket, Protocol, aftermath,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
@@ -178,7 +178,7 @@ async fn goes_on(api: &Api, filled: &Filled) {
 
 async fn started(data: &Path) -> (Eticket, Api) {
     let eticket = Launch::all_in_one(data).limitable().start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     (eticket, api)
 }
 

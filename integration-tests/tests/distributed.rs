@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Weekday;
 use eticket_chassis::bus::Bus;
 use eticket_integration_tests::{
-    Api, Wire,
+    Api, Protocol,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
@@ -24,8 +24,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 use tonic_types::StatusExt;
 
 /// The whole story, the second delivery in it over NATS, while everything runs.
-async fn tell(mesh: &Mesh, wire: Wire) {
-    let api = mesh.api(wire);
+async fn tell(mesh: &Mesh, protocol: Protocol) {
+    let api = mesh.api(protocol);
     let told = scenario::first_act(&api).await;
     let bus = redelivery::nats(&mesh.infrastructure.nats.url());
     let again = redelivery::publish_again_on(&bus, |message| scenario::is_the_cancellation(&told, message));
@@ -38,14 +38,14 @@ async fn tell(mesh: &Mesh, wire: Wire) {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_story_and_the_race_over_two_replicas_of_each() {
     let mesh = Mesh::start(Plan::default().replicas(2)).await;
-    tell(&mesh, Wire::Gateway).await;
-    let mut apis: Vec<Api> = (0..6).map(|_| mesh.api(Wire::Gateway)).collect();
+    tell(&mesh, Protocol::Gateway).await;
+    let mut apis: Vec<Api> = (0..6).map(|_| mesh.api(Protocol::Gateway)).collect();
     // Past the gateway too: each replica of reservation has callers of its own.
     for replica in mesh.replicas("reservation") {
         let ours = mesh.api_with("reservation", replica.address());
         apis.push(ours);
     }
-    race::of_a_thousand_callers_one_gets_the_ticket(&apis).await;
+    race::one_of_a_thousand_callers_gets_the_ticket(&apis).await;
     mesh.stop().await;
 }
 
@@ -53,7 +53,7 @@ async fn the_story_and_the_race_over_two_replicas_of_each() {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_story_with_reservation_on_postgresql_and_the_others_on_sqlite() {
     let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing")).await;
-    tell(&mesh, Wire::Gateway).await;
+    tell(&mesh, Protocol::Gateway).await;
     mesh.stop().await;
 }
 
@@ -61,7 +61,7 @@ async fn the_story_with_reservation_on_postgresql_and_the_others_on_sqlite() {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_story_with_reservation_on_sqlite_and_the_others_on_postgresql() {
     let mesh = Mesh::start(Plan::default().on_sqlite("reservation")).await;
-    tell(&mesh, Wire::Direct).await;
+    tell(&mesh, Protocol::Direct).await;
     mesh.stop().await;
 }
 
@@ -69,7 +69,7 @@ async fn the_story_with_reservation_on_sqlite_and_the_others_on_postgresql() {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_story_with_all_on_sqlite() {
     let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing").on_sqlite("reservation")).await;
-    tell(&mesh, Wire::WebText).await;
+    tell(&mesh, Protocol::WebText).await;
     mesh.stop().await;
 }
 
@@ -77,7 +77,7 @@ async fn the_story_with_all_on_sqlite() {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_story_with_all_on_postgresql() {
     let mesh = Mesh::start(Plan::default()).await;
-    tell(&mesh, Wire::WebBinary).await;
+    tell(&mesh, Protocol::WebBinary).await;
     mesh.stop().await;
 }
 
@@ -105,7 +105,7 @@ async fn health(address: &str, service: &str) -> ServingStatus {
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn cancelling_works_around_the_clock() {
     let mut mesh = Mesh::start(Plan::default()).await;
-    let api = mesh.api(Wire::Gateway);
+    let api = mesh.api(Protocol::Gateway);
     let mut reservations = Vec::new();
     for number in 0..3 {
         reservations.push(reserved(&api, &format!("t-{number}")).await);
@@ -136,7 +136,7 @@ async fn cancelling_works_around_the_clock() {
     cancelled(&api, &reservations[1]).await;
     mesh.replica_of("reservation", 0).kill().await;
     mesh.replica_of("reservation", 0).start().await;
-    cancelled(&mesh.api(Wire::Direct), &reservations[2]).await;
+    cancelled(&mesh.api(Protocol::Direct), &reservations[2]).await;
 
     mesh.infrastructure.nats.start_again().expect("it starts again");
     for service in ["ticket", "pricing", "query"] {

@@ -5,7 +5,7 @@
 use std::{net::TcpListener, time::Duration};
 
 use chrono::Weekday;
-use eticket_integration_tests::{Api, Eticket, Wire, api::reason, calendar, process::Launch};
+use eticket_integration_tests::{Api, Eticket, Protocol, api::reason, calendar, process::Launch};
 use eticket_proto::{
     headers,
     operations::{ListUnsettledRequest, ListUnsettledResponse},
@@ -30,7 +30,7 @@ struct World {
 async fn world() -> World {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     World { eticket, api, _data: data }
 }
 
@@ -231,8 +231,8 @@ async fn tokens_of_others_and_views_that_never_come() {
 #[tokio::test]
 async fn errors_speak_the_callers_language_on_every_wire() {
     let world = world().await;
-    for wire in Wire::ALL {
-        let api = Api::new(&world.eticket, wire);
+    for protocol in Protocol::ALL {
+        let api = Api::new(&world.eticket, protocol);
         let mut texts = Vec::new();
         for language in ["en", "ko", "ko-KR,en;q=0.5", "fr"] {
             let mut request = Request::new(GetTicketRequest { ticket_id: "nobody".to_owned() });
@@ -240,11 +240,11 @@ async fn errors_speak_the_callers_language_on_every_wire() {
             let answer: Result<GetTicketResponse, Status> =
                 api.call_with("eticket.ticket.v1.TicketService/GetTicket", request).await;
             let status = answer.expect_err("it is not there");
-            assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TICKET_NOT_FOUND"), "{wire:?}");
+            assert_eq!((status.code(), reason(&status).as_str()), (Code::NotFound, "TICKET_NOT_FOUND"), "{protocol:?}");
             texts.push(status.get_details_localized_message().expect("every error speaks to people"));
         }
         let locales: Vec<&str> = texts.iter().map(|text| text.locale.as_str()).collect();
-        assert_eq!(locales, ["en", "ko", "ko", "en"], "{wire:?}");
+        assert_eq!(locales, ["en", "ko", "ko", "en"], "{protocol:?}");
         assert_ne!(texts[0].message, texts[1].message);
     }
 }
@@ -266,7 +266,7 @@ fn try_again(status: &Status) {
 async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let slot = calendar::upcoming(Weekday::Sat);
     api.register("1", slot).await.expect("a new id is registered");
     api.register("2", slot).await.expect("a new id is registered");
@@ -299,8 +299,8 @@ async fn a_gateway_without_its_services_says_so() {
         launch = launch.key(&format!("upstream.{service}.url"), &address);
     }
     let gateway = launch.start().await;
-    for wire in [Wire::Gateway, Wire::WebBinary, Wire::WebText] {
-        let status = expect(Api::new(&gateway, wire).ticket("1").await, Code::Unavailable, "UPSTREAM_UNAVAILABLE");
+    for protocol in [Protocol::Gateway, Protocol::WebBinary, Protocol::WebText] {
+        let status = expect(Api::new(&gateway, protocol).ticket("1").await, Code::Unavailable, "UPSTREAM_UNAVAILABLE");
         try_again(&status);
         names(&status, "upstream", "ticket");
     }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire, aftermath,
+    Api, Eticket, Protocol, aftermath,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
@@ -161,7 +161,7 @@ fn fill(postgres: &Postgres, schema: &str) {
 async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_room_all_goes_on() {
     let (postgres, data) = (postgres().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let mut known = Known::made(&api).await;
 
     block_in_place(|| {
@@ -214,7 +214,7 @@ async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_roo
 async fn where_postgresql_cannot_write_its_log_it_is_away_and_loses_nothing() {
     let (mut postgres, data) = (postgres().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let known = Known::made(&api).await;
 
     postgres.limit_files(Some(1)).expect("limited");
@@ -247,7 +247,7 @@ async fn where_nats_has_no_room_commands_go_on_and_events_flow_when_it_has() {
     let nats = spawn_blocking(|| Nats::start().expect("nats-server starts")).await.expect("no panic");
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path()).key("bus.url", &nats.url()).start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let known = Known::made(&api).await;
 
     nats.limit_files(Some(1)).expect("limited");

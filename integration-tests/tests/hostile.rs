@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire, aftermath,
+    Api, Eticket, Protocol, aftermath,
     api::reason,
     calendar,
     process::{Launch, SERVERS},
@@ -50,12 +50,12 @@ struct Http(Client<HttpConnector, Full<Bytes>>);
 
 /// An answer: what HTTP says, and what gRPC says in headers or trailers.
 #[derive(Debug)]
-struct Answer {
+struct HttpResponse {
     http: StatusCode,
     grpc: Option<Status>,
 }
 
-impl Answer {
+impl HttpResponse {
     fn code(&self) -> Option<Code> {
         self.grpc.as_ref().map(Status::code)
     }
@@ -67,7 +67,7 @@ impl Http {
     }
 
     /// None if the server broke the stream off.
-    async fn send(&self, address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<Answer> {
+    async fn send(&self, address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<HttpResponse> {
         let mut request = Request::post(format!("http://{address}{path}"));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -75,13 +75,13 @@ impl Http {
         self.request(request.body(Full::new(Bytes::copy_from_slice(body))).expect("a request")).await
     }
 
-    async fn request(&self, request: Request<Full<Bytes>>) -> Option<Answer> {
+    async fn request(&self, request: Request<Full<Bytes>>) -> Option<HttpResponse> {
         let answering = async {
             let (head, body) = self.0.request(request).await.ok()?.into_parts();
             let body = body.collect().await.ok()?;
             let grpc = Status::from_header_map(&head.headers);
             let grpc = grpc.or_else(|| Status::from_header_map(body.trailers()?));
-            Some(Answer { http: head.status, grpc })
+            Some(HttpResponse { http: head.status, grpc })
         };
         timeout(BOUND, answering).await.expect("it is answered or broken off")
     }
@@ -157,13 +157,13 @@ async fn calls_of_nothing_that_there_is() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_and_headers_beyond_all_bounds() {
     let (eticket, _data) = start().await;
-    for wire in Wire::ALL {
+    for protocol in Protocol::ALL {
         let title = "x".repeat(5 << 20);
         let request = RegisterTicketRequest { ticket_id: "large".into(), title, ..Default::default() };
         let answer: Result<Raw, Status> =
-            Api::new(&eticket, wire).call("eticket.ticket.v1.TicketService/RegisterTicket", request).await;
+            Api::new(&eticket, protocol).call("eticket.ticket.v1.TicketService/RegisterTicket", request).await;
         let status = answer.expect_err("it is too large");
-        assert_eq!(status.code(), Code::ResourceExhausted, "{wire:?}: {status:?}");
+        assert_eq!(status.code(), Code::ResourceExhausted, "{protocol:?}: {status:?}");
     }
     let http = Http::new();
     let body = frame(0, 4, &GetTicketRequest { ticket_id: "t1".to_owned() }.encode_to_vec());
@@ -332,7 +332,7 @@ async fn headers_that_drip_are_cut_off() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn watchers_that_never_give_window_take_the_view_from_nobody() {
     let (eticket, _data) = start().await;
-    let api = Api::new(&eticket, Wire::Direct);
+    let api = Api::new(&eticket, Protocol::Direct);
     for ticket in ["one", "two", "three"] {
         let registered = api.register(ticket, calendar::upcoming(Weekday::Fri)).await.expect("registered");
         api.settled(ticket, &registered.consistency_token).await;
@@ -357,13 +357,13 @@ async fn watchers_that_never_give_window_take_the_view_from_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn callers_who_break_off_leave_nothing_behind() {
     let (eticket, _data) = start().await;
-    for wire in [Wire::Direct, Wire::Gateway] {
-        let api = Api::new(&eticket, wire);
-        api.register(&format!("broken-{wire:?}"), calendar::upcoming(Weekday::Fri)).await.expect("registered");
+    for protocol in [Protocol::Direct, Protocol::Gateway] {
+        let api = Api::new(&eticket, protocol);
+        api.register(&format!("broken-{protocol:?}"), calendar::upcoming(Weekday::Fri)).await.expect("registered");
         for round in 0..10 {
             let calls: Vec<_> = (0..40)
                 .map(|number| {
-                    let (api, id) = (api.clone(), format!("{wire:?}-{round}-{number}"));
+                    let (api, id) = (api.clone(), format!("{protocol:?}-{round}-{number}"));
                     tokio::spawn(async move { api.register(&id, calendar::upcoming(Weekday::Fri)).await.map(drop) })
                 })
                 .collect();

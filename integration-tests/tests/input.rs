@@ -6,7 +6,7 @@ use std::{fmt::Debug, time::Duration};
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire, aftermath,
+    Api, Eticket, Protocol, aftermath,
     api::{channel, reason},
     calendar,
     raw::Raw,
@@ -38,7 +38,7 @@ struct World {
 async fn world() -> World {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let apis = [Api::new(&eticket, Wire::Direct), Api::new(&eticket, Wire::Gateway)];
+    let apis = [Api::new(&eticket, Protocol::Direct), Api::new(&eticket, Protocol::Gateway)];
     World { eticket, apis, _data: data }
 }
 
@@ -118,7 +118,7 @@ fn registration() -> ticket::RegisterTicketRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_tickets() {
+async fn wrong_fields_of_tickets_are_named() {
     let world = world().await;
     let register = "eticket.ticket.v1.TicketService/RegisterTicket";
     for ticket_id in no_ids() {
@@ -177,7 +177,7 @@ async fn of_tickets() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_reservations_prices_and_operations() {
+async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
     let world = world().await;
     let reserve = "eticket.reservation.v1.ReservationService/ReserveTicket";
     let wish = || reservation::ReserveTicketRequest {
@@ -263,7 +263,7 @@ async fn operations(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_lists() {
+async fn wrong_fields_of_lists_are_named() {
     let world = world().await;
     for number in 0..3 {
         let registered = world.apis[0].register(&format!("t{number}"), calendar::upcoming(Weekday::Sun)).await;
@@ -374,7 +374,7 @@ async fn filters(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_views_and_watches() {
+async fn wrong_fields_of_views_and_watches_are_named() {
     let world = world().await;
     let registered = world.apis[0].register("real", calendar::upcoming(Weekday::Sun)).await.expect("registered");
     world.apis[0].settled("real", &registered.consistency_token).await;
@@ -424,7 +424,7 @@ async fn watches(world: &World) {
         }
         field(vec!["real".into(); 1_001], String::new(), "ticket_ids").await;
 
-        // A place that the stream never had, by its identity or beyond its end: it is a snapshot.
+        // A place that the stream never had, by its epoch or beyond its end: it is a snapshot.
         let mut watch = async |payload: &[u8]| {
             let resume_token = if payload.is_empty() { String::new() } else { token::seal(Kind::Resume, payload) };
             let request = query::WatchTicketViewsRequest { ticket_ids: vec!["real".into()], resume_token };
@@ -432,8 +432,8 @@ async fn watches(world: &World) {
         };
         let first = watch(&[]).await.message().await.expect("a snapshot").expect("of one row");
         let place = token::open(Kind::Resume, &first.resume_token).expect("the last row has it");
-        for identity in [&b"another"[..], &place[8..]] {
-            let other = watch(&[&u64::MAX.to_be_bytes()[..], identity].concat()).await.message().await;
+        for epoch in [&b"another"[..], &place[8..]] {
+            let other = watch(&[&u64::MAX.to_be_bytes()[..], epoch].concat()).await.message().await;
             assert_eq!(other.expect("a snapshot").expect("of one row").view, first.view);
         }
     }

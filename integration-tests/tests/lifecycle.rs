@@ -10,7 +10,7 @@ use std::{
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire,
+    Api, Eticket, Protocol,
     aftermath::metrics,
     api::{channel, reason},
     calendar,
@@ -79,7 +79,7 @@ async fn the_ready_line_of_a_server_alone_names_its_own() {
 async fn started_again_it_goes_on_where_it_was() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     api.register("kept", calendar::upcoming(Weekday::Wed)).await.expect("a new id is registered");
     let reserved = api.reserve("kept", "A", UserGrade::Vip).await.expect("it is available");
     let view = api.settled("kept", &reserved.consistency_token).await;
@@ -87,7 +87,7 @@ async fn started_again_it_goes_on_where_it_was() {
     eticket.stop().await;
 
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     assert_eq!(api.ticket("kept").await.expect("it is still there"), ticket);
     assert_eq!(api.settled("kept", &reserved.consistency_token).await, view);
     let refusal = api.reserve("kept", "B", UserGrade::Silver).await.expect_err("it is still held");
@@ -131,7 +131,7 @@ async fn a_store_file_belongs_to_one_process() {
 async fn nothing_is_acknowledged_into_a_store_file_that_was_removed() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let slot = calendar::upcoming(Weekday::Sat);
     api.register("before", slot).await.expect("registered");
     let (file, aside) = (data.path().join("ticket.db"), data.path().join("aside.db"));
@@ -192,7 +192,7 @@ async fn each_signal_ends_it_well() {
 async fn another_signal_a_second_later_ends_it_at_once() {
     let data = folder();
     let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "20000").start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
     let first = Instant::now();
     eticket.signal(Signal::INT);
@@ -218,7 +218,7 @@ async fn a_pipe_that_nobody_reads_holds_nothing_up() {
     for stream in [Stream::Log, Stream::Output] {
         let data = folder();
         let eticket = Launch::all_in_one(data.path()).unread(stream).key("log.level", "debug").start().await;
-        let api = Api::new(&eticket, Wire::Gateway);
+        let api = Api::new(&eticket, Protocol::Gateway);
         api.register("1", calendar::upcoming(Weekday::Wed)).await.expect("a new id is registered");
         api.settled("1", "").await;
         assert!(metrics(&eticket).await.contains("eticket_log_lines_dropped_total"), "what is dropped is counted");
@@ -257,7 +257,7 @@ async fn the_drain_delay_lets_balancers_look_away() {
     let data = folder();
     let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "1500").start().await;
     let gateway = eticket.address("gateway").to_owned();
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
     assert_eq!(readiness(&gateway).await, Some(true));
     eticket.signal(Signal::TERM);
@@ -274,10 +274,10 @@ async fn the_drain_delay_lets_balancers_look_away() {
 /// once, not cut after the share of the hard cap (25 s) that calls may take.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_waits_is_told_that_it_shuts_down() {
-    for wire in Wire::ALL {
+    for protocol in Protocol::ALL {
         let data = folder();
         let eticket = Eticket::start(data.path()).await;
-        let api = Api::new(&eticket, wire);
+        let api = Api::new(&eticket, protocol);
         let mut request = Request::new(GetTicketViewRequest {
             ticket_id: "not-there".to_owned(),
             wait: WaitFor::Applied.into(),
@@ -304,7 +304,7 @@ async fn who_waits_is_told_that_it_shuts_down() {
         says_that_it_shuts_down(&stream.message().await.expect_err("it ends"));
         let exit = eticket.exit().await;
         assert_eq!(exit.code, Some(0), "{}", exit.log);
-        assert!(began.elapsed() < Duration::from_secs(10), "{wire:?}: {:?}:\n{}", began.elapsed(), exit.log);
+        assert!(began.elapsed() < Duration::from_secs(10), "{protocol:?}: {:?}:\n{}", began.elapsed(), exit.log);
         assert!(!exit.log.contains("did not finish in time"), "{}", exit.log);
     }
 }
@@ -322,7 +322,7 @@ fn says_that_it_shuts_down(status: &Status) {
 async fn a_drain_under_load_loses_nothing() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let workers: Vec<_> = (0..16)
         .map(|worker| {
             let api = api.clone();
@@ -353,7 +353,7 @@ async fn a_drain_under_load_loses_nothing() {
     }
 
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     for id in &kept {
         assert!(api.settled(id, "").await.settled, "{id} was acknowledged");
     }

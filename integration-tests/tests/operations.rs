@@ -8,7 +8,7 @@ use std::{
 use chrono::Weekday;
 use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
 use eticket_integration_tests::{
-    Api, Eticket, Exit, Wire, binary, calendar,
+    Api, Eticket, Exit, Protocol, binary, calendar,
     eventually::{SOON, eventually},
     process::Launch,
 };
@@ -32,7 +32,7 @@ fn lines(exit: &Exit) -> Vec<&str> {
 async fn each_command_says_what_it_did() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     for number in 0..3 {
         let ticket = format!("t-{number}");
         api.register(&ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
@@ -70,7 +70,7 @@ async fn each_command_says_what_it_did() {
 async fn on_a_terminal_progress_is_a_bar() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     for number in 0..10 {
         api.register(&format!("t-{number}"), calendar::upcoming(Weekday::Wed)).await.expect("registered");
     }
@@ -95,7 +95,7 @@ async fn a_view_that_differs_from_its_owners_is_seen() {
     let other = other.start().await;
     let url = format!("http://{}", other.address("ticket"));
     let eticket = Launch::all_in_one(data.path()).key("query.upstream.ticket.url", &url).start().await;
-    let (here, there) = (Api::new(&eticket, Wire::Gateway), Api::at(other.address("ticket")));
+    let (here, there) = (Api::new(&eticket, Protocol::Gateway), Api::at(other.address("ticket")));
     for (api, tickets) in [(&here, ["both", "here"]), (&there, ["both", "there"])] {
         for ticket in tickets {
             api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");

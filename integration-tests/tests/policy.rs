@@ -7,7 +7,7 @@ use std::{fs, path::Path};
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Wire, aftermath, calendar,
+    Api, Eticket, Protocol, aftermath, calendar,
     eventually::{SOON, eventually},
     process::Launch,
 };
@@ -101,7 +101,7 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
     fs::write(&file, GOOD).expect("written");
     let launch = following(&data, &file, "200");
     let eticket = launch.start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     assert_eq!(units(&priced(&api, "free").await), 4_500);
     priced(&api, "held").await;
     let reserved = api.reserve("held", "A", UserGrade::Vip).await.expect("reserved");
@@ -153,7 +153,7 @@ async fn pages_of_long_rows_end_before_they_are_too_large() {
     let rules: String = (0..100).map(rule).collect();
     fs::write(&file, format!("version: 1\nbase_price: 5000 KRW\nrules:\n{rules}")).expect("written");
     let eticket = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file).start().await;
-    let api = Api::new(&eticket, Wire::Direct);
+    let api = Api::new(&eticket, Protocol::Direct);
     // Of 60 KiB and more each.
     let tickets: Vec<String> = (0..80).map(|number| format!("t-{number:02}")).collect();
     for ticket in &tickets {
@@ -211,7 +211,7 @@ async fn half_a_policy_is_never_adopted() {
     })
     .await;
     fs::write(&file, whole).expect("written");
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let adopted = eventually(SOON, "the policy is in force", async || match policy(&api).await {
         policy if policy.version == 2 => Ok(policy),
         other => Err(other.version),
@@ -246,7 +246,7 @@ async fn who_holds_a_ticket_keeps_the_price_when_only_the_end_moves() {
     fs::write(&file, GOOD).expect("written");
     let launch = following(&data, &file, "200");
     let eticket = launch.start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     priced(&api, "held").await;
     let reserved = api.reserve("held", "A", UserGrade::Vip).await.expect("reserved");
     api.settled("held", &reserved.consistency_token).await;

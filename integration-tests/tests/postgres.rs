@@ -6,7 +6,7 @@ use std::{net::TcpListener, time::Duration};
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Exit, Wire, api::reason, calendar, eventually::eventually, process::Launch,
+    Api, Eticket, Exit, Protocol, api::reason, calendar, eventually::eventually, process::Launch,
 };
 use eticket_local_servers::postgres::Postgres;
 use eticket_proto::{
@@ -75,7 +75,7 @@ async fn all_are_told(api: &Api, reservation: &str, cancel_id: &str) {
 async fn while_the_store_is_away_callers_are_told_and_when_it_is_back_all_goes_on() {
     let (mut postgres, data) = (server().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     for ticket in ["held", "free"] {
         api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
     }

@@ -1,12 +1,12 @@
 //! Many callers, one ticket: exactly one may have it, and all others learn why they may not.
 
-use eticket_integration_tests::{Api, Wire, process::Launch, race};
+use eticket_integration_tests::{Api, Protocol, process::Launch, race};
 use tempfile::TempDir;
 
 const CONNECTIONS: usize = 8;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn of_a_thousand_callers_one_gets_the_ticket() {
+async fn one_of_a_thousand_callers_gets_the_ticket() {
     let data = TempDir::new().expect("a folder");
     // A thousand first looks at once take longer than one may on a busy machine; what is tested is who wins.
     let eticket = Launch::all_in_one(data.path())
@@ -14,7 +14,7 @@ async fn of_a_thousand_callers_one_gets_the_ticket() {
         .key("reservation.upstream.ticket.attempt_timeout_ms", "14000")
         .start()
         .await;
-    let apis: Vec<Api> = (0..CONNECTIONS).map(|_| Api::new(&eticket, Wire::Gateway)).collect();
-    race::of_a_thousand_callers_one_gets_the_ticket(&apis).await;
+    let apis: Vec<Api> = (0..CONNECTIONS).map(|_| Api::new(&eticket, Protocol::Gateway)).collect();
+    race::one_of_a_thousand_callers_gets_the_ticket(&apis).await;
     eticket.stop().await;
 }

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use eticket_integration_tests::{
-    Api, Wire,
+    Api, Protocol,
     api::reason,
     eventually::{SOON, eventually},
     process::Launch,
@@ -37,11 +37,11 @@ async fn a_deadline_that_ends_is_told_as_such() {
         .start()
         .await;
     // A browser's client, because tonic's ends the call itself at the same moment, as CANCELLED.
-    for wire in [Wire::WebBinary, Wire::WebText] {
+    for protocol in [Protocol::WebBinary, Protocol::WebText] {
         let mut request = Request::new(GetTicketRequest { ticket_id: "1".into() });
         request.set_timeout(Duration::from_millis(500));
         let answer: Result<GetTicketResponse, Status> =
-            Api::new(&eticket, wire).call_with("eticket.ticket.v1.TicketService/GetTicket", request).await;
+            Api::new(&eticket, protocol).call_with("eticket.ticket.v1.TicketService/GetTicket", request).await;
         expect(answer, Code::DeadlineExceeded, "DEADLINE_EXCEEDED");
     }
     eticket.stop().await;
@@ -56,7 +56,7 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
         .key("ticket.fault.latency_ms", "600000")
         .start()
         .await;
-    let api = Api::new(&eticket, Wire::Direct);
+    let api = Api::new(&eticket, Protocol::Direct);
     let holder = tokio::spawn({
         let api = api.clone();
         // Tries again while the other call has the place.
@@ -89,7 +89,7 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
 async fn a_page_token_that_nobody_made_is_refused_by_every_list() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path()).start().await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let token = || "bm9ib2R5".to_owned();
     let request = ListTicketsRequest { page_token: token(), ..ListTicketsRequest::default() };
     let answer: Result<ListTicketsResponse, Status> =

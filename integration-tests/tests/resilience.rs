@@ -13,7 +13,7 @@ use std::{
 };
 
 use eticket_integration_tests::{
-    Api, Eticket, Wire,
+    Api, Eticket, Protocol,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
@@ -49,11 +49,11 @@ struct Scripted {
     asked: Arc<AtomicU64>,
 }
 
-type Answer<T> = Result<Response<T>, Status>;
+type CallResult<T> = Result<Response<T>, Status>;
 
 #[tonic::async_trait]
 impl TicketService for Scripted {
-    async fn check_availability(&self, _: Request<CheckAvailabilityRequest>) -> Answer<CheckAvailabilityResponse> {
+    async fn check_availability(&self, _: Request<CheckAvailabilityRequest>) -> CallResult<CheckAvailabilityResponse> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         let mood = *self.mood.lock().expect("nobody panics with it");
         let ticket = pb::Ticket {
@@ -76,19 +76,19 @@ impl TicketService for Scripted {
         }
     }
 
-    async fn register_ticket(&self, _: Request<pb::RegisterTicketRequest>) -> Answer<pb::RegisterTicketResponse> {
+    async fn register_ticket(&self, _: Request<pb::RegisterTicketRequest>) -> CallResult<pb::RegisterTicketResponse> {
         Err(Status::unimplemented("not asked here"))
     }
-    async fn update_ticket(&self, _: Request<pb::UpdateTicketRequest>) -> Answer<pb::UpdateTicketResponse> {
+    async fn update_ticket(&self, _: Request<pb::UpdateTicketRequest>) -> CallResult<pb::UpdateTicketResponse> {
         Err(Status::unimplemented("not asked here"))
     }
-    async fn withdraw_ticket(&self, _: Request<pb::WithdrawTicketRequest>) -> Answer<pb::WithdrawTicketResponse> {
+    async fn withdraw_ticket(&self, _: Request<pb::WithdrawTicketRequest>) -> CallResult<pb::WithdrawTicketResponse> {
         Err(Status::unimplemented("not asked here"))
     }
-    async fn get_ticket(&self, _: Request<pb::GetTicketRequest>) -> Answer<pb::GetTicketResponse> {
+    async fn get_ticket(&self, _: Request<pb::GetTicketRequest>) -> CallResult<pb::GetTicketResponse> {
         Err(Status::unimplemented("not asked here"))
     }
-    async fn list_tickets(&self, _: Request<pb::ListTicketsRequest>) -> Answer<pb::ListTicketsResponse> {
+    async fn list_tickets(&self, _: Request<pb::ListTicketsRequest>) -> CallResult<pb::ListTicketsResponse> {
         Err(Status::unimplemented("not asked here"))
     }
 }
@@ -212,7 +212,7 @@ async fn the_fault_layer_rehearses_an_outage_of_the_check_alone() {
         .key("ticket.fault.error_ratio", "1.0")
         .start()
         .await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     let registered = api.register("1", calendar::upcoming(chrono::Weekday::Mon)).await.expect("not concerned");
     api.settled("1", &registered.consistency_token).await;
     overloaded(&api.reserve("1", "A", UserGrade::Gold).await.expect_err("the check fails"));
@@ -220,7 +220,7 @@ async fn the_fault_layer_rehearses_an_outage_of_the_check_alone() {
     eticket.stop().await;
 
     let eticket = Eticket::start(data.path()).await;
-    Api::new(&eticket, Wire::Gateway).reserve("1", "A", UserGrade::Gold).await.expect("the rehearsal is over");
+    Api::new(&eticket, Protocol::Gateway).reserve("1", "A", UserGrade::Gold).await.expect("the rehearsal is over");
     eticket.stop().await;
 }
 

@@ -9,7 +9,7 @@ use std::sync::{
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Wire, calendar,
+    Protocol, calendar,
     caller::Caller,
     mesh::{Mesh, Plan},
 };
@@ -66,7 +66,7 @@ async fn go_round(
 #[ignore = "needs PostgreSQL, nats-server and eticket-caller: cargo xtask test"]
 async fn no_call_fails_while_every_replica_is_restarted() {
     let mut mesh = Mesh::start(Plan::default().replicas(2).gateways(2)).await;
-    let api = mesh.api(Wire::Gateway);
+    let api = mesh.api(Protocol::Gateway);
     for number in 0..CALLERS {
         let ticket = format!("t-{number}");
         let answer = api.register(&ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");

@@ -7,7 +7,7 @@
 use std::{path::Path, sync::Arc};
 
 use eticket_integration_tests::{
-    Api, Eticket, Wire,
+    Api, Eticket, Protocol,
     eventually::SOON,
     process::Launch,
     storm::{Arena, client::Client, verdict, watcher::Watcher},
@@ -49,8 +49,8 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
         let enough = arena.answered() + random.random_range(0..=ANSWERS);
         let watching = tokio::spawn(watcher.clone().watch(watched_at(&eticket, round)));
         let working = clients.into_iter().enumerate().map(|(number, mut client)| {
-            let wire = if (round + number).is_multiple_of(2) { Wire::Direct } else { Wire::Gateway };
-            let (api, arena) = (Api::new(&eticket, wire), arena.clone());
+            let protocol = if (round + number).is_multiple_of(2) { Protocol::Direct } else { Protocol::Gateway };
+            let (api, arena) = (Api::new(&eticket, protocol), arena.clone());
             tokio::spawn(async move {
                 client.work(&api, &arena).await;
                 client
@@ -72,14 +72,14 @@ async fn twenty_kills_lose_nothing_and_double_nothing() {
 
     let watching = tokio::spawn(watcher.clone().watch(watched_at(&eticket, KILLS)));
     let asking = clients.into_iter().map(|mut client| {
-        let (api, arena) = (Api::new(&eticket, Wire::Direct), arena.clone());
+        let (api, arena) = (Api::new(&eticket, Protocol::Direct), arena.clone());
         async move {
             client.ask_everything_again(&api, &arena).await;
             client
         }
     });
     let clients = futures::future::join_all(asking).await;
-    let judged = verdict::judge_all(&Api::new(&eticket, Wire::Direct), &clients, &watcher).await;
+    let judged = verdict::judge_all(&Api::new(&eticket, Protocol::Direct), &clients, &watcher).await;
     assert_eq!(watcher.views().len(), judged, "it was sent no ticket that nobody registered");
     verdict::compare_views(eticket.address("query")).await;
     let exit = eticket.stop().await;

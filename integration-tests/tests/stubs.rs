@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use eticket_integration_tests::{
-    Api, Eticket, Wire,
+    Api, Eticket, Protocol,
     aftermath::metrics,
     api::reason,
     eventually::{SOON, eventually},
@@ -34,7 +34,7 @@ async fn an_open_breaker_is_told_with_its_reason_at_once() {
         .key("reservation.upstream.ticket.breaker.open_ms", "600000")
         .start()
         .await;
-    let api = Api::new(&eticket, Wire::Gateway);
+    let api = Api::new(&eticket, Protocol::Gateway);
     eventually(SOON, "the breaker opens", async || {
         let refused = api.reserve("1", "A", UserGrade::Silver).await.expect_err("availability cannot be asked for");
         let delay = refused.get_details_retry_info().and_then(|retry| retry.retry_delay);
@@ -83,7 +83,7 @@ async fn a_call_that_is_shed_is_tried_again_and_answered() {
         .key("ticket.fault.latency_ms", "600000")
         .start()
         .await;
-    let api = Api::new(&eticket, Wire::Direct);
+    let api = Api::new(&eticket, Protocol::Direct);
     for language in LANGUAGES {
         let holder = take_the_one_place(&api).await;
         let before = shed(&eticket).await;

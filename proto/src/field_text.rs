@@ -25,7 +25,7 @@ pub struct FieldText {
 }
 
 /// Returns the text for a field by its path in the request. A field has the same rule in every request.
-pub fn of(field: &str) -> FieldText {
+pub fn find(field: &str) -> FieldText {
     // "ticket_ids[3]" is the id of a ticket; "ticket_ids" is the list.
     let element = field.split_once('[').map(|(list, _)| list.trim_end_matches('s'));
     let name = element.unwrap_or(field);
@@ -95,7 +95,7 @@ mod tests {
             ("filter_status", "INVALID_STATUS"),
             ("something_new", "INVALID_VALUE"),
         ] {
-            assert_eq!(of(field).reason, reason, "{field}");
+            assert_eq!(find(field).reason, reason, "{field}");
         }
     }
 

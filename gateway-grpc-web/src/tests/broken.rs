@@ -15,7 +15,7 @@ use super::{
     fake::{ONE_THEN_SILENCE, SLOW},
     web_client::{Web, method},
 };
-use crate::Owner;
+use crate::Backend;
 
 fn assert_names(status: &Status, upstream: &str) {
     assert_eq!(status.code(), Code::Unavailable, "{status}");
@@ -34,7 +34,7 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
     let web = Web::connect(&world).await;
     for _ in 0..3 {
         assert!(client.get_ticket(ticket("t1")).await.is_ok());
-        world.upstreams.kill(Owner::Ticket);
+        world.upstreams.kill(Backend::Ticket);
         assert_names(&client.get_ticket(ticket("t1")).await.unwrap_err(), "ticket");
         assert_names(&client.get_ticket(ticket("t1")).await.unwrap_err(), "ticket");
         for text in [false, true] {
@@ -42,7 +42,7 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
             assert_names(&answer.status(), "ticket");
         }
         assert!(world.views().await.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.is_ok(), "the others go on");
-        world.upstreams.start_one(Owner::Ticket).await;
+        world.upstreams.start_one(Backend::Ticket).await;
         eventually("the upstream is found again", async || {
             world.tickets().await.get_ticket(ticket("t1")).await.is_ok()
         })
@@ -54,7 +54,7 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
 async fn a_caller_with_little_time_left_is_asked_not_to_retry() {
     let mut world = World::new().await;
     let mut client = world.tickets().await;
-    world.upstreams.kill(Owner::Ticket);
+    world.upstreams.kill(Backend::Ticket);
     let mut hurried = ticket("t1");
     hurried.set_timeout(Duration::from_millis(900));
     let status = client.get_ticket(hurried).await.unwrap_err();
@@ -69,7 +69,7 @@ async fn a_call_whose_upstream_dies_is_unavailable() {
     let mut client = world.tickets().await;
     let call = tokio::spawn(async move { client.get_ticket(ticket(SLOW)).await });
     eventually("the call has arrived", async || world.upstreams.pending() == 1).await;
-    world.upstreams.kill(Owner::Ticket);
+    world.upstreams.kill(Backend::Ticket);
     assert_names(&call.await.unwrap().unwrap_err(), "ticket");
 }
 
@@ -83,7 +83,7 @@ async fn a_stream_whose_upstream_dies_ends_with_a_status() {
     let headers = HeaderMap::new();
     let kill = async {
         eventually("all streams are open", async || world.upstreams.pending() == 3).await;
-        world.upstreams.kill(Owner::Query);
+        world.upstreams.kill(Backend::Query);
     };
     let (binary, text, ()) = tokio::join!(
         binary.call(method::WATCH, false, &request, &headers),

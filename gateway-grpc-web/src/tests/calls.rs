@@ -139,7 +139,8 @@ async fn operations_go_where_the_header_says() {
 async fn what_is_not_served_is_unimplemented() {
     let world = World::new().await;
     let mut client = tonic::client::Grpc::new(world.channel().await);
-    for path in ["/eticket.wish.v1.WishService/Wish", "/eticket.ticket.v1.TicketService/Wish", "/"] {
+    for path in ["/eticket.wish.v1.WishService/NewReservation", "/eticket.ticket.v1.TicketService/NewReservation", "/"]
+    {
         client.ready().await.unwrap();
         let codec = tonic_prost::ProstCodec::<GetTicketRequest, GetTicketRequest>::new();
         let status = client.unary(ticket("t1"), path.parse().unwrap(), codec).await.unwrap_err();
@@ -238,7 +239,7 @@ async fn a_call_too_many_is_shed() {
 #[tokio::test]
 async fn errors_of_the_gateway_are_in_the_language_of_the_call() {
     let mut world = World::new().await;
-    world.upstreams.kill(crate::Owner::Ticket);
+    world.upstreams.kill(crate::Backend::Ticket);
     let mut request = ticket("t1");
     request.metadata_mut().insert("accept-language", "ko-KR".parse().unwrap());
     let status = world.tickets().await.get_ticket(request).await.unwrap_err();
@@ -259,14 +260,14 @@ async fn health_speaks_of_the_gateway_and_of_its_upstreams() {
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     world.upstreams.health.set_service_status(ticket_service, tonic_health::ServingStatus::Serving).await;
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
-    world.upstreams.kill(crate::Owner::Ticket);
+    world.upstreams.kill(crate::Backend::Ticket);
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
     assert_eq!(client.check(of(ticket_service)).await.unwrap().get_ref().status(), ServingStatus::NotServing);
     for name in ["", "readiness", "liveness"] {
         assert_eq!(client.check(of(name)).await.unwrap().get_ref().status(), ServingStatus::Serving, "{name:?}");
     }
     assert_eq!(client.check(of("bus")).await.unwrap_err().code(), Code::NotFound);
-    world.upstreams.start_one(crate::Owner::Ticket).await;
+    world.upstreams.start_one(crate::Backend::Ticket).await;
     assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::Serving);
     world.health.set_draining();
     assert_eq!(client.check(of("")).await.unwrap().get_ref().status(), ServingStatus::NotServing);

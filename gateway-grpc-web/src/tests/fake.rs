@@ -32,7 +32,7 @@ use tonic::{Request, Response, Status, async_trait, service::Routes};
 use tonic_health::server::HealthReporter;
 
 use super::{Served, bind, serve};
-use crate::routes::Owner;
+use crate::routes::Backend;
 
 /// Asked for this ticket, the title of the answer lists the headers that have arrived.
 pub(super) const HEADERS: &str = "headers";
@@ -59,7 +59,7 @@ pub(super) struct Upstreams {
 
 #[derive(Clone)]
 pub(super) struct Fake {
-    owner: Owner,
+    backend: Backend,
     /// Calls that have been begun and neither answered nor dropped.
     pub(super) pending: Arc<AtomicUsize>,
     /// Calls that have been begun.
@@ -70,13 +70,14 @@ pub(super) struct Fake {
 
 impl Upstreams {
     pub(super) async fn start() -> Self {
-        let fake = Fake { owner: Owner::Ticket, pending: Arc::default(), begun: Arc::default(), made: Arc::default() };
+        let fake =
+            Fake { backend: Backend::Ticket, pending: Arc::default(), begun: Arc::default(), made: Arc::default() };
         let health = HealthReporter::new();
         health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
         let mut upstreams =
             Self { running: [const { None }; 4], addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 4], fake, health };
-        for owner in Owner::ALL {
-            upstreams.start_one(owner).await;
+        for backend in Backend::ALL {
+            upstreams.start_one(backend).await;
         }
         upstreams
     }
@@ -86,8 +87,8 @@ impl Upstreams {
     }
 
     /// Starts it on the address that it had before.
-    pub(super) async fn start_one(&mut self, owner: Owner) {
-        let fake = Fake { owner, ..self.fake.clone() };
+    pub(super) async fn start_one(&mut self, backend: Backend) {
+        let fake = Fake { backend, ..self.fake.clone() };
         let health = tonic_health::pb::health_server::HealthServer::new(
             tonic_health::server::HealthService::from_health_reporter(self.health.clone()),
         );
@@ -96,14 +97,14 @@ impl Upstreams {
             .add_service(OperationsServiceServer::new(fake))
             .add_service(health)
             .into_axum_router();
-        let served = serve(bind(self.addresses[owner as usize]).await, router);
-        self.addresses[owner as usize] = served.address;
-        self.running[owner as usize] = Some(served);
+        let served = serve(bind(self.addresses[backend as usize]).await, router);
+        self.addresses[backend as usize] = served.address;
+        self.running[backend as usize] = Some(served);
     }
 
     /// Kills it with all of its connections.
-    pub(super) fn kill(&mut self, owner: Owner) {
-        self.running[owner as usize] = None;
+    pub(super) fn kill(&mut self, backend: Backend) {
+        self.running[backend as usize] = None;
     }
 
     pub(super) fn pending(&self) -> usize {
@@ -151,7 +152,7 @@ impl TicketService for Fake {
             HEADERS => list(&headers),
             REFUSED => return Err(refusal()),
             SLOW => std::future::pending().await,
-            _ => format!("of {}", self.owner.name()),
+            _ => format!("of {}", self.backend.name()),
         };
         let mut response =
             Response::new(GetTicketResponse { ticket: Some(Ticket { ticket_id, title, ..Ticket::default() }) });
@@ -268,7 +269,7 @@ impl OperationsService for Fake {
         &self,
         _: Request<op::ListParkedEventsRequest>,
     ) -> Result<Response<op::ListParkedEventsResponse>, Status> {
-        let next_page_token = self.owner.name().to_owned();
+        let next_page_token = self.backend.name().to_owned();
         Ok(Response::new(op::ListParkedEventsResponse { next_page_token, ..Default::default() }))
     }
 

@@ -34,7 +34,7 @@ use super::{
     fake::{SLOW, Upstreams},
 };
 use crate::{
-    Owner,
+    Backend,
     health::GatewayHealth,
     routes::Routes,
     upstream::{OwnCalls, Upstream, pool::Pool},
@@ -56,7 +56,7 @@ fn address(socket: std::net::SocketAddr) -> Address {
 }
 
 fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {
-    Arc::new(Upstream::new(Owner::Ticket, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
+    Arc::new(Upstream::new(Backend::Ticket, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
 }
 
 /// Whether who is asked answers, and is the replica of this name.
@@ -158,7 +158,7 @@ async fn a_service_serves_if_any_of_its_replicas_does() {
     let health = GatewayHealth {
         own: Health::new(Vec::<String>::new()),
         routes: Arc::new(Routes::try_new().expect("the contract")),
-        upstreams: Owner::ALL.map(|_| upstream.clone()),
+        upstreams: Backend::ALL.map(|_| upstream.clone()),
     };
     let request = || tonic::Request::new(HealthCheckRequest { service: SHARED.to_owned() });
     let mut watch = health.watch(request()).await.expect("watched").into_inner();

@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use super::{
     World, eventually,
     fake::{self, HUNDRED, ONE_THEN_SILENCE, REFUSED, TWO_THEN_REFUSED},
-    web_client::{Answer, Web, frame, method, read, request},
+    web_client::{Web, WebResponse, frame, method, read, request},
 };
 
 fn ticket(ticket_id: &str) -> GetTicketRequest {
@@ -30,7 +30,7 @@ fn watch(ticket_id: &str) -> WatchTicketViewsRequest {
     WatchTicketViewsRequest { ticket_ids: vec![ticket_id.to_owned()], resume_token: String::new() }
 }
 
-fn title(answer: &Answer) -> String {
+fn title(answer: &WebResponse) -> String {
     assert_eq!(answer.messages.len(), 1);
     GetTicketResponse::decode(answer.messages[0].clone()).unwrap().ticket.unwrap().title
 }

@@ -26,13 +26,13 @@ pub(super) struct Web {
 
 /// What has come back, its frames taken apart.
 #[derive(Debug)]
-pub(super) struct Answer {
+pub(super) struct WebResponse {
     pub(super) headers: HeaderMap,
     pub(super) messages: Vec<Bytes>,
     pub(super) trailers: Option<HeaderMap>,
 }
 
-impl Answer {
+impl WebResponse {
     /// The status, from the trailers frame or, if there is none, from the headers.
     pub(super) fn status(&self) -> Status {
         Status::from_header_map(self.trailers.as_ref().unwrap_or(&self.headers)).expect("a status")
@@ -73,7 +73,13 @@ impl Web {
         sender.send_request(request).await.expect("an answer")
     }
 
-    pub(super) async fn call(&self, path: &str, text: bool, message: &impl Message, headers: &HeaderMap) -> Answer {
+    pub(super) async fn call(
+        &self,
+        path: &str,
+        text: bool,
+        message: &impl Message,
+        headers: &HeaderMap,
+    ) -> WebResponse {
         let framed = frame(&message.encode_to_vec());
         let body = if text { BASE64_STANDARD.encode(framed).into_bytes() } else { framed };
         let mut request = request(path, text, Body::from(body));
@@ -86,12 +92,12 @@ impl Web {
     }
 }
 
-pub(super) async fn read(response: Response<Incoming>, text: bool) -> Answer {
+pub(super) async fn read(response: Response<Incoming>, text: bool) -> WebResponse {
     let (head, body) = response.into_parts();
     let body = body.collect().await.expect("a body that does not break off").to_bytes();
     let body = if text { decode_pieces(&body) } else { body.to_vec() };
     let (messages, trailers) = take_apart(&body);
-    Answer { headers: head.headers, messages, trailers }
+    WebResponse { headers: head.headers, messages, trailers }
 }
 
 /// Base64 in pieces, each padded.

@@ -14,12 +14,12 @@ use http::{
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
-use crate::call::question::{Fault, Question};
+use crate::call::request_body::{Fault, RequestBody};
 
 /// Without a box around it, as every call has one.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
-    Caller(Question),
+    Caller(RequestBody),
     Own(tonic::body::Body),
 }
 

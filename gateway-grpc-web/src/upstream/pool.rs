@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    member::{CONNECT_TIMEOUT, Member, Unreachable},
+    endpoint::{CONNECT_TIMEOUT, Endpoint, Unreachable},
     outgoing::{Outgoing, absolute},
 };
 
@@ -29,8 +29,8 @@ const KEEP_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// A call that finds one closing connection after the other gives up after so many.
 const MOST_CONNECTIONS_TRIED: usize = 4;
 
-type Members = Arc<[Arc<Member>]>;
-type Picked = (Arc<Member>, SendRequest<Outgoing>);
+type Endpoints = Arc<[Arc<Endpoint>]>;
+type Picked = (Arc<Endpoint>, SendRequest<Outgoing>);
 
 /// Why a call has not been answered.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +46,7 @@ pub(crate) enum PoolError {
 /// All connections to one upstream.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    members: watch::Receiver<Members>,
+    endpoints: watch::Receiver<Endpoints>,
     turn: AtomicUsize,
     windows: Windows,
     tasks: Tasks,
@@ -56,15 +56,15 @@ impl Pool {
     /// Follows `addresses`; its tasks end with `tasks`. `windows` have room for all calls that the gateway admits: those whose
     /// callers do not read must not stop the others.
     pub(crate) fn new(mut addresses: watch::Receiver<Vec<Address>>, windows: Windows, tasks: &Tasks) -> Self {
-        let (sender, members) = watch::channel::<Members>(Arc::new([]));
+        let (sender, endpoints) = watch::channel::<Endpoints>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
         tasks.spawn("upstream connections", async move {
             let keeping_up = async {
                 loop {
                     let known = addresses.borrow_and_update().clone();
-                    sender.send_if_modified(|members| follow(members, known));
-                    let members = sender.borrow().clone();
-                    join_all(members.iter().map(|member| keep_up(member, windows, &own))).await;
+                    sender.send_if_modified(|endpoints| follow(endpoints, known));
+                    let endpoints = sender.borrow().clone();
+                    join_all(endpoints.iter().map(|endpoint| keep_up(endpoint, windows, &own))).await;
                     tokio::select! {
                         Ok(()) = addresses.changed() => {}
                         () = sleep(KEEP_UP_INTERVAL) => {}
@@ -73,7 +73,7 @@ impl Pool {
             };
             stopping.run_until_cancelled(keeping_up).await;
         });
-        Self { members, turn: AtomicUsize::new(0), windows, tasks: tasks.clone() }
+        Self { endpoints, turn: AtomicUsize::new(0), windows, tasks: tasks.clone() }
     }
 
     /// Sends a request over the next connection in turn.
@@ -83,8 +83,8 @@ impl Pool {
     pub(crate) async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, PoolError> {
         let mut tried = 0;
         loop {
-            let (member, mut connection) = self.pick().await?;
-            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &member.authority);
+            let (endpoint, mut connection) = self.pick().await?;
+            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &endpoint.authority);
             tried += 1;
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok(response),
@@ -97,18 +97,18 @@ impl Pool {
     }
 
     async fn pick(&self) -> Result<Picked, PoolError> {
-        let members = self.members().await?;
+        let endpoints = self.endpoints().await?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
-        let in_turn = || (0..members.len()).map(|step| &members[(turn.wrapping_add(step)) % members.len()]);
-        let live = |member: &Arc<Member>| Some((member.clone(), member.live()?));
-        if let Some(picked) = in_turn().filter(|member| !member.refuses()).find_map(live) {
+        let in_turn = || (0..endpoints.len()).map(|step| &endpoints[(turn.wrapping_add(step)) % endpoints.len()]);
+        let live = |endpoint: &Arc<Endpoint>| Some((endpoint.clone(), endpoint.live()?));
+        if let Some(picked) = in_turn().filter(|endpoint| !endpoint.refuses()).find_map(live) {
             return Ok(picked);
         }
         // One whose connection has just reached its age is worth another before one that refuses is called.
-        let (refusing, hopeful): (Vec<_>, Vec<_>) = members.iter().partition(|member| member.refuses());
+        let (refusing, hopeful): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| endpoint.refuses());
         let mut connected = self.connect_any(&hopeful).await;
-        if let Some(Ok((member, _))) = &connected
-            && member.refuses()
+        if let Some(Ok((endpoint, _))) = &connected
+            && endpoint.refuses()
         {
             connected = None;
         }
@@ -122,17 +122,17 @@ impl Pool {
     }
 
     /// The first connection of several to one that does not refuse, else to any; `None` for no address at all.
-    async fn connect_any(&self, members: &[&Arc<Member>]) -> Option<Result<Picked, Unreachable>> {
-        let mut connecting: FuturesUnordered<_> = members
+    async fn connect_any(&self, endpoints: &[&Arc<Endpoint>]) -> Option<Result<Picked, Unreachable>> {
+        let mut connecting: FuturesUnordered<_> = endpoints
             .iter()
-            .map(|member| async move {
-                member.connect(self.windows, &self.tasks).await.map(|connection| (Arc::clone(member), connection))
+            .map(|endpoint| async move {
+                endpoint.connect(self.windows, &self.tasks).await.map(|connection| (Arc::clone(endpoint), connection))
             })
             .collect();
         let mut best = None;
         while let Some(outcome) = connecting.next().await {
             match outcome {
-                Ok((member, connection)) if !member.refuses() => return Some(Ok((member, connection))),
+                Ok((endpoint, connection)) if !endpoint.refuses() => return Some(Ok((endpoint, connection))),
                 Err(_) if best.is_some() => {}
                 outcome => best = Some(outcome),
             }
@@ -140,34 +140,34 @@ impl Pool {
         best
     }
 
-    /// The members; right after the start, once the first name is resolved.
-    async fn members(&self) -> Result<Members, PoolError> {
-        let members = self.members.borrow().clone();
-        if !members.is_empty() {
-            return Ok(members);
+    /// The endpoints; right after the start, once the first name is resolved.
+    async fn endpoints(&self) -> Result<Endpoints, PoolError> {
+        let endpoints = self.endpoints.borrow().clone();
+        if !endpoints.is_empty() {
+            return Ok(endpoints);
         }
-        let mut watched = self.members.clone();
-        let known = timeout(CONNECT_TIMEOUT, watched.wait_for(|members| !members.is_empty())).await;
-        known.ok().and_then(Result::ok).map(|members| members.clone()).ok_or(PoolError::NoAddress)
+        let mut watched = self.endpoints.clone();
+        let known = timeout(CONNECT_TIMEOUT, watched.wait_for(|endpoints| !endpoints.is_empty())).await;
+        known.ok().and_then(Result::ok).map(|endpoints| endpoints.clone()).ok_or(PoolError::NoAddress)
     }
 }
 
-async fn keep_up(member: &Member, windows: Windows, tasks: &Tasks) {
-    match member.live() {
-        Some(_) => member.ask().await,
+async fn keep_up(endpoint: &Endpoint, windows: Windows, tasks: &Tasks) {
+    match endpoint.live() {
+        Some(_) => endpoint.ask().await,
         // Why not is told to calls that find no other.
-        None => drop(member.connect(windows, tasks).await),
+        None => drop(endpoint.connect(windows, tasks).await),
     }
 }
 
 /// Takes over new addresses; those that stay keep their connections. Answers whether anything changed.
-fn follow(members: &mut Members, known: Vec<Address>) -> bool {
-    if members.iter().map(|member| &member.address).eq(&known) {
+fn follow(endpoints: &mut Endpoints, known: Vec<Address>) -> bool {
+    if endpoints.iter().map(|endpoint| &endpoint.address).eq(&known) {
         return false;
     }
-    let kept = |address: &Address| members.iter().find(|member| member.address == *address).cloned();
+    let kept = |address: &Address| endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
     let next =
-        known.into_iter().filter_map(|address| kept(&address).or_else(|| Member::try_new(address).map(Arc::new)));
-    *members = next.collect();
+        known.into_iter().filter_map(|address| kept(&address).or_else(|| Endpoint::try_new(address).map(Arc::new)));
+    *endpoints = next.collect();
     true
 }

@@ -35,10 +35,10 @@ impl Counters {
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("it answers with text");
         assert!(answer.starts_with("HTTP/1.1 200"), "/metrics answers {answer}");
-        Self::of(&answer)
+        Self::parse(&answer)
     }
 
-    fn of(text: &str) -> Self {
+    fn parse(text: &str) -> Self {
         let number = |line: &str| {
             let (series, value) = line.rsplit_once(' ')?;
             Some((series.to_owned(), value.parse().ok()?))
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn a_series_is_compared_with_what_it_was() {
         let text = "# TYPE a counter\na{service=\"x y\"} 7\n\nb 1.5\nHTTP/1.1 200 OK";
-        let (earlier, later) = (Counters::of("b 1"), Counters::of(text));
+        let (earlier, later) = (Counters::parse("b 1"), Counters::parse(text));
         assert!((later.since(&earlier, "a{service=\"x y\"}") - 7.0).abs() < 1e-9);
         assert!((later.since(&earlier, "b") - 0.5).abs() < 1e-9);
         assert!(later.since(&earlier, "c").abs() < 1e-9);

@@ -20,7 +20,7 @@ use super::{
     subject::Subject,
     usage::Usage,
 };
-use crate::{Api, Wire, calendar::upcoming};
+use crate::{Api, Protocol, calendar::upcoming};
 
 /// How many of the last answers are waited for before a load counts as over: events go out in the order of commits, nearly.
 const LAST: usize = 64;
@@ -45,17 +45,17 @@ pub(super) struct Bench<'a> {
 impl<'a> Bench<'a> {
     /// With every ticket registered, and everything done once.
     pub(super) async fn prepared(plan: &'a Plan, subject: &'a Subject) -> Self {
-        let callers = |wire| {
-            let connections: Vec<Api> = (0..plan.connections).map(|_| subject.api(wire)).collect();
+        let callers = |protocol| {
+            let connections: Vec<Api> = (0..plan.connections).map(|_| subject.api(protocol)).collect();
             connections.into_iter().cycle().take(plan.callers).collect()
         };
-        let (gateway, direct) = (callers(Wire::Gateway), callers(Wire::Direct));
+        let (gateway, direct) = (callers(Protocol::Gateway), callers(Protocol::Direct));
         let mut bench = Self { plan, subject, gateway, direct, tickets: Vec::new(), rows: Vec::new(), work: None };
         bench.register("w", plan.warm_up * 2).await;
         let row = bench.register("t", plan.tickets()).await;
-        for wire in [Wire::Gateway, Wire::Direct] {
-            bench.check(wire).await;
-            bench.reserve(wire, plan.warm_up).await;
+        for protocol in [Protocol::Gateway, Protocol::Direct] {
+            bench.check(protocol).await;
+            bench.reserve(protocol, plan.warm_up).await;
         }
         bench.rows.push(row);
         bench
@@ -65,23 +65,23 @@ impl<'a> Bench<'a> {
         (self.rows, self.work.expect("reservations were measured"))
     }
 
-    fn callers(&self, wire: Wire) -> &[Api] {
-        if wire == Wire::Direct { &self.direct } else { &self.gateway }
+    fn callers(&self, protocol: Protocol) -> &[Api] {
+        if protocol == Protocol::Direct { &self.direct } else { &self.gateway }
     }
 
     /// Checks before and after, taken together: what else the machine does may change meanwhile.
-    pub(super) async fn measure(&mut self, wire: Wire) {
-        let before = self.check(wire).await;
-        let count = if wire == Wire::Direct { self.plan.direct_reservations } else { self.plan.reservations };
+    pub(super) async fn measure(&mut self, protocol: Protocol) {
+        let before = self.check(protocol).await;
+        let count = if protocol == Protocol::Direct { self.plan.direct_reservations } else { self.plan.reservations };
         let earlier = Counters::at_all(&self.subject.admins).await;
-        let (reserved, settled_after, reservations) = self.reserve(wire, count).await;
-        if wire == Wire::Gateway {
+        let (reserved, settled_after, reservations) = self.reserve(protocol, count).await;
+        if protocol == Protocol::Gateway {
             let later = Counters::at_all(&self.subject.admins).await;
             self.work = Some(work(&earlier, &later, &reserved, settled_after));
         }
         self.verify(&reservations).await;
-        let views = self.views(wire, &reservations).await;
-        let after = self.check(wire).await;
+        let views = self.views(protocol, &reservations).await;
+        let after = self.check(protocol).await;
         self.rows.extend([before.and(after), reserved, views]);
     }
 
@@ -98,11 +98,11 @@ impl<'a> Bench<'a> {
         let registered: Vec<Acknowledged> = answers.into_iter().map(|(_, ticket)| ticket).collect();
         self.settle(&registered).await;
         self.tickets.extend(registered.into_iter().map(|(ticket, _)| ticket));
-        Row { name: "RegisterTicket", wire: Wire::Gateway, cost: Some(meter.stop(&load)), load }
+        Row { name: "RegisterTicket", protocol: Protocol::Gateway, cost: Some(meter.stop(&load)), load }
     }
 
-    async fn check(&self, wire: Wire) -> Row {
-        let server = if wire == Wire::Direct { "reservation" } else { "gateway" };
+    async fn check(&self, protocol: Protocol) -> Row {
+        let server = if protocol == Protocol::Direct { "reservation" } else { "gateway" };
         let address = self.subject.address(server);
         let connections: Vec<Api> = (0..self.plan.connections).map(|_| Api::at(address)).collect();
         let callers: Vec<Api> = connections.into_iter().cycle().take(self.plan.callers).collect();
@@ -115,12 +115,12 @@ impl<'a> Bench<'a> {
         let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
         let meter = Meter::start(self.subject);
         let (load, _) = closed_loop(&callers, limit, call).await;
-        Row { name: "health Check", wire, cost: Some(meter.stop(&load)), load }
+        Row { name: "health Check", protocol, cost: Some(meter.stop(&load)), load }
     }
 
     /// Reserves tickets that nobody has touched. Its cost is taken when all that the reservations set off is over; how long
     /// after the last answer that was, is the second answer.
-    async fn reserve(&mut self, wire: Wire, count: usize) -> (Row, Duration, Vec<Reserved>) {
+    async fn reserve(&mut self, protocol: Protocol, count: usize) -> (Row, Duration, Vec<Reserved>) {
         let tickets = self.take(count);
         let limit = Limit { calls: tickets.len(), time: self.plan.reserving };
         let meter = Meter::start(self.subject);
@@ -129,7 +129,7 @@ impl<'a> Bench<'a> {
             let ticket = ids[number].clone();
             async move { reserve(&api, &ticket, number).await }
         };
-        let (load, answers) = closed_loop(self.callers(wire), limit, call).await;
+        let (load, answers) = closed_loop(self.callers(protocol), limit, call).await;
         let answered = Instant::now();
         let reserved = |(number, answer): (usize, ReserveTicketResponse)| Reserved {
             ticket: tickets[number].clone(),
@@ -139,7 +139,7 @@ impl<'a> Bench<'a> {
         let reservations: Vec<Reserved> = answers.into_iter().map(reserved).collect();
         let last = reservations.iter().rev().take(LAST);
         self.settle(&last.map(|one| (one.ticket.clone(), one.token.clone())).collect::<Vec<_>>()).await;
-        let row = Row { name: "ReserveTicket", wire, cost: Some(meter.stop(&load)), load };
+        let row = Row { name: "ReserveTicket", protocol, cost: Some(meter.stop(&load)), load };
         (row, answered.elapsed(), reservations)
     }
 
@@ -172,7 +172,7 @@ impl<'a> Bench<'a> {
         assert_eq!(verified.len(), reservations.len(), "acknowledged, but no view of it: {:?}", load.errors);
     }
 
-    async fn views(&self, wire: Wire, reservations: &[Reserved]) -> Row {
+    async fn views(&self, protocol: Protocol, reservations: &[Reserved]) -> Row {
         let tickets: Vec<String> = reservations.iter().map(|one| one.ticket.clone()).collect();
         let call = move |api: Api, number: usize| {
             let ticket = tickets[number % tickets.len()].clone();
@@ -180,8 +180,8 @@ impl<'a> Bench<'a> {
         };
         let limit = Limit { calls: usize::MAX, time: self.plan.reading };
         let meter = Meter::start(self.subject);
-        let (load, _) = closed_loop(self.callers(wire), limit, call).await;
-        Row { name: "GetTicketView", wire, cost: Some(meter.stop(&load)), load }
+        let (load, _) = closed_loop(self.callers(protocol), limit, call).await;
+        Row { name: "GetTicketView", protocol, cost: Some(meter.stop(&load)), load }
     }
 
     /// Reservations at a steady rate that leaves the machine room, each followed to the view from the moment of its answer.
@@ -205,7 +205,7 @@ impl<'a> Bench<'a> {
                 settled.push(second);
             }
         }
-        let row = |name, load| Row { name, wire: Wire::Gateway, cost: None, load };
+        let row = |name, load| Row { name, protocol: Protocol::Gateway, cost: None, load };
         let views = |calls: Vec<Timed<TicketView>>| sorted_out(calls, elapsed).0;
         self.rows.extend([
             row("ReserveTicket, steady", sorted_out(reserved, elapsed).0),
@@ -261,15 +261,15 @@ struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     fn start(subject: &'a Subject) -> Self {
-        Self { subject, server: Usage::of_all(&subject.processes), client: Usage::of_this_process() }
+        Self { subject, server: Usage::read_all(&subject.processes), client: Usage::read_own() }
     }
 
     fn stop(self, load: &Load) -> Cost {
-        let server = Usage::of_all(&self.subject.processes);
+        let server = Usage::read_all(&self.subject.processes);
         Cost {
             calls: load.latencies.count(),
             server_cpu: server.cpu.saturating_sub(self.server.cpu),
-            client_cpu: Usage::of_this_process().cpu.saturating_sub(self.client.cpu),
+            client_cpu: Usage::read_own().cpu.saturating_sub(self.client.cpu),
             written_bytes: server.written_bytes - self.server.written_bytes,
         }
     }

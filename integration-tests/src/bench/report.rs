@@ -8,7 +8,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Latencies, Load, Plan, usage::Memory};
-use crate::Wire;
+use crate::Protocol;
 
 /// What a load used, until all that it set off was over.
 #[derive(Debug, Clone)]
@@ -23,7 +23,7 @@ pub struct Cost {
 #[derive(Debug, Clone)]
 pub struct Row {
     pub name: &'static str,
-    pub wire: Wire,
+    pub protocol: Protocol,
     pub load: Load,
     /// None where several kinds of calls were made together; their rate was given, too.
     pub cost: Option<Cost>,
@@ -116,7 +116,7 @@ impl Report {
     /// # Panics
     /// If it was not measured.
     pub fn reference(&self) -> &Row {
-        let found = self.rows.iter().find(|row| row.name == "health Check" && row.wire == Wire::Gateway);
+        let found = self.rows.iter().find(|row| row.name == "health Check" && row.protocol == Protocol::Gateway);
         found.expect("the health Check is always measured")
     }
 
@@ -126,7 +126,7 @@ impl Report {
 
     /// Reservations through the gateway for each bare transaction of PostgreSQL's own benchmark.
     fn to_pgbench(&self) -> Option<f64> {
-        let row = self.rows.iter().find(|row| row.name == "ReserveTicket" && row.wire == Wire::Gateway)?;
+        let row = self.rows.iter().find(|row| row.name == "ReserveTicket" && row.protocol == Protocol::Gateway)?;
         Some(row.rate()? / self.pgbench?)
     }
 
@@ -166,7 +166,7 @@ impl Report {
     fn row_to_json(&self, row: &Row) -> Value {
         json!({
             "name": row.name,
-            "through_the_gateway": row.wire == Wire::Gateway,
+            "through_the_gateway": row.protocol == Protocol::Gateway,
             "calls": row.load.latencies.count(),
             "errors": row.load.errors,
             "per_second": row.rate(),
@@ -181,8 +181,8 @@ impl Report {
         })
     }
 
-    fn write_rows(&self, wire: Wire, out: &mut Formatter<'_>) -> fmt::Result {
-        for row in self.rows.iter().filter(|row| row.wire == wire) {
+    fn write_rows(&self, protocol: Protocol, out: &mut Formatter<'_>) -> fmt::Result {
+        for row in self.rows.iter().filter(|row| row.protocol == protocol) {
             write!(out, "  {:24}", row.name)?;
             write!(out, "{:>9}{:>8}", figure(row.rate(), 0), figure(self.ratio(row, Row::rate), 3))?;
             for (_, share) in PERMILLES {
@@ -262,9 +262,10 @@ impl Display for Report {
             "client",
             "calls"
         )?;
-        for (wire, title) in [(Wire::Gateway, "through the gateway"), (Wire::Direct, "without the gateway")] {
+        for (protocol, title) in [(Protocol::Gateway, "through the gateway"), (Protocol::Direct, "without the gateway")]
+        {
             writeln!(out, "{title}")?;
-            self.write_rows(wire, out)?;
+            self.write_rows(protocol, out)?;
         }
         writeln!(out)?;
         self.write_work(out)?;

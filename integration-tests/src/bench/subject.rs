@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::{Api, Eticket, Wire, mesh::Mesh, process::SERVERS};
+use crate::{Api, Eticket, Protocol, mesh::Mesh, process::SERVERS};
 
 /// Running servers.
 pub(super) struct Subject {
@@ -15,13 +15,13 @@ pub(super) struct Subject {
 
 impl Subject {
     /// All in one process.
-    pub(super) fn of_one(eticket: &Eticket) -> Self {
+    pub(super) fn single(eticket: &Eticket) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), eticket.address(server).to_owned())).into();
         Self { addresses, processes: vec![eticket.id()], admins: vec![eticket.address("admin").to_owned()] }
     }
 
     /// A process each.
-    pub(super) fn of_mesh(mesh: &Mesh) -> Self {
+    pub(super) fn distributed(mesh: &Mesh) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), mesh.replicas(server)[0].address().to_owned())).into();
         let running: Vec<&Eticket> = mesh.servers.values().flatten().map(|replica| replica.process()).collect();
         let processes = running.iter().map(|eticket| eticket.id()).collect();
@@ -33,7 +33,7 @@ impl Subject {
         &self.addresses[server]
     }
 
-    pub(super) fn api(&self, wire: Wire) -> Api {
-        Api::of(|server| self.addresses[server].clone(), wire)
+    pub(super) fn api(&self, protocol: Protocol) -> Api {
+        Api::with_protocol(|server| self.addresses[server].clone(), protocol)
     }
 }

@@ -23,7 +23,7 @@ pub struct Memory {
 impl Usage {
     /// # Panics
     /// If there is no such process, or no `/proc`.
-    pub(super) fn of(process: u32) -> Self {
+    pub(super) fn read(process: u32) -> Self {
         let read = |name: &str| {
             let path = format!("/proc/{process}/{name}");
             fs::read_to_string(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
@@ -39,9 +39,9 @@ impl Usage {
     ///
     /// # Panics
     /// As [`Self::of`].
-    pub(super) fn of_all(processes: &[u32]) -> Self {
+    pub(super) fn read_all(processes: &[u32]) -> Self {
         let nothing = Self { cpu: Duration::ZERO, written_bytes: 0, memory: Memory { resident: 0, peak: 0 } };
-        processes.iter().map(|process| Self::of(*process)).fold(nothing, |sum, one| Self {
+        processes.iter().map(|process| Self::read(*process)).fold(nothing, |sum, one| Self {
             cpu: sum.cpu + one.cpu,
             written_bytes: sum.written_bytes + one.written_bytes,
             memory: Memory {
@@ -52,8 +52,8 @@ impl Usage {
     }
 
     /// Of the process that asks.
-    pub(super) fn of_this_process() -> Self {
-        Self::of(std::process::id())
+    pub(super) fn read_own() -> Self {
+        Self::read(std::process::id())
     }
 }
 
@@ -86,12 +86,12 @@ mod tests {
 
     #[test]
     fn this_process_uses_something() {
-        let before = Usage::of_this_process();
+        let before = Usage::read_own();
         assert!(before.memory.resident > 0 && before.memory.peak >= before.memory.resident);
         let mut sum = 0_u64;
-        while Usage::of_this_process().cpu == before.cpu {
+        while Usage::read_own().cpu == before.cpu {
             sum = sum.wrapping_add(std::hint::black_box(1));
         }
-        assert!(Usage::of_this_process().cpu > before.cpu, "{sum} looks took no time");
+        assert!(Usage::read_own().cpu > before.cpu, "{sum} looks took no time");
     }
 }

@@ -45,7 +45,7 @@ impl Default for TestBus {
     }
 }
 
-fn identity(generation: usize) -> String {
+fn epoch(generation: usize) -> String {
     format!("stream-{generation}")
 }
 
@@ -89,12 +89,12 @@ impl TestBus {
         self.state().current().last_sequence
     }
 
-    /// All is lost; the stream that comes after it has another identity.
+    /// All is lost; the stream that comes after it has another epoch.
     pub fn wipe(&self) {
         self.state().streams.push(Stream::default());
     }
 
-    /// The newest messages are lost, the identity stays: a server that came back from an older disk.
+    /// The newest messages are lost, the epoch stays: a server that came back from an older disk.
     pub fn lose_tail(&self, count: u64) {
         let mut state = self.state();
         let stream = state.current();
@@ -145,8 +145,8 @@ impl TestBus {
 impl Bus for TestBus {
     async fn state(&self) -> Result<StreamState, Error> {
         let mut state = Self::state(self);
-        let identity = identity(state.generation());
-        Ok(StreamState { identity, last_sequence: state.current().last_sequence })
+        let epoch = epoch(state.generation());
+        Ok(StreamState { epoch, last_sequence: state.current().last_sequence })
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {

@@ -5,7 +5,7 @@ use async_trait::async_trait;
 use eticket_chassis::{
     bus,
     bus::Delivery,
-    consumer::{Consumer, Error, Session, TakeIn},
+    consumer::{Consumer, Error, EventHandler, Session},
 };
 use eticket_query::application::reader::{Reader, Session as ReaderSession};
 
@@ -32,20 +32,20 @@ pub trait Intake {
     async fn republish(&mut self) -> Result<()>;
 }
 
-pub struct ConsumerIntake<'w, T: TakeIn> {
+pub struct ConsumerIntake<'w, T: EventHandler> {
     consumer: &'w Consumer<T>,
     bus: TestBus,
     session: Option<(Session<'w, T>, usize)>,
 }
 
-impl<'w, T: TakeIn> ConsumerIntake<'w, T> {
+impl<'w, T: EventHandler> ConsumerIntake<'w, T> {
     pub fn new(consumer: &'w Consumer<T>, bus: TestBus) -> Self {
         Self { consumer, bus, session: None }
     }
 }
 
 #[async_trait(?Send)]
-impl<T: TakeIn> Intake for ConsumerIntake<'_, T> {
+impl<T: EventHandler> Intake for ConsumerIntake<'_, T> {
     fn name(&self) -> &'static str {
         self.consumer.name
     }
@@ -84,7 +84,7 @@ impl<T: TakeIn> Intake for ConsumerIntake<'_, T> {
 
     async fn republish(&mut self) -> Result<()> {
         self.consumer.bus.restart(self.consumer.name).await?;
-        self.consumer.take_in.republish(&|_| ()).await?;
+        self.consumer.handler.republish(&|_| ()).await?;
         Ok(())
     }
 }

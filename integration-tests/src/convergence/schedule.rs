@@ -102,7 +102,7 @@ pub enum Step {
     },
     /// The stream is lost and made anew.
     Wipe,
-    /// The newest messages are lost, the stream keeps its identity; an operator has all states published again later.
+    /// The newest messages are lost, the stream keeps its epoch; an operator has all states published again later.
     LoseTail {
         count: u64,
     },

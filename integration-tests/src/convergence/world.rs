@@ -12,7 +12,7 @@ use eticket_chassis::{
     batch::{Batches, Limits},
     bus::Bus,
     clock::{ManualClock, SharedClock},
-    consumer::{Consumer, TakeIn},
+    consumer::{Consumer, EventHandler},
     health::Health,
     store::{
         Housekeeping,
@@ -138,8 +138,8 @@ fn tickets(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Tick
     let store = Arc::new(Store::<eticket_ticket::outbound::sqlite::TicketTables>::new(database.clone()));
     let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
     let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
-    let jobs = Batches::start("ticket", tasks, Limits::default(), Arc::new(writer));
-    Tickets::new(store, jobs, clock.clone())
+    let writer = Batches::start("ticket", tasks, Limits::default(), Arc::new(writer));
+    Tickets::new(store, writer, clock.clone())
 }
 
 fn reservations(
@@ -151,8 +151,8 @@ fn reservations(
     let store = Arc::new(Store::<eticket_reservation::outbound::sqlite::ReservationTables>::new(database.clone()));
     let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
     let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
-    let jobs = Batches::start("reservation", tasks, Limits::default(), Arc::new(writer));
-    (Reservations::new(store.clone(), jobs, check, clock.clone()), store)
+    let writer = Batches::start("reservation", tasks, Limits::default(), Arc::new(writer));
+    (Reservations::new(store.clone(), writer, check, clock.clone()), store)
 }
 
 async fn prices(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Prices {
@@ -189,7 +189,7 @@ fn health() -> Health {
     Health::new(Vec::<String>::new())
 }
 
-fn consumer<T: TakeIn>(
+fn consumer<T: EventHandler>(
     name: &'static str,
     filters: &'static [&'static str],
     bus: &TestBus,
@@ -199,7 +199,7 @@ fn consumer<T: TakeIn>(
 ) -> Consumer<T> {
     let bus: Arc<dyn Bus> = Arc::new(bus.clone());
     let store: Arc<dyn Housekeeping> = Arc::new(database.clone());
-    Consumer { name, filters, bus, store, take_in: Arc::new(events), clock: clock.clone(), health: health() }
+    Consumer { name, filters, bus, store, handler: Arc::new(events), clock: clock.clone(), health: health() }
 }
 
 struct Gate {
@@ -207,7 +207,7 @@ struct Gate {
     go_on: oneshot::Receiver<()>,
 }
 
-/// The availability check without a wire between. A call may be held up after its check was answered: what is commanded
+/// The availability check without a protocol between. A call may be held up after its check was answered: what is commanded
 /// meanwhile comes between check and commit.
 pub struct DirectCheck {
     tickets: Tickets,

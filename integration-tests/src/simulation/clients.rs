@@ -13,7 +13,7 @@ use tokio::{task::JoinHandle, time::Instant};
 use super::{
     history::Moment,
     judge,
-    replicas::{Fleet, Life, Slot},
+    replicas::{Fleet, Process, Slot},
     scheduler::locked,
 };
 
@@ -58,8 +58,8 @@ impl Client {
     async fn attempt<H: Clone, A>(&self, slots: &[Slot<H>; 2], call: impl AsyncFnOnce(H) -> A) -> Option<A> {
         let scheduler = &self.fleet.scheduler;
         scheduler.pause().await;
-        let (handle, life) = self.fleet.any(slots)?;
-        let answer = until_death(&life, call(handle)).await?;
+        let (handle, process_state) = self.fleet.any(slots)?;
+        let answer = until_death(&process_state, call(handle)).await?;
         scheduler.pause().await;
         if scheduler.mishap(self.fleet.plan.losses) {
             scheduler.count("an answer was lost");
@@ -108,10 +108,10 @@ impl Client {
 }
 
 /// The answer, unless the process dies first.
-async fn until_death<A>(life: &Life, answer: impl Future<Output = A>) -> Option<A> {
+async fn until_death<A>(process_state: &Process, answer: impl Future<Output = A>) -> Option<A> {
     tokio::select! {
         biased;
-        () = life.pulse.died() => None,
+        () = process_state.kill_switch.died() => None,
         answer = answer => Some(answer),
     }
 }

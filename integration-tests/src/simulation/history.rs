@@ -116,7 +116,7 @@ pub(super) fn at_some_time<S>(states: &States<S>, from: Moment, until: Moment, i
 }
 
 impl History {
-    pub(super) fn of(&self, ticket: &TicketId) -> Option<&Past> {
+    pub(super) fn lookup(&self, ticket: &TicketId) -> Option<&Past> {
         self.tickets.get(ticket)
     }
 

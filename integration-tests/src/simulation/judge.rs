@@ -13,7 +13,7 @@ use super::{
 
 /// Whether each part is a state that there was, and the row says of itself exactly what is so.
 pub(super) fn view(history: &History, ticket: &TicketId, view: &View, wrong: Option<Wrong>) -> Verdict {
-    let past = history.of(ticket).ok_or_else(|| format!("a row of {ticket}, of which nothing is known"))?;
+    let past = history.lookup(ticket).ok_or_else(|| format!("a row of {ticket}, of which nothing is known"))?;
     parts(past, view).map_err(|what| format!("{what}: {view:?}"))?;
     let (complete, settled) = (no_reaction_is_missing(view), Wrong::settled(wrong, view));
     if settled && !complete {

@@ -16,7 +16,7 @@ use eticket_proto::headers;
 use tokio::sync::oneshot;
 
 use super::{
-    pulse::Pulse,
+    kill_switch::KillSwitch,
     scheduler::{Scheduler, locked},
     wrong::{Network, Wrong},
 };
@@ -26,7 +26,7 @@ const PAGE: usize = 6;
 
 /// What is common to all links.
 #[derive(Clone)]
-pub(super) struct Wire {
+pub(super) struct Transport {
     pub(super) scheduler: Scheduler,
     pub(super) stream: Stream,
     /// Times in a thousand that something is lost, doubled or held up.
@@ -40,9 +40,9 @@ pub(super) struct Wire {
 /// See the module.
 pub(super) struct Link {
     name: String,
-    wire: Wire,
+    transport: Transport,
     memory: Memory,
-    pulse: Pulse,
+    kill_switch: KillSwitch,
     /// Subjects and revisions that it has sent.
     pub(super) published: Mutex<Vec<(String, i64)>>,
 }
@@ -57,22 +57,22 @@ fn out(what: &str) -> Error {
 }
 
 impl Link {
-    pub(super) fn new(name: String, wire: Wire, pulse: Pulse) -> Self {
-        let memory = wire.stream.connect();
-        Self { name, wire, memory, pulse, published: Mutex::default() }
+    pub(super) fn new(name: String, transport: Transport, kill_switch: KillSwitch) -> Self {
+        let memory = transport.stream.connect();
+        Self { name, transport, memory, kill_switch, published: Mutex::default() }
     }
 
     /// A question and its answer.
     async fn travel(&self) -> Result<(), Error> {
-        self.wire.scheduler.pause().await;
-        if !self.pulse.beat() {
+        self.transport.scheduler.pause().await;
+        if !self.kill_switch.beat() {
             return Err(out("the process is dead"));
         }
-        self.wire.reached()
+        self.transport.reached()
     }
 }
 
-impl Wire {
+impl Transport {
     fn reached(&self) -> Result<(), Error> {
         if self.scheduler.bus_is_out() {
             return Err(out("the bus is out"));
@@ -82,21 +82,27 @@ impl Wire {
 }
 
 /// Carries a message to the stream, whoever waits for it; one whose sender has died comes late.
-async fn carry(wire: Wire, name: String, pulse: Pulse, message: Message, stored: oneshot::Sender<u64>) {
-    let scheduler = &wire.scheduler;
+async fn carry(
+    transport: Transport,
+    name: String,
+    kill_switch: KillSwitch,
+    message: Message,
+    stored: oneshot::Sender<u64>,
+) {
+    let scheduler = &transport.scheduler;
     scheduler.pause().await;
-    if Network::is_in_a_hurry(wire.wrong) {
+    if Network::is_in_a_hurry(transport.wrong) {
         scheduler.sleep(0..=300).await;
     }
-    if !pulse.is_alive() {
+    if !kill_switch.is_alive() {
         scheduler.count("a message outlived its sender");
         scheduler.sleep(0..=3_000).await;
     }
-    let subject = Network::subject(wire.wrong, message.subject);
+    let subject = Network::subject(transport.wrong, message.subject);
     let message = Message { subject, ..message };
     let (what, id) = (message.subject.clone(), message.header(headers::ID).unwrap_or_default().to_owned());
-    if wire.network.carries(wire.wrong, &message) {
-        let sequence = wire.stream.append(message);
+    if transport.network.carries(transport.wrong, &message) {
+        let sequence = transport.stream.append(message);
         scheduler.log(&name, &format!("{what} {id} is stored at {sequence}"));
         // Who has died does not hear of it.
         let _ = stored.send(sequence);
@@ -104,7 +110,7 @@ async fn carry(wire: Wire, name: String, pulse: Pulse, message: Message, stored:
         scheduler.log(&name, &format!("{what} {id} is swallowed"));
         let _ = stored.send(0);
     }
-    wire.under_way.fetch_sub(1, Ordering::Relaxed);
+    transport.under_way.fetch_sub(1, Ordering::Relaxed);
 }
 
 #[async_trait]
@@ -112,25 +118,25 @@ impl Bus for Link {
     async fn state(&self) -> Result<StreamState, Error> {
         self.travel().await?;
         let state = self.memory.state().await?;
-        Ok(StreamState { identity: Wrong::identity(self.wire.wrong, &self.name, state.identity), ..state })
+        Ok(StreamState { epoch: Wrong::epoch(self.transport.wrong, &self.name, state.epoch), ..state })
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
         self.travel().await?;
         let published = published(&message);
         let (stored, answer) = oneshot::channel();
-        self.wire.under_way.fetch_add(1, Ordering::Relaxed);
-        tokio::spawn(carry(self.wire.clone(), self.name.clone(), self.pulse.clone(), message, stored));
-        if !self.pulse.beat() {
+        self.transport.under_way.fetch_add(1, Ordering::Relaxed);
+        tokio::spawn(carry(self.transport.clone(), self.name.clone(), self.kill_switch.clone(), message, stored));
+        if !self.kill_switch.beat() {
             return Err(out("the process is dead"));
         }
-        if Network::is_in_a_hurry(self.wire.wrong) {
+        if Network::is_in_a_hurry(self.transport.wrong) {
             return Ok(0);
         }
         let sequence = answer.await.map_err(|_| out("the message went nowhere"))?;
         locked(&self.published).extend(published);
-        if self.wire.scheduler.mishap(self.wire.losses) {
-            self.wire.scheduler.count("an acknowledgement of the bus was lost");
+        if self.transport.scheduler.mishap(self.transport.losses) {
+            self.transport.scheduler.count("an acknowledgement of the bus was lost");
             return Err(out("the acknowledgement is lost"));
         }
         Ok(sequence)
@@ -139,30 +145,35 @@ impl Bus for Link {
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
         self.travel().await?;
         let inner = self.memory.attach(name, filters).await?;
-        Ok(Box::new(Unreliable { name: self.name.clone(), wire: self.wire.clone(), inner, delivered: Vec::new() }))
+        Ok(Box::new(Unreliable {
+            name: self.name.clone(),
+            transport: self.transport.clone(),
+            inner,
+            delivered: Vec::new(),
+        }))
     }
 
     async fn restart(&self, name: &str) -> Result<(), Error> {
         self.travel().await?;
-        self.wire.scheduler.log(&self.name, "its consumer begins at the start");
+        self.transport.scheduler.log(&self.name, "its consumer begins at the start");
         self.memory.restart(name).await
     }
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         self.travel().await?;
-        let after = self.wire.network.sequence_of(self.wire.wrong, &self.name, after);
+        let after = self.transport.network.sequence_of(self.transport.wrong, &self.name, after);
         let inner = self.memory.read(after).await?;
-        self.wire.network.attached(&self.name);
-        self.wire.scheduler.log(&self.name, &format!("reads on after {after}"));
-        Ok(Box::new(InOrder { name: self.name.clone(), wire: self.wire.clone(), inner }))
+        self.transport.network.attached(&self.name);
+        self.transport.scheduler.log(&self.name, &format!("reads on after {after}"));
+        Ok(Box::new(InOrder { name: self.name.clone(), transport: self.transport.clone(), inner }))
     }
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
         self.travel().await?;
-        if let Some(message) = self.wire.network.remembered(self.wire.wrong, &self.name, sequence) {
+        if let Some(message) = self.transport.network.remembered(self.transport.wrong, &self.name, sequence) {
             return Ok(Some(message));
         }
-        self.memory.message_at(self.wire.network.sequence_of(self.wire.wrong, &self.name, sequence)).await
+        self.memory.message_at(self.transport.network.sequence_of(self.transport.wrong, &self.name, sequence)).await
     }
 
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
@@ -185,7 +196,7 @@ impl Bus for Link {
 /// Delivers at least once, in any order.
 struct Unreliable {
     name: String,
-    wire: Wire,
+    transport: Transport,
     inner: Box<dyn Consumer>,
     delivered: Vec<Delivery>,
 }
@@ -193,7 +204,7 @@ struct Unreliable {
 #[async_trait]
 impl Consumer for Unreliable {
     async fn next(&mut self, _: usize) -> Result<Vec<Delivery>, Error> {
-        let Wire { scheduler, losses, .. } = &self.wire;
+        let Transport { scheduler, losses, .. } = &self.transport;
         let mut batch = Vec::new();
         while batch.is_empty() {
             let most = scheduler.number(1..=PAGE as u64) as usize;
@@ -220,7 +231,7 @@ impl Consumer for Unreliable {
     }
 
     async fn ack(&mut self, sequences: &[u64]) -> Result<(), Error> {
-        let Wire { scheduler, losses, .. } = &self.wire;
+        let Transport { scheduler, losses, .. } = &self.transport;
         scheduler.pause().await;
         if scheduler.bus_is_out() || scheduler.mishap(*losses) {
             scheduler.count("a consumer's acknowledgement was lost");
@@ -238,21 +249,21 @@ impl Consumer for Unreliable {
 /// What a view reads is in order, or it notices.
 struct InOrder {
     name: String,
-    wire: Wire,
+    transport: Transport,
     inner: Box<dyn Reader>,
 }
 
 #[async_trait]
 impl Reader for InOrder {
     async fn next(&mut self, _: usize) -> Result<Vec<Delivery>, Error> {
-        let scheduler = &self.wire.scheduler;
+        let scheduler = &self.transport.scheduler;
         loop {
             let most = scheduler.number(1..=PAGE as u64) as usize;
             let batch = self.inner.next(most).await?;
-            self.wire.reached()?;
+            self.transport.reached()?;
             let sequences: Vec<u64> = batch.iter().map(|delivery| delivery.sequence).collect();
             scheduler.log(&self.name, &format!("reads {sequences:?}"));
-            let batch = self.wire.network.to_the_view(self.wire.wrong, &self.name, batch);
+            let batch = self.transport.network.to_the_view(self.transport.wrong, &self.name, batch);
             if !batch.is_empty() {
                 return Ok(batch);
             }
@@ -260,7 +271,7 @@ impl Reader for InOrder {
     }
 
     async fn is_at_end(&mut self) -> Result<bool, Error> {
-        self.wire.reached()?;
+        self.transport.reached()?;
         self.inner.is_at_end().await
     }
 }

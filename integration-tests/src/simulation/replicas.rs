@@ -7,11 +7,11 @@ use std::sync::{
 
 use async_trait::async_trait;
 use eticket_chassis::{
-    audit::{Comparer, Owner, Responder, TakenIn},
+    audit::{AppliedEvents, Comparer, Owner, Responder},
     batch::Limits,
     bus::{Bus, memory::Stream},
     config::AuditConfig,
-    consumer::{Consumer, TakeIn},
+    consumer::{Consumer, EventHandler},
     health::Health,
     relay::Relay,
     store::{
@@ -28,9 +28,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     history::History,
-    link::{Link, Wire},
+    kill_switch::KillSwitch,
+    link::{Link, Transport},
     plan::{Plan, Repair},
-    pulse::Pulse,
     scheduler::{Scheduler, locked},
     service::Service,
     wrong::{Network, Wrong},
@@ -44,33 +44,33 @@ pub(super) const LIMITS: Limits = Limits { queue: 64, batch: 8 };
 /// A process that runs.
 pub(super) struct Running<H> {
     pub(super) handle: H,
-    life: Life,
+    process_state: Process,
 }
 
 /// What ends with a process.
 #[derive(Clone)]
-pub(super) struct Life {
+pub(super) struct Process {
     pub(super) name: String,
     scheduler: Scheduler,
     history: Arc<Mutex<History>>,
     service: Service,
-    pub(super) pulse: Pulse,
+    pub(super) kill_switch: KillSwitch,
     tasks: Tasks,
     loops: Arc<Mutex<Vec<tokio::task::AbortHandle>>>,
     link: Arc<Link>,
 }
 
-impl Life {
+impl Process {
     fn new(fleet: &Fleet, service: Service, number: usize) -> Self {
-        let pulse = Pulse::default();
+        let kill_switch = KillSwitch::default();
         let name = format!("{service:?}-{number}").to_lowercase();
         Self {
-            link: Arc::new(Link::new(name.clone(), fleet.wire.clone(), pulse.clone())),
+            link: Arc::new(Link::new(name.clone(), fleet.transport.clone(), kill_switch.clone())),
             name,
             scheduler: fleet.scheduler.clone(),
             history: fleet.history.clone(),
             service,
-            pulse,
+            kill_switch,
             tasks: Tasks::new(),
             loops: Arc::default(),
         }
@@ -86,25 +86,25 @@ impl Life {
 
     /// Once it has died nothing of it gets further than the step it is at.
     fn bury_when_dead(&self) {
-        let life = self.clone();
+        let process_state = self.clone();
         tokio::spawn(async move {
-            life.pulse.died().await;
-            life.scheduler.log(&life.name, "is dead");
-            life.scheduler.count("a process was killed");
-            life.tasks.stopping().cancel();
-            locked(&life.loops).drain(..).for_each(|work| work.abort());
+            process_state.kill_switch.died().await;
+            process_state.scheduler.log(&process_state.name, "is dead");
+            process_state.scheduler.count("a process was killed");
+            process_state.tasks.stopping().cancel();
+            locked(&process_state.loops).drain(..).for_each(|work| work.abort());
         });
     }
 }
 
 /// What happens between two steps of a store.
 #[async_trait]
-impl Steps for Life {
+impl Steps for Process {
     async fn step(&self, step: &'static str) -> Result<(), Error> {
-        let Self { scheduler, pulse, .. } = self;
+        let Self { scheduler, kill_switch, .. } = self;
         let unavailable = || Err(Error::Unavailable(sqlx::Error::PoolClosed));
         scheduler.pause().await;
-        if !pulse.beat() {
+        if !kill_switch.beat() {
             return unavailable();
         }
         scheduler.log(&self.name, step);
@@ -142,10 +142,10 @@ impl<H: Clone> Slot<H> {
         Self { running: Mutex::new(None) }
     }
 
-    pub(super) fn get(&self) -> Option<(H, Life)> {
+    pub(super) fn get(&self) -> Option<(H, Process)> {
         let running = locked(&self.running);
-        let running = running.as_ref().filter(|running| running.life.pulse.is_alive());
-        running.map(|running| (running.handle.clone(), running.life.clone()))
+        let running = running.as_ref().filter(|running| running.process_state.kill_switch.is_alive());
+        running.map(|running| (running.handle.clone(), running.process_state.clone()))
     }
 }
 
@@ -155,7 +155,7 @@ pub(super) struct FleetInner {
     pub(super) plan: Plan,
     pub(super) wrong: Option<Wrong>,
     pub(super) history: Arc<Mutex<History>>,
-    pub(super) wire: Wire,
+    pub(super) transport: Transport,
     /// Cancelled when faults cease.
     pub(super) ceased: CancellationToken,
     /// The stream gives sequences that watchers have in their tokens once more.
@@ -179,7 +179,7 @@ impl FleetInner {
         let history: Arc<Mutex<History>> = Arc::default();
         let stream = Stream::default();
         stream.keep_per_subject(plan.kept);
-        let wire = Wire {
+        let transport = Transport {
             scheduler: scheduler.clone(),
             stream,
             losses: plan.losses,
@@ -192,7 +192,7 @@ impl FleetInner {
             plan,
             wrong,
             history,
-            wire,
+            transport,
             ceased: CancellationToken::new(),
             tokens_mean_nothing: AtomicBool::new(false),
             tickets: [Slot::empty(), Slot::empty()],
@@ -233,19 +233,19 @@ impl FleetInner {
     pub(super) fn start_all(self: &Arc<Self>) {
         for service in Service::ALL {
             for number in 0..2 {
-                self.life(service, number).iter().for_each(|life| life.pulse.spare());
+                self.process_state(service, number).iter().for_each(|process_state| process_state.kill_switch.spare());
                 self.start(service, number);
             }
         }
     }
 
     /// The process that runs there, if one does.
-    pub(super) fn life(&self, service: Service, number: usize) -> Option<Life> {
+    pub(super) fn process_state(&self, service: Service, number: usize) -> Option<Process> {
         match service {
-            Service::Ticket => self.tickets[number].get().map(|(_, life)| life),
-            Service::Reservation => self.reservations[number].get().map(|(_, life)| life),
-            Service::Pricing => self.prices[number].get().map(|(_, life)| life),
-            Service::Query => self.views[number].get().map(|(_, life)| life),
+            Service::Ticket => self.tickets[number].get().map(|(_, process_state)| process_state),
+            Service::Reservation => self.reservations[number].get().map(|(_, process_state)| process_state),
+            Service::Pricing => self.prices[number].get().map(|(_, process_state)| process_state),
+            Service::Query => self.views[number].get().map(|(_, process_state)| process_state),
         }
     }
 
@@ -254,12 +254,12 @@ impl FleetInner {
         let mut rows = locked(&self.view_rows[number]);
         rows.delete();
         *rows = Arc::new(rows.process(Arc::new(NoSteps)));
-        self.wire.network.forget(&format!("query-{number}"));
+        self.transport.network.forget(&format!("query-{number}"));
     }
 
     /// One that runs, if any does.
-    pub(super) fn any<H: Clone>(&self, slots: &[Slot<H>; 2]) -> Option<(H, Life)> {
-        let running: Vec<(H, Life)> = slots.iter().filter_map(Slot::get).collect();
+    pub(super) fn any<H: Clone>(&self, slots: &[Slot<H>; 2]) -> Option<(H, Process)> {
+        let running: Vec<(H, Process)> = slots.iter().filter_map(Slot::get).collect();
         self.scheduler.pick(&running).cloned()
     }
 }
@@ -267,13 +267,13 @@ impl FleetInner {
 /// How services compare themselves: faster than in production, since a simulation is over soon.
 const COMPARED: AuditConfig = AuditConfig { rows_per_second: 1_000, confirm_after_ms: 3_000 };
 
-fn comparer(life: &Life, service: &'static str, owners: &'static [&'static str]) -> Comparer {
-    Comparer { service, owners, bus: life.link.clone(), config: COMPARED }
+fn comparer(process_state: &Process, service: &'static str, owners: &'static [&'static str]) -> Comparer {
+    Comparer { service, owners, bus: process_state.link.clone(), config: COMPARED }
 }
 
 /// Consumer and relay of a process, as its background has them; with `audit` what it answers and whom it compares itself with.
-fn background<T: TakeIn, R: Tables>(
-    life: &Life,
+fn background<T: EventHandler, R: Tables>(
+    process_state: &Process,
     name: &'static str,
     filters: &'static [&'static str],
     rows: &Store<R>,
@@ -281,7 +281,7 @@ fn background<T: TakeIn, R: Tables>(
     audit: Option<(Arc<dyn Owner>, &'static [&'static str])>,
 ) {
     let (events, outbox_written) = (Arc::new(events), rows.outbox_written());
-    let bus: Arc<dyn Bus> = life.link.clone();
+    let bus: Arc<dyn Bus> = process_state.link.clone();
     let store: Arc<dyn Housekeeping> = Arc::new(rows.clone());
     let health = Health::new(Vec::<String>::new());
     let consumer = Consumer {
@@ -289,16 +289,16 @@ fn background<T: TakeIn, R: Tables>(
         filters,
         bus: bus.clone(),
         store: store.clone(),
-        take_in: events.clone(),
-        clock: Arc::new(life.scheduler.clone()),
+        handler: events.clone(),
+        clock: Arc::new(process_state.scheduler.clone()),
         health: health.clone(),
     };
-    life.spawn(consumer.run(life.tasks.stopping()));
+    process_state.spawn(consumer.run(process_state.tasks.stopping()));
     if let Some((owner, owners)) = audit {
         let responder = Responder { service: name, bus: bus.clone(), owner, store: store.clone() };
-        life.spawn(responder.run(life.tasks.stopping()));
-        let replica = Arc::new(TakenIn { take_in: events, store: store.clone() });
-        life.spawn(comparer(life, name, owners).run(replica, life.tasks.stopping()));
+        process_state.spawn(responder.run(process_state.tasks.stopping()));
+        let replica = Arc::new(AppliedEvents { handler: events, store: store.clone() });
+        process_state.spawn(comparer(process_state, name, owners).run(replica, process_state.tasks.stopping()));
     }
-    life.spawn(Relay::new(name, bus, store, outbox_written, health).run(life.tasks.stopping()));
+    process_state.spawn(Relay::new(name, bus, store, outbox_written, health).run(process_state.tasks.stopping()));
 }

@@ -69,7 +69,7 @@ fn count(fleet: &Fleet) {
 }
 
 async fn agreement(fleet: &Fleet, watchers: &[Watcher]) -> Verdict {
-    let under_way = fleet.wire.under_way.load(Ordering::Relaxed);
+    let under_way = fleet.transport.under_way.load(Ordering::Relaxed);
     if under_way > 0 {
         return Err(format!("{under_way} messages are under way"));
     }
@@ -108,7 +108,7 @@ async fn books_are_closed(store: &dyn Housekeeping) -> Verdict {
 fn owners_agree(fleet: &Fleet, ticket: &TicketId) -> Verdict {
     let history = locked(&fleet.history);
     let none = Past::default();
-    let past = history.of(ticket).unwrap_or(&none);
+    let past = history.lookup(ticket).unwrap_or(&none);
     let (Some((_, owned)), Some((_, price))) = (past.tickets.last(), past.prices.last()) else {
         return Err("no ticket, or no price".to_owned());
     };
@@ -138,7 +138,7 @@ async fn shown(views: &MemoryViews, ticket: &TicketId) -> Result<View, String> {
 fn view_agrees(fleet: &Fleet, ticket: &TicketId, view: &View) -> Verdict {
     let history = locked(&fleet.history);
     judge::view(&history, ticket, view, fleet.wrong)?;
-    let past = history.of(ticket).ok_or("nothing is known of it")?;
+    let past = history.lookup(ticket).ok_or("nothing is known of it")?;
     let shown = (
         view.ticket.as_ref().map_or(0, |part| part.revision),
         view.ledger.revision,
@@ -161,7 +161,7 @@ fn view_agrees(fleet: &Fleet, ticket: &TicketId, view: &View) -> Verdict {
 async fn reservations_agree(fleet: &Fleet, ticket: &TicketId, views: &MemoryViews) -> Verdict {
     let owned: BTreeMap<ReservationId, (ReservationStatus, i64)> = {
         let history = locked(&fleet.history);
-        let past = history.of(ticket).ok_or("nothing is known of it")?;
+        let past = history.lookup(ticket).ok_or("nothing is known of it")?;
         past.reservations.iter().map(|(id, (status, revision, _))| (*id, (*status, *revision))).collect()
     };
     let ids: Vec<ReservationId> = owned.keys().copied().collect();
@@ -205,7 +205,7 @@ fn watchers_agree(fleet: &Fleet, watchers: &[Watcher], ticket: &TicketId, view: 
 /// The newest state of every aggregate is there: who reads from the start gets all.
 fn stream_agrees(fleet: &Fleet) -> Verdict {
     let mut newest: BTreeMap<String, i64> = BTreeMap::new();
-    for message in fleet.wire.stream.messages() {
+    for message in fleet.transport.stream.messages() {
         let id = message.header(headers::ID).unwrap_or_default();
         let (aggregate, revision) = id.rsplit_once('/').ok_or_else(|| format!("an event with the id {id}"))?;
         let revision: i64 = revision.parse().map_err(|_| format!("an event with the id {id}"))?;
@@ -229,7 +229,7 @@ fn stream_agrees(fleet: &Fleet) -> Verdict {
 fn each_request_had_one_effect(fleet: &Fleet) -> Verdict {
     let history = locked(&fleet.history);
     for (ticket, ids) in &history.requests {
-        let Some(past) = history.of(ticket) else { continue };
+        let Some(past) = history.lookup(ticket) else { continue };
         let made: Vec<&ReservationId> = ids.iter().filter(|id| past.reservations.contains_key(*id)).collect();
         if made.len() > 1 {
             return Err(format!("one request has made {made:?}"));

@@ -55,7 +55,7 @@ async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<See
         fleet.scheduler.sleep(1..=300).await;
         let numbers: Vec<usize> = (0..2).filter(|number| fleet.views[*number].get().is_some()).collect();
         let Some(number) = fleet.scheduler.pick(&numbers).copied() else { continue };
-        let Some((views, life)) = fleet.views[number].get() else { continue };
+        let Some((views, process_state)) = fleet.views[number].get() else { continue };
         let token = locked(&seen).token.clone();
         let token = as_sent(&fleet, number, token).await;
         fleet.scheduler.log(&name, &format!("watches at query-{number} from {token:?}"));
@@ -75,7 +75,7 @@ async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<See
         };
         tokio::select! {
             biased;
-            () = life.pulse.died() => {}
+            () = process_state.kill_switch.died() => {}
             () = fleet.ceased.cancelled(), if !fleet.scheduler.is_calm() => {}
             () = watching => {}
             () = tokio::time::sleep(stays) => {}
@@ -90,5 +90,5 @@ async fn as_sent(fleet: &Fleet, number: usize, token: Option<ResumePoint>) -> Op
         return Some(token);
     }
     let position = fleet.shown(number).position().await.ok().flatten()?;
-    Some(ResumePoint { identity: position.identity, ..token })
+    Some(ResumePoint { epoch: position.epoch, ..token })
 }

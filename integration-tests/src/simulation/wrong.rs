@@ -18,7 +18,7 @@ use chrono::{DateTime, Utc};
 use eticket_chassis::{
     batch,
     bus::Message,
-    consumer::{Incoming, TakeIn},
+    consumer::{EventHandler, Incoming},
     store::Parked,
 };
 use eticket_proto::{ids::TicketId, token::Consistency};
@@ -182,10 +182,10 @@ impl Wrong {
     }
 
     /// The stream as a process knows it.
-    pub(super) fn identity(wrong: Option<Self>, process: &str, identity: String) -> String {
+    pub(super) fn epoch(wrong: Option<Self>, process: &str, epoch: String) -> String {
         match wrong {
             Some(Self::PositionWithoutIdentity) if process.starts_with("query") => "the stream".to_owned(),
-            _ => identity,
+            _ => epoch,
         }
     }
 }
@@ -200,7 +200,7 @@ pub(super) struct Heard<T> {
     pub(super) taking_in: Arc<AtomicU64>,
 }
 
-impl<T: TakeIn> Heard<T> {
+impl<T: EventHandler> Heard<T> {
     fn is_ignored(&self, event: &T::Event) -> bool {
         match self.wrong {
             Some(Wrong::NoCompensation) => self.service == Service::Reservation,
@@ -208,7 +208,7 @@ impl<T: TakeIn> Heard<T> {
                 let (aggregate, _) = self.events.aggregate(event);
                 let ticket = aggregate.strip_prefix("reservation/").and_then(|id| id.parse::<TicketId>().ok());
                 let history = locked(&self.history);
-                let has_a_row = |id| history.of(&id).is_some_and(|past| !past.prices.is_empty());
+                let has_a_row = |id| history.lookup(&id).is_some_and(|past| !past.prices.is_empty());
                 ticket.is_some_and(|id| !has_a_row(id))
             }
             _ => false,
@@ -233,7 +233,7 @@ impl Drop for TakingIn {
 }
 
 #[async_trait]
-impl<T: TakeIn> TakeIn for Heard<T> {
+impl<T: EventHandler> EventHandler for Heard<T> {
     type Event = T::Event;
 
     fn decode(&self, message: &Message) -> Result<T::Event, String> {
@@ -244,11 +244,11 @@ impl<T: TakeIn> TakeIn for Heard<T> {
         self.events.aggregate(event)
     }
 
-    async fn take_in(&self, events: Vec<Incoming<T::Event>>) -> Vec<Result<(), batch::Error>> {
+    async fn handle(&self, events: Vec<Incoming<T::Event>>) -> Vec<Result<(), batch::Error>> {
         let ignored: Vec<bool> = events.iter().map(|incoming| self.is_ignored(&incoming.event)).collect();
         let heard = events.into_iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(event, _)| event);
         let taking_in = TakingIn::new(&self.taking_in);
-        let mut outcomes = self.events.take_in(heard.collect()).await.into_iter();
+        let mut outcomes = self.events.handle(heard.collect()).await.into_iter();
         drop(taking_in);
         ignored.iter().map(|ignored| if *ignored { Ok(()) } else { outcomes.next().unwrap_or(Ok(())) }).collect()
     }

@@ -14,7 +14,7 @@ use tonic_types::StatusExt;
 
 use super::{
     Arena,
-    order::{Command, Order, Outcome, of_server},
+    command::{Command, Order, Outcome, is_server_fault},
 };
 use crate::Api;
 
@@ -181,7 +181,7 @@ async fn check(order: &Order, answer: &[u8], api: &Api) -> Result<(), Status> {
 
 /// A server that lives lets everybody read.
 fn only_gone(status: Status) -> Status {
-    assert!(!of_server(&status), "what was answered cannot be read: {status:?}");
+    assert!(!is_server_fault(&status), "what was answered cannot be read: {status:?}");
     status
 }
 
@@ -190,8 +190,8 @@ async fn patiently(command: &mut Command, api: &Api, twice: bool) -> Result<(), 
     for _ in 0..PATIENCE {
         let asked = if twice { command.ask_twice(api).await } else { command.ask(api).await };
         match asked {
-            Err(status) if of_server(&status) && status.code() == Code::DeadlineExceeded => return Err(status),
-            Err(status) if of_server(&status) => {
+            Err(status) if is_server_fault(&status) && status.code() == Code::DeadlineExceeded => return Err(status),
+            Err(status) if is_server_fault(&status) => {
                 let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
                 let delay = retry.unwrap_or_else(|| panic!("it can neither be done nor tried again: {status:?}"));
                 tokio::time::sleep(delay.min(Duration::from_millis(500))).await;

@@ -9,7 +9,7 @@ use eticket_proto::{
 };
 use prost::Message;
 
-use super::order::{Command, Order, Outcome};
+use super::command::{Command, Order, Outcome};
 
 /// A reservation as its client knows it.
 #[derive(Debug)]

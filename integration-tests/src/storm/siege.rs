@@ -6,7 +6,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Arena, client::Client, verdict, watcher::Watcher};
-use crate::{Wire, eventually::SOON, mesh::Mesh};
+use crate::{Protocol, eventually::SOON, mesh::Mesh};
 
 const CLIENTS: u64 = 6;
 /// Answers before it happens, and after it: enough for every kind of command.
@@ -20,13 +20,12 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Panics
 /// If that is not so.
 pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut Mesh)) {
-    let (arena, watcher, stopping) =
-        (Arc::new(Arena::of_its_own()), Watcher::over_any_stream(), CancellationToken::new());
+    let (arena, watcher, stopping) = (Arc::new(Arena::start()), Watcher::over_any_stream(), CancellationToken::new());
     let watching = tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned()));
     let working: Vec<_> = (0..CLIENTS)
         .map(|number| {
-            let wire = if number % 3 == 0 { Wire::Direct } else { Wire::Gateway };
-            let (api, arena, stopping) = (mesh.api(wire), arena.clone(), stopping.clone());
+            let protocol = if number % 3 == 0 { Protocol::Direct } else { Protocol::Gateway };
+            let (api, arena, stopping) = (mesh.api(protocol), arena.clone(), stopping.clone());
             tokio::spawn(async move {
                 let mut client = Client::new(rand::random());
                 client.work_until(&api, &arena, &stopping).await;
@@ -46,7 +45,7 @@ pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut
     for client in working {
         clients.push(client.await.unwrap_or_else(|panic| panic!("{what}: {panic}")));
     }
-    let api = mesh.api(Wire::Gateway);
+    let api = mesh.api(Protocol::Gateway);
     for client in &mut clients {
         client.ask_everything_again(&api, &arena).await;
     }

@@ -14,7 +14,7 @@ mod tests;
 use async_trait::async_trait;
 
 pub use self::{
-    comparer::{Comparer, Error, TakenIn},
+    comparer::{AppliedEvents, Comparer, Error},
     owner::Responder,
 };
 use crate::{

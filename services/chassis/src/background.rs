@@ -7,10 +7,10 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    audit::{Comparer, Owner, Responder, TakenIn},
+    audit::{AppliedEvents, Comparer, Owner, Responder},
     bus::Bus,
     clock::SharedClock,
-    consumer::{Consumer, TakeIn},
+    consumer::{Consumer, EventHandler},
     health::Health,
     relay::Relay,
     store::Housekeeping,
@@ -62,20 +62,20 @@ impl Background {
     }
 
     /// Answers those that keep this service's states, and compares what it keeps itself with its owners.
-    pub fn audit<T: TakeIn>(&self, owner: Arc<dyn Owner>, comparer: Comparer, take_in: Arc<T>) {
+    pub fn audit<T: EventHandler>(&self, owner: Arc<dyn Owner>, comparer: Comparer, handler: Arc<T>) {
         let (bus, store) = (comparer.bus.clone(), self.store.clone());
         let responder = Responder { service: self.service, bus, owner, store: store.clone() };
         self.intake.spawn("audit-responder", responder.run(self.intake.stopping()));
-        let replica = Arc::new(TakenIn { take_in, store });
+        let replica = Arc::new(AppliedEvents { handler, store });
         self.intake.spawn("audit-comparer", comparer.run(replica, self.intake.stopping()));
     }
 
     /// Starts taking events in, sending them, and looking after the store. `outbox_written` wakes the relay.
-    pub fn start<T: TakeIn>(
+    pub fn start<T: EventHandler>(
         &self,
         bus: Arc<dyn Bus>,
         outbox_written: Arc<Notify>,
-        take_in: Arc<T>,
+        handler: Arc<T>,
         filters: &'static [&'static str],
     ) {
         let consumer = Consumer {
@@ -83,7 +83,7 @@ impl Background {
             filters,
             bus: bus.clone(),
             store: self.store.clone(),
-            take_in,
+            handler,
             clock: self.clock.clone(),
             health: self.health.clone(),
         };

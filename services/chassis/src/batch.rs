@@ -1,4 +1,4 @@
-//! Group commit: collects the jobs that wait for a store and hands them to its one writer, batch by batch.
+//! Group commit: collects the commands that wait for a store and hands them to its one writer, batch by batch.
 //!
 //! There is no timer: whoever arrives while a batch is being written is in the next one. One writer a process, because a second
 //! only splits the batches. The writer is a task of its own, so a transaction that has begun is finished even if every caller
@@ -14,16 +14,16 @@ use tokio::{
 
 use crate::{store, tasks::Tasks};
 
-/// Why a job has no answer.
+/// Why a command has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The store does not answer, or the outcome is unknown.
     #[error("the store does not answer")]
     Unavailable,
-    /// This job alone fails though the store answers.
+    /// This command alone fails though the store answers.
     #[error("{0}")]
     Failed(String),
-    /// The deadline passed before the job's batch began: nothing was done.
+    /// The deadline passed before the command's batch began: nothing was done.
     #[error("the deadline passed before the command could begin")]
     Expired,
     /// The service is stopping: nothing was done.
@@ -34,12 +34,12 @@ pub enum Error {
 /// Writes a batch in one transaction.
 #[async_trait]
 pub trait Writer<J, A>: Send + Sync + 'static {
-    /// Answers for all jobs, in their order.
+    /// Answers for all commands, in their order.
     async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
 }
 
 struct Waiting<J, A> {
-    job: J,
+    command: J,
     deadline: Option<Instant>,
     reply: oneshot::Sender<Result<A, Error>>,
 }
@@ -58,9 +58,9 @@ impl<J, A> Clone for Batches<J, A> {
 /// Bounds of the queue to a writer.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Jobs that may wait; more wait outside, under their own deadlines.
+    /// Commands that may wait; more wait outside, under their own deadlines.
     pub queue: usize,
-    /// Jobs in one transaction.
+    /// Commands in one transaction.
     pub batch: usize,
 }
 
@@ -79,14 +79,14 @@ impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
         Self { queue }
     }
 
-    /// Waits for the answer to a job. A caller that goes away before its batch begins takes the job back; after that the job is
+    /// Waits for the answer to a command. A caller that goes away before its batch begins takes the command back; after that the command is
     /// done all the same.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn submit(&self, job: J, deadline: Option<Instant>) -> Result<A, Error> {
+    pub async fn submit(&self, command: J, deadline: Option<Instant>) -> Result<A, Error> {
         let (reply, answer) = oneshot::channel();
-        self.queue.send(Waiting { job, deadline, reply }).await.map_err(|_| Error::Stopped)?;
+        self.queue.send(Waiting { command, deadline, reply }).await.map_err(|_| Error::Stopped)?;
         answer.await.unwrap_or(Err(Error::Stopped))
     }
 }
@@ -108,12 +108,12 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static>(
             () = stopping.cancelled() => waiting.close(),
         }
         let now = Instant::now();
-        let (jobs, replies) = still_wanted(batch, now);
-        if jobs.is_empty() {
+        let (commands, replies) = still_wanted(batch, now);
+        if commands.is_empty() {
             continue;
         }
-        sizes.record(jobs.len() as f64);
-        for (answer, reply) in write(&*writer, jobs).await.into_iter().zip(replies) {
+        sizes.record(commands.len() as f64);
+        for (answer, reply) in write(&*writer, commands).await.into_iter().zip(replies) {
             // A caller that has gone does not want it: the retry finds the record.
             let _ = reply.send(answer);
         }
@@ -122,14 +122,14 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static>(
 
 type Reply<A> = oneshot::Sender<Result<A, Error>>;
 
-/// Leaves out the jobs whose deadline has passed or whose caller has gone.
+/// Leaves out the commands whose deadline has passed or whose caller has gone.
 fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<Reply<A>>) {
     let mut wanted = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
-    for Waiting { job, deadline, reply } in batch {
+    for Waiting { command, deadline, reply } in batch {
         if deadline.is_some_and(|deadline| deadline <= now) {
             let _ = reply.send(Err(Error::Expired));
         } else if !reply.is_closed() {
-            wanted.0.push(job);
+            wanted.0.push(command);
             wanted.1.push(reply);
         }
     }
@@ -138,24 +138,24 @@ fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<R
 
 async fn write<J: Send + Sync + 'static, A: Send + 'static>(
     writer: &dyn Writer<J, A>,
-    jobs: Vec<J>,
+    commands: Vec<J>,
 ) -> Vec<Result<A, Error>> {
-    match writer.write(&jobs).await {
+    match writer.write(&commands).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(store::Error::Unavailable(error)) => {
-            tracing::warn!(error = %error, jobs = jobs.len(), "the store did not take a batch");
-            jobs.iter().map(|_| Err(Error::Unavailable)).collect()
+            tracing::warn!(error = %error, commands = commands.len(), "the store did not take a batch");
+            commands.iter().map(|_| Err(Error::Unavailable)).collect()
         }
-        Err(store::Error::Data(error)) if jobs.len() == 1 => {
+        Err(store::Error::Data(error)) if commands.len() == 1 => {
             tracing::error!(error = %error, "a command fails by itself");
             metrics::counter!("eticket_command_failures_total").increment(1);
             vec![Err(Error::Failed(error.to_string()))]
         }
-        // The fault lies in one job's data: the others shall not suffer for it.
+        // The fault lies in one command's data: the others shall not suffer for it.
         Err(store::Error::Data(_)) => {
-            let mut answers = Vec::with_capacity(jobs.len());
-            for job in jobs {
-                answers.extend(Box::pin(write(writer, vec![job])).await);
+            let mut answers = Vec::with_capacity(commands.len());
+            for command in commands {
+                answers.extend(Box::pin(write(writer, vec![command])).await);
             }
             answers
         }
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes down each batch, waits for a permit, and fails where a job says so.
+    /// Writes down each batch, waits for a permit, and fails where a command says so.
     struct Recorder {
         batches: Mutex<Vec<Vec<u32>>>,
         permits: Semaphore,
@@ -190,7 +190,7 @@ mod tests {
             if batch.contains(&POISON) {
                 return Err(store::Error::data("poison"));
             }
-            Ok(batch.iter().map(|job| job * 2).collect())
+            Ok(batch.iter().map(|command| command * 2).collect())
         }
     }
 
@@ -202,22 +202,22 @@ mod tests {
         Batches::start("test", tasks, Limits { queue: 16, batch: 8 }, recorder.clone())
     }
 
-    /// Submits all at once, behind a first job that holds the writer up until `release`.
-    async fn behind_a_held_writer(jobs: &[u32]) -> (Arc<Recorder>, Vec<Result<u32, Error>>) {
+    /// Submits all at once, behind a first command that holds the writer up until `release`.
+    async fn behind_a_held_writer(commands: &[u32]) -> (Arc<Recorder>, Vec<Result<u32, Error>>) {
         let (recorder, tasks) = (recorder(0), Tasks::new());
         let batches = start(&recorder, &tasks);
-        let submit = |job| {
+        let submit = |command| {
             tokio::spawn({
                 let batches = batches.clone();
-                async move { batches.submit(job, None).await }
+                async move { batches.submit(command, None).await }
             })
         };
         let first = submit(1);
         while recorder.batches.lock().unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
-        let rest: Vec<_> = jobs.iter().map(|job| submit(*job)).collect();
-        while batches.queue.capacity() > 16 - jobs.len() {
+        let rest: Vec<_> = commands.iter().map(|command| submit(*command)).collect();
+        while batches.queue.capacity() > 16 - commands.len() {
             tokio::task::yield_now().await;
         }
         recorder.permits.add_permits(100);
@@ -263,8 +263,8 @@ mod tests {
     async fn a_job_whose_caller_has_gone_is_not_begun() {
         let (reply, gone) = oneshot::channel::<Result<u32, Error>>();
         drop(gone);
-        let (jobs, _) = still_wanted(vec![Waiting { job: 1, deadline: None, reply }], Instant::now());
-        assert!(jobs.is_empty());
+        let (commands, _) = still_wanted(vec![Waiting { command: 1, deadline: None, reply }], Instant::now());
+        assert!(commands.is_empty());
     }
 
     #[tokio::test]

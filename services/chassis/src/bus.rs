@@ -1,8 +1,8 @@
-//! The bus port: an append-only stream of messages with an identity and sequences, durable consumers that acknowledge message by
+//! The bus port: an append-only stream of messages with an epoch and sequences, durable consumers that acknowledge message by
 //! message, and ordered readers that keep their own position. Beside the stream it carries requests to a service and their responses.
 //!
 //! Delivery is at least once and in any order; who reads goes by revisions. The stream keeps only the newest messages of each
-//! subject, and may be lost: services publish their states again when they meet a stream of another identity.
+//! subject, and may be lost: services publish their states again when they meet a stream of another epoch.
 
 #[cfg(test)]
 mod contract;
@@ -65,7 +65,7 @@ pub struct Delivery {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
     /// Changes when the stream is made anew.
-    pub identity: String,
+    pub epoch: String,
     /// Of the newest message; 0 if there never was one.
     pub last_sequence: u64,
 }

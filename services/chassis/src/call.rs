@@ -27,7 +27,7 @@ impl Call {
     /// Reads what the server's layers have left in the request. Without those layers, as in tests that call a handler
     /// directly, the caller is nobody in a new trace that never drains.
     #[must_use]
-    pub fn of<T>(request: &Request<T>) -> Self {
+    pub fn from_request<T>(request: &Request<T>) -> Self {
         let extensions = request.extensions();
         Self {
             caller: extensions.get().cloned().unwrap_or_default(),
@@ -45,13 +45,13 @@ mod tests {
     #[tokio::test]
     async fn a_call_is_read_from_the_request() {
         let mut request = Request::new(());
-        let bare = Call::of(&request);
+        let bare = Call::from_request(&request);
         assert!(!bare.caller.is_admin());
         assert_eq!(bare.deadline, None);
         let (now, trace) = (Instant::now(), TraceContext::new_root());
         request.extensions_mut().insert(Deadline(now));
         request.extensions_mut().insert(trace.clone());
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         assert_eq!(call.deadline, Some(now));
         assert_eq!(call.trace, trace);
     }

@@ -3,7 +3,7 @@
 //!
 //! A message that cannot be decoded, or that alone fails again and again though the store answers, is parked in the service's own
 //! store and never blocks the others. While the store does not answer nothing counts as a failure. Meeting a stream of another
-//! identity, the consumer goes back to its start and has the service publish all its states again: the bus is never the only copy.
+//! epoch, the consumer goes back to its start and has the service publish all its states again: the bus is never the only copy.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -66,7 +66,7 @@ impl<E> Incoming<E> {
 
 /// What a service does with the events it listens to.
 #[async_trait]
-pub trait TakeIn: Send + Sync + 'static {
+pub trait EventHandler: Send + Sync + 'static {
     /// What the service understands of a message.
     type Event: Send + Sync;
 
@@ -77,7 +77,7 @@ pub trait TakeIn: Send + Sync + 'static {
     fn aggregate(&self, event: &Self::Event) -> (String, i64);
 
     /// Applies events; answers for each.
-    async fn take_in(&self, events: Vec<Incoming<Self::Event>>) -> Vec<Result<(), batch::Error>>;
+    async fn handle(&self, events: Vec<Incoming<Self::Event>>) -> Vec<Result<(), batch::Error>>;
 
     /// Sets a message aside.
     async fn park(&self, parked: Parked) -> Result<(), batch::Error>;
@@ -85,7 +85,7 @@ pub trait TakeIn: Send + Sync + 'static {
     /// Which of these events are newer than what is applied, from one read of the store. An event that would have no effect is not.
     async fn missing(&self, events: &[Self::Event]) -> Result<Vec<bool>, batch::Error>;
 
-    /// How many states [`TakeIn::republish`] would send now.
+    /// How many states [`EventHandler::republish`] would send now.
     async fn count(&self) -> Result<u64, batch::Error>;
 
     /// Puts the current state of each aggregate into the outbox; `progress` hears how many are done.
@@ -107,24 +107,24 @@ pub enum Error {
 }
 
 /// The consumer of one service.
-pub struct Consumer<T: TakeIn> {
+pub struct Consumer<T: EventHandler> {
     /// Of the durable consumer that all replicas share.
     pub name: &'static str,
     /// What it listens to.
     pub filters: &'static [&'static str],
     /// Where events come from.
     pub bus: Arc<dyn Bus>,
-    /// Keeps the identity of the stream last met.
+    /// Keeps the epoch of the stream last met.
     pub store: Arc<dyn Housekeeping>,
     /// What is done with events.
-    pub take_in: Arc<T>,
+    pub handler: Arc<T>,
     /// For the times at which messages are parked.
     pub clock: SharedClock,
     /// Hears whether events flow.
     pub health: Health,
 }
 
-impl<T: TakeIn> Consumer<T> {
+impl<T: EventHandler> Consumer<T> {
     /// Consumes until asked to stop, which happens after the batch in hand. Attaches again whenever the bus has failed.
     pub async fn run(self, stopping: CancellationToken) {
         let mut in_doubt = false;
@@ -167,17 +167,17 @@ impl<T: TakeIn> Consumer<T> {
     /// # Errors
     /// Whatever does not answer; nothing is lost by trying again.
     pub async fn attach(&self) -> Result<Session<'_, T>, Error> {
-        let identity = self.bus.state().await?.identity;
-        if self.store.stream_identity().await?.as_ref() != Some(&identity) {
+        let epoch = self.bus.state().await?.epoch;
+        if self.store.stream_epoch().await?.as_ref() != Some(&epoch) {
             self.bus.restart(self.name).await?;
-            let count = self.take_in.republish(&|_| ()).await?;
+            let count = self.handler.republish(&|_| ()).await?;
             // Noted last: a crash before it only repeats the republishing.
-            self.store.set_stream_identity(&identity).await?;
-            tracing::info!(consumer = self.name, %identity, count, "met a new stream and published all states again");
+            self.store.set_stream_epoch(&epoch).await?;
+            tracing::info!(consumer = self.name, %epoch, count, "met a new stream and published all states again");
         }
         let consumer = self.bus.attach(self.name, self.filters).await?;
         // Lost since it was looked at, it would be taken for the one whose loss is repaired.
-        if self.bus.state().await?.identity != identity {
+        if self.bus.state().await?.epoch != epoch {
             return Err(bus::Error::StreamChanged.into());
         }
         Ok(Session { of: self, consumer, failures: HashMap::new() })
@@ -185,14 +185,14 @@ impl<T: TakeIn> Consumer<T> {
 }
 
 /// A consumer that is attached; it can be stepped.
-pub struct Session<'a, T: TakeIn> {
+pub struct Session<'a, T: EventHandler> {
     of: &'a Consumer<T>,
     consumer: Box<dyn bus::Consumer>,
     /// How often each message has failed by itself.
     failures: HashMap<u64, u32>,
 }
 
-impl<T: TakeIn> Session<'_, T> {
+impl<T: EventHandler> Session<'_, T> {
     /// Waits for messages. Cancellation loses nothing.
     ///
     /// # Errors
@@ -211,9 +211,9 @@ impl<T: TakeIn> Session<'_, T> {
         let mut newest: BTreeMap<String, Newest<T::Event>> = BTreeMap::new();
         for delivery in batch {
             let event_id = event_id(&delivery);
-            match self.of.take_in.decode(&delivery.message) {
+            match self.of.handler.decode(&delivery.message) {
                 Ok(event) => {
-                    let (key, revision) = self.of.take_in.aggregate(&event);
+                    let (key, revision) = self.of.handler.aggregate(&event);
                     let incoming = Incoming { event, message: delivery.message, event_id, was_parked: false };
                     fold(&mut newest, key, revision, incoming, delivery.sequence);
                 }
@@ -229,7 +229,7 @@ impl<T: TakeIn> Session<'_, T> {
             sequences.push(aggregate.covered);
         }
         let kept: Vec<_> = events.iter().map(|event| (event.event_id.clone(), event.message.clone())).collect();
-        let outcomes = self.of.take_in.take_in(events).await;
+        let outcomes = self.of.handler.handle(events).await;
         let mut unanswered = None;
         for ((outcome, covered), (event_id, message)) in outcomes.into_iter().zip(sequences).zip(kept) {
             match outcome {
@@ -284,7 +284,7 @@ impl<T: TakeIn> Session<'_, T> {
         metrics::counter!("eticket_events_parked_total", "consumer" => self.of.name).increment(1);
         let park_time = self.of.clock.now();
         let parked = Parked { event_id, message: message.clone(), reason, attempts, park_time };
-        Ok(self.of.take_in.park(parked).await?)
+        Ok(self.of.handler.park(parked).await?)
     }
 }
 
@@ -313,11 +313,11 @@ fn fold<E>(newest: &mut BTreeMap<String, Newest<E>>, key: String, revision: i64,
 ///
 /// # Errors
 /// If the store does not answer.
-pub async fn apply_parked<T: TakeIn>(take_in: &T, parked: Parked) -> Result<(), batch::Error> {
-    let Ok(event) = take_in.decode(&parked.message) else { return Ok(()) };
+pub async fn apply_parked<T: EventHandler>(handler: &T, parked: Parked) -> Result<(), batch::Error> {
+    let Ok(event) = handler.decode(&parked.message) else { return Ok(()) };
     let Parked { event_id, message, .. } = parked;
     let incoming = Incoming { event, message: Arc::new(message), event_id, was_parked: true };
-    match take_in.take_in(vec![incoming]).await.pop() {
+    match handler.handle(vec![incoming]).await.pop() {
         Some(Err(error)) if !matches!(error, batch::Error::Failed(_)) => Err(error),
         _ => Ok(()),
     }

@@ -156,7 +156,7 @@ impl From<ApiError> for Status {
 
 /// A wrong field, with a text for people in their language. The description is the English one.
 fn violation(field: &str, description: &str, language: Language) -> FieldViolation {
-    let field_text::FieldText { reason, korean } = field_text::of(field);
+    let field_text::FieldText { reason, korean } = field_text::find(field);
     let message = match language {
         Language::English => description,
         Language::Korean => korean,
@@ -269,7 +269,7 @@ mod tests {
         let error = ApiError::all(wrong).expect_err("one is wrong").and(ApiError::invalid_field("x", "expected y"));
         assert_eq!(ApiError::all([None, None]), Ok(()));
         for (language, title) in
-            [(Language::English, "expected a title"), (Language::Korean, field_text::of("title").korean)]
+            [(Language::English, "expected a title"), (Language::Korean, field_text::find("title").korean)]
         {
             let details = error.to_status(language).get_error_details();
             let violations = &details.bad_request().expect("a BadRequest").field_violations;

@@ -6,7 +6,7 @@ use tonic::Status;
 use crate::{batch, error::ApiError, store};
 
 /// A read failed.
-pub fn of_store(error: store::Error) -> Status {
+pub fn store_status(error: store::Error) -> Status {
     match &error {
         store::Error::Unavailable(cause) => {
             tracing::warn!(error = %cause, "the store does not answer");
@@ -17,7 +17,7 @@ pub fn of_store(error: store::Error) -> Status {
 }
 
 /// A command was not run, or its outcome is unknown.
-pub fn of_batch(error: batch::Error) -> Status {
+pub fn batch_status(error: batch::Error) -> Status {
     match error {
         batch::Error::Unavailable => ApiError::new(ErrorReason::StoreUnavailable).into(),
         batch::Error::Failed(_) => ApiError::internal(&error),

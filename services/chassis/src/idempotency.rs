@@ -32,7 +32,7 @@ pub fn request_id(text: &str) -> Result<Option<Uuid>, ApiError> {
 ///
 /// # Errors
 /// As [`request_id`].
-pub fn of(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
+pub fn from_fields(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
     let Some(request_id) = request_id(fields.request_id)? else { return Ok(None) };
     let mut hash = Sha256::new();
     // Lengths keep the parts apart.
@@ -51,7 +51,7 @@ mod tests {
 
     fn hash(method: &str, rest: &[u8]) -> [u8; 32] {
         let fields = Fields { method, request_id: ID, rest: rest.to_vec() };
-        of(&Caller::default(), &fields).expect("a UUID").expect("an id").hash
+        from_fields(&Caller::default(), &fields).expect("a UUID").expect("an id").hash
     }
 
     #[test]
@@ -65,10 +65,10 @@ mod tests {
     #[test]
     fn only_a_uuid_is_an_id() {
         let none = Fields { method: "A", request_id: "", rest: Vec::new() };
-        assert_eq!(of(&Caller::default(), &none), Ok(None));
+        assert_eq!(from_fields(&Caller::default(), &none), Ok(None));
         for bad in ["1", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000"] {
             let fields = Fields { method: "A", request_id: bad, rest: Vec::new() };
-            assert!(of(&Caller::default(), &fields).is_err(), "{bad}");
+            assert!(from_fields(&Caller::default(), &fields).is_err(), "{bad}");
         }
     }
 }

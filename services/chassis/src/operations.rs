@@ -26,7 +26,7 @@ use tonic::{
 use crate::{
     batch,
     bus::Bus,
-    consumer::{self, TakeIn},
+    consumer::{self, EventHandler},
     error::ApiError,
     failure,
     paging::{self, Page},
@@ -46,7 +46,7 @@ pub struct Operations<T> {
     /// Where republished states go.
     pub bus: Arc<dyn Bus>,
     /// What is done with events.
-    pub take_in: Arc<T>,
+    pub handler: Arc<T>,
     /// Republishing goes on also if the caller goes away.
     pub tasks: Tasks,
 }
@@ -54,7 +54,7 @@ pub struct Operations<T> {
 type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl<T: TakeIn> OperationsService for Operations<T> {
+impl<T: EventHandler> OperationsService for Operations<T> {
     type RepublishStream = Progress<RepublishResponse>;
     type RebuildViewStream = Progress<RebuildViewResponse>;
     type CompareViewStream = Progress<CompareViewResponse>;
@@ -70,10 +70,10 @@ impl<T: TakeIn> OperationsService for Operations<T> {
         &self,
         request: Request<ResendParkedEventRequest>,
     ) -> Result<Response<ResendParkedEventResponse>, Status> {
-        let take_in = self.take_in.clone();
+        let handler = self.handler.clone();
         let apply = move |parked| -> BoxFuture<'static, Result<(), batch::Error>> {
-            let take_in = take_in.clone();
-            Box::pin(async move { consumer::apply_parked(&*take_in, parked).await })
+            let handler = handler.clone();
+            Box::pin(async move { consumer::apply_parked(&*handler, parked).await })
         };
         resend_parked(&*self.store, &request.into_inner().event_id, &apply).await
     }
@@ -86,11 +86,11 @@ impl<T: TakeIn> OperationsService for Operations<T> {
     }
 
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
-        let total = self.take_in.count().await.map_err(failure::of_batch)?;
+        let total = self.handler.count().await.map_err(failure::batch_status)?;
         let (progress, shown) = mpsc::channel(16);
         // Has room for the end always: the task does not wait for its client.
         let (last, ended) = mpsc::channel(1);
-        let (bus, take_in, name) = (self.bus.clone(), self.take_in.clone(), self.consumer);
+        let (bus, handler, name) = (self.bus.clone(), self.handler.clone(), self.consumer);
         self.tasks.spawn("republish", async move {
             let show = |republished_count: u64| {
                 let response = RepublishResponse {
@@ -105,8 +105,8 @@ impl<T: TakeIn> OperationsService for Operations<T> {
             if let Err(error) = bus.restart(name).await {
                 tracing::warn!(service = name, %error, "the consumer is not put back to the start");
             }
-            let outcome = take_in.republish(&show).await;
-            let count = outcome.map(|count| count as i64).map_err(failure::of_batch);
+            let outcome = handler.republish(&show).await;
+            let count = outcome.map(|count| count as i64).map_err(failure::batch_status);
             let end = count.map(|count| RepublishResponse { republished_count: count, total_count: count });
             let _ = last.try_send(end);
         });
@@ -163,7 +163,7 @@ pub async fn list_parked(
     const SCOPE: &str = "ListParkedEvents";
     let page = Page::parse(request.page_size, &request.page_token, SCOPE)?;
     let after = page.after.as_deref().unwrap_or_default();
-    let found = store.parked(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+    let found = store.parked(after, page.rows_to_read()).await.map_err(failure::store_status)?;
     let (parked_events, last) = page.fill(found, |parked| Some(to_message(parked)));
     let next_page_token = last.map(|last| paging::token(SCOPE, &last.event_id)).unwrap_or_default();
     Ok(Response::new(ListParkedEventsResponse { parked_events, next_page_token }))
@@ -183,23 +183,23 @@ pub async fn resend_parked(
 ) -> Result<Response<ResendParkedEventResponse>, Status> {
     let mut resent_count = 0;
     if !event_id.is_empty() {
-        let found = store.parked_by_id(event_id).await.map_err(failure::of_store)?;
+        let found = store.parked_by_id(event_id).await.map_err(failure::store_status)?;
         let expected = "expected an event_id that ListParkedEvents shows, or nothing for all";
         let parked = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
-        apply(parked).await.map_err(failure::of_batch)?;
+        apply(parked).await.map_err(failure::batch_status)?;
         // What was applied is no longer parked; what cannot be was parked again.
-        let still = store.parked_by_id(event_id).await.map_err(failure::of_store)?.is_some();
+        let still = store.parked_by_id(event_id).await.map_err(failure::store_status)?.is_some();
         return Ok(Response::new(ResendParkedEventResponse { resent_count: i64::from(!still) }));
     }
     let mut after = String::new();
     loop {
-        let page = store.parked(&after, RESEND_PAGE).await.map_err(failure::of_store)?;
+        let page = store.parked(&after, RESEND_PAGE).await.map_err(failure::store_status)?;
         let Some(last) = page.last() else { return Ok(Response::new(ResendParkedEventResponse { resent_count })) };
         after.clone_from(&last.event_id);
         for parked in page {
             let id = parked.event_id.clone();
-            apply(parked).await.map_err(failure::of_batch)?;
-            let still = store.parked_by_id(&id).await.map_err(failure::of_store)?.is_some();
+            apply(parked).await.map_err(failure::batch_status)?;
+            let still = store.parked_by_id(&id).await.map_err(failure::store_status)?.is_some();
             resent_count += i64::from(!still);
         }
     }
@@ -214,10 +214,10 @@ pub async fn discard_parked(
     store: &dyn Housekeeping,
     event_id: &str,
 ) -> Result<Response<DiscardParkedEventResponse>, Status> {
-    let found = store.parked_by_id(event_id).await.map_err(failure::of_store)?;
+    let found = store.parked_by_id(event_id).await.map_err(failure::store_status)?;
     let expected = "expected an event_id that ListParkedEvents shows";
     let Parked { message, reason, .. } = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
-    let discarded = store.discard_parked(event_id).await.map_err(failure::of_store)?;
+    let discarded = store.discard_parked(event_id).await.map_err(failure::store_status)?;
     if discarded {
         let subject = message.subject;
         tracing::warn!(service, event_id, subject, reason, "an operator has discarded a parked event");
@@ -254,7 +254,7 @@ mod tests {
             consumer: "test",
             store: Arc::new(database.clone()),
             bus: Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap()),
-            take_in: service(database),
+            handler: service(database),
             tasks: Tasks::new(),
         };
         let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();

@@ -3,9 +3,9 @@
 //! Several servers in one process differ from one by configuration only: they are built in the order given, each from a
 //! context of its own, and stopped in the opposite order, the bus last.
 
+mod admin_command;
 mod flags;
 mod help;
-mod operator;
 mod ready;
 mod run;
 pub mod service;
@@ -15,7 +15,7 @@ mod tests;
 
 use std::process::ExitCode;
 
-pub use self::service::{Entry, Place, Service, entry};
+pub use self::service::{Deployment, Service, ServiceFactory, entry};
 use self::{flags::Flags, help::Help, run::Program};
 pub use crate::exit::StartError;
 use crate::{config::load::Sources, telemetry};
@@ -29,13 +29,13 @@ pub fn main<S: Service>() -> ExitCode {
 
 /// Runs several servers in one process, started in this order and stopped in the opposite one.
 #[must_use]
-pub fn main_of_several(program: &str, entries: Vec<Entry>) -> ExitCode {
+pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>) -> ExitCode {
     start(Program { name: program.to_owned(), entries, together: true })
 }
 
 fn start(program: Program) -> ExitCode {
-    let flags = Flags::of_process(&program.name, program.binary(), &Help::of(&program));
-    let sources = || Sources::of_process(flags.config.clone(), flags.data.clone());
+    let flags = Flags::from_process(&program.name, program.binary(), &Help::for_program(&program));
+    let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
     if let Some(order) = flags.order {
         let done = order.carry_out(|| program.listens_at(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));

@@ -42,7 +42,7 @@ use self::{
     catch_panic::CatchPanicLayer,
     connections::Signals,
     deadline::DeadlineLayer,
-    drain::{DrainLayer, Overdue},
+    drain::{DrainLayer, ForcedEnd},
     guard::Guard,
     language::LanguageLayer,
     observe::ObserveLayer,
@@ -163,7 +163,7 @@ impl Server {
         let signals = Signals {
             ending: self.ending.clone(),
             draining: CancellationToken::new(),
-            overdue: Overdue::default(),
+            forced_end: ForcedEnd::default(),
             kill: CancellationToken::new(),
         };
         let tasks = Tasks::new();

@@ -1,7 +1,7 @@
-//! What every store keeps beside its service's own rows (outbox, records, parked messages, stream identity), and the shape of a
+//! What every store keeps beside its service's own rows (outbox, records, parked messages, stream epoch), and the shape of a
 //! commit: lock and read, work the batch off in memory, write, all in one transaction.
 //!
-//! `Work` is that memory. A service's `work_off` is a plain function over it, so the rules of the domain are tested without a
+//! `Work` is that memory. A service's `apply_batch` is a plain function over it, so the rules of the domain are tested without a
 //! database and are the same on every one.
 
 #[cfg(test)]
@@ -234,7 +234,7 @@ impl<R> Work<R> {
 }
 
 /// Works a batch off in memory.
-pub type WorkOff<'a, R> = &'a mut (dyn for<'w> FnMut(&'w mut Work<R>) + Send);
+pub type ApplyBatch<'a, R> = &'a mut (dyn for<'w> FnMut(&'w mut Work<R>) + Send);
 
 /// A store that commits batches: `Keys` names the rows to lock, `Rows` is what is read and written.
 #[async_trait]
@@ -244,9 +244,9 @@ pub trait Commit: Send + Sync {
     /// The service's own rows.
     type Rows: Send;
 
-    /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `work_off` work the batch
+    /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `apply_batch` work the batch
     /// off, writes what it changed, commits. Where another transaction inserted a key of this one meanwhile, all of that is done
-    /// again: `work_off` must not keep anything of an earlier call.
+    /// again: `apply_batch` must not keep anything of an earlier call.
     ///
     /// # Errors
     /// See [`Error`]; nothing is written then, or (`Unavailable`) it is not known.
@@ -254,7 +254,7 @@ pub trait Commit: Send + Sync {
         &self,
         keys: &Self::Keys,
         requests: &[Uuid],
-        work_off: WorkOff<'_, Self::Rows>,
+        apply_batch: ApplyBatch<'_, Self::Rows>,
     ) -> Result<(), Error>;
 }
 
@@ -291,11 +291,11 @@ pub trait Housekeeping: Send + Sync {
     /// How many rows wait in the outbox.
     async fn outbox_depth(&self) -> Result<i64, Error>;
 
-    /// The identity of the stream that this store last met.
-    async fn stream_identity(&self) -> Result<Option<String>, Error>;
+    /// The epoch of the stream that this store last met.
+    async fn stream_epoch(&self) -> Result<Option<String>, Error>;
 
     /// Notes which stream was met.
-    async fn set_stream_identity(&self, identity: &str) -> Result<(), Error>;
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error>;
 
     /// The record of a request, for a look before anything else is asked.
     async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error>;

@@ -1,4 +1,4 @@
-//! What can be done with prices, and the ports it needs. `work_off` is the whole of every event and policy: a synchronous function
+//! What can be done with prices, and the ports it needs. `apply_batch` is the whole of every event and policy: a synchronous function
 //! over the domain, which a store runs within its transaction.
 //!
 //! The policy in force is read in that transaction too: a replica that has not heard of the newest version never computes by an
@@ -77,25 +77,25 @@ pub enum About {
 }
 
 /// What goes through the one writer.
-pub enum Job {
-    TakeIn(Incoming<News>),
+pub enum WriteCommand {
+    Event(Incoming<News>),
     Park(Parked),
     Offer(Policy),
     Reprice(TicketId),
     Republish(TicketId),
 }
 
-impl Job {
+impl WriteCommand {
     fn ticket(&self) -> Option<&TicketId> {
         match self {
-            Self::TakeIn(incoming) => Some(&incoming.event.ticket),
+            Self::Event(incoming) => Some(&incoming.event.ticket),
             Self::Reprice(id) | Self::Republish(id) => Some(id),
             Self::Park(_) | Self::Offer(_) => None,
         }
     }
 }
 
-/// What came of a job.
+/// What came of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Done,
@@ -108,12 +108,12 @@ pub enum Outcome {
 #[derive(Clone)]
 pub struct Prices {
     store: Arc<dyn PriceStore>,
-    jobs: Batches<Job, Outcome>,
+    writer: Batches<WriteCommand, Outcome>,
 }
 
 impl Prices {
-    pub fn new(store: Arc<dyn PriceStore>, jobs: Batches<Job, Outcome>) -> Self {
-        Self { store, jobs }
+    pub fn new(store: Arc<dyn PriceStore>, writer: Batches<WriteCommand, Outcome>) -> Self {
+        Self { store, writer }
     }
 
     /// # Errors
@@ -149,7 +149,7 @@ impl Prices {
     /// # Errors
     /// If the store does not answer: nothing is adopted then, or it is not known.
     pub async fn offer(&self, policy: Policy) -> Result<Offer, batch::Error> {
-        match self.jobs.submit(Job::Offer(policy), None).await? {
+        match self.writer.submit(WriteCommand::Offer(policy), None).await? {
             Outcome::Offered(offer) => Ok(offer),
             other => Err(batch::Error::Failed(format!("{other:?}"))),
         }
@@ -169,19 +169,19 @@ impl Prices {
             }
             count += page.len();
             // Each leaves what is found here: it is computed, or somebody holds it by then.
-            futures::future::try_join_all(page.into_iter().map(|id| self.submit(Job::Reprice(id)))).await?;
+            futures::future::try_join_all(page.into_iter().map(|id| self.submit(WriteCommand::Reprice(id)))).await?;
         }
     }
 
     /// Applies events, all in one batch if there is room.
-    pub async fn take_in(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
-        futures::future::join_all(events.into_iter().map(|event| self.submit(Job::TakeIn(event)))).await
+    pub async fn handle(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
+        futures::future::join_all(events.into_iter().map(|event| self.submit(WriteCommand::Event(event)))).await
     }
 
     /// # Errors
     /// [`batch::Error`] if it is not set aside.
     pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(Job::Park(parked)).await
+        self.submit(WriteCommand::Park(parked)).await
     }
 
     /// Puts the current state of every price into the outbox; answers how many.
@@ -196,7 +196,8 @@ impl Prices {
             last.as_str().clone_into(&mut after);
             count += page.len() as u64;
             // The state is read again under the row's lock: what the page shows may be outdated by then.
-            futures::future::try_join_all(page.into_iter().map(|(id, _)| self.submit(Job::Republish(id)))).await?;
+            futures::future::try_join_all(page.into_iter().map(|(id, _)| self.submit(WriteCommand::Republish(id))))
+                .await?;
             progress(count);
         }
     }
@@ -209,8 +210,8 @@ impl Prices {
         self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
-    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
-        match self.jobs.submit(job, None).await? {
+    async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {
+        match self.writer.submit(write, None).await? {
             Outcome::Done | Outcome::Offered(_) => Ok(()),
             Outcome::NotComputed(reason) => Err(batch::Error::Failed(reason)),
         }
@@ -230,27 +231,27 @@ pub struct PriceWriter {
 }
 
 #[async_trait]
-impl Writer<Job, Outcome> for PriceWriter {
-    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
-        let keys = batch.iter().filter_map(Job::ticket).cloned().collect();
+impl Writer<WriteCommand, Outcome> for PriceWriter {
+    async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
+        let keys = batch.iter().filter_map(WriteCommand::ticket).cloned().collect();
         let mut outcomes = Vec::new();
-        let work_off = &mut |work: &mut Work<PricingRows>| {
-            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        let apply_batch = &mut |work: &mut Work<PricingRows>| {
+            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
         };
-        self.store.commit(&keys, &[], work_off).await?;
+        self.store.commit(&keys, &[], apply_batch).await?;
         Ok(outcomes)
     }
 }
 
-/// One job, on the result of those before it in the batch.
-fn work_off(work: &mut Work<PricingRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
-    match job {
-        Job::TakeIn(incoming) => take_in(work, incoming, messages, now),
-        Job::Park(parked) => {
+/// One write, on the result of those before it in the batch.
+fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+    match write {
+        WriteCommand::Event(incoming) => handle_event(work, incoming, messages, now),
+        WriteCommand::Park(parked) => {
             work.park(parked.clone());
             Outcome::Done
         }
-        Job::Offer(policy) => {
+        WriteCommand::Offer(policy) => {
             let offer = domain::consider(work.rows.in_force.as_ref(), policy);
             if offer == Offer::Adopt {
                 work.rows.in_force = Some(policy.clone());
@@ -258,15 +259,15 @@ fn work_off(work: &mut Work<PricingRows>, job: &Job, messages: &dyn Messages, no
             }
             Outcome::Offered(offer)
         }
-        Job::Reprice(id) => {
+        WriteCommand::Reprice(id) => {
             let PricingRows { prices, in_force, .. } = &work.rows;
             let known = prices.get(id).zip(in_force.as_ref());
-            if let Some(row) = known.and_then(|(row, policy)| domain::take_in_policy(row, policy, now)) {
+            if let Some(row) = known.and_then(|(row, policy)| domain::apply_policy(row, policy, now)) {
                 put(work, id, row, messages, now, &TraceContext::new_root());
             }
             Outcome::Done
         }
-        Job::Republish(id) => {
+        WriteCommand::Republish(id) => {
             // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
             let row = work.rows.prices.get(id);
             let event = row.and_then(|row| messages.event(id, row, now, &TraceContext::new_root()));
@@ -276,7 +277,7 @@ fn work_off(work: &mut Work<PricingRows>, job: &Job, messages: &dyn Messages, no
     }
 }
 
-fn take_in(
+fn handle_event(
     work: &mut Work<PricingRows>,
     incoming: &Incoming<News>,
     messages: &dyn Messages,
@@ -290,8 +291,8 @@ fn take_in(
     let none_yet = Row::default();
     let row = work.rows.prices.get(ticket).unwrap_or(&none_yet);
     let taken_in: Result<Option<Row>, PolicyBehind> = match *about {
-        About::Schedule(schedule) => domain::take_in_ticket(row, schedule, policy, now),
-        About::Holder(holder) => domain::take_in_reservation(row, holder, policy, now),
+        About::Schedule(schedule) => domain::apply_ticket(row, schedule, policy, now),
+        About::Holder(holder) => domain::apply_reservation(row, holder, policy, now),
     };
     let changed = match taken_in {
         Ok(changed) => changed,

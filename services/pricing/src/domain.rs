@@ -64,7 +64,7 @@ pub struct PolicyBehind {
 ///
 /// # Errors
 /// See [`PolicyBehind`].
-pub fn take_in_ticket(
+pub fn apply_ticket(
     row: &Row,
     seen: Schedule,
     policy: &Policy,
@@ -86,7 +86,7 @@ pub fn take_in_ticket(
 ///
 /// # Errors
 /// See [`PolicyBehind`].
-pub fn take_in_reservation(
+pub fn apply_reservation(
     row: &Row,
     seen: Holder,
     policy: &Policy,
@@ -101,7 +101,7 @@ pub fn take_in_reservation(
 
 /// A new version of the policy. `None` where nothing changes: whoever holds a ticket keeps the price they were given until the
 /// next event about it.
-pub fn take_in_policy(row: &Row, policy: &Policy, now: DateTime<Utc>) -> Option<Row> {
+pub fn apply_policy(row: &Row, policy: &Policy, now: DateTime<Utc>) -> Option<Row> {
     let held = row.grade.is_some();
     if held || row.start.is_none() || row.policy_version >= policy.version() {
         return None;

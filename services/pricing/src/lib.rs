@@ -24,7 +24,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     operations::{self, Operations},
-    process::{Place, Service},
+    process::{Deployment, Service},
     server::Running,
     store,
 };
@@ -59,7 +59,7 @@ impl Service for Pricing {
     const EXAMPLE: &'static str = "eticket-pricing --data ./pricing  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, _: &Settings, _: Deployment) -> Result<(), chassis_config::Error> {
         config.check()
     }
 
@@ -72,8 +72,8 @@ impl Service for Pricing {
 
         let store = store_of(opened);
         let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
-        let prices = Prices::new(store, jobs);
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let prices = Prices::new(store, writer);
         let events = Arc::new(Events { prices: prices.clone() });
         // Before the first call and the first event: there is never a moment without a policy.
         let mut watch = PolicyWatch::new(prices.clone(), config.policy.file.clone(), config.policy.settle());
@@ -91,7 +91,7 @@ impl Service for Pricing {
             consumer: Self::NAME,
             store: housekeeping,
             bus: bus.clone(),
-            take_in: events.clone(),
+            handler: events.clone(),
             tasks: background.intake_tasks().clone(),
         };
         let running = context

@@ -3,16 +3,16 @@
 //!
 //! Everything that changes rows goes through the reader's commits, so whoever waits is woken by them and nothing polls.
 
+mod apply_batch;
 pub mod changes;
 pub mod compare;
 pub mod completeness;
 pub mod listing;
+pub mod monitor;
+pub mod ordered_watch;
 pub mod reader;
 pub mod rebuild;
-pub mod signal;
-pub mod upkeep;
 pub mod watch;
-mod work_off;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -35,7 +35,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::{
     changes::{Changes, Condition},
-    listing::{Filter, KeyPart, Order},
+    listing::{Filter, KeyPart, SortOrder},
 };
 use crate::domain::{self, Event, Reservation, View, Wait};
 
@@ -43,17 +43,17 @@ use crate::domain::{self, Event, Reservation, View, Wait};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
     /// Of the stream: another one says nothing about these sequences.
-    pub identity: String,
+    pub epoch: String,
     /// Of the last message that was read; 0 for none.
     pub sequence: u64,
     /// What that message was, to know it again: a stream that lost its tail may have another one there.
-    pub anchor: String,
+    pub fingerprint: String,
 }
 
 impl Position {
     /// Before the first message of a stream.
-    pub fn start(identity: String) -> Self {
-        Self { identity, sequence: 0, anchor: String::new() }
+    pub fn start(epoch: String) -> Self {
+        Self { epoch, sequence: 0, fingerprint: String::new() }
     }
 }
 
@@ -86,8 +86,8 @@ pub enum Watched {
 
 /// Rows, and the stream that their sequences are of; `None` if there is no row to say it.
 #[derive(Debug, Default)]
-pub struct OfStream {
-    pub identity: Option<String>,
+pub struct StreamRows {
+    pub epoch: Option<String>,
     pub rows: Vec<(TicketId, View)>,
 }
 
@@ -113,13 +113,13 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
     async fn has_caught_up(&self) -> Result<bool, store::Error>;
 
     /// They have, with this one.
-    async fn set_caught_up(&self, identity: &str) -> Result<(), store::Error>;
+    async fn set_caught_up(&self, epoch: &str) -> Result<(), store::Error>;
 
     /// Rows in an order, those above `after`.
     async fn page(
         &self,
         filter: &Filter,
-        order: &Order,
+        order: &SortOrder,
         after: Option<&[KeyPart]>,
         now: DateTime<Utc>,
         most: i64,
@@ -135,10 +135,10 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
     ) -> Result<Vec<(Reservation, View)>, store::Error>;
 
     /// Watched rows with a sequence above this one, in the order of sequences.
-    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, store::Error>;
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<StreamRows, store::Error>;
 
     /// Watched rows as they are, with ids above `after`, in the order of ids.
-    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, store::Error>;
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<StreamRows, store::Error>;
 
     /// The rows of these tickets, also where only other parts than the ticket's are there.
     async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, store::Error>;
@@ -265,7 +265,7 @@ impl Views {
     pub async fn page(
         &self,
         filter: &Filter,
-        order: &Order,
+        order: &SortOrder,
         after: Option<&[KeyPart]>,
         most: i64,
     ) -> Result<Vec<(TicketId, View)>, store::Error> {

@@ -157,7 +157,7 @@ enum Has {
 ///
 /// One that the row already reflects gives it a new sequence all the same: another replica, that never saw the earlier message,
 /// has the row there, and a watcher who resumes must not miss it.
-pub fn take_in(view: &View, event: &Event, sequence: u64, now: DateTime<Utc>) -> Option<View> {
+pub fn apply_event(view: &View, event: &Event, sequence: u64, now: DateTime<Utc>) -> Option<View> {
     match view.has(event) {
         Has::Newer => return None,
         Has::Same => return Some(View { sequence, ..view.clone() }),

@@ -19,7 +19,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     operations,
-    process::{Place, Service},
+    process::{Deployment, Service},
     server::Running,
     tasks::Tasks,
 };
@@ -32,9 +32,9 @@ use crate::{
         changes::Changes,
         compare::Owners,
         completeness::{self, Completeness},
+        monitor::Monitor,
         reader::Reader,
         rebuild::Rebuild,
-        upkeep::Upkeep,
     },
     config::{Bound, Config, Upstreams},
     inbound::{
@@ -65,7 +65,7 @@ impl Service for Query {
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
     type Config = Config;
 
-    fn check(config: &Config, settings: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), chassis_config::Error> {
         config.check(&settings.limits)
     }
 
@@ -115,8 +115,8 @@ impl Service for Query {
             .reflection(SERVICES)
             .health(health);
         let running = server.start().await?;
-        let upkeep = Upkeep { reader: reader.clone(), rebuild };
-        tasks.spawn("upkeep", upkeep.run(tasks.stopping()));
+        let monitor = Monitor { reader: reader.clone(), rebuild };
+        tasks.spawn("upkeep", monitor.run(tasks.stopping()));
         tasks.spawn("completeness", completeness.run(reader.clone(), tasks.stopping()));
         tasks.spawn("reader", reader.run(tasks.stopping()));
         Ok(running.then(move || async move {

@@ -148,8 +148,8 @@ impl Fixture {
 
     /// Pretends that the view stands elsewhere.
     async fn stand_at(&self, position: Position) {
-        let work_off = &mut |work: &mut Work<ViewRows>| work.rows.moved_to = Some(position.clone());
-        self.store().commit(&Keys::default(), &[], work_off).await.unwrap();
+        let apply_batch = &mut |work: &mut Work<ViewRows>| work.rows.moved_to = Some(position.clone());
+        self.store().commit(&Keys::default(), &[], apply_batch).await.unwrap();
     }
 }
 

@@ -1,4 +1,4 @@
-//! What can be done with reservations, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
+//! What can be done with reservations, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
 pub mod audit;
@@ -17,13 +17,13 @@ use eticket_chassis::{
 use eticket_proto::ids::{ReservationId, TicketId};
 use tokio::time::Instant;
 
-use crate::domain::{self, Check, Ledger, Reservation, Status, Wish};
+use crate::domain::{self, Check, Ledger, NewReservation, Reservation, Status};
 
+mod apply_batch;
 #[cfg(test)]
 mod tests;
-mod work_off;
 
-pub use work_off::ReservationWriter;
+pub use apply_batch::ReservationWriter;
 
 /// Aggregates of one republishing transaction.
 const REPUBLISH_PAGE: i64 = 500;
@@ -67,7 +67,7 @@ pub struct Filter {
 #[async_trait]
 pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'static {
     /// The record of a request and the ledger of a ticket, in one snapshot.
-    async fn glance(
+    async fn read_snapshot(
         &self,
         idempotency: Option<Idempotency>,
         ticket: &TicketId,
@@ -110,8 +110,8 @@ pub trait Availability: Send + Sync {
 }
 
 /// What goes through the one writer.
-pub enum Job {
-    Reserve { wish: Wish, check: Check, idempotency: Option<Idempotency>, trace: TraceContext },
+pub enum WriteCommand {
+    Reserve { new: NewReservation, check: Check, idempotency: Option<Idempotency>, trace: TraceContext },
     Cancel { id: ReservationId, idempotency: Option<Idempotency>, trace: TraceContext },
     Close(Incoming<TicketChange>),
     Park(Parked),
@@ -173,7 +173,7 @@ pub struct Request {
 #[derive(Clone)]
 pub struct Reservations {
     store: Arc<dyn ReservationStore>,
-    jobs: Batches<Job, Outcome>,
+    writer: Batches<WriteCommand, Outcome>,
     availability: Arc<dyn Availability>,
     clock: SharedClock,
 }
@@ -181,11 +181,11 @@ pub struct Reservations {
 impl Reservations {
     pub fn new(
         store: Arc<dyn ReservationStore>,
-        jobs: Batches<Job, Outcome>,
+        writer: Batches<WriteCommand, Outcome>,
         availability: Arc<dyn Availability>,
         clock: SharedClock,
     ) -> Self {
-        Self { store, jobs, availability, clock }
+        Self { store, writer, availability, clock }
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -196,9 +196,9 @@ impl Reservations {
     ///
     /// # Errors
     /// [`Error`] if it was not run or its outcome is unknown.
-    pub async fn reserve(&self, wish: Wish, request: Request) -> Result<Outcome, Error> {
+    pub async fn reserve(&self, new: NewReservation, request: Request) -> Result<Outcome, Error> {
         let Request { idempotency, trace, deadline } = request;
-        let (record, ledger) = self.store.glance(idempotency, &wish.ticket).await?;
+        let (record, ledger) = self.store.read_snapshot(idempotency, &new.ticket).await?;
         if let (Some(idempotency), Some(record)) = (idempotency, record) {
             return Ok(idempotency.answer_of(&record).map_err(Refusal::from));
         }
@@ -206,8 +206,8 @@ impl Reservations {
         if let Some(refusal) = ledger.and_then(|ledger| ledger.refuses_at_once()) {
             return Ok(Err(refusal.into()));
         }
-        let check = self.availability.check(&wish.ticket, deadline, &trace).await?;
-        Ok(self.jobs.submit(Job::Reserve { wish, check, idempotency, trace }, deadline).await?)
+        let check = self.availability.check(&new.ticket, deadline, &trace).await?;
+        Ok(self.writer.submit(WriteCommand::Reserve { new, check, idempotency, trace }, deadline).await?)
     }
 
     /// Cancels a reservation, with this store alone.
@@ -216,7 +216,7 @@ impl Reservations {
     /// [`batch::Error`] if it was not run or its outcome is unknown.
     pub async fn cancel(&self, id: ReservationId, request: Request) -> Result<Outcome, batch::Error> {
         let Request { idempotency, trace, deadline } = request;
-        self.jobs.submit(Job::Cancel { id, idempotency, trace }, deadline).await
+        self.writer.submit(WriteCommand::Cancel { id, idempotency, trace }, deadline).await
     }
 
     /// # Errors
@@ -232,12 +232,12 @@ impl Reservations {
     }
 
     /// Applies ticket events. Only a withdrawal concerns a ledger.
-    pub async fn take_in(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
+    pub async fn handle(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
         let outcomes = events.into_iter().map(|incoming| async {
             if incoming.event.withdrawn {
-                self.submit(Job::Close(incoming)).await
+                self.submit(WriteCommand::Close(incoming)).await
             } else if incoming.was_parked {
-                self.submit(Job::Unpark(incoming.event_id)).await
+                self.submit(WriteCommand::Unpark(incoming.event_id)).await
             } else {
                 Ok(())
             }
@@ -248,7 +248,7 @@ impl Reservations {
     /// # Errors
     /// [`batch::Error`] if it is not set aside.
     pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(Job::Park(parked)).await
+        self.submit(WriteCommand::Park(parked)).await
     }
 
     /// Puts the current state of every reservation and every closed ledger into the outbox; answers how many.
@@ -263,8 +263,9 @@ impl Reservations {
             after = last.id.to_string();
             count += page.len() as u64;
             // The states are read again under the ledgers' locks: what the page shows may be outdated by then.
-            let jobs = page.into_iter().map(|reservation| self.submit(Job::RepublishReservation(reservation.id)));
-            futures::future::try_join_all(jobs).await?;
+            let commands =
+                page.into_iter().map(|reservation| self.submit(WriteCommand::RepublishReservation(reservation.id)));
+            futures::future::try_join_all(commands).await?;
             progress(count);
         }
         after.clear();
@@ -273,7 +274,8 @@ impl Reservations {
             let Some(last) = page.last() else { return Ok(count) };
             last.as_str().clone_into(&mut after);
             count += page.len() as u64;
-            futures::future::try_join_all(page.into_iter().map(|id| self.submit(Job::RepublishClosed(id)))).await?;
+            futures::future::try_join_all(page.into_iter().map(|id| self.submit(WriteCommand::RepublishClosed(id))))
+                .await?;
             progress(count);
         }
     }
@@ -286,8 +288,8 @@ impl Reservations {
         self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
-    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
-        self.jobs.submit(job, None).await.map(drop)
+    async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {
+        self.writer.submit(write, None).await.map(drop)
     }
 }
 

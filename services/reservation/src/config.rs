@@ -3,7 +3,7 @@
 use eticket_chassis::{
     client::UpstreamConfig,
     config::{AuditConfig, Error, IdempotencyConfig},
-    process::Place,
+    process::Deployment,
 };
 use serde::{Deserialize, Serialize};
 
@@ -27,11 +27,11 @@ pub struct Upstreams {
 impl Config {
     /// # Errors
     /// The first value that makes no sense.
-    pub fn check(&self, place: Place) -> Result<(), Error> {
+    pub fn check(&self, place: Deployment) -> Result<(), Error> {
         self.idempotency.check()?;
         self.audit.check()?;
         let ticket = &self.upstream.ticket;
-        if place == Place::Alone && ticket.url.is_none() {
+        if place == Deployment::Alone && ticket.url.is_none() {
             return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));
         }
         ticket.check().map_err(|wrong| {

@@ -68,7 +68,7 @@ pub enum Refusal {
 
 /// Who wants to reserve.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wish {
+pub struct NewReservation {
     pub id: ReservationId,
     pub ticket: TicketId,
     pub user: UserId,
@@ -97,7 +97,7 @@ impl Ledger {
 /// ticket lags, and the ledger decides. The end that the check showed is looked at once more.
 pub fn reserve(
     ledger: &Ledger,
-    wish: Wish,
+    new: NewReservation,
     check: Check,
     now: DateTime<Utc>,
 ) -> Result<(Ledger, Reservation), Refusal> {
@@ -116,7 +116,7 @@ pub fn reserve(
     if let Some(refusal) = ledger.refuses_at_once() {
         return Err(refusal);
     }
-    let Wish { id, ticket, user, grade } = wish;
+    let NewReservation { id, ticket, user, grade } = new;
     let revision = ledger.revision + 1;
     let ledger = Ledger { revision, active: Some(id), ..ledger.clone() };
     let status = Status::Reserved;

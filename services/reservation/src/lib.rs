@@ -22,7 +22,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     operations::{self, Operations},
-    process::{Place, Service},
+    process::{Deployment, Service},
     server::Running,
     store,
 };
@@ -57,7 +57,7 @@ impl Service for Reservation {
         "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, place: Place) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, _: &Settings, place: Deployment) -> Result<(), chassis_config::Error> {
         config.check(place)
     }
 
@@ -74,10 +74,10 @@ impl Service for Reservation {
 
         let store = store_of(opened);
         let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
         let channel = balance::channel("ticket", &targets, background.intake_tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
-        let reservations = Reservations::new(store, jobs, availability, clock);
+        let reservations = Reservations::new(store, writer, availability, clock);
         let events = Arc::new(Events { reservations: reservations.clone() });
 
         let states = Arc::new(ReservationStates::new(reservations.clone(), Arc::new(Protobuf)));
@@ -87,7 +87,7 @@ impl Service for Reservation {
             consumer: Self::NAME,
             store: housekeeping,
             bus: bus.clone(),
-            take_in: events.clone(),
+            handler: events.clone(),
             tasks: background.intake_tasks().clone(),
         };
         let running = context

@@ -1,4 +1,4 @@
-//! What can be done with tickets, and the ports it needs. `work_off` is the whole of every command and event: a synchronous
+//! What can be done with tickets, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
 pub mod audit;
@@ -92,9 +92,9 @@ pub struct ReservationChange {
 }
 
 /// What goes through the one writer.
-pub enum Job {
+pub enum WriteCommand {
     Command { command: Command, idempotency: Option<Idempotency>, trace: TraceContext },
-    TakeIn(Incoming<ReservationChange>),
+    Event(Incoming<ReservationChange>),
     Park(Parked),
     Sweep(TicketId),
     Republish(TicketId),
@@ -126,13 +126,13 @@ pub type Outcome = Result<Vec<u8>, Refusal>;
 #[derive(Clone)]
 pub struct Tickets {
     store: Arc<dyn TicketStore>,
-    jobs: Batches<Job, Outcome>,
+    writer: Batches<WriteCommand, Outcome>,
     clock: SharedClock,
 }
 
 impl Tickets {
-    pub fn new(store: Arc<dyn TicketStore>, jobs: Batches<Job, Outcome>, clock: SharedClock) -> Self {
-        Self { store, jobs, clock }
+    pub fn new(store: Arc<dyn TicketStore>, writer: Batches<WriteCommand, Outcome>, clock: SharedClock) -> Self {
+        Self { store, writer, clock }
     }
 
     pub fn now(&self) -> DateTime<Utc> {
@@ -150,7 +150,7 @@ impl Tickets {
         trace: TraceContext,
         deadline: Option<Instant>,
     ) -> Result<Outcome, batch::Error> {
-        self.jobs.submit(Job::Command { command, idempotency, trace }, deadline).await
+        self.writer.submit(WriteCommand::Command { command, idempotency, trace }, deadline).await
     }
 
     /// # Errors
@@ -166,15 +166,15 @@ impl Tickets {
     }
 
     /// Applies reservation events, all in one batch if there is room.
-    pub async fn take_in(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
-        let jobs = events.into_iter().map(|event| self.submit(Job::TakeIn(event)));
-        futures::future::join_all(jobs).await
+    pub async fn handle(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
+        let commands = events.into_iter().map(|event| self.submit(WriteCommand::Event(event)));
+        futures::future::join_all(commands).await
     }
 
     /// # Errors
     /// [`batch::Error`] if it is not set aside.
     pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(Job::Park(parked)).await
+        self.submit(WriteCommand::Park(parked)).await
     }
 
     /// Announces tickets that have expired; answers how many.
@@ -183,8 +183,8 @@ impl Tickets {
     /// If the store does not answer: the next sweep finds them again.
     pub async fn sweep(&self) -> Result<usize, batch::Error> {
         let expired = self.store.to_announce(self.now(), SWEEP_PAGE).await.map_err(unavailable)?;
-        let jobs = expired.into_iter().map(|id| self.submit(Job::Sweep(id)));
-        Ok(futures::future::try_join_all(jobs).await?.len())
+        let commands = expired.into_iter().map(|id| self.submit(WriteCommand::Sweep(id)));
+        Ok(futures::future::try_join_all(commands).await?.len())
     }
 
     /// Puts the current state of every ticket into the outbox; answers how many.
@@ -199,8 +199,10 @@ impl Tickets {
             last.id.as_str().clone_into(&mut after);
             count += page.len() as u64;
             // The state is read again under the row's lock: what the page shows may be outdated by then.
-            futures::future::try_join_all(page.into_iter().map(|ticket| self.submit(Job::Republish(ticket.id))))
-                .await?;
+            futures::future::try_join_all(
+                page.into_iter().map(|ticket| self.submit(WriteCommand::Republish(ticket.id))),
+            )
+            .await?;
             progress(count);
         }
     }
@@ -213,8 +215,8 @@ impl Tickets {
         self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
-    async fn submit(&self, job: Job) -> Result<(), batch::Error> {
-        self.jobs.submit(job, None).await.map(drop)
+    async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {
+        self.writer.submit(write, None).await.map(drop)
     }
 }
 
@@ -231,42 +233,42 @@ pub struct TicketWriter {
 }
 
 #[async_trait]
-impl Writer<Job, Outcome> for TicketWriter {
-    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
+impl Writer<WriteCommand, Outcome> for TicketWriter {
+    async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
         let (keys, requests) = keys(batch);
         let mut outcomes = Vec::new();
-        let work_off = &mut |work: &mut Work<TicketRows>| {
-            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        let apply_batch = &mut |work: &mut Work<TicketRows>| {
+            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
         };
-        self.store.commit(&keys, &requests, work_off).await?;
+        self.store.commit(&keys, &requests, apply_batch).await?;
         Ok(outcomes)
     }
 }
 
-fn keys(batch: &[Job]) -> (BTreeSet<TicketId>, Vec<Uuid>) {
+fn keys(batch: &[WriteCommand]) -> (BTreeSet<TicketId>, Vec<Uuid>) {
     let (mut tickets, mut requests) = (BTreeSet::new(), Vec::new());
-    for job in batch {
-        match job {
-            Job::Command { command, idempotency, .. } => {
+    for write in batch {
+        match write {
+            WriteCommand::Command { command, idempotency, .. } => {
                 tickets.insert(command.ticket().clone());
                 requests.extend(idempotency.map(|idempotency| idempotency.request_id));
             }
-            Job::TakeIn(incoming) => {
+            WriteCommand::Event(incoming) => {
                 tickets.insert(incoming.event.ticket.clone());
             }
-            Job::Sweep(id) | Job::Republish(id) => {
+            WriteCommand::Sweep(id) | WriteCommand::Republish(id) => {
                 tickets.insert(id.clone());
             }
-            Job::Park(_) => {}
+            WriteCommand::Park(_) => {}
         }
     }
     (tickets, requests)
 }
 
-/// One job, on the result of those before it in the batch.
-fn work_off(work: &mut Work<TicketRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
-    match job {
-        Job::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
+/// One write, on the result of those before it in the batch.
+fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+    match write {
+        WriteCommand::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
             let (ticket, happened) = run(&work.rows, command, now)?;
             let answer = messages.answer(&ticket, now);
             // What changes nothing is no news either.
@@ -275,21 +277,21 @@ fn work_off(work: &mut Work<TicketRows>, job: &Job, messages: &dyn Messages, now
             }
             Ok(answer)
         }),
-        Job::TakeIn(incoming) => {
-            take_in(work, incoming, messages, now);
+        WriteCommand::Event(incoming) => {
+            handle_event(work, incoming, messages, now);
             Ok(Vec::new())
         }
-        Job::Park(parked) => {
+        WriteCommand::Park(parked) => {
             work.park(parked.clone());
             Ok(Vec::new())
         }
-        Job::Sweep(id) => {
+        WriteCommand::Sweep(id) => {
             if let Some(announced) = work.rows.get(id).and_then(|ticket| domain::sweep(ticket, now)) {
                 put(work, announced, Happened::Expired, messages, now, &TraceContext::new_root());
             }
             Ok(Vec::new())
         }
-        Job::Republish(id) => {
+        WriteCommand::Republish(id) => {
             // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
             if let Some(ticket) = work.rows.get(id) {
                 let event = messages.event(ticket, by_status(ticket, now), now, &TraceContext::new_root());
@@ -314,7 +316,7 @@ fn run(rows: &TicketRows, command: &Command, now: DateTime<Utc>) -> Result<(Tick
     }
 }
 
-fn take_in(
+fn handle_event(
     work: &mut Work<TicketRows>,
     incoming: &Incoming<ReservationChange>,
     messages: &dyn Messages,
@@ -326,7 +328,7 @@ fn take_in(
         work.park(incoming.park("there is no such ticket", 1, now));
         return;
     };
-    let taken_in = domain::take_in(ticket, *active, *revision, now);
+    let taken_in = domain::apply_reservation(ticket, *active, *revision, now);
     if incoming.was_parked {
         work.unpark(incoming.event_id.clone());
     }

@@ -187,7 +187,7 @@ pub fn withdraw(row: Option<&Ticket>, etag: &str, now: DateTime<Utc>) -> Result<
 
 /// Takes in a reservation event: who holds the ticket as of a revision of its reservations. `None` for a stale one. The event
 /// that follows is owed also where nothing visible changes: `settled` rests on it.
-pub fn take_in(
+pub fn apply_reservation(
     ticket: &Ticket,
     active: Option<ReservationId>,
     reservation_revision: i64,

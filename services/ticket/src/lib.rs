@@ -20,7 +20,7 @@ use eticket_chassis::{
     exit::StartError,
     health::Health,
     operations::{self, Operations},
-    process::{Place, Service},
+    process::{Deployment, Service},
     server::Running,
     store,
 };
@@ -57,7 +57,7 @@ impl Service for Ticket {
     const EXAMPLE: &'static str = "eticket-ticket --data ./ticket  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, _: Place) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, _: &Settings, _: Deployment) -> Result<(), chassis_config::Error> {
         config.check()
     }
 
@@ -71,8 +71,8 @@ impl Service for Ticket {
 
         let store = store_of(opened);
         let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let jobs = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
-        let tickets = Tickets::new(store, jobs, clock);
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let tickets = Tickets::new(store, writer, clock);
         let events = Arc::new(Events { tickets: tickets.clone() });
 
         let states = Arc::new(TicketStates::new(tickets.clone(), Arc::new(Protobuf)));
@@ -83,7 +83,7 @@ impl Service for Ticket {
             consumer: Self::NAME,
             store: housekeeping,
             bus: bus.clone(),
-            take_in: events.clone(),
+            handler: events.clone(),
             tasks: background.intake_tasks().clone(),
         };
         let service = TicketServiceServer::new(Grpc { tickets: tickets.clone() });

@@ -12,7 +12,7 @@ use eticket_proto::{
 };
 use eticket_reservation::{
     application::{self as reservation, Request as Call},
-    domain::{Refusal, Wish},
+    domain::{NewReservation, Refusal},
 };
 use eticket_ticket::{
     application::{self as ticket, Command},
@@ -145,7 +145,7 @@ impl Run<'_> {
             What::Withdraw { etag } => Command::Withdraw { id, etag },
             What::Reserve(grade) => {
                 let user = "user-1".parse().context("an id")?;
-                let wish = Wish { id: ReservationId::generate(), ticket: id, user, grade };
+                let wish = NewReservation { id: ReservationId::generate(), ticket: id, user, grade };
                 let call = Call { idempotency, trace, deadline: None };
                 return self.reserve(request, wish, call, held_up).await;
             }
@@ -161,7 +161,7 @@ impl Run<'_> {
         self.note_outbox(Service::Ticket).await
     }
 
-    async fn reserve(&mut self, request: usize, wish: Wish, call: Call, held_up: bool) -> Result<()> {
+    async fn reserve(&mut self, request: usize, wish: NewReservation, call: Call, held_up: bool) -> Result<()> {
         let end = self.truths[self.requests[request].ticket].times().map(|times| times.end);
         let reservations = self.world.reservations.clone();
         if !held_up {

@@ -112,7 +112,7 @@ impl Run<'_> {
             return Ok(());
         }
         let ticket = ticket.context("the ticket")?;
-        let (_, ledger) = world.ledgers.glance(None, &truth.id).await?;
+        let (_, ledger) = world.ledgers.read_snapshot(None, &truth.id).await?;
         let times = truth.times().context("a schedule")?;
         ensure!((ticket.schedule.start(), ticket.schedule.end()) == (times.start, times.end), "{ticket:?}");
         let (revision, active, closed) =

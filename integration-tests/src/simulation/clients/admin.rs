@@ -168,7 +168,7 @@ impl Admin {
         let verdict = {
             let history = locked(&self.client.fleet.history);
             let none = Past::default();
-            let past = history.of(&edit.ticket).unwrap_or(&none);
+            let past = history.lookup(&edit.ticket).unwrap_or(&none);
             let states = past.tickets.iter().map(|(_, state)| state);
             let mut states = states.enumerate();
             let done = states.find(|(_, state)| match &edit.title {
@@ -194,7 +194,7 @@ impl Admin {
     fn is_right(&self, edit: &Edit, began: Moment, refusal: &Refusal) -> bool {
         let history = locked(&self.client.fleet.history);
         let none = Past::default();
-        let past = history.of(&edit.ticket).unwrap_or(&none);
+        let past = history.lookup(&edit.ticket).unwrap_or(&none);
         let until = history.moment;
         // Another attempt of the same request was done before this one began: its answer is owed.
         let was_done = past

@@ -8,7 +8,7 @@ use eticket_proto::{
 };
 use eticket_reservation::{
     application::{Error, Refusal, Request, Reservations},
-    domain::{self, Wish},
+    domain::{self, NewReservation},
 };
 use prost::Message as _;
 
@@ -57,7 +57,7 @@ impl User {
                 history.requests[request].1.push(id);
             }
             client.log(&format!("reserves {ticket} as {id}, request {}", idempotency.request_id));
-            let wish = Wish { id, ticket: ticket.clone(), user: client.name.parse().expect("an id"), grade };
+            let wish = NewReservation { id, ticket: ticket.clone(), user: client.name.parse().expect("an id"), grade };
             let call = Request { idempotency: Some(idempotency), trace, deadline: None };
             let call = async |reservations: Reservations| reservations.reserve(wish, call).await;
             match client.attempt(&client.fleet.reservations, call).await {
@@ -96,7 +96,7 @@ impl User {
         client.fleet.scheduler.count("a ticket was reserved");
         let history = locked(&client.fleet.history);
         let Consistency::Reservation { revision, .. } = token else { return None };
-        let held = history.of(ticket).and_then(|past| at(&past.ledger, revision)).map(|state| state.active.clone());
+        let held = history.lookup(ticket).and_then(|past| at(&past.ledger, revision)).map(|state| state.active.clone());
         let is_own = history.requests[request].1.contains(&id);
         drop(history);
         if held != Some(id.to_string()) || !is_own {
@@ -111,7 +111,7 @@ impl User {
         client.log(&format!("is refused {ticket}: {refusal:?}"));
         let history = locked(&client.fleet.history);
         let none = Past::default();
-        let past = history.of(ticket).unwrap_or(&none);
+        let past = history.lookup(ticket).unwrap_or(&none);
         let (until, now) = (history.moment, client.fleet.scheduler.now());
         let made_before = history.requests[request]
             .1
@@ -180,7 +180,7 @@ impl User {
     fn check_cancelled(&self, ticket: &TicketId, id: ReservationId) {
         let status = {
             let history = locked(&self.0.fleet.history);
-            history.of(ticket).and_then(|past| past.reservations.get(&id)).map(|(status, _, _)| *status)
+            history.lookup(ticket).and_then(|past| past.reservations.get(&id)).map(|(status, _, _)| *status)
         };
         if status != Some(ReservationStatus::Cancelled) {
             self.0.fail(&format!("{id} was acknowledged as cancelled, but is {status:?}"));
@@ -192,7 +192,7 @@ impl User {
         client.log(&format!("is refused to cancel {id}: {refusal:?}"));
         let rejected = {
             let history = locked(&client.fleet.history);
-            let past = history.of(ticket);
+            let past = history.lookup(ticket);
             let status =
                 past.and_then(|past| past.reservations.get(&id).map(|(status, revision, _)| (status, revision)));
             match status {

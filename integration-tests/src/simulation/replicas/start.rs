@@ -1,4 +1,4 @@
-//! How a process of each service comes to life.
+//! How a process of each service comes to process_state.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -16,8 +16,8 @@ use eticket_query::application::{
     ViewStore, Views,
     changes::Changes,
     completeness::{Completeness, OWNERS},
+    ordered_watch::Listener,
     reader::Reader,
-    signal::Listener,
 };
 use eticket_reservation::{
     application::{Availability, CheckError, ReservationWriter, Reservations, audit::ReservationStates},
@@ -33,7 +33,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetInner, LIMITS, Life, Running, Slot, background, comparer};
+use super::{Fleet, FleetInner, LIMITS, Process, Running, Slot, background, comparer};
 use crate::simulation::{
     judge,
     scheduler::locked,
@@ -43,93 +43,93 @@ use crate::simulation::{
 
 impl FleetInner {
     pub(in crate::simulation) fn start(self: &Arc<Self>, service: Service, number: usize) {
-        if self.life(service, number).is_some() {
+        if self.process_state(service, number).is_some() {
             return;
         }
-        let life = Life::new(self, service, number);
-        self.scheduler.log(&life.name, "starts");
-        life.bury_when_dead();
+        let process_state = Process::new(self, service, number);
+        self.scheduler.log(&process_state.name, "starts");
+        process_state.bury_when_dead();
         match service {
-            Service::Ticket => self.start_ticket(life, number),
-            Service::Reservation => self.start_reservation(life, number),
-            Service::Pricing => self.start_pricing(life, number),
-            Service::Query => self.start_query(life, number),
+            Service::Ticket => self.start_ticket(process_state, number),
+            Service::Reservation => self.start_reservation(process_state, number),
+            Service::Pricing => self.start_pricing(process_state, number),
+            Service::Query => self.start_query(process_state, number),
         }
     }
 
-    fn start_ticket(self: &Arc<Self>, life: Life, number: usize) {
+    fn start_ticket(self: &Arc<Self>, process_state: Process, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
         let taking_in: Arc<AtomicU64> = Arc::default();
-        let rows = self.ticket_rows.process(clock.clone(), Arc::new(life.clone()));
+        let rows = self.ticket_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = wrong::tickets(self.wrong, number, rows.clone(), taking_in.clone());
         let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
         let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
-        let jobs = Batches::start("ticket", &life.tasks, LIMITS, Arc::new(writer));
-        let tickets = Tickets::new(store, jobs, clock);
+        let writer = Batches::start("ticket", &process_state.tasks, LIMITS, Arc::new(writer));
+        let tickets = Tickets::new(store, writer, clock);
         let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
         let events = self.heard(Service::Ticket, events, taking_in);
         let filters = eticket_ticket::inbound::events::FILTERS;
         let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
         let states = || Arc::new(TicketStates::new(tickets.clone(), messages)) as Arc<dyn Owner>;
         let audit = self.compares().then(|| (states(), &["reservation"] as _));
-        background(&life, "ticket", filters, &rows, events, audit);
+        background(&process_state, "ticket", filters, &rows, events, audit);
         let sweeper = tickets.clone();
-        life.spawn(async move {
+        process_state.spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 // One that fails is made up for by the next.
                 let _ = sweeper.sweep().await;
             }
         });
-        take_place(&self.tickets[number], tickets, life);
+        take_place(&self.tickets[number], tickets, process_state);
     }
 
     fn heard<T>(&self, service: Service, events: T, taking_in: Arc<AtomicU64>) -> wrong::Heard<T> {
         wrong::Heard { wrong: self.wrong, service, history: self.history.clone(), events, taking_in }
     }
 
-    fn start_reservation(self: &Arc<Self>, life: Life, number: usize) {
+    fn start_reservation(self: &Arc<Self>, process_state: Process, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
-        let rows = self.reservation_rows.process(clock.clone(), Arc::new(life.clone()));
+        let rows = self.reservation_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = wrong::ledgers(self.wrong, rows.clone());
         let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
         let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
         let writer = wrong::writer(self.wrong, store.clone(), writer);
-        let jobs = Batches::start("reservation", &life.tasks, LIMITS, writer);
-        let check = Arc::new(CheckByCall { fleet: Arc::downgrade(self), life: life.clone() });
-        let reservations = Reservations::new(store, jobs, check, clock);
+        let writer = Batches::start("reservation", &process_state.tasks, LIMITS, writer);
+        let check = Arc::new(CheckByCall { fleet: Arc::downgrade(self), process_state: process_state.clone() });
+        let reservations = Reservations::new(store, writer, check, clock);
         let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
         let events = self.heard(Service::Reservation, events, Arc::default());
         let filters = eticket_reservation::inbound::events::FILTERS;
         let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
         let states = || Arc::new(ReservationStates::new(reservations.clone(), messages)) as Arc<dyn Owner>;
         let audit = self.compares().then(|| (states(), &["ticket"] as _));
-        background(&life, "reservation", filters, &rows, events, audit);
-        take_place(&self.reservations[number], reservations, life);
+        background(&process_state, "reservation", filters, &rows, events, audit);
+        take_place(&self.reservations[number], reservations, process_state);
     }
 
-    fn start_pricing(self: &Arc<Self>, life: Life, number: usize) {
+    fn start_pricing(self: &Arc<Self>, process_state: Process, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
-        let rows = self.price_rows.process(clock.clone(), Arc::new(life.clone()));
+        let rows = self.price_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = Arc::new(rows.clone());
         let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
         let writer = PriceWriter { store: store.clone(), messages: messages.clone(), clock: clock.clone() };
-        let prices = Prices::new(store, Batches::start("pricing", &life.tasks, LIMITS, Arc::new(writer)));
+        let prices = Prices::new(store, Batches::start("pricing", &process_state.tasks, LIMITS, Arc::new(writer)));
         let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
         let events = self.heard(Service::Pricing, events, Arc::default());
         let filters = eticket_pricing::inbound::events::FILTERS;
         let states = || Arc::new(PriceStates::new(prices.clone(), messages, clock)) as Arc<dyn Owner>;
         let audit = self.compares().then(|| (states(), &["ticket", "reservation"] as _));
-        background(&life, "pricing", filters, &rows, events, audit);
-        take_place(&self.prices[number], prices, life);
+        background(&process_state, "pricing", filters, &rows, events, audit);
+        take_place(&self.prices[number], prices, process_state);
     }
 
-    fn start_query(self: &Arc<Self>, life: Life, number: usize) {
-        let rows = locked(&self.view_rows[number]).process(Arc::new(life.clone()));
+    fn start_query(self: &Arc<Self>, process_state: Process, number: usize) {
+        let rows = locked(&self.view_rows[number]).process(Arc::new(process_state.clone()));
         let store: Arc<dyn ViewStore> = Arc::new(rows);
         let (changes, clock) = (Changes::default(), Arc::new(self.scheduler.clone()));
         let reader = Reader {
-            bus: life.link.clone(),
+            bus: process_state.link.clone(),
             store: store.clone(),
             decode: wrong::decode(self.wrong),
             changes: changes.clone(),
@@ -141,16 +141,16 @@ impl FleetInner {
         };
         if self.compares() {
             let completeness =
-                Completeness { comparer: comparer(&life, "query", OWNERS), decode: reader.decode.clone() };
-            life.spawn(completeness.run(reader.clone(), life.tasks.stopping()));
+                Completeness { comparer: comparer(&process_state, "query", OWNERS), decode: reader.decode.clone() };
+            process_state.spawn(completeness.run(reader.clone(), process_state.tasks.stopping()));
         }
-        life.spawn(reader.run(life.tasks.stopping()));
-        life.spawn(judged(self.clone(), number, changes.commits()));
+        process_state.spawn(reader.run(process_state.tasks.stopping()));
+        process_state.spawn(judged(self.clone(), number, changes.commits()));
         let semaphore = || Arc::new(Semaphore::new(64));
         let draining = CancellationToken::new();
-        let bus = life.link.clone();
+        let bus = process_state.link.clone();
         let views = Views { store, bus, changes, clock, waits: semaphore(), watches: semaphore(), draining };
-        take_place(&self.views[number], views, life);
+        take_place(&self.views[number], views, process_state);
     }
 
     /// Before anything else happens: without a policy nothing has a price.
@@ -167,8 +167,8 @@ impl FleetInner {
     }
 }
 
-fn take_place<H>(slot: &Slot<H>, handle: H, life: Life) {
-    *locked(&slot.running) = Some(Running { handle, life });
+fn take_place<H>(slot: &Slot<H>, handle: H, process_state: Process) {
+    *locked(&slot.running) = Some(Running { handle, process_state });
 }
 
 /// Judges all rows after each commit of a view.
@@ -187,7 +187,7 @@ async fn judged(fleet: Fleet, number: usize, mut commits: Listener<u64>) {
 /// The availability check over the network, to any ticket process.
 struct CheckByCall {
     fleet: std::sync::Weak<FleetInner>,
-    life: Life,
+    process_state: Process,
 }
 
 #[async_trait]
@@ -199,7 +199,7 @@ impl Availability for CheckByCall {
         let (tickets, there) = fleet.any(&fleet.tickets).ok_or(unreachable)?;
         let found = tokio::select! {
             biased;
-            () = there.pulse.died() => return Err(unreachable),
+            () = there.kill_switch.died() => return Err(unreachable),
             found = tickets.ticket(ticket) => found.map_err(|_| unreachable)?,
         };
         let check = found.map_or(Check::NotFound, |ticket| {
@@ -214,7 +214,7 @@ impl Availability for CheckByCall {
             };
             Wrong::check(fleet.wrong, check, ticket.holder.map(|_| reserved))
         });
-        fleet.scheduler.log(&self.life.name, &format!("hears from {} that {ticket} is {check:?}", there.name));
+        fleet.scheduler.log(&self.process_state.name, &format!("hears from {} that {ticket} is {check:?}", there.name));
         fleet.scheduler.pause().await;
         Ok(check)
     }

@@ -13,13 +13,13 @@ use chrono::{DateTime, Utc};
 use eticket_chassis::{
     batch::Writer,
     store::{
-        Commit, Error, Idempotency, Record, Work, WorkOff,
+        ApplyBatch, Commit, Error, Idempotency, Record, Work,
         memory::{Outcome as Committed, Store},
     },
 };
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_reservation::{
-    application::{Filter, Job, Keys, Outcome, ReservationRows, ReservationStore, ReservationWriter},
+    application::{Filter, Keys, Outcome, ReservationRows, ReservationStore, ReservationWriter, WriteCommand},
     domain::{Ledger, Reservation},
     outbound::memory::ReservationTables,
 };
@@ -64,7 +64,7 @@ impl Tickets {
         &self,
         keys: &BTreeSet<TicketId>,
         requests: &[Uuid],
-        work_off: WorkOff<'_, TicketRows>,
+        apply_batch: ApplyBatch<'_, TicketRows>,
     ) -> Result<(), Error> {
         loop {
             let mut transaction = self.rows.begin().await?;
@@ -76,7 +76,7 @@ impl Tickets {
                 transaction.lock(row).await?;
             }
             let Some(mut work) = transaction.read(keys, requests) else { continue };
-            work_off(&mut work);
+            apply_batch(&mut work);
             if transaction.commit(keys, requests, &work).await? == Committed::Committed {
                 return Ok(());
             }
@@ -98,29 +98,29 @@ impl Commit for Tickets {
         &self,
         keys: &BTreeSet<TicketId>,
         requests: &[Uuid],
-        work_off: WorkOff<'_, TicketRows>,
+        apply_batch: ApplyBatch<'_, TicketRows>,
     ) -> Result<(), Error> {
         match self.wrong {
-            Some(Wrong::LocksInOrderOfArrival) => self.commit_in_order_of_arrival(keys, requests, work_off).await,
+            Some(Wrong::LocksInOrderOfArrival) => self.commit_in_order_of_arrival(keys, requests, apply_batch).await,
             // Admins' commands bring an id, so this batch is of events.
             Some(Wrong::NoConditionOnTheRevision)
                 if requests.is_empty() && self.taking_in.load(Ordering::Relaxed) > 0 =>
             {
                 let unconditional = &mut |work: &mut Work<TicketRows>| {
                     each(&mut work.rows, |ticket| Ticket { reservation_revision: 0, ..ticket.clone() });
-                    work_off(work);
+                    apply_batch(work);
                 };
                 self.rows.commit(keys, requests, unconditional).await
             }
             Some(Wrong::EtagCoversTheRevision) => {
                 let covering = &mut |work: &mut Work<TicketRows>| {
                     each(&mut work.rows, |ticket| self.shown(ticket.clone()));
-                    work_off(work);
+                    apply_batch(work);
                     each(&mut work.rows, |ticket| self.shown(ticket.clone()));
                 };
                 self.rows.commit(keys, requests, covering).await
             }
-            _ => self.rows.commit(keys, requests, work_off).await,
+            _ => self.rows.commit(keys, requests, apply_batch).await,
         }
     }
 }
@@ -192,7 +192,7 @@ impl Ledgers {
         &self,
         keys: &Keys,
         requests: &[Uuid],
-        work_off: WorkOff<'_, ReservationRows>,
+        apply_batch: ApplyBatch<'_, ReservationRows>,
     ) -> Result<(), Error> {
         loop {
             let mut transaction = self.rows.begin().await?;
@@ -200,7 +200,7 @@ impl Ledgers {
                 transaction.lock(row).await?;
             }
             let Some(mut work) = transaction.read(keys, requests) else { continue };
-            work_off(&mut work);
+            apply_batch(&mut work);
             transaction.commit(keys, requests, &work).await?;
             return Ok(());
         }
@@ -216,15 +216,15 @@ impl Commit for Ledgers {
         &self,
         keys: &Keys,
         requests: &[Uuid],
-        work_off: WorkOff<'_, ReservationRows>,
+        apply_batch: ApplyBatch<'_, ReservationRows>,
     ) -> Result<(), Error> {
         match self.wrong {
-            Some(Wrong::OnConflictDoNothing) => self.commit_or_do_nothing(keys, requests, work_off).await,
-            Some(Wrong::RecordLookedUpBeforeTheCheckOnly) => self.rows.commit(keys, &[], work_off).await,
+            Some(Wrong::OnConflictDoNothing) => self.commit_or_do_nothing(keys, requests, apply_batch).await,
+            Some(Wrong::RecordLookedUpBeforeTheCheckOnly) => self.rows.commit(keys, &[], apply_batch).await,
             Some(Wrong::NoRecord) => {
                 let forgetful = &mut |work: &mut Work<ReservationRows>| {
                     let mut scratch = Work::new(std::mem::take(&mut work.rows), []);
-                    work_off(&mut scratch);
+                    apply_batch(&mut scratch);
                     scratch.outbox().iter().for_each(|row| work.publish(row.clone()));
                     work.rows = scratch.rows;
                 };
@@ -233,7 +233,7 @@ impl Commit for Ledgers {
             _ => {
                 let tampered = &mut |work: &mut Work<ReservationRows>| {
                     self.before_work(keys, &mut work.rows);
-                    work_off(work);
+                    apply_batch(work);
                 };
                 self.rows.commit(keys, requests, tampered).await
             }
@@ -243,12 +243,12 @@ impl Commit for Ledgers {
 
 #[async_trait]
 impl ReservationStore for Ledgers {
-    async fn glance(
+    async fn read_snapshot(
         &self,
         idempotency: Option<Idempotency>,
         ticket: &TicketId,
     ) -> Result<(Option<Record>, Option<Ledger>), Error> {
-        let (record, ledger) = self.rows.glance(idempotency, ticket).await?;
+        let (record, ledger) = self.rows.read_snapshot(idempotency, ticket).await?;
         let record = record.filter(|_| self.wrong != Some(Wrong::NoRecord));
         Ok((record, ledger.map(|ledger| self.shown(ledger))))
     }
@@ -279,7 +279,7 @@ pub(in crate::simulation) fn writer(
     wrong: Option<Wrong>,
     ledgers: Arc<Ledgers>,
     inner: ReservationWriter,
-) -> Arc<dyn Writer<Job, Outcome>> {
+) -> Arc<dyn Writer<WriteCommand, Outcome>> {
     match wrong {
         Some(Wrong::AllSeeTheStateBeforeTheBatch) => Arc::new(EachForItself { ledgers, inner }),
         _ => Arc::new(inner),
@@ -293,8 +293,8 @@ struct EachForItself {
 }
 
 #[async_trait]
-impl Writer<Job, Outcome> for EachForItself {
-    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, Error> {
+impl Writer<WriteCommand, Outcome> for EachForItself {
+    async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, Error> {
         *locked(&self.ledgers.before_the_batch) = Some(BTreeMap::new());
         let mut outcomes = Vec::new();
         for job in batch {

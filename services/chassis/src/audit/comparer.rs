@@ -19,7 +19,7 @@ use crate::{
     batch,
     bus::{self, Bus, Message},
     config::AuditConfig,
-    consumer::TakeIn,
+    consumer::EventHandler,
     store::Housekeeping,
 };
 
@@ -258,19 +258,19 @@ fn messages(states: Vec<eticket_proto::audit::State>) -> Vec<Message> {
 }
 
 /// What a service has taken in by its consumer.
-pub struct TakenIn<T> {
+pub struct AppliedEvents<T> {
     /// Knows the events.
-    pub take_in: Arc<T>,
+    pub handler: Arc<T>,
     /// Where messages are parked.
     pub store: Arc<dyn Housekeeping>,
 }
 
 #[async_trait]
-impl<T: TakeIn> Replica for TakenIn<T> {
+impl<T: EventHandler> Replica for AppliedEvents<T> {
     async fn missing(&self, states: Vec<Message>) -> Result<Vec<Message>, batch::Error> {
-        let decoded = states.into_iter().filter_map(|message| Some((self.take_in.decode(&message).ok()?, message)));
+        let decoded = states.into_iter().filter_map(|message| Some((self.handler.decode(&message).ok()?, message)));
         let (events, messages): (Vec<_>, Vec<_>) = decoded.unzip();
-        let missing = self.take_in.missing(&events).await?;
+        let missing = self.handler.missing(&events).await?;
         let missing = messages.into_iter().zip(missing).filter(|(_, missing)| *missing).map(|(message, _)| message);
         without_parked(&*self.store, missing.collect()).await.map_err(|_| batch::Error::Unavailable)
     }

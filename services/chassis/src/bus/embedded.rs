@@ -47,14 +47,14 @@ struct Publish {
     reply: oneshot::Sender<Result<u64, Error>>,
 }
 
-enum Order {
+enum Request {
     Publish(Publish),
     /// Writes the positions down now.
     KeepPositions(oneshot::Sender<Result<(), Error>>),
 }
 
 struct Shared {
-    identity: String,
+    epoch: String,
     log: Log,
     tail: Mutex<Tail>,
     /// The newest sequence; consumers and readers wait for it to rise.
@@ -66,12 +66,12 @@ struct Shared {
 /// See the module.
 pub struct Embedded {
     shared: Arc<Shared>,
-    orders: mpsc::Sender<Order>,
+    requests: mpsc::Sender<Request>,
     tasks: Tasks,
 }
 
 impl Embedded {
-    /// Opens the file, or makes one with an identity of its own.
+    /// Opens the file, or makes one with an epoch of its own.
     ///
     /// # Errors
     /// `Unavailable` if the file cannot be opened, made or written.
@@ -81,7 +81,7 @@ impl Embedded {
             (position.name.clone(), Arc::new(Mutex::new(Progress::new(position.filters, position.floor))))
         });
         let shared = Arc::new(Shared {
-            identity: contents.identity,
+            epoch: contents.epoch,
             log,
             tail: Mutex::new(Tail { from: contents.last_sequence + 1, messages: BTreeMap::new() }),
             last_sequence: watch::Sender::new(contents.last_sequence),
@@ -89,14 +89,14 @@ impl Embedded {
             switchboard: Switchboard::default(),
         });
         let tasks = Tasks::new();
-        let (orders, waiting) = mpsc::channel(QUEUE);
+        let (requests, waiting) = mpsc::channel(QUEUE);
         tasks.spawn("bus-writer", write(shared.clone(), waiting, tasks.stopping()));
-        Ok(Self { shared, orders, tasks })
+        Ok(Self { shared, requests, tasks })
     }
 
     async fn keep_positions(&self) -> Result<(), Error> {
         let (reply, kept) = oneshot::channel();
-        self.orders.send(Order::KeepPositions(reply)).await.map_err(|_| closed())?;
+        self.requests.send(Request::KeepPositions(reply)).await.map_err(|_| closed())?;
         kept.await.map_err(|_| closed())?
     }
 }
@@ -115,7 +115,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Up to a page of messages above `after`, in their order.
+    /// Up to a page of messages above `after`, in their request.
     async fn messages_after(&self, after: u64) -> Result<Vec<Stored>, Error> {
         if after >= *self.last_sequence.borrow() {
             return Ok(Vec::new());
@@ -189,21 +189,25 @@ impl Shared {
     }
 }
 
-async fn write(shared: Arc<Shared>, mut waiting: mpsc::Receiver<Order>, stopping: tokio_util::sync::CancellationToken) {
+async fn write(
+    shared: Arc<Shared>,
+    mut waiting: mpsc::Receiver<Request>,
+    stopping: tokio_util::sync::CancellationToken,
+) {
     let mut every_second = tokio::time::interval(std::time::Duration::from_secs(1));
     loop {
-        let mut orders = Vec::new();
+        let mut requests = Vec::new();
         tokio::select! {
             biased;
-            count = waiting.recv_many(&mut orders, BATCH) => if count == 0 { break },
+            count = waiting.recv_many(&mut requests, BATCH) => if count == 0 { break },
             _ = every_second.tick() => keep_positions(&shared, Vec::new()).await,
             () = stopping.cancelled() => waiting.close(),
         }
         let (mut batch, mut kept) = (Vec::new(), Vec::new());
-        for order in orders {
-            match order {
-                Order::Publish(publish) => batch.push(publish),
-                Order::KeepPositions(reply) => kept.push(reply),
+        for request in requests {
+            match request {
+                Request::Publish(publish) => batch.push(publish),
+                Request::KeepPositions(reply) => kept.push(reply),
             }
         }
         if !batch.is_empty() {
@@ -234,12 +238,12 @@ async fn keep_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<(),
 #[async_trait]
 impl Bus for Embedded {
     async fn state(&self) -> Result<StreamState, Error> {
-        Ok(StreamState { identity: self.shared.identity.clone(), last_sequence: *self.shared.last_sequence.borrow() })
+        Ok(StreamState { epoch: self.shared.epoch.clone(), last_sequence: *self.shared.last_sequence.borrow() })
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
         let (reply, sequence) = oneshot::channel();
-        self.orders.send(Order::Publish(Publish { message, reply })).await.map_err(|_| closed())?;
+        self.requests.send(Request::Publish(Publish { message, reply })).await.map_err(|_| closed())?;
         sequence.await.map_err(|_| closed())?
     }
 
@@ -331,13 +335,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus.db");
         let first = Embedded::open(&path).await.unwrap();
-        let identity = first.state().await.unwrap().identity;
+        let epoch = first.state().await.unwrap().epoch;
         first.close().await;
         for entry in std::fs::read_dir(folder.path()).unwrap() {
             std::fs::remove_file(entry.unwrap().path()).unwrap();
         }
         let second = Embedded::open(&path).await.unwrap();
-        assert_ne!(second.state().await.unwrap().identity, identity);
+        assert_ne!(second.state().await.unwrap().epoch, epoch);
     }
 
     #[tokio::test]

@@ -97,7 +97,7 @@ impl Stream {
         self.state().messages.values().cloned().collect()
     }
 
-    /// Everything is lost, and the stream that comes after it has another identity.
+    /// Everything is lost, and the stream that comes after it has another epoch.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.generation += 1;
@@ -109,7 +109,7 @@ impl Stream {
         self.changed();
     }
 
-    /// The newest `count` sequences are lost and will be given again, and the identity stays: a server that came back from an
+    /// The newest `count` sequences are lost and will be given again, and the epoch stays: a server that came back from an
     /// older disk. Its connections are broken off, and consumers that had got further begin at the start.
     pub fn lose_last(&self, count: u64) {
         let mut state = self.state();
@@ -135,7 +135,7 @@ impl Stream {
 }
 
 impl State {
-    fn identity(&self) -> String {
+    fn epoch(&self) -> String {
         format!("memory-{}", self.generation)
     }
 
@@ -195,7 +195,7 @@ impl Memory {
 impl Bus for Memory {
     async fn state(&self) -> Result<StreamState, Error> {
         let state = Self::state(self)?;
-        Ok(StreamState { identity: state.identity(), last_sequence: state.last_sequence })
+        Ok(StreamState { epoch: state.epoch(), last_sequence: state.last_sequence })
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
@@ -307,9 +307,9 @@ mod tests {
         let bus = stream.connect();
         stream.append(message("a.1", 1));
         let (mut reader, mut consumer) = (bus.read(0).await.unwrap(), bus.attach("reader", &["a.>"]).await.unwrap());
-        let identity = Bus::state(&bus).await.unwrap().identity;
+        let epoch = Bus::state(&bus).await.unwrap().epoch;
         stream.wipe();
-        assert_ne!(Bus::state(&bus).await.unwrap().identity, identity);
+        assert_ne!(Bus::state(&bus).await.unwrap().epoch, epoch);
         assert!(matches!(reader.next(1).await, Err(Error::StreamChanged)));
         assert!(matches!(consumer.next(1).await, Err(Error::StreamChanged)));
         assert!(matches!(consumer.ack(&[1]).await, Err(Error::StreamChanged)));

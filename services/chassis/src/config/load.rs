@@ -48,11 +48,11 @@ impl Sources {
     ///
     /// # Errors
     /// If a variable that is ours is not UTF-8: used in another spelling, a path would be another one.
-    pub(crate) fn of_process(file: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, Error> {
-        Self::of(file, std::env::vars_os(), data)
+    pub(crate) fn from_process(file: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, Error> {
+        Self::from_variables(file, std::env::vars_os(), data)
     }
 
-    fn of(
+    fn from_variables(
         file: Option<PathBuf>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
         data: Option<PathBuf>,
@@ -77,7 +77,7 @@ const NOT_UTF_8: &str = "expected text in UTF-8";
 
 /// What has to be known of a server to read its configuration.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Shape {
+pub(crate) struct ServiceSpec {
     pub(crate) name: &'static str,
     pub(crate) defaults: &'static str,
     pub(crate) store: StoreSupport,
@@ -103,7 +103,7 @@ impl ServerTree {
 
     /// The error with its key as it stands where it was set.
     pub(crate) fn placed(&self, error: Error) -> Error {
-        self.place.of(error)
+        self.place.locate(error)
     }
 }
 
@@ -117,7 +117,7 @@ struct KeyPlace {
 }
 
 impl KeyPlace {
-    fn of(&self, error: Error) -> Error {
+    fn locate(&self, error: Error) -> Error {
         match has(&self.at_root, error.key()) && !has(&self.in_section, error.key()) {
             true => error,
             false => error.within(self.section),
@@ -134,56 +134,56 @@ fn has(tree: &Dict, path: &str) -> bool {
 }
 
 /// The keys that stand beside the own ones of a server.
-fn beside(shape: Shape, section: bool) -> Vec<&'static str> {
-    let of_process = PROCESS_KEYS.iter().filter(|_| !section);
-    let all = SERVER_KEYS.iter().chain(of_process).copied();
-    all.filter(|key| shape.store != StoreSupport::None || !KEEPERS_KEYS.contains(key)).collect()
+fn beside(spec: ServiceSpec, section: bool) -> Vec<&'static str> {
+    let from_process = PROCESS_KEYS.iter().filter(|_| !section);
+    let all = SERVER_KEYS.iter().chain(from_process).copied();
+    all.filter(|key| spec.store != StoreSupport::None || !KEEPERS_KEYS.contains(key)).collect()
 }
 
 /// The defaults of a server alone, as TOML with their comments.
-pub(crate) fn defaults(shape: Shape) -> String {
+pub(crate) fn defaults(spec: ServiceSpec) -> String {
     // The first line of each file says which file it is.
     let body = |text: &'static str| text.split_once("\n\n").map_or(text, |(_, body)| body).trim();
     let of_all = body(DEFAULTS);
-    let of_all = match shape.store {
+    let of_all = match spec.store {
         StoreSupport::None => {
             of_all.split("\n\n").filter(|part| !part.starts_with("[bus]")).collect::<Vec<_>>().join("\n\n")
         }
         _ => of_all.to_owned(),
     };
-    format!("{}\n\n{of_all}", body(shape.defaults))
+    format!("{}\n\n{of_all}", body(spec.defaults))
 }
 
 /// Where a server listens unless it is told.
-pub(crate) fn usual_address(shape: Shape) -> String {
-    let listen = shape.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
+pub(crate) fn usual_address(spec: ServiceSpec) -> String {
+    let listen = spec.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
     listen.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
 }
 
 /// Where a server listens: for who wants to speak to it, and has not all that it needs to run.
-pub(crate) fn listen(shape: Shape, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
+pub(crate) fn listen(spec: ServiceSpec, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
     #[derive(serde::Deserialize)]
     struct Listen {
         #[serde(deserialize_with = "super::address")]
         listen: SocketAddr,
     }
-    let (mut tree, mut given) = (embedded(shape.defaults)?, given(sources)?);
-    let given = if section { take_section(&mut given, shape.name)? } else { given };
+    let (mut tree, mut given) = (embedded(spec.defaults)?, given(sources)?);
+    let given = if section { take_section(&mut given, spec.name)? } else { given };
     merge(&mut tree, given);
     let listen: Result<Listen, Error> = typed(&take(&mut tree, &["listen"]), &[]);
-    listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(shape.name)))
+    listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(spec.name)))
 }
 
 /// For a server that has a process to itself: all keys stand at the root.
-pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
+pub(crate) fn alone(spec: ServiceSpec, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
     let mut tree = embedded(DEFAULTS)?;
-    if shape.store == StoreSupport::None {
+    if spec.store == StoreSupport::None {
         tree.remove("bus");
     }
-    merge(&mut tree, embedded(shape.defaults)?);
+    merge(&mut tree, embedded(spec.defaults)?);
     merge(&mut tree, given(sources)?);
     let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
-    if shape.store == StoreSupport::None {
+    if spec.store == StoreSupport::None {
         // It has none of these: what is set for them is a mistake.
         for of in [&mut process, &mut server] {
             tree.extend(take(of, &KEEPERS_KEYS));
@@ -191,52 +191,52 @@ pub(crate) fn alone(shape: Shape, sources: &Sources) -> Result<(ProcessSettings,
     }
     let mut process: ProcessSettings = typed(&process, &[])?;
     process.check()?;
-    if shape.store != StoreSupport::None {
-        process.data.get_or_insert_with(|| Path::new("./eticket-data").join(shape.name));
+    if spec.store != StoreSupport::None {
+        process.data.get_or_insert_with(|| Path::new("./eticket-data").join(spec.name));
         process.bus.check()?;
     }
     let mut settings: Settings = typed(&server, &[])?;
-    check(shape, &settings)?;
+    check(spec, &settings)?;
     settings.auth.resolve();
-    let (beside, place) = (beside(shape, false), KeyPlace::default());
+    let (beside, place) = (beside(spec, false), KeyPlace::default());
     Ok((process, ServerTree { settings, own: tree, section: None, beside, place }))
 }
 
 /// For servers that share a process: the keys of each stand under its name.
-pub(crate) fn together(shapes: &[Shape], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
+pub(crate) fn together(specs: &[ServiceSpec], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
     let mut root = embedded(DEFAULTS)?;
     merge(&mut root, embedded(ALL_IN_ONE)?);
     let given = given(sources)?;
     let set_at_root = take(&mut given.clone(), &SHARED_KEYS);
     merge(&mut root, given);
-    let sections: Vec<_> = shapes.iter().map(|shape| take_section(&mut root, shape.name)).collect::<Result<_, _>>()?;
+    let sections: Vec<_> = specs.iter().map(|spec| take_section(&mut root, spec.name)).collect::<Result<_, _>>()?;
     let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
     process.check()?;
     process.bus.check()?;
     let shared = take(&mut root, &SHARED_KEYS);
     if let Some((key, value)) = root.pop_first() {
-        let names = shapes.iter().map(|shape| shape.name);
+        let names = specs.iter().map(|spec| spec.name);
         let known = PROCESS_KEYS.into_iter().chain(SHARED_KEYS).chain(names).collect::<Vec<_>>().join(", ");
         let (mut path, value) = (vec![key], value);
         let value = Some(shown(leaf(&mut path, &value)));
         return Err(Error::new(path.join("."), value, format!("no such key; known here: {known}")));
     }
-    let trees = shapes.iter().zip(sections).map(|(shape, section)| {
+    let trees = specs.iter().zip(sections).map(|(spec, section)| {
         let (in_section, at_root) = (section.clone(), set_at_root.clone());
-        let place = KeyPlace { section: Some(shape.name), in_section, at_root };
-        match server_of(*shape, &shared, section) {
+        let place = KeyPlace { section: Some(spec.name), in_section, at_root };
+        match server_of(*spec, &shared, section) {
             Ok((settings, own)) => {
-                Ok(ServerTree { settings, own, section: place.section, beside: beside(*shape, true), place })
+                Ok(ServerTree { settings, own, section: place.section, beside: beside(*spec, true), place })
             }
-            Err(error) => Err(place.of(error)),
+            Err(error) => Err(place.locate(error)),
         }
     });
     Ok((process, trees.collect::<Result<_, _>>()?))
 }
 
 /// The settings of one of several servers, and its own keys.
-fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<(Settings, Dict), Error> {
-    let mut tree = embedded(shape.defaults)?;
+fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Settings, Dict), Error> {
+    let mut tree = embedded(spec.defaults)?;
     let mut shared = shared.clone();
     let store = shared.remove("store");
     merge(&mut tree, shared);
@@ -246,19 +246,19 @@ fn server_of(shape: Shape, shared: &Dict, section: Dict) -> Result<(Settings, Di
     }
     merge(&mut tree, section);
     let mut server = take(&mut tree, &SERVER_KEYS);
-    if shape.store == StoreSupport::None
+    if spec.store == StoreSupport::None
         && let Some(value) = server.remove("store")
     {
         return Err(Error::new("store", Some(shown(&value)), "no such key; this server has no store"));
     }
     let mut settings: Settings = typed(&server, &[])?;
-    check(shape, &settings)?;
+    check(spec, &settings)?;
     if let (Some(store), None) = (store, &settings.store.url) {
         let store = Dict::from([("store".to_owned(), store)]);
         let url = typed::<SharedStore>(&store, &[])?.store.url;
         if let Some(url) = url.as_deref() {
-            settings.store.url = urls::shared_store(shape.store, url)?.map(str::to_owned);
-            check(shape, &settings)?;
+            settings.store.url = urls::shared_store(spec.store, url)?.map(str::to_owned);
+            check(spec, &settings)?;
         }
     }
     settings.auth.resolve();
@@ -270,10 +270,10 @@ struct SharedStore {
     store: super::StoreConfig,
 }
 
-fn check(shape: Shape, settings: &Settings) -> Result<(), Error> {
+fn check(spec: ServiceSpec, settings: &Settings) -> Result<(), Error> {
     settings.check()?;
     match &settings.store.url {
-        Some(url) => urls::store_place(shape.store, url).map(drop),
+        Some(url) => urls::store_place(spec.store, url).map(drop),
         None => Ok(()),
     }
 }

@@ -33,7 +33,7 @@ pub(crate) struct TestService {
 }
 
 #[async_trait]
-impl TakeIn for TestService {
+impl EventHandler for TestService {
     type Event = (String, i64);
 
     fn decode(&self, message: &Message) -> Result<(String, i64), String> {
@@ -46,7 +46,7 @@ impl TakeIn for TestService {
         (aggregate.clone(), *revision)
     }
 
-    async fn take_in(&self, events: Vec<Incoming<(String, i64)>>) -> Vec<Result<(), batch::Error>> {
+    async fn handle(&self, events: Vec<Incoming<(String, i64)>>) -> Vec<Result<(), batch::Error>> {
         let apply = |incoming: Incoming<(String, i64)>| {
             let (aggregate, revision) = incoming.event;
             self.applied.lock().unwrap().push(format!("{aggregate}={revision}"));
@@ -65,8 +65,8 @@ impl TakeIn for TestService {
     }
 
     async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        let work_off = &mut |work: &mut Work<()>| work.park(parked.clone());
-        Store::<NoTables>::new(self.database.clone()).commit(&(), &[], work_off).await.unwrap();
+        let apply_batch = &mut |work: &mut Work<()>| work.park(parked.clone());
+        Store::<NoTables>::new(self.database.clone()).commit(&(), &[], apply_batch).await.unwrap();
         Ok(())
     }
 
@@ -119,7 +119,7 @@ pub(crate) fn consumer(bus: Arc<dyn Bus>, service: &Arc<TestService>) -> Consume
         filters: &["eticket.v1.a.*"],
         bus,
         store: Arc::new(service.database.clone()),
-        take_in: service.clone(),
+        handler: service.clone(),
         clock: Arc::new(SystemClock),
         health: Health::new(["test"]).with_bus(),
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{
+    admin_command::{self, AdminCommand},
     help::Help,
-    operator::{self, Order},
 };
 
 /// The parsed command line.
@@ -16,20 +16,22 @@ pub(crate) struct Flags {
     pub(crate) data: Option<PathBuf>,
     pub(crate) check_config: bool,
     /// The admin command for a running server; `None` to run a server.
-    pub(crate) order: Option<Order>,
+    pub(crate) order: Option<AdminCommand>,
 }
 
 impl Flags {
     /// Parses the arguments of this process. Exits if they are invalid or ask for help or the version.
-    pub(crate) fn of_process(program: &str, binary: Binary, help: &Help) -> Self {
+    pub(crate) fn from_process(program: &str, binary: Binary, help: &Help) -> Self {
         let command = command(program, binary).about(help.about.clone()).after_long_help(help.details.clone());
-        Self::of(&command.get_matches(), binary)
+        Self::from_matches(&command.get_matches(), binary)
     }
 
-    fn of(matches: &ArgMatches, binary: Binary) -> Self {
+    fn from_matches(matches: &ArgMatches, binary: Binary) -> Self {
         let order = match binary {
-            Binary::Together => matches.subcommand_matches(ADMIN).and_then(|matches| Order::of(matches, None)),
-            Binary::Service(name) => Order::of(matches, Some(name)),
+            Binary::Together => {
+                matches.subcommand_matches(ADMIN).and_then(|matches| AdminCommand::from_matches(matches, None))
+            }
+            Binary::Service(name) => AdminCommand::from_matches(matches, Some(name)),
             Binary::Gateway => None,
         };
         Self {
@@ -76,12 +78,12 @@ fn command(program: &str, binary: Binary) -> Command {
     }
     if together {
         let admin = Command::new(ADMIN).about("Run an admin command at the services, through a running gateway");
-        let admin = admin.subcommand_required(true).arg(operator::address().global(true));
-        let admin = admin.subcommands(operator::commands(None));
+        let admin = admin.subcommand_required(true).arg(admin_command::address().global(true));
+        let admin = admin.subcommands(admin_command::commands(None));
         command = command.subcommand(Command::new("serve").about("Run all servers (the default)")).subcommand(admin);
     }
     if let Binary::Service(name) = binary {
-        command = command.subcommands(operator::commands(Some(name)));
+        command = command.subcommands(admin_command::commands(Some(name)));
     }
     command
 }
@@ -92,7 +94,7 @@ mod tests {
 
     fn parse(binary: Binary, arguments: &[&str]) -> Result<Flags, clap::Error> {
         let arguments = std::iter::once("eticket").chain(arguments.iter().copied());
-        command("eticket", binary).try_get_matches_from(arguments).map(|matches| Flags::of(&matches, binary))
+        command("eticket", binary).try_get_matches_from(arguments).map(|matches| Flags::from_matches(&matches, binary))
     }
 
     #[test]

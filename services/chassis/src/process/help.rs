@@ -1,6 +1,6 @@
 //! The text of `--help` besides the flags: which server this is, its address, what it needs, its keys, exit codes, an example.
 
-use super::{run::Program, service::Entry};
+use super::{run::Program, service::ServiceFactory};
 use crate::config::load;
 
 const EXIT_CODES: &str = "\
@@ -21,16 +21,16 @@ pub(super) struct Help {
 }
 
 impl Help {
-    pub(super) fn of(program: &Program) -> Self {
+    pub(super) fn for_program(program: &Program) -> Self {
         match &program.entries[..] {
             [entry] if !program.together => Self::alone(&program.name, entry),
             entries => Self::together(&program.name, entries),
         }
     }
 
-    fn alone(program: &str, entry: &Entry) -> Self {
-        let name = entry.shape.name;
-        let keys = indented(&load::defaults(entry.shape));
+    fn alone(program: &str, entry: &ServiceFactory) -> Self {
+        let name = entry.spec.name;
+        let keys = indented(&load::defaults(entry.spec));
         let needs =
             if entry.needs.is_empty() { String::new() } else { format!("Keys to set:\n{}\n\n", indented(entry.needs)) };
         let details = format!(
@@ -38,16 +38,16 @@ impl Help {
              TOML file for --config. Keys that end in _ms are in\nmilliseconds. Each key is also an environment variable: \
              limits.concurrency is\nETICKET__LIMITS__CONCURRENCY, which overrides the file.\n\n{keys}\n\n{EXIT_CODES}\n\n\
              Example:\n  {}",
-            load::usual_address(entry.shape),
+            load::usual_address(entry.spec),
             entry.example,
         );
         Self { about: format!("{program}: the {name} server of eTicket. {}", entry.about), details }
     }
 
-    fn together(program: &str, entries: &[Entry]) -> Self {
+    fn together(program: &str, entries: &[ServiceFactory]) -> Self {
         let servers = entries.iter().rev().map(|entry| {
-            let (shape, about) = (entry.shape, entry.about);
-            format!("  {:<12} {:<15} {about}\n", shape.name, load::usual_address(shape))
+            let (spec, about) = (entry.spec, entry.about);
+            format!("  {:<12} {:<15} {about}\n", spec.name, load::usual_address(spec))
         });
         let details = format!(
             "Servers and their default addresses:\n{}\n{program} needs no other program: stores and bus are files in the data \

@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     flags::Binary,
     ready,
-    service::{Configured, Entry, Place},
+    service::{Configured, Deployment, ServiceFactory},
     signals,
 };
 use crate::{
@@ -37,7 +37,7 @@ const BUS_FILE: &str = "bus.db";
 /// Which servers a binary runs.
 pub(crate) struct Program {
     pub(crate) name: String,
-    pub(crate) entries: Vec<Entry>,
+    pub(crate) entries: Vec<ServiceFactory>,
     /// Their keys stand in sections of their own, and they find each other.
     pub(crate) together: bool,
 }
@@ -47,7 +47,7 @@ impl Program {
     pub(crate) fn binary(&self) -> Binary {
         match &self.entries[..] {
             _ if self.together => Binary::Together,
-            [entry] if entry.shape.store != StoreSupport::None => Binary::Service(entry.shape.name),
+            [entry] if entry.spec.store != StoreSupport::None => Binary::Service(entry.spec.name),
             _ => Binary::Gateway,
         }
     }
@@ -56,18 +56,18 @@ impl Program {
     /// With the key that says so.
     pub(crate) fn listens_at(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
         let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
-        let address = load::listen(last.shape, self.together, sources)?;
-        Ok((key_of(self.together.then_some(last.shape.name), "listen"), address))
+        let address = load::listen(last.spec, self.together, sources)?;
+        Ok((key_of(self.together.then_some(last.spec.name), "listen"), address))
     }
 
     /// Reads and checks everything; nothing is opened or bound.
     pub(crate) fn configure(&self, sources: &Sources) -> Result<ConfiguredProgram, config::Error> {
-        let shapes: Vec<_> = self.entries.iter().map(|entry| entry.shape).collect();
-        let (process, trees) = match (self.together, &shapes[..]) {
-            (false, [shape]) => load::alone(*shape, sources).map(|(process, tree)| (process, vec![tree]))?,
-            _ => load::together(&shapes, sources)?,
+        let specs: Vec<_> = self.entries.iter().map(|entry| entry.spec).collect();
+        let (process, trees) = match (self.together, &specs[..]) {
+            (false, [spec]) => load::alone(*spec, sources).map(|(process, tree)| (process, vec![tree]))?,
+            _ => load::together(&specs, sources)?,
         };
-        let place = if self.together { Place::Together } else { Place::Alone };
+        let place = if self.together { Deployment::Together } else { Deployment::Alone };
         let mut servers = Vec::new();
         for (entry, tree) in self.entries.iter().zip(trees) {
             let configured = (entry.configure)(&tree, place)?;
@@ -88,7 +88,7 @@ fn key_of(section: Option<&str>, key: &str) -> String {
 
 /// A server with its checked configuration.
 struct Server {
-    entry: Entry,
+    entry: ServiceFactory,
     settings: Settings,
     section: Option<&'static str>,
     configured: Configured,
@@ -134,10 +134,10 @@ impl ConfiguredProgram {
             known.push(("the bus".to_owned(), data.join(BUS_FILE)));
         }
         for server in &self.servers {
-            let (shape, url) = (server.entry.shape, server.settings.store.url.as_deref());
-            let path = match (url.map(|url| urls::store_place(shape.store, url)).transpose()?, &self.process.data) {
+            let (spec, url) = (server.entry.spec, server.settings.store.url.as_deref());
+            let path = match (url.map(|url| urls::store_place(spec.store, url)).transpose()?, &self.process.data) {
                 (Some(StorePlace::Sqlite(path)), _) => path,
-                (None, Some(data)) if shape.store != StoreSupport::None => context::usual_store(data, shape.name),
+                (None, Some(data)) if spec.store != StoreSupport::None => context::usual_store(data, spec.name),
                 _ => continue,
             };
             let path = std::path::absolute(&path).unwrap_or(path);
@@ -156,9 +156,9 @@ impl ConfiguredProgram {
     fn table_of(&self, server: &Server) -> toml::Table {
         let mut table = server.configured.table.clone();
         if let (Some(data), None) = (&self.process.data, &server.settings.store.url)
-            && server.entry.shape.store != StoreSupport::None
+            && server.entry.spec.store != StoreSupport::None
         {
-            let url = format!("sqlite:{}", context::usual_store(data, server.entry.shape.name).display());
+            let url = format!("sqlite:{}", context::usual_store(data, server.entry.spec.name).display());
             table.insert("store".to_owned(), toml::Table::from_iter([("url".to_owned(), url.into())]).into());
         }
         table
@@ -206,12 +206,12 @@ impl ConfiguredProgram {
     }
 
     async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
-        let admin = Admin::new(self.servers.iter().map(|server| server.entry.shape.name).collect());
+        let admin = Admin::new(self.servers.iter().map(|server| server.entry.spec.name).collect());
         // It is stopped last, so that the others can be watched while they stop.
         running.push(admin.start(self.process.admin.listen).await?);
         for server in self.servers {
-            let name = server.entry.shape.name;
-            let context = base.context(name, server.settings, server.entry.shape.store);
+            let name = server.entry.spec.name;
+            let context = base.context(name, server.settings, server.entry.spec.store);
             let server = (server.configured.build)(&context).await?;
             base.siblings.started(name, server.address());
             admin.started(name, server.health().cloned());

@@ -8,7 +8,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use crate::{
     config::{
         self, Settings,
-        load::{self, ServerTree, Shape},
+        load::{self, ServerTree, ServiceSpec},
         urls::StoreSupport,
     },
     context::Context,
@@ -18,7 +18,7 @@ use crate::{
 
 /// Where a server runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum Deployment {
     /// In a process of its own: it must be told where the others are.
     Alone,
     /// With the others: it finds them.
@@ -46,7 +46,7 @@ pub trait Service: 'static {
     ///
     /// # Errors
     /// The first value that is wrong.
-    fn check(config: &Self::Config, settings: &Settings, place: Place) -> Result<(), config::Error> {
+    fn check(config: &Self::Config, settings: &Settings, place: Deployment) -> Result<(), config::Error> {
         let _ = (config, settings, place);
         Ok(())
     }
@@ -55,13 +55,13 @@ pub trait Service: 'static {
     fn build(context: &Context, config: Self::Config) -> impl Future<Output = Result<Running, StartError>> + Send;
 }
 
-type Configure = fn(&ServerTree, Place) -> Result<Configured, config::Error>;
+type Configure = fn(&ServerTree, Deployment) -> Result<Configured, config::Error>;
 type Build = Box<dyn for<'a> FnOnce(&'a Context) -> BoxFuture<'a, Result<Running, StartError>> + Send>;
 
 /// A service whose type is not known any more.
 #[derive(Debug, Clone, Copy)]
-pub struct Entry {
-    pub(crate) shape: Shape,
+pub struct ServiceFactory {
+    pub(crate) spec: ServiceSpec,
     pub(crate) about: &'static str,
     pub(crate) needs: &'static str,
     pub(crate) example: &'static str,
@@ -77,13 +77,13 @@ pub(crate) struct Configured {
 
 /// For [`super::main_of_several`].
 #[must_use]
-pub fn entry<S: Service>() -> Entry {
-    let shape = Shape { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };
+pub fn entry<S: Service>() -> ServiceFactory {
+    let spec = ServiceSpec { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };
     let (about, needs, example) = (S::ABOUT, S::NEEDS, S::EXAMPLE);
-    Entry { shape, about, needs, example, configure: configure::<S> }
+    ServiceFactory { spec, about, needs, example, configure: configure::<S> }
 }
 
-fn configure<S: Service>(tree: &ServerTree, place: Place) -> Result<Configured, config::Error> {
+fn configure<S: Service>(tree: &ServerTree, place: Deployment) -> Result<Configured, config::Error> {
     let own: S::Config = tree.own()?;
     S::check(&own, &tree.settings, place).map_err(|error| tree.placed(error))?;
     let mut table = load::table(&tree.settings)?;

@@ -45,7 +45,7 @@ impl Service for First {
     const DEFAULTS: &'static str = "listen = '127.0.0.1:0'\nnote = 'usual'";
     type Config = Keys;
 
-    fn check(config: &Keys, _: &Settings, place: Place) -> Result<(), config::Error> {
+    fn check(config: &Keys, _: &Settings, place: Deployment) -> Result<(), config::Error> {
         match (config.note.as_str(), place) {
             ("", _) => Err(config::Error::new("note", Some(String::new()), "expected some text")),
             _ => Ok(()),

@@ -97,14 +97,14 @@ pub(crate) async fn database(folder: &Path) -> Database {
 
 async fn write(database: &Database, rows: &[(&str, i64)]) {
     let store = Store::<NoTables>::new(database.clone());
-    let work_off = &mut |work: &mut Work<()>| {
+    let apply_batch = &mut |work: &mut Work<()>| {
         for (subject, revision) in rows {
             let message =
                 Message { subject: (*subject).to_owned(), headers: Vec::new(), body: revision.to_string().into() };
             work.publish(OutboxRow { revision: *revision, message });
         }
     };
-    store.commit(&(), &[], work_off).await.unwrap();
+    store.commit(&(), &[], apply_batch).await.unwrap();
 }
 
 fn relay(bus: &Arc<TestBus>, database: &Database) -> Relay {

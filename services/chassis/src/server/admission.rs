@@ -76,13 +76,13 @@ impl Permits {
     }
 
     /// What holds the permit until it is dropped. Its body has not been asked for anything yet.
-    fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> Place {
+    fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> BodyPermit {
         let mut held = self.held();
         held.begun += 1;
         let number = held.begun;
         held.bodies.insert(number, Hold { permit, idle: Some(Instant::now()) });
         drop(held);
-        Place { permits: self.clone(), number }
+        BodyPermit { permits: self.clone(), number }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -93,12 +93,12 @@ impl Permits {
 
 /// A body's permit, unless it was taken back.
 #[derive(Debug)]
-struct Place {
+struct BodyPermit {
     permits: Arc<Permits>,
     number: u64,
 }
 
-impl Place {
+impl BodyPermit {
     fn set_idle(&self, idle: bool) {
         let mut held = self.permits.held();
         if let Some(hold) = held.bodies.get_mut(&self.number) {
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for BodyPermit {
     fn drop(&mut self) {
         let hold = self.permits.held().bodies.remove(&self.number);
         drop(hold.map(|hold| hold.permit));
@@ -210,7 +210,7 @@ where
 #[derive(Debug, Default)]
 pub(crate) struct AdmissionBody<B> {
     inner: B,
-    place: Option<Place>,
+    place: Option<BodyPermit>,
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for AdmissionBody<B> {

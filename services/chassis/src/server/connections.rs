@@ -3,7 +3,7 @@
 //! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
 //! back at once: it takes no new calls, and its watches end with `SHUTTING_DOWN`. Calls under way keep their deadlines: the
 //! connection goes on until the last of them, up to a cap, where what is left ends with `SHUTTING_DOWN`; then it is cut. When the
-//! server drains the same happens to all, within its own hard cap; a client without calls that does not answer the farewell is cut
+//! server drains the same happens to all, within its own hard cap; a client without calls that does not answer the goaway is cut
 //! soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use super::{
-    drain::{ConnectionDraining, Draining, Overdue},
+    drain::{ConnectionDraining, Draining, ForcedEnd},
     grace::Deadlines,
     guard::Guard,
     http1::{BusyBody, Http1},
@@ -84,14 +84,14 @@ pub(crate) struct Signals {
     /// Take nothing new, finish what there is.
     pub(crate) draining: CancellationToken,
     /// What is left is told that it ends.
-    pub(crate) overdue: Overdue,
+    pub(crate) forced_end: ForcedEnd,
     /// Cut what is left.
     pub(crate) kill: CancellationToken,
 }
 
 /// A client with no calls on its connection has this long to answer that the connection ends. The answer is due in one round
 /// trip; who hangs would hold up every server of the process in its turn.
-const FAREWELL: Duration = Duration::from_secs(2);
+const GOAWAY_ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs each call of an HTTP/2 connection as a task that the server's stop waits for.
 #[derive(Clone)]
@@ -110,13 +110,13 @@ impl Calls {
         UnderWay(self.under_way.clone())
     }
 
-    /// Returns once nothing has been under way for [`FAREWELL`].
+    /// Returns once nothing has been under way for [`GOAWAY_ACK_TIMEOUT`].
     async fn fall_silent(&self) {
         let mut counts = self.under_way.subscribe();
         loop {
             // The sender is ours: it is never gone.
             counts.wait_for(|count| *count == 0).await.ok();
-            if timeout(FAREWELL, counts.wait_for(|count| *count != 0)).await.is_err() {
+            if timeout(GOAWAY_ACK_TIMEOUT, counts.wait_for(|count| *count != 0)).await.is_err() {
                 return;
             }
         }
@@ -220,7 +220,7 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay could not be set");
     }
-    let ends = Ends::of(&signals);
+    let ends = Ends::from_signals(&signals);
     let extensions = ends.extensions(&signals);
     let calls = Calls::new(tasks);
     let (http1, stream) = Http1::new(stream);
@@ -283,19 +283,19 @@ where
 /// What ends the calls of one connection.
 struct Ends {
     streams: CancellationToken,
-    overdue: Overdue,
+    forced_end: ForcedEnd,
     deadlines: Deadlines,
 }
 
 impl Ends {
-    fn of(signals: &Signals) -> Self {
+    fn from_signals(signals: &Signals) -> Self {
         // Of the connection's own, as all calls of the server would meet at one lock.
-        let overdue = Overdue {
+        let forced_end = ForcedEnd {
             work: signals.ending.child_token(),
-            reads: signals.overdue.reads.child_token(),
-            all: signals.overdue.all.child_token(),
+            reads: signals.forced_end.reads.child_token(),
+            all: signals.forced_end.all.child_token(),
         };
-        Self { streams: signals.ending.child_token(), overdue, deadlines: Deadlines::default() }
+        Self { streams: signals.ending.child_token(), forced_end, deadlines: Deadlines::default() }
     }
 
     /// What each request brings to the layers.
@@ -303,7 +303,7 @@ impl Ends {
         let mut extensions = Extensions::new();
         extensions.insert(Draining(signals.ending.clone()));
         extensions.insert(ConnectionDraining(self.streams.clone()));
-        extensions.insert(self.overdue.clone());
+        extensions.insert(self.forced_end.clone());
         extensions.insert(self.deadlines.clone());
         extensions
     }
@@ -311,11 +311,11 @@ impl Ends {
     /// Waits until a connection that has reached its age need not go on, and ends what is left with a reason.
     async fn last_words(&self, limits: &ConnectionLimits) {
         outlive(&self.deadlines, limits).await;
-        let Overdue { work, reads, all } = &self.overdue;
+        let ForcedEnd { work, reads, all } = &self.forced_end;
         for token in [work, reads, all] {
             token.cancel();
         }
-        sleep(FAREWELL).await;
+        sleep(GOAWAY_ACK_TIMEOUT).await;
     }
 }
 
@@ -324,7 +324,7 @@ async fn outlive(deadlines: &Deadlines, limits: &ConnectionLimits) {
     let now = Instant::now();
     let (least, most) = (now + limits.max_age_grace, now + limits.max_age_cap.max(limits.max_age_grace));
     loop {
-        let until = deadlines.last().map_or(least, |last| (last + FAREWELL).clamp(least, most));
+        let until = deadlines.last().map_or(least, |last| (last + GOAWAY_ACK_TIMEOUT).clamp(least, most));
         if until <= Instant::now() {
             return;
         }

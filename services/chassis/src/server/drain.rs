@@ -36,7 +36,7 @@ pub struct ConnectionDraining(pub CancellationToken);
 
 /// When calls end that nothing else has ended: an extension of every request. Each token is cancelled with the one after it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Overdue {
+pub(crate) struct ForcedEnd {
     /// For streams that show the progress of some work.
     pub(crate) work: CancellationToken,
     /// For reads without an answer.
@@ -76,10 +76,10 @@ where
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let method = methods::find(request.uri().path());
-        let overdue: Overdue = request.extensions().get().cloned().unwrap_or_default();
+        let forced_end: ForcedEnd = request.extensions().get().cloned().unwrap_or_default();
         let ends = match request.extensions().get().cloned() {
             _ if method.is_some_and(|method| method.finishes) => {
-                Ends { unanswered: end(overdue.work.clone()), answered: Some(overdue.work) }
+                Ends { unanswered: end(forced_end.work.clone()), answered: Some(forced_end.work) }
             }
             Some(ConnectionDraining(token)) if method.is_some_and(|method| method.streams) => {
                 request.extensions_mut().insert(Draining(token.clone()));
@@ -87,9 +87,9 @@ where
             }
             // An answer that has begun is sent to its end.
             _ if method.is_some_and(|method| method.reads && !method.streams) => {
-                Ends { unanswered: end(overdue.reads), answered: Some(overdue.all) }
+                Ends { unanswered: end(forced_end.reads), answered: Some(forced_end.all) }
             }
-            _ => Ends { unanswered: end(overdue.all.clone()), answered: Some(overdue.all) },
+            _ => Ends { unanswered: end(forced_end.all.clone()), answered: Some(forced_end.all) },
         };
         DrainFuture { inner: self.inner.call(request), ends }
     }

@@ -130,12 +130,12 @@ async fn finish_calls(name: &str, tasks: &Tasks, signals: &Signals, until: Insta
     if timeout_at(last.min(Instant::now() + GRACE_OF_READS), tasks.finish()).await.is_ok() {
         return true;
     }
-    signals.overdue.reads.cancel();
+    signals.forced_end.reads.cancel();
     if timeout_at(last, tasks.finish()).await.is_ok() {
         return true;
     }
     tracing::warn!(service = name, "calls that did not finish in time are ended");
-    signals.overdue.all.cancel();
+    signals.forced_end.all.cancel();
     if timeout_at(share(SHARE_OF_LAST_WORDS), tasks.finish()).await.is_err() {
         tracing::warn!(service = name, "connections that do not end are cut");
         signals.kill.cancel();

@@ -87,20 +87,20 @@ impl Drop for UnderWay {
     }
 }
 
-type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+type Responses<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
 impl OperationsService for Fake {
-    type RepublishStream = Answers<RepublishResponse>;
-    type RebuildViewStream = Answers<RebuildViewResponse>;
-    type CompareViewStream = Answers<CompareViewResponse>;
+    type RepublishStream = Responses<RepublishResponse>;
+    type RebuildViewStream = Responses<RebuildViewResponse>;
+    type CompareViewStream = Responses<CompareViewResponse>;
 
     async fn list_parked_events(
         &self,
         request: tonic::Request<ListParkedEventsRequest>,
     ) -> Result<Response<ListParkedEventsResponse>, Status> {
         let _under_way = self.begin();
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let next_page_token = match request.get_ref().page_token.as_str() {
             "hang" => std::future::pending().await,
             "wait" => {
@@ -208,14 +208,14 @@ pub(super) fn list(what: &str, headers: &[(&'static str, &str)]) -> Request<Body
 }
 
 /// The messages and the status of a whole answer.
-pub(super) struct Answer {
+pub(super) struct HttpResponse {
     pub(super) http_status: u16,
     pub(super) headers: HeaderMap,
     pub(super) messages: Vec<Bytes>,
     pub(super) status: Status,
 }
 
-impl Answer {
+impl HttpResponse {
     pub(super) fn token(&self) -> String {
         let message = self.messages.first().expect("a message").slice(5..);
         ListParkedEventsResponse::decode(message).expect("of this type").next_page_token
@@ -240,11 +240,11 @@ impl Answer {
 pub(super) const BOUND: Duration = Duration::from_secs(90);
 
 /// Reads an answer to its end.
-pub(super) async fn read(response: http::Response<Body>) -> Answer {
+pub(super) async fn read(response: http::Response<Body>) -> HttpResponse {
     tokio::time::timeout(BOUND, read_to_end(response)).await.expect("it ends")
 }
 
-async fn read_to_end(response: http::Response<Body>) -> Answer {
+async fn read_to_end(response: http::Response<Body>) -> HttpResponse {
     let (head, mut body) = response.into_parts();
     let mut status = Status::from_header_map(&head.headers);
     let mut messages = Vec::new();
@@ -264,5 +264,5 @@ async fn read_to_end(response: http::Response<Body>) -> Answer {
         }
     }
     let status = status.expect("a status");
-    Answer { http_status: head.status.as_u16(), headers: head.headers, messages, status }
+    HttpResponse { http_status: head.status.as_u16(), headers: head.headers, messages, status }
 }

@@ -73,7 +73,7 @@ fn rows(subject: &str, revisions: &[i64]) -> Vec<(String, i64)> {
 async fn an_empty_store_has_nothing(subject: &Subject) {
     assert_eq!(claim(subject, 10, |_| true).await, [[]; 0]);
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 0);
-    assert_eq!(subject.housekeeping.stream_identity().await.expect("read"), None);
+    assert_eq!(subject.housekeeping.stream_epoch().await.expect("read"), None);
     assert_eq!(subject.housekeeping.record(Uuid::new_v4()).await.expect("read"), None);
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), []);
     assert_eq!(subject.housekeeping.parked_by_id("nobody").await.expect("read"), None);
@@ -133,13 +133,13 @@ async fn records_are_kept_until_they_are_purged(subject: &Subject) {
     for attempt in 1..=2 {
         let mut ran = false;
         let mut answer = Ok(Vec::new());
-        let work_off = &mut |work: &mut Work<()>| {
+        let apply_batch = &mut |work: &mut Work<()>| {
             answer = work.run::<RequestIdReused>(Some(idempotency), |_| {
                 ran = true;
                 Ok(vec![0, 1, 255])
             });
         };
-        subject.commits.commit(&(), &[idempotency.request_id], work_off).await.expect("committed");
+        subject.commits.commit(&(), &[idempotency.request_id], apply_batch).await.expect("committed");
         assert_eq!((answer, ran), (Ok(vec![0, 1, 255]), attempt == 1));
     }
     let kept = subject.housekeeping.record(idempotency.request_id).await.expect("read").expect("kept");
@@ -208,9 +208,9 @@ async fn what_a_text_cannot_hold_is_parked_all_the_same(subject: &Subject) {
 }
 
 async fn the_stream_last_met_is_remembered(subject: &Subject) {
-    for identity in ["one", "other"] {
-        subject.housekeeping.set_stream_identity(identity).await.expect("noted");
-        assert_eq!(subject.housekeeping.stream_identity().await.expect("read").as_deref(), Some(identity));
+    for epoch in ["one", "other"] {
+        subject.housekeeping.set_stream_epoch(epoch).await.expect("noted");
+        assert_eq!(subject.housekeeping.stream_epoch().await.expect("read").as_deref(), Some(epoch));
     }
 }
 

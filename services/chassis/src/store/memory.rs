@@ -23,7 +23,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::transaction::{Outcome, Transaction};
-use super::{Commit, Error, OutboxRow, Parked, Record, WorkOff};
+use super::{ApplyBatch, Commit, Error, OutboxRow, Parked, Record};
 use crate::clock::SharedClock;
 
 /// A service's own rows in memory.
@@ -75,7 +75,7 @@ struct State<T> {
     outbox: BTreeMap<i64, OutboxRow>,
     outbox_ids: i64,
     parked: BTreeMap<String, Parked>,
-    stream_identity: Option<String>,
+    stream_epoch: Option<String>,
     /// Rows that a transaction has locked.
     locked: BTreeSet<String>,
     /// Subjects that a relay owns.
@@ -126,21 +126,21 @@ impl<T: Tables> Store<T> {
             outbox: BTreeMap::new(),
             outbox_ids: 0,
             parked: BTreeMap::new(),
-            stream_identity: None,
+            stream_epoch: None,
             locked: BTreeSet::new(),
             claimed: BTreeSet::new(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), unlocked: Notify::new() });
-        Self::of(shared, clock, Arc::new(NoSteps))
+        Self::with_shared(shared, clock, Arc::new(NoSteps))
     }
 
     /// The same store as another process has it.
     #[must_use]
     pub fn process(&self, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
-        Self::of(self.shared.clone(), clock, steps)
+        Self::with_shared(self.shared.clone(), clock, steps)
     }
 
-    fn of(shared: Arc<Shared<T>>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
+    fn with_shared(shared: Arc<Shared<T>>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         Self { shared, clock, steps, outbox_written: Arc::new(Notify::new()), closed: Arc::new(AtomicBool::new(false)) }
     }
 
@@ -187,14 +187,19 @@ impl<T: Tables> Commit for Store<T> {
     type Keys = T::Keys;
     type Rows = T::Rows;
 
-    async fn commit(&self, keys: &T::Keys, requests: &[Uuid], work_off: WorkOff<'_, T::Rows>) -> Result<(), Error> {
+    async fn commit(
+        &self,
+        keys: &T::Keys,
+        requests: &[Uuid],
+        apply_batch: ApplyBatch<'_, T::Rows>,
+    ) -> Result<(), Error> {
         loop {
             let mut transaction = self.begin().await?;
             for row in transaction.rows(keys) {
                 transaction.lock(row).await?;
             }
             let Some(mut work) = transaction.read(keys, requests) else { continue };
-            work_off(&mut work);
+            apply_batch(&mut work);
             if transaction.commit(keys, requests, &work).await? == Outcome::Committed {
                 return Ok(());
             }

@@ -29,7 +29,7 @@ use uuid::Uuid;
 pub(super) use self::fault::lies_in_the_data;
 pub use self::{migrate::OpenError, url::options};
 use self::{session::Limits, writer::Writer};
-use super::{Commit, Error, Work, WorkOff};
+use super::{ApplyBatch, Commit, Error, Work};
 use crate::clock::SharedClock;
 
 /// How often a batch is begun in all, where others insert its keys or hold its rows in another order.
@@ -69,7 +69,7 @@ impl Database {
         limits: Limits,
     ) -> Result<Self, OpenError> {
         migrate::migrate(options, schema, migrations, &limits).await?;
-        let writer = Writer::new(session::of_commits(options, schema, &limits), limits.connect);
+        let writer = Writer::new(session::commit_options(options, schema, &limits), limits.connect);
         Ok(Self {
             writer: Arc::new(Mutex::new(writer)),
             readers: session::readers(options, schema, &limits),
@@ -155,11 +155,16 @@ impl<T: Tables> Commit for Store<T> {
     type Keys = T::Keys;
     type Rows = T::Rows;
 
-    async fn commit(&self, keys: &T::Keys, requests: &[Uuid], work_off: WorkOff<'_, T::Rows>) -> Result<(), Error> {
+    async fn commit(
+        &self,
+        keys: &T::Keys,
+        requests: &[Uuid],
+        apply_batch: ApplyBatch<'_, T::Rows>,
+    ) -> Result<(), Error> {
         let mut writer = self.database.writer.lock().await;
         let attempts = async {
             for _ in 1..ATTEMPTS {
-                match self.attempt(&mut writer, keys, requests, work_off).await {
+                match self.attempt(&mut writer, keys, requests, apply_batch).await {
                     Err(error) if fault::is_of_others(&error) => {
                         metrics::counter!("eticket_batches_begun_again_total").increment(1);
                         tracing::debug!(%error, "another process was faster: the batch is begun again");
@@ -167,7 +172,7 @@ impl<T: Tables> Commit for Store<T> {
                     outcome => return outcome,
                 }
             }
-            self.attempt(&mut writer, keys, requests, work_off).await
+            self.attempt(&mut writer, keys, requests, apply_batch).await
         };
         let outcome = tokio::time::timeout(self.database.limits.commit, attempts).await;
         outcome.unwrap_or_else(|_| Err(Error::Unavailable(timed_out())))
@@ -180,11 +185,11 @@ impl<T: Tables> Store<T> {
         writer: &mut Writer,
         keys: &T::Keys,
         requests: &[Uuid],
-        work_off: WorkOff<'_, T::Rows>,
+        apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<(), Error> {
         // Owned from here on: dropped before its end, the connection goes with the transaction.
         let mut connection = writer.begin().await?;
-        match self.run_in_tx(&mut connection, keys, requests, work_off).await {
+        match self.run_in_tx(&mut connection, keys, requests, apply_batch).await {
             Ok(work) => {
                 writer.commit(connection).await?;
                 if !work.outbox.is_empty() {
@@ -204,13 +209,13 @@ impl<T: Tables> Store<T> {
         connection: &mut PgConnection,
         keys: &T::Keys,
         requests: &[Uuid],
-        work_off: WorkOff<'_, T::Rows>,
+        apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<Work<T::Rows>, Error> {
         let rows = T::lock_in_tx(connection, keys).await?;
         // Only under the locks: a batch of another process on the same rows has left its records by now.
         let records = bookkeeping::records_in_tx(connection, requests).await?;
         let mut work = Work::new(rows, records);
-        work_off(&mut work);
+        apply_batch(&mut work);
         T::write_in_tx(connection, &work.rows).await?;
         bookkeeping::write_in_tx(connection, &work, self.database.clock.now()).await?;
         Ok(work)

@@ -20,7 +20,7 @@ use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
 pub(crate) use self::{file::OwnedFile, writer::Writer};
-use super::{Commit, Error, Work, WorkOff};
+use super::{ApplyBatch, Commit, Error, Work};
 use crate::clock::SharedClock;
 
 static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
@@ -195,14 +195,19 @@ impl<T: Tables> Commit for Store<T> {
     type Keys = T::Keys;
     type Rows = T::Rows;
 
-    async fn commit(&self, keys: &T::Keys, requests: &[Uuid], work_off: WorkOff<'_, T::Rows>) -> Result<(), Error> {
+    async fn commit(
+        &self,
+        keys: &T::Keys,
+        requests: &[Uuid],
+        apply_batch: ApplyBatch<'_, T::Rows>,
+    ) -> Result<(), Error> {
         let mut writers = self.database.writers().await?;
         // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
         let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
         let rows = T::read_in_tx(&mut transaction, keys).await?;
         let records = bookkeeping::records_in_tx(&mut transaction, requests).await?;
         let mut work = Work::new(rows, records);
-        work_off(&mut work);
+        apply_batch(&mut work);
         T::write_in_tx(&mut transaction, &work.rows).await?;
         bookkeeping::write_in_tx(&mut transaction, &work, self.database.clock.now()).await?;
         transaction.commit().await?;
@@ -284,14 +289,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (path, aside) = (folder.path().join("test.db"), folder.path().join("aside.db"));
         let database = open(&path).await.unwrap();
-        database.set_stream_identity("a").await.unwrap();
+        database.set_stream_epoch("a").await.unwrap();
         std::fs::rename(&path, &aside).unwrap();
         assert!(matches!(database.ping().await, Err(Error::Unavailable(_))), "health says so");
-        assert!(matches!(database.set_stream_identity("b").await, Err(Error::Unavailable(_))));
+        assert!(matches!(database.set_stream_epoch("b").await, Err(Error::Unavailable(_))));
         std::fs::rename(&aside, &path).unwrap();
         database.ping().await.unwrap();
-        assert_eq!(database.stream_identity().await.unwrap().as_deref(), Some("a"));
-        database.set_stream_identity("c").await.unwrap();
+        assert_eq!(database.stream_epoch().await.unwrap().as_deref(), Some("a"));
+        database.set_stream_epoch("c").await.unwrap();
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@ pub(super) const MOST_BYTES: usize = 4 << 20;
 /// Says in the log that so many lines were dropped before this place. The line ends with a line feed.
 pub(super) type Notice = fn(u64) -> String;
 
-enum Order {
+enum WriterMessage {
     Write(Vec<u8>),
     /// Everything ordered before has been written.
     Flush(mpsc::Sender<()>),
@@ -39,7 +39,7 @@ struct Counts {
 /// Queues lines for the thread that writes. Clones write to the same place.
 #[derive(Debug, Clone)]
 pub(super) struct LogWriter {
-    orders: mpsc::Sender<Order>,
+    orders: mpsc::Sender<WriterMessage>,
     counts: Arc<Counts>,
     most_bytes: usize,
 }
@@ -61,7 +61,7 @@ impl LogWriter {
     pub(super) fn queue(&self, line: &[u8]) {
         let Counts { queued_bytes, dropped } = &*self.counts;
         let before = queued_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        if before + line.len() <= self.most_bytes && self.orders.send(Order::Write(line.to_vec())).is_ok() {
+        if before + line.len() <= self.most_bytes && self.orders.send(WriterMessage::Write(line.to_vec())).is_ok() {
             return;
         }
         queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
@@ -72,13 +72,13 @@ impl LogWriter {
     /// Waits until what is queued now has been written, but not longer than this.
     pub(super) fn flush(&self, patience: Duration) {
         let (done, written) = mpsc::channel();
-        if self.orders.send(Order::Flush(done)).is_ok() {
+        if self.orders.send(WriterMessage::Flush(done)).is_ok() {
             written.recv_timeout(patience).ok();
         }
     }
 }
 
-fn write_all(mut out: impl Write, queue: &mpsc::Receiver<Order>, counts: &Counts, notice: Notice) {
+fn write_all(mut out: impl Write, queue: &mpsc::Receiver<WriterMessage>, counts: &Counts, notice: Notice) {
     while let Ok(order) = queue.recv() {
         let dropped = counts.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
@@ -86,11 +86,11 @@ fn write_all(mut out: impl Write, queue: &mpsc::Receiver<Order>, counts: &Counts
             out.write_all(notice(dropped).as_bytes()).ok();
         }
         match order {
-            Order::Write(line) => {
+            WriterMessage::Write(line) => {
                 out.write_all(&line).ok();
                 counts.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
             }
-            Order::Flush(done) => {
+            WriterMessage::Flush(done) => {
                 out.flush().ok();
                 done.send(()).ok();
             }

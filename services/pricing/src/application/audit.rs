@@ -11,7 +11,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{ids::TicketId, subjects};
 
-use super::{About, Job, Messages, News, Prices, unavailable};
+use super::{About, Messages, News, Prices, WriteCommand, unavailable};
 use crate::domain::Row;
 
 /// The states that the pricing service owns.
@@ -47,7 +47,8 @@ impl Owner for PriceStates {
     async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
         let ids: Vec<TicketId> = subjects.iter().filter_map(|subject| subjects::price_of(subject)).collect();
         let count = ids.len() as u64;
-        futures::future::try_join_all(ids.into_iter().map(|id| self.prices.submit(Job::Republish(id)))).await?;
+        futures::future::try_join_all(ids.into_iter().map(|id| self.prices.submit(WriteCommand::Republish(id))))
+            .await?;
         Ok(count)
     }
 }

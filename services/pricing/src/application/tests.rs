@@ -63,8 +63,8 @@ impl Fixture {
         let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.expect("a store");
         let store = Arc::new(Store::<sqlite::PriceTables>::new(database.clone()));
         let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
-        let jobs = Batches::start("pricing", &Tasks::new(), Limits::default(), Arc::new(writer));
-        Self { prices: Prices::new(store, jobs), database, folder }
+        let writer = Batches::start("pricing", &Tasks::new(), Limits::default(), Arc::new(writer));
+        Self { prices: Prices::new(store, writer), database, folder }
     }
 
     async fn with_policy() -> Self {
@@ -73,8 +73,8 @@ impl Fixture {
         fixture
     }
 
-    async fn take_in(&self, events: Vec<Incoming<News>>) {
-        for outcome in self.prices.take_in(events).await {
+    async fn handle(&self, events: Vec<Incoming<News>>) {
+        for outcome in self.prices.handle(events).await {
             assert_eq!(outcome, Ok(()));
         }
     }
@@ -122,9 +122,9 @@ fn held(ticket: &str, revision: i64, grade: Option<UserGrade>) -> Incoming<News>
 #[tokio::test]
 async fn a_price_and_its_event_are_committed_together() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in(vec![scheduled("t", 1)]).await;
-    fixture.take_in(vec![held("t", 1, Some(UserGrade::Vip))]).await;
-    fixture.take_in(vec![held("t", 2, None)]).await;
+    fixture.handle(vec![scheduled("t", 1)]).await;
+    fixture.handle(vec![held("t", 1, Some(UserGrade::Vip))]).await;
+    fixture.handle(vec![held("t", 2, None)]).await;
     assert_eq!(fixture.won("t").await, 8_000);
     assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000), (3, 8_000)]);
 }
@@ -133,7 +133,7 @@ async fn a_price_and_its_event_are_committed_together() {
 async fn events_of_one_ticket_in_one_batch_build_on_each_other() {
     let fixture = Fixture::with_policy().await;
     fixture
-        .take_in(vec![
+        .handle(vec![
             held("t", 1, Some(UserGrade::Silver)),
             scheduled("t", 1),
             held("t", 3, Some(UserGrade::Vip)),
@@ -147,9 +147,9 @@ async fn events_of_one_ticket_in_one_batch_build_on_each_other() {
 #[tokio::test]
 async fn what_comes_before_the_ticket_is_kept_until_then() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in(vec![held("t", 1, Some(UserGrade::Vip))]).await;
+    fixture.handle(vec![held("t", 1, Some(UserGrade::Vip))]).await;
     assert_eq!(fixture.published().await, []);
-    fixture.take_in(vec![scheduled("t", 1)]).await;
+    fixture.handle(vec![scheduled("t", 1)]).await;
     assert_eq!(fixture.published().await, [(1, 7_000)]);
 }
 
@@ -157,7 +157,7 @@ async fn what_comes_before_the_ticket_is_kept_until_then() {
 async fn events_that_come_again_change_nothing() {
     let fixture = Fixture::with_policy().await;
     for _ in 0..3 {
-        fixture.take_in(vec![scheduled("t", 1), held("t", 1, Some(UserGrade::Vip))]).await;
+        fixture.handle(vec![scheduled("t", 1), held("t", 1, Some(UserGrade::Vip))]).await;
     }
     assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000)]);
 }
@@ -165,7 +165,7 @@ async fn events_that_come_again_change_nothing() {
 #[tokio::test]
 async fn without_a_policy_events_wait_on_the_bus() {
     let fixture = Fixture::new().await;
-    let outcome = fixture.prices.take_in(vec![scheduled("t", 1)]).await;
+    let outcome = fixture.prices.handle(vec![scheduled("t", 1)]).await;
     assert!(matches!(outcome[..], [Err(batch::Error::Failed(_))]), "{outcome:?}");
     assert_eq!(fixture.prices.row(&id("t")).await.expect("read"), None);
     assert_eq!(fixture.prices.reprice().await, Ok(0));
@@ -174,8 +174,8 @@ async fn without_a_policy_events_wait_on_the_bus() {
 #[tokio::test]
 async fn republishing_sends_every_price_once_and_raises_no_revision() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in((0..5).map(|number| scheduled(&format!("t{number}"), 1)).collect()).await;
-    fixture.take_in(vec![held("waits", 1, None)]).await;
+    fixture.handle((0..5).map(|number| scheduled(&format!("t{number}"), 1)).collect()).await;
+    fixture.handle(vec![held("waits", 1, None)]).await;
     assert_eq!(fixture.prices.count().await, Ok(5));
     let heard = std::sync::Mutex::new(Vec::new());
     let count = fixture.prices.republish(&|count| heard.lock().expect("no panic").push(count)).await;
@@ -189,7 +189,7 @@ async fn a_parked_event_that_is_applied_is_no_longer_parked() {
     let event = scheduled("t", 1);
     fixture.prices.park(event.park("no reason", 5, start())).await.expect("parked");
     assert!(fixture.database.parked_by_id("e").await.expect("read").is_some());
-    fixture.take_in(vec![Incoming { was_parked: true, ..event }]).await;
+    fixture.handle(vec![Incoming { was_parked: true, ..event }]).await;
     assert_eq!(fixture.database.parked_by_id("e").await.expect("read"), None);
     assert_eq!(fixture.won("t").await, 8_000);
 }
@@ -211,19 +211,19 @@ async fn the_highest_policy_ever_offered_is_in_force_also_after_a_restart() {
 #[tokio::test]
 async fn a_new_policy_is_for_what_nobody_holds() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in(vec![scheduled("free", 1), scheduled("held", 1), held("held", 1, Some(UserGrade::Vip))]).await;
+    fixture.handle(vec![scheduled("free", 1), scheduled("held", 1), held("held", 1, Some(UserGrade::Vip))]).await;
     fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted");
     assert_eq!(fixture.prices.reprice().await, Ok(1));
     assert_eq!(fixture.prices.reprice().await, Ok(0), "once only");
     assert_eq!((fixture.won("free").await, fixture.won("held").await), (16_000, 7_000));
-    fixture.take_in(vec![held("held", 2, None)]).await;
+    fixture.handle(vec![held("held", 2, None)]).await;
     assert_eq!(fixture.won("held").await, 16_000, "until the next event about it");
 }
 
 #[tokio::test]
 async fn the_policy_file_is_followed() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in(vec![scheduled("t", 1)]).await;
+    fixture.handle(vec![scheduled("t", 1)]).await;
     let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
     let mut watch = fixture.watch();
     let mut now = Instant::now();
@@ -251,7 +251,7 @@ async fn the_policy_file_is_followed() {
 #[tokio::test]
 async fn prices_that_an_earlier_life_left_undone_are_computed_at_start() {
     let fixture = Fixture::with_policy().await;
-    fixture.take_in(vec![scheduled("t", 1)]).await;
+    fixture.handle(vec![scheduled("t", 1)]).await;
     fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted, and then the process died");
     PolicyWatch::new(fixture.prices.clone(), None, SETTLE).run_once(Instant::now()).await;
     assert_eq!(fixture.won("t").await, 16_000);

@@ -42,11 +42,11 @@ const NOW: &str = "2026-12-01T00:00:00Z";
 
 fn ticket(row: &Row, revision: i64, start: &str) -> Row {
     let seen = Schedule { start: time(start), revision };
-    take_in_ticket(row, seen, &original(1), time(NOW)).expect("a known policy").expect("no stale event")
+    apply_ticket(row, seen, &original(1), time(NOW)).expect("a known policy").expect("no stale event")
 }
 
 fn reservation(row: &Row, revision: i64, grade: Option<UserGrade>) -> Option<Row> {
-    take_in_reservation(row, Holder { grade, revision }, &original(1), time(NOW)).expect("a known policy")
+    apply_reservation(row, Holder { grade, revision }, &original(1), time(NOW)).expect("a known policy")
 }
 
 fn units(row: &Row) -> i64 {
@@ -71,7 +71,7 @@ fn a_late_or_repeated_event_changes_nothing() {
     }
     for revision in 1..=2 {
         let seen = Schedule { start: time(NOW), revision };
-        assert_eq!(take_in_ticket(&held, seen, &original(1), time(NOW)), Ok(None));
+        assert_eq!(apply_ticket(&held, seen, &original(1), time(NOW)), Ok(None));
     }
 }
 
@@ -96,13 +96,13 @@ fn a_new_policy_is_for_those_whom_nobody_holds() {
     let free = ticket(&Row::default(), 1, WEDNESDAY);
     let held = reservation(&free, 1, Some(UserGrade::Silver)).expect("news");
     let waiting = reservation(&Row::default(), 1, None).expect("news");
-    let changed = take_in_policy(&free, &dearer, time(NOW)).expect("a new price");
+    let changed = apply_policy(&free, &dearer, time(NOW)).expect("a new price");
     assert_eq!((units(&changed), changed.policy_version, changed.revision), (20_000, 2, 2));
-    assert_eq!(take_in_policy(&changed, &dearer, time(NOW)), None, "once only");
-    assert_eq!(take_in_policy(&held, &dearer, time(NOW)), None, "who holds it keeps the price");
-    assert_eq!(take_in_policy(&waiting, &dearer, time(NOW)), None, "no start, no price");
-    assert_eq!(take_in_policy(&changed, &original(1), time(NOW)), None, "versions only go up");
-    let cancelled = take_in_reservation(&held, Holder { grade: None, revision: 2 }, &dearer, time(NOW));
+    assert_eq!(apply_policy(&changed, &dearer, time(NOW)), None, "once only");
+    assert_eq!(apply_policy(&held, &dearer, time(NOW)), None, "who holds it keeps the price");
+    assert_eq!(apply_policy(&waiting, &dearer, time(NOW)), None, "no start, no price");
+    assert_eq!(apply_policy(&changed, &original(1), time(NOW)), None, "versions only go up");
+    let cancelled = apply_reservation(&held, Holder { grade: None, revision: 2 }, &dearer, time(NOW));
     assert_eq!(cancelled.expect("a known policy").map(|row| units(&row)), Some(20_000), "until the next event");
 }
 
@@ -110,22 +110,20 @@ fn a_new_policy_is_for_those_whom_nobody_holds() {
 fn a_held_ticket_keeps_its_price_when_its_start_stays() {
     let dearer = policy(2, 20_000, Rounding::Down, vec![]);
     let at = |start: &str, revision| Schedule { start: time(start), revision };
-    let take_in = |row: &Row, seen| {
-        take_in_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z"))
-            .expect("a known policy")
-            .expect("no stale event")
+    let apply = |row: &Row, seen| {
+        apply_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z")).expect("a known policy").expect("no stale event")
     };
     let free = ticket(&Row::default(), 1, WEDNESDAY);
     let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("news");
-    let longer = take_in(&held, at(WEDNESDAY, 2));
+    let longer = apply(&held, at(WEDNESDAY, 2));
     let expected =
         Row { schedule_revision: 2, revision: 3, update_time: Some(time("2026-12-02T00:00:00Z")), ..held.clone() };
     assert_eq!((units(&longer), longer), (7_000, expected), "the revision is taken in, the price and its policy stay");
-    let moved = take_in(&held, at(NOW, 2));
+    let moved = apply(&held, at(NOW, 2));
     assert_eq!((units(&moved), moved.policy_version), (20_000, 2), "another start is another price");
-    let free = take_in(&free, at(WEDNESDAY, 2));
+    let free = apply(&free, at(WEDNESDAY, 2));
     assert_eq!((units(&free), free.policy_version), (20_000, 2), "nobody was given a price");
-    let behind = take_in_ticket(&take_in(&held, at(NOW, 2)), at(NOW, 3), &original(1), time(NOW));
+    let behind = apply_ticket(&apply(&held, at(NOW, 2)), at(NOW, 3), &original(1), time(NOW));
     assert_eq!(behind.map(|row| row.map(|row| row.policy_version)), Ok(Some(2)), "nothing is computed");
 }
 
@@ -155,11 +153,11 @@ fn summer_time_does_not_end_with_the_tables_of_the_zones() {
 
 #[test]
 fn nothing_is_computed_by_a_policy_below_the_rows() {
-    let row = take_in_policy(&ticket(&Row::default(), 1, WEDNESDAY), &original(5), time(NOW)).expect("a new price");
+    let row = apply_policy(&ticket(&Row::default(), 1, WEDNESDAY), &original(5), time(NOW)).expect("a new price");
     let behind = Err(PolicyBehind { wanted: 5, known: 1 });
-    assert_eq!(take_in_reservation(&row, Holder { grade: None, revision: 1 }, &original(1), time(NOW)), behind);
+    assert_eq!(apply_reservation(&row, Holder { grade: None, revision: 1 }, &original(1), time(NOW)), behind);
     let seen = Schedule { start: time(NOW), revision: 2 };
-    assert_eq!(take_in_ticket(&row, seen, &original(1), time(NOW)), behind);
+    assert_eq!(apply_ticket(&row, seen, &original(1), time(NOW)), behind);
 }
 
 #[test]
@@ -304,8 +302,8 @@ fn any_deliveries() -> impl Strategy<Value = Vec<Event>> {
 
 fn deliver(row: &Row, event: Event, policy: &Policy) -> Option<Row> {
     let taken = match event {
-        Event::Ticket(seen) => take_in_ticket(row, seen, policy, time(NOW)),
-        Event::Reservation(seen) => take_in_reservation(row, seen, policy, time(NOW)),
+        Event::Ticket(seen) => apply_ticket(row, seen, policy, time(NOW)),
+        Event::Reservation(seen) => apply_reservation(row, seen, policy, time(NOW)),
     };
     taken.expect("a known policy")
 }

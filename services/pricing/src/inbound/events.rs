@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_chassis::{
     batch,
     bus::{self, Message},
-    consumer::{Incoming, TakeIn},
+    consumer::{EventHandler, Incoming},
     store::Parked,
 };
 use eticket_proto::{
@@ -28,7 +28,7 @@ pub struct Events {
 }
 
 #[async_trait]
-impl TakeIn for Events {
+impl EventHandler for Events {
     type Event = News;
 
     fn decode(&self, message: &Message) -> Result<News, String> {
@@ -49,8 +49,8 @@ impl TakeIn for Events {
         }
     }
 
-    async fn take_in(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
-        self.prices.take_in(events).await
+    async fn handle(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
+        self.prices.handle(events).await
     }
 
     async fn park(&self, parked: Parked) -> Result<(), batch::Error> {

@@ -32,7 +32,7 @@ impl PricingService for Grpc {
         let id = request.into_inner().ticket_id;
         let id: TicketId =
             id.parse().map_err(|error: InvalidId| ApiError::invalid_field("ticket_id", error.to_string()))?;
-        let row = self.prices.row(&id).await.map_err(failure::of_store)?;
+        let row = self.prices.row(&id).await.map_err(failure::store_status)?;
         let price = row.and_then(|row| row_to_message(&id, &row));
         let price = price.ok_or_else(|| ApiError::new(ErrorReason::PriceNotFound).with("ticket_id", &id))?;
         Ok(Response::new(GetPriceResponse { price: Some(price) }))
@@ -43,7 +43,7 @@ impl PricingService for Grpc {
         let message = request.into_inner();
         let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
         let after = page.after.as_deref().unwrap_or_default();
-        let found = self.prices.page(after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let found = self.prices.page(after, page.rows_to_read()).await.map_err(failure::store_status)?;
         let (prices, last) = page.fill(found, |(id, row)| row_to_message(id, row));
         let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
         Ok(Response::new(ListPricesResponse { prices, next_page_token }))
@@ -66,7 +66,7 @@ impl PricingService for Grpc {
         };
         ApiError::all([start.as_ref().err(), grade.as_ref().err()])?;
         let (start, grade) = (start?, grade?);
-        let price = self.prices.quote(start, grade).await.map_err(failure::of_store)?.ok_or_else(no_policy)?;
+        let price = self.prices.quote(start, grade).await.map_err(failure::store_status)?.ok_or_else(no_policy)?;
         Ok(Response::new(QuotePriceResponse { price: Some(quote_to_message(&price)) }))
     }
 
@@ -74,7 +74,7 @@ impl PricingService for Grpc {
         &self,
         _: Request<GetPricingPolicyRequest>,
     ) -> Result<Response<GetPricingPolicyResponse>, Status> {
-        let policy = self.prices.policy_in_force().await.map_err(failure::of_store)?.ok_or_else(no_policy)?;
+        let policy = self.prices.policy_in_force().await.map_err(failure::store_status)?.ok_or_else(no_policy)?;
         Ok(Response::new(GetPricingPolicyResponse { policy: Some(policy_to_message(&policy)) }))
     }
 }

@@ -29,10 +29,10 @@ pub(crate) async fn replicas(
     wait_until_blocked: &(dyn Fn() + Sync),
 ) {
     adopt(&*one, 1).await.expect("committed");
-    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
-    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
+    concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
+    concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
     who_adopts_a_policy_waits_for_those_who_compute_by_the_older(&*one, other.clone(), wait_until_blocked).await;
-    of_two_who_adopt_the_same_policy_one_does(&*one, &*other).await;
+    only_one_of_two_adopts_the_same_policy(&*one, &*other).await;
 }
 
 fn id(text: &str) -> TicketId {
@@ -50,25 +50,25 @@ fn time() -> DateTime<Utc> {
 }
 
 fn priced(grade: Option<UserGrade>, version: i64) -> Row {
-    let waiting = domain::take_in_reservation(&Row::default(), Holder { grade, revision: 1 }, &policy(version), time());
+    let waiting = domain::apply_reservation(&Row::default(), Holder { grade, revision: 1 }, &policy(version), time());
     let waiting = waiting.expect("a policy").expect("news");
     let schedule = Schedule { start: time(), revision: 4 };
-    domain::take_in_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("news")
+    domain::apply_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("news")
 }
 
 async fn put(store: &dyn PriceStore, rows: &[(TicketId, Row)]) -> Result<(), Error> {
     let keys = rows.iter().map(|(id, _)| id.clone()).collect();
-    let work_off = &mut |work: &mut Work<PricingRows>| {
+    let apply_batch = &mut |work: &mut Work<PricingRows>| {
         for (id, row) in rows {
             work.rows.prices.put(id.clone(), row.clone());
         }
     };
-    store.commit(&keys, &[], work_off).await
+    store.commit(&keys, &[], apply_batch).await
 }
 
 async fn adopt(store: &dyn PriceStore, version: i64) -> Result<(), Error> {
-    let work_off = &mut |work: &mut Work<PricingRows>| work.rows.adopted.push(policy(version));
-    store.commit(&[].into(), &[], work_off).await
+    let apply_batch = &mut |work: &mut Work<PricingRows>| work.rows.adopted.push(policy(version));
+    store.commit(&[].into(), &[], apply_batch).await
 }
 
 async fn the_highest_version_is_in_force(store: &dyn PriceStore) {
@@ -157,7 +157,7 @@ async fn walk(store: &dyn PriceStore, most: i64) -> Vec<TicketId> {
 /// Raises a price, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
 async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
-    let work_off = &mut |work: &mut Work<PricingRows>| {
+    let apply_batch = &mut |work: &mut Work<PricingRows>| {
         begun += 1;
         if begun == 1 {
             during();
@@ -165,7 +165,7 @@ async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() 
         let seen = work.rows.prices.get(id).cloned().unwrap_or_default();
         work.rows.prices.put(id.clone(), Row { revision: seen.revision + 1, ..seen });
     };
-    store.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    store.commit(&[id.clone()].into(), &[], apply_batch).await.expect("committed");
     begun
 }
 
@@ -173,12 +173,12 @@ async fn revision(store: &dyn PriceStore, id: &TicketId) -> i64 {
     store.row(id).await.expect("read").expect("there").revision
 }
 
-/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }
 
-async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+async fn concurrent_changes_of_a_row_see_each_other(
     one: &dyn PriceStore,
     other: Arc<dyn PriceStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
@@ -196,7 +196,7 @@ async fn of_two_who_change_a_row_the_later_sees_the_earlier(
     assert_eq!(revision(one, &id).await, 3);
 }
 
-async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn PriceStore, other: &dyn PriceStore) {
+async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn PriceStore, other: &dyn PriceStore) {
     let id = id("made-by-both");
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
     assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
@@ -211,7 +211,7 @@ async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
 ) {
     let (id, row) = (id("in-between"), priced(None, 1));
     let mut second = None;
-    let work_off = &mut |work: &mut Work<PricingRows>| {
+    let apply_batch = &mut |work: &mut Work<PricingRows>| {
         let other = other.clone();
         second = Some(tokio::spawn(async move {
             adopt(&*other, 2).await.expect("committed");
@@ -220,20 +220,20 @@ async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
         block_in_place(wait_until_blocked);
         work.rows.prices.put(id.clone(), row.clone());
     };
-    one.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    one.commit(&[id.clone()].into(), &[], apply_batch).await.expect("committed");
     assert!(second.expect("spawned").await.expect("it ends").contains(&id));
 }
 
-async fn of_two_who_adopt_the_same_policy_one_does(one: &dyn PriceStore, other: &dyn PriceStore) {
+async fn only_one_of_two_adopts_the_same_policy(one: &dyn PriceStore, other: &dyn PriceStore) {
     let offer = async |store: &dyn PriceStore| {
         let mut outcome = None;
-        let work_off = &mut |work: &mut Work<PricingRows>| {
+        let apply_batch = &mut |work: &mut Work<PricingRows>| {
             let offer = domain::consider(work.rows.in_force.as_ref(), &policy(3));
             work.rows.adopted.extend((offer == Offer::Adopt).then(|| policy(3)));
             outcome = Some(offer);
         };
         // Both may hold what the other waits for: then both are told to come again.
-        while let Err(error) = store.commit(&[].into(), &[], work_off).await {
+        while let Err(error) = store.commit(&[].into(), &[], apply_batch).await {
             assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
         }
         outcome

@@ -52,7 +52,7 @@ pub enum Direction {
 
 /// An order of rows, ending with the ticket's id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Order(Vec<(Field, Direction)>);
+pub struct SortOrder(Vec<(Field, Direction)>);
 
 /// A list of fields that is no order. `Display` says what is expected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -61,7 +61,7 @@ pub struct Order(Vec<(Field, Direction)>);
 )]
 pub struct InvalidOrder(String);
 
-impl Order {
+impl SortOrder {
     /// A list as AIP-132 has it; empty: by start.
     ///
     /// # Errors
@@ -129,7 +129,7 @@ impl Order {
 }
 
 /// In one spelling, whatever the caller's.
-impl fmt::Display for Order {
+impl fmt::Display for SortOrder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (field, direction) in &self.0 {
             let direction = if *direction == Direction::Ascending { "asc" } else { "desc" };
@@ -171,7 +171,7 @@ mod tests {
             (" discounted_price  asc ,update_time desc", "discounted_price asc,update_time desc,ticket_id desc,"),
             ("ticket_id desc,start_time", "ticket_id desc,"),
         ] {
-            assert_eq!(Order::parse(text).map(|order| order.to_string()), Ok(expected.to_owned()), "{text:?}");
+            assert_eq!(SortOrder::parse(text).map(|order| order.to_string()), Ok(expected.to_owned()), "{text:?}");
         }
     }
 
@@ -180,18 +180,18 @@ mod tests {
         for text in
             ["title", "start_time,", ",", "start_time up", "start_time desc desc", "start_time, start_time desc"]
         {
-            let error = Order::parse(text).expect_err(text);
+            let error = SortOrder::parse(text).expect_err(text);
             assert!(error.to_string().contains("start_time desc, ticket_id"), "{error}");
         }
     }
 
     #[test]
     fn a_key_fits_its_own_order_only() {
-        let order = Order::parse("discounted_price").expect("an order");
+        let order = SortOrder::parse("discounted_price").expect("an order");
         let id: TicketId = "t".parse().expect("an id");
         let key = order.key(&id, &View::default());
         assert!(order.fits(&key));
-        assert!(!Order::parse("start_time").expect("an order").fits(&key));
+        assert!(!SortOrder::parse("start_time").expect("an order").fits(&key));
         let text = serde_json::to_string(&key).expect("JSON");
         assert_eq!(serde_json::from_str::<Vec<KeyPart>>(&text).expect("a key"), key, "also the lowest number survives");
     }

@@ -18,8 +18,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Decode, Keys, Position, ViewRows, ViewStore,
+    apply_batch::{self, Read},
     changes::Changes,
-    work_off::{self, Read},
 };
 
 /// Messages applied in one transaction.
@@ -119,14 +119,14 @@ impl Reader {
         let stream = self.bus.state().await?;
         let known = self.store.position().await?;
         let at = match known.clone() {
-            Some(position) if position.identity == stream.identity => position,
+            Some(position) if position.epoch == stream.epoch => position,
             other => {
-                self.start_over(&stream.identity).await?;
-                tracing::info!(identity = stream.identity, before = ?other, "met a new stream");
-                Position::start(stream.identity.clone())
+                self.start_over(&stream.epoch).await?;
+                tracing::info!(epoch = stream.epoch, before = ?other, "met a new stream");
+                Position::start(stream.epoch.clone())
             }
         };
-        self.changes.attached(&at.identity);
+        self.changes.attached(&at.epoch);
         let after = if at.sequence <= stream.last_sequence && self.is_anchored(&at).await? { at.sequence } else { 0 };
         if after < at.sequence {
             tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
@@ -136,7 +136,7 @@ impl Reader {
         let target =
             if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
         // Lost since it was looked at, its places would be taken for those of the one before.
-        if self.bus.state().await?.identity != at.identity {
+        if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
         let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
@@ -144,13 +144,13 @@ impl Reader {
         Ok(session)
     }
 
-    async fn start_over(&self, identity: &str) -> Result<(), store::Error> {
+    async fn start_over(&self, epoch: &str) -> Result<(), store::Error> {
         let _turn = self.turn.lock().await;
-        let work_off = &mut |work: &mut Work<ViewRows>| {
+        let apply_batch = &mut |work: &mut Work<ViewRows>| {
             work.rows.forget_sequences = true;
-            work.rows.moved_to = Some(Position::start(identity.to_owned()));
+            work.rows.moved_to = Some(Position::start(epoch.to_owned()));
         };
-        self.store.commit(&Keys::default(), &[], work_off).await
+        self.store.commit(&Keys::default(), &[], apply_batch).await
     }
 
     /// Whether the stream still has the message that was read last.
@@ -159,7 +159,7 @@ impl Reader {
             return Ok(true);
         }
         let message = self.bus.message_at(at.sequence).await?;
-        Ok(message.is_some_and(|message| anchor(&message, at.sequence) == at.anchor))
+        Ok(message.is_some_and(|message| fingerprint(&message, at.sequence) == at.fingerprint))
     }
 }
 
@@ -223,22 +223,22 @@ impl Session<'_> {
 
     async fn commit(&mut self, batch: &[Read]) -> Result<(), Error> {
         let Some(last) = batch.last() else { return Ok(()) };
-        let Position { identity, .. } = &self.stored;
-        let anchor = anchor(&last.message, last.sequence);
-        let moved_to = Position { identity: identity.clone(), sequence: last.sequence, anchor };
-        let keys = work_off::keys(batch);
+        let Position { epoch, .. } = &self.stored;
+        let fingerprint = fingerprint(&last.message, last.sequence);
+        let moved_to = Position { epoch: epoch.clone(), sequence: last.sequence, fingerprint };
+        let keys = apply_batch::keys(batch);
         let (now, mut exchanged) = (self.of.clock.now(), false);
         let mut changed = Vec::new();
-        let work_off = &mut |work: &mut Work<ViewRows>| {
+        let apply_batch = &mut |work: &mut Work<ViewRows>| {
             exchanged = work.rows.position.as_ref() != Some(&self.stored);
             if exchanged {
                 return;
             }
-            work_off::fold(work, batch, now);
+            apply_batch::fold(work, batch, now);
             work.rows.moved_to = Some(moved_to.clone());
             changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
         };
-        match self.of.store.commit(&keys, &[], work_off).await {
+        match self.of.store.commit(&keys, &[], apply_batch).await {
             // It may be written all the same, and will not be read again: who waits for it looks now.
             Err(error @ store::Error::Unavailable(_)) => {
                 self.of.changes.exchanged();
@@ -303,7 +303,7 @@ impl Session<'_> {
     /// `Stalled`, or that the stream is another by now: to be attached to anew.
     pub async fn look_again(&mut self) -> Result<(), Error> {
         let stream = self.of.bus.state().await?;
-        if stream.identity != self.stored.identity {
+        if stream.epoch != self.stored.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
         let (read, last) = (self.read, stream.last_sequence);
@@ -330,8 +330,8 @@ impl Reader {
     /// # Errors
     /// If the store does not answer.
     pub async fn complete(&self) -> Result<(), store::Error> {
-        let identity = self.store.position().await?.map(|position| position.identity).unwrap_or_default();
-        self.store.set_caught_up(&identity).await?;
+        let epoch = self.store.position().await?.map(|position| position.epoch).unwrap_or_default();
+        self.store.set_caught_up(&epoch).await?;
         self.changes.caught_up();
         self.health.set_caught_up(true);
         Ok(())
@@ -348,13 +348,13 @@ impl Reader {
         let Ok((ticket, event)) = self.decode.decode(&parked.message) else { return Ok(()) };
         let _turn = self.turn.lock().await;
         let (now, mut changed, mut sequence) = (self.clock.now(), Vec::new(), 0);
-        let work_off = &mut |work: &mut Work<ViewRows>| {
+        let apply_batch = &mut |work: &mut Work<ViewRows>| {
             sequence = work.rows.position.as_ref().map_or(0, |position| position.sequence);
-            work_off::take_in(&mut work.rows, &ticket, &event, sequence, now);
+            apply_batch::apply_event(&mut work.rows, &ticket, &event, sequence, now);
             work.unpark(parked.event_id.clone());
             changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
         };
-        match self.store.commit(&work_off::keys_of(&ticket, &event), &[], work_off).await {
+        match self.store.commit(&apply_batch::keys_of(&ticket, &event), &[], apply_batch).await {
             Err(error @ store::Error::Data(_)) => {
                 tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
                 return Ok(());
@@ -383,7 +383,7 @@ fn event_id(message: &Message, sequence: u64) -> String {
 
 /// By which a message is known again at its place. The id alone would not do: a stream that lost its tail may have the same state
 /// there once more, published again under the same id, and others before it that were never read. The trace is of one publishing.
-fn anchor(message: &Message, sequence: u64) -> String {
+fn fingerprint(message: &Message, sequence: u64) -> String {
     let trace = message.header(headers::TRACE_PARENT).unwrap_or_default();
     format!("{} {trace}", event_id(message, sequence)).trim_end().to_owned()
 }

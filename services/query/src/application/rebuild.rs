@@ -112,7 +112,7 @@ impl Rebuild {
         }
         let _turn = self.reader.turn.lock().await;
         if let Some(old) = self.reader.store.position().await? {
-            if session.position().identity != old.identity {
+            if session.position().epoch != old.epoch {
                 return Err(bus::Error::StreamChanged.into());
             }
             read_until(&mut session, old.sequence, &tell).await?;

@@ -15,9 +15,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    OfStream, Position, ViewStore, Views, Watched,
-    changes::{Epoch, Registration},
-    signal::Listener,
+    Position, StreamRows, ViewStore, Views, Watched,
+    changes::{Registration, StreamInfo},
+    ordered_watch::Listener,
 };
 use crate::domain::View;
 
@@ -31,7 +31,7 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 /// A place in a stream, from which a watcher goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
-    pub identity: String,
+    pub epoch: String,
     pub sequence: u64,
 }
 
@@ -76,15 +76,15 @@ pub struct Watch {
     at: ResumePoint,
     phase: Phase,
     ready: VecDeque<Sent>,
-    epoch: Listener<Epoch>,
+    stream_info: Listener<StreamInfo>,
     repairs: u64,
-    bell: Bell,
+    wakeup: Wakeup,
     draining: CancellationToken,
     _permit: OwnedSemaphorePermit,
 }
 
 /// What rings when a watched row may have changed.
-enum Bell {
+enum Wakeup {
     Commits(Listener<u64>),
     Tickets { wake: Arc<Notify>, _registration: Registration },
 }
@@ -104,21 +104,21 @@ impl Views {
     ) -> Result<Watch, WatchError> {
         let permit = self.watches.clone().try_acquire_owned().map_err(|_| WatchError::TooMany)?;
         // Registered before anything is read: what changes from here on rings.
-        let bell = match &watched {
-            Watched::All => Bell::Commits(self.changes.commits()),
+        let wakeup = match &watched {
+            Watched::All => Wakeup::Commits(self.changes.commits()),
             Watched::These(tickets) => {
                 let wake = Arc::new(Notify::new());
                 let registration = self.changes.wake(tickets.iter().cloned(), &wake);
-                Bell::Tickets { wake, _registration: registration }
+                Wakeup::Tickets { wake, _registration: registration }
             }
         };
-        let mut epoch = self.changes.epoch();
-        let mut known = epoch.latest();
-        while known.identity.is_none() {
+        let mut stream_info = self.changes.stream_info();
+        let mut known = stream_info.latest();
+        while known.epoch.is_none() {
             known = tokio::select! {
                 biased;
                 () = draining.cancelled() => return Err(WatchError::ShuttingDown),
-                known = epoch.changed() => known,
+                known = stream_info.changed() => known,
             };
         }
         let repairs = known.repairs;
@@ -127,25 +127,25 @@ impl Views {
             Some(resume) if self.is_place(&resume, &position).await? => (resume, Phase::Live),
             // The position is read before the first row: what changes while the snapshot is taken lies above it.
             _ => {
-                let at = ResumePoint { identity: position.identity, sequence: position.sequence };
+                let at = ResumePoint { epoch: position.epoch, sequence: position.sequence };
                 (at, Phase::Snapshot { after: String::new(), held: None })
             }
         };
         let (store, ready) = (self.store.clone(), VecDeque::new());
-        Ok(Watch { store, watched, at, phase, ready, epoch, repairs, bell, draining, _permit: permit })
+        Ok(Watch { store, watched, at, phase, ready, stream_info, repairs, wakeup, draining, _permit: permit })
     }
 
     /// Whether a token means a place in the stream that the rows reflect. A replica that lags has not read up to it yet; only the
     /// stream itself shows whether there is such a place.
     async fn is_place(&self, resume: &ResumePoint, position: &Position) -> Result<bool, WatchError> {
-        if resume.identity != position.identity {
+        if resume.epoch != position.epoch {
             return Ok(false);
         }
         if resume.sequence <= position.sequence {
             return Ok(true);
         }
         let stream = self.bus.state().await.map_err(WatchError::Bus)?;
-        Ok(stream.identity == resume.identity && resume.sequence <= stream.last_sequence)
+        Ok(stream.epoch == resume.epoch && resume.sequence <= stream.last_sequence)
     }
 }
 
@@ -199,7 +199,7 @@ impl Watch {
         }
     }
 
-    fn take_snapshot(&mut self, page: OfStream) {
+    fn take_snapshot(&mut self, page: StreamRows) {
         let Phase::Snapshot { after, held } = &mut self.phase else { return };
         if let Some((id, _)) = page.rows.last() {
             id.as_str().clone_into(after);
@@ -213,44 +213,44 @@ impl Watch {
         self.phase = Phase::Live;
     }
 
-    fn take_changes(&mut self, page: OfStream) {
+    fn take_changes(&mut self, page: StreamRows) {
         for (id, view) in page.rows {
             self.at.sequence = view.sequence;
             self.ready.push_back(Sent { row: Some((id, view)), resume: Some(self.at.clone()) });
         }
     }
 
-    fn same_stream(&self, page: &OfStream) -> Result<(), WatchError> {
-        match &page.identity {
-            Some(identity) if *identity != self.at.identity => Err(WatchError::StreamChanged),
+    fn same_stream(&self, page: &StreamRows) -> Result<(), WatchError> {
+        match &page.epoch {
+            Some(epoch) if *epoch != self.at.epoch => Err(WatchError::StreamChanged),
             _ => Ok(()),
         }
     }
 
     /// Ends the watch if the rows are of another stream by now; looks back to where a row was repaired.
     fn check_epoch(&mut self) -> Result<(), WatchError> {
-        let epoch = self.epoch.latest();
-        if epoch.identity.as_ref() != Some(&self.at.identity) {
+        let stream_info = self.stream_info.latest();
+        if stream_info.epoch.as_ref() != Some(&self.at.epoch) {
             return Err(WatchError::StreamChanged);
         }
-        if epoch.repairs != self.repairs {
-            self.repairs = epoch.repairs;
-            self.at.sequence = self.at.sequence.min(epoch.repaired_at.saturating_sub(1));
+        if stream_info.repairs != self.repairs {
+            self.repairs = stream_info.repairs;
+            self.at.sequence = self.at.sequence.min(stream_info.repaired_at.saturating_sub(1));
         }
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<(), WatchError> {
         let rung = async {
-            match &mut self.bell {
-                Bell::Commits(commits) => drop(commits.changed().await),
-                Bell::Tickets { wake, .. } => wake.notified().await,
+            match &mut self.wakeup {
+                Wakeup::Commits(commits) => drop(commits.changed().await),
+                Wakeup::Tickets { wake, .. } => wake.notified().await,
             }
         };
         tokio::select! {
             biased;
             () = self.draining.cancelled() => Err(WatchError::ShuttingDown),
-            _ = self.epoch.changed() => Ok(()),
+            _ = self.stream_info.changed() => Ok(()),
             () = rung => Ok(()),
         }
     }

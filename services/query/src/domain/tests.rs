@@ -12,7 +12,7 @@ use super::*;
 use world::{Cause, Emitted, NOW, Step, World, reservation_id, time};
 
 fn deliver(view: &View, event: &Event, sequence: u64) -> View {
-    take_in(view, event, sequence, NOW).unwrap_or_else(|| view.clone())
+    apply_event(view, event, sequence, NOW).unwrap_or_else(|| view.clone())
 }
 
 fn any_steps() -> impl Strategy<Value = Vec<Step>> {
@@ -228,7 +228,7 @@ fn a_late_cancellation_of_an_earlier_reservation_frees_nobody_elses() {
     let world = World::run(&[Step::Reserve, Step::Cancel, Step::Reserve]);
     let ledgers: Vec<_> = world.emitted.iter().filter(|emitted| matches!(emitted.event, Event::Ledger(..))).collect();
     let view = deliver(&deliver(&View::default(), &ledgers[0].event, 1), &ledgers[2].event, 2);
-    assert_eq!(take_in(&view, &ledgers[1].event, 3, NOW), None, "stale for the row, its sequence stays");
+    assert_eq!(apply_event(&view, &ledgers[1].event, 3, NOW), None, "stale for the row, its sequence stays");
     assert_eq!(view.ledger.active, Some(reservation_id(3)));
     let Event::Ledger(_, Some(late)) = &ledgers[1].event else { panic!("a reservation event") };
     let Event::Ledger(_, Some(first)) = &ledgers[0].event else { panic!("a reservation event") };
@@ -242,7 +242,7 @@ fn a_cancellation_that_comes_after_the_closing_still_shows() {
     let ledgers: Vec<_> = world.emitted.iter().filter(|emitted| matches!(emitted.event, Event::Ledger(..))).collect();
     let [placed, cancelled, closed] = ledgers[..] else { panic!("three ledger events, got {}", ledgers.len()) };
     let early = deliver(&deliver(&View::default(), &placed.event, 1), &closed.event, 2);
-    let late = take_in(&early, &cancelled.event, 3, NOW).expect("the row shows another status now");
+    let late = apply_event(&early, &cancelled.event, 3, NOW).expect("the row shows another status now");
     assert_eq!((late.ledger.revision, late.ledger.closed, late.sequence), (3, true, 3));
     assert_eq!(late.newest.map(|newest| newest.status), Some(ReservationStatus::Cancelled));
 }
@@ -256,7 +256,7 @@ fn a_row_takes_the_sequence_of_what_it_reflects_already_and_not_of_what_is_stale
             Event::Ledger(..) => view.ledger.revision,
             Event::Price(_) => view.price.as_ref().expect("a part").revision,
         };
-        let again = take_in(&view, &emitted.event, 99, NOW);
+        let again = apply_event(&view, &emitted.event, 99, NOW);
         if emitted.revision() == part_has {
             assert_eq!(again, Some(View { sequence: 99, ..view.clone() }), "a new sequence and nothing else");
         } else {
@@ -298,7 +298,7 @@ fn a_row_keeps_the_time_since_which_it_is_unsettled() {
     let at = |seconds: i64| time(1_000 + seconds);
     let mut view = View::default();
     for (second, emitted) in (1..).zip(&world.emitted) {
-        if let Some(next) = take_in(&view, &emitted.event, 1, at(second)) {
+        if let Some(next) = apply_event(&view, &emitted.event, 1, at(second)) {
             let expected = if settled(&next) { None } else { Some(view.unsettled_since.unwrap_or(at(second))) };
             assert_eq!(next.unsettled_since, expected);
             view = next;

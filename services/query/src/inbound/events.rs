@@ -22,11 +22,11 @@ impl Decode for Protobuf {
     fn decode(&self, message: &Message) -> Result<(TicketId, Event), String> {
         let (subject, body) = (message.subject.as_str(), message.body.clone());
         if matches(subjects::TICKETS, subject) {
-            of_ticket(TicketEvent::decode(body).map_err(malformed)?)
+            ticket_event(TicketEvent::decode(body).map_err(malformed)?)
         } else if matches(subjects::RESERVATIONS, subject) {
-            of_reservation(ReservationEvent::decode(body).map_err(malformed)?)
+            reservation_event(ReservationEvent::decode(body).map_err(malformed)?)
         } else if matches(subjects::PRICES, subject) {
-            of_price(PriceEvent::decode(body).map_err(malformed)?)
+            price_event(PriceEvent::decode(body).map_err(malformed)?)
         } else {
             Err("subject: expected that of a ticket, a reservation or a price".to_owned())
         }
@@ -37,12 +37,12 @@ fn malformed(error: prost::DecodeError) -> String {
     format!("body: {error}")
 }
 
-fn of_ticket(event: TicketEvent) -> Result<(TicketId, Event), String> {
+fn ticket_event(event: TicketEvent) -> Result<(TicketId, Event), String> {
     let (id, part) = parts::ticket(event.ticket.ok_or("ticket: expected one, got none")?, event.withdrawn)?;
     Ok((id, Event::Ticket(part)))
 }
 
-fn of_reservation(event: ReservationEvent) -> Result<(TicketId, Event), String> {
+fn reservation_event(event: ReservationEvent) -> Result<(TicketId, Event), String> {
     let part = LedgerPart {
         revision: at_least_one("ledger_revision", event.ledger_revision)?,
         active: optional_id("active_reservation_id", &event.active_reservation_id)?,
@@ -56,7 +56,7 @@ fn of_reservation(event: ReservationEvent) -> Result<(TicketId, Event), String> 
     Ok((ticket, Event::Ledger(part, reservation)))
 }
 
-fn of_price(event: PriceEvent) -> Result<(TicketId, Event), String> {
+fn price_event(event: PriceEvent) -> Result<(TicketId, Event), String> {
     let (id, part) = parts::price(event.price.ok_or("price: expected one, got none")?)?;
     Ok((id, Event::Price(part)))
 }

@@ -35,7 +35,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     application::{
         Views, WaitError, Watched,
-        listing::{Filter, KeyPart, Order},
+        listing::{Filter, KeyPart, SortOrder},
         watch::{ResumePoint, Sent, WatchError},
     },
     convert::{status_filter, to_message, to_user_reservation},
@@ -67,7 +67,7 @@ impl QueryService for Grpc {
         &self,
         request: Request<GetTicketViewRequest>,
     ) -> Result<Response<GetTicketViewResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
         let (id, wait) = (ticket_id("ticket_id", &message.ticket_id), wait(message.wait));
         ApiError::all([id.as_ref().err(), wait.as_ref().err()])?;
@@ -76,7 +76,7 @@ impl QueryService for Grpc {
         let view = match wait {
             None => {
                 self.is_complete()?;
-                let view = self.views.view(&id).await.map_err(failure::of_store)?;
+                let view = self.views.view(&id).await.map_err(failure::store_status)?;
                 view.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id))?
             }
             Some(wait) => {
@@ -94,7 +94,7 @@ impl QueryService for Grpc {
         request: Request<ListTicketViewsRequest>,
     ) -> Result<Response<ListTicketViewsResponse>, Status> {
         let message = request.into_inner();
-        let order = Order::parse(&message.order_by);
+        let order = SortOrder::parse(&message.order_by);
         let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()));
         let (filter, size) = (filter(&message), Page::size(message.page_size));
         ApiError::all([filter.as_ref().err(), order.as_ref().err(), size.as_ref().err()])?;
@@ -103,8 +103,11 @@ impl QueryService for Grpc {
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
         self.is_complete()?;
-        let found =
-            self.views.page(&filter, &order, after.as_deref(), page.rows_to_read()).await.map_err(failure::of_store)?;
+        let found = self
+            .views
+            .page(&filter, &order, after.as_deref(), page.rows_to_read())
+            .await
+            .map_err(failure::store_status)?;
         let now = self.views.now();
         let (views, last) = page.fill(found, |(id, view)| Some(to_message(id, view, now)));
         let next_page_token = match last {
@@ -127,7 +130,7 @@ impl QueryService for Grpc {
         let before = page.after.as_deref().map(reservation_key).transpose()?;
         self.is_complete()?;
         let found =
-            self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::of_store)?;
+            self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::store_status)?;
         let now = self.views.now();
         let shown = |(reservation, view): &(Reservation, View)| Some(to_user_reservation(reservation, view, now));
         let (reservations, last) = page.fill(found, shown);
@@ -189,10 +192,10 @@ fn watched(ids: &[String]) -> Result<Watched, ApiError> {
     Ok(Watched::These(ids.iter().enumerate().map(id).collect::<Result<_, _>>()?))
 }
 
-/// A place in the stream as a token: the sequence and the identity.
+/// A place in the stream as a token: the sequence and the epoch.
 fn resume_token(point: &ResumePoint) -> String {
     let mut payload = point.sequence.to_be_bytes().to_vec();
-    payload.extend_from_slice(point.identity.as_bytes());
+    payload.extend_from_slice(point.epoch.as_bytes());
     token::seal(Kind::Resume, &payload)
 }
 
@@ -201,9 +204,9 @@ fn resume_point(text: &str) -> Result<Option<ResumePoint>, ApiError> {
         return Ok(None);
     }
     let parsed = token::open(Kind::Resume, text).ok().and_then(|payload| {
-        let (sequence, identity) = payload.split_first_chunk::<8>()?;
-        let identity = String::from_utf8(identity.to_vec()).ok()?;
-        Some(ResumePoint { identity, sequence: u64::from_be_bytes(*sequence) })
+        let (sequence, epoch) = payload.split_first_chunk::<8>()?;
+        let epoch = String::from_utf8(epoch.to_vec()).ok()?;
+        Some(ResumePoint { epoch, sequence: u64::from_be_bytes(*sequence) })
     });
     let expected = "expected a resume_token of an earlier WatchTicketViews, or nothing";
     parsed.map(Some).ok_or_else(|| ApiError::invalid_field("resume_token", expected))
@@ -225,7 +228,7 @@ fn not_watched(error: WatchError) -> Status {
         WatchError::Bus(_) => {
             ApiError::new(ErrorReason::UpstreamUnavailable).message(error.to_string()).with("upstream", "bus").into()
         }
-        WatchError::Store(error) => failure::of_store(error),
+        WatchError::Store(error) => failure::store_status(error),
     }
 }
 
@@ -248,7 +251,7 @@ fn not_waited(error: WaitError, id: &TicketId, has_token: bool) -> Status {
         }
         WaitError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
         WaitError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
-        WaitError::Store(error) => failure::of_store(error),
+        WaitError::Store(error) => failure::store_status(error),
     }
 }
 
@@ -311,7 +314,7 @@ fn encoded(key: &[KeyPart]) -> Result<String, Status> {
     serde_json::to_string(key).map_err(|error| ApiError::internal(&error))
 }
 
-fn list_key(key: &str, order: &Order) -> Result<Vec<KeyPart>, ApiError> {
+fn list_key(key: &str, order: &SortOrder) -> Result<Vec<KeyPart>, ApiError> {
     let key = serde_json::from_str(key).ok().filter(|key: &Vec<KeyPart>| order.fits(key));
     key.ok_or_else(|| ApiError::new(ErrorReason::InvalidPageToken))
 }

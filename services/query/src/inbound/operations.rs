@@ -126,7 +126,7 @@ impl OperationsService for Operations {
                     ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into()
                 }
                 Some(Err(Error::Owner(error))) => not_compared(error),
-                Some(Err(Error::Store(error))) => failure::of_store(error),
+                Some(Err(Error::Store(error))) => failure::store_status(error),
                 None => ApiError::new(ErrorReason::ShuttingDown).into(),
             };
             // Who no longer listens has gone.
@@ -145,7 +145,7 @@ impl OperationsService for Operations {
         let page = Page::parse(message.page_size, &message.page_token, SCOPE)?;
         let after = page.after.as_deref().unwrap_or_default();
         let found: Result<_, store::Error> = self.reader.store.unsettled(after, page.rows_to_read()).await;
-        let (unsettled, last) = page.fill(found.map_err(failure::of_store)?, |(id, view)| {
+        let (unsettled, last) = page.fill(found.map_err(failure::store_status)?, |(id, view)| {
             let since_time = view.unsettled_since.map(to_proto);
             Some(Unsettled { ticket_id: id.to_string(), since_time, missing: domain::missing(view) })
         });

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     application::{
         Counts, Keys, Position, ViewRows, ViewStore, Watched,
-        listing::{Filter, Order},
+        listing::{Filter, SortOrder},
     },
     domain::{
         self, Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, TicketStatus, View,
@@ -107,16 +107,16 @@ fn keys(numbers: impl IntoIterator<Item = usize>) -> Keys {
     Keys { reservations: reservations.collect(), tickets: numbers.into_iter().map(id).collect() }
 }
 
-fn position(identity: &str, sequence: u64) -> Position {
-    Position { identity: identity.to_owned(), sequence, anchor: format!("anchor-{sequence}") }
+fn position(epoch: &str, sequence: u64) -> Position {
+    Position { epoch: epoch.to_owned(), sequence, fingerprint: format!("anchor-{sequence}") }
 }
 
 async fn before_the_first_stream_there_is_nothing(store: &dyn ViewStore) {
     assert_eq!(store.position().await.expect("read"), None);
-    assert_eq!(store.stream_identity().await.expect("read"), None);
+    assert_eq!(store.stream_epoch().await.expect("read"), None);
     assert_eq!(store.counts().await.expect("read"), Counts::default());
     let nothing = store.snapshot(&Watched::All, "", 10).await.expect("read");
-    assert!(nothing.rows.is_empty() && nothing.identity.is_none());
+    assert!(nothing.rows.is_empty() && nothing.epoch.is_none());
     assert!(!store.is_gone().await);
 }
 
@@ -131,7 +131,7 @@ async fn what_was_committed_is_read_again(store: &dyn ViewStore) {
     };
     store.commit(&keys(0..ROWS), &[], put).await.expect("committed");
     assert_eq!(store.position().await.expect("read"), Some(position("one", 40)));
-    assert_eq!(store.stream_identity().await.expect("read").as_deref(), Some("one"));
+    assert_eq!(store.stream_epoch().await.expect("read").as_deref(), Some("one"));
     for number in 0..ROWS {
         let listed = (number != 7).then(|| view(number));
         assert_eq!(store.view(&id(number)).await.expect("read"), listed);
@@ -181,7 +181,7 @@ async fn pages_show_each_row_once_in_every_order(store: &dyn ViewStore) {
         let expected: BTreeSet<TicketId> = (0..ROWS).filter(|it| passes(filter, &view(*it))).map(id).collect();
         assert!(!expected.is_empty(), "{filter:?}");
         for order in ["", "start_time desc", "ticket_id desc", "discounted_price, update_time desc", "update_time"] {
-            let order = Order::parse(order).expect("an order");
+            let order = SortOrder::parse(order).expect("an order");
             let rows = walk(store, filter, &order, now).await;
             let ids: BTreeSet<TicketId> = rows.iter().map(|(id, _)| id.clone()).collect();
             assert_eq!((&ids, rows.len()), (&expected, expected.len()), "{filter:?} {order}");
@@ -191,7 +191,7 @@ async fn pages_show_each_row_once_in_every_order(store: &dyn ViewStore) {
 }
 
 /// By the first field that tells them apart, as the contract words it.
-fn in_order(order: &Order, one: &(TicketId, View), other: &(TicketId, View)) -> bool {
+fn in_order(order: &SortOrder, one: &(TicketId, View), other: &(TicketId, View)) -> bool {
     use crate::application::listing::{Direction, Field, price_key, update_key};
     let mut compared = order.fields().iter().map(|(field, direction)| {
         let ascending = match field {
@@ -209,7 +209,7 @@ fn in_order(order: &Order, one: &(TicketId, View), other: &(TicketId, View)) -> 
 }
 
 /// All pages of three rows.
-async fn walk(store: &dyn ViewStore, filter: &Filter, order: &Order, now: DateTime<Utc>) -> Vec<(TicketId, View)> {
+async fn walk(store: &dyn ViewStore, filter: &Filter, order: &SortOrder, now: DateTime<Utc>) -> Vec<(TicketId, View)> {
     let mut rows: Vec<(TicketId, View)> = Vec::new();
     loop {
         let after = rows.last().map(|(id, view)| order.key(id, view));
@@ -243,15 +243,15 @@ async fn changes_and_snapshots_come_with_their_stream(store: &dyn ViewStore) {
     let changed = store.changed_above(&Watched::All, 30, 4).await.expect("read");
     let sequences: Vec<u64> = changed.rows.iter().map(|(_, view)| view.sequence).collect();
     // 33 is that of a row without a ticket part.
-    assert_eq!((changed.identity.as_deref(), sequences), (Some("one"), vec![31, 32, 34, 35]));
+    assert_eq!((changed.epoch.as_deref(), sequences), (Some("one"), vec![31, 32, 34, 35]));
     let these = Watched::These([id(1), id(3), id(7)].into());
     let changed = store.changed_above(&these, 38, 9).await.expect("read");
     assert_eq!(changed.rows, [(id(1), view(1))]);
     let snapshot = store.snapshot(&these, "", 9).await.expect("read");
-    assert_eq!((snapshot.identity.as_deref(), snapshot.rows), (Some("one"), vec![(id(1), view(1)), (id(3), view(3))]));
+    assert_eq!((snapshot.epoch.as_deref(), snapshot.rows), (Some("one"), vec![(id(1), view(1)), (id(3), view(3))]));
     let snapshot = store.snapshot(&Watched::All, id(5).as_str(), 2).await.expect("read");
     assert_eq!(snapshot.rows, [(id(6), view(6)), (id(8), view(8))]);
-    assert_eq!(store.changed_above(&Watched::All, 40, 9).await.expect("read").identity, None, "no row, no stream");
+    assert_eq!(store.changed_above(&Watched::All, 40, 9).await.expect("read").epoch, None, "no row, no stream");
 }
 
 async fn what_is_unsettled_is_found(store: &dyn ViewStore) {

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use eticket_chassis::{
     clock::SharedClock,
     store::{
-        Claim, Commit, Error, Housekeeping, Parked, Record, WorkOff,
+        ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
         memory::{Steps, Store},
     },
 };
@@ -26,8 +26,8 @@ use uuid::Uuid;
 use self::tables::{ViewTables, above, passes};
 use crate::{
     application::{
-        Counts, Keys, OfStream, Position, ViewRows, ViewStore, Watched,
-        listing::{Filter, KeyPart, Order},
+        Counts, Keys, Position, StreamRows, ViewRows, ViewStore, Watched,
+        listing::{Filter, KeyPart, SortOrder},
     },
     domain::{Reservation, View},
 };
@@ -46,7 +46,7 @@ impl MemoryViews {
     /// An empty view. `steps` is told of what happens to it.
     pub fn new(clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         let store = Store::new(clock.clone()).process(clock.clone(), steps.clone());
-        Self::of(store, clock, steps)
+        Self::with_store(store, clock, steps)
     }
 
     /// The same rows as the next process has them; none, if they were deleted.
@@ -54,10 +54,10 @@ impl MemoryViews {
         if self.gone.load(Ordering::Relaxed) {
             return Self::new(self.clock.clone(), steps);
         }
-        Self::of(self.current().process(self.clock.clone(), steps.clone()), self.clock.clone(), steps)
+        Self::with_store(self.current().process(self.clock.clone(), steps.clone()), self.clock.clone(), steps)
     }
 
-    fn of(store: Store<ViewTables>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
+    fn with_store(store: Store<ViewTables>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         Self { clock, steps, current: Mutex::new(store), beside: Mutex::default(), gone: AtomicBool::new(false) }
     }
 
@@ -80,8 +80,8 @@ impl Commit for MemoryViews {
     type Keys = Keys;
     type Rows = ViewRows;
 
-    async fn commit(&self, keys: &Keys, requests: &[Uuid], work_off: WorkOff<'_, ViewRows>) -> Result<(), Error> {
-        self.current().commit(keys, requests, work_off).await
+    async fn commit(&self, keys: &Keys, requests: &[Uuid], apply_batch: ApplyBatch<'_, ViewRows>) -> Result<(), Error> {
+        self.current().commit(keys, requests, apply_batch).await
     }
 }
 
@@ -100,17 +100,17 @@ impl ViewStore for MemoryViews {
     }
 
     async fn has_caught_up(&self) -> Result<bool, Error> {
-        Ok(self.current().stream_identity().await?.is_some())
+        Ok(self.current().stream_epoch().await?.is_some())
     }
 
-    async fn set_caught_up(&self, identity: &str) -> Result<(), Error> {
-        self.current().set_stream_identity(identity).await
+    async fn set_caught_up(&self, epoch: &str) -> Result<(), Error> {
+        self.current().set_stream_epoch(epoch).await
     }
 
     async fn page(
         &self,
         filter: &Filter,
-        order: &Order,
+        order: &SortOrder,
         after: Option<&[KeyPart]>,
         now: DateTime<Utc>,
         most: i64,
@@ -143,18 +143,19 @@ impl ViewStore for MemoryViews {
         self.look(found).await
     }
 
-    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, Error> {
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<StreamRows, Error> {
         let changed = |tables: &ViewTables| {
             let mut rows = tables.watched(watched, |_, view| view.sequence > sequence);
             rows.sort_by_key(|(_, view)| view.sequence);
-            tables.of_stream(rows, bounded(most))
+            tables.stream_rows(rows, bounded(most))
         };
         self.look(changed).await
     }
 
-    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, Error> {
-        let snapshot =
-            |tables: &ViewTables| tables.of_stream(tables.watched(watched, |id, _| id.as_str() > after), bounded(most));
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<StreamRows, Error> {
+        let snapshot = |tables: &ViewTables| {
+            tables.stream_rows(tables.watched(watched, |id, _| id.as_str() > after), bounded(most))
+        };
         self.look(snapshot).await
     }
 
@@ -210,7 +211,7 @@ impl ViewStore for MemoryViews {
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, Error> {
         let store = Store::new(self.clock.clone()).process(self.clock.clone(), self.steps.clone());
         *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.clone());
-        Ok(Arc::new(Self::of(store, self.clock.clone(), self.steps.clone())))
+        Ok(Arc::new(Self::with_store(store, self.clock.clone(), self.steps.clone())))
     }
 
     async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), Error> {
@@ -238,12 +239,12 @@ impl Housekeeping for MemoryViews {
         self.current().outbox_depth().await
     }
 
-    async fn stream_identity(&self) -> Result<Option<String>, Error> {
-        Ok(self.position().await?.map(|position| position.identity))
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
+        Ok(self.position().await?.map(|position| position.epoch))
     }
 
-    /// The reader alone moves the position, of which the identity is a part.
-    async fn set_stream_identity(&self, _: &str) -> Result<(), Error> {
+    /// The reader alone moves the position, of which the epoch is a part.
+    async fn set_stream_epoch(&self, _: &str) -> Result<(), Error> {
         Ok(())
     }
 

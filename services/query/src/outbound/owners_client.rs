@@ -131,7 +131,7 @@ fn nonsense(owner: &'static str) -> impl Fn(String) -> OwnerError {
     move |reason| OwnerError::Unavailable { owner, reason }
 }
 
-fn of_ticket(message: ticket_pb::Ticket) -> Result<(TicketId, TicketPart), OwnerError> {
+fn ticket_part(message: ticket_pb::Ticket) -> Result<(TicketId, TicketPart), OwnerError> {
     let withdrawn = message.status() == ticket_pb::TicketStatus::Withdrawn;
     parts::ticket(message, withdrawn).map_err(nonsense("ticket"))
 }
@@ -147,7 +147,7 @@ impl Owners for OwnersClient {
         let request =
             ticket_pb::ListTicketsRequest { page_size: PAGE, page_token: token.to_owned(), ..Default::default() };
         let response = stubs.call("ticket", &stubs.list_tickets, request).await?;
-        let rows = response.tickets.into_iter().map(of_ticket).collect::<Result<_, _>>()?;
+        let rows = response.tickets.into_iter().map(ticket_part).collect::<Result<_, _>>()?;
         Ok(Page { rows, next: response.next_page_token })
     }
 
@@ -155,7 +155,7 @@ impl Owners for OwnersClient {
         let stubs = self.stubs()?;
         let request = ticket_pb::GetTicketRequest { ticket_id: id.to_string() };
         let response = stubs.find("ticket", &stubs.get_ticket, request).await?;
-        response.and_then(|response| response.ticket).map(|ticket| Ok(of_ticket(ticket)?.1)).transpose()
+        response.and_then(|response| response.ticket).map(|ticket| Ok(ticket_part(ticket)?.1)).transpose()
     }
 
     async fn prices(&self, token: &str) -> Result<Page<(TicketId, PricePart)>, OwnerError> {

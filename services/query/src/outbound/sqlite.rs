@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 use eticket_chassis::{
     clock::SharedClock,
     store::{
-        Claim, Commit, Error, Housekeeping, Parked, Record, WorkOff,
+        ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
         sqlite::{Database, Durability, Store, json_rows, time},
     },
 };
@@ -35,8 +35,8 @@ use uuid::Uuid;
 use self::rows::ViewTables;
 use crate::{
     application::{
-        Counts, Keys, OfStream, Position, ViewRows, ViewStore, Watched,
-        listing::{Filter, KeyPart, Order},
+        Counts, Keys, Position, StreamRows, ViewRows, ViewStore, Watched,
+        listing::{Filter, KeyPart, SortOrder},
     },
     domain::{Reservation, View},
 };
@@ -129,8 +129,8 @@ impl Commit for SqliteViews {
     type Keys = Keys;
     type Rows = ViewRows;
 
-    async fn commit(&self, keys: &Keys, requests: &[Uuid], work_off: WorkOff<'_, ViewRows>) -> Result<(), Error> {
-        self.current().await?.commit(keys, requests, work_off).await
+    async fn commit(&self, keys: &Keys, requests: &[Uuid], apply_batch: ApplyBatch<'_, ViewRows>) -> Result<(), Error> {
+        self.current().await?.commit(keys, requests, apply_batch).await
     }
 }
 
@@ -149,19 +149,19 @@ impl ViewStore for SqliteViews {
         row.as_ref().map(rows::position).transpose()
     }
 
-    /// The chassis's table of the stream last met is free for that: the position has the identity.
+    /// The chassis's table of the stream last met is free for that: the position has the epoch.
     async fn has_caught_up(&self) -> Result<bool, Error> {
-        Ok(self.current().await?.database.stream_identity().await?.is_some())
+        Ok(self.current().await?.database.stream_epoch().await?.is_some())
     }
 
-    async fn set_caught_up(&self, identity: &str) -> Result<(), Error> {
-        self.current().await?.database.set_stream_identity(identity).await
+    async fn set_caught_up(&self, epoch: &str) -> Result<(), Error> {
+        self.current().await?.database.set_stream_epoch(epoch).await
     }
 
     async fn page(
         &self,
         filter: &Filter,
-        order: &Order,
+        order: &SortOrder,
         after: Option<&[KeyPart]>,
         now: DateTime<Utc>,
         most: i64,
@@ -187,23 +187,23 @@ impl ViewStore for SqliteViews {
         found.iter().map(|row| Ok((rows::reservation(row)?, rows::view_or_none(row)?))).collect()
     }
 
-    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<OfStream, Error> {
+    async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<StreamRows, Error> {
         let store = self.current().await?;
         let above = i64::try_from(sequence).unwrap_or(i64::MAX);
         let query = match watched {
             Watched::All => sqlx::query(pages::CHANGED).bind(above).bind(most),
             Watched::These(ids) => sqlx::query(pages::CHANGED_OF_THESE).bind(above).bind(most).bind(id_list(ids)),
         };
-        rows::of_stream(&query.fetch_all(store.database.readers()).await?)
+        rows::stream_rows(&query.fetch_all(store.database.readers()).await?)
     }
 
-    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<OfStream, Error> {
+    async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<StreamRows, Error> {
         let store = self.current().await?;
         let query = match watched {
             Watched::All => sqlx::query(pages::SNAPSHOT).bind(after).bind(most),
             Watched::These(ids) => sqlx::query(pages::SNAPSHOT_OF_THESE).bind(after).bind(most).bind(id_list(ids)),
         };
-        rows::of_stream(&query.fetch_all(store.database.readers()).await?)
+        rows::stream_rows(&query.fetch_all(store.database.readers()).await?)
     }
 
     async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, Error> {
@@ -301,12 +301,12 @@ impl Housekeeping for SqliteViews {
         self.current().await?.database.outbox_depth().await
     }
 
-    async fn stream_identity(&self) -> Result<Option<String>, Error> {
-        Ok(self.position().await?.map(|position| position.identity))
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
+        Ok(self.position().await?.map(|position| position.epoch))
     }
 
-    /// The reader alone moves the position, of which the identity is a part.
-    async fn set_stream_identity(&self, _: &str) -> Result<(), Error> {
+    /// The reader alone moves the position, of which the epoch is a part.
+    async fn set_stream_epoch(&self, _: &str) -> Result<(), Error> {
         Ok(())
     }
 

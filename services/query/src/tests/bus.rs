@@ -15,7 +15,7 @@ pub(super) struct MemoryBus {
 }
 
 struct State {
-    identity: u32,
+    epoch: u32,
     messages: Vec<Arc<Message>>,
     /// Messages that a reader is given at a time.
     page: usize,
@@ -27,7 +27,7 @@ struct State {
 
 impl MemoryBus {
     pub(super) fn new() -> Arc<Self> {
-        let state = State { identity: 1, messages: Vec::new(), page: usize::MAX, lost_at_read: false, out: false };
+        let state = State { epoch: 1, messages: Vec::new(), page: usize::MAX, lost_at_read: false, out: false };
         Arc::new(Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(()) })
     }
 
@@ -39,11 +39,11 @@ impl MemoryBus {
     /// The stream is made anew, and empty.
     pub(super) fn renew(&self) {
         let mut state = self.state.lock().unwrap();
-        state.identity += 1;
+        state.epoch += 1;
         state.messages.clear();
     }
 
-    /// The stream loses everything and keeps its identity.
+    /// The stream loses everything and keeps its epoch.
     pub(super) fn lose_all(&self) {
         self.state.lock().unwrap().messages.clear();
     }
@@ -70,7 +70,7 @@ impl Bus for MemoryBus {
         if state.out {
             return Err(Error::Unavailable("it is out".to_owned()));
         }
-        Ok(StreamState { identity: state.identity.to_string(), last_sequence: state.messages.len() as u64 })
+        Ok(StreamState { epoch: state.epoch.to_string(), last_sequence: state.messages.len() as u64 })
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
@@ -90,9 +90,9 @@ impl Bus for MemoryBus {
         if std::mem::take(&mut self.state.lock().unwrap().lost_at_read) {
             self.renew();
         }
-        let identity = self.state.lock().unwrap().identity;
+        let epoch = self.state.lock().unwrap().epoch;
         let (state, changed) = (self.state.clone(), self.changed.subscribe());
-        Ok(Box::new(MemoryReader { state, changed, identity, after: usize::try_from(after).unwrap() }))
+        Ok(Box::new(MemoryReader { state, changed, epoch, after: usize::try_from(after).unwrap() }))
     }
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
@@ -115,7 +115,7 @@ impl Bus for MemoryBus {
 struct MemoryReader {
     state: Arc<Mutex<State>>,
     changed: watch::Receiver<()>,
-    identity: u32,
+    epoch: u32,
     after: usize,
 }
 
@@ -126,7 +126,7 @@ impl Reader for MemoryReader {
             self.changed.borrow_and_update();
             let page = {
                 let state = self.state.lock().unwrap();
-                if state.identity != self.identity {
+                if state.epoch != self.epoch {
                     return Err(Error::StreamChanged);
                 }
                 let messages = state.messages.iter().enumerate().skip(self.after).take(most.min(state.page));

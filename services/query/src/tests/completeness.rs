@@ -154,7 +154,7 @@ async fn ready(reader: &Reader) {
     assert!(reader.changes.has_caught_up());
 }
 
-/// Each way of losing messages that leaves the stream its identity.
+/// Each way of losing messages that leaves the stream its epoch.
 #[tokio::test(start_paused = true)]
 async fn a_new_view_serves_once_it_has_all_that_the_owners_have() {
     for purged_to in [0, 1, 15, 28, 29] {

@@ -69,13 +69,13 @@ fn published(worlds: [Vec<Step>; 2]) -> Vec<(TicketId, Event)> {
         for emitted in world.emitted {
             let event = match emitted.event {
                 Event::Ticket(part) => {
-                    Event::Ticket(TicketPart { holder: part.holder.map(|id| of(number, id)), ..part })
+                    Event::Ticket(TicketPart { holder: part.holder.map(|id| with_number(number, id)), ..part })
                 }
                 Event::Price(part) => Event::Price(part),
                 Event::Ledger(part, row) => {
-                    let part = LedgerPart { active: part.active.map(|id| of(number, id)), ..part };
+                    let part = LedgerPart { active: part.active.map(|id| with_number(number, id)), ..part };
                     let row = row.map(|row| Reservation {
-                        reservation_id: of(number, row.reservation_id),
+                        reservation_id: with_number(number, row.reservation_id),
                         ticket_id: ticket.clone(),
                         ..row
                     });
@@ -89,7 +89,7 @@ fn published(worlds: [Vec<Step>; 2]) -> Vec<(TicketId, Event)> {
 }
 
 /// Reservations of two tickets have ids of their own.
-fn of(number: u128, id: ReservationId) -> ReservationId {
+fn with_number(number: u128, id: ReservationId) -> ReservationId {
     Uuid::from_u128(id.as_uuid().as_u128() + (number << 64)).into()
 }
 
@@ -102,7 +102,7 @@ fn expected(all: &[(TicketId, Event)]) -> BTreeMap<TicketId, View> {
     let mut views: BTreeMap<TicketId, View> = BTreeMap::new();
     for (ticket, event) in all {
         let view = views.entry(ticket.clone()).or_default();
-        if let Some(next) = domain::take_in(view, event, 1, time(0)) {
+        if let Some(next) = domain::apply_event(view, event, 1, time(0)) {
             *view = shown(&next);
         }
     }

@@ -12,7 +12,7 @@ use tonic::{Code, Request};
 
 use super::*;
 use crate::{
-    application::{compare::Owners, upkeep::Upkeep, watch::Sent},
+    application::{compare::Owners, monitor::Monitor, watch::Sent},
     inbound::operations::Operations,
     outbound::owners_client::{Addresses, OwnersClient},
 };
@@ -36,8 +36,8 @@ async fn park(fixture: &Fixture, event_id: &str, message: Message) {
         attempts: 5,
         park_time: time(1),
     };
-    let work_off = &mut |work: &mut Work<ViewRows>| work.park(parked.clone());
-    fixture.store().commit(&Keys::default(), &[], work_off).await.unwrap();
+    let apply_batch = &mut |work: &mut Work<ViewRows>| work.park(parked.clone());
+    fixture.store().commit(&Keys::default(), &[], apply_batch).await.unwrap();
 }
 
 async fn parked(fixture: &Fixture) -> Vec<String> {
@@ -147,8 +147,8 @@ async fn a_file_that_is_deleted_under_the_service_is_built_anew() {
         std::fs::remove_file(fixture._folder.path().join(format!("query.db{suffix}"))).unwrap();
     }
     assert!(fixture.store().is_gone().await);
-    let upkeep = Upkeep { reader: fixture.reader.clone(), rebuild: fixture.rebuild() };
-    upkeep.run_once().await;
+    let monitor = Monitor { reader: fixture.reader.clone(), rebuild: fixture.rebuild() };
+    monitor.run_once().await;
     until("the file is there again", async || !fixture.store().is_gone().await).await;
     assert!(fixture.view(&id("a")).await.price.is_some());
     assert!(fixture.health.is_ready());

@@ -83,8 +83,9 @@ async fn a_position_is_known_again_by_its_message() {
     let (a, b) = (id("a"), id("b"));
     fixture.publish(&a, &free()[0]).await;
     let second = fixture.publish(&b, &free()[0]).await;
-    let identity = fixture.bus.state().await.unwrap().identity;
-    let at = |sequence, anchor: &str| Position { identity: identity.clone(), sequence, anchor: anchor.to_owned() };
+    let epoch = fixture.bus.state().await.unwrap().epoch;
+    let at =
+        |sequence, fingerprint: &str| Position { epoch: epoch.clone(), sequence, fingerprint: fingerprint.to_owned() };
     // At its own message it would go on: what lies before counts as read.
     fixture.stand_at(at(second, "ticket/b/1")).await;
     fixture.read_all().await;
@@ -124,8 +125,8 @@ async fn a_message_that_the_stream_has_let_go_is_no_anchor() {
     let (a, b) = (id("a"), id("b"));
     fixture.publish(&b, &free()[0]).await;
     let first = fixture.publish(&a, &Event::Ticket(ticket(1, 0, None))).await;
-    let identity = fixture.bus.state().await.unwrap().identity;
-    fixture.stand_at(Position { identity, sequence: first, anchor: "ticket/a/1".to_owned() }).await;
+    let epoch = fixture.bus.state().await.unwrap().epoch;
+    fixture.stand_at(Position { epoch, sequence: first, fingerprint: "ticket/a/1".to_owned() }).await;
     for revision in 2..=40 {
         fixture.publish(&a, &Event::Ticket(ticket(revision, 0, None))).await;
     }
@@ -170,8 +171,8 @@ async fn a_session_writes_only_where_it_has_written_before() {
     let mut session = fixture.reader.attach().await.unwrap();
     fixture.publish(&a, &Event::Ticket(ticket(2, 0, None))).await;
     let batch = session.next().await.unwrap();
-    let identity = fixture.bus.state().await.unwrap().identity;
-    fixture.stand_at(Position::start(identity)).await;
+    let epoch = fixture.bus.state().await.unwrap().epoch;
+    fixture.stand_at(Position::start(epoch)).await;
     let refused = session.apply(batch).await.expect_err("the rows are not those that it knows");
     assert!(matches!(refused, crate::application::reader::Error::Exchanged), "{refused}");
     assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 1);

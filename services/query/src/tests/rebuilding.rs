@@ -16,12 +16,12 @@ async fn done(mut progress: tokio::sync::watch::Receiver<Progress>) -> Progress 
 async fn spoil(fixture: &Fixture, ticket: &TicketId) {
     let mut view = fixture.view(ticket).await;
     view.ticket.as_mut().unwrap().title = "spoilt".to_owned();
-    let work_off = &mut |work: &mut Work<ViewRows>| {
+    let apply_batch = &mut |work: &mut Work<ViewRows>| {
         let mut views = Rows::default();
         views.put(ticket.clone(), view.clone());
         work.rows.views = views;
     };
-    fixture.store().commit(&Keys::default(), &[], work_off).await.unwrap();
+    fixture.store().commit(&Keys::default(), &[], apply_batch).await.unwrap();
 }
 
 #[tokio::test]

@@ -34,7 +34,7 @@ async fn refusal(fixture: &Fixture, request: Request<GetTicketViewRequest>) -> E
     ApiError::from_status(&status).unwrap_or_else(|| panic!("no reason: {status}"))
 }
 
-fn of_reservation(revision: i64) -> Consistency {
+fn reservation_token(revision: i64) -> Consistency {
     Consistency::Reservation { ticket: id("a"), revision }
 }
 
@@ -59,8 +59,8 @@ async fn what_is_no_request_is_refused() {
     for (request, reason) in [
         (request("", None, WaitFor::None), ErrorReason::InvalidField),
         (request("a.b", None, WaitFor::None), ErrorReason::InvalidField),
-        (request("b", Some(&of_reservation(1)), WaitFor::None), ErrorReason::InvalidConsistencyToken),
-        (request("b", Some(&of_reservation(1)), WaitFor::Applied), ErrorReason::InvalidConsistencyToken),
+        (request("b", Some(&reservation_token(1)), WaitFor::None), ErrorReason::InvalidConsistencyToken),
+        (request("b", Some(&reservation_token(1)), WaitFor::Applied), ErrorReason::InvalidConsistencyToken),
         (
             Request::new(GetTicketViewRequest {
                 ticket_id: "a".to_owned(),
@@ -91,7 +91,7 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
         let about = status.get_details_error_info().expect("a reason").metadata.get("ticket_id").cloned();
         (ApiError::from_status(&status).expect("a reason"), status.message().to_owned(), about)
     };
-    let token = of_reservation(1).encode();
+    let token = reservation_token(1).encode();
     let page = eticket_proto::token::seal(eticket_proto::token::Kind::Page, b"r a 1");
     for malformed in ["nonsense".to_owned(), format!("{token}x"), token[1..].to_owned(), page] {
         let (reason, message, about) = refused("a", malformed).await;
@@ -116,7 +116,7 @@ async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before()
     fixture.take(&a, &free()).await;
     let ask = |wait| {
         let fixture = fixture.clone();
-        tokio::spawn(async move { get(&fixture, request("a", Some(&of_reservation(1)), wait)).await })
+        tokio::spawn(async move { get(&fixture, request("a", Some(&reservation_token(1)), wait)).await })
     };
     let (applied, settled) = (ask(WaitFor::Applied), ask(WaitFor::Settled));
     until("both wait", async || fixture.views.changes.waiting() == 2).await;
@@ -184,7 +184,7 @@ async fn a_view_that_lags_says_so_before_the_deadline() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     let deadline = Instant::now() + Duration::from_millis(300);
-    let mut asked = request("a", Some(&of_reservation(1)), WaitFor::Applied);
+    let mut asked = request("a", Some(&reservation_token(1)), WaitFor::Applied);
     asked.extensions_mut().insert(Deadline(deadline));
     let status = get(&fixture, asked).await.expect_err("nothing was reserved");
     assert!(Instant::now() < deadline, "the reason must still reach the client");
@@ -210,7 +210,7 @@ async fn so_many_may_wait_and_no_more() {
     let mut fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     fixture.views.waits = Arc::new(Semaphore::new(0));
-    let waits = request("a", Some(&of_reservation(1)), WaitFor::Applied);
+    let waits = request("a", Some(&reservation_token(1)), WaitFor::Applied);
     assert_eq!(refusal(&fixture, waits).await, ErrorReason::ServiceOverloaded);
     let answered = get(&fixture, request("a", None, WaitFor::Settled)).await;
     assert!(answered.is_ok(), "who need not wait is answered: {answered:?}");
@@ -223,7 +223,7 @@ async fn who_waits_looks_again_when_the_rows_are_exchanged() {
     fixture.take(&a, &free()).await;
     let asked = {
         let fixture = fixture.clone();
-        tokio::spawn(async move { get(&fixture, request("a", Some(&of_reservation(1)), WaitFor::Applied)).await })
+        tokio::spawn(async move { get(&fixture, request("a", Some(&reservation_token(1)), WaitFor::Applied)).await })
     };
     until("it waits", async || fixture.views.changes.waiting() == 1).await;
     // It comes by a rebuilding, so no commit of the reader tells of it.

@@ -234,9 +234,9 @@ async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
     fixture.take(&id("a"), &[registered(1), registered(2)]).await;
     let (_, _, token) = next(&mut watch(&fixture, &[], "").await).await;
     let place = open(Kind::Resume, &token).unwrap();
-    let (sequence, identity) = place.split_first_chunk::<8>().unwrap();
+    let (sequence, epoch) = place.split_first_chunk::<8>().unwrap();
     let end = u64::from_be_bytes(*sequence);
-    let at = |sequence: u64| seal(Kind::Resume, &[&sequence.to_be_bytes()[..], identity].concat());
+    let at = |sequence: u64| seal(Kind::Resume, &[&sequence.to_be_bytes()[..], epoch].concat());
     for beyond in [end + 1, u64::MAX] {
         let mut stream = watch(&fixture, &[], &at(beyond)).await;
         assert_eq!(next(&mut stream).await, ("a".to_owned(), 2, token.clone()), "{beyond}");

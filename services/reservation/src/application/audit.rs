@@ -13,7 +13,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{ids::TicketId, subjects};
 
-use super::{Filter, Job, Messages, Reservations, TicketChange, unavailable};
+use super::{Filter, Messages, Reservations, TicketChange, WriteCommand, unavailable};
 use crate::domain::Reservation;
 
 /// Keys of reservations and, after all of them, of closed ledgers.
@@ -31,7 +31,7 @@ impl ReservationStates {
         Self { reservations, messages }
     }
 
-    async fn of_reservations(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+    async fn reservation_states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
         let (now, trace) = (self.reservations.now(), TraceContext::new_root());
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let page = self.reservations.store.page(&Filter::default(), after, most).await.map_err(unavailable)?;
@@ -42,7 +42,7 @@ impl ReservationStates {
         Ok(page.iter().map(state).collect())
     }
 
-    async fn of_closed_ledgers(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
+    async fn closed_ledger_states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
         let (now, trace, store) = (self.reservations.now(), TraceContext::new_root(), &self.reservations.store);
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let ids = store.closed_ledgers(after, most).await.map_err(unavailable)?;
@@ -66,23 +66,23 @@ impl Owner for ReservationStates {
 
     async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
         if let Some(ticket) = after.strip_prefix(CLOSED) {
-            return self.of_closed_ledgers(ticket, most).await;
+            return self.closed_ledger_states(ticket, most).await;
         }
-        let mut states = self.of_reservations(after.strip_prefix(RESERVATION).unwrap_or_default(), most).await?;
+        let mut states = self.reservation_states(after.strip_prefix(RESERVATION).unwrap_or_default(), most).await?;
         if states.len() < most {
-            states.extend(self.of_closed_ledgers("", most - states.len()).await?);
+            states.extend(self.closed_ledger_states("", most - states.len()).await?);
         }
         Ok(states)
     }
 
     async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
-        let job = |subject: &String| match subjects::reservation_of(subject)? {
-            (_, Some(id)) => Some(Job::RepublishReservation(id)),
-            (ticket, None) => Some(Job::RepublishClosed(ticket)),
+        let write = |subject: &String| match subjects::reservation_of(subject)? {
+            (_, Some(id)) => Some(WriteCommand::RepublishReservation(id)),
+            (ticket, None) => Some(WriteCommand::RepublishClosed(ticket)),
         };
-        let jobs: Vec<Job> = subjects.iter().filter_map(job).collect();
-        let count = jobs.len() as u64;
-        futures::future::try_join_all(jobs.into_iter().map(|job| self.reservations.submit(job))).await?;
+        let commands: Vec<WriteCommand> = subjects.iter().filter_map(write).collect();
+        let count = commands.len() as u64;
+        futures::future::try_join_all(commands.into_iter().map(|write| self.reservations.submit(write))).await?;
         Ok(count)
     }
 }

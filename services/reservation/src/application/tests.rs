@@ -34,7 +34,7 @@ use super::{
     TicketChange,
 };
 use crate::{
-    domain::{self, Check, Status, Wish},
+    domain::{self, Check, NewReservation, Status},
     outbound::{messages::Protobuf, sqlite},
 };
 
@@ -85,14 +85,14 @@ fn fixture_on(
     let says = Mutex::new(Check::Available { end: end() });
     let ticket_service = Arc::new(TicketService { says, asked: AtomicUsize::new(0) });
     let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-    let jobs = Batches::start("reservation", &Tasks::new(), Limits::default(), Arc::new(writer));
-    let reservations = Reservations::new(store, jobs, ticket_service.clone(), clock.clone());
+    let writer = Batches::start("reservation", &Tasks::new(), Limits::default(), Arc::new(writer));
+    let reservations = Reservations::new(store, writer, ticket_service.clone(), clock.clone());
     Fixture { reservations, ticket_service, housekeeping, clock, _folder: None }
 }
 
-fn wish(ticket: &str) -> Wish {
+fn new_reservation(ticket: &str) -> NewReservation {
     let (ticket, user) = (ticket.parse().unwrap(), "user-1".parse().unwrap());
-    Wish { id: ReservationId::generate(), ticket, user, grade: UserGrade::Silver }
+    NewReservation { id: ReservationId::generate(), ticket, user, grade: UserGrade::Silver }
 }
 
 fn request(id: Option<Uuid>) -> Request {
@@ -109,7 +109,7 @@ const HELD: Outcome = Err(Refusal::Domain(domain::Refusal::TicketAlreadyReserved
 
 impl Fixture {
     async fn reserve(&self, ticket: &str, id: Option<Uuid>) -> Outcome {
-        self.reservations.reserve(wish(ticket), request(id)).await.expect("it was run")
+        self.reservations.reserve(new_reservation(ticket), request(id)).await.expect("it was run")
     }
 
     async fn cancel(&self, id: ReservationId) -> Outcome {
@@ -120,7 +120,7 @@ impl Fixture {
         let event = TicketChange { ticket: ticket.parse().unwrap(), revision: 2, withdrawn: true };
         let message = Arc::new(Message::default());
         let incoming = Incoming { event, message, event_id: "e".into(), was_parked: false };
-        assert_eq!(self.reservations.take_in(vec![incoming]).await, [Ok(())]);
+        assert_eq!(self.reservations.handle(vec![incoming]).await, [Ok(())]);
     }
 
     async fn waiting(&self) -> Vec<(String, i64)> {
@@ -134,7 +134,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn of_a_hundred_at_once_one_gets_the_ticket() {
+async fn one_of_a_hundred_concurrent_reservations_succeeds() {
     let fixture = fixture().await;
     let outcomes = futures::future::join_all((0..100).map(|_| fixture.reserve("hot", None))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
@@ -170,7 +170,7 @@ async fn the_same_id_for_another_request_is_refused() {
     let id = Uuid::new_v4();
     fixture.reserve("t-1", Some(id)).await.expect("reserved");
     let other = Request { idempotency: Some(Idempotency { request_id: id, hash: [2; 32] }), ..request(None) };
-    let refused = fixture.reservations.reserve(wish("t-2"), other.clone()).await.expect("it was run");
+    let refused = fixture.reservations.reserve(new_reservation("t-2"), other.clone()).await.expect("it was run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));
     let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("it was run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));

@@ -12,15 +12,15 @@ fn ticket() -> TicketId {
     "t-1".parse().expect("an id")
 }
 
-fn wish() -> Wish {
+fn new_reservation() -> NewReservation {
     let user = "user-1".parse().expect("an id");
-    Wish { id: ReservationId::generate(), ticket: ticket(), user, grade: UserGrade::Vip }
+    NewReservation { id: ReservationId::generate(), ticket: ticket(), user, grade: UserGrade::Vip }
 }
 
 const AVAILABLE: fn() -> Check = || Check::Available { end: time(100) };
 
 fn reserved() -> (Ledger, Reservation) {
-    reserve(&Ledger::new(ticket()), wish(), AVAILABLE(), time(1)).expect("reserved")
+    reserve(&Ledger::new(ticket()), new_reservation(), AVAILABLE(), time(1)).expect("reserved")
 }
 
 #[test]
@@ -28,7 +28,7 @@ fn the_first_takes_the_ticket_and_the_second_is_refused() {
     let (ledger, reservation) = reserved();
     assert_eq!((ledger.revision, ledger.active), (1, Some(reservation.id)));
     assert_eq!((reservation.status, reservation.revision), (Status::Reserved, 1));
-    assert_eq!(reserve(&ledger, wish(), AVAILABLE(), time(2)), Err(Refusal::TicketAlreadyReserved));
+    assert_eq!(reserve(&ledger, new_reservation(), AVAILABLE(), time(2)), Err(Refusal::TicketAlreadyReserved));
 }
 
 #[test]
@@ -40,7 +40,7 @@ fn what_the_check_says_is_believed_where_it_must_be() {
         (Check::Expired, Refusal::TicketExpired),
         (Check::Reserved { reservation_revision: 0, end: time(100) }, Refusal::TicketAlreadyReserved),
     ] {
-        assert_eq!(reserve(&ledger, wish(), check, time(1)), Err(refusal), "{check:?}");
+        assert_eq!(reserve(&ledger, new_reservation(), check, time(1)), Err(refusal), "{check:?}");
     }
 }
 
@@ -49,17 +49,17 @@ fn a_ticket_that_lags_does_not_keep_the_next_one_out() {
     let (ledger, reservation) = reserved();
     let (ledger, _) = cancel(&ledger, &reservation, time(2)).expect("cancelled");
     let lags = Check::Reserved { reservation_revision: 1, end: time(100) };
-    let (ledger, _) = reserve(&ledger, wish(), lags, time(3)).expect("the ledger knows of the cancellation");
+    let (ledger, _) = reserve(&ledger, new_reservation(), lags, time(3)).expect("the ledger knows of the cancellation");
     assert_eq!(ledger.revision, 3);
 }
 
 #[test]
 fn the_end_is_looked_at_once_more() {
     let ledger = Ledger::new(ticket());
-    assert_eq!(reserve(&ledger, wish(), AVAILABLE(), time(100)), Err(Refusal::TicketExpired));
-    assert!(reserve(&ledger, wish(), AVAILABLE(), time(99)).is_ok());
+    assert_eq!(reserve(&ledger, new_reservation(), AVAILABLE(), time(100)), Err(Refusal::TicketExpired));
+    assert!(reserve(&ledger, new_reservation(), AVAILABLE(), time(99)).is_ok());
     let lags = Check::Reserved { reservation_revision: -1, end: time(100) };
-    assert_eq!(reserve(&ledger, wish(), lags, time(100)), Err(Refusal::TicketExpired));
+    assert_eq!(reserve(&ledger, new_reservation(), lags, time(100)), Err(Refusal::TicketExpired));
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn a_reservation_ends_once() {
 fn a_late_cancel_of_an_ended_reservation_frees_nothing() {
     let (ledger, first) = reserved();
     let (ledger, first) = cancel(&ledger, &first, time(2)).expect("cancelled");
-    let (ledger, second) = reserve(&ledger, wish(), AVAILABLE(), time(3)).expect("reserved");
+    let (ledger, second) = reserve(&ledger, new_reservation(), AVAILABLE(), time(3)).expect("reserved");
     assert_eq!(cancel(&ledger, &first, time(4)), Err(Refusal::ReservationNotActive));
     assert_eq!(ledger.active, Some(second.id));
 }
@@ -87,7 +87,7 @@ fn a_withdrawal_rejects_and_closes_once() {
     assert_eq!((closed.revision, closed.active, closed.closed), (2, None, true));
     assert_eq!((rejected.status, rejected.revision), (Status::Rejected, 2));
     assert_eq!(close(&closed, None, time(3)), None);
-    assert_eq!(reserve(&closed, wish(), AVAILABLE(), time(3)), Err(Refusal::TicketWithdrawn));
+    assert_eq!(reserve(&closed, new_reservation(), AVAILABLE(), time(3)), Err(Refusal::TicketWithdrawn));
     assert_eq!(cancel(&closed, &rejected, time(3)), Err(Refusal::ReservationNotActive));
 }
 
@@ -122,7 +122,7 @@ proptest! {
         for step in steps {
             let before = ledger.revision;
             let changed = match step {
-                Step::Reserve => reserve(&ledger, wish(), AVAILABLE(), time(1)).ok().map(|(next, made)| {
+                Step::Reserve => reserve(&ledger, new_reservation(), AVAILABLE(), time(1)).ok().map(|(next, made)| {
                     all.push(made);
                     next
                 }),

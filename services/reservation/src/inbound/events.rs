@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_chassis::{
     batch,
     bus::Message,
-    consumer::{Incoming, TakeIn},
+    consumer::{EventHandler, Incoming},
     store::Parked,
 };
 use eticket_proto::{event::TicketEvent, subjects};
@@ -20,7 +20,7 @@ pub struct Events {
 }
 
 #[async_trait]
-impl TakeIn for Events {
+impl EventHandler for Events {
     type Event = TicketChange;
 
     fn decode(&self, message: &Message) -> Result<TicketChange, String> {
@@ -34,8 +34,8 @@ impl TakeIn for Events {
         (event.ticket.to_string(), event.revision)
     }
 
-    async fn take_in(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
-        self.reservations.take_in(events).await
+    async fn handle(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
+        self.reservations.handle(events).await
     }
 
     async fn park(&self, parked: Parked) -> Result<(), batch::Error> {

@@ -23,7 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     application::{self, CheckError, Error, Filter, Outcome, Refusal, Reservations},
     convert::{status_filter, to_message},
-    domain::{self, Wish},
+    domain::{self, NewReservation},
 };
 
 pub struct Grpc {
@@ -36,15 +36,15 @@ impl ReservationService for Grpc {
         &self,
         request: Request<ReserveTicketRequest>,
     ) -> Result<Response<ReserveTicketResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
-        let (wish, request_id) = (wish(&message), idempotency::request_id(&message.request_id));
-        ApiError::all([wish.as_ref().err(), request_id.as_ref().err()])?;
-        let wish = wish?;
+        let (new, request_id) = (new_reservation(&message), idempotency::request_id(&message.request_id));
+        ApiError::all([new.as_ref().err(), request_id.as_ref().err()])?;
+        let new = new?;
         let (ticket_id, request_id) = (message.ticket_id.clone(), message.request_id.clone());
         let fields = ReserveTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "ReserveTicket", request_id: &request_id, rest: fields.encode_to_vec() };
-        let outcome = self.reservations.reserve(wish, context(call, &fields)?).await;
+        let outcome = self.reservations.reserve(new, context(call, &fields)?).await;
         let outcome = outcome.map_err(|error| not_run(error, &ticket_id))?;
         answer(outcome).unwrap_or_else(|refusal| Err(refused(refusal, ("ticket_id", &ticket_id), &request_id).into()))
     }
@@ -53,7 +53,7 @@ impl ReservationService for Grpc {
         &self,
         request: Request<CancelReservationRequest>,
     ) -> Result<Response<CancelReservationResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
         let (id, request_id) = (reservation_id(&message.reservation_id), idempotency::request_id(&message.request_id));
         ApiError::all([id.as_ref().err(), request_id.as_ref().err()])?;
@@ -61,7 +61,7 @@ impl ReservationService for Grpc {
         let fields = CancelReservationRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
-        match answer(outcome.map_err(failure::of_batch)?) {
+        match answer(outcome.map_err(failure::batch_status)?) {
             Ok(answer) => answer,
             Err(refusal) => {
                 let error = refused(refusal, ("reservation_id", &id.to_string()), &request_id);
@@ -75,7 +75,7 @@ impl ReservationService for Grpc {
         request: Request<GetReservationRequest>,
     ) -> Result<Response<GetReservationResponse>, Status> {
         let id = reservation_id(&request.into_inner().reservation_id)?;
-        let found = self.reservations.reservation(id).await.map_err(failure::of_store)?;
+        let found = self.reservations.reservation(id).await.map_err(failure::store_status)?;
         let found = found.ok_or_else(|| ApiError::new(ErrorReason::ReservationNotFound).with("reservation_id", id))?;
         Ok(Response::new(GetReservationResponse { reservation: Some(to_message(&found)) }))
     }
@@ -92,7 +92,7 @@ impl ReservationService for Grpc {
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
         let found = self.reservations.page(&filter, after, page.rows_to_read()).await;
-        let (reservations, last) = page.fill(found.map_err(failure::of_store)?, |found| Some(to_message(found)));
+        let (reservations, last) = page.fill(found.map_err(failure::store_status)?, |found| Some(to_message(found)));
         let next_page_token = last.map(|last| paging::token(&scope, &last.id.to_string())).unwrap_or_default();
         Ok(Response::new(ListReservationsResponse { reservations, next_page_token }))
     }
@@ -119,13 +119,13 @@ fn reservation_id(text: &str) -> Result<ReservationId, ApiError> {
     ReservationId::from_caller(text).map_err(invalid("reservation_id"))
 }
 
-fn wish(message: &ReserveTicketRequest) -> Result<Wish, ApiError> {
+fn new_reservation(message: &ReserveTicketRequest) -> Result<NewReservation, ApiError> {
     let ticket = message.ticket_id.parse().map_err(invalid("ticket_id"));
     let user = message.user_id.parse().map_err(invalid("user_id"));
     let grade = UserGrade::from_proto(message.user_grade)
         .ok_or_else(|| ApiError::invalid_field("user_grade", field_text::USER_GRADES));
     ApiError::all([ticket.as_ref().err(), user.as_ref().err(), grade.as_ref().err()])?;
-    Ok(Wish { id: ReservationId::generate(), ticket: ticket?, user: user?, grade: grade? })
+    Ok(NewReservation { id: ReservationId::generate(), ticket: ticket?, user: user?, grade: grade? })
 }
 
 fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
@@ -140,7 +140,7 @@ fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
 }
 
 fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiError> {
-    let idempotency = idempotency::of(&call.caller, fields)?;
+    let idempotency = idempotency::from_fields(&call.caller, fields)?;
     Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline })
 }
 
@@ -173,7 +173,7 @@ fn not_run(error: Error, ticket_id: &str) -> Status {
             retry_after.map_or(refused.clone(), |delay| refused.retry_after(delay)).into()
         }
         Error::Check(CheckError::DeadlineExceeded) => ApiError::new(ErrorReason::DeadlineExceeded).into(),
-        Error::Store(error) => failure::of_store(error),
-        Error::Batch(error) => failure::of_batch(error),
+        Error::Store(error) => failure::store_status(error),
+        Error::Batch(error) => failure::batch_status(error),
     }
 }

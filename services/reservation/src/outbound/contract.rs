@@ -30,8 +30,8 @@ pub(crate) async fn replicas(
     other: Arc<dyn ReservationStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
 ) {
-    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
-    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
+    concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
+    concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
     who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(&*one, other, wait_until_blocked).await;
 }
 
@@ -60,7 +60,7 @@ async fn put(store: &dyn ReservationStore, reservations: &[Reservation]) -> Resu
     let tickets: BTreeSet<_> = reservations.iter().map(|reservation| reservation.ticket.clone()).collect();
     let ids = reservations.iter().map(|reservation| reservation.id).collect();
     let keys = Keys { tickets, reservations: ids, ..Keys::default() };
-    let work_off = &mut |work: &mut Work<ReservationRows>| {
+    let apply_batch = &mut |work: &mut Work<ReservationRows>| {
         for reservation in reservations {
             let active = (reservation.status == Status::Reserved).then_some(reservation.id);
             let (ticket, revision) = (reservation.ticket.clone(), reservation.revision);
@@ -69,7 +69,7 @@ async fn put(store: &dyn ReservationStore, reservations: &[Reservation]) -> Resu
             work.rows.reservations.put(reservation.id, reservation.clone());
         }
     };
-    store.commit(&keys, &[], work_off).await
+    store.commit(&keys, &[], apply_batch).await
 }
 
 /// The rows that a commit with these keys sees.
@@ -90,8 +90,8 @@ async fn what_was_committed_is_read_again(store: &dyn ReservationStore) {
     let ledger = Ledger { ticket: ticket("written"), revision: 3, active: Some(made.id), closed: false };
     let by_reservation = Keys { reservations: [made.id].into(), ..Keys::default() };
     assert_eq!(seen(store, by_reservation).await, (vec![ledger.clone()], vec![made]));
-    let (_, glanced) = store.glance(None, &ticket("written")).await.expect("read");
-    assert_eq!(glanced, Some(ledger));
+    let (_, read) = store.read_snapshot(None, &ticket("written")).await.expect("read");
+    assert_eq!(read, Some(ledger));
     assert_eq!(store.reservation(ReservationId::generate()).await.expect("read"), None);
 }
 
@@ -100,17 +100,17 @@ async fn a_record_is_found_by_the_next_attempt(store: &dyn ReservationStore) {
     for attempt in 1..=2 {
         let mut answer = Ok(Vec::new());
         let mut ran = false;
-        let work_off = &mut |work: &mut Work<ReservationRows>| {
+        let apply_batch = &mut |work: &mut Work<ReservationRows>| {
             answer = work.run::<RequestIdReused>(Some(idempotency), |work| {
                 ran = true;
                 work.publish(OutboxRow { revision: 1, message: Default::default() });
                 Ok(vec![1, 2, 3])
             });
         };
-        store.commit(&Keys::default(), &[idempotency.request_id], work_off).await.expect("committed");
+        store.commit(&Keys::default(), &[idempotency.request_id], apply_batch).await.expect("committed");
         assert_eq!((answer, ran), (Ok(vec![1, 2, 3]), attempt == 1), "attempt {attempt}");
     }
-    let (record, ledger) = store.glance(Some(idempotency), &ticket("never")).await.expect("read");
+    let (record, ledger) = store.read_snapshot(Some(idempotency), &ticket("never")).await.expect("read");
     assert_eq!((record.map(|record| record.answer), ledger), (Some(vec![1, 2, 3]), None));
 }
 
@@ -142,7 +142,7 @@ async fn a_failed_commit_leaves_nothing(store: &dyn ReservationStore) {
     let bad = reservation("doubled", "user-3", 9, Status::Reserved);
     assert!(put(store, &[good.clone(), bad]).await.is_err());
     assert_eq!(store.reservation(good.id).await.expect("read"), None);
-    let (_, ledger) = store.glance(None, &ticket("half-done")).await.expect("read");
+    let (_, ledger) = store.read_snapshot(None, &ticket("half-done")).await.expect("read");
     assert_eq!(ledger, None);
 }
 
@@ -206,7 +206,7 @@ async fn only_the_active_reservation_comes_with_a_ledger(store: &dyn Reservation
 /// Raises a ledger, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
 async fn raise(store: &dyn ReservationStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
-    let work_off = &mut |work: &mut Work<ReservationRows>| {
+    let apply_batch = &mut |work: &mut Work<ReservationRows>| {
         begun += 1;
         if begun == 1 {
             during();
@@ -215,21 +215,21 @@ async fn raise(store: &dyn ReservationStore, id: &TicketId, during: &mut (dyn Fn
         work.rows.ledgers.put(id.clone(), Ledger { revision: seen.revision + 1, ..seen });
     };
     let keys = Keys { tickets: [id.clone()].into(), ..Keys::default() };
-    store.commit(&keys, &[], work_off).await.expect("committed");
+    store.commit(&keys, &[], apply_batch).await.expect("committed");
     begun
 }
 
 async fn revision(store: &dyn ReservationStore, id: &TicketId) -> i64 {
-    let (_, ledger) = store.glance(None, id).await.expect("read");
+    let (_, ledger) = store.read_snapshot(None, id).await.expect("read");
     ledger.expect("there").revision
 }
 
-/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }
 
-async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+async fn concurrent_changes_of_a_row_see_each_other(
     one: &dyn ReservationStore,
     other: Arc<dyn ReservationStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
@@ -247,7 +247,7 @@ async fn of_two_who_change_a_row_the_later_sees_the_earlier(
     assert_eq!(revision(one, &id).await, 3);
 }
 
-async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn ReservationStore, other: &dyn ReservationStore) {
+async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn ReservationStore, other: &dyn ReservationStore) {
     let id = ticket("made-by-both");
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
     assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
@@ -263,13 +263,13 @@ async fn who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(
     put(one, std::slice::from_ref(&held)).await.expect("held");
     let keys = || Keys { reservations: [held.id].into(), ..Keys::default() };
     let mut second = None;
-    let work_off = &mut |work: &mut Work<ReservationRows>| {
+    let apply_batch = &mut |work: &mut Work<ReservationRows>| {
         let (other, keys) = (other.clone(), keys());
         second = Some(tokio::spawn(async move { seen(&*other, keys).await }));
         block_in_place(wait_until_blocked);
         work.rows.reservations.put(held.id, Reservation { status: Status::Cancelled, ..held.clone() });
     };
-    one.commit(&keys(), &[], work_off).await.expect("committed");
+    one.commit(&keys(), &[], apply_batch).await.expect("committed");
     let (_, reservations) = second.expect("spawned").await.expect("it ends");
     assert_eq!(reservations[0].status, Status::Cancelled);
 }

@@ -74,7 +74,7 @@ impl Tables for ReservationTables {
 
 #[async_trait]
 impl ReservationStore for Store<ReservationTables> {
-    async fn glance(
+    async fn read_snapshot(
         &self,
         idempotency: Option<Idempotency>,
         ticket: &TicketId,

@@ -207,7 +207,7 @@ const PAGE_BY_STATUS: &str =
 
 #[async_trait]
 impl ReservationStore for Store<ReservationTables> {
-    async fn glance(
+    async fn read_snapshot(
         &self,
         idempotency: Option<Idempotency>,
         ticket: &TicketId,

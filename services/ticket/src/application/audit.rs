@@ -10,7 +10,7 @@ use eticket_chassis::{
 };
 use eticket_proto::{ids::TicketId, subjects};
 
-use super::{Job, Messages, ReservationChange, Tickets, by_status, unavailable};
+use super::{Messages, ReservationChange, Tickets, WriteCommand, by_status, unavailable};
 use crate::domain;
 
 /// The states that the ticket service owns.
@@ -45,7 +45,8 @@ impl Owner for TicketStates {
     async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
         let ids: Vec<TicketId> = subjects.iter().filter_map(|subject| subjects::ticket_of(subject)).collect();
         let count = ids.len() as u64;
-        futures::future::try_join_all(ids.into_iter().map(|id| self.tickets.submit(Job::Republish(id)))).await?;
+        futures::future::try_join_all(ids.into_iter().map(|id| self.tickets.submit(WriteCommand::Republish(id))))
+            .await?;
         Ok(count)
     }
 }

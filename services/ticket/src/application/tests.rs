@@ -38,8 +38,8 @@ async fn fixture() -> Fixture {
     let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.unwrap();
     let store = Arc::new(Store::<sqlite::TicketTables>::new(database.clone()));
     let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-    let jobs = Batches::start("ticket", &Tasks::new(), Limits::default(), Arc::new(writer));
-    let tickets = Tickets::new(store, jobs, clock.clone());
+    let writer = Batches::start("ticket", &Tasks::new(), Limits::default(), Arc::new(writer));
+    let tickets = Tickets::new(store, writer, clock.clone());
     Fixture { tickets, database, clock, _folder: folder }
 }
 
@@ -82,7 +82,7 @@ async fn every_change_is_told_with_the_state_as_of_its_revision() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
     assert_eq!(
-        fixture.tickets.take_in(vec![incoming("t-1", 1, true), incoming("t-1", 2, false)]).await,
+        fixture.tickets.handle(vec![incoming("t-1", 1, true), incoming("t-1", 2, false)]).await,
         [Ok(()), Ok(())]
     );
     let id: TicketId = "t-1".parse().unwrap();
@@ -109,10 +109,10 @@ async fn every_change_is_told_with_the_state_as_of_its_revision() {
 async fn a_stale_event_changes_and_tells_nothing() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
-    fixture.tickets.take_in(vec![incoming("t-1", 5, true)]).await;
+    fixture.tickets.handle(vec![incoming("t-1", 5, true)]).await;
     let (before, told) = (fixture.ticket("t-1").await, fixture.waiting().await.len());
     assert_eq!(
-        fixture.tickets.take_in(vec![incoming("t-1", 5, false), incoming("t-1", 4, false)]).await,
+        fixture.tickets.handle(vec![incoming("t-1", 5, false), incoming("t-1", 4, false)]).await,
         [Ok(()), Ok(())]
     );
     assert_eq!(fixture.ticket("t-1").await, before);
@@ -122,14 +122,14 @@ async fn a_stale_event_changes_and_tells_nothing() {
 #[tokio::test]
 async fn an_event_for_an_unknown_ticket_is_parked_until_it_can_be_applied() {
     let fixture = fixture().await;
-    assert_eq!(fixture.tickets.take_in(vec![incoming("t-9", 1, true)]).await, [Ok(())]);
+    assert_eq!(fixture.tickets.handle(vec![incoming("t-9", 1, true)]).await, [Ok(())]);
     let parked = fixture.database.parked("", 10).await.unwrap();
     assert_eq!((parked.len(), parked[0].reason.as_str()), (1, "there is no such ticket"));
     let again = Incoming { was_parked: true, ..incoming("t-9", 1, true) };
-    fixture.tickets.take_in(vec![again.clone()]).await;
+    fixture.tickets.handle(vec![again.clone()]).await;
     assert_eq!(fixture.database.parked("", 10).await.unwrap().len(), 1, "still no such ticket");
     fixture.run(register("t-9"), None).await.expect("registered");
-    fixture.tickets.take_in(vec![again]).await;
+    fixture.tickets.handle(vec![again]).await;
     assert_eq!(fixture.database.parked("", 10).await.unwrap().len(), 0);
     assert!(fixture.ticket("t-9").await.holder.is_some());
 }
@@ -166,7 +166,7 @@ async fn republishing_sends_every_ticket_by_its_status_and_raises_no_revision() 
     for id in ["t-1", "t-2", "t-3"] {
         fixture.run(register(id), None).await.expect("registered");
     }
-    fixture.tickets.take_in(vec![incoming("t-2", 1, true)]).await;
+    fixture.tickets.handle(vec![incoming("t-2", 1, true)]).await;
     let id: TicketId = "t-3".parse().unwrap();
     fixture.run(Command::Withdraw { id, etag: String::new() }, None).await.expect("withdrawn");
     let before = fixture.waiting().await.len();

@@ -73,7 +73,7 @@ fn only_a_change_of_times_raises_the_schedule_revision() {
 fn the_etag_speaks_of_edits_only() {
     let ticket = ticket();
     let etag = ticket.etag();
-    let held = take_in(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
+    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
     assert!(update(Some(&held), &etag, Change::default(), time(2)).is_ok(), "an event is no edit");
     assert_eq!(update(Some(&ticket), "", Change::default(), time(2)), Ok(ticket.clone()), "of nothing, it is none");
     let renamed = Change { title: Some(title("another")), ..Change::default() };
@@ -85,35 +85,35 @@ fn the_etag_speaks_of_edits_only() {
 
 #[test]
 fn a_withdrawn_ticket_takes_no_edit_and_keeps_its_holder() {
-    let held = take_in(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
+    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
     let withdrawn = withdraw(Some(&held), "", time(2)).expect("withdrawn");
     assert_eq!(withdrawn.holder, held.holder);
     assert_eq!(withdrawn.status(time(2)), Status::Withdrawn);
     assert_eq!(withdraw(Some(&withdrawn), "", time(3)), Err(Refusal::Withdrawn));
     assert_eq!(update(Some(&withdrawn), "", Change::default(), time(3)), Err(Refusal::Withdrawn));
     assert_eq!(withdraw(None, "", time(3)), Err(Refusal::NotFound));
-    let rejected = take_in(&withdrawn, None, 2, time(4)).expect("taken in");
+    let rejected = apply_reservation(&withdrawn, None, 2, time(4)).expect("taken in");
     assert_eq!((rejected.holder, rejected.revision), (None, withdrawn.revision + 1));
 }
 
 #[test]
 fn an_event_that_is_not_newer_is_stale() {
-    let held = take_in(&ticket(), Some(reservation()), 3, time(1)).expect("taken in");
+    let held = apply_reservation(&ticket(), Some(reservation()), 3, time(1)).expect("taken in");
     for stale in [1, 2, 3] {
-        assert_eq!(take_in(&held, None, stale, time(2)), None, "revision {stale}");
+        assert_eq!(apply_reservation(&held, None, stale, time(2)), None, "revision {stale}");
     }
 }
 
 #[test]
 fn an_event_that_changes_nothing_visible_still_raises_the_revision() {
     let ticket = ticket();
-    let seen = take_in(&ticket, None, 2, time(1)).expect("taken in");
+    let seen = apply_reservation(&ticket, None, 2, time(1)).expect("taken in");
     assert_eq!((seen.revision, seen.reservation_revision), (2, 2));
 }
 
 #[test]
-fn of_several_reasons_the_lasting_one_is_told() {
-    let held = take_in(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
+fn the_most_lasting_of_several_reasons_is_returned() {
+    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
     assert_eq!(ticket().check(time(1)), Ok(()));
     assert_eq!(held.check(time(1)), Err(Unavailable::Reserved));
     assert_eq!(held.check(time(200)), Err(Unavailable::Expired), "RESERVED must not hide EXPIRED");
@@ -128,7 +128,7 @@ fn an_expiry_is_announced_once() {
     let announced = sweep(&ticket, time(200)).expect("announced");
     assert_eq!((announced.revision, announced.edits), (2, 1));
     assert_eq!(sweep(&announced, time(201)), None);
-    let held = take_in(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
+    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
     assert_eq!(sweep(&held, time(200)), None, "who is held is not expired");
 }
 
@@ -140,7 +140,7 @@ proptest! {
         let mut row = ticket();
         for revision in &order {
             let index = usize::try_from(*revision).expect("small");
-            if let Some(next) = take_in(&row, holders[index], *revision, time(1)) {
+            if let Some(next) = apply_reservation(&row, holders[index], *revision, time(1)) {
                 prop_assert_eq!(next.revision, row.revision + 1);
                 row = next;
             }

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_chassis::{
     batch,
     bus::Message,
-    consumer::{Incoming, TakeIn},
+    consumer::{EventHandler, Incoming},
     store::Parked,
 };
 use eticket_proto::{event::ReservationEvent, subjects};
@@ -20,7 +20,7 @@ pub struct Events {
 }
 
 #[async_trait]
-impl TakeIn for Events {
+impl EventHandler for Events {
     type Event = ReservationChange;
 
     fn decode(&self, message: &Message) -> Result<ReservationChange, String> {
@@ -40,8 +40,8 @@ impl TakeIn for Events {
         (event.ticket.to_string(), event.revision)
     }
 
-    async fn take_in(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
-        self.tickets.take_in(events).await
+    async fn handle(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
+        self.tickets.handle(events).await
     }
 
     async fn park(&self, parked: Parked) -> Result<(), batch::Error> {

@@ -39,7 +39,7 @@ impl TicketService for Grpc {
         &self,
         request: Request<RegisterTicketRequest>,
     ) -> Result<Response<RegisterTicketResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
         let id = match message.ticket_id.as_str() {
             "" => Ok(TicketId::generate()),
@@ -66,7 +66,7 @@ impl TicketService for Grpc {
         &self,
         request: Request<UpdateTicketRequest>,
     ) -> Result<Response<UpdateTicketResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
         let (id, change) = (ticket_id(&message.ticket_id), change(&message));
         let request_id = idempotency::request_id(&message.request_id);
@@ -82,7 +82,7 @@ impl TicketService for Grpc {
         &self,
         request: Request<WithdrawTicketRequest>,
     ) -> Result<Response<WithdrawTicketResponse>, Status> {
-        let call = Call::of(&request);
+        let call = Call::from_request(&request);
         let message = request.into_inner();
         let (id, request_id) = (ticket_id(&message.ticket_id), idempotency::request_id(&message.request_id));
         ApiError::all([id.as_ref().err(), request_id.as_ref().err()])?;
@@ -111,7 +111,7 @@ impl TicketService for Grpc {
         let scope = format!("ListTickets {}", message.filter_status);
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().unwrap_or_default();
-        let found = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::of_store)?;
+        let found = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::store_status)?;
         let now = self.tickets.now();
         let (tickets, last) = page.fill(found, |ticket| Some(to_message(ticket, now)));
         let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();
@@ -145,16 +145,16 @@ impl Grpc {
         let id = match &command {
             Command::Register { id, .. } | Command::Update { id, .. } | Command::Withdraw { id, .. } => id.clone(),
         };
-        let idempotency = idempotency::of(&call.caller, &fields)?;
+        let idempotency = idempotency::from_fields(&call.caller, &fields)?;
         let request_id = fields.request_id;
         let outcome = self.tickets.command(command, idempotency, call.trace, call.deadline).await;
-        let answer = outcome.map_err(failure::of_batch)?.map_err(|refusal| refused(refusal, &id, request_id))?;
+        let answer = outcome.map_err(failure::batch_status)?.map_err(|refusal| refused(refusal, &id, request_id))?;
         A::decode(answer.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
     }
 
     async fn find(&self, id: &str) -> Result<Ticket, Status> {
         let id = ticket_id(id)?;
-        let ticket = self.tickets.ticket(&id).await.map_err(failure::of_store)?;
+        let ticket = self.tickets.ticket(&id).await.map_err(failure::store_status)?;
         ticket.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id).into())
     }
 }

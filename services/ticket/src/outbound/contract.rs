@@ -25,8 +25,8 @@ pub(crate) async fn replicas(
     other: Arc<dyn TicketStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
 ) {
-    of_two_who_change_a_row_the_later_sees_the_earlier(&*one, other.clone(), wait_until_blocked).await;
-    of_two_who_make_a_row_the_later_sees_the_earlier(&*one, &*other).await;
+    concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
+    concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
 }
 
 fn time(seconds: i64) -> DateTime<Utc> {
@@ -41,12 +41,12 @@ fn ticket(name: &str, end: i64) -> Ticket {
 
 async fn put(store: &dyn TicketStore, tickets: &[Ticket]) -> Result<(), Error> {
     let keys: BTreeSet<TicketId> = tickets.iter().map(|ticket| ticket.id.clone()).collect();
-    let work_off = &mut |work: &mut Work<TicketRows>| {
+    let apply_batch = &mut |work: &mut Work<TicketRows>| {
         for ticket in tickets {
             work.rows.put(ticket.id.clone(), ticket.clone());
         }
     };
-    store.commit(&keys, &[], work_off).await
+    store.commit(&keys, &[], apply_batch).await
 }
 
 async fn what_was_committed_is_read_again(store: &dyn TicketStore) {
@@ -126,7 +126,7 @@ async fn only_who_expired_unannounced_is_swept(store: &dyn TicketStore) {
 /// Edits a ticket, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
 async fn edit(store: &dyn TicketStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
-    let work_off = &mut |work: &mut Work<TicketRows>| {
+    let apply_batch = &mut |work: &mut Work<TicketRows>| {
         begun += 1;
         if begun == 1 {
             during();
@@ -134,7 +134,7 @@ async fn edit(store: &dyn TicketStore, id: &TicketId, during: &mut (dyn FnMut() 
         let seen = work.rows.get(id).cloned().unwrap_or_else(|| ticket(id.as_str(), 100));
         work.rows.put(id.clone(), Ticket { edits: seen.edits + 1, ..seen });
     };
-    store.commit(&[id.clone()].into(), &[], work_off).await.expect("committed");
+    store.commit(&[id.clone()].into(), &[], apply_batch).await.expect("committed");
     begun
 }
 
@@ -142,12 +142,12 @@ async fn edits(store: &dyn TicketStore, id: &TicketId) -> i64 {
     store.ticket(id).await.expect("read").expect("there").edits
 }
 
-/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }
 
-async fn of_two_who_change_a_row_the_later_sees_the_earlier(
+async fn concurrent_changes_of_a_row_see_each_other(
     one: &dyn TicketStore,
     other: Arc<dyn TicketStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
@@ -166,7 +166,7 @@ async fn of_two_who_change_a_row_the_later_sees_the_earlier(
     assert_eq!(edits(one, &id).await, before + 2);
 }
 
-async fn of_two_who_make_a_row_the_later_sees_the_earlier(one: &dyn TicketStore, other: &dyn TicketStore) {
+async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn TicketStore, other: &dyn TicketStore) {
     let id: TicketId = "made-by-both".parse().expect("an id");
     let mut during = || assert_eq!(meanwhile(edit(other, &id, &mut || ())), 1);
     assert_eq!(edit(one, &id, &mut during).await, 2, "it met what the other had made, and began again");

@@ -1,4 +1,4 @@
-//! The file of the embedded bus: messages, positions, identity.
+//! The file of the embedded bus: messages, positions, epoch.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ pub(super) struct Position {
 
 /// What the file held when it was opened.
 pub(super) struct Contents {
-    pub(super) identity: String,
+    pub(super) epoch: String,
     pub(super) last_sequence: u64,
     pub(super) positions: Vec<Position>,
 }
@@ -139,7 +139,7 @@ async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
         .bind(Uuid::new_v4().to_string())
         .execute(&mut *connection)
         .await?;
-    let identity = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
+    let epoch = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
     // The newest message of a subject is always kept, so the newest of all is there.
     let last: Option<i64> = sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
     let rows = sqlx::query("select name, filters, floor from position").fetch_all(connection).await?;
@@ -149,7 +149,7 @@ async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
         Ok(Position { name: row.try_get("name")?, filters, floor: unsigned(row.try_get("floor")?) })
     });
     let positions = positions.collect::<sqlx::Result<_>>()?;
-    Ok(Contents { identity, last_sequence: unsigned(last.unwrap_or(0)), positions })
+    Ok(Contents { epoch, last_sequence: unsigned(last.unwrap_or(0)), positions })
 }
 
 fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {

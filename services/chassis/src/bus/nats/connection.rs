@@ -79,7 +79,7 @@ pub(super) struct Refusal {
 
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Answer<T> {
+enum ApiResponse<T> {
     Refused { error: Refusal },
     Given(T),
 }
@@ -240,8 +240,8 @@ impl Connection {
         let subject = subject.into();
         let answer = self.request(subject.clone(), headers, payload).await?;
         match serde_json::from_slice(&answer.payload) {
-            Ok(Answer::Given(value)) => Ok(value),
-            Ok(Answer::Refused { error }) => Err(Failure::Refused(error)),
+            Ok(ApiResponse::Given(value)) => Ok(value),
+            Ok(ApiResponse::Refused { error }) => Err(Failure::Refused(error)),
             Err(_) => Err(Failure::Unanswered(Error::Unavailable(format!(
                 "{} answers {subject} with something else than JetStream does",
                 self.target.shown

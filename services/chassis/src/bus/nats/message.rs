@@ -35,7 +35,7 @@ fn own_headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(Stri
 
 /// What a delivery says of itself in the subject that it is to be acknowledged on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct DeliveryInfo {
     /// In the stream.
     pub(super) sequence: u64,
     /// Of the consumer's deliveries, each attempt counted.
@@ -45,7 +45,7 @@ pub(super) struct Place {
 
 /// Of `$JS.ACK.<stream>.<consumer>.<attempts>.<sequence>.<delivered>.<time>.<pending>`, or with domain and account before the
 /// stream's name, and then perhaps more at the end.
-pub(super) fn place_of(reply: &str) -> Option<Place> {
+pub(super) fn delivery_info(reply: &str) -> Option<DeliveryInfo> {
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let numbers = match tokens.len() {
         7 => &tokens[2..],
@@ -54,13 +54,13 @@ pub(super) fn place_of(reply: &str) -> Option<Place> {
     };
     let number = |index: usize| numbers[index].parse::<u64>().ok();
     let attempts = u32::try_from(number(0)?).unwrap_or(u32::MAX);
-    Some(Place { attempts, sequence: number(1)?, delivered: number(2)? })
+    Some(DeliveryInfo { attempts, sequence: number(1)?, delivered: number(2)? })
 }
 
 /// A delivery, with its place and where it is to be acknowledged; `None` for what is none.
-pub(super) fn delivery_of(message: async_nats::Message) -> Option<(Delivery, Place, async_nats::Subject)> {
+pub(super) fn delivery_of(message: async_nats::Message) -> Option<(Delivery, DeliveryInfo, async_nats::Subject)> {
     let reply = message.reply?;
-    let place = place_of(&reply)?;
+    let place = delivery_info(&reply)?;
     let pairs = message.headers.iter().flat_map(HeaderMap::iter);
     let pairs = pairs.flat_map(|(name, values)| values.iter().map(|value| (name.as_ref(), value.as_str())));
     let headers = own_headers(pairs);
@@ -96,16 +96,16 @@ mod tests {
 
     #[test]
     fn a_delivery_says_where_it_stands() {
-        let expected = Some(Place { attempts: 2, sequence: 17, delivered: 9 });
+        let expected = Some(DeliveryInfo { attempts: 2, sequence: 17, delivered: 9 });
         for reply in [
             "$JS.ACK.ETICKET.ticket.2.17.9.1700000000000000000.4",
             "$JS.ACK.hub.A1B2.ETICKET.ticket.2.17.9.1700000000000000000.4",
             "$JS.ACK.hub.A1B2.ETICKET.ticket.2.17.9.1700000000000000000.4.random.more",
         ] {
-            assert_eq!(place_of(reply), expected, "{reply}");
+            assert_eq!(delivery_info(reply), expected, "{reply}");
         }
         for reply in ["_INBOX.a.b", "$JS.ACK.ETICKET.ticket.2.17", "$JS.ACK.ETICKET.ticket.x.17.9.1.4"] {
-            assert_eq!(place_of(reply), None, "{reply}");
+            assert_eq!(delivery_info(reply), None, "{reply}");
         }
     }
 

@@ -82,8 +82,8 @@ impl StreamInfo {
     }
 
     pub(super) fn state(&self) -> StreamState {
-        let identity = self.created.to_rfc3339_opts(SecondsFormat::Nanos, true);
-        StreamState { identity, last_sequence: self.state.last_seq }
+        let epoch = self.created.to_rfc3339_opts(SecondsFormat::Nanos, true);
+        StreamState { epoch, last_sequence: self.state.last_seq }
     }
 }
 

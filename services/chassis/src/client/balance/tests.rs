@@ -64,7 +64,7 @@ async fn a_name_that_cannot_be_resolved_keeps_its_addresses() {
 }
 
 #[test]
-fn of_loopback_addresses_the_one_that_servers_listen_on_is_taken() {
+fn the_listening_loopback_address_is_chosen() {
     let usable = |addresses: &[&str]| {
         let parsed = addresses.iter().map(|address| address.parse().expect(address)).collect();
         usable(parsed).into_iter().map(|address| address.to_string()).collect::<Vec<_>>()

@@ -3,14 +3,16 @@
 use super::*;
 use crate::config::{AuthMode, LogFormat};
 
-const TICKET: Shape = Shape {
+const TICKET: ServiceSpec = ServiceSpec {
     name: "ticket",
     defaults: "listen = '127.0.0.1:8082'\n[sweep]\ninterval_ms = 1000\n[fault]\nlatency_ms = 0",
     store: StoreSupport::Any,
 };
-const QUERY: Shape = Shape { name: "query", defaults: "listen = '127.0.0.1:8084'", store: StoreSupport::SqliteOnly };
-const GATEWAY: Shape = Shape { name: "gateway", defaults: "listen = '127.0.0.1:8088'", store: StoreSupport::None };
-const ALL: [Shape; 3] = [TICKET, QUERY, GATEWAY];
+const QUERY: ServiceSpec =
+    ServiceSpec { name: "query", defaults: "listen = '127.0.0.1:8084'", store: StoreSupport::SqliteOnly };
+const GATEWAY: ServiceSpec =
+    ServiceSpec { name: "gateway", defaults: "listen = '127.0.0.1:8088'", store: StoreSupport::None };
+const ALL: [ServiceSpec; 3] = [TICKET, QUERY, GATEWAY];
 
 /// The own keys of `TICKET`.
 #[derive(Debug, PartialEq, serde::Deserialize, Serialize)]
@@ -342,7 +344,7 @@ fn what_is_set_and_empty_is_refused() {
 fn what_is_not_utf_8_is_refused_and_what_is_not_ours_left_alone() {
     use std::os::unix::ffi::OsStringExt;
     let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
-    let of = |name: &[u8], value: &[u8]| Sources::of(None, [(odd(name), odd(value))], None);
+    let of = |name: &[u8], value: &[u8]| Sources::from_variables(None, [(odd(name), odd(value))], None);
     for (name, value) in [(&b"ETICKET__DATA"[..], &b"/tmp/\xff"[..]), (b"ETICKET__DA\xffTA", b"/tmp")] {
         let error = of(name, value).expect_err("refused");
         assert!(error.key().starts_with("ETICKET__DA") && error.to_string().contains("UTF-8"), "{error}");

@@ -10,7 +10,7 @@ use tower::ServiceExt;
 
 use super::*;
 
-async fn ask(stack: &impl Stack<Future: Send>, request: Request<Body>) -> Answer {
+async fn ask(stack: &impl Stack<Future: Send>, request: Request<Body>) -> HttpResponse {
     let Ok(response) = stack.clone().oneshot(request).await;
     read(response).await
 }

@@ -54,7 +54,7 @@ async fn work_ends_when_there_is_no_time_left() {
     for kind in [StreamKind::Waits, StreamKind::Endless] {
         let (fake, token) = (Fake::new(kind), CancellationToken::new());
         let mut request = republish(&[]);
-        request.extensions_mut().insert(Overdue { work: token.clone(), ..Overdue::default() });
+        request.extensions_mut().insert(ForcedEnd { work: token.clone(), ..ForcedEnd::default() });
         let mut response = open(&fake, request).await;
         assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
         token.cancel();
@@ -71,7 +71,7 @@ async fn a_stream_that_drains_asks_for_a_retry_only_within_its_deadline() {
     for (timeout, expected) in [("1M", "1000"), ("900m", "-1")] {
         let token = CancellationToken::new();
         let mut request = republish(&[("grpc-timeout", timeout)]);
-        request.extensions_mut().insert(Overdue { work: token.clone(), ..Overdue::default() });
+        request.extensions_mut().insert(ForcedEnd { work: token.clone(), ..ForcedEnd::default() });
         let mut response = open(&Fake::new(StreamKind::Waits), request).await;
         assert!(response.body_mut().frame().await.expect("open").expect("a message").is_data());
         token.cancel();
@@ -120,10 +120,10 @@ async fn a_unary_call_outlives_the_age_of_its_connection() {
 }
 
 /// How a call ends that its handler would not end, once one token after the other is cancelled.
-async fn ended(request: Request<Body>, tokens: &[&CancellationToken], overdue: &Overdue) -> Answer {
+async fn ended(request: Request<Body>, tokens: &[&CancellationToken], forced_end: &ForcedEnd) -> HttpResponse {
     let fake = Fake::new(StreamKind::Waits);
     let mut request = request;
-    request.extensions_mut().insert(overdue.clone());
+    request.extensions_mut().insert(forced_end.clone());
     let answer = tokio::spawn({
         let fake = fake.clone();
         async move { read(open(&fake, request).await).await }
@@ -141,24 +141,24 @@ async fn ended(request: Request<Body>, tokens: &[&CancellationToken], overdue: &
 
 #[tokio::test]
 async fn a_read_that_waits_is_told_before_a_command_is() {
-    let overdue = Overdue::default();
-    assert!(ended(list("hang", &[]), &[&overdue.reads], &overdue).await.is_shutting_down());
-    let overdue = Overdue::default();
+    let forced_end = ForcedEnd::default();
+    assert!(ended(list("hang", &[]), &[&forced_end.reads], &forced_end).await.is_shutting_down());
+    let forced_end = ForcedEnd::default();
     let command = request(RESEND, &ResendParkedEventRequest { event_id: "hang".into() }, &[]);
-    assert!(ended(command, &[&overdue.reads, &overdue.all], &overdue).await.is_shutting_down());
+    assert!(ended(command, &[&forced_end.reads, &forced_end.all], &forced_end).await.is_shutting_down());
 }
 
 #[tokio::test]
 async fn work_that_has_not_answered_yet_ends_too() {
-    let overdue = Overdue::default();
+    let forced_end = ForcedEnd::default();
     let request = request(REBUILD, &RebuildViewRequest::default(), &[]);
-    assert!(ended(request, &[&overdue.work], &overdue).await.is_shutting_down());
+    assert!(ended(request, &[&forced_end.work], &forced_end).await.is_shutting_down());
 }
 
 #[tokio::test]
 async fn work_outlives_the_age_of_its_connection() {
-    let (connection, overdue) = (CancellationToken::new(), Overdue::default());
+    let (connection, forced_end) = (CancellationToken::new(), ForcedEnd::default());
     let mut request = request(REBUILD, &RebuildViewRequest::default(), &[]);
     request.extensions_mut().insert(ConnectionDraining(connection.clone()));
-    assert!(ended(request, &[&connection, &overdue.work], &overdue).await.is_shutting_down());
+    assert!(ended(request, &[&connection, &forced_end.work], &forced_end).await.is_shutting_down());
 }

@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's identity in memory.
+//! Outbox, records, parked messages and the stream's epoch in memory.
 
 use std::{collections::BTreeSet, ops::Bound};
 
@@ -91,14 +91,14 @@ impl<T: Tables> Housekeeping for Store<T> {
         Ok(i64::try_from(self.shared.state().outbox.len()).unwrap_or(i64::MAX))
     }
 
-    async fn stream_identity(&self) -> Result<Option<String>, Error> {
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         self.step("read").await?;
-        Ok(self.shared.state().stream_identity.clone())
+        Ok(self.shared.state().stream_epoch.clone())
     }
 
-    async fn set_stream_identity(&self, identity: &str) -> Result<(), Error> {
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error> {
         self.step("note the stream").await?;
-        self.shared.state().stream_identity = Some(identity.to_owned());
+        self.shared.state().stream_epoch = Some(epoch.to_owned());
         Ok(())
     }
 

@@ -70,8 +70,8 @@ fn row(subject: &str, revision: i64) -> OutboxRow {
 }
 
 async fn write(store: &Store<Numbers>, rows: &[OutboxRow]) {
-    let work_off = &mut |work: &mut Numbered| rows.iter().cloned().for_each(|row| work.publish(row));
-    store.commit(&vec![], &[], work_off).await.unwrap();
+    let apply_batch = &mut |work: &mut Numbered| rows.iter().cloned().for_each(|row| work.publish(row));
+    store.commit(&vec![], &[], apply_batch).await.unwrap();
 }
 
 async fn claimed(store: &Store<Numbers>, most: usize) -> (Box<dyn crate::store::Claim>, Vec<Vec<(String, i64)>>) {
@@ -84,12 +84,12 @@ async fn claimed(store: &Store<Numbers>, most: usize) -> (Box<dyn crate::store::
 #[tokio::test]
 async fn what_cannot_be_written_leaves_nothing() {
     let store = store();
-    let work_off = &mut |work: &mut Numbered| {
+    let apply_batch = &mut |work: &mut Numbered| {
         work.publish(row("a", 1));
         add(work, "low", 1);
         add(work, "top", 101);
     };
-    assert!(matches!(store.commit(&vec!["low", "top"], &[], work_off).await, Err(Error::Data(_))));
+    assert!(matches!(store.commit(&vec!["low", "top"], &[], apply_batch).await, Err(Error::Data(_))));
     assert_eq!((number(&store, "low").await, store.outbox_depth().await.unwrap()), (None, 0));
 }
 
@@ -99,9 +99,9 @@ async fn who_waits_for_a_row_sees_what_was_done_to_it() {
     make(&store, "n").await;
     let mut transaction = store.begin().await.unwrap();
     transaction.lock("n".to_owned()).await.unwrap();
-    let work_off = &mut |work: &mut Numbered| add(work, "n", 10);
+    let apply_batch = &mut |work: &mut Numbered| add(work, "n", 10);
     let keys = vec!["n"];
-    let mut other = store.commit(&keys, &[], work_off).boxed_local();
+    let mut other = store.commit(&keys, &[], apply_batch).boxed_local();
     assert!((&mut other).now_or_never().is_none(), "the row is locked");
     let mut work = transaction.read(&keys, &[]).expect("it is locked");
     add(&mut work, "n", 1);
@@ -120,7 +120,7 @@ async fn who_is_overtaken_begins_again() {
     let mut transaction = store.begin().await.unwrap();
     let mut work = transaction.read(&keys, &requests).expect("there is nothing to lock");
     let mut effects = 0;
-    let work_off = &mut |work: &mut Numbered| {
+    let apply_batch = &mut |work: &mut Numbered| {
         let effect = |work: &mut Numbered| {
             effects += 1;
             add(work, "n", 1);
@@ -128,7 +128,7 @@ async fn who_is_overtaken_begins_again() {
         };
         assert_eq!(work.run::<RequestIdReused>(Some(idempotency), effect), Ok(vec![7]));
     };
-    store.commit(&keys, &requests, work_off).await.unwrap();
+    store.commit(&keys, &requests, apply_batch).await.unwrap();
     assert!(work.run::<RequestIdReused>(Some(idempotency), |_| Ok(vec![9])).is_ok());
     assert_eq!(transaction.commit(&keys, &requests, &work).await.unwrap(), Outcome::Overtaken);
     assert_eq!(store.record(idempotency.request_id).await.unwrap().map(|it| it.answer), Some(vec![7]));
@@ -157,9 +157,9 @@ async fn a_relay_owns_a_subject_until_it_has_done() {
 async fn books_are_kept() {
     let clock = clock();
     let store = Store::<Numbers>::new(clock.clone());
-    assert_eq!(store.stream_identity().await.unwrap(), None);
-    store.set_stream_identity("one").await.unwrap();
-    assert_eq!(store.stream_identity().await.unwrap().as_deref(), Some("one"));
+    assert_eq!(store.stream_epoch().await.unwrap(), None);
+    store.set_stream_epoch("one").await.unwrap();
+    assert_eq!(store.stream_epoch().await.unwrap().as_deref(), Some("one"));
 
     let parked = |event_id: &str| Parked {
         event_id: event_id.to_owned(),

@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's identity on PostgreSQL.
+//! Outbox, records, parked messages and the stream's epoch on PostgreSQL.
 
 use std::collections::BTreeMap;
 
@@ -143,15 +143,15 @@ impl Housekeeping for Database {
         within(self.limits.read, count).await
     }
 
-    async fn stream_identity(&self) -> Result<Option<String>, Error> {
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         let select = sqlx::query_scalar("select identity from stream").fetch_optional(&self.housekeepers);
         within(self.limits.read, select).await
     }
 
-    async fn set_stream_identity(&self, identity: &str) -> Result<(), Error> {
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error> {
         const UPSERT: &str = "insert into stream (id, identity) values (1, $1)
             on conflict (id) do update set identity = excluded.identity";
-        within(self.limits.read, sqlx::query(UPSERT).bind(identity).execute(&self.housekeepers)).await?;
+        within(self.limits.read, sqlx::query(UPSERT).bind(epoch).execute(&self.housekeepers)).await?;
         Ok(())
     }
 

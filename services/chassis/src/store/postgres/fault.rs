@@ -21,7 +21,7 @@ pub(in crate::store) fn lies_in_the_data(error: &dyn DatabaseError) -> Option<bo
 /// Another process has inserted a key of this batch, or holds its rows in another order: begun again it meets what is there now.
 /// Keys are primary keys; any other unique index guards what only a bug can break.
 pub(super) fn is_of_others(error: &Error) -> bool {
-    let Some(error) = of_postgres(error) else { return false };
+    let Some(error) = postgres_error(error) else { return false };
     match error.code() {
         SERIALIZATION_FAILURE | DEADLOCK_DETECTED => true,
         UNIQUE_VIOLATION => error.constraint().is_some_and(|name| name.ends_with("_pkey")),
@@ -34,7 +34,7 @@ pub(super) fn is_of_the_server(error: &Error) -> bool {
     matches!(error, Error::Unavailable(_)) && !is_of_others(error)
 }
 
-fn of_postgres(error: &Error) -> Option<&PgDatabaseError> {
+fn postgres_error(error: &Error) -> Option<&PgDatabaseError> {
     let error = match error {
         Error::Unavailable(error) => error,
         Error::Data(error) => error.downcast_ref::<sqlx::Error>()?,

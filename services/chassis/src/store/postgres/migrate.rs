@@ -41,7 +41,7 @@ pub(super) async fn migrate(
     migrations: &Migrator,
     limits: &Limits,
 ) -> Result<(), OpenError> {
-    let options = session::of_migrations(options, schema, limits);
+    let options = session::migration_options(options, schema, limits);
     let connecting = tokio::time::timeout(limits.connect, options.connect());
     let connection = connecting.await.unwrap_or_else(|_| Err(timed_out()));
     let mut connection = connection.map_err(|error| open_error(error, schema, &options))?;

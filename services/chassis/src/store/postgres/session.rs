@@ -56,17 +56,17 @@ const MIGRATION_LOCK: Duration = Duration::from_secs(5);
 const MIGRATION_STATEMENT: Duration = Duration::from_secs(10 * 60);
 
 /// For the one connection that commits.
-pub(super) fn of_commits(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
+pub(super) fn commit_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
     limited(options, schema, limits.statement, limits.lock, limits.idle_in_transaction)
 }
 
 /// For migrations, which may have much to do.
-pub(super) fn of_migrations(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
+pub(super) fn migration_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
     limited(options, schema, MIGRATION_STATEMENT, MIGRATION_LOCK, limits.idle_in_transaction)
 }
 
 pub(super) fn readers(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgPool {
-    pool(READERS, limits, of_commits(options, schema, limits))
+    pool(READERS, limits, commit_options(options, schema, limits))
 }
 
 pub(super) fn housekeepers(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgPool {

@@ -99,12 +99,12 @@ fn count(work: &mut Work<Rows<String, i64>>, name: &str) -> i64 {
 
 /// Counts each of these up, in this order.
 async fn count_all(store: &Store<Numbers>, names: &[&str]) -> Result<(), Error> {
-    let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+    let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         for name in names {
             count(work, name);
         }
     };
-    store.commit(&keys(names), &[], work_off).await
+    store.commit(&keys(names), &[], apply_batch).await
 }
 
 async fn value(store: &Store<Numbers>, name: &str) -> i64 {
@@ -118,7 +118,7 @@ async fn waiting(database: &Database, subject: &str) -> Vec<i64> {
     database.fetch_all(select).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Runs something to its end in the middle of a `work_off`, which is synchronous.
+/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| Handle::current().block_on(future))
 }

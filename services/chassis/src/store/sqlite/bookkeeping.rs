@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's identity on SQLite.
+//! Outbox, records, parked messages and the stream's epoch on SQLite.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -162,13 +162,13 @@ impl Housekeeping for Database {
         Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.readers).await?)
     }
 
-    async fn stream_identity(&self) -> Result<Option<String>, Error> {
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         Ok(sqlx::query_scalar("select identity from stream").fetch_optional(&self.readers).await?)
     }
 
-    async fn set_stream_identity(&self, identity: &str) -> Result<(), Error> {
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error> {
         let mut writers = self.writers().await?;
-        let statement = sqlx::query("insert or replace into stream (id, identity) values (1, ?1)").bind(identity);
+        let statement = sqlx::query("insert or replace into stream (id, identity) values (1, ?1)").bind(epoch);
         statement.execute(writers.synced().await?).await?;
         Ok(())
     }

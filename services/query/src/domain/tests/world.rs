@@ -206,7 +206,7 @@ impl World {
         if ledger.revision > self.ticket.reservation_revision {
             self.ticket.reservation_revision = ledger.revision;
             self.ticket.holder = ledger.active;
-            self.ticket_causes.extend(of_ledger(emitted));
+            self.ticket_causes.extend(ledger_causes(emitted));
             self.ticket_emits();
         }
     }
@@ -230,7 +230,7 @@ impl World {
             }
             Event::Ledger(ledger, _) if ledger.revision > self.price.reservation_revision => {
                 self.price.reservation_revision = ledger.revision;
-                self.price_causes.extend(of_ledger(emitted));
+                self.price_causes.extend(ledger_causes(emitted));
             }
             _ => return,
         }
@@ -241,7 +241,7 @@ impl World {
     }
 }
 
-fn of_ledger(emitted: &Emitted) -> impl Iterator<Item = &Cause> {
+fn ledger_causes(emitted: &Emitted) -> impl Iterator<Item = &Cause> {
     emitted.causes.iter().filter(|cause| matches!(cause, Cause::Ledger(_)))
 }
 

@@ -11,8 +11,8 @@ use eticket_proto::ids::{ReservationId, TicketId};
 
 use crate::{
     application::{
-        Keys, OfStream, Position, ViewRows, Watched,
-        listing::{Direction, Field, Filter, KeyPart, Order},
+        Keys, Position, StreamRows, ViewRows, Watched,
+        listing::{Direction, Field, Filter, KeyPart, SortOrder},
     },
     domain::{self, Reservation, View},
 };
@@ -48,11 +48,11 @@ impl ViewTables {
         self.rows(|id, view| is_watched(id) && wanted(id, view))
     }
 
-    pub(super) fn of_stream(&self, mut rows: Vec<(TicketId, View)>, most: usize) -> OfStream {
+    pub(super) fn stream_rows(&self, mut rows: Vec<(TicketId, View)>, most: usize) -> StreamRows {
         // Before the first stream is met there is none that rows could be of.
-        let Some(position) = &self.position else { return OfStream::default() };
+        let Some(position) = &self.position else { return StreamRows::default() };
         rows.truncate(most);
-        OfStream { identity: rows.first().map(|_| position.identity.clone()), rows }
+        StreamRows { epoch: rows.first().map(|_| position.epoch.clone()), rows }
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) fn passes(filter: &Filter, view: &View, now: DateTime<Utc>) -> bool {
 }
 
 /// How the keys of two rows compare in an order.
-pub(super) fn above(order: &Order, one: &[KeyPart], other: &[KeyPart]) -> Ordering {
+pub(super) fn above(order: &SortOrder, one: &[KeyPart], other: &[KeyPart]) -> Ordering {
     let directions = order.fields().iter().flat_map(|(field, direction)| {
         let parts = if *field == Field::DiscountedPrice { 2 } else { 1 };
         std::iter::repeat_n(*direction, parts)

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Sqlite};
 
 use crate::{
-    application::listing::{Direction, Field, Filter, KeyPart, Order},
+    application::listing::{Direction, Field, Filter, KeyPart, SortOrder},
     domain::TicketStatus,
 };
 
@@ -48,7 +48,7 @@ pub(super) const COUNTS: &str = "select
 /// Rows of the view that pass the filter, in the order, above `after`.
 pub(super) fn query(
     filter: &Filter,
-    order: &Order,
+    order: &SortOrder,
     after: Option<&[KeyPart]>,
     now: DateTime<Utc>,
     most: i64,
@@ -96,7 +96,7 @@ pub(super) fn query(
 }
 
 /// Which index serves. Named, because without statistics SQLite's own choice among them is a guess.
-fn index(filter: &Filter, order: &Order) -> &'static str {
+fn index(filter: &Filter, order: &SortOrder) -> &'static str {
     let first = order.fields().first().map(|(field, _)| *field);
     match (first, filter.status) {
         // Few rows at most: whatever the order, they are soon sorted.

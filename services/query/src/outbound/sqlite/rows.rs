@@ -14,7 +14,7 @@ use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 
 use crate::{
     application::{
-        Keys, OfStream, Position, ViewRows,
+        Keys, Position, StreamRows, ViewRows,
         listing::{price_key, update_key},
     },
     domain::{Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
@@ -81,16 +81,16 @@ impl Tables for ViewTables {
         if !reservations.is_empty() {
             sqlx::query(REPLACE_RESERVATIONS).bind(json_rows(reservations)).execute(&mut *connection).await?;
         }
-        if let Some(Position { identity, sequence, anchor }) = &rows.moved_to {
+        if let Some(Position { epoch, sequence, fingerprint }) = &rows.moved_to {
             let sequence = i64::try_from(*sequence).map_err(Error::data)?;
-            sqlx::query(REPLACE_POSITION).bind(identity).bind(sequence).bind(anchor).execute(connection).await?;
+            sqlx::query(REPLACE_POSITION).bind(epoch).bind(sequence).bind(fingerprint).execute(connection).await?;
         }
         Ok(())
     }
 }
 
 pub(super) fn position(row: &SqliteRow) -> Result<Position, Error> {
-    Ok(Position { identity: row.try_get("identity")?, sequence: sequence(row)?, anchor: row.try_get("anchor")? })
+    Ok(Position { epoch: row.try_get("identity")?, sequence: sequence(row)?, fingerprint: row.try_get("anchor")? })
 }
 
 pub(super) fn sequence(row: &SqliteRow) -> Result<u64, Error> {
@@ -165,9 +165,9 @@ pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
 }
 
 /// Rows with the stream that they come with.
-pub(super) fn of_stream(rows: &[SqliteRow]) -> Result<OfStream, Error> {
-    let identity = rows.first().map(|row| row.try_get("identity")).transpose()?;
-    Ok(OfStream { identity, rows: rows.iter().map(view_with_id).collect::<Result<_, _>>()? })
+pub(super) fn stream_rows(rows: &[SqliteRow]) -> Result<StreamRows, Error> {
+    let epoch = rows.first().map(|row| row.try_get("identity")).transpose()?;
+    Ok(StreamRows { epoch, rows: rows.iter().map(view_with_id).collect::<Result<_, _>>()? })
 }
 
 /// A row of an outer join: the default where the view has none.

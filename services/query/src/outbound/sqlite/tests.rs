@@ -41,7 +41,7 @@ async fn every_order_and_filter_has_its_index() {
         (of_status(TicketStatus::Expired), "", "view_free"),
         (of_user, "", "view_by_holder"),
     ] {
-        let order = Order::parse(order).unwrap();
+        let order = SortOrder::parse(order).unwrap();
         let key = order.key(&"t".parse().unwrap(), &View::default());
         for after in [None, Some(key.as_slice())] {
             let query = pages::query(&filter, &order, after, DateTime::UNIX_EPOCH, 51);

@@ -22,7 +22,7 @@ async fn replicas() -> (Postgres, [Fixture; 2]) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn of_a_hundred_at_once_at_two_replicas_one_gets_the_ticket() {
+async fn one_of_a_hundred_concurrent_reservations_at_two_replicas_succeeds() {
     let (_server, replicas) = replicas().await;
     for ticket in ["hot", "hotter"] {
         let attempts = (0..100).map(|number| replicas[number % 2].reserve(ticket, None));

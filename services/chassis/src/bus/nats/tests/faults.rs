@@ -40,7 +40,7 @@ async fn a_wiped_server_has_another_stream() {
     hears_of_another_stream(&mut *consumer, &mut *reader).await;
     let after = bus.state().await.unwrap();
     assert_eq!(after.last_sequence, 0);
-    assert_ne!(after.identity, before.identity);
+    assert_ne!(after.epoch, before.epoch);
     assert_eq!(bus.message_at(1).await.unwrap(), None);
 }
 
@@ -56,7 +56,7 @@ async fn a_deleted_stream_is_missed_by_who_only_waits() {
         bus.stream.api::<serde_json::Value>("STREAM.DELETE.ETICKET", &json!({})).await.unwrap();
     };
     tokio::join!(delete, hears_of_another_stream(&mut *consumer, &mut *reader));
-    assert_ne!(bus.state().await.unwrap().identity, before.identity);
+    assert_ne!(bus.state().await.unwrap().epoch, before.epoch);
 }
 
 #[tokio::test]
@@ -71,7 +71,7 @@ async fn what_is_sent_to_no_stream_makes_it() {
     assert_eq!(bus.publish(message("x", 3)).await.unwrap(), 1);
     let after = bus.state().await.unwrap();
     assert_eq!(after.last_sequence, 1);
-    assert_ne!(after.identity, before.identity);
+    assert_ne!(after.epoch, before.epoch);
 }
 
 /// Acknowledgements say where a message stands in its stream. What is acknowledged of one that is gone must not count for the
@@ -135,7 +135,7 @@ async fn a_consumer_ahead_of_the_stream_begins_anew() {
         }
     }
     bus.state().await.unwrap();
-    let identity = bus.state().await.unwrap().identity;
+    let epoch = bus.state().await.unwrap().epoch;
     block_in_place(|| {
         node.stop().unwrap();
         fs::remove_dir_all(&messages).unwrap();
@@ -143,7 +143,7 @@ async fn a_consumer_ahead_of_the_stream_begins_anew() {
         node.start_again().unwrap();
     });
     let state = eventually("the state", async || bus.state().await.ok()).await;
-    assert_eq!((state.identity, state.last_sequence), (identity, 1), "the stream has lost its end");
+    assert_eq!((state.epoch, state.last_sequence), (epoch, 1), "the stream has lost its end");
     drop(consumer);
     let mut consumer = bus.attach("ahead", &["eticket.v1.a.*"]).await.unwrap();
     assert_eq!(ids(&soon(consumer.next(10)).await.unwrap()), ["kept/1"]);

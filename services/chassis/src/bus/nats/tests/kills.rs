@@ -90,7 +90,7 @@ async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn of_one_server() {
+async fn kills_of_one_server_lose_nothing() {
     let node = server::Nats::start().unwrap();
     let config = config(&node.url());
     nothing_is_lost(vec![node], config).await;
@@ -98,7 +98,7 @@ async fn of_one_server() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn of_three_servers_one_after_another() {
+async fn kills_of_three_servers_in_turn_lose_nothing() {
     let nodes = server::Nats::cluster().unwrap();
     let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
     let config = BusConfig { replicas: 3, ..config(&urls.join(",")) };

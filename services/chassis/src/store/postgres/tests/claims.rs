@@ -46,7 +46,7 @@ async fn a_claim_outlives_a_slow_publish_and_other_transactions_do_not_stay_idle
     count_all(&store, &["a"]).await.unwrap();
     let (claim, _, ids) = claimed(&store.database, 10).await;
     // Begun after the claim: when it has been ended for idling, the claim has been idle for longer.
-    let mut idle = session::of_commits(&url_options(&server), SCHEMA, &limits).connect().await.unwrap();
+    let mut idle = session::commit_options(&url_options(&server), SCHEMA, &limits).connect().await.unwrap();
     idle.execute("begin").await.unwrap();
     let sessions = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
     contract::eventually(async || server.sql("postgres", sessions).unwrap() == "1").await;

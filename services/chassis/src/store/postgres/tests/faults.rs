@@ -76,11 +76,11 @@ async fn a_server_that_dies_in_the_middle_of_a_commit_takes_it_along_and_serves_
     let mut server = server();
     let store = store(&server).await;
     count_all(&store, &["x"]).await.unwrap();
-    let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+    let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         count(work, "x");
         server.kill().unwrap();
     };
-    let lost = store.commit(&keys(&["x"]), &[], work_off).await;
+    let lost = store.commit(&keys(&["x"]), &[], apply_batch).await;
     assert!(matches!(lost, Err(Error::Unavailable(_))), "{lost:?}");
     // While it is away everything says so, and nothing waits long.
     let begun = Instant::now();

@@ -55,11 +55,11 @@ async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
 async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
     async fn use_all(store: &Store<Numbers>) {
         let request = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
-        let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+        let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
             let answer = work.run::<RequestIdReused>(Some(request), |work| Ok(count(work, "x").to_be_bytes().to_vec()));
             assert!(answer.is_ok());
         };
-        store.commit(&keys(&["x"]), &[request.request_id], work_off).await.unwrap();
+        store.commit(&keys(&["x"]), &[request.request_id], apply_batch).await.unwrap();
         assert!(store.database.record(request.request_id).await.unwrap().is_some());
         store.database.parked("", 1).await.unwrap();
         store.database.claim_outbox(1).await.unwrap().done(&[]).await.unwrap();

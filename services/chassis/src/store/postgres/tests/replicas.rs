@@ -12,14 +12,14 @@ async fn who_makes_a_row_that_another_has_made_meanwhile_begins_again() {
     let server = server();
     let (one, other) = (store(&server).await, store(&server).await);
     let mut calls = 0;
-    let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+    let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         calls += 1;
         if calls == 1 {
             meanwhile(count_all(&other, &["x"])).unwrap();
         }
         count(work, "x");
     };
-    one.commit(&keys(&["x"]), &[], work_off).await.unwrap();
+    one.commit(&keys(&["x"]), &[], apply_batch).await.unwrap();
     assert_eq!(calls, 2);
     assert_eq!((value(&one, "x").await, waiting(&one.database, "x").await), (2, vec![1, 2]));
 }
@@ -49,7 +49,7 @@ async fn two_replicas_on_the_same_rows_take_consecutive_revisions() {
 async fn with_record(store: &Store<Numbers>, request_id: Uuid, during: impl Fn() + Send + Sync) -> (Vec<u8>, bool) {
     let idempotency = Some(Idempotency { request_id, hash: [1; 32] });
     let mut outcome = (Vec::new(), false);
-    let work_off = &mut |work: &mut Work<Rows<String, i64>>| {
+    let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         let mut ran = false;
         let answer = work.run::<RequestIdReused>(idempotency, |work| {
             ran = true;
@@ -58,7 +58,7 @@ async fn with_record(store: &Store<Numbers>, request_id: Uuid, during: impl Fn()
         });
         outcome = (answer.unwrap(), ran);
     };
-    store.commit(&keys(&["x"]), &[request_id], work_off).await.unwrap();
+    store.commit(&keys(&["x"]), &[request_id], apply_batch).await.unwrap();
     outcome
 }
 

@@ -25,7 +25,7 @@ pub(super) async fn until_the_end(fleet: &Fleet) {
             38..=50 => bus_is_out(fleet),
             51..=60 => {
                 fleet.scheduler.log("mishap", "the connections to the bus are cut");
-                fleet.wire.stream.lose_last(0);
+                fleet.transport.stream.lose_last(0);
             }
             61..=68 => {
                 fleet.scheduler.count("the stream was lost");
@@ -51,19 +51,19 @@ fn kill(fleet: &Fleet, deaths: &mut u64) {
         }
     }
     let number = fleet.scheduler.number(0..=1) as usize;
-    let Some(life) = fleet.life(service, number) else { return };
+    let Some(process_state) = fleet.process_state(service, number) else { return };
     match fleet.scheduler.chance(300) {
-        true => life.pulse.stop(),
-        false => life.pulse.doom(fleet.scheduler.number(1..=40)),
+        true => process_state.kill_switch.stop(),
+        false => process_state.kill_switch.doom(fleet.scheduler.number(1..=40)),
     }
     start_after_death(fleet, service, number);
 }
 
 fn start_after_death(fleet: &Fleet, service: Service, number: usize) {
-    let (fleet, life) = (fleet.clone(), fleet.life(service, number));
+    let (fleet, process_state) = (fleet.clone(), fleet.process_state(service, number));
     tokio::spawn(async move {
-        if let Some(life) = life {
-            life.pulse.died().await;
+        if let Some(process_state) = process_state {
+            process_state.kill_switch.died().await;
         }
         fleet.scheduler.sleep(1..=LONGEST).await;
         fleet.start(service, number);
@@ -72,9 +72,9 @@ fn start_after_death(fleet: &Fleet, service: Service, number: usize) {
 
 fn delete_a_view(fleet: &Fleet) {
     let number = fleet.scheduler.number(0..=1) as usize;
-    let Some(life) = fleet.life(Service::Query, number) else { return };
+    let Some(process_state) = fleet.process_state(Service::Query, number) else { return };
     start_after_death(fleet, Service::Query, number);
-    life.pulse.stop();
+    process_state.kill_switch.stop();
     fleet.scheduler.log("mishap", &format!("the file of query-{number} is deleted"));
     fleet.scheduler.count("a view was deleted");
     fleet.delete_view(number);
@@ -94,8 +94,8 @@ fn bus_is_out(fleet: &Fleet) {
 
 fn wipe(fleet: &Fleet) {
     fleet.scheduler.log("mishap", "the stream is made anew");
-    fleet.wire.stream.wipe();
-    fleet.wire.network.stream_is_lost();
+    fleet.transport.stream.wipe();
+    fleet.transport.network.stream_is_lost();
 }
 
 /// A stream that lost its newest messages counts as lost: sooner or later an operator mends it.
@@ -103,7 +103,7 @@ async fn lose_tail(fleet: &Fleet) {
     let count = fleet.scheduler.number(1..=8);
     fleet.scheduler.log("mishap", &format!("the stream loses its last {count}"));
     fleet.scheduler.count("the stream lost its tail");
-    fleet.wire.stream.lose_last(count);
+    fleet.transport.stream.lose_last(count);
     fleet.scheduler.sleep(0..=LONGEST).await;
     match fleet.plan.repair {
         Repair::Delete => wipe(fleet),
@@ -120,7 +120,7 @@ fn lose_some(fleet: &Fleet) {
     let in_a_thousand = fleet.scheduler.number(50..=600);
     fleet.scheduler.log("mishap", "the stream loses messages");
     fleet.scheduler.count("the stream lost messages one by one");
-    fleet.wire.stream.lose(|_, _| fleet.scheduler.chance(in_a_thousand));
+    fleet.transport.stream.lose(|_, _| fleet.scheduler.chance(in_a_thousand));
 }
 
 /// As the operators' command does: the consumer goes back to the start, and all states are sent again.
@@ -146,9 +146,9 @@ async fn republished(fleet: &Fleet, service: Service) -> bool {
 async fn republished_by(fleet: &Fleet, service: Service, number: usize) -> bool {
     let progress = &|_: u64| ();
     fleet.scheduler.pause().await;
-    let Some(life) = fleet.life(service, number) else { return false };
+    let Some(process_state) = fleet.process_state(service, number) else { return false };
     let name = format!("{service:?}").to_lowercase();
-    if life.bus().restart(&name).await.is_err() {
+    if process_state.bus().restart(&name).await.is_err() {
         return false;
     }
     let sent = match service {

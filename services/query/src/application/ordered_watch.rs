@@ -19,9 +19,9 @@ impl<T> Inner<T> {
 }
 
 /// See the module.
-pub struct Signal<T>(Arc<Inner<T>>);
+pub struct OrderedWatch<T>(Arc<Inner<T>>);
 
-impl<T: Clone> Signal<T> {
+impl<T: Clone> OrderedWatch<T> {
     pub fn new(value: T) -> Self {
         Self(Arc::new(Inner { state: Mutex::new((0, value)), changed: Notify::new() }))
     }
@@ -38,13 +38,13 @@ impl<T: Clone> Signal<T> {
 
     /// One that has seen the value as it is now.
     pub fn listen(&self) -> Listener<T> {
-        Listener { seen: self.0.state().0, signal: self.0.clone() }
+        Listener { seen: self.0.state().0, ordered_watch: self.0.clone() }
     }
 }
 
 /// One who looks.
 pub struct Listener<T> {
-    signal: Arc<Inner<T>>,
+    ordered_watch: Arc<Inner<T>>,
     /// So many changes it knows of.
     seen: u64,
 }
@@ -52,18 +52,18 @@ pub struct Listener<T> {
 impl<T: Clone> Listener<T> {
     /// The value as it is now, which counts as seen.
     pub fn latest(&mut self) -> T {
-        let state = self.signal.state();
+        let state = self.ordered_watch.state();
         self.seen = state.0;
         state.1.clone()
     }
 
     /// Waits until the value is another than the one last seen. Cancellation loses nothing.
     pub async fn changed(&mut self) -> T {
-        let signal = self.signal.clone();
+        let ordered_watch = self.ordered_watch.clone();
         loop {
             // A change is heard from here on, also before it is waited for.
-            let changed = signal.changed.notified();
-            let (count, value) = signal.state().clone();
+            let changed = ordered_watch.changed.notified();
+            let (count, value) = ordered_watch.state().clone();
             if count != self.seen {
                 self.seen = count;
                 return value;
@@ -81,26 +81,26 @@ mod tests {
 
     #[test]
     fn a_change_is_seen_once_and_none_is_missed() {
-        let signal = Signal::new(1);
-        let mut listener = signal.listen();
+        let ordered_watch = OrderedWatch::new(1);
+        let mut listener = ordered_watch.listen();
         assert_eq!(listener.changed().now_or_never(), None, "it has seen that");
-        signal.modify(|value| std::mem::replace(value, 2) != 2);
-        signal.modify(|value| std::mem::replace(value, 3) != 3);
+        ordered_watch.modify(|value| std::mem::replace(value, 2) != 2);
+        ordered_watch.modify(|value| std::mem::replace(value, 3) != 3);
         assert_eq!(listener.changed().now_or_never(), Some(3));
         assert_eq!(listener.changed().now_or_never(), None);
-        signal.modify(|_| false);
+        ordered_watch.modify(|_| false);
         assert_eq!(listener.changed().now_or_never(), None, "nothing was changed");
-        signal.modify(|value| std::mem::replace(value, 4) != 4);
+        ordered_watch.modify(|value| std::mem::replace(value, 4) != 4);
         assert_eq!(listener.latest(), 4);
         assert_eq!(listener.changed().now_or_never(), None, "it has looked");
     }
 
     #[tokio::test]
     async fn who_waits_longest_is_told_first() {
-        let signal = Signal::new(0);
+        let ordered_watch = OrderedWatch::new(0);
         let told = Arc::new(Mutex::new(Vec::new()));
         let wait = |name: usize| {
-            let (mut listener, told) = (signal.listen(), told.clone());
+            let (mut listener, told) = (ordered_watch.listen(), told.clone());
             async move {
                 listener.changed().await;
                 told.lock().unwrap().push(name);
@@ -108,7 +108,7 @@ mod tests {
         };
         let waiting: Vec<_> = (0..20).map(|name| tokio::spawn(wait(name))).collect();
         tokio::task::yield_now().await;
-        signal.modify(|value| std::mem::replace(value, 1) != 1);
+        ordered_watch.modify(|value| std::mem::replace(value, 1) != 1);
         for task in waiting {
             task.await.unwrap();
         }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 /// Clones are of the same process.
 #[derive(Clone, Default)]
-pub(super) struct Pulse(Arc<Inner>);
+pub(super) struct KillSwitch(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
@@ -19,7 +19,7 @@ struct Inner {
     died: CancellationToken,
 }
 
-impl Pulse {
+impl KillSwitch {
     pub(super) fn is_alive(&self) -> bool {
         !self.0.is_dead.load(Ordering::Relaxed)
     }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use http_body::Frame;
 use tonic::Status;
 
-use crate::wire::request::NotBase64;
+use crate::protocol::request::NotBase64;
 
 /// What is wrong with a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -56,14 +56,14 @@ pub(crate) struct Allowance {
 
 /// A request's body as the service gets it.
 #[derive(Debug)]
-pub(crate) struct Question {
+pub(crate) struct RequestBody {
     inner: Body,
     frames: Frames,
     fault: SharedFault,
     ended: bool,
 }
 
-impl Question {
+impl RequestBody {
     pub(crate) fn new(inner: Body, allowance: Allowance, fault: SharedFault) -> Self {
         Self { inner, frames: Frames::new(allowance), fault, ended: false }
     }
@@ -75,7 +75,7 @@ impl Question {
     }
 }
 
-impl http_body::Body for Question {
+impl http_body::Body for RequestBody {
     type Data = Bytes;
     type Error = Fault;
 
@@ -190,7 +190,7 @@ mod tests {
     async fn read(bytes: &[u8], size: usize, allowance: Allowance) -> Result<Vec<u8>, Fault> {
         let chunks: Vec<_> = bytes.chunks(size).map(|chunk| Ok::<_, Fault>(Bytes::copy_from_slice(chunk))).collect();
         let shared = SharedFault::default();
-        let body = Question::new(Body::from_stream(stream::iter(chunks)), allowance, shared.clone());
+        let body = RequestBody::new(Body::from_stream(stream::iter(chunks)), allowance, shared.clone());
         let read = body.collect().await.map(|all| all.to_bytes().to_vec());
         assert_eq!(shared.get().copied(), read.as_ref().err().copied());
         read
@@ -228,7 +228,7 @@ mod tests {
         ] {
             let chunks = [Ok(Bytes::from_static(&[0, 0])), Err(error)];
             let fault = SharedFault::default();
-            let body = Question::new(Body::from_stream(stream::iter(chunks)), ONE, fault.clone());
+            let body = RequestBody::new(Body::from_stream(stream::iter(chunks)), ONE, fault.clone());
             assert_eq!(body.collect().await.unwrap_err(), expected);
             assert_eq!(fault.get(), Some(&expected));
         }

@@ -4,10 +4,10 @@
 //! of a chunk, announces the length of the body that it is about to lengthen by a trailers frame, and takes all that is not
 //! gRPC over HTTP/1.1 for an error. It stands outside of the layers that observe, limit and refuse: they know gRPC only.
 
-pub(crate) mod answer;
 pub(crate) mod base64_stream;
 pub(crate) mod linger;
 pub(crate) mod request;
+pub(crate) mod response;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use eticket_chassis::server::{is_grpc, media_type};
@@ -37,20 +37,20 @@ impl Encoding {
 
 /// A protocol of the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Wire {
+pub(crate) enum Protocol {
     Grpc,
-    Web { request: Encoding, answer: Encoding },
+    Web { request: Encoding, response: Encoding },
 }
 
-impl Wire {
+impl Protocol {
     /// The protocol of a request; `None` if it is none of these.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let Some(request) = web_encoding(media_type(headers)?) else {
             return is_grpc(headers).then_some(Self::Grpc);
         };
         // Browsers' libraries name the encoding of the answer in `accept`; who says nothing gets it as it was asked.
         let accepted = headers.get(header::ACCEPT).and_then(first_media_type).and_then(web_encoding);
-        Some(Self::Web { request, answer: accepted.unwrap_or(request) })
+        Some(Self::Web { request, response: accepted.unwrap_or(request) })
     }
 }
 
@@ -94,22 +94,22 @@ fn trailers_frame(trailers: &HeaderMap) -> Bytes {
 mod tests {
     use super::*;
 
-    fn wire(content_type: &'static str, accept: Option<&'static str>) -> Option<Wire> {
+    fn protocol(content_type: &'static str, accept: Option<&'static str>) -> Option<Protocol> {
         let mut headers = HeaderMap::new();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
         if let Some(accept) = accept {
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
         }
-        Wire::of(&headers)
+        Protocol::from_headers(&headers)
     }
 
     #[test]
     fn protocols_are_told_by_their_content_type() {
         use Encoding::{Binary, Text};
-        let web = |request, answer| Some(Wire::Web { request, answer });
+        let web = |request, response| Some(Protocol::Web { request, response });
         for (content_type, accept, expected) in [
-            ("application/grpc", None, Some(Wire::Grpc)),
-            ("application/grpc+proto", None, Some(Wire::Grpc)),
+            ("application/grpc", None, Some(Protocol::Grpc)),
+            ("application/grpc+proto", None, Some(Protocol::Grpc)),
             ("application/grpc-web", None, web(Binary, Binary)),
             ("application/grpc-web+proto", Some("*/*"), web(Binary, Binary)),
             ("Application/gRPC-Web+Proto; charset=utf-8", None, web(Binary, Binary)),
@@ -126,9 +126,9 @@ mod tests {
             ("application/json", None, None),
             ("", None, None),
         ] {
-            assert_eq!(wire(content_type, accept), expected, "{content_type} {accept:?}");
+            assert_eq!(protocol(content_type, accept), expected, "{content_type} {accept:?}");
         }
-        assert_eq!(Wire::of(&HeaderMap::new()), None);
+        assert_eq!(Protocol::from_headers(&HeaderMap::new()), None);
     }
 
     #[test]

@@ -35,9 +35,9 @@ pub(crate) enum Task {
     Unsettled,
 }
 
-/// An operator's order.
+/// An admin_command's order.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Order {
+pub(crate) struct AdminCommand {
     pub(crate) task: Task,
     /// `host:port`; none: where the configuration has the server listen.
     pub(crate) address: Option<String>,
@@ -88,9 +88,9 @@ pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
     commands
 }
 
-impl Order {
+impl AdminCommand {
     /// The order in these matches of [`commands`]; `service` as given there.
-    pub(crate) fn of(matches: &ArgMatches, service: Option<&'static str>) -> Option<Self> {
+    pub(crate) fn from_matches(matches: &ArgMatches, service: Option<&'static str>) -> Option<Self> {
         let (name, matches) = matches.subcommand()?;
         let asked = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
         let task = match name {
@@ -183,16 +183,16 @@ fn reachable(key: &str, listen: SocketAddr) -> Result<String, StartError> {
 mod tests {
     use super::*;
 
-    fn order(service: Option<&'static str>, arguments: &[&str]) -> Result<Option<Order>, clap::Error> {
+    fn order(service: Option<&'static str>, arguments: &[&str]) -> Result<Option<AdminCommand>, clap::Error> {
         let command = Command::new("x").no_binary_name(true).subcommands(commands(service));
-        command.try_get_matches_from(arguments).map(|matches| Order::of(&matches, service))
+        command.try_get_matches_from(arguments).map(|matches| AdminCommand::from_matches(&matches, service))
     }
 
     #[test]
     fn a_service_has_the_commands_of_its_operations() {
         let found = order(Some("ticket"), &["resend", "a/1", "--address", "h:1"]).expect("valid").expect("an order");
         let task = Task::Resend(Some("a/1".to_owned()));
-        assert_eq!(found, Order { task, address: Some("h:1".to_owned()), services: None });
+        assert_eq!(found, AdminCommand { task, address: Some("h:1".to_owned()), services: None });
         let found = order(Some("query"), &["discard", "a/1"]).expect("valid").expect("an order");
         assert_eq!(found.task, Task::Discard("a/1".to_owned()));
         for nothing in [&["discard"][..], &["discard", ""], &["resend", ""]] {

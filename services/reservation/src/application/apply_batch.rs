@@ -1,4 +1,4 @@
-//! Works a batch of jobs off, one after another, each on the result of those before it.
+//! Works a batch of commands off, one after another, each on the result of those before it.
 
 use std::sync::Arc;
 
@@ -14,8 +14,8 @@ use eticket_chassis::{
 use eticket_proto::ids::ReservationId;
 use uuid::Uuid;
 
-use super::{Job, Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange};
-use crate::domain::{self, Check, Ledger, Refusal, Reservation, Wish};
+use super::{Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange, WriteCommand};
+use crate::domain::{self, Check, Ledger, NewReservation, Refusal, Reservation};
 
 /// The store's one writer.
 pub struct ReservationWriter {
@@ -25,78 +25,83 @@ pub struct ReservationWriter {
 }
 
 #[async_trait]
-impl Writer<Job, Outcome> for ReservationWriter {
-    async fn write(&self, batch: &[Job]) -> Result<Vec<Outcome>, store::Error> {
+impl Writer<WriteCommand, Outcome> for ReservationWriter {
+    async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
         let (keys, requests) = keys(batch);
         let mut outcomes = Vec::new();
-        let work_off = &mut |work: &mut Work<ReservationRows>| {
-            outcomes = batch.iter().map(|job| work_off(work, job, &*self.messages, self.clock.now())).collect();
+        let apply_batch = &mut |work: &mut Work<ReservationRows>| {
+            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
         };
-        self.store.commit(&keys, &requests, work_off).await?;
+        self.store.commit(&keys, &requests, apply_batch).await?;
         Ok(outcomes)
     }
 }
 
-fn keys(batch: &[Job]) -> (Keys, Vec<Uuid>) {
+fn keys(batch: &[WriteCommand]) -> (Keys, Vec<Uuid>) {
     let (mut keys, mut requests) = (Keys::default(), Vec::new());
-    for job in batch {
-        match job {
-            Job::Reserve { wish, idempotency, .. } => {
-                keys.tickets.insert(wish.ticket.clone());
+    for write in batch {
+        match write {
+            WriteCommand::Reserve { new, idempotency, .. } => {
+                keys.tickets.insert(new.ticket.clone());
                 requests.extend(idempotency.map(|idempotency| idempotency.request_id));
             }
-            Job::Cancel { id, idempotency, .. } => {
+            WriteCommand::Cancel { id, idempotency, .. } => {
                 keys.reservations.insert(*id);
                 requests.extend(idempotency.map(|idempotency| idempotency.request_id));
             }
-            Job::Close(incoming) => {
+            WriteCommand::Close(incoming) => {
                 keys.active_of.insert(incoming.event.ticket.clone());
             }
-            Job::RepublishReservation(id) => {
+            WriteCommand::RepublishReservation(id) => {
                 keys.reservations.insert(*id);
             }
-            Job::RepublishClosed(ticket) => {
+            WriteCommand::RepublishClosed(ticket) => {
                 keys.tickets.insert(ticket.clone());
             }
-            Job::Park(_) | Job::Unpark(_) => {}
+            WriteCommand::Park(_) | WriteCommand::Unpark(_) => {}
         }
     }
     (keys, requests)
 }
 
-fn work_off(work: &mut Work<ReservationRows>, job: &Job, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
-    match job {
-        Job::Reserve { wish, check, idempotency, trace } => work.run(*idempotency, |work| {
-            let made = reserve(work, wish, *check, now)?;
+fn apply(
+    work: &mut Work<ReservationRows>,
+    write: &WriteCommand,
+    messages: &dyn Messages,
+    now: DateTime<Utc>,
+) -> Outcome {
+    match write {
+        WriteCommand::Reserve { new, check, idempotency, trace } => work.run(*idempotency, |work| {
+            let made = reserve(work, new, *check, now)?;
             work.publish(messages.event(&made, now, trace));
             Ok(messages.answer(&made))
         }),
-        Job::Cancel { id, idempotency, trace } => work.run(*idempotency, |work| {
+        WriteCommand::Cancel { id, idempotency, trace } => work.run(*idempotency, |work| {
             let cancelled = cancel(work, *id, now)?;
             work.publish(messages.event(&cancelled, now, trace));
             Ok(messages.answer(&cancelled))
         }),
-        Job::Close(incoming) => {
+        WriteCommand::Close(incoming) => {
             close(work, incoming, messages, now);
             Ok(Vec::new())
         }
-        Job::Park(parked) => {
+        WriteCommand::Park(parked) => {
             work.park(parked.clone());
             Ok(Vec::new())
         }
-        Job::Unpark(event_id) => {
+        WriteCommand::Unpark(event_id) => {
             work.unpark(event_id.clone());
             Ok(Vec::new())
         }
         // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
-        Job::RepublishReservation(id) => {
+        WriteCommand::RepublishReservation(id) => {
             if let Some(reservation) = work.rows.reservations.get(id) {
                 let event = messages.event(reservation, now, &TraceContext::new_root());
                 work.publish(event);
             }
             Ok(Vec::new())
         }
-        Job::RepublishClosed(ticket) => {
+        WriteCommand::RepublishClosed(ticket) => {
             if let Some(ledger) = work.rows.ledgers.get(ticket).filter(|ledger| ledger.closed) {
                 let event = messages.closed(ledger, now, &TraceContext::new_root());
                 work.publish(event);
@@ -108,12 +113,12 @@ fn work_off(work: &mut Work<ReservationRows>, job: &Job, messages: &dyn Messages
 
 fn reserve(
     work: &mut Work<ReservationRows>,
-    wish: &Wish,
+    new: &NewReservation,
     check: Check,
     now: DateTime<Utc>,
 ) -> Result<Reservation, Refusal> {
-    let ledger = work.rows.ledgers.get(&wish.ticket).cloned().unwrap_or_else(|| Ledger::new(wish.ticket.clone()));
-    let (ledger, made) = domain::reserve(&ledger, wish.clone(), check, now)?;
+    let ledger = work.rows.ledgers.get(&new.ticket).cloned().unwrap_or_else(|| Ledger::new(new.ticket.clone()));
+    let (ledger, made) = domain::reserve(&ledger, new.clone(), check, now)?;
     put(work, ledger, Some(made.clone()));
     Ok(made)
 }

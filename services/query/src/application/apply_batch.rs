@@ -50,16 +50,16 @@ fn add(keys: &mut Keys, ticket: &TicketId, event: &Event) {
 pub(super) fn fold(work: &mut Work<ViewRows>, batch: &[Read], now: DateTime<Utc>) {
     for read in batch {
         match &read.content {
-            Ok((ticket, event)) => take_in(&mut work.rows, ticket, event, read.sequence, now),
+            Ok((ticket, event)) => apply_event(&mut work.rows, ticket, event, read.sequence, now),
             Err(reason) => work.park(read.park(reason, now)),
         }
     }
 }
 
-pub(super) fn take_in(rows: &mut ViewRows, ticket: &TicketId, event: &Event, sequence: u64, now: DateTime<Utc>) {
+pub(super) fn apply_event(rows: &mut ViewRows, ticket: &TicketId, event: &Event, sequence: u64, now: DateTime<Utc>) {
     let new = match rows.views.get(ticket) {
-        Some(view) => domain::take_in(view, event, sequence, now),
-        None => domain::take_in(&domain::View::default(), event, sequence, now),
+        Some(view) => domain::apply_event(view, event, sequence, now),
+        None => domain::apply_event(&domain::View::default(), event, sequence, now),
     };
     if let Some(view) = new {
         rows.views.put(ticket.clone(), view);

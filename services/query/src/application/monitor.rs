@@ -11,12 +11,12 @@ use super::{reader::Reader, rebuild::Rebuild};
 const PROBE: Duration = Duration::from_secs(2);
 
 /// See the module.
-pub struct Upkeep {
+pub struct Monitor {
     pub reader: Reader,
     pub rebuild: Rebuild,
 }
 
-impl Upkeep {
+impl Monitor {
     /// Probes until asked to stop.
     pub async fn run(self, stopping: CancellationToken) {
         let mut probes = tokio::time::interval(PROBE);

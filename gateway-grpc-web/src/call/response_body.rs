@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use tonic::Status;
 
-use super::Peer;
+use super::CallContext;
 
 /// The body as it was answered.
 #[derive(Debug)]
@@ -56,22 +56,22 @@ impl Inner {
 
 /// An answer's body. The empty one is that of an answer whose status stands in its headers.
 #[derive(Debug, Default)]
-pub(crate) struct Answer {
+pub(crate) struct ResponseBody {
     inner: Inner,
     /// None once the body has ended.
-    peer: Option<Peer>,
+    call_context: Option<CallContext>,
     /// The status came with the headers: nothing has to follow.
     has_status: bool,
 }
 
-impl Answer {
-    pub(crate) fn wrap(response: Response<Inner>, peer: Peer) -> Response<Self> {
+impl ResponseBody {
+    pub(crate) fn wrap(response: Response<Inner>, call_context: CallContext) -> Response<Self> {
         let (mut head, inner) = response.into_parts();
         // The end may come otherwise than announced.
         head.headers.remove(header::CONTENT_LENGTH);
         let has_status = head.headers.contains_key(Status::GRPC_STATUS);
-        let peer = (!has_status || !inner.is_end()).then_some(peer);
-        Response::from_parts(head, Self { inner, peer, has_status })
+        let call_context = (!has_status || !inner.is_end()).then_some(call_context);
+        Response::from_parts(head, Self { inner, call_context, has_status })
     }
 }
 
@@ -84,7 +84,7 @@ fn trailers(status: &Status) -> HeaderMap {
     trailers
 }
 
-impl Body for Answer {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -93,20 +93,20 @@ impl Body for Answer {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
         let this = &mut *self;
-        let Some(peer) = &this.peer else { return Poll::Ready(None) };
+        let Some(call_context) = &this.call_context else { return Poll::Ready(None) };
         let end = match ready!(this.inner.poll(context)) {
             Some(Ok(frame)) if frame.is_data() => return Poll::Ready(Some(Ok(frame))),
             Some(Ok(frame)) => Some(frame),
-            Some(Err(error)) => Some(Frame::trailers(trailers(&peer.broken(Some(&*error))))),
+            Some(Err(error)) => Some(Frame::trailers(trailers(&call_context.broken(Some(&*error))))),
             None if this.has_status => None,
-            None => Some(Frame::trailers(trailers(&peer.broken(None)))),
+            None => Some(Frame::trailers(trailers(&call_context.broken(None)))),
         };
-        this.peer = None;
+        this.call_context = None;
         Poll::Ready(end.map(Ok))
     }
 
     fn is_end_stream(&self) -> bool {
-        self.peer.is_none()
+        self.call_context.is_none()
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -121,18 +121,18 @@ mod tests {
     use tonic::Code;
 
     use super::*;
-    use crate::call::question::Fault;
+    use crate::call::request_body::Fault;
 
-    fn answer(frames: Vec<Result<Frame<Bytes>, Status>>, peer: Peer) -> Response<Answer> {
+    fn answer(frames: Vec<Result<Frame<Bytes>, Status>>, call_context: CallContext) -> Response<ResponseBody> {
         let body = tonic::body::Body::new(StreamBody::new(stream::iter(frames)));
-        Answer::wrap(Response::new(Inner::Own(body)), peer)
+        ResponseBody::wrap(Response::new(Inner::Own(body)), call_context)
     }
 
     fn message() -> Result<Frame<Bytes>, Status> {
         Ok(Frame::data(Bytes::from_static(b"\0\0\0\0\x01a")))
     }
 
-    async fn status_of(response: Response<Answer>) -> Status {
+    async fn status_of(response: Response<ResponseBody>) -> Status {
         let all = response.into_body().collect().await.unwrap();
         Status::from_header_map(all.trailers().expect("trailers")).expect("a status")
     }
@@ -142,13 +142,15 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("7"));
         trailers.insert("x-of-its-own", HeaderValue::from_static("kept"));
-        let response = answer(vec![message(), Ok(Frame::trailers(trailers.clone()))], Peer::default());
+        let response = answer(vec![message(), Ok(Frame::trailers(trailers.clone()))], CallContext::default());
         let all = response.into_body().collect().await.unwrap();
         assert_eq!(all.trailers(), Some(&trailers));
         assert_eq!(&all.to_bytes()[..], b"\0\0\0\0\x01a");
 
-        let refused =
-            Answer::wrap(Status::not_found("gone").into_http::<tonic::body::Body>().map(Inner::Own), Peer::default());
+        let refused = ResponseBody::wrap(
+            Status::not_found("gone").into_http::<tonic::body::Body>().map(Inner::Own),
+            CallContext::default(),
+        );
         assert_eq!(refused.headers()[Status::GRPC_STATUS], "5");
         assert!(refused.body().is_end_stream());
         assert!(refused.into_body().collect().await.unwrap().trailers().is_none());
@@ -156,11 +158,14 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_that_breaks_off_ends_with_a_status() {
-        let broken = answer(vec![message(), Err(Status::unknown("reset"))], Peer::default());
+        let broken = answer(vec![message(), Err(Status::unknown("reset"))], CallContext::default());
         assert_eq!(status_of(broken).await.code(), Code::Internal);
-        assert_eq!(status_of(answer(vec![message()], Peer::default())).await.code(), Code::Internal);
-        let peer = Peer::default();
-        peer.fault.set(Fault::CutOff).unwrap();
-        assert_eq!(status_of(answer(vec![Err(Status::unknown("reset"))], peer)).await.code(), Code::InvalidArgument);
+        assert_eq!(status_of(answer(vec![message()], CallContext::default())).await.code(), Code::Internal);
+        let call_context = CallContext::default();
+        call_context.fault.set(Fault::CutOff).unwrap();
+        assert_eq!(
+            status_of(answer(vec![Err(Status::unknown("reset"))], call_context)).await.code(),
+            Code::InvalidArgument
+        );
     }
 }

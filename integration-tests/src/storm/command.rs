@@ -178,7 +178,9 @@ fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
     match answer {
         Ok(answer) => Ok(Outcome::Answered(answer)),
         // Of what the deadline has ended nothing is known.
-        Err(status) if of_server(&status) && ![Code::Unavailable, Code::DeadlineExceeded].contains(&status.code()) => {
+        Err(status)
+            if is_server_fault(&status) && ![Code::Unavailable, Code::DeadlineExceeded].contains(&status.code()) =>
+        {
             let refusals = [Code::FailedPrecondition, Code::NotFound, Code::AlreadyExists];
             assert!(refusals.contains(&status.code()), "no command of the storm deserves this: {status:?}");
             Ok(Outcome::Refused(reason(&status)))
@@ -188,6 +190,6 @@ fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
 }
 
 /// Whether the server said it, not the broken connection to it.
-pub fn of_server(status: &Status) -> bool {
+pub fn is_server_fault(status: &Status) -> bool {
     status.get_details_error_info().is_some()
 }

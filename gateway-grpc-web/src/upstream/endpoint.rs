@@ -36,7 +36,7 @@ pub(crate) struct Unreachable {
 
 /// One address of an upstream.
 #[derive(Debug)]
-pub(super) struct Member {
+pub(super) struct Endpoint {
     pub(super) address: Address,
     pub(super) authority: Authority,
     connection: RwLock<Option<SendRequest<Outgoing>>>,
@@ -47,7 +47,7 @@ pub(super) struct Member {
     refuses: AtomicBool,
 }
 
-impl Member {
+impl Endpoint {
     /// None if the authority, which was parsed from a URL, is none.
     pub(super) fn try_new(address: Address) -> Option<Self> {
         let authority = address.authority.parse().ok()?;
