@@ -16,12 +16,12 @@ use std::{
 };
 
 use axum::body::Body;
-use eticket_chassis::{
+use eticket_base::telemetry::TraceContext;
+use eticket_proto::{error::ErrorReason, error_text::Language, headers};
+use eticket_rpc_server::{
     error::ApiError,
     server::{Deadline, language},
-    telemetry::TraceContext,
 };
-use eticket_proto::{error::ErrorReason, error_text::Language, headers};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
 use tonic::{Status, service::Routes as LocalServices};
 use tower::Service;

@@ -2,12 +2,10 @@
 
 use std::path::PathBuf;
 
-use eticket_chassis::{
-    client::balance::Targets,
-    config::{Error, comma_list, file_path, within},
-    process::Deployment,
-    server::Origins,
-};
+use eticket_base::config::{Error, comma_list, file_path, within};
+use eticket_rpc_client::balance::Targets;
+use eticket_rpc_server::server::Origins;
+use eticket_runtime::process::Deployment;
 use serde::{Deserialize, Serialize};
 
 use crate::{cors, routes::Backend};

@@ -5,8 +5,8 @@
 
 use std::time::Duration;
 
-use eticket_chassis::server::{Browsers, Origins};
 use eticket_proto::headers;
+use eticket_rpc_server::server::{Browsers, Origins};
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 

@@ -12,8 +12,9 @@ use std::{
 };
 
 use axum::body::Body;
-use eticket_chassis::{health::Health, tasks::Tasks};
+use eticket_base::tasks::Tasks;
 use eticket_proto::health::health_server::HealthServer;
+use eticket_rpc_server::health::Health;
 use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::service::Routes as LocalServices;
 use tower::{Layer, Service};

@@ -6,11 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eticket_chassis::health::Health as OwnHealth;
 use eticket_proto::health::{
     HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
     health_check_response::ServingStatus, health_client::HealthClient, health_server::Health,
 };
+use eticket_rpc_server::health::Health as OwnHealth;
 use futures::{
     future::join_all,
     stream::{self, BoxStream, StreamExt},
@@ -162,8 +162,10 @@ impl Watched {
 
 #[cfg(test)]
 mod tests {
-    use eticket_chassis::{client::balance::Address, health::STANDARD_SERVICES, server::Windows, tasks::Tasks};
+    use eticket_base::tasks::Tasks;
     use eticket_proto::headers;
+    use eticket_rpc_client::balance::Address;
+    use eticket_rpc_server::{health::STANDARD_SERVICES, server::Windows};
     use tokio::sync::watch;
     use tonic::Code;
 

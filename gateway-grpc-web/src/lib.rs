@@ -1,7 +1,7 @@
 //! The gateway: one port, on which gRPC and gRPC-Web over HTTP/1.1 and HTTP/2 reach the four services.
 //!
 //! Calls are routed by their path and passed on without a look into their messages. A walk of one call: `gateway` tells its
-//! protocol, `protocol` translates it to gRPC, the chassis's layers observe and limit it, `routes` finds its service, `call`
+//! protocol, `protocol` translates it to gRPC, the layers of `eticket-rpc-server` observe and limit it, `routes` finds its service, `call`
 //! passes it on by `upstream`; the answer comes back the same way. This file puts these together.
 
 mod call;
@@ -18,15 +18,20 @@ mod upstream;
 mod tests;
 
 use axum::Router;
-use eticket_chassis::{
-    client::balance,
-    config::{Error, Settings, urls::StoreSupport},
-    context::Context,
+use eticket_base::{
+    config::{Error, urls::StoreSupport},
     exit::StartError,
-    health::Health,
-    process::{Deployment, Service},
-    server::{self, Browsers, Running, Windows},
     tasks::Tasks,
+};
+use eticket_rpc_client::balance;
+use eticket_rpc_server::{
+    health::Health,
+    server::{self, Browsers, Running, Windows},
+};
+use eticket_runtime::{
+    config::Settings,
+    context::Context,
+    process::{Deployment, Service},
 };
 
 pub use crate::{

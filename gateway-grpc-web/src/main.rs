@@ -6,5 +6,5 @@ use std::process::ExitCode;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    eticket_chassis::process::main::<eticket_gateway::Gateway>()
+    eticket_runtime::process::main::<eticket_gateway::Gateway>()
 }

@@ -10,7 +10,7 @@ pub(crate) mod request;
 pub(crate) mod response;
 
 use bytes::{BufMut, Bytes, BytesMut};
-use eticket_chassis::server::{is_grpc, media_type};
+use eticket_rpc_server::server::{is_grpc, media_type};
 use http::{HeaderMap, HeaderValue, header};
 
 /// The content type of a call that came in as gRPC-Web.

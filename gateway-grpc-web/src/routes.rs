@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::{
     headers, health::health_server, operations::operations_service_server, pricing::pricing_service_server,
     query::query_service_server, reservation::reservation_service_server, ticket::ticket_service_server,
 };
+use eticket_rpc_server::error::ApiError;
 use http::HeaderMap;
 use prost::{DecodeError, Message};
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};

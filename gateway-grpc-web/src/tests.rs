@@ -13,16 +13,11 @@ mod web_client;
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, body::Body};
-use eticket_chassis::{
-    config::{LimitsConfig, Settings},
-    context::Context,
-    health::Health,
-    process::Service as _,
-    server::Running,
-};
 use eticket_proto::{
     query::query_service_client::QueryServiceClient, ticket::ticket_service_client::TicketServiceClient,
 };
+use eticket_rpc_server::{config::LimitsConfig, health::Health, server::Running};
+use eticket_runtime::{config::Settings, context::Context, process::Service as _};
 use http::Request;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},

@@ -16,8 +16,9 @@ use std::{
     task::{Context, Poll},
 };
 
-use eticket_chassis::error::{ApiError, chain};
+use eticket_base::error::chain;
 use eticket_proto::error::ErrorReason;
+use eticket_rpc_server::error::ApiError;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tonic::Status;

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use eticket_chassis::{
-    bus::{Bus, Message, embedded::Embedded, nats::Nats},
-    config::bus::BusConfig,
-};
+use eticket_base::config::bus::BusConfig;
+use eticket_bus::{Bus, Message};
+use eticket_bus_embedded::Embedded;
+use eticket_bus_nats::Nats;
 
 /// The embedded bus's file in a data folder.
 pub const BUS_FILE: &str = "bus.db";

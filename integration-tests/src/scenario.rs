@@ -1,7 +1,7 @@
 //! The story that the system is judged by, from the first registration to a cancellation that is delivered twice.
 
 use chrono::Weekday;
-use eticket_chassis::bus::Message;
+use eticket_bus::Message;
 use eticket_proto::{
     headers, pricing,
     query::{TicketView, WaitFor},

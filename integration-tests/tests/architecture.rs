@@ -12,6 +12,20 @@ use std::{
 use eticket_integration_tests::source::{self, Mention};
 
 const SERVICES: [&str; 4] = ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"];
+/// What services and gateway stand on: no business noun is in it.
+const PLATFORM: [&str; 9] = [
+    "eticket-base",
+    "eticket-bus",
+    "eticket-bus-embedded",
+    "eticket-bus-nats",
+    "eticket-rpc-client",
+    "eticket-rpc-server",
+    "eticket-runtime",
+    "eticket-service",
+    "eticket-store",
+];
+/// Drivers that the gateway does not link, not even through others: it has neither store nor bus.
+const DRIVERS: [&str; 2] = ["sqlx", "async-nats"];
 /// These see all: one starts the services, the other tests them.
 const SEE_ALL: [&str; 2] = ["eticket", "eticket-integration-tests"];
 /// Real servers, which the tests of every crate may start.
@@ -24,8 +38,8 @@ const MESSAGES: [&str; 9] =
 const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "thiserror", "uuid"];
 /// What the domain may know of the contract: identifiers, grades, and the value that a token carries.
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
-/// What the chassis may know of the contract: nothing of the business. Of tokens it seals pages only.
-const CHASSIS_PROTO: [&str; 11] = [
+/// What the platform may know of the contract: nothing of the business. Of tokens it seals pages only.
+const PLATFORM_PROTO: [&str; 11] = [
     "audit",
     "operations",
     "error",
@@ -43,6 +57,8 @@ struct Package {
     name: String,
     folder: PathBuf,
     dependencies: BTreeSet<String>,
+    /// Those that its binary links: neither for tests nor for builds only.
+    linked: BTreeSet<String>,
 }
 
 /// A source file: its path below `src/`, with the modules that lie beside it, which tell an adapter from an item.
@@ -69,10 +85,12 @@ fn packages() -> Vec<Package> {
     let package = |value: &serde_json::Value| {
         let dependencies = list(&value["dependencies"]);
         let counted = dependencies.iter().filter(|dependency| !for_tests(dependency));
+        let linked = dependencies.iter().filter(|dependency| dependency["kind"].is_null());
         Package {
             name: text(&value["name"]),
             folder: Path::new(&text(&value["manifest_path"])).parent().expect("a manifest lies in a folder").to_owned(),
             dependencies: counted.map(|dependency| text(&dependency["name"])).collect(),
+            linked: linked.map(|dependency| text(&dependency["name"])).collect(),
         }
     };
     list(&metadata["packages"]).iter().map(package).collect()
@@ -84,12 +102,24 @@ fn wrong_dependencies(name: &str, dependencies: &BTreeSet<String>) -> Vec<String
         name if SEE_ALL.contains(&name) => return Vec::new(),
         "eticket-proto" | FOR_TESTS => &[],
         "xtask" => &[FOR_TESTS],
-        "eticket-chassis" => &["eticket-proto"],
-        _ => &["eticket-proto", "eticket-chassis"],
+        _ => &["eticket-proto"],
     };
+    let platform = name != "eticket-proto" && name != FOR_TESTS && name != "xtask";
     let ours = dependencies.iter().filter(|dependency| dependency.starts_with("eticket"));
-    let wrong = ours.filter(|dependency| !allowed.contains(&dependency.as_str()));
+    let may = |dependency: &str| allowed.contains(&dependency) || (platform && PLATFORM.contains(&dependency));
+    let wrong = ours.filter(|dependency| !may(dependency));
     wrong.map(|dependency| format!("{name} depends on {dependency}")).collect()
+}
+
+/// The drivers that a package links through our own crates.
+fn linked_drivers(name: &str, packages: &[Package]) -> Vec<&'static str> {
+    let mut reached = BTreeSet::from([name]);
+    let mut waiting = vec![name];
+    while let Some(next) = waiting.pop() {
+        let Some(package) = packages.iter().find(|package| package.name == next) else { continue };
+        waiting.extend(package.linked.iter().map(String::as_str).filter(|dependency| reached.insert(dependency)));
+    }
+    DRIVERS.into_iter().filter(|driver| reached.contains(driver)).collect()
 }
 
 /// What a file names that it must not see.
@@ -108,15 +138,11 @@ fn wrong_mentions(file: &File<'_>) -> Vec<String> {
 }
 
 fn broken_rule(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
-    let nats = file.package == "eticket-chassis" && (file.path == "bus/nats.rs" || file.path.starts_with("bus/nats/"));
-    if path[0] == "async_nats" && !nats {
-        return Some("only the chassis's bus/nats.rs knows async-nats");
-    }
-    if file.package == "eticket-chassis" {
+    if PLATFORM.contains(&file.package) {
         let business = path[0] == "eticket_proto"
             && path.len() > 1
-            && (!CHASSIS_PROTO.contains(&path[1]) || path.contains(&"Consistency"));
-        return business.then_some("the chassis knows no business noun");
+            && (!PLATFORM_PROTO.contains(&path[1]) || path.contains(&"Consistency"));
+        return business.then_some("the platform knows no business noun");
     }
     if !SERVICES.contains(&file.package) {
         return None;
@@ -167,8 +193,6 @@ fn wrong_contract(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
         _ if !MESSAGES.contains(&module) => None,
         // The words of the domain in those of the contract: inbound and outbound/messages.rs both speak them.
         "inbound" | "convert" => None,
-        // The composition root hangs the generated servers in; it sees no message.
-        "lib" if rest.get(1).is_some_and(|name| name.ends_with("_server")) => None,
         // The composition root names the servers that it puts the adapters into, and no message.
         "lib" if rest.get(1).is_some_and(|module| module.ends_with("_server")) => None,
         "outbound" if is_client(file.path) || module_path(file.path).get(1).is_some_and(|own| own == "messages") => {
@@ -262,6 +286,13 @@ fn services_meet_only_in_proto_and_on_the_wire() {
 }
 
 #[test]
+fn the_gateway_links_neither_store_nor_bus() {
+    let packages = packages();
+    assert_eq!(linked_drivers("eticket-gateway", &packages), [""; 0]);
+    assert_eq!(linked_drivers("eticket-ticket", &packages), DRIVERS, "the search sees what a service links");
+}
+
+#[test]
 fn code_looks_only_the_way_it_may() {
     let mut wrong = Vec::new();
     let mut seen = 0;
@@ -279,8 +310,19 @@ fn code_looks_only_the_way_it_may() {
 fn each_forbidden_look_is_seen() {
     let dependencies = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-query"])).len(), 1);
-    assert_eq!(wrong_dependencies("eticket-chassis", &dependencies(&["eticket-ticket"])).len(), 1);
-    assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-chassis", "tonic"])), [""; 0]);
+    for package in PLATFORM {
+        assert_eq!(wrong_dependencies(package, &dependencies(&["eticket-ticket"])).len(), 1);
+    }
+    assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-service", "tonic"])), [""; 0]);
+    let package = |name: &str, names: &[&str]| Package {
+        name: name.to_owned(),
+        folder: PathBuf::new(),
+        dependencies: dependencies(names),
+        linked: dependencies(names),
+    };
+    let through = [package("a", &["b"]), package("b", &["c"]), package("c", &["sqlx"]), package("d", &["e"])];
+    assert_eq!(linked_drivers("a", &through), ["sqlx"]);
+    assert_eq!(linked_drivers("d", &through), [""; 0]);
 
     let known = dependencies(&["tokio", "tonic", "sqlx", "eticket-proto", "chrono"]);
     let wrong = |package: &str, path: &str, text: &str| {
@@ -310,15 +352,14 @@ fn each_forbidden_look_is_seen() {
         ("eticket-ticket", "domain.rs", "use crate::convert::status;"),
         ("eticket-ticket", "lib.rs", "use eticket_proto::ticket::Ticket;"),
         ("eticket-ticket", "config.rs", "use crate::outbound::sqlite;"),
-        ("eticket-chassis", "relay.rs", "use eticket_proto::ids::TicketId;"),
-        ("eticket-chassis", "paging.rs", "use eticket_proto::token::{Kind, Consistency};"),
-        ("eticket-chassis", "bus.rs", "async_nats::connect(url)"),
+        ("eticket-service", "relay.rs", "use eticket_proto::ids::TicketId;"),
+        ("eticket-rpc-server", "paging.rs", "use eticket_proto::token::{Kind, Consistency};"),
     ] {
         assert_eq!(wrong(package, path, text), 1, "{package}/{path}: {text}");
     }
     for (package, path, text) in [
         ("eticket-ticket", "domain.rs", "use chrono::Utc; use eticket_proto::ids::TicketId; use self::ticket::State;"),
-        ("eticket-ticket", "application.rs", "use crate::domain::Ticket; use eticket_chassis::batch;"),
+        ("eticket-ticket", "application.rs", "use crate::domain::Ticket; use eticket_service::batch;"),
         ("eticket-ticket", "inbound/grpc.rs", "use crate::application::Command; use eticket_proto::ticket::Ticket;"),
         ("eticket-ticket", "convert.rs", "use crate::domain::Ticket; use eticket_proto::ticket::TicketStatus;"),
         ("eticket-ticket", "outbound/sqlite.rs", "use sqlx::Row; use self::rows::Ticket;"),
@@ -326,7 +367,7 @@ fn each_forbidden_look_is_seen() {
         ("eticket-reservation", "outbound/ticket_client.rs", "use eticket_proto::ticket::CheckAvailabilityRequest;"),
         ("eticket-ticket", "lib.rs", "use crate::{inbound::grpc, outbound::sqlite};"),
         ("eticket-ticket", "lib.rs", "eticket_proto::ticket::ticket_service_server::SERVICE_NAME"),
-        ("eticket-chassis", "bus/nats.rs", "use async_nats::jetstream; use eticket_proto::headers;"),
+        ("eticket-bus-nats", "lib.rs", "use async_nats::jetstream; use eticket_proto::headers;"),
     ] {
         assert_eq!(wrong(package, path, text), 0, "{package}/{path}: {text}");
     }

@@ -5,7 +5,8 @@
 use std::{fs, path::Path};
 
 use chrono::Weekday;
-use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
+use eticket_bus::{Bus, Message};
+use eticket_bus_embedded::Embedded;
 use eticket_integration_tests::{
     Api, Eticket, Protocol, calendar,
     eventually::{SOON, eventually},

@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use chrono::Weekday;
-use eticket_chassis::bus::Bus;
+use eticket_bus::Bus;
 use eticket_integration_tests::{
     Api, Protocol,
     api::reason,

@@ -6,7 +6,8 @@ use std::{
 };
 
 use chrono::Weekday;
-use eticket_chassis::bus::{Bus, Message, embedded::Embedded};
+use eticket_bus::{Bus, Message};
+use eticket_bus_embedded::Embedded;
 use eticket_integration_tests::{
     Api, Eticket, Exit, Protocol, binary, calendar,
     eventually::{SOON, eventually},

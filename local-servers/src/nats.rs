@@ -16,6 +16,9 @@ use tempfile::TempDir;
 
 use crate::{free_port, program::Program, wait_until};
 
+/// With other ports each time.
+const ATTEMPTS: u32 = 3;
+
 /// A running node.
 pub struct Nats {
     program: Option<Program>,
@@ -51,9 +54,20 @@ impl Nats {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_in(folder: &Path, lines: &str) -> Result<Self> {
-        let mut node = Self::configured(folder, lines)?;
-        node.start_again()?;
-        Ok(node)
+        let mut attempts = 1;
+        loop {
+            let mut node = Self::configured(folder, lines)?;
+            match node.start_again() {
+                Ok(()) => return Ok(node),
+                // Its ports were free a moment before it started, and may have been taken meanwhile.
+                Err(_) if attempts < ATTEMPTS && node.has_ended() => attempts += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        self.program.as_mut().is_some_and(|program| program.ended().unwrap_or(true))
     }
 
     /// A node in this folder, by this program, which Ctrl-C at the terminal passes by: its owner stops it in order.

@@ -123,7 +123,7 @@ mod tests {
     fn slow_and_failed_suites_are_listed_by_name() {
         let mut suites = Suites::default();
         for line in [
-            "     Running unittests src/lib.rs (target/debug/deps/eticket_chassis-0123456789abcdef)",
+            "     Running unittests src/lib.rs (target/debug/deps/eticket_store-0123456789abcdef)",
             "test result: ok. 9 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.40s",
             "     Running tests/race.rs (target/debug/deps/race-0123456789abcdef)",
             "test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.50s",

@@ -2,8 +2,8 @@
 
 use std::{collections::HashMap, time::Duration};
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::{error::ErrorReason, headers};
+use eticket_rpc_server::error::ApiError;
 use http::HeaderMap;
 use tonic::{Code, Status};
 use tonic_types::StatusExt;

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use eticket_chassis::{config::LimitsConfig, error::ApiError};
 use eticket_proto::{
     error::ErrorReason,
     headers,
@@ -11,6 +10,7 @@ use eticket_proto::{
     reservation::{GetReservationRequest, reservation_service_client::ReservationServiceClient},
     ticket::GetTicketRequest,
 };
+use eticket_rpc_server::{config::LimitsConfig, error::ApiError};
 use tonic::{Code, Request, Status};
 use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
 use tonic_reflection::pb::{v1, v1alpha};

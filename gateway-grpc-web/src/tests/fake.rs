@@ -10,7 +10,6 @@ use std::{
 };
 
 use axum::Router;
-use eticket_chassis::error::ApiError;
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -26,6 +25,7 @@ use eticket_proto::{
         ticket_service_server::{TicketService, TicketServiceServer},
     },
 };
+use eticket_rpc_server::error::ApiError;
 use futures::stream::{self, BoxStream, StreamExt};
 use http::HeaderMap;
 use tonic::{Request, Response, Status, async_trait, service::Routes};

@@ -8,14 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eticket_chassis::{
-    client::balance::Address,
-    config::Settings,
-    error::ApiError,
-    health::Health,
-    server::{ConnectionLimits, Running, Server, Windows},
-    tasks::Tasks,
-};
+use eticket_base::tasks::Tasks;
 use eticket_proto::{
     error::ErrorReason,
     health::{
@@ -26,6 +19,13 @@ use eticket_proto::{
         GetTicketRequest, ticket_service_client::TicketServiceClient, ticket_service_server::TicketServiceServer,
     },
 };
+use eticket_rpc_client::balance::Address;
+use eticket_rpc_server::{
+    error::ApiError,
+    health::Health,
+    server::{ConnectionLimits, Running, Server, Windows},
+};
+use eticket_runtime::config::Settings;
 use futures::{StreamExt, future::join_all};
 use tokio::{net::TcpListener, sync::watch};
 

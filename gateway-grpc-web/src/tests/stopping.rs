@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::error::ErrorReason;
+use eticket_rpc_server::error::ApiError;
 use http::HeaderMap;
 use tonic::Status;
 use tonic_types::StatusExt;

@@ -11,7 +11,9 @@ use std::{
     time::Duration,
 };
 
-use eticket_chassis::{client::balance::Address, server::Windows, tasks::Tasks};
+use eticket_base::tasks::Tasks;
+use eticket_rpc_client::balance::Address;
+use eticket_rpc_server::server::Windows;
 use http::uri::Authority;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};

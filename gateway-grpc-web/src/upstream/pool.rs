@@ -10,7 +10,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use eticket_chassis::{client::balance::Address, server::Windows, tasks::Tasks};
+use eticket_base::tasks::Tasks;
+use eticket_rpc_client::balance::Address;
+use eticket_rpc_server::server::Windows;
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};

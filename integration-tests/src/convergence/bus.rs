@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, matches};
+use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, matches};
 
 /// A message with its place in its stream.
 pub type Stored = (u64, Arc<Message>);

@@ -1,13 +1,10 @@
-//! How a schedule drives what takes events in: the chassis's consumers, and query's reader, one batch at a time.
+//! How a schedule drives what takes events in: the services' consumers, and query's reader, one batch at a time.
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
-use eticket_chassis::{
-    bus,
-    bus::Delivery,
-    consumer::{Consumer, Error, EventHandler, Session},
-};
+use eticket_bus::{self as bus, Delivery};
 use eticket_query::application::reader::{Reader, Session as ReaderSession};
+use eticket_service::consumer::{Consumer, Error, EventHandler, Session};
 
 use super::bus::TestBus;
 

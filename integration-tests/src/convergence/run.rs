@@ -10,12 +10,13 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use chrono::TimeDelta;
-use eticket_chassis::{bus::Message, store::Claim};
+use eticket_bus::Message;
 use eticket_proto::{headers, ids::TicketId, subjects};
 use eticket_query::{
     application::changes::Condition,
     domain::{self, View, Wait},
 };
+use eticket_store::Claim;
 
 use self::commands::{HeldUp, Request};
 use super::{

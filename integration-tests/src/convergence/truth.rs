@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use anyhow::{Context, Result, ensure};
 use chrono::{DateTime, Datelike, TimeDelta, Utc, Weekday};
-use eticket_chassis::bus::Message;
+use eticket_bus::Message;
 use eticket_proto::{
     event::{PriceEvent, ReservationEvent, TicketEvent},
     headers,

@@ -8,25 +8,27 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::{Batches, Limits},
-    bus::Bus,
+use eticket_base::{
     clock::{ManualClock, SharedClock},
-    consumer::{Consumer, EventHandler},
-    health::Health,
-    store::{
-        Housekeeping,
-        sqlite::{Database, Durability, Store},
-    },
     tasks::Tasks,
     telemetry::TraceContext,
 };
+use eticket_bus::Bus;
 use eticket_pricing::application::{PriceWriter, Prices};
 use eticket_proto::ids::TicketId;
 use eticket_query::application::{ViewStore, changes::Changes, reader::Reader};
 use eticket_reservation::{
     application::{Availability, CheckError, ReservationStore, ReservationWriter, Reservations},
     domain::Check,
+};
+use eticket_rpc_server::health::Health;
+use eticket_service::{
+    batch::{Batches, Limits},
+    consumer::{Consumer, EventHandler},
+};
+use eticket_store::{
+    Housekeeping,
+    sqlite::{Database, Durability, Store},
 };
 use eticket_ticket::{
     application::{TicketWriter, Tickets},

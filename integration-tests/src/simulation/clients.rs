@@ -5,9 +5,10 @@ mod user;
 
 use std::sync::Arc;
 
-use eticket_chassis::{batch, store::Idempotency};
 use eticket_proto::{ids::TicketId, token::Consistency};
 use eticket_query::domain::Wait;
+use eticket_service::batch;
+use eticket_store::Idempotency;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{

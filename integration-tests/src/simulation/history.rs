@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{bus::Message, store::OutboxRow};
+use eticket_bus::Message;
 use eticket_proto::{
     event::{PriceEvent, ReservationEvent, TicketEvent},
     ids::{ReservationId, TicketId, UserGrade},
@@ -12,6 +12,7 @@ use eticket_proto::{
     time::from_proto,
     token::Consistency,
 };
+use eticket_store::OutboxRow;
 use prost::Message as _;
 
 use super::service::Service;

@@ -8,7 +8,7 @@ use std::sync::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eticket_chassis::bus::{
+use eticket_bus::{
     Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState,
     memory::{Memory, Stream},
 };

@@ -6,23 +6,23 @@ use std::sync::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    audit::{AppliedEvents, Comparer, Owner, Responder},
-    batch::Limits,
-    bus::{Bus, memory::Stream},
-    config::AuditConfig,
-    consumer::{Consumer, EventHandler},
-    health::Health,
-    relay::Relay,
-    store::{
-        Error, Housekeeping, OutboxRow,
-        memory::{NoSteps, Steps, Store, Tables},
-    },
-    tasks::Tasks,
-};
+use eticket_base::tasks::Tasks;
+use eticket_bus::{Bus, memory::Stream};
 use eticket_pricing::{application::Prices, outbound::memory::PriceTables};
 use eticket_query::{application::Views, outbound::memory::MemoryViews};
 use eticket_reservation::{application::Reservations, outbound::memory::ReservationTables};
+use eticket_rpc_server::health::Health;
+use eticket_service::{
+    audit::{AppliedEvents, Comparer, Owner, Responder},
+    batch::Limits,
+    config::AuditConfig,
+    consumer::{Consumer, EventHandler},
+    relay::Relay,
+};
+use eticket_store::{
+    Error, Housekeeping, OutboxRow,
+    memory::{NoSteps, Steps, Store, Tables},
+};
 use eticket_ticket::{application::Tickets, outbound::memory::TicketTables};
 use tokio_util::sync::CancellationToken;
 

@@ -2,7 +2,6 @@
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
-use eticket_chassis::store::Housekeeping;
 use eticket_proto::{
     headers,
     ids::{ReservationId, TicketId},
@@ -13,6 +12,7 @@ use eticket_query::{
     domain::{self, View, Wait},
     outbound::memory::MemoryViews,
 };
+use eticket_store::Housekeeping;
 use tokio::{task::JoinHandle, time::Instant};
 
 use super::{

@@ -12,7 +12,7 @@ use std::{
 };
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_chassis::clock::Clock;
+use eticket_base::clock::Clock;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use tokio::time::Instant;
 use uuid::Uuid;

@@ -15,18 +15,18 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch,
-    bus::Message,
-    consumer::{EventHandler, Incoming},
-    store::Parked,
-};
+use eticket_bus::Message;
 use eticket_proto::{ids::TicketId, token::Consistency};
 use eticket_query::{
     application::Decode,
     domain::{self, Event, View, Wait},
 };
 use eticket_reservation::domain::Check;
+use eticket_service::{
+    batch,
+    consumer::{EventHandler, Incoming},
+};
+use eticket_store::Parked;
 
 pub(super) use self::{
     network::Network,

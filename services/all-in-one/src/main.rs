@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use eticket_chassis::process::{entry, main_of_several};
+use eticket_runtime::process::{entry, main_of_several};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

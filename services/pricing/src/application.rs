@@ -10,14 +10,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::{self, Batches, Writer},
-    clock::SharedClock,
-    consumer::Incoming,
-    store::{self, Commit, OutboxRow, Parked, Rows, Work},
-    telemetry::TraceContext,
-};
+use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::{TicketId, UserGrade};
+use eticket_service::{
+    batch::{self, Batches, Writer},
+    consumer::Incoming,
+};
+use eticket_store::{self as store, Commit, OutboxRow, Parked, Rows, Work};
 
 use crate::domain::{self, Holder, Offer, Policy, PolicyBehind, Price, Row, Schedule};
 

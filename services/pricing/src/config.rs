@@ -2,7 +2,8 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eticket_chassis::config::{AuditConfig, Error, file_path, within};
+use eticket_base::config::{Error, file_path, within};
+use eticket_service::config::AuditConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{domain::Policy, policy_file};

@@ -2,14 +2,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eticket_chassis::{
-    bus::{Bus, Message, embedded::Embedded},
-    config::Settings,
-    context::Context,
-    data::DataFolder,
-    error::ApiError,
-    process::Service,
-};
+use eticket_base::data::DataFolder;
+use eticket_bus::{Bus, Message};
+use eticket_bus_embedded::Embedded;
 use eticket_proto::{
     error::ErrorReason,
     event::{PriceEvent, ReservationEvent, TicketEvent},
@@ -22,6 +17,8 @@ use eticket_proto::{
     subjects,
     ticket::Ticket,
 };
+use eticket_rpc_server::error::ApiError;
+use eticket_runtime::{config::Settings, context::Context, process::Service};
 use prost::Message as _;
 use prost_types::Timestamp;
 use tonic::{Status, transport::Channel};
@@ -34,7 +31,7 @@ use crate::{
 struct Fixture {
     client: PricingServiceClient<Channel>,
     bus: Arc<dyn Bus>,
-    running: eticket_chassis::server::Running,
+    running: eticket_rpc_server::server::Running,
     _folder: tempfile::TempDir,
 }
 
@@ -50,7 +47,7 @@ impl Fixture {
         let mut context = Context::new(Pricing::NAME, Settings::for_tests());
         context.data = Some(DataFolder::open(folder.path()).expect("free"));
         context.bus = Some(bus.clone());
-        let audit = eticket_chassis::config::AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
+        let audit = eticket_service::config::AuditConfig { rows_per_second: 200, confirm_after_ms: 10_000 };
         let config = Config { policy: PolicyConfig { file: None, reload_interval_ms: 2_000, settle_ms: 5_000 }, audit };
         let running = Pricing::build(&context, config).await.expect("built");
         let channel = Channel::from_shared(format!("http://{}", running.address())).expect("an address");

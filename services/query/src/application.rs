@@ -18,15 +18,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    bus::{Bus, Message},
-    clock::SharedClock,
-    store::{self, Commit, Housekeeping, Rows},
-};
+use eticket_base::clock::SharedClock;
+use eticket_bus::{Bus, Message};
 use eticket_proto::{
     ids::{ReservationId, TicketId, UserId},
     token::Consistency,
 };
+use eticket_store::{self as store, Commit, Housekeeping, Rows};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},

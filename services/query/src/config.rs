@@ -1,9 +1,9 @@
 //! The configuration that only the query service has.
 
-use eticket_chassis::{
-    client::balance::Targets,
-    config::{AuditConfig, Error, LimitsConfig, within},
-};
+use eticket_base::config::{Error, within};
+use eticket_rpc_client::balance::Targets;
+use eticket_rpc_server::config::LimitsConfig;
+use eticket_service::config::AuditConfig;
 use serde::{Deserialize, Serialize};
 
 /// The query service's own keys.

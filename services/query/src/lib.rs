@@ -11,19 +11,20 @@ mod tests;
 
 use std::{path::Path, sync::Arc, time::Duration};
 
-use eticket_chassis::{
-    audit::Comparer,
-    client::balance::Targets,
-    config::{self as chassis_config, Settings, urls::StoreSupport},
-    context::Context,
+use eticket_base::{
+    config::{self as base_config, urls::StoreSupport},
     exit::StartError,
-    health::Health,
-    operations,
-    process::{Deployment, Service},
-    server::Running,
     tasks::Tasks,
 };
 use eticket_proto::query::query_service_server::QueryServiceServer;
+use eticket_rpc_client::balance::Targets;
+use eticket_rpc_server::{health::Health, server::Running};
+use eticket_runtime::{
+    config::Settings,
+    context::Context,
+    process::{Deployment, OpenBus, Service},
+};
+use eticket_service::{audit::Comparer, bus::open as open_bus, operations};
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
@@ -63,9 +64,10 @@ impl Service for Query {
         upstream.{ticket,reservation,pricing}.url, for compare-view only";
     const EXAMPLE: &'static str = "eticket-query --data ./query  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
+    const OPEN_BUS: Option<OpenBus> = Some(open_bus);
     type Config = Config;
 
-    fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), base_config::Error> {
         config.check(&settings.limits)
     }
 

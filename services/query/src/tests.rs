@@ -15,13 +15,9 @@ mod watching;
 use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    bus::{Bus, Message, embedded::Embedded},
-    clock::ManualClock,
-    health::Health,
-    store::{Work, memory::NoSteps},
-    tasks::Tasks,
-};
+use eticket_base::{clock::ManualClock, tasks::Tasks};
+use eticket_bus::{Bus, Message};
+use eticket_bus_embedded::Embedded;
 use eticket_proto::{
     event::{PriceEvent, ReservationEvent, TicketEvent},
     headers,
@@ -30,6 +26,8 @@ use eticket_proto::{
     time::to_proto,
     r#type::Money as MoneyPb,
 };
+use eticket_rpc_server::health::Health;
+use eticket_store::{Work, memory::NoSteps};
 use prost::Message as _;
 use tokio::{
     sync::{Mutex, Notify, Semaphore},

@@ -7,14 +7,13 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::{self, Batches},
-    clock::SharedClock,
-    consumer::Incoming,
-    store::{self, Commit, Idempotency, OutboxRow, Parked, Record, RequestIdReused, Rows},
-    telemetry::TraceContext,
-};
+use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_service::{
+    batch::{self, Batches},
+    consumer::Incoming,
+};
+use eticket_store::{self as store, Commit, Idempotency, OutboxRow, Parked, Record, RequestIdReused, Rows};
 use tokio::time::Instant;
 
 use crate::domain::{self, Check, Ledger, NewReservation, Reservation, Status};

@@ -1,10 +1,9 @@
 //! The configuration that only the reservation service has.
 
-use eticket_chassis::{
-    client::UpstreamConfig,
-    config::{AuditConfig, Error, IdempotencyConfig},
-    process::Deployment,
-};
+use eticket_base::config::Error;
+use eticket_rpc_client::UpstreamConfig;
+use eticket_runtime::process::Deployment;
+use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};
 
 /// The reservation service's own keys.

@@ -12,24 +12,27 @@ pub mod outbound;
 
 use std::sync::Arc;
 
-use eticket_chassis::{
-    audit::Comparer,
-    background::Background,
-    batch::{Batches, Limits},
-    client::balance,
-    config::{self as chassis_config, Settings},
-    context::{Context, Migrations, OpenStore},
-    exit::StartError,
-    health::Health,
-    operations::{self, Operations},
-    process::{Deployment, Service},
-    server::Running,
-    store,
-};
+use eticket_base::{config as base_config, exit::StartError};
 use eticket_proto::{
     operations::operations_service_server::SERVICE_NAME as OPERATIONS,
     reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS},
 };
+use eticket_rpc_client::balance;
+use eticket_rpc_server::{health::Health, server::Running};
+use eticket_runtime::{
+    config::Settings,
+    context::Context,
+    process::{Deployment, OpenBus, Service},
+};
+use eticket_service::{
+    audit::Comparer,
+    background::Background,
+    batch::{Batches, Limits},
+    bus::open as open_bus,
+    operations::{self, Operations},
+    store::{Migrations, OpenStore, check as check_store, open as open_store},
+};
+use eticket_store as store;
 
 pub use crate::config::Config;
 use crate::{
@@ -43,7 +46,7 @@ use crate::{
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
-/// The reservation service, to be run by the chassis.
+/// The reservation service,.
 pub struct Reservation;
 
 impl Service for Reservation {
@@ -55,9 +58,11 @@ impl Service for Reservation {
         store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str =
         "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
+    const OPEN_BUS: Option<OpenBus> = Some(open_bus);
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, place: Deployment) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, settings: &Settings, place: Deployment) -> Result<(), base_config::Error> {
+        check_store(settings)?;
         config.check(place)
     }
 
@@ -66,7 +71,7 @@ impl Service for Reservation {
         let upstream = config.upstream.ticket;
         let targets = context.upstream("ticket", upstream.url.as_ref());
         let targets = targets.ok_or_else(|| StartError::failed("the ticket service has not started"))?;
-        let opened = context.open_store(MIGRATIONS).await?;
+        let opened = open_store(context, MIGRATIONS).await?;
         let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([RESERVATIONS, OPERATIONS]).with_store().with_bus();
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())

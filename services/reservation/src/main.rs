@@ -4,5 +4,5 @@
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    eticket_chassis::process::main::<eticket_reservation::Reservation>()
+    eticket_runtime::process::main::<eticket_reservation::Reservation>()
 }

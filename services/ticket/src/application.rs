@@ -7,14 +7,13 @@ use std::{collections::BTreeSet, sync::Arc};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::{self, Batches, Writer},
-    clock::SharedClock,
-    consumer::Incoming,
-    store::{self, Commit, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work},
-    telemetry::TraceContext,
-};
+use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_service::{
+    batch::{self, Batches, Writer},
+    consumer::Incoming,
+};
+use eticket_store::{self as store, Commit, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work};
 use tokio::time::Instant;
 use uuid::Uuid;
 

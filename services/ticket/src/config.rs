@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use eticket_chassis::config::{AuditConfig, Error, IdempotencyConfig, comma_list, within};
+use eticket_base::config::{Error, comma_list, within};
+use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};
 
 /// The ticket service's own keys.

@@ -11,23 +11,26 @@ pub mod outbound;
 
 use std::sync::Arc;
 
-use eticket_chassis::{
-    audit::Comparer,
-    background::Background,
-    batch::{Batches, Limits},
-    config::{self as chassis_config, Settings},
-    context::{Context, Migrations, OpenStore},
-    exit::StartError,
-    health::Health,
-    operations::{self, Operations},
-    process::{Deployment, Service},
-    server::Running,
-    store,
-};
+use eticket_base::{config as base_config, exit::StartError};
 use eticket_proto::{
     operations::operations_service_server::SERVICE_NAME as OPERATIONS,
     ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer},
 };
+use eticket_rpc_server::{health::Health, server::Running};
+use eticket_runtime::{
+    config::Settings,
+    context::Context,
+    process::{Deployment, OpenBus, Service},
+};
+use eticket_service::{
+    audit::Comparer,
+    background::Background,
+    batch::{Batches, Limits},
+    bus::open as open_bus,
+    operations::{self, Operations},
+    store::{Migrations, OpenStore, check as check_store, open as open_store},
+};
+use eticket_store as store;
 use tokio_util::sync::CancellationToken;
 use tower::Layer;
 
@@ -45,7 +48,7 @@ use crate::{
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
-/// The ticket service, to be run by the chassis.
+/// The ticket service,.
 pub struct Ticket;
 
 impl Service for Ticket {
@@ -55,15 +58,17 @@ impl Service for Ticket {
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
         store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str = "eticket-ticket --data ./ticket  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
+    const OPEN_BUS: Option<OpenBus> = Some(open_bus);
     type Config = Config;
 
-    fn check(config: &Config, _: &Settings, _: Deployment) -> Result<(), chassis_config::Error> {
+    fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), base_config::Error> {
+        check_store(settings)?;
         config.check()
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
         let (bus, clock) = (context.bus()?, context.clock.clone());
-        let opened = context.open_store(MIGRATIONS).await?;
+        let opened = open_store(context, MIGRATIONS).await?;
         let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
         let health = Health::new([TICKETS, OPERATIONS]).with_store().with_bus();
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())

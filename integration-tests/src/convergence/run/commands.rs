@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_chassis::{clock::Clock, store::Idempotency, telemetry::TraceContext};
+use eticket_base::{clock::Clock, telemetry::TraceContext};
 use eticket_proto::{
     ids::{ReservationId, UserGrade},
     reservation::ReserveTicketResponse,
@@ -14,6 +14,7 @@ use eticket_reservation::{
     application::{self as reservation, Request as Call},
     domain::{NewReservation, Refusal},
 };
+use eticket_store::Idempotency;
 use eticket_ticket::{
     application::{self as ticket, Command},
     domain::{self as ticket_domain, Title},

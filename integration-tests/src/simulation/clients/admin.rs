@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_chassis::telemetry::TraceContext;
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{ids::TicketId, ticket::RegisterTicketResponse, token::Consistency};
 use eticket_ticket::{
     application::{Command, Refusal, Tickets},

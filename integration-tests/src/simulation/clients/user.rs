@@ -1,6 +1,6 @@
 //! Somebody who reserves tickets and cancels them.
 
-use eticket_chassis::telemetry::TraceContext;
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{
     ids::{ReservationId, TicketId, UserGrade},
     reservation::{ReservationStatus, ReserveTicketResponse},

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{audit::Owner, batch::Batches, telemetry::TraceContext};
+use eticket_base::telemetry::TraceContext;
 use eticket_pricing::{
     application::{PriceWriter, Prices, audit::PriceStates},
     policy_file,
@@ -23,6 +23,7 @@ use eticket_reservation::{
     application::{Availability, CheckError, ReservationWriter, Reservations, audit::ReservationStates},
     domain::Check,
 };
+use eticket_service::{audit::Owner, batch::Batches};
 use eticket_ticket::{
     application::{TicketWriter, Tickets, audit::TicketStates},
     domain::Unavailable,
@@ -134,7 +135,7 @@ impl FleetInner {
             decode: wrong::decode(self.wrong),
             changes: changes.clone(),
             clock: clock.clone(),
-            health: eticket_chassis::health::Health::new(Vec::<String>::new()),
+            health: eticket_rpc_server::health::Health::new(Vec::<String>::new()),
             turn: Arc::default(),
             reattach: Arc::new(Notify::new()),
             reached_end: self.compares().then(Arc::default),
@@ -159,7 +160,7 @@ impl FleetInner {
         let store = Arc::new(self.price_rows.clone());
         let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
         let writer = PriceWriter { store: store.clone(), messages, clock };
-        let tasks = eticket_chassis::tasks::Tasks::new();
+        let tasks = eticket_base::tasks::Tasks::new();
         let prices = Prices::new(store, Batches::start("pricing", &tasks, LIMITS, Arc::new(writer)));
         let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
         prices.offer(policy).await.expect("the store answers");

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use eticket_chassis::bus::{Delivery, Message};
+use eticket_bus::{Delivery, Message};
 use eticket_proto::headers;
 
 use super::Wrong;

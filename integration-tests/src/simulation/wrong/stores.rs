@@ -10,18 +10,16 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::Writer,
-    store::{
-        ApplyBatch, Commit, Error, Idempotency, Record, Work,
-        memory::{Outcome as Committed, Store},
-    },
-};
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_reservation::{
     application::{Filter, Keys, Outcome, ReservationRows, ReservationStore, ReservationWriter, WriteCommand},
     domain::{Ledger, Reservation},
     outbound::memory::ReservationTables,
+};
+use eticket_service::batch::Writer;
+use eticket_store::{
+    ApplyBatch, Commit, Error, Idempotency, Record, Work,
+    memory::{Outcome as Committed, Store},
 };
 use eticket_ticket::{
     application::{TicketRows, TicketStore},

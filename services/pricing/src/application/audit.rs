@@ -3,13 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use eticket_chassis::{
+use eticket_base::{clock::SharedClock, telemetry::TraceContext};
+use eticket_proto::{ids::TicketId, subjects};
+use eticket_service::{
     audit::{Owner, State},
     batch,
-    clock::SharedClock,
-    telemetry::TraceContext,
 };
-use eticket_proto::{ids::TicketId, subjects};
 
 use super::{About, Messages, News, Prices, WriteCommand, unavailable};
 use crate::domain::Row;

@@ -3,17 +3,14 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::Limits,
-    bus::Message,
-    clock::ManualClock,
-    store::{
-        Housekeeping,
-        sqlite::{Database, Store},
-    },
-    tasks::Tasks,
-};
+use eticket_base::{clock::ManualClock, tasks::Tasks};
+use eticket_bus::Message;
 use eticket_proto::event::PriceEvent;
+use eticket_service::batch::Limits;
+use eticket_store::{
+    Housekeeping,
+    sqlite::{Database, Store},
+};
 use prost::Message as _;
 use tokio::time::Instant;
 

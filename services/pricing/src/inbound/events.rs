@@ -1,18 +1,18 @@
 //! Ticket events, for when a ticket starts, and reservation events, for who holds it.
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    batch,
-    bus::{self, Message},
-    consumer::{EventHandler, Incoming},
-    store::Parked,
-};
+use eticket_bus::{self as bus, Message};
 use eticket_proto::{
     event::{ReservationEvent, TicketEvent},
     ids::UserGrade,
     subjects,
     time::from_proto,
 };
+use eticket_service::{
+    batch,
+    consumer::{EventHandler, Incoming},
+};
+use eticket_store::Parked;
 use prost::Message as _;
 
 use crate::{

@@ -1,10 +1,5 @@
 //! `eticket.pricing.v1.PricingService`: parses at the edge, and says in the contract's words what the application answers.
 
-use eticket_chassis::{
-    error::ApiError,
-    failure,
-    paging::{self, Page},
-};
 use eticket_proto::{
     error::ErrorReason,
     field_text,
@@ -15,6 +10,11 @@ use eticket_proto::{
     },
     time::from_proto,
 };
+use eticket_rpc_server::{
+    error::ApiError,
+    paging::{self, Page},
+};
+use eticket_service::failure;
 use tonic::{Request, Response, Status};
 
 use crate::{

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use eticket_chassis::exit::StartError;
+use eticket_base::exit::StartError;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
@@ -213,7 +213,7 @@ impl PolicyWatch {
 ///
 /// # Errors
 /// If the store does not answer.
-async fn offer(prices: &Prices, policy: Policy) -> Result<Offer, eticket_chassis::batch::Error> {
+async fn offer(prices: &Prices, policy: Policy) -> Result<Offer, eticket_service::batch::Error> {
     let version = policy.version();
     let offer = prices.offer(policy).await?;
     match offer {

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::TicketId;
+use eticket_store::{
     Error,
     memory::{Store, Tables},
 };
-use eticket_proto::ids::TicketId;
 
 use crate::{
     application::{PriceStore, PricingRows},
@@ -106,7 +106,7 @@ impl PriceStore for Store<PriceTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::clock::SystemClock;
+    use eticket_base::clock::SystemClock;
 
     use super::*;
     use crate::outbound::contract;

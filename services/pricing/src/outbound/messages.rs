@@ -1,8 +1,10 @@
 //! Prices as bytes of events for the stream.
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{relay::Envelope, store::OutboxRow, telemetry::TraceContext};
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{event::PriceEvent, ids::TicketId, subjects};
+use eticket_service::relay::Envelope;
+use eticket_store::OutboxRow;
 use prost::Message;
 
 use crate::{application::Messages, convert::row_to_message, domain::Row};

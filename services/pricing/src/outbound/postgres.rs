@@ -6,11 +6,11 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::{TicketId, UserGrade};
+use eticket_store::{
     Error,
     postgres::{Store, Tables},
 };
-use eticket_proto::ids::{TicketId, UserGrade};
 use serde_json::json;
 use sqlx::{Executor, PgConnection, Row as _, migrate::Migrator, postgres::PgRow};
 
@@ -212,11 +212,9 @@ impl PriceStore for Store<PriceTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{
-        clock::SystemClock,
-        store::postgres::{self, Database},
-    };
+    use eticket_base::clock::SystemClock;
     use eticket_local_servers::postgres::Postgres;
+    use eticket_store::postgres::{self, Database};
 
     use super::*;
     use crate::outbound::contract;

@@ -3,11 +3,11 @@
 use std::collections::BTreeSet;
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::{TicketId, UserGrade};
+use eticket_store::{
     Error,
     sqlite::{Store, Tables, hex, json_rows, time},
 };
-use eticket_proto::ids::{TicketId, UserGrade};
 use serde_json::json;
 use sqlx::{Row as _, SqliteConnection, SqliteExecutor, migrate::Migrator, sqlite::SqliteRow};
 
@@ -175,7 +175,8 @@ impl PriceStore for Store<PriceTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
+    use eticket_base::clock::SystemClock;
+    use eticket_store::sqlite::Database;
 
     use super::*;
     use crate::outbound::contract;

@@ -3,11 +3,9 @@
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    bus::Message,
-    store::{Parked, Work},
-};
+use eticket_bus::Message;
 use eticket_proto::ids::TicketId;
+use eticket_store::{Parked, Work};
 
 use super::{Keys, ViewRows};
 use crate::domain::{self, Event};

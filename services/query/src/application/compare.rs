@@ -11,8 +11,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{on_demand::PATIENCE, store};
 use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_rpc_server::on_demand::PATIENCE;
+use eticket_store as store;
 use tokio::{sync::mpsc, time::timeout};
 
 use super::{Counts, ViewStore};

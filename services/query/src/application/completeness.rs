@@ -10,13 +10,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{
+use eticket_bus::Message;
+use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_service::{
     audit::{self, Comparer, Replica},
     batch,
-    bus::Message,
-    store,
 };
-use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store as store;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 

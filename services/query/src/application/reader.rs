@@ -6,13 +6,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eticket_chassis::{
-    bus::{self, Bus, Delivery, Message},
-    clock::SharedClock,
-    health::Health,
-    store::{self, Parked, Work},
-};
+use eticket_base::clock::SharedClock;
+use eticket_bus::{self as bus, Bus, Delivery, Message};
 use eticket_proto::headers;
+use eticket_rpc_server::health::Health;
+use eticket_store::{self as store, Parked, Work};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
@@ -389,5 +387,5 @@ fn fingerprint(message: &Message, sequence: u64) -> String {
 }
 
 fn chain(error: &dyn std::error::Error) -> String {
-    eticket_chassis::error::chain(error)
+    eticket_base::error::chain(error)
 }

@@ -8,7 +8,9 @@ use std::{
     time::Duration,
 };
 
-use eticket_chassis::{bus, health::Health, tasks::Tasks};
+use eticket_base::tasks::Tasks;
+use eticket_bus as bus;
+use eticket_rpc_server::health::Health;
 use tokio::{
     sync::{Mutex as AsyncMutex, Notify, watch},
     time::timeout,

@@ -6,8 +6,9 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use eticket_chassis::{bus, store};
+use eticket_bus as bus;
 use eticket_proto::ids::TicketId;
+use eticket_store as store;
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit},
     time::{Instant, sleep_until},

@@ -1,7 +1,7 @@
 //! Messages of the stream as what they say about a ticket. The subject says whose state is in the body; the type of the event is
 //! for people.
 
-use eticket_chassis::bus::{Message, matches};
+use eticket_bus::{Message, matches};
 use eticket_proto::{
     event::{PriceEvent, ReservationEvent, TicketEvent},
     ids::TicketId,

@@ -3,15 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    call::Call,
-    error::ApiError,
-    failure,
-    on_demand::on_demand,
-    paging::{self, Page},
-    server::Draining,
-    tasks::Tasks,
-};
+use eticket_base::tasks::Tasks;
 use eticket_proto::{
     error::ErrorReason,
     field_text,
@@ -24,6 +16,14 @@ use eticket_proto::{
     time::from_proto,
     token::{self, Consistency, Kind},
 };
+use eticket_rpc_server::{
+    call::Call,
+    error::ApiError,
+    on_demand::on_demand,
+    paging::{self, Page},
+    server::Draining,
+};
+use eticket_service::failure;
 use futures::{
     StreamExt,
     stream::{self, BoxStream},

@@ -2,15 +2,7 @@
 
 use std::sync::Arc;
 
-use eticket_chassis::{
-    batch,
-    error::ApiError,
-    failure,
-    operations::{discard_parked, list_parked, only, resend_parked},
-    paging::{self, Page},
-    store::{self, Parked},
-    tasks::Tasks,
-};
+use eticket_base::tasks::Tasks;
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -22,6 +14,15 @@ use eticket_proto::{
     },
     time::to_proto,
 };
+use eticket_rpc_server::{
+    error::ApiError,
+    paging::{self, Page},
+};
+use eticket_service::{
+    batch, failure,
+    operations::{discard_parked, list_parked, only, resend_parked},
+};
+use eticket_store::{self as store, Parked};
 use futures::{
     StreamExt,
     future::BoxFuture,

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, sync::Arc};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_chassis::store::Work;
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade};
+use eticket_store::Work;
 use uuid::Uuid;
 
 use crate::{

@@ -13,14 +13,12 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    clock::SharedClock,
-    store::{
-        ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
-        memory::{Steps, Store},
-    },
-};
+use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
+use eticket_store::{
+    ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
+    memory::{Steps, Store},
+};
 use uuid::Uuid;
 
 use self::tables::{ViewTables, above, passes};
@@ -275,7 +273,8 @@ impl Housekeeping for MemoryViews {
 
 #[cfg(test)]
 mod tests {
-    use eticket_chassis::{clock::SystemClock, store::memory::NoSteps};
+    use eticket_base::clock::SystemClock;
+    use eticket_store::memory::NoSteps;
 
     use super::*;
     use crate::outbound::contract;

@@ -3,20 +3,17 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    client::{
-        CallError, Client, UpstreamConfig,
-        balance::{self, Targets},
-        config::BreakerConfig,
-    },
-    tasks::Tasks,
-    telemetry::TraceContext,
-};
+use eticket_base::{tasks::Tasks, telemetry::TraceContext};
 use eticket_proto::{
     ids::{ReservationId, TicketId},
     pricing::{self as pricing_pb, pricing_service_client::PricingServiceClient},
     reservation::{self as reservation_pb, reservation_service_client::ReservationServiceClient},
     ticket::{self as ticket_pb, ticket_service_client::TicketServiceClient},
+};
+use eticket_rpc_client::{
+    CallError, Client, UpstreamConfig,
+    balance::{self, Targets},
+    config::BreakerConfig,
 };
 use tonic::{Code, Request, transport::Channel};
 

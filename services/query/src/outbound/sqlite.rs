@@ -19,14 +19,12 @@ use std::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    clock::SharedClock,
-    store::{
-        ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
-        sqlite::{Database, Durability, Store, json_rows, time},
-    },
-};
+use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
+use eticket_store::{
+    ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
+    sqlite::{Database, Durability, Store, json_rows, time},
+};
 use serde_json::json;
 use sqlx::{Row, migrate::Migrator};
 use tokio::sync::{RwLock, RwLockReadGuard};
@@ -149,7 +147,7 @@ impl ViewStore for SqliteViews {
         row.as_ref().map(rows::position).transpose()
     }
 
-    /// The chassis's table of the stream last met is free for that: the position has the epoch.
+    /// The store's table of the stream last met is free for that: the position has the epoch.
     async fn has_caught_up(&self) -> Result<bool, Error> {
         Ok(self.current().await?.database.stream_epoch().await?.is_some())
     }

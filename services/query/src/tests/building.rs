@@ -1,6 +1,5 @@
 //! A view that has never caught up is a part of what there is: it says so instead of answering.
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::{
     error::ErrorReason,
     query::{
@@ -8,6 +7,7 @@ use eticket_proto::{
         query_service_server::QueryService,
     },
 };
+use eticket_rpc_server::error::ApiError;
 use tonic::{Request, Status};
 
 use super::*;

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState};
+use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState};
 use tokio::sync::watch;
 
 pub(super) struct MemoryBus {

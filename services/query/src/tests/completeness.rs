@@ -3,13 +3,13 @@
 use std::{collections::BTreeMap, sync::Mutex as StdMutex};
 
 use async_trait::async_trait;
-use eticket_chassis::{
+use eticket_bus::memory::Stream;
+use eticket_service::{
     audit::{Comparer, Owner, Responder, State},
     batch,
-    bus::memory::Stream,
     config::AuditConfig,
-    store::memory::NoSteps,
 };
+use eticket_store::memory::NoSteps;
 use tokio::time::sleep;
 
 use super::*;

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::{
     error::ErrorReason,
     query::{
@@ -12,6 +11,7 @@ use eticket_proto::{
     reservation::ReservationStatus as ReservationStatusPb,
     ticket::TicketStatus,
 };
+use eticket_rpc_server::error::ApiError;
 use tonic::Request;
 
 use super::*;

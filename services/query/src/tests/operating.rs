@@ -1,6 +1,5 @@
 //! `OperationsService`: parked messages, what is unsettled, and what the view does not have.
 
-use eticket_chassis::{error::ApiError, store::Parked};
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -8,6 +7,8 @@ use eticket_proto::{
         ResendParkedEventRequest, operations_service_server::OperationsService,
     },
 };
+use eticket_rpc_server::error::ApiError;
+use eticket_store::Parked;
 use tonic::{Code, Request};
 
 use super::*;

@@ -1,6 +1,6 @@
 //! Positions: where reading goes on, and what a row remembers of where it was read.
 
-use eticket_chassis::bus::Error as BusError;
+use eticket_bus::Error as BusError;
 
 use super::*;
 use crate::application::reader;

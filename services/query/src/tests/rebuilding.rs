@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use eticket_chassis::store::Rows;
+use eticket_store::Rows;
 
 use super::*;
 use crate::application::rebuild::Progress;

@@ -3,17 +3,14 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    error::ApiError,
-    server::Deadline,
-    store::{self, memory::Steps},
-};
 use eticket_proto::{
     error::ErrorReason,
     query::{GetTicketViewRequest, GetTicketViewResponse, WaitFor, query_service_server::QueryService},
     ticket::TicketStatus,
     token::Consistency,
 };
+use eticket_rpc_server::{error::ApiError, server::Deadline};
+use eticket_store::{self as store, memory::Steps};
 use tonic::{Request, Status};
 use tonic_types::StatusExt;
 

@@ -2,12 +2,12 @@
 
 use std::collections::BTreeSet;
 
-use eticket_chassis::{error::ApiError, on_demand::PATIENCE, server::Draining};
 use eticket_proto::{
     error::ErrorReason,
     query::{WatchTicketViewsRequest, WatchTicketViewsResponse, query_service_server::QueryService},
     token::{Kind, open, seal},
 };
+use eticket_rpc_server::{error::ApiError, on_demand::PATIENCE, server::Draining};
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tonic::{Request, Status};
 

@@ -4,14 +4,10 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::{
-    batch::Writer,
-    clock::SharedClock,
-    consumer::Incoming,
-    store::{self, Work},
-    telemetry::TraceContext,
-};
+use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::ReservationId;
+use eticket_service::{batch::Writer, consumer::Incoming};
+use eticket_store::{self as store, Work};
 use uuid::Uuid;
 
 use super::{Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange, WriteCommand};

@@ -6,12 +6,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_chassis::{
+use eticket_base::telemetry::TraceContext;
+use eticket_proto::{ids::TicketId, subjects};
+use eticket_service::{
     audit::{Owner, State},
     batch,
-    telemetry::TraceContext,
 };
-use eticket_proto::{ids::TicketId, subjects};
 
 use super::{Filter, Messages, Reservations, TicketChange, WriteCommand, unavailable};
 use crate::domain::Reservation;

@@ -9,21 +9,23 @@ use std::sync::{
 
 use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_chassis::{
-    batch::{Batches, Limits},
-    bus::Message,
+use eticket_base::{
     clock::{Clock, ManualClock},
-    consumer::Incoming,
-    store::{
-        Housekeeping, Idempotency,
-        sqlite::{Database, Store},
-    },
     tasks::Tasks,
     telemetry::TraceContext,
 };
+use eticket_bus::Message;
 use eticket_proto::{
     ids::{ReservationId, TicketId, UserGrade},
     reservation::ReserveTicketResponse,
+};
+use eticket_service::{
+    batch::{Batches, Limits},
+    consumer::Incoming,
+};
+use eticket_store::{
+    Housekeeping, Idempotency,
+    sqlite::{Database, Store},
 };
 use prost::Message as _;
 use tokio::time::Instant;

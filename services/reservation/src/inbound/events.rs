@@ -1,13 +1,13 @@
 //! Ticket events: only a withdrawal concerns the ledgers.
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    batch,
-    bus::Message,
-    consumer::{EventHandler, Incoming},
-    store::Parked,
-};
+use eticket_bus::Message;
 use eticket_proto::{event::TicketEvent, subjects};
+use eticket_service::{
+    batch,
+    consumer::{EventHandler, Incoming},
+};
+use eticket_store::Parked;
 use prost::Message as _;
 
 use crate::application::{Reservations, TicketChange};

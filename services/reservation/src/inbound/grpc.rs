@@ -1,12 +1,5 @@
 //! `eticket.reservation.v1.ReservationService`: parses at the edge, and says in the contract's words what the application answers.
 
-use eticket_chassis::{
-    call::Call,
-    error::ApiError,
-    failure,
-    idempotency::{self, Fields},
-    paging::{self, Page},
-};
 use eticket_proto::{
     error::ErrorReason,
     field_text,
@@ -16,6 +9,15 @@ use eticket_proto::{
         ListReservationsRequest, ListReservationsResponse, ReserveTicketRequest, ReserveTicketResponse,
         reservation_service_server::ReservationService,
     },
+};
+use eticket_rpc_server::{
+    call::Call,
+    error::ApiError,
+    paging::{self, Page},
+};
+use eticket_service::{
+    failure,
+    idempotency::{self, Fields},
 };
 use prost::Message;
 use tonic::{Request, Response, Status};

@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{Error, Idempotency, OutboxRow, RequestIdReused, Work};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade};
+use eticket_store::{Error, Idempotency, OutboxRow, RequestIdReused, Work};
 use tokio::{runtime::Handle, task::block_in_place};
 use uuid::Uuid;
 

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store::{
     Error, Idempotency, Record,
     memory::{Store, Tables},
 };
-use eticket_proto::ids::{ReservationId, TicketId};
 
 use crate::{
     application::{Filter, Keys, ReservationRows, ReservationStore},
@@ -123,7 +123,7 @@ impl ReservationStore for Store<ReservationTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::clock::SystemClock;
+    use eticket_base::clock::SystemClock;
 
     use super::*;
     use crate::outbound::contract;

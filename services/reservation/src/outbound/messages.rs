@@ -3,8 +3,10 @@
 //! Both commands answer alike (`reservation`, `consistency_token`), so one encoding serves them.
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{relay::Envelope, store::OutboxRow, telemetry::TraceContext};
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{event::ReservationEvent, reservation::ReserveTicketResponse, subjects, token::Consistency};
+use eticket_service::relay::Envelope;
+use eticket_store::OutboxRow;
 use prost::Message;
 
 use crate::{

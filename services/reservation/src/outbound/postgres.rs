@@ -1,11 +1,11 @@
 //! Ledgers and reservations on PostgreSQL.
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store::{
     Error, Idempotency, Record,
     postgres::{Store, Tables},
 };
-use eticket_proto::ids::{ReservationId, TicketId};
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
 
@@ -281,11 +281,9 @@ impl ReservationStore for Store<ReservationTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{
-        clock::SystemClock,
-        store::postgres::{self, Database},
-    };
+    use eticket_base::clock::SystemClock;
     use eticket_local_servers::postgres::Postgres;
+    use eticket_store::postgres::{self, Database};
 
     use super::*;
     use crate::outbound::contract;

@@ -1,11 +1,11 @@
 //! Ledgers and reservations on SQLite.
 
 use async_trait::async_trait;
-use eticket_chassis::store::{
+use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store::{
     Error, Idempotency, Record,
     sqlite::{Store, Tables, json_rows, time},
 };
-use eticket_proto::ids::{ReservationId, TicketId};
 use serde_json::json;
 use sqlx::{Row, SqliteConnection, migrate::Migrator, sqlite::SqliteRow};
 
@@ -213,10 +213,8 @@ impl ReservationStore for Store<ReservationTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{
-        clock::SystemClock,
-        store::sqlite::{Database, Store},
-    };
+    use eticket_base::clock::SystemClock;
+    use eticket_store::sqlite::{Database, Store};
 
     use super::*;
     use crate::outbound::contract;

@@ -1,10 +1,7 @@
-//! Asks the ticket service, through the chassis's client stack: deadline, retry with a budget, breaker, attempt timeout.
+//! Asks the ticket service, through the client stack: deadline, retry with a budget, breaker, attempt timeout.
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    client::{CallError, Client, UpstreamConfig},
-    telemetry::TraceContext,
-};
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{
     ids::TicketId,
     ticket::{
@@ -13,6 +10,7 @@ use eticket_proto::{
     },
     time::from_proto,
 };
+use eticket_rpc_client::{CallError, Client, UpstreamConfig};
 use tokio::time::Instant;
 use tonic::{Code, Request, transport::Channel};
 

@@ -3,12 +3,12 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use async_trait::async_trait;
-use eticket_chassis::{
+use eticket_base::telemetry::TraceContext;
+use eticket_proto::{ids::TicketId, subjects};
+use eticket_service::{
     audit::{Owner, State},
     batch,
-    telemetry::TraceContext,
 };
-use eticket_proto::{ids::TicketId, subjects};
 
 use super::{Messages, ReservationChange, Tickets, WriteCommand, by_status, unavailable};
 use crate::domain;

@@ -1,19 +1,16 @@
 //! The use cases over a real store: commands, events and what they leave in the outbox.
 
 use chrono::TimeDelta;
-use eticket_chassis::{
-    batch::Limits,
-    bus::Message,
-    clock::ManualClock,
-    store::{
-        Housekeeping,
-        sqlite::{Database, Store},
-    },
-    tasks::Tasks,
-};
+use eticket_base::{clock::ManualClock, tasks::Tasks};
+use eticket_bus::Message;
 use eticket_proto::{
     event::TicketEvent,
     ticket::{RegisterTicketResponse, TicketStatus},
+};
+use eticket_service::batch::Limits;
+use eticket_store::{
+    Housekeeping,
+    sqlite::{Database, Store},
 };
 use prost::Message as _;
 

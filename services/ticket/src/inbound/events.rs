@@ -1,13 +1,13 @@
 //! Reservation events: who holds each ticket.
 
 use async_trait::async_trait;
-use eticket_chassis::{
-    batch,
-    bus::Message,
-    consumer::{EventHandler, Incoming},
-    store::Parked,
-};
+use eticket_bus::Message;
 use eticket_proto::{event::ReservationEvent, subjects};
+use eticket_service::{
+    batch,
+    consumer::{EventHandler, Incoming},
+};
+use eticket_store::Parked;
 use prost::Message as _;
 
 use crate::application::{ReservationChange, Tickets};

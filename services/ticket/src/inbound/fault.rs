@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
-use eticket_chassis::error::ApiError;
 use eticket_proto::error::ErrorReason;
+use eticket_rpc_server::error::ApiError;
 use tonic::{Status, body::Body, codegen::http, server::NamedService};
 use tower::{Layer, Service};
 

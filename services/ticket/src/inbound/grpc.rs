@@ -1,13 +1,6 @@
 //! `eticket.ticket.v1.TicketService`: parses at the edge, and says in the contract's words what the application answers.
 
 use chrono::{DateTime, SecondsFormat, Utc};
-use eticket_chassis::{
-    call::Call,
-    error::ApiError,
-    failure,
-    idempotency::{self, Fields},
-    paging::{self, Page},
-};
 use eticket_proto::{
     error::ErrorReason,
     field_text,
@@ -18,6 +11,15 @@ use eticket_proto::{
         WithdrawTicketRequest, WithdrawTicketResponse, ticket_service_server::TicketService,
     },
     time::from_proto,
+};
+use eticket_rpc_server::{
+    call::Call,
+    error::ApiError,
+    paging::{self, Page},
+};
+use eticket_service::{
+    failure,
+    idempotency::{self, Fields},
 };
 use prost::Message;
 use prost_types::{FieldMask, Timestamp};

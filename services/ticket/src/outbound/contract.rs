@@ -3,8 +3,8 @@
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{Error, Work};
 use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store::{Error, Work};
 use tokio::{runtime::Handle, task::block_in_place};
 
 use crate::{

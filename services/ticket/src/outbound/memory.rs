@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{
+use eticket_proto::ids::TicketId;
+use eticket_store::{
     Error,
     memory::{Store, Tables},
 };
-use eticket_proto::ids::TicketId;
 
 use crate::{
     application::{TicketRows, TicketStore},
@@ -80,7 +80,7 @@ impl TicketStore for Store<TicketTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::clock::SystemClock;
+    use eticket_base::clock::SystemClock;
 
     use super::*;
     use crate::outbound::contract;

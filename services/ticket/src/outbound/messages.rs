@@ -3,8 +3,10 @@
 //! The three commands answer alike (`ticket`, `consistency_token`), so one encoding serves them all.
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::{relay::Envelope, store::OutboxRow, telemetry::TraceContext};
+use eticket_base::telemetry::TraceContext;
 use eticket_proto::{event::TicketEvent, subjects, ticket::RegisterTicketResponse, token::Consistency};
+use eticket_service::relay::Envelope;
+use eticket_store::OutboxRow;
 use prost::Message;
 
 use crate::{

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{
+use eticket_proto::ids::TicketId;
+use eticket_store::{
     Error,
     postgres::{Store, Tables},
 };
-use eticket_proto::ids::TicketId;
 use sqlx::{
     PgConnection, Row,
     migrate::Migrator,
@@ -187,11 +187,9 @@ impl TicketStore for Store<TicketTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{
-        clock::SystemClock,
-        store::postgres::{self, Database},
-    };
+    use eticket_base::clock::SystemClock;
     use eticket_local_servers::postgres::Postgres;
+    use eticket_store::postgres::{self, Database};
 
     use super::*;
     use crate::outbound::contract;

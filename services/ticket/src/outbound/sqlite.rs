@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{
+use eticket_proto::ids::TicketId;
+use eticket_store::{
     Error,
     sqlite::{Store, Tables, json_rows, time},
 };
-use eticket_proto::ids::TicketId;
 use serde_json::json;
 use sqlx::{Row, SqliteConnection, migrate::Migrator, sqlite::SqliteRow};
 
@@ -161,7 +161,8 @@ impl TicketStore for Store<TicketTables> {
 mod tests {
     use std::sync::Arc;
 
-    use eticket_chassis::{clock::SystemClock, store::sqlite::Database};
+    use eticket_base::clock::SystemClock;
+    use eticket_store::sqlite::Database;
 
     use super::*;
     use crate::outbound::contract;

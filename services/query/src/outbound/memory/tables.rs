@@ -6,8 +6,8 @@ use std::{
 };
 
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{Error, memory::Tables};
 use eticket_proto::ids::{ReservationId, TicketId};
+use eticket_store::{Error, memory::Tables};
 
 use crate::{
     application::{

@@ -4,11 +4,11 @@ use std::fmt::Display;
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_chassis::store::{
+use eticket_proto::ids::TicketId;
+use eticket_store::{
     Error,
     sqlite::{Tables, json_rows, time},
 };
-use eticket_proto::ids::TicketId;
 use serde_json::{Value, json};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 

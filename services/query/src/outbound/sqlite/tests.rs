@@ -1,6 +1,6 @@
 //! The contract, and that each list is served by an index: its pages cost what they hold, not what there is.
 
-use eticket_chassis::clock::SystemClock;
+use eticket_base::clock::SystemClock;
 
 use super::*;
 use crate::{domain::TicketStatus, outbound::contract};

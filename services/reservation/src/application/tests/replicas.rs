@@ -1,7 +1,7 @@
 //! The use cases at two replicas that share a store.
 
-use eticket_chassis::store::postgres;
 use eticket_local_servers::postgres::Postgres;
+use eticket_store::postgres;
 
 use super::*;
 

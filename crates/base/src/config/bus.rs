@@ -1,0 +1,123 @@
+//! `bus.*`: where the bus is, and who one is there.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use super::nats_address::{self, Address};
+use super::{Error, file_path};
+
+/// The URL of the bus in the process itself.
+pub const EMBEDDED: &str = "embedded";
+/// The file of the embedded bus, in the data folder.
+pub const FILE: &str = "bus.db";
+const EXPECTED: &str = "expected embedded (one process only) or nats://host:4222[,...]";
+
+/// `bus.*`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BusConfig {
+    /// `embedded`, or where the bus is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// A file of NATS credentials (`.creds`), in place of a user or token in the URL.
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// Certificates (PEM) that the servers' own are signed by; without it the system's.
+    #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Servers that keep the stream, at least.
+    pub replicas: u8,
+}
+
+impl Default for BusConfig {
+    fn default() -> Self {
+        Self { url: None, credentials: None, ca_file: None, replicas: 1 }
+    }
+}
+
+impl BusConfig {
+    /// Whether no key was given.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// Where the servers are.
+    ///
+    /// # Errors
+    /// If the URL names none.
+    pub fn address(&self) -> Result<Address, Error> {
+        let url = self.url.as_deref().unwrap_or_default();
+        nats_address::parse(url).map_err(|expected| self.refused(format!("{EXPECTED}: {expected}")))
+    }
+
+    fn refused(&self, expected: String) -> Error {
+        Error::new("bus.url", self.url.clone(), expected)
+    }
+
+    /// Whether a bus of this configuration can be had.
+    ///
+    /// # Errors
+    /// If not.
+    pub fn check(&self) -> Result<(), Error> {
+        let only_nats = "is only for nats://";
+        match self.url.as_deref() {
+            None => Err(Error::missing("bus.url", EXPECTED)),
+            Some(EMBEDDED) => match (&self.credentials, &self.ca_file, self.replicas) {
+                (Some(path), ..) => Err(Error::new("bus.credentials", Some(path.display().to_string()), only_nats)),
+                (_, Some(path), _) => Err(Error::new("bus.ca_file", Some(path.display().to_string()), only_nats)),
+                (.., 1) => Ok(()),
+                (.., replicas) => Err(Error::new("bus.replicas", Some(replicas.to_string()), only_nats)),
+            },
+            Some(url) if url.starts_with("nats://") || url.starts_with("tls://") => {
+                super::within("bus.replicas", self.replicas.into(), 1, 5)?;
+                if self.address()?.login.is_some() && self.credentials.is_some() {
+                    let expected = "no user or token here where bus.credentials is given".to_owned();
+                    return Err(self.refused(expected));
+                }
+                Ok(())
+            }
+            Some(_) => Err(self.refused(EXPECTED.to_owned())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bus(url: &str) -> BusConfig {
+        BusConfig { url: Some(url.to_owned()), ..BusConfig::default() }
+    }
+
+    #[test]
+    fn a_bus_is_embedded_or_of_nats() {
+        for url in ["embedded", "nats://a:4222", "nats://u:p@a:4222,b:4222", "tls://t@a"] {
+            assert_eq!(bus(url).check(), Ok(()), "{url}");
+        }
+        for url in ["kafka", "http://a", "embedded,nats://a", "nats://u:secret@a:port", "nats://a,u:secret@"] {
+            let error = bus(url).check().expect_err(url);
+            assert!(error.key() == "bus.url" && !error.to_string().contains("secret"), "{error}");
+        }
+        let missing = BusConfig::default().check().expect_err("missing");
+        assert!(missing.to_string().contains("bus.url is not set"), "{missing}");
+    }
+
+    #[test]
+    fn what_only_nats_has_is_refused_of_the_embedded_bus() {
+        let file = || Some(PathBuf::from("a"));
+        for (config, key) in [
+            (BusConfig { credentials: file(), ..bus("embedded") }, "bus.credentials"),
+            (BusConfig { ca_file: file(), ..bus("embedded") }, "bus.ca_file"),
+            (BusConfig { replicas: 3, ..bus("embedded") }, "bus.replicas"),
+            (BusConfig { replicas: 0, ..bus("nats://a") }, "bus.replicas"),
+            (BusConfig { replicas: 6, ..bus("nats://a") }, "bus.replicas"),
+            (BusConfig { credentials: file(), ..bus("nats://u:p@a") }, "bus.url"),
+        ] {
+            assert_eq!(config.check().expect_err(key).key(), key);
+        }
+        let whole = BusConfig { credentials: file(), ca_file: file(), replicas: 3, ..bus("tls://a") };
+        assert_eq!(whole.check(), Ok(()));
+    }
+}

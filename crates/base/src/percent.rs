@@ -1,0 +1,59 @@
+//! Percent-encoding, as URLs carry passwords and the CloudEvents binding carries header values.
+
+/// A value that a header can carry: printable ASCII without blanks.
+pub fn encode(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b'%' | b'"' | ..=b' ' | 0x7f.. => encoded.push_str(&format!("%{byte:02X}")),
+            plain => encoded.push(char::from(plain)),
+        }
+    }
+    encoded
+}
+
+/// The opposite. What is no encoding stays as it is: others may write headers without knowing of it.
+pub fn decode(text: &str) -> String {
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digit = |index: usize| tail.get(index).and_then(|digit| char::from(*digit).to_digit(16));
+        match (digit(0), digit(1)) {
+            (Some(high), Some(low)) if *first == b'%' => {
+                decoded.extend(u8::try_from(high * 16 + low));
+                rest = &tail[2..];
+            }
+            _ => {
+                decoded.push(*first);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8(decoded).unwrap_or_else(|_| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_needs_no_encoding_stays_readable() {
+        for text in ["ticket/42/7", "2026-11-06T10:00:00.123456Z", "00-abc-def-01"] {
+            assert_eq!(encode(text), text);
+        }
+        assert_eq!(encode("50 % \"off\"\r\n"), "50%20%25%20%22off%22%0D%0A");
+        assert_eq!(decode("50 % off, 100%"), "50 % off, 100%");
+        assert_eq!(decode("%FF"), "%FF", "it would be no text");
+    }
+
+    proptest! {
+        #[test]
+        fn every_text_comes_back(text in ".*") {
+            let encoded = encode(&text);
+            prop_assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic()));
+            prop_assert_eq!(decode(&encoded), text);
+        }
+    }
+}

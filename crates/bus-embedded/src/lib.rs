@@ -1,0 +1,397 @@
+//! The bus in a SQLite file of its own, for everything in one process.
+//!
+//! Publishing is grouped as commits are: one writer appends whatever waits and syncs once. The newest messages are also kept in
+//! memory, so that consumers which keep up never read the file. A consumer's position is written with the next batch or within a
+//! second: losing it in a crash repeats messages, which readers must bear anyway.
+
+#![warn(missing_docs)]
+
+mod consumer;
+mod log;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use eticket_base::tasks::Tasks;
+use eticket_bus::{Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, local::Switchboard};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
+
+/// Newest messages kept in memory.
+const TAIL: usize = 4096;
+/// Messages read from the file at a time.
+const PAGE: usize = 512;
+/// Messages appended in one transaction, and that may wait for it.
+const BATCH: usize = 512;
+const QUEUE: usize = 4096;
+
+/// A message as it stands in the stream.
+#[derive(Debug, Clone)]
+struct Stored {
+    sequence: u64,
+    message: Arc<Message>,
+}
+
+/// The newest messages: all that the stream holds from `from` on.
+struct Tail {
+    from: u64,
+    messages: BTreeMap<u64, Arc<Message>>,
+}
+
+struct Publish {
+    message: Message,
+    reply: oneshot::Sender<Result<u64, Error>>,
+}
+
+enum Request {
+    Publish(Publish),
+    /// Writes the positions down now.
+    KeepPositions(oneshot::Sender<Result<(), Error>>),
+}
+
+struct Shared {
+    epoch: String,
+    log: Log,
+    tail: Mutex<Tail>,
+    /// The newest sequence; consumers and readers wait for it to rise.
+    last_sequence: watch::Sender<u64>,
+    consumers: Mutex<HashMap<String, Arc<Mutex<Progress>>>>,
+    switchboard: Switchboard,
+}
+
+/// See the module.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    requests: mpsc::Sender<Request>,
+    tasks: Tasks,
+}
+
+impl Embedded {
+    /// Opens the file, or makes one with an epoch of its own.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be opened, made or written.
+    pub async fn open(path: &Path) -> Result<Self, Error> {
+        let (log, contents) = Log::open(path).await.map_err(unavailable)?;
+        let consumers = contents.positions.into_iter().map(|position| {
+            (position.name.clone(), Arc::new(Mutex::new(Progress::new(position.filters, position.floor))))
+        });
+        let shared = Arc::new(Shared {
+            epoch: contents.epoch,
+            log,
+            tail: Mutex::new(Tail { from: contents.last_sequence + 1, messages: BTreeMap::new() }),
+            last_sequence: watch::Sender::new(contents.last_sequence),
+            consumers: Mutex::new(consumers.collect()),
+            switchboard: Switchboard::default(),
+        });
+        let tasks = Tasks::new();
+        let (requests, waiting) = mpsc::channel(QUEUE);
+        tasks.spawn("bus-writer", write(shared.clone(), waiting, tasks.stopping()));
+        Ok(Self { shared, requests, tasks })
+    }
+
+    async fn keep_positions(&self) -> Result<(), Error> {
+        let (reply, kept) = oneshot::channel();
+        self.requests.send(Request::KeepPositions(reply)).await.map_err(|_| closed())?;
+        kept.await.map_err(|_| closed())?
+    }
+}
+
+fn unavailable(error: sqlx::Error) -> Error {
+    Error::Unavailable(error.to_string())
+}
+
+fn closed() -> Error {
+    Error::Unavailable("it is closed".into())
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What these guard is changed in single steps; a panic elsewhere leaves nothing half done in it.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Shared {
+    /// Up to a page of messages above `after`, in their request.
+    async fn messages_after(&self, after: u64) -> Result<Vec<Stored>, Error> {
+        if after >= *self.last_sequence.borrow() {
+            return Ok(Vec::new());
+        }
+        {
+            let tail = locked(&self.tail);
+            if tail.from <= after + 1 {
+                let page = tail.messages.range(after + 1..).take(PAGE);
+                return Ok(page
+                    .map(|(sequence, message)| Stored { sequence: *sequence, message: message.clone() })
+                    .collect());
+            }
+        }
+        self.log.after(after, PAGE).await.map_err(unavailable)
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<Arc<Message>>, Error> {
+        let in_tail = locked(&self.tail).messages.get(&sequence).cloned();
+        match in_tail {
+            Some(message) => Ok(Some(message)),
+            None => self.log.at(sequence).await.map_err(unavailable),
+        }
+    }
+
+    /// Appends a batch and lets readers see it. Nothing is seen before it is durable.
+    async fn append(&self, batch: Vec<Publish>) {
+        let mut sequence = *self.last_sequence.borrow();
+        let (mut stored, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+        for Publish { message, reply } in batch {
+            sequence += 1;
+            stored.push(Stored { sequence, message: Arc::new(message) });
+            replies.push((sequence, reply));
+        }
+        let outcome = self.keep(&stored, &self.moved_positions()).await;
+        if let Ok(trimmed) = &outcome {
+            let mut tail = locked(&self.tail);
+            tail.messages.extend(stored.into_iter().map(|stored| (stored.sequence, stored.message)));
+            for sequence in trimmed {
+                tail.messages.remove(sequence);
+            }
+            while tail.messages.len() > TAIL
+                && let Some((oldest, _)) = tail.messages.pop_first()
+            {
+                tail.from = oldest + 1;
+            }
+            drop(tail);
+            self.last_sequence.send_replace(sequence);
+        }
+        for (sequence, reply) in replies {
+            // Who no longer waits publishes again, or has gone.
+            let _ = reply.send(outcome.as_ref().map(|_| sequence).map_err(Error::clone));
+        }
+    }
+
+    /// Writes both down. Positions that could not be are written another time.
+    async fn keep(&self, messages: &[Stored], positions: &[log::Position]) -> Result<Vec<u64>, Error> {
+        let outcome = self.log.append(messages, positions).await.map_err(unavailable);
+        if outcome.is_err() {
+            let consumers = locked(&self.consumers);
+            for progress in positions.iter().filter_map(|position| consumers.get(&position.name)) {
+                locked(progress).not_kept();
+            }
+        }
+        outcome
+    }
+
+    /// Positions that are not written down yet.
+    fn moved_positions(&self) -> Vec<log::Position> {
+        let consumers = locked(&self.consumers);
+        consumers.iter().filter_map(|(name, progress)| locked(progress).take_moved(name)).collect()
+    }
+}
+
+async fn write(
+    shared: Arc<Shared>,
+    mut waiting: mpsc::Receiver<Request>,
+    stopping: tokio_util::sync::CancellationToken,
+) {
+    let mut every_second = tokio::time::interval(std::time::Duration::from_secs(1));
+    loop {
+        let mut requests = Vec::new();
+        tokio::select! {
+            biased;
+            count = waiting.recv_many(&mut requests, BATCH) => if count == 0 { break },
+            _ = every_second.tick() => keep_positions(&shared, Vec::new()).await,
+            () = stopping.cancelled() => waiting.close(),
+        }
+        let (mut batch, mut kept) = (Vec::new(), Vec::new());
+        for request in requests {
+            match request {
+                Request::Publish(publish) => batch.push(publish),
+                Request::KeepPositions(reply) => kept.push(reply),
+            }
+        }
+        if !batch.is_empty() {
+            shared.append(batch).await;
+        }
+        if !kept.is_empty() {
+            keep_positions(&shared, kept).await;
+        }
+    }
+    keep_positions(&shared, Vec::new()).await;
+    shared.log.close().await;
+}
+
+async fn keep_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<(), Error>>>) {
+    let positions = shared.moved_positions();
+    let outcome = match positions[..] {
+        [] => Ok(()),
+        _ => shared.keep(&[], &positions).await.map(drop),
+    };
+    if let Err(error) = &outcome {
+        tracing::warn!(%error, "positions on the bus are not written down");
+    }
+    for reply in replies {
+        let _ = reply.send(outcome.clone());
+    }
+}
+
+#[async_trait]
+impl Bus for Embedded {
+    async fn state(&self) -> Result<StreamState, Error> {
+        Ok(StreamState { epoch: self.shared.epoch.clone(), last_sequence: *self.shared.last_sequence.borrow() })
+    }
+
+    async fn publish(&self, message: Message) -> Result<u64, Error> {
+        let (reply, sequence) = oneshot::channel();
+        self.requests.send(Request::Publish(Publish { message, reply })).await.map_err(|_| closed())?;
+        sequence.await.map_err(|_| closed())?
+    }
+
+    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
+        let filters: Vec<String> = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        let progress = locked(&self.shared.consumers)
+            .entry(name.to_owned())
+            .or_insert_with(|| Arc::new(Mutex::new(Progress::new(filters.clone(), 0))))
+            .clone();
+        // Other filters: what they add lies also below the position.
+        locked(&progress).set_filters(filters);
+        self.keep_positions().await?;
+        Ok(Box::new(EmbeddedConsumer::new(self.shared.clone(), progress)))
+    }
+
+    async fn restart(&self, name: &str) -> Result<(), Error> {
+        if let Some(progress) = locked(&self.shared.consumers).get(name) {
+            locked(progress).restart();
+        }
+        // Wakes those who wait for a new message: the old ones are new to them now.
+        self.shared.last_sequence.send_modify(|_| ());
+        self.keep_positions().await
+    }
+
+    async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        let changes = self.shared.last_sequence.subscribe();
+        Ok(Box::new(EmbeddedReader { shared: self.shared.clone(), position: after, changes }))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
+        Ok(self.shared.message_at(sequence).await?.map(|message| (*message).clone()))
+    }
+
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        Ok(self.shared.switchboard.serve(service))
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        self.shared.switchboard.request(service, payload).await
+    }
+
+    async fn close(&self) {
+        self.tasks.stop().await;
+    }
+}
+
+struct EmbeddedReader {
+    shared: Arc<Shared>,
+    position: u64,
+    changes: watch::Receiver<u64>,
+}
+
+#[async_trait]
+impl Reader for EmbeddedReader {
+    async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        loop {
+            self.changes.borrow_and_update();
+            let mut page = self.shared.messages_after(self.position).await?;
+            page.truncate(most);
+            if let Some(last) = page.last() {
+                self.position = last.sequence;
+                let delivery =
+                    |stored: Stored| Delivery { sequence: stored.sequence, attempts: 1, message: stored.message };
+                return Ok(page.into_iter().map(delivery).collect());
+            }
+            self.changes.changed().await.map_err(|_| closed())?;
+        }
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        Ok(self.shared.messages_after(self.position).await?.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use eticket_bus::contract;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        contract::suite(async || Arc::new(Embedded::open(&path).await.unwrap()) as Arc<dyn Bus>).await;
+    }
+
+    #[tokio::test]
+    async fn a_file_that_was_deleted_is_another_stream() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        let first = Embedded::open(&path).await.unwrap();
+        let epoch = first.state().await.unwrap().epoch;
+        first.close().await;
+        for entry in std::fs::read_dir(folder.path()).unwrap() {
+            std::fs::remove_file(entry.unwrap().path()).unwrap();
+        }
+        let second = Embedded::open(&path).await.unwrap();
+        assert_ne!(second.state().await.unwrap().epoch, epoch);
+    }
+
+    #[tokio::test]
+    async fn when_there_is_room_again_it_goes_on_where_it_was() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        let message = |length: usize| Message {
+            subject: format!("a.{length}"),
+            body: vec![0; length].into(),
+            ..Message::default()
+        };
+        let bus = Embedded::open(&path).await.unwrap();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        assert_eq!(bus.publish(message(1)).await.unwrap(), 1);
+        assert_eq!(consumer.next(10).await.unwrap().len(), 1);
+        bus.shared.log.fill().await;
+        consumer.ack(&[1]).await.unwrap();
+        assert!(matches!(bus.publish(message(1_000_000)).await, Err(Error::Unavailable(_))));
+        assert_eq!(bus.state().await.unwrap().last_sequence, 1);
+        assert_eq!(bus.publish(message(2)).await.unwrap(), 2);
+        bus.close().await;
+
+        let bus = Embedded::open(&path).await.unwrap();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        let deliveries = consumer.next(10).await.unwrap();
+        let sequences: Vec<u64> = deliveries.iter().map(|delivery| delivery.sequence).collect();
+        assert_eq!(sequences, [2], "the position that could not be written at first is there");
+    }
+
+    #[tokio::test]
+    async fn messages_that_left_memory_are_read_from_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let bus = Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap());
+        let count = u64::try_from(TAIL + 100).unwrap();
+        let publish = |number: u64| {
+            let bus = bus.clone();
+            async move { bus.publish(Message { subject: format!("a.{number}"), ..Message::default() }).await.unwrap() }
+        };
+        futures::future::join_all((1..=count).map(publish)).await;
+        assert!(locked(&bus.shared.tail).from > 1);
+        let mut reader = bus.read(0).await.unwrap();
+        let mut read = 0;
+        while read < count {
+            for delivery in reader.next(100).await.unwrap() {
+                read += 1;
+                assert_eq!(delivery.sequence, read);
+            }
+        }
+    }
+}

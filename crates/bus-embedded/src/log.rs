@@ -1,0 +1,167 @@
+//! The file of the embedded bus: messages, positions, epoch.
+
+use std::{path::Path, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use eticket_bus::{MESSAGES_PER_SUBJECT, Message};
+use eticket_store::sqlite::{OwnedFile, Writer, hex, json_rows, migrate};
+use serde_json::json;
+use sqlx::{
+    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
+};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::Stored;
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// How far a consumer has got: everything up to `floor` has been dealt with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) name: String,
+    pub(super) filters: Vec<String>,
+    pub(super) floor: u64,
+}
+
+/// What the file held when it was opened.
+pub(super) struct Contents {
+    pub(super) epoch: String,
+    pub(super) last_sequence: u64,
+    pub(super) positions: Vec<Position>,
+}
+
+pub(super) struct Log {
+    /// The file is let go after its connection.
+    writer: Mutex<Option<(Writer, OwnedFile)>>,
+    readers: SqlitePool,
+}
+
+impl Log {
+    pub(super) async fn open(path: &Path) -> sqlx::Result<(Self, Contents)> {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(Duration::from_secs(2))
+            .disable_statement_logging();
+        let file = OwnedFile::open(path)?;
+        migrate(options.clone(), &MIGRATIONS).await?;
+        let mut writer = Writer::open(options.clone()).await?;
+        let contents = contents(writer.ready().await?).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(2)
+            .test_before_acquire(false)
+            .connect_lazy_with(options.read_only(true).create_if_missing(false));
+        Ok((Self { writer: Mutex::new(Some((writer, file))), readers }, contents))
+    }
+
+    /// Appends messages, drops the oldest of their subjects beyond the limit, and notes positions: all, durably, or nothing.
+    /// Answers the sequences dropped.
+    pub(super) async fn append(&self, messages: &[Stored], positions: &[Position]) -> sqlx::Result<Vec<u64>> {
+        const INSERT: &str = "insert into message (sequence, subject, headers, body)
+            select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) from json_each(?1)";
+        // Uses message_by_subject twice: for the oldest sequence to keep, and for those below it.
+        const TRIM: &str = "delete from message where sequence in (
+            select old.sequence from json_each(?1) touched join message old on old.subject = touched.value
+            where old.sequence <= (select sequence from message kept where kept.subject = touched.value
+                                   order by kept.sequence desc limit 1 offset ?2)) returning sequence";
+        const NOTE: &str = "insert or replace into position (name, filters, floor)
+            select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
+        let mut writer = self.writer.lock().await;
+        let (writer, file) = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
+        // Writing to a file that was removed works, and is lost with the process.
+        file.check()?;
+        let mut transaction = writer.ready().await?.begin_with("begin immediate").await?;
+        let mut dropped = Vec::new();
+        if !messages.is_empty() {
+            let rows = json_rows(messages.iter().map(|Stored { sequence, message }| {
+                json!([sequence, message.subject, json!(message.headers).to_string(), hex(&message.body)])
+            }));
+            sqlx::query(INSERT).bind(rows).execute(&mut *transaction).await?;
+            let mut subjects: Vec<_> = messages.iter().map(|stored| stored.message.subject.as_str()).collect();
+            subjects.sort_unstable();
+            subjects.dedup();
+            let subjects = json_rows(subjects.into_iter().map(|subject| json!(subject)));
+            let trim = sqlx::query_scalar::<_, i64>(TRIM).bind(subjects).bind(MESSAGES_PER_SUBJECT);
+            dropped = trim.fetch_all(&mut *transaction).await?.into_iter().map(unsigned).collect();
+        }
+        if !positions.is_empty() {
+            let rows =
+                positions.iter().map(|Position { name, filters, floor }| json!([name, filters.join(","), floor]));
+            sqlx::query(NOTE).bind(json_rows(rows)).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(dropped)
+    }
+
+    pub(super) async fn after(&self, sequence: u64, most: usize) -> sqlx::Result<Vec<Stored>> {
+        const SELECT: &str =
+            "select sequence, subject, headers, body from message where sequence > ?1 order by sequence limit ?2";
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = sqlx::query(SELECT).bind(signed(sequence)).bind(most).fetch_all(&self.readers).await?;
+        rows.iter().map(stored).collect()
+    }
+
+    pub(super) async fn at(&self, sequence: u64) -> sqlx::Result<Option<Arc<Message>>> {
+        const SELECT: &str = "select sequence, subject, headers, body from message where sequence = ?1";
+        let row = sqlx::query(SELECT).bind(signed(sequence)).fetch_optional(&self.readers).await?;
+        row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
+    }
+
+    /// Leaves no room in the file, until its connection is made anew.
+    #[cfg(test)]
+    pub(super) async fn fill(&self) {
+        let mut writer = self.writer.lock().await;
+        let connection = writer.as_mut().unwrap().0.ready().await.unwrap();
+        // SQLite takes the number of pages there are for it.
+        sqlx::query("pragma max_page_count = 1").execute(connection).await.unwrap();
+    }
+
+    pub(super) async fn close(&self) {
+        self.readers.close().await;
+        let mut guard = self.writer.lock().await;
+        if let Some((writer, _file)) = guard.take()
+            && let Err(error) = writer.close().await
+        {
+            tracing::warn!(%error, "the bus file did not close cleanly");
+        }
+    }
+}
+
+async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
+    sqlx::query("insert or ignore into stream (id, identity) values (1, ?1)")
+        .bind(Uuid::new_v4().to_string())
+        .execute(&mut *connection)
+        .await?;
+    let epoch = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
+    // The newest message of a subject is always kept, so the newest of all is there.
+    let last: Option<i64> = sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
+    let rows = sqlx::query("select name, filters, floor from position").fetch_all(connection).await?;
+    let positions = rows.iter().map(|row| {
+        let filters: String = row.try_get("filters")?;
+        let filters = filters.split(',').map(str::to_owned).collect();
+        Ok(Position { name: row.try_get("name")?, filters, floor: unsigned(row.try_get("floor")?) })
+    });
+    let positions = positions.collect::<sqlx::Result<_>>()?;
+    Ok(Contents { epoch, last_sequence: unsigned(last.unwrap_or(0)), positions })
+}
+
+fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {
+    let headers = serde_json::from_str(row.try_get("headers")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
+    let body = Bytes::from(row.try_get::<Vec<u8>, _>("body")?);
+    let message = Arc::new(Message { subject: row.try_get("subject")?, headers, body });
+    Ok(Stored { sequence: unsigned(row.try_get("sequence")?), message })
+}
+
+/// SQLite's integers are signed; sequences never come near the limit.
+fn signed(sequence: u64) -> i64 {
+    i64::try_from(sequence).unwrap_or(i64::MAX)
+}
+
+fn unsigned(sequence: i64) -> u64 {
+    u64::try_from(sequence).unwrap_or(0)
+}

@@ -1,0 +1,355 @@
+//! The connection to the servers, which is made and kept in the background, and questions asked over it.
+//!
+//! What cannot be sent now is refused at once: a message that waited for the connection to come back would reach the stream after
+//! messages that others have published meanwhile.
+
+use std::{
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, Weak},
+    time::Duration,
+};
+
+use async_nats::{
+    Client, ConnectOptions, Event, HeaderMap, Request, RequestErrorKind, ServerAddr, ServerError, Subject,
+    connection::State as Link,
+};
+use bytes::Bytes;
+use eticket_base::{
+    config::nats_address::{Address, Login},
+    config::text_file,
+    error::chain,
+};
+use eticket_bus::Error;
+use serde::{Deserialize, de::DeserializeOwned};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+use super::Bounds;
+
+/// Between attempts to connect for the first time.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_LONGEST: Duration = Duration::from_secs(2);
+/// A server that does not answer two pings in a row is left for another.
+const PING: Duration = Duration::from_secs(2);
+
+/// How to connect.
+pub(super) struct Target {
+    pub(super) address: Address,
+    /// `bus.url` for people's eyes.
+    pub(super) shown: String,
+    pub(super) credentials: Option<PathBuf>,
+    pub(super) ca_file: Option<PathBuf>,
+}
+
+/// What is known of the connection.
+#[derive(Debug, Default)]
+struct State {
+    /// Counts the connections made.
+    number: u64,
+    connected: bool,
+    closed: bool,
+    /// Why there is none.
+    problem: Option<String>,
+    /// What the server has refused on this one, for want of rights.
+    forbidden: Option<String>,
+}
+
+/// Why a question has no answer.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It could not be asked.
+    Bus(Error),
+    /// The server was asked, and nobody knows what it did.
+    Unanswered(Error),
+    /// Nobody listens to such questions.
+    NoResponders,
+    /// JetStream said no.
+    Refused(Refusal),
+}
+
+/// JetStream's own words.
+#[derive(Debug, Clone, Deserialize)]
+pub(super) struct Refusal {
+    #[serde(rename = "err_code", default)]
+    pub(super) code: u64,
+    #[serde(default)]
+    pub(super) description: String,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum ApiResponse<T> {
+    Refused { error: Refusal },
+    Given(T),
+}
+
+/// See the module.
+pub(super) struct Connection {
+    target: Target,
+    pub(super) bounds: Bounds,
+    client: OnceLock<Client>,
+    state: watch::Sender<State>,
+    /// Until then who comes before the connection stands waits for it.
+    patience: Instant,
+}
+
+impl Connection {
+    pub(super) fn new(target: Target, bounds: Bounds) -> Self {
+        let patience = Instant::now() + bounds.first_connection;
+        Self { target, bounds, client: OnceLock::new(), state: watch::Sender::default(), patience }
+    }
+
+    /// `bus.url` for people's eyes.
+    pub(super) fn shown(&self) -> &str {
+        &self.target.shown
+    }
+
+    /// Connects, however long it takes; from then on the client does so by itself.
+    pub(super) async fn connect(self: Arc<Self>, stopping: CancellationToken) {
+        let mut pause = RETRY_FIRST;
+        loop {
+            let outcome = tokio::select! {
+                outcome = Self::try_connect(&self) => outcome,
+                () = stopping.cancelled() => return,
+            };
+            match outcome {
+                Ok(client) => {
+                    // Nobody else sets it.
+                    let _ = self.client.set(client);
+                    self.state.send_modify(|_| ());
+                    return;
+                }
+                Err(problem) => self.has_problem(problem),
+            }
+            tokio::select! {
+                () = sleep(pause) => pause = (pause * 2).min(RETRY_LONGEST),
+                () = stopping.cancelled() => return,
+            }
+        }
+    }
+
+    async fn try_connect(this: &Arc<Self>) -> Result<Client, String> {
+        let Target { address, credentials, ca_file, .. } = &this.target;
+        let mut options = ConnectOptions::new().name("eticket").ping_interval(PING).require_tls(address.tls);
+        options = match &address.login {
+            Some(Login::Token(token)) => options.token(token.clone()),
+            Some(Login::User { name, password }) => options.user_and_password(name.clone(), password.clone()),
+            None => options,
+        };
+        if let Some(path) = credentials {
+            let refuse = |problem: String| format!("bus.credentials = {}: {problem}", path.display());
+            let bytes = tokio::fs::read(path).await.map_err(|error| refuse(error.to_string()))?;
+            let text = text_file::decode(bytes).map_err(refuse)?;
+            options = options.credentials(&text).map_err(|error| refuse(error.to_string()))?;
+        }
+        if let Some(path) = ca_file {
+            check_authority(path).await.map_err(|problem| format!("bus.ca_file = {}: {problem}", path.display()))?;
+            options = options.add_root_certificates(path.clone());
+        }
+        let state = Arc::downgrade(this);
+        let options = options.connection_timeout(this.bounds.request).event_callback(move |event| {
+            let this = Weak::upgrade(&state);
+            async move {
+                if let Some(this) = this {
+                    this.happened(event);
+                }
+            }
+        });
+        let servers = address.servers.iter().map(|server| server.parse::<ServerAddr>()).collect::<Result<Vec<_>, _>>();
+        let servers = servers.map_err(|error| error.to_string())?;
+        options.connect(servers).await.map_err(|error| chain(&error))
+    }
+
+    fn has_problem(&self, problem: String) {
+        let news =
+            self.state.send_if_modified(|state| state.problem.replace(problem.clone()).as_ref() != Some(&problem));
+        if news {
+            let advice = advice(&problem);
+            tracing::warn!(bus = self.target.shown, problem, advice, "the bus cannot be reached yet");
+        }
+    }
+
+    fn happened(&self, event: Event) {
+        match event {
+            Event::Connected => {
+                tracing::info!(bus = self.target.shown, "connected to the bus");
+                self.state.send_modify(|state| {
+                    (state.number, state.connected) = (state.number + 1, true);
+                    (state.problem, state.forbidden) = (None, None);
+                });
+            }
+            Event::Disconnected => {
+                tracing::warn!(bus = self.target.shown, "the connection to the bus is lost");
+                self.state.send_modify(|state| state.connected = false);
+            }
+            Event::Closed => self.state.send_modify(|state| (state.connected, state.closed) = (false, true)),
+            Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains("permissions violation") => {
+                tracing::warn!(bus = self.target.shown, error = text, "the bus refuses for want of rights");
+                self.state.send_modify(|state| state.forbidden = Some(text));
+            }
+            Event::ServerError(error) => self.has_problem(error.to_string()),
+            Event::ClientError(error) => self.has_problem(error.to_string()),
+            Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {}
+        }
+    }
+
+    /// The client, if it is connected. Only in the first moments of a process the connection is waited for.
+    pub(super) async fn client(&self) -> Result<&Client, Error> {
+        let mut changes = self.state.subscribe();
+        loop {
+            let was_connected = {
+                let state = changes.borrow_and_update();
+                if state.closed {
+                    return Err(Error::Unavailable("it is closed".to_owned()));
+                }
+                state.number > 0
+            };
+            let patience = self.patience.saturating_duration_since(Instant::now());
+            match self.client.get() {
+                Some(client) if was_connected && client.connection_state() == Link::Connected => return Ok(client),
+                Some(_) if was_connected => return Err(self.not_connected()),
+                _ if patience.is_zero() => return Err(self.not_connected()),
+                _ => {}
+            }
+            // The sender lives as long as `self`.
+            let _ = timeout(patience, changes.changed()).await;
+        }
+    }
+
+    /// Counts connections, once there is one: what was found out over one of them may be otherwise over the next.
+    pub(super) async fn connected(&self) -> Result<u64, Error> {
+        self.client().await?;
+        Ok(self.state.borrow().number)
+    }
+
+    fn not_connected(&self) -> Error {
+        let state = self.state.borrow();
+        let problem = state.problem.as_deref().unwrap_or("no answer yet");
+        let advice = advice(problem);
+        Error::Unavailable(format!("{} cannot be reached, trying on: {problem}: {advice}", self.target.shown))
+    }
+
+    /// Asks JetStream.
+    pub(super) async fn ask<T: DeserializeOwned>(
+        &self,
+        subject: impl Into<Subject>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<T, Failure> {
+        let subject = subject.into();
+        let answer = self.request(subject.clone(), headers, payload).await?;
+        match serde_json::from_slice(&answer.payload) {
+            Ok(ApiResponse::Given(value)) => Ok(value),
+            Ok(ApiResponse::Refused { error }) => Err(Failure::Refused(error)),
+            Err(_) => Err(Failure::Unanswered(Error::Unavailable(format!(
+                "{} answers {subject} with something else than JetStream does",
+                self.target.shown
+            )))),
+        }
+    }
+
+    /// Sends a request to whoever listens to a subject, and returns the answer as it came.
+    pub(super) async fn request(
+        &self,
+        subject: impl Into<Subject>,
+        headers: Option<HeaderMap>,
+        payload: Bytes,
+    ) -> Result<async_nats::Message, Failure> {
+        let subject = subject.into();
+        let client = self.client().await.map_err(Failure::Bus)?;
+        let request = Request { headers, ..Request::new().payload(payload).timeout(Some(self.bounds.request)) };
+        let answer = tokio::select! {
+            answer = client.send_request(subject.clone(), request) => answer,
+            () = self.lost() => return Err(Failure::Unanswered(self.not_connected())),
+        };
+        answer.map_err(|error| match error.kind() {
+            RequestErrorKind::NoResponders => Failure::NoResponders,
+            RequestErrorKind::TimedOut => Failure::Unanswered(self.unanswered(&subject)),
+            _ => Failure::Bus(Error::Unavailable(format!("{subject} to {}: {}", self.target.shown, chain(&error)))),
+        })
+    }
+
+    /// Waits until this connection ends: what was asked over it is not answered any more.
+    async fn lost(&self) {
+        let mut state = self.state.subscribe();
+        let number = state.borrow().number;
+        // The sender lives as long as `self`.
+        let _ = state.wait_for(|state| state.number > number || !state.connected).await;
+    }
+
+    fn unanswered(&self, subject: &Subject) -> Error {
+        let shown = &self.target.shown;
+        // The server tells of missing rights apart from the question.
+        if let Some(forbidden) = &self.state.borrow().forbidden {
+            let help = "give the user of bus.url the right to publish to eticket.v1.>, $JS.API.> and $JS.ACK.>, and to \
+                        subscribe to _INBOX.>";
+            return Error::Unavailable(format!("{shown} refuses ({forbidden}): {help}"));
+        }
+        let waited = self.bounds.request;
+        Error::Unavailable(format!("{shown} has not answered {subject} in {waited:?}: is the server well?"))
+    }
+
+    /// Sends without an answer.
+    pub(super) async fn send(&self, subject: Subject, reply: Option<Subject>, payload: Bytes) -> Result<(), Error> {
+        let client = self.client().await?;
+        let sent = async {
+            match reply {
+                Some(reply) => client.publish_with_reply(subject, reply, payload).await,
+                None => client.publish(subject, payload).await,
+            }
+        };
+        match timeout(self.bounds.request, sent).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {}", self.target.shown, chain(&error)))),
+            Err(_) => Err(Error::Unavailable(format!("{} takes nothing more", self.target.shown))),
+        }
+    }
+
+    /// The version that the server says it has.
+    pub(super) async fn server_version(&self) -> Result<String, Error> {
+        Ok(self.client().await?.server_info().version)
+    }
+
+    /// Sends what is on its way, and ends.
+    pub(super) async fn close(&self) {
+        self.state.send_modify(|state| state.closed = true);
+        let Some(client) = self.client.get() else { return };
+        let end = async {
+            if client.connection_state() == Link::Connected {
+                client.flush().await.ok();
+            }
+            client.drain().await.ok();
+        };
+        if timeout(self.bounds.request, end).await.is_err() {
+            tracing::warn!(bus = self.target.shown, "the bus did not take in time what was on its way");
+        }
+    }
+}
+
+/// What to do about a problem, which is in the words of others: what is not known of them gets the advice that is never wrong.
+/// The library would skip a certificate behind a byte order mark, and take a file without any for an authority that signs none.
+async fn check_authority(path: &Path) -> Result<(), String> {
+    let bytes = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
+    if text_file::has_mark(&bytes) {
+        return Err("it begins with a byte order mark: save it in UTF-8 without one".to_owned());
+    }
+    match text_file::decode(bytes)?.contains("-----BEGIN CERTIFICATE-----") {
+        true => Ok(()),
+        false => Err("it has no certificate: expected PEM, with -----BEGIN CERTIFICATE-----".to_owned()),
+    }
+}
+
+fn advice(problem: &str) -> &'static str {
+    let known = [
+        ("authorization violation", "look at the user or token in bus.url, and at bus.credentials"),
+        ("UnknownIssuer", "set bus.ca_file to the certificates that the server's own is signed by"),
+        ("InvalidContentType", "it does not speak TLS: enable that at the server, or write nats:// in bus.url"),
+        ("bus.credentials", "put the file right, or set another"),
+        ("bus.ca_file", "put the file right, or set another"),
+    ];
+    let found = known.iter().find(|(words, _)| problem.contains(words));
+    found.map_or("start nats-server, or set bus.url", |(_, advice)| advice)
+}

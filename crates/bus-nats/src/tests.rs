@@ -1,0 +1,93 @@
+//! The adapter against servers of its own.
+
+mod access;
+mod breaks;
+mod faults;
+mod kills;
+mod settings;
+mod watchdog;
+
+use eticket_bus::{Delivery, contract};
+use eticket_local_servers::nats as server;
+use tokio::{
+    task::block_in_place,
+    time::{sleep, timeout},
+};
+
+use super::*;
+
+/// No test waits longer for what must come.
+const BOUND: Duration = Duration::from_secs(30);
+
+/// As a process has them, only sooner.
+const SOON: Bounds = Bounds {
+    first_connection: Duration::from_secs(5),
+    request: Duration::from_secs(1),
+    look: Duration::from_millis(200),
+    stall: Duration::from_secs(1),
+    ack_wait: Duration::from_secs(3),
+};
+
+fn config(url: &str) -> BusConfig {
+    BusConfig { url: Some(url.to_owned()), ..BusConfig::default() }
+}
+
+fn open(url: &str) -> Nats {
+    Nats::open_with(&config(url), SOON).unwrap()
+}
+
+fn message(aggregate: &str, number: u64) -> Message {
+    let headers = vec![("ce-id".to_owned(), format!("{aggregate}/{number}"))];
+    Message { subject: format!("eticket.v1.a.{aggregate}"), headers, body: vec![7; 3].into() }
+}
+
+fn ids(deliveries: &[Delivery]) -> Vec<&str> {
+    deliveries.iter().map(|delivery| delivery.message.header("ce-id").unwrap()).collect()
+}
+
+/// Tries until there is an answer.
+async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
+    let tries = async {
+        loop {
+            match attempt().await {
+                Some(value) => return value,
+                None => sleep(Duration::from_millis(20)).await,
+            }
+        }
+    };
+    timeout(BOUND, tries).await.unwrap_or_else(|_| panic!("{what} did not happen in {BOUND:?}"))
+}
+
+async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND, future).await.expect("an answer in time")
+}
+
+/// For what takes the adapter about a second: a guard that is missing shall not cost the whole bound.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    timeout(BOUND / 3, future).await.expect("an answer soon")
+}
+
+/// The words of an error that says that the bus cannot be had.
+fn words<T>(outcome: Result<T, Error>) -> String {
+    match outcome {
+        Err(Error::Unavailable(words)) => words,
+        Err(error) => panic!("another error: {error}"),
+        Ok(_) => panic!("no error"),
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn keeps_the_contract() {
+    let node = server::Nats::start().unwrap();
+    contract::suite(async || Arc::new(Nats::open(&config(&node.url())).unwrap()) as Arc<dyn Bus>).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn keeps_the_contract_on_a_cluster() {
+    let nodes = server::Nats::cluster().unwrap();
+    let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
+    let config = BusConfig { replicas: 3, ..config(&urls.join(",")) };
+    contract::suite(async || Arc::new(Nats::open(&config).unwrap()) as Arc<dyn Bus>).await;
+}

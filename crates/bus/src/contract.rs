@@ -1,0 +1,243 @@
+//! What every adapter of the bus must do, as one suite: each adapter's tests run it unchanged.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test that runs the suite")]
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use super::{Bus, Consumer, Delivery, Message};
+
+/// No step of the suite waits longer for what must come.
+const BOUND: Duration = Duration::from_secs(10);
+
+/// Runs all of it. `open` gives the bus on one and the same stream each time, as a process started again would; the one before is
+/// closed by then.
+pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
+    let bus = open().await;
+    sequences_rise_and_messages_come_back_whole(&*bus).await;
+    filters_hold_and_others_are_not_delivered(&*bus).await;
+    who_shares_a_consumer_shares_its_messages(&*bus).await;
+    what_is_not_acknowledged_comes_again(&*bus).await;
+    a_message_asked_for_again_comes_again_and_is_counted(&*bus).await;
+    a_restarted_consumer_reads_from_the_start(&*bus).await;
+    the_newest_of_each_subject_is_kept(&*bus).await;
+    readers_go_on_after_their_position(&*bus).await;
+    readers_know_the_end(&*bus).await;
+    requests_reach_one_of_those_that_serve(&*bus).await;
+    waiting_for_a_message_loses_nothing_when_given_up(&*bus).await;
+    let bus = positions_and_identity_outlive_the_process(bus, &open).await;
+    bus.close().await;
+    assert!(bus.publish(message("closed.1", 1)).await.is_err(), "a closed bus takes nothing");
+}
+
+fn message(subject: &str, number: u8) -> Message {
+    let headers = vec![("ce-id".to_owned(), format!("{subject}/{number}"))];
+    Message {
+        subject: format!("eticket.v1.ticket.{}", subject.replace('.', "_")),
+        headers,
+        body: vec![number; 3].into(),
+    }
+}
+
+async fn next(consumer: &mut dyn Consumer, most: usize) -> Vec<Delivery> {
+    tokio::time::timeout(BOUND, consumer.next(most))
+        .await
+        .expect("a message within the bound")
+        .expect("the bus answers")
+}
+
+/// Takes and acknowledges `count` messages; answers their ids in the order of arrival.
+async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<String> {
+    let mut ids = Vec::new();
+    while ids.len() < count {
+        let batch = next(consumer, count - ids.len()).await;
+        consumer.ack(&batch.iter().map(|delivery| delivery.sequence).collect::<Vec<_>>()).await.expect("an ack");
+        ids.extend(batch.iter().map(|delivery| delivery.message.header("ce-id").unwrap_or_default().to_owned()));
+    }
+    ids
+}
+
+/// Takes `count` messages and acknowledges none; they may come in several batches.
+async fn gather(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivery> {
+    let mut gathered = Vec::new();
+    while gathered.len() < count {
+        gathered.extend(next(consumer, count - gathered.len()).await);
+    }
+    gathered
+}
+
+async fn publish(bus: &dyn Bus, subject: &str, numbers: std::ops::RangeInclusive<u8>) {
+    for number in numbers {
+        bus.publish(message(subject, number)).await.expect("published");
+    }
+}
+
+fn filter(subject: &str) -> String {
+    format!("eticket.v1.ticket.{}", subject.replace('.', "_"))
+}
+
+async fn attach(bus: &dyn Bus, name: &str) -> Box<dyn Consumer> {
+    bus.attach(name, &[&filter(name)]).await.expect("attached")
+}
+
+async fn sequences_rise_and_messages_come_back_whole(bus: &dyn Bus) {
+    let headers =
+        [("a", " blanks, \"quotes\" and 100 % "), ("b", "one"), ("b", "two"), ("c", "가격\r\nx: y"), ("d", "")];
+    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let sent = Message { headers, body: (0..=255).collect::<Vec<u8>>().into(), ..message("whole", 7) };
+    let first = bus.publish(sent.clone()).await.expect("published");
+    let second = bus.publish(message("whole", 8)).await.expect("published");
+    assert!(second > first);
+    assert_eq!(bus.state().await.expect("state").last_sequence, second);
+    assert_eq!(bus.message_at(first).await.expect("answered"), Some(sent));
+    assert_eq!(bus.message_at(second + 1).await.expect("answered"), None);
+}
+
+async fn filters_hold_and_others_are_not_delivered(bus: &dyn Bus) {
+    publish(bus, "filtered", 1..=1).await;
+    publish(bus, "other", 1..=3).await;
+    publish(bus, "filtered", 2..=2).await;
+    let mut consumer = attach(bus, "filtered").await;
+    assert_eq!(take(&mut *consumer, 2).await, ["filtered/1", "filtered/2"]);
+}
+
+async fn who_shares_a_consumer_shares_its_messages(bus: &dyn Bus) {
+    publish(bus, "shared", 1..=6).await;
+    let (mut one, mut two) = (attach(bus, "shared").await, attach(bus, "shared").await);
+    let (first, second) = (take(&mut *one, 3).await, take(&mut *two, 3).await);
+    assert_eq!(first.iter().chain(&second).collect::<BTreeSet<_>>().len(), 6, "{first:?} {second:?}");
+}
+
+async fn what_is_not_acknowledged_comes_again(bus: &dyn Bus) {
+    publish(bus, "dropped", 1..=3).await;
+    let mut consumer = attach(bus, "dropped").await;
+    let batch = gather(&mut *consumer, 3).await;
+    consumer.ack(&[batch[1].sequence]).await.expect("an ack");
+    drop(consumer);
+    let mut consumer = attach(bus, "dropped").await;
+    assert_eq!(take(&mut *consumer, 2).await, ["dropped/1", "dropped/3"]);
+}
+
+async fn a_message_asked_for_again_comes_again_and_is_counted(bus: &dyn Bus) {
+    publish(bus, "again", 1..=2).await;
+    let mut consumer = attach(bus, "again").await;
+    let batch = gather(&mut *consumer, 2).await;
+    consumer.ack(&[batch[1].sequence]).await.expect("an ack");
+    consumer.retry(batch[0].sequence, Duration::from_millis(10)).await.expect("asked again");
+    let again = next(&mut *consumer, 2).await;
+    assert_eq!((again.len(), again[0].sequence, again[0].attempts), (1, batch[0].sequence, 2));
+    consumer.ack(&[again[0].sequence]).await.expect("an ack");
+}
+
+async fn a_restarted_consumer_reads_from_the_start(bus: &dyn Bus) {
+    publish(bus, "restarted", 1..=2).await;
+    let mut consumer = attach(bus, "restarted").await;
+    assert_eq!(take(&mut *consumer, 2).await.len(), 2);
+    drop(consumer);
+    bus.restart("restarted").await.expect("restarted");
+    let mut consumer = attach(bus, "restarted").await;
+    assert_eq!(take(&mut *consumer, 2).await, ["restarted/1", "restarted/2"]);
+}
+
+async fn the_newest_of_each_subject_is_kept(bus: &dyn Bus) {
+    publish(bus, "kept", 1..=40).await;
+    publish(bus, "kept-once", 1..=1).await;
+    let subjects = [filter("kept"), filter("kept-once")];
+    let mut consumer = bus.attach("kept", &[&subjects[0], &subjects[1]]).await.expect("attached");
+    let ids = take(&mut *consumer, 33).await;
+    assert_eq!((ids[0].as_str(), ids[31].as_str(), ids[32].as_str()), ("kept/9", "kept/40", "kept-once/1"));
+}
+
+async fn readers_go_on_after_their_position(bus: &dyn Bus) {
+    let position = bus.state().await.expect("state").last_sequence;
+    publish(bus, "read", 1..=3).await;
+    let mut reader = bus.read(position).await.expect("a reader");
+    let mut read = Vec::new();
+    while read.len() < 3 {
+        read.extend(tokio::time::timeout(BOUND, reader.next(2)).await.expect("in time").expect("read"));
+    }
+    assert!(read.is_sorted_by_key(|delivery| delivery.sequence));
+    assert_eq!(read[2].message.header("ce-id"), Some("read/3"));
+}
+
+async fn readers_know_the_end(bus: &dyn Bus) {
+    publish(bus, "end", 1..=2).await;
+    let position = bus.state().await.expect("state").last_sequence - 2;
+    let mut reader = bus.read(position).await.expect("a reader");
+    let mut read = 0;
+    while read < 2 {
+        assert!(!reader.is_at_end().await.expect("answered"), "{} are left", 2 - read);
+        read += tokio::time::timeout(BOUND, reader.next(1)).await.expect("in time").expect("read").len();
+    }
+    assert!(reader.is_at_end().await.expect("answered"));
+    publish(bus, "end", 3..=3).await;
+    assert!(!reader.is_at_end().await.expect("answered"));
+}
+
+async fn requests_reach_one_of_those_that_serve(bus: &dyn Bus) {
+    let ask = async |payload: &'static str| {
+        let response = tokio::time::timeout(BOUND, bus.request("audited", payload.into())).await.expect("in time");
+        response.expect("the bus answers").map(|response| String::from_utf8_lossy(&response).into_owned())
+    };
+    assert_eq!(ask("nobody is there").await, None);
+    let (mut one, mut two) = (bus.serve("audited").await.expect("served"), bus.serve("audited").await.expect("served"));
+    let before = bus.state().await.expect("state");
+    for _ in 0..4 {
+        let serve = async {
+            let (who, request) = tokio::select! {
+                request = one.next() => ("one", request),
+                request = two.next() => ("two", request),
+            };
+            let request = request.expect("a request");
+            assert_eq!(request.payload, "how many?");
+            request.respond(format!("{who} says four").into());
+        };
+        let (response, ()) = tokio::join!(ask("how many?"), serve);
+        assert!(["one says four", "two says four"].contains(&response.expect("a response").as_str()));
+    }
+    assert_eq!(bus.state().await.expect("state"), before, "requests are not part of the stream");
+    drop(one);
+    let serve = async { two.next().await.expect("a request").respond("two is left".into()) };
+    assert_eq!(tokio::join!(ask("who is there?"), serve).0.as_deref(), Some("two is left"));
+    drop(two);
+    // A server hears of it a moment later.
+    let gone = async { while ask("nobody is left").await.is_some() {} };
+    tokio::time::timeout(BOUND, gone).await.expect("in time");
+}
+
+async fn waiting_for_a_message_loses_nothing_when_given_up(bus: &dyn Bus) {
+    let mut consumer = attach(bus, "given-up").await;
+    for number in 1..=20 {
+        let waiting = consumer.next(1);
+        let published = bus.publish(message("given-up", number));
+        // Whichever comes first: often the waiting is dropped just when the message arrives.
+        tokio::select! {
+            batch = waiting => {
+                let batch = batch.expect("the bus answers");
+                consumer.ack(&[batch[0].sequence]).await.expect("an ack");
+            }
+            sequence = published => {
+                sequence.expect("published");
+                assert_eq!(take(&mut *consumer, 1).await, [format!("given-up/{number}")]);
+                continue;
+            }
+        }
+        bus.publish(message("unrelated", number)).await.expect("published");
+    }
+}
+
+async fn positions_and_identity_outlive_the_process(
+    bus: Arc<dyn Bus>,
+    open: &impl AsyncFn() -> Arc<dyn Bus>,
+) -> Arc<dyn Bus> {
+    publish(&*bus, "outlives", 1..=3).await;
+    let mut consumer = attach(&*bus, "outlives").await;
+    assert_eq!(take(&mut *consumer, 2).await, ["outlives/1", "outlives/2"]);
+    drop(consumer);
+    let before = bus.state().await.expect("state");
+    bus.close().await;
+    let bus = open().await;
+    assert_eq!(bus.state().await.expect("state"), before);
+    let mut consumer = attach(&*bus, "outlives").await;
+    assert_eq!(take(&mut *consumer, 1).await, ["outlives/3"]);
+    bus
+}

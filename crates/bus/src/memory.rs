@@ -1,0 +1,347 @@
+//! The bus in memory, for tests and simulations: nothing outlives the process, and whoever holds the stream may take it away.
+//!
+//! A `Stream` is what a server is to the buses of many processes. It can be wiped, lose its newest messages and break off its
+//! connections, which the adapters of production only meet in a real accident.
+
+mod consumer;
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use tokio::sync::Notify;
+
+pub use self::consumer::ACK_WAIT;
+use self::consumer::{Durable, MemoryConsumer};
+use super::{
+    Bus, Consumer, Delivery, Error, MESSAGES_PER_SUBJECT, Message, Reader, Requests, StreamState, local::Switchboard,
+};
+
+struct State {
+    /// Counts the streams there have been.
+    generation: u64,
+    /// Counts the times that all connections were broken off.
+    breaks: u64,
+    kept_per_subject: usize,
+    last_sequence: u64,
+    messages: BTreeMap<u64, Arc<Message>>,
+    /// The sequences of each subject, oldest first.
+    subjects: BTreeMap<String, VecDeque<u64>>,
+    consumers: BTreeMap<String, Durable>,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    switchboard: Switchboard,
+    /// Rung at everything that those who wait for messages should look at: in the order in which they wait, so that a
+    /// simulation can be repeated.
+    changes: Notify,
+}
+
+/// See the module. Clones are the same stream.
+#[derive(Clone)]
+pub struct Stream(Arc<Shared>);
+
+impl Default for Stream {
+    fn default() -> Self {
+        let state = State {
+            generation: 1,
+            breaks: 0,
+            kept_per_subject: usize::try_from(MESSAGES_PER_SUBJECT).unwrap_or(usize::MAX),
+            last_sequence: 0,
+            messages: BTreeMap::new(),
+            subjects: BTreeMap::new(),
+            consumers: BTreeMap::new(),
+        };
+        Self(Arc::new(Shared { state: Mutex::new(state), switchboard: Switchboard::default(), changes: Notify::new() }))
+    }
+}
+
+impl Stream {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // What it guards is changed in single steps; a panic elsewhere leaves nothing half done in it.
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changed(&self) {
+        self.0.changes.notify_waiters();
+    }
+
+    /// A bus on this stream, as a process has it.
+    #[must_use]
+    pub fn connect(&self) -> Memory {
+        Memory { stream: self.clone(), closed: AtomicBool::new(false) }
+    }
+
+    /// How many messages of each subject are kept from now on: the newest.
+    pub fn keep_per_subject(&self, most: usize) {
+        self.state().kept_per_subject = most;
+    }
+
+    /// Appends a message; answers its sequence.
+    pub fn append(&self, message: Message) -> u64 {
+        let sequence = self.state().append(message);
+        self.changed();
+        sequence
+    }
+
+    /// What the stream holds, in the order of sequences.
+    #[must_use]
+    pub fn messages(&self) -> Vec<Arc<Message>> {
+        self.state().messages.values().cloned().collect()
+    }
+
+    /// Everything is lost, and the stream that comes after it has another epoch.
+    pub fn wipe(&self) {
+        let mut state = self.state();
+        state.generation += 1;
+        state.last_sequence = 0;
+        state.messages.clear();
+        state.subjects.clear();
+        state.consumers.clear();
+        drop(state);
+        self.changed();
+    }
+
+    /// The newest `count` sequences are lost and will be given again, and the epoch stays: a server that came back from an
+    /// older disk. Its connections are broken off, and consumers that had got further begin at the start.
+    pub fn lose_last(&self, count: u64) {
+        let mut state = self.state();
+        state.breaks += 1;
+        state.last_sequence = state.last_sequence.saturating_sub(count);
+        let last = state.last_sequence;
+        state.messages.retain(|sequence, _| *sequence <= last);
+        state.subjects.values_mut().for_each(|sequences| sequences.retain(|sequence| *sequence <= last));
+        state.consumers.retain(|_, consumer| !consumer.is_beyond(last));
+        drop(state);
+        self.changed();
+    }
+}
+
+impl Stream {
+    /// Messages are lost, and nobody is told: `lost` decides by sequence and message. Sequences stay given.
+    pub fn lose(&self, lost: impl Fn(u64, &Message) -> bool) {
+        let mut state = self.state();
+        let State { messages, subjects, .. } = &mut *state;
+        messages.retain(|sequence, message| !lost(*sequence, message));
+        subjects.values_mut().for_each(|sequences| sequences.retain(|sequence| messages.contains_key(sequence)));
+    }
+}
+
+impl State {
+    fn epoch(&self) -> String {
+        format!("memory-{}", self.generation)
+    }
+
+    fn append(&mut self, message: Message) -> u64 {
+        self.last_sequence += 1;
+        let sequences = self.subjects.entry(message.subject.clone()).or_default();
+        sequences.push_back(self.last_sequence);
+        while sequences.len() > self.kept_per_subject
+            && let Some(oldest) = sequences.pop_front()
+        {
+            self.messages.remove(&oldest);
+        }
+        self.messages.insert(self.last_sequence, Arc::new(message));
+        self.last_sequence
+    }
+}
+
+/// What somebody attached to: it may be gone.
+#[derive(Clone, Copy)]
+struct Attachment {
+    generation: u64,
+    breaks: u64,
+}
+
+impl Attachment {
+    fn to(state: &State) -> Self {
+        Self { generation: state.generation, breaks: state.breaks }
+    }
+
+    fn check(self, state: &State) -> Result<(), Error> {
+        if state.generation != self.generation {
+            Err(Error::StreamChanged)
+        } else if state.breaks != self.breaks {
+            Err(Error::Unavailable("the connection was broken off".to_owned()))
+        } else {
+            Ok(())
+        }
+    }
+}
+
+/// See the module.
+pub struct Memory {
+    stream: Stream,
+    closed: AtomicBool,
+}
+
+impl Memory {
+    fn state(&self) -> Result<MutexGuard<'_, State>, Error> {
+        if self.closed.load(Ordering::Relaxed) {
+            return Err(Error::Unavailable("it is closed".to_owned()));
+        }
+        Ok(self.stream.state())
+    }
+}
+
+#[async_trait]
+impl Bus for Memory {
+    async fn state(&self) -> Result<StreamState, Error> {
+        let state = Self::state(self)?;
+        Ok(StreamState { epoch: state.epoch(), last_sequence: state.last_sequence })
+    }
+
+    async fn publish(&self, message: Message) -> Result<u64, Error> {
+        let sequence = Self::state(self)?.append(message);
+        self.stream.changed();
+        Ok(sequence)
+    }
+
+    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
+        let mut state = Self::state(self)?;
+        state.consumers.entry(name.to_owned()).or_default().set_filters(filters);
+        let attachment = Attachment::to(&state);
+        drop(state);
+        Ok(Box::new(MemoryConsumer::new(self.stream.clone(), name.to_owned(), attachment)))
+    }
+
+    async fn restart(&self, name: &str) -> Result<(), Error> {
+        if let Some(consumer) = Self::state(self)?.consumers.get_mut(name) {
+            consumer.restart();
+        }
+        self.stream.changed();
+        Ok(())
+    }
+
+    async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        let attachment = Attachment::to(&*Self::state(self)?);
+        Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after }))
+    }
+
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
+        Ok(Self::state(self)?.messages.get(&sequence).map(|message| (**message).clone()))
+    }
+
+    async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {
+        drop(Self::state(self)?);
+        Ok(self.stream.0.switchboard.serve(service))
+    }
+
+    async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
+        drop(Self::state(self)?);
+        self.stream.0.switchboard.request(service, payload).await
+    }
+
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+    }
+}
+
+struct MemoryReader {
+    stream: Stream,
+    attachment: Attachment,
+    position: u64,
+}
+
+impl MemoryReader {
+    fn take(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        let state = self.stream.state();
+        self.attachment.check(&state)?;
+        let page = state.messages.range(self.position + 1..).take(most);
+        let page: Vec<Delivery> = page.map(|(sequence, message)| delivery(*sequence, 1, message)).collect();
+        self.position = page.last().map_or(self.position, |last| last.sequence);
+        Ok(page)
+    }
+}
+
+#[async_trait]
+impl Reader for MemoryReader {
+    async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
+        loop {
+            let shared = self.stream.0.clone();
+            let changed = shared.changes.notified();
+            let page = self.take(most)?;
+            if !page.is_empty() {
+                return Ok(page);
+            }
+            changed.await;
+        }
+    }
+
+    async fn is_at_end(&mut self) -> Result<bool, Error> {
+        let state = self.stream.state();
+        self.attachment.check(&state)?;
+        Ok(state.messages.range(self.position + 1..).next().is_none())
+    }
+}
+
+fn delivery(sequence: u64, attempts: u32, message: &Arc<Message>) -> Delivery {
+    Delivery { sequence, attempts, message: message.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+
+    fn message(subject: &str, number: u8) -> Message {
+        Message { subject: subject.to_owned(), body: vec![number].into(), ..Message::default() }
+    }
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let stream = Stream::default();
+        contract::suite(async || Arc::new(stream.connect()) as Arc<dyn Bus>).await;
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_is_wiped_is_another() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        stream.append(message("a.1", 1));
+        let (mut reader, mut consumer) = (bus.read(0).await.unwrap(), bus.attach("reader", &["a.>"]).await.unwrap());
+        let epoch = Bus::state(&bus).await.unwrap().epoch;
+        stream.wipe();
+        assert_ne!(Bus::state(&bus).await.unwrap().epoch, epoch);
+        assert!(matches!(reader.next(1).await, Err(Error::StreamChanged)));
+        assert!(matches!(consumer.next(1).await, Err(Error::StreamChanged)));
+        assert!(matches!(consumer.ack(&[1]).await, Err(Error::StreamChanged)));
+        assert_eq!(stream.append(message("a.1", 2)), 1);
+    }
+
+    #[tokio::test]
+    async fn messages_that_are_lost_leave_their_places_empty() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        (1..=3).for_each(|number| assert_eq!(stream.append(message("a.1", number)), u64::from(number)));
+        stream.lose(|sequence, _| sequence != 2);
+        assert_eq!(Bus::state(&bus).await.unwrap().last_sequence, 3);
+        let mut reader = bus.read(0).await.unwrap();
+        assert_eq!(reader.next(9).await.unwrap()[0].sequence, 2);
+        assert!(reader.is_at_end().await.unwrap(), "though the stream has given another place");
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_loses_its_last_messages_gives_their_places_again() {
+        let stream = Stream::default();
+        let bus = stream.connect();
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        (1..=3).for_each(|number| assert_eq!(stream.append(message("a.1", number)), u64::from(number)));
+        assert_eq!(consumer.next(9).await.unwrap().len(), 3);
+        consumer.ack(&[1, 2, 3]).await.unwrap();
+        stream.lose_last(2);
+        assert!(matches!(consumer.next(1).await, Err(Error::Unavailable(_))));
+        assert_eq!(stream.append(message("a.1", 9)), 2);
+        // It had got further than the stream: it is made anew, from the start.
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        let bodies: Vec<u8> = consumer.next(9).await.unwrap().iter().map(|it| it.message.body[0]).collect();
+        assert_eq!(bodies, [1, 9]);
+    }
+}

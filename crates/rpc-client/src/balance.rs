@@ -1,0 +1,264 @@
+//! A channel that spreads calls over all addresses of a service, and follows them as they come and go.
+//!
+//! A name is asked again every few seconds: in Kubernetes a headless service's name has an address a replica. A name that cannot
+//! be resolved keeps the addresses it had: yesterday's are better than none.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, io,
+    net::SocketAddr,
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use eticket_base::tasks::Tasks;
+use http::Uri;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use tokio::sync::{mpsc::Sender, watch};
+use tonic::transport::{Channel, Endpoint, channel::Change};
+
+/// How often names are asked again.
+const POLL_INTERVAL: Duration = Duration::from_secs(3);
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
+/// How often a connection is asked whether it is alive, and how long it may take to say so.
+const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
+/// Changes that wait for the channel to take notice.
+const CHANGES: usize = 64;
+
+/// Where a service is: `http://host:port`, several separated by commas. Each host may have several addresses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Targets(Vec<Target>);
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+struct Target {
+    host: String,
+    port: u16,
+}
+
+/// A text is no list of addresses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("expected http://host:port, several separated by commas, got {0:?}")]
+pub struct InvalidTargets(String);
+
+impl FromStr for Targets {
+    type Err = InvalidTargets;
+
+    fn from_str(text: &str) -> Result<Self, InvalidTargets> {
+        let target = |text: &str| {
+            let uri: Uri = text.trim().parse().ok()?;
+            let bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
+            let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
+            let port = authority.port_u16().filter(|port| *port != 0)?;
+            let plain = uri.scheme_str() == Some("http") && bare && !authority.host().is_empty();
+            plain.then(|| Target { host: authority.host().to_owned(), port })
+        };
+        let targets: Option<Vec<_>> = text.split(',').map(target).collect();
+        targets.map(Self).ok_or_else(|| InvalidTargets(text.chars().take(200).collect()))
+    }
+}
+
+impl fmt::Display for Targets {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, Target { host, port }) in self.0.iter().enumerate() {
+            write!(formatter, "{}http://{host}:{port}", if index == 0 { "" } else { "," })?;
+        }
+        Ok(())
+    }
+}
+
+impl Serialize for Targets {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Targets {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Finds the addresses of a name.
+#[async_trait]
+trait Resolve: Send + Sync + 'static {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
+}
+
+struct Dns;
+
+#[async_trait]
+impl Resolve for Dns {
+    async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
+        // An IPv6 address stands in brackets in a URL only.
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        Ok(tokio::net::lookup_host((host, port)).await?.collect())
+    }
+}
+
+/// A channel over all addresses of `targets`, followed by a task of `tasks` until these stop. Connections are made when first
+/// needed; while there is no address at all, calls wait for their deadlines.
+///
+/// Must be called within a runtime.
+#[must_use]
+pub fn channel(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> Channel {
+    channel_by(upstream, targets, tasks, Arc::new(Dns))
+}
+
+fn channel_by(upstream: &'static str, targets: &Targets, tasks: &Tasks, resolve: Arc<dyn Resolve>) -> Channel {
+    let (channel, changes) = Channel::balance_channel(CHANGES);
+    let (targets, stopping) = (targets.0.clone(), tasks.stopping());
+    tasks.spawn("addresses", async move {
+        let following = follow(upstream, &targets, &*resolve, &changes);
+        stopping.run_until_cancelled(following).await;
+        // The channel works on with what it has while calls finish: dropping the sender takes nothing away.
+    });
+    channel
+}
+
+/// An address, and the name that requests to it speak of.
+type Key = (SocketAddr, Target);
+
+async fn follow(
+    upstream: &'static str,
+    targets: &[Target],
+    resolve: &dyn Resolve,
+    changes: &Sender<Change<Key, Endpoint>>,
+) {
+    let mut known: BTreeMap<Target, BTreeSet<SocketAddr>> = BTreeMap::new();
+    loop {
+        for target in targets {
+            let Some(addresses) = look_up(upstream, target, resolve).await else { continue };
+            let before = known.insert(target.clone(), addresses.clone()).unwrap_or_default();
+            if before != addresses {
+                let addresses = listed(&addresses);
+                tracing::info!(upstream, host = target.host, addresses, "addresses changed");
+            }
+            // New ones first, so that there is never none.
+            for change in differences(target, &before, &addresses) {
+                if changes.send(change).await.is_err() {
+                    return;
+                }
+            }
+        }
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// The addresses of a name now; `None` if that cannot be said.
+async fn look_up(upstream: &'static str, target: &Target, resolve: &dyn Resolve) -> Option<BTreeSet<SocketAddr>> {
+    match resolve.resolve(&target.host, target.port).await {
+        Ok(addresses) if !addresses.is_empty() => Some(usable(addresses)),
+        found => {
+            let error = found.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
+            tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping what is known");
+            None
+        }
+    }
+}
+
+fn listed<'a>(addresses: impl IntoIterator<Item = &'a SocketAddr>) -> String {
+    addresses.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// One address of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Address {
+    /// Where to connect to.
+    pub socket: SocketAddr,
+    /// `host:port`, what requests to it speak of.
+    pub authority: String,
+}
+
+/// All addresses of `targets` as they come and go, for who makes connections by other means than [`channel`]. Empty until the
+/// first name is resolved. A task of `tasks` follows them until these stop, or nobody listens.
+#[must_use]
+pub fn addresses(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> watch::Receiver<Vec<Address>> {
+    addresses_by(upstream, targets, tasks, Arc::new(Dns))
+}
+
+fn addresses_by(
+    upstream: &'static str,
+    targets: &Targets,
+    tasks: &Tasks,
+    resolve: Arc<dyn Resolve>,
+) -> watch::Receiver<Vec<Address>> {
+    let (sender, receiver) = watch::channel(Vec::new());
+    let (targets, stopping) = (targets.0.clone(), tasks.stopping());
+    tasks.spawn("addresses", async move {
+        let publishing = publish(upstream, &targets, &*resolve, &sender);
+        stopping.run_until_cancelled(publishing).await;
+    });
+    receiver
+}
+
+async fn publish(
+    upstream: &'static str,
+    targets: &[Target],
+    resolve: &dyn Resolve,
+    sender: &watch::Sender<Vec<Address>>,
+) {
+    let mut known: BTreeMap<&Target, BTreeSet<SocketAddr>> = BTreeMap::new();
+    while !sender.is_closed() {
+        for target in targets {
+            if let Some(addresses) = look_up(upstream, target, resolve).await {
+                known.insert(target, addresses);
+            }
+        }
+        let all = |(target, addresses): (&&Target, &BTreeSet<SocketAddr>)| {
+            let authority = format!("{}:{}", target.host, target.port);
+            let address = |socket: &SocketAddr| Address { socket: *socket, authority: authority.clone() };
+            addresses.iter().map(address).collect::<Vec<_>>()
+        };
+        let now: Vec<_> = known.iter().flat_map(all).collect();
+        sender.send_if_modified(|before| {
+            let changed = *before != now;
+            if changed {
+                let addresses = listed(now.iter().map(|address| &address.socket));
+                tracing::info!(upstream, addresses, "addresses changed");
+                *before = now;
+            }
+            changed
+        });
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// `localhost` often has two addresses, while a server on it listens on one, by default that of IPv4.
+fn usable(addresses: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
+    let loopback_v4 = addresses.iter().any(|address| address.is_ipv4() && address.ip().is_loopback());
+    addresses.into_iter().filter(|address| !(loopback_v4 && address.is_ipv6() && address.ip().is_loopback())).collect()
+}
+
+fn differences<'a>(
+    target: &'a Target,
+    before: &'a BTreeSet<SocketAddr>,
+    now: &'a BTreeSet<SocketAddr>,
+) -> impl Iterator<Item = Change<Key, Endpoint>> + 'a {
+    let new = now.difference(before).filter_map(|address| {
+        let endpoint = endpoint(*address, target)?;
+        Some(Change::Insert((*address, target.clone()), endpoint))
+    });
+    let gone = before.difference(now).map(|address| Change::Remove((*address, target.clone())));
+    new.chain(gone)
+}
+
+fn endpoint(address: SocketAddr, target: &Target) -> Option<Endpoint> {
+    // What was parsed from a URL is one again.
+    let origin: Uri = format!("http://{}:{}", target.host, target.port).parse().ok()?;
+    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
+    Some(
+        endpoint
+            .origin(origin)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(KEEP_ALIVE.0)
+            .keep_alive_timeout(KEEP_ALIVE.1)
+            .keep_alive_while_idle(true),
+    )
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! `/metrics`, `/livez` and `/readyz` by HTTP: one for a process, whichever servers it runs.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use axum::{Router, extract::State, routing::get};
+use eticket_base::{exit::StartError, telemetry};
+use http::{StatusCode, header::CONTENT_TYPE};
+use metrics_exporter_prometheus::PrometheusHandle;
+
+use crate::{
+    config::{LimitsConfig, ShutdownConfig},
+    health::Health,
+    server::{Running, Server},
+};
+
+/// Which servers there should be, and the health of those that have started; clones speak of the same ones.
+#[derive(Debug, Clone)]
+pub struct Admin(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    expected: Vec<&'static str>,
+    started: Mutex<Vec<(&'static str, Option<Health>)>>,
+}
+
+impl Admin {
+    /// None of these servers has started.
+    #[must_use]
+    pub fn new(expected: Vec<&'static str>) -> Self {
+        Self(Arc::new(Inner { expected, started: Mutex::new(Vec::new()) }))
+    }
+
+    /// A server has started. Without a health it is ready.
+    pub fn started(&self, name: &'static str, health: Option<Health>) {
+        self.0.started.lock().unwrap_or_else(PoisonError::into_inner).push((name, health));
+    }
+
+    /// The servers that are not ready, those that have not started among them.
+    #[must_use]
+    pub fn not_ready(&self) -> Vec<&'static str> {
+        let started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_ready = |name: &str| {
+            let found = started.iter().find(|(known, _)| *known == name);
+            found.is_some_and(|(_, health)| health.as_ref().is_none_or(Health::is_ready))
+        };
+        self.0.expected.iter().copied().filter(|name| !is_ready(name)).collect()
+    }
+
+    /// Waits until all servers that have started are ready.
+    pub async fn ready(&self) {
+        let started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        for (_, health) in started {
+            if let Some(health) = health {
+                health.ready().await;
+            }
+        }
+    }
+
+    /// Serves until it is stopped.
+    ///
+    /// # Errors
+    /// If the address cannot be bound.
+    pub async fn start(&self, listen: SocketAddr) -> Result<Running, StartError> {
+        let metrics = telemetry::metrics();
+        let router = Router::new()
+            .route("/livez", get(|| async { "alive\n" }))
+            .route("/readyz", get(readyz).with_state(self.clone()))
+            .route("/metrics", get(render).with_state(metrics));
+        let shutdown = ShutdownConfig { drain_delay_ms: 0, ..ShutdownConfig::default() };
+        Server::new("admin", listen, &LimitsConfig::default(), &shutdown).routes(router).start().await
+    }
+}
+
+async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
+    let not_ready = admin.not_ready();
+    if not_ready.is_empty() {
+        return (StatusCode::OK, "ready\n".to_owned());
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", not_ready.join(", ")))
+}
+
+async fn render(State(metrics): State<Option<PrometheusHandle>>) -> impl axum::response::IntoResponse {
+    let text = metrics.map(|metrics| {
+        metrics.run_upkeep();
+        metrics.render()
+    });
+    ([(CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+        let mut stream = tokio::net::TcpStream::connect(address).await.expect("connected");
+        let request = format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("read");
+        let status = answer.split(' ').nth(1).and_then(|code| code.parse().ok()).expect("a status");
+        (status, answer)
+    }
+
+    #[tokio::test]
+    async fn a_process_is_ready_when_all_its_servers_are() {
+        let admin = Admin::new(vec!["ticket", "gateway"]);
+        let running = admin.start(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("started");
+        let address = running.address();
+        let (status, text) = get(address, "/readyz").await;
+        assert_eq!(status, 503);
+        assert!(text.contains("not ready: ticket, gateway"), "{text}");
+        let health = Health::new(["a"]).with_store();
+        admin.started("ticket", Some(health.clone()));
+        admin.started("gateway", None);
+        assert_eq!(admin.not_ready(), ["ticket"]);
+        assert_eq!(get(address, "/livez").await.0, 200, "alive, though not ready");
+        health.set_store(true);
+        admin.ready().await;
+        assert_eq!(get(address, "/readyz").await.0, 200);
+        metrics::counter!("eticket_admin_test_total").increment(7);
+        let (status, text) = get(address, "/metrics").await;
+        assert_eq!(status, 200);
+        assert!(text.contains("eticket_admin_test_total 7"), "{text}");
+        running.stop().await;
+    }
+
+    #[tokio::test]
+    async fn other_paths_are_not_found() {
+        let running = Admin::new(Vec::new()).start(SocketAddr::from(([127, 0, 0, 1], 0))).await.expect("started");
+        assert_eq!(get(running.address(), "/else").await.0, 404);
+        running.stop().await;
+    }
+}

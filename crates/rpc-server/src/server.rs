@@ -1,0 +1,266 @@
+//! The one server of services, gateway and admin: HTTP/1.1 and HTTP/2 on one port, over hyper.
+//!
+//! It is not tonic's own, whose timeout answers CANCELLED and whose connections do not end by age. Around the services stand,
+//! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router goes without
+//! them: what speaks other protocols than gRPC, as the gateway, puts [`layered`] inside of what translates them.
+//!
+//! Stopping, in this order: not ready → drain delay → streams and waits end with `SHUTTING_DOWN` → GOAWAY, the port closes →
+//! calls under way finish; those that do not are told `SHUTTING_DOWN` too, and cut if that does not help → the service's own
+//! hooks. All of it within a cap that the caller gives.
+
+mod admission;
+mod authenticate;
+mod catch_panic;
+mod connections;
+pub mod deadline;
+pub mod drain;
+mod grace;
+mod guard;
+mod http1;
+pub mod language;
+mod methods;
+mod observe;
+mod reply;
+mod running;
+#[cfg(test)]
+mod tests;
+mod windows;
+
+use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
+
+use axum::{Router, body::Body};
+use eticket_base::{
+    exit::{self, StartError},
+    tasks::Tasks,
+};
+use eticket_proto::health::health_server::HealthServer;
+use http::{Request, Response};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{server::NamedService, service::RoutesBuilder};
+use tower::{Service, ServiceBuilder};
+
+use self::{
+    admission::AdmissionLayer,
+    authenticate::AuthenticateLayer,
+    catch_panic::CatchPanicLayer,
+    connections::Signals,
+    deadline::DeadlineLayer,
+    drain::{DrainLayer, ForcedEnd},
+    guard::Guard,
+    language::LanguageLayer,
+    observe::ObserveLayer,
+};
+pub use self::{
+    connections::ConnectionLimits,
+    deadline::{Deadline, timeout_of},
+    drain::{ConnectionDraining, Draining},
+    guard::{Browsers, Origins, is_grpc, media_type},
+    running::{Hook, Running},
+    windows::Windows,
+};
+use crate::{
+    config::{LimitsConfig, ShutdownConfig},
+    health::{Health, STANDARD_SERVICES},
+};
+
+/// A server that has yet to be started.
+pub struct Server {
+    name: &'static str,
+    listen: SocketAddr,
+    limits: LimitsConfig,
+    shutdown: ShutdownConfig,
+    connection_limits: ConnectionLimits,
+    services: RoutesBuilder,
+    reflection: Vec<String>,
+    health: Option<Health>,
+    routes: Option<Router>,
+    browsers: Browsers,
+    ending: CancellationToken,
+}
+
+impl Server {
+    /// A server without services.
+    #[must_use]
+    pub fn new(name: &'static str, listen: SocketAddr, limits: &LimitsConfig, shutdown: &ShutdownConfig) -> Self {
+        Self {
+            name,
+            listen,
+            limits: limits.clone(),
+            shutdown: shutdown.clone(),
+            // One connection alone must be able to reach the limit of calls, or its client would queue what should be shed.
+            connection_limits: ConnectionLimits {
+                streams: limits.streams(),
+                idle: Duration::from_millis(limits.keep_alive_ms),
+                ..ConnectionLimits::default()
+            },
+            services: RoutesBuilder::default(),
+            reflection: Vec::new(),
+            health: None,
+            routes: None,
+            browsers: Browsers::new(Origins::These(Vec::new()), listen),
+            ending: CancellationToken::new(),
+        }
+    }
+
+    /// Adds a gRPC service.
+    #[must_use]
+    pub fn service<S>(mut self, service: S) -> Self
+    where
+        S: Service<Request<tonic::body::Body>, Error = Infallible> + NamedService + Clone + Send + Sync + 'static,
+        S::Response: axum::response::IntoResponse,
+        S::Future: Send + 'static,
+    {
+        self.services.add_service(service);
+        self
+    }
+
+    /// Describes these services, and those of health and reflection, to those who ask by reflection (v1 and v1alpha).
+    #[must_use]
+    pub fn reflection<N: Into<String>>(mut self, services: impl IntoIterator<Item = N>) -> Self {
+        self.reflection.extend(services.into_iter().map(Into::into));
+        self
+    }
+
+    /// Answers `grpc.health.v1` from here, and takes readiness away first when the server stops.
+    #[must_use]
+    pub fn health(mut self, health: Health) -> Self {
+        self.health = Some(health);
+        self
+    }
+
+    /// Serves this router and nothing else: services, reflection, health and all layers are then the router's affair.
+    #[must_use]
+    pub fn routes(mut self, router: Router) -> Self {
+        self.routes = Some(router);
+        self
+    }
+
+    /// Which web pages may call, where not only the server's own and those of the loopback.
+    #[must_use]
+    pub fn browsers(mut self, browsers: Browsers) -> Self {
+        self.browsers = browsers;
+        self
+    }
+
+    /// What one client may take, where the defaults do not suit.
+    #[must_use]
+    pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
+        self.connection_limits = limits;
+        self
+    }
+
+    /// Cancelled when waits end because the server stops, for those that do not hang on a request.
+    #[must_use]
+    pub fn draining(&self) -> CancellationToken {
+        self.ending.clone()
+    }
+
+    /// Binds and serves. Calls are answered from here on; whether they should come is said by the health.
+    ///
+    /// # Errors
+    /// If the address cannot be bound, or the descriptors of the contract cannot be read.
+    pub async fn start(mut self) -> Result<Running, StartError> {
+        let (listener, address) = bind(self.name, self.listen).await?;
+        let signals = Signals {
+            ending: self.ending.clone(),
+            draining: CancellationToken::new(),
+            forced_end: ForcedEnd::default(),
+            kill: CancellationToken::new(),
+        };
+        let tasks = Tasks::new();
+        let guard = Guard { browsers: self.browsers.clone(), only_grpc: self.routes.is_none() };
+        let (limits, ends) = (self.connection_limits.clone(), signals.clone());
+        // Two types of service, so two tasks.
+        match self.routes.take() {
+            Some(router) => {
+                tasks.spawn("accept", connections::accept(listener, router, guard, limits, ends, tasks.clone()));
+            }
+            None => {
+                let service = self.around_services()?;
+                tasks.spawn("accept", connections::accept(listener, service, guard, limits, ends, tasks.clone()));
+            }
+        }
+        tracing::info!(service = self.name, %address, "listening");
+        Ok(Running::new(self.name, address, self.health, &self.shutdown, signals, tasks))
+    }
+
+    fn around_services(&mut self) -> Result<impl Stack<Future: Send> + use<>, StartError> {
+        self.add_reflection()?;
+        if let Some(health) = &self.health {
+            self.services.add_service(HealthServer::new(health.clone()));
+        }
+        let routes = std::mem::take(&mut self.services).routes().prepare().into_axum_router();
+        Ok(layered(self.name, &self.limits, routes))
+    }
+
+    fn add_reflection(&mut self) -> Result<(), StartError> {
+        if self.reflection.is_empty() {
+            return Ok(());
+        }
+        let builder = || {
+            let builder = tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(eticket_proto::DESCRIPTORS)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET);
+            let names = self.reflection.iter().map(String::as_str).chain(STANDARD_SERVICES);
+            names.fold(builder, |builder, name| builder.with_service_name(name))
+        };
+        let (v1, v1alpha) = (builder().build_v1(), builder().build_v1alpha());
+        self.services.add_service(v1.map_err(StartError::failed)?);
+        self.services.add_service(v1alpha.map_err(StartError::failed)?);
+        Ok(())
+    }
+}
+
+/// Puts the layers of services around one that speaks gRPC, for a router that translates other protocols outside of them.
+pub fn layered<S, B>(name: &'static str, limits: &LimitsConfig, service: S) -> impl Stack<Future: Send> + use<S, B>
+where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    S::Future: Send,
+    B: http_body::Body<Data = bytes::Bytes> + Default + Unpin + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    ServiceBuilder::new()
+        .map_response(with_axum_body)
+        .layer(ObserveLayer::new(name))
+        .layer(LanguageLayer)
+        .layer(CatchPanicLayer)
+        .layer(AuthenticateLayer)
+        .layer(DeadlineLayer { default: limits.default_deadline() })
+        .layer(DrainLayer)
+        .layer(AdmissionLayer::new(name, limits.concurrency.get()))
+        .map_response(reply::too_large_is_exhausted)
+        .service(service)
+}
+
+/// A service with its layers, as connections need it.
+pub trait Stack:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+impl<S> Stack for S where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
+{
+}
+
+fn with_axum_body<B>(response: Response<B>) -> Response<Body>
+where
+    B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
+    B::Error: Into<axum::BoxError>,
+{
+    response.map(Body::new)
+}
+
+async fn bind(name: &str, listen: SocketAddr) -> Result<(TcpListener, SocketAddr), StartError> {
+    let bound = async {
+        let listener = TcpListener::bind(listen).await?;
+        let address = listener.local_addr()?;
+        Ok((listener, address))
+    };
+    bound.await.map_err(|error: io::Error| {
+        let what = format!("{name} cannot listen on {listen}: {}", exit::advice_on_listening(&error));
+        StartError::unavailable(what, error)
+    })
+}

@@ -1,0 +1,490 @@
+//! Builds the typed tree from its sources, for one server in a process or several.
+//!
+//! Trees are merged before they are typed: a server's own struct refuses keys it does not know, so the keys that every
+//! server has are taken out first, and where several share a process each one's section.
+
+use std::{
+    ffi::OsString,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use eticket_base::config::{
+    Error, text_file,
+    urls::{self, StoreSupport},
+};
+use figment::{
+    Figment, Provider,
+    error::{Actual, Kind},
+    providers::{Format, Serialized, Toml},
+    value::{Dict, Value},
+};
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{ProcessSettings, Settings};
+
+const PREFIX: &str = "ETICKET__";
+const DEFAULTS: &str = include_str!("defaults.toml");
+const ALL_IN_ONE: &str = include_str!("all_in_one.toml");
+
+/// Keys that every server has.
+const SERVER_KEYS: [&str; 5] = ["listen", "store", "auth", "limits", "shutdown"];
+/// Keys of the process.
+const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
+/// Keys that only stateful servers accept.
+const STATEFUL_KEYS: [&str; 3] = ["data", "bus", "store"];
+/// Keys of several servers at the root that hold for each.
+const SHARED_KEYS: [&str; 4] = ["store", "auth", "limits", "shutdown"];
+
+/// Where configuration comes from, beside the embedded defaults.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    pub(crate) file: Option<PathBuf>,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) data: Option<PathBuf>,
+}
+
+impl Sources {
+    /// Those of this process.
+    ///
+    /// # Errors
+    /// If a variable that is ours is not UTF-8: used in another spelling, a path would be another one.
+    pub(crate) fn from_process(file: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, Error> {
+        Self::from_variables(file, std::env::vars_os(), data)
+    }
+
+    fn from_variables(
+        file: Option<PathBuf>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+        data: Option<PathBuf>,
+    ) -> Result<Self, Error> {
+        let mut environment = Vec::new();
+        for (name, value) in variables {
+            match (name.to_str(), value.to_str()) {
+                (Some(name), Some(value)) => environment.push((name.to_owned(), value.to_owned())),
+                _ if name.to_string_lossy().starts_with(PREFIX) => {
+                    let value = value.to_string_lossy().into_owned();
+                    return Err(Error::new(name.to_string_lossy(), Some(value), NOT_UTF_8));
+                }
+                // It is none of ours.
+                _ => {}
+            }
+        }
+        Ok(Self { file, environment, data })
+    }
+}
+
+const NOT_UTF_8: &str = "expected text in UTF-8";
+
+/// What has to be known of a server to read its configuration.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ServiceSpec {
+    pub(crate) name: &'static str,
+    pub(crate) defaults: &'static str,
+    pub(crate) store: StoreSupport,
+}
+
+/// A server's configuration, its own keys not typed yet.
+#[derive(Debug)]
+pub(crate) struct ServerTree {
+    pub(crate) settings: Settings,
+    pub(crate) own: Dict,
+    /// Where its keys stand, if not at the root.
+    pub(crate) section: Option<&'static str>,
+    /// What else may stand there.
+    beside: Vec<&'static str>,
+    place: KeyPlace,
+}
+
+impl ServerTree {
+    /// The server's own keys.
+    pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
+        typed(&self.own, &self.beside).map_err(|error| error.within(self.section))
+    }
+
+    /// The error with its key as it stands where it was set.
+    pub(crate) fn placed(&self, error: Error) -> Error {
+        self.place.locate(error)
+    }
+}
+
+/// Where the keys of a server were set: in its section, or at the root for all.
+#[derive(Debug, Default)]
+struct KeyPlace {
+    section: Option<&'static str>,
+    /// What was set in the section, and of the shared keys at the root.
+    in_section: Dict,
+    at_root: Dict,
+}
+
+impl KeyPlace {
+    fn locate(&self, error: Error) -> Error {
+        match has(&self.at_root, error.key()) && !has(&self.in_section, error.key()) {
+            true => error,
+            false => error.within(self.section),
+        }
+    }
+}
+
+/// Whether a key with this path was set.
+fn has(tree: &Dict, path: &str) -> bool {
+    match path.split_once('.') {
+        None => tree.contains_key(path),
+        Some((first, rest)) => tree.get(first).and_then(Value::as_dict).is_some_and(|inner| has(inner, rest)),
+    }
+}
+
+/// The keys that stand beside the own ones of a server.
+fn beside(spec: ServiceSpec, section: bool) -> Vec<&'static str> {
+    let from_process = PROCESS_KEYS.iter().filter(|_| !section);
+    let all = SERVER_KEYS.iter().chain(from_process).copied();
+    all.filter(|key| spec.store != StoreSupport::None || !STATEFUL_KEYS.contains(key)).collect()
+}
+
+/// The defaults of a server alone, as TOML with their comments.
+pub(crate) fn defaults(spec: ServiceSpec) -> String {
+    // The first line of each file says which file it is.
+    let body = |text: &'static str| text.split_once("\n\n").map_or(text, |(_, body)| body).trim();
+    let of_all = body(DEFAULTS);
+    let of_all = match spec.store {
+        StoreSupport::None => {
+            of_all.split("\n\n").filter(|part| !part.starts_with("[bus]")).collect::<Vec<_>>().join("\n\n")
+        }
+        _ => of_all.to_owned(),
+    };
+    format!("{}\n\n{of_all}", body(spec.defaults))
+}
+
+/// Where a server listens unless it is told.
+pub(crate) fn usual_address(spec: ServiceSpec) -> String {
+    let listen = spec.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
+    listen.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
+}
+
+/// Where a server listens: for who wants to speak to it, and has not all that it needs to run.
+pub(crate) fn listen(spec: ServiceSpec, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
+    #[derive(serde::Deserialize)]
+    struct Listen {
+        #[serde(deserialize_with = "super::address")]
+        listen: SocketAddr,
+    }
+    let (mut tree, mut given) = (embedded(spec.defaults)?, given(sources)?);
+    let given = if section { take_section(&mut given, spec.name)? } else { given };
+    merge(&mut tree, given);
+    let listen: Result<Listen, Error> = typed(&take(&mut tree, &["listen"]), &[]);
+    listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(spec.name)))
+}
+
+/// For a server that has a process to itself: all keys stand at the root.
+pub(crate) fn alone(spec: ServiceSpec, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
+    let mut tree = embedded(DEFAULTS)?;
+    if spec.store == StoreSupport::None {
+        tree.remove("bus");
+    }
+    merge(&mut tree, embedded(spec.defaults)?);
+    merge(&mut tree, given(sources)?);
+    let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
+    if spec.store == StoreSupport::None {
+        // It has none of these: what is set for them is a mistake.
+        for of in [&mut process, &mut server] {
+            tree.extend(take(of, &STATEFUL_KEYS));
+        }
+    }
+    let mut process: ProcessSettings = typed(&process, &[])?;
+    process.check()?;
+    if spec.store != StoreSupport::None {
+        process.data.get_or_insert_with(|| Path::new("./eticket-data").join(spec.name));
+        process.bus.check()?;
+    }
+    let mut settings: Settings = typed(&server, &[])?;
+    check(spec, &settings)?;
+    settings.auth.resolve();
+    let (beside, place) = (beside(spec, false), KeyPlace::default());
+    Ok((process, ServerTree { settings, own: tree, section: None, beside, place }))
+}
+
+/// For servers that share a process: the keys of each stand under its name.
+pub(crate) fn together(specs: &[ServiceSpec], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
+    let mut root = embedded(DEFAULTS)?;
+    merge(&mut root, embedded(ALL_IN_ONE)?);
+    let given = given(sources)?;
+    let set_at_root = take(&mut given.clone(), &SHARED_KEYS);
+    merge(&mut root, given);
+    let sections: Vec<_> = specs.iter().map(|spec| take_section(&mut root, spec.name)).collect::<Result<_, _>>()?;
+    let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
+    process.check()?;
+    process.bus.check()?;
+    let shared = take(&mut root, &SHARED_KEYS);
+    if let Some((key, value)) = root.pop_first() {
+        let names = specs.iter().map(|spec| spec.name);
+        let known = PROCESS_KEYS.into_iter().chain(SHARED_KEYS).chain(names).collect::<Vec<_>>().join(", ");
+        let (mut path, value) = (vec![key], value);
+        let value = Some(shown(leaf(&mut path, &value)));
+        return Err(Error::new(path.join("."), value, format!("no such key; known here: {known}")));
+    }
+    let trees = specs.iter().zip(sections).map(|(spec, section)| {
+        let (in_section, at_root) = (section.clone(), set_at_root.clone());
+        let place = KeyPlace { section: Some(spec.name), in_section, at_root };
+        match server_of(*spec, &shared, section) {
+            Ok((settings, own)) => {
+                Ok(ServerTree { settings, own, section: place.section, beside: beside(*spec, true), place })
+            }
+            Err(error) => Err(place.locate(error)),
+        }
+    });
+    Ok((process, trees.collect::<Result<_, _>>()?))
+}
+
+/// The settings of one of several servers, and its own keys.
+fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Settings, Dict), Error> {
+    let mut tree = embedded(spec.defaults)?;
+    let mut shared = shared.clone();
+    let store = shared.remove("store");
+    merge(&mut tree, shared);
+    if let Some(key) = PROCESS_KEYS.iter().find(|key| section.contains_key(**key)) {
+        let value = section.get(*key).map(shown);
+        return Err(Error::new(*key, value, "holds for the whole process: set it at the root"));
+    }
+    merge(&mut tree, section);
+    let mut server = take(&mut tree, &SERVER_KEYS);
+    if spec.store == StoreSupport::None
+        && let Some(value) = server.remove("store")
+    {
+        return Err(Error::new("store", Some(shown(&value)), "no such key; this server has no store"));
+    }
+    let mut settings: Settings = typed(&server, &[])?;
+    check(spec, &settings)?;
+    if let (Some(store), None) = (store, &settings.store.url) {
+        let store = Dict::from([("store".to_owned(), store)]);
+        let url = typed::<SharedStore>(&store, &[])?.store.url;
+        if let Some(url) = url.as_deref() {
+            settings.store.url = urls::shared_store(spec.store, url)?.map(str::to_owned);
+            check(spec, &settings)?;
+        }
+    }
+    settings.auth.resolve();
+    Ok((settings, tree))
+}
+
+#[derive(serde::Deserialize)]
+struct SharedStore {
+    store: super::StoreConfig,
+}
+
+fn check(spec: ServiceSpec, settings: &Settings) -> Result<(), Error> {
+    settings.check()?;
+    match &settings.store.url {
+        Some(url) => urls::store_place(spec.store, url).map(drop),
+        None => Ok(()),
+    }
+}
+
+fn embedded(text: &str) -> Result<Dict, Error> {
+    Figment::from(Toml::string(text)).extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
+}
+
+/// The file, the environment and the flags, merged.
+fn given(sources: &Sources) -> Result<Dict, Error> {
+    let mut figment = Figment::new();
+    if let Some(path) = &sources.file {
+        let refuse = |expected| Error::new("--config", Some(path.display().to_string()), expected);
+        let text = text_file::read(path).map_err(refuse)?;
+        // Read once by itself for errors with line and column.
+        toml::from_str::<toml::Table>(&text).map_err(|error| refuse(format!("the file is not TOML: {error}")))?;
+        figment = figment.merge(Toml::string(&text));
+    }
+    for (name, value) in &sources.environment {
+        let Some(key) = name.strip_prefix(PREFIX) else { continue };
+        let key = key.to_ascii_lowercase().replace("__", ".");
+        if key.is_empty() || key.split('.').any(str::is_empty) {
+            return Err(Error::new(name, Some(value.clone()), "expected ETICKET__ and the path of a key joined by __"));
+        }
+        // What looks like a number may be meant as text: which it is says the type, when it is known.
+        let value = match value.parse::<Value>() {
+            Ok(value @ (Value::String(..) | Value::Dict(..) | Value::Array(..))) => value,
+            _ => Value::from(value.clone()),
+        };
+        figment = figment.merge(Nested(figment::util::nest(&key, value)));
+    }
+    if let Some(data) = &sources.data {
+        let refuse = |expected| Error::new("--data", Some(data.display().to_string()), expected);
+        let data = match data.to_str() {
+            Some("") => return Err(refuse("expected the path of a folder; leave it out for the default")),
+            Some(data) => Value::from(data),
+            None => return Err(refuse(NOT_UTF_8)),
+        };
+        figment = figment.merge(Nested(figment::util::nest("data", data)));
+    }
+    figment.extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
+}
+
+/// A value under its path, as a source.
+struct Nested(Value);
+
+impl Provider for Nested {
+    fn metadata(&self) -> figment::Metadata {
+        figment::Metadata::named("environment or flag")
+    }
+
+    fn data(&self) -> Result<figment::value::Map<figment::Profile, Dict>, figment::Error> {
+        let dict = self.0.as_dict().cloned().unwrap_or_default();
+        Ok(figment::Profile::Default.collect(dict))
+    }
+}
+
+fn merge(base: &mut Dict, over: Dict) {
+    for (key, value) in over {
+        match (base.get_mut(&key), value) {
+            (Some(Value::Dict(_, base)), Value::Dict(_, over)) => merge(base, over),
+            (_, value) => drop(base.insert(key, value)),
+        }
+    }
+}
+
+fn take(tree: &mut Dict, keys: &[&str]) -> Dict {
+    keys.iter().filter_map(|key| tree.remove_entry(*key)).collect()
+}
+
+fn take_section(root: &mut Dict, name: &str) -> Result<Dict, Error> {
+    match root.remove(name) {
+        None => Ok(Dict::new()),
+        Some(Value::Dict(_, section)) => Ok(section),
+        Some(other) => Err(Error::new(name, Some(shown(&other)), "expected a section with the keys of this server")),
+    }
+}
+
+fn typed<T: DeserializeOwned>(tree: &Dict, beside: &[&str]) -> Result<T, Error> {
+    let mut tree = tree.clone();
+    loop {
+        match Figment::from(Serialized::globals(&tree)).extract() {
+            Err(error) if read_text(&mut tree, &error) => {}
+            outcome => return outcome.map_err(|error| from_figment(error, &tree, beside)),
+        }
+    }
+}
+
+/// Reads a text as the number or the like that its type wants; answers whether it could. The environment has only texts.
+fn read_text(tree: &mut Dict, error: &figment::Error) -> bool {
+    let Some(error) = error.clone().into_iter().next() else { return false };
+    let (Kind::InvalidType(Actual::Str(_), _), Some((first, rest))) = (&error.kind, error.path.split_first()) else {
+        return false;
+    };
+    let Some(mut place) = tree.get_mut(first) else { return false };
+    for key in rest {
+        let Value::Dict(_, section) = place else { return false };
+        let Some(inner) = section.get_mut(key) else { return false };
+        place = inner;
+    }
+    let Value::String(_, text) = &place else { return false };
+    match text.parse::<Value>() {
+        Ok(Value::String(..)) => false,
+        Ok(read) => {
+            *place = read;
+            true
+        }
+    }
+}
+
+/// The first key and value of a section, and of those in it: who misspells a section is told of what they set.
+fn leaf<'a>(path: &mut Vec<String>, mut value: &'a Value) -> &'a Value {
+    while let Value::Dict(_, section) = value
+        && let Some((key, inner)) = section.first_key_value()
+    {
+        path.push(key.clone());
+        value = inner;
+    }
+    value
+}
+
+/// What a type expects, in words for people who do not know the program's types.
+fn in_plain_words(expected: &str) -> &str {
+    match expected {
+        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number above zero",
+        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number, not below zero",
+        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a boolean" => "true or false",
+        "a string" => "text",
+        "path string" | "a path string" => "a path",
+        other if other.starts_with("struct ") || other.starts_with("a map") => "a section with keys",
+        other => other,
+    }
+}
+
+/// `beside` are keys that are known at the root too, though not to the type.
+fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
+    // Several faults are told one after another, as each is put right.
+    let error = error.into_iter().next().unwrap_or_else(|| figment::Error::from("no reason given".to_owned()));
+    let mut path = error.path.clone();
+    let at = |path: &[String]| {
+        let (first, rest) = path.split_first()?;
+        rest.iter().try_fold(tree.get(first)?, |value, key| value.as_dict()?.get(key))
+    };
+    let value_at = |path: &[String]| at(path).map(shown);
+    match error.kind {
+        Kind::UnknownField(field, expected) => {
+            if path.last() != Some(&field) {
+                path.push(field);
+            }
+            let mut known: Vec<&str> = if path.len() == 1 { beside.to_vec() } else { Vec::new() };
+            known.extend(expected);
+            let known = known.join(", ");
+            let value = at(&path).map(|value| shown(leaf(&mut path, value)));
+            Error::new(path.join("."), value, format!("no such key; known here: {known}"))
+        }
+        Kind::MissingField(field) => {
+            if path.last().map(String::as_str) != Some(&field) {
+                path.push(field.into_owned());
+            }
+            Error::missing(path.join("."), "must be given")
+        }
+        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
+            Error::new(path.join("."), value_at(&path), format!("expected {}", in_plain_words(&expected.to_string())))
+        }
+        Kind::UnknownVariant(_, variants) => {
+            Error::new(path.join("."), value_at(&path), format!("expected one of {}", variants.join(", ")))
+        }
+        kind => Error::new(path.join("."), value_at(&path), kind.to_string()),
+    }
+}
+
+/// A value as it would stand in a file.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::String(_, text) => text.clone(),
+        Value::Dict(..) => "a section".to_owned(),
+        other => toml::Value::try_from(other).map_or_else(|_| "?".to_owned(), |value| value.to_string()),
+    }
+}
+
+/// What is in force, as TOML that may be given as a file again, but for passwords.
+pub(crate) fn effective(process: &ProcessSettings, servers: &[(Option<&str>, toml::Table)]) -> Result<String, Error> {
+    let unprintable = |error: toml::ser::Error| Error::new("--check-config", None, error.to_string());
+    let mut root = table(process)?;
+    for (section, server) in servers {
+        match section {
+            None => root.extend(server.clone()),
+            Some(name) => drop(root.insert((*name).to_owned(), toml::Value::Table(server.clone()))),
+        }
+    }
+    hide_passwords(&mut root);
+    toml::to_string_pretty(&root).map_err(unprintable)
+}
+
+/// A struct of the configuration as a table.
+pub(crate) fn table(value: &impl Serialize) -> Result<toml::Table, Error> {
+    toml::Table::try_from(value).map_err(|error| Error::new("--check-config", None, error.to_string()))
+}
+
+fn hide_passwords(table: &mut toml::Table) {
+    for (_, value) in table.iter_mut() {
+        match value {
+            toml::Value::Table(table) => hide_passwords(table),
+            toml::Value::String(text) => *text = urls::without_password(text),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,64 @@
+//! `main` of every binary: flags, configuration, log, data folder, bus, servers, ready line, signals, exit code.
+//!
+//! Several servers in one process differ from one by configuration only: they are built in the order given, each from a
+//! context of its own, and stopped in the opposite order, the bus last.
+
+mod admin_command;
+mod flags;
+mod help;
+mod ready;
+mod run;
+pub mod service;
+mod signals;
+#[cfg(test)]
+mod tests;
+
+use std::process::ExitCode;
+
+use eticket_base::telemetry;
+
+pub use self::service::{Deployment, OpenBus, Service, ServiceFactory, entry};
+use self::{flags::Flags, help::Help, run::Program};
+use crate::config::load::Sources;
+pub use eticket_base::exit::StartError;
+
+/// Runs one server in a process of its own, as `eticket-<name>`.
+#[must_use]
+pub fn main<S: Service>() -> ExitCode {
+    let name = format!("eticket-{}", S::NAME);
+    start(Program { name, entries: vec![entry::<S>()], together: false })
+}
+
+/// Runs several servers in one process, started in this order and stopped in the opposite one.
+#[must_use]
+pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>) -> ExitCode {
+    start(Program { name: program.to_owned(), entries, together: true })
+}
+
+fn start(program: Program) -> ExitCode {
+    let flags = Flags::from_process(&program.name, program.binary(), &Help::for_program(&program));
+    let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
+    if let Some(order) = flags.order {
+        let done = order.carry_out(|| program.listens_at(&sources()?));
+        return done.unwrap_or_else(|error| error.report(&program.name));
+    }
+    let configured = match sources().and_then(|sources| program.configure(&sources)) {
+        Ok(configured) => configured,
+        Err(error) => return StartError::from(error).report(&program.name),
+    };
+    if flags.check_config {
+        return match configured.effective() {
+            Ok(text) => {
+                ready::print(&text);
+                ExitCode::SUCCESS
+            }
+            Err(error) => StartError::from(error).report(&program.name),
+        };
+    }
+    let code = match configured.run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error.report(&program.name),
+    };
+    telemetry::flush_log();
+    code
+}

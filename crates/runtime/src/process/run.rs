@@ -1,0 +1,281 @@
+//! From a configuration to servers that run, and to the end of the process.
+
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+
+use eticket_base::{
+    clock::{SharedClock, SystemClock},
+    config::{
+        self,
+        bus::{self, EMBEDDED},
+        urls::{self, StorePlace, StoreSupport},
+    },
+    data::DataFolder,
+    exit::StartError,
+    telemetry,
+};
+use eticket_bus::Bus;
+use eticket_rpc_server::{admin::Admin, server::Running};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    flags::Binary,
+    ready,
+    service::{Configured, Deployment, ServiceFactory},
+    signals,
+};
+use crate::{
+    config::{
+        ProcessSettings, Settings,
+        load::{self, Sources},
+    },
+    context::{self, Context, Siblings},
+};
+
+/// A server that is not ready for so long is worth a line in the log.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Which servers a binary runs.
+pub(crate) struct Program {
+    pub(crate) name: String,
+    pub(crate) entries: Vec<ServiceFactory>,
+    /// Their keys stand in sections of their own, and they find each other.
+    pub(crate) together: bool,
+}
+
+impl Program {
+    /// What can be said to it on the command line.
+    pub(crate) fn binary(&self) -> Binary {
+        match &self.entries[..] {
+            _ if self.together => Binary::Together,
+            [entry] if entry.spec.store != StoreSupport::None => Binary::Service(entry.spec.name),
+            _ => Binary::Gateway,
+        }
+    }
+
+    /// Where the server listens that takes operators' orders: the last one started, whom people call.
+    /// With the key that says so.
+    pub(crate) fn listens_at(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
+        let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
+        let address = load::listen(last.spec, self.together, sources)?;
+        Ok((key_of(self.together.then_some(last.spec.name), "listen"), address))
+    }
+
+    /// Reads and checks everything; nothing is opened or bound.
+    pub(crate) fn configure(&self, sources: &Sources) -> Result<ConfiguredProgram, config::Error> {
+        let specs: Vec<_> = self.entries.iter().map(|entry| entry.spec).collect();
+        let (process, trees) = match (self.together, &specs[..]) {
+            (false, [spec]) => load::alone(*spec, sources).map(|(process, tree)| (process, vec![tree]))?,
+            _ => load::together(&specs, sources)?,
+        };
+        let place = if self.together { Deployment::Together } else { Deployment::Alone };
+        let mut servers = Vec::new();
+        for (entry, tree) in self.entries.iter().zip(trees) {
+            let configured = (entry.configure)(&tree, place)?;
+            let (settings, section) = (tree.settings, tree.section);
+            servers.push(Server { entry: *entry, settings, section, configured });
+        }
+        let program = ConfiguredProgram { name: self.name.clone(), process, servers };
+        program.check_addresses()?;
+        program.check_files()?;
+        Ok(program)
+    }
+}
+
+/// The key of a server, from the root.
+fn key_of(section: Option<&str>, key: &str) -> String {
+    section.map_or_else(|| key.to_owned(), |section| format!("{section}.{key}"))
+}
+
+/// A server with its checked configuration.
+struct Server {
+    entry: ServiceFactory,
+    settings: Settings,
+    section: Option<&'static str>,
+    configured: Configured,
+}
+
+/// A program whose configuration is right.
+pub(crate) struct ConfiguredProgram {
+    name: String,
+    process: ProcessSettings,
+    servers: Vec<Server>,
+}
+
+impl ConfiguredProgram {
+    /// The configuration in force, as TOML.
+    pub(crate) fn effective(&self) -> Result<String, config::Error> {
+        let tables: Vec<_> = self.servers.iter().map(|server| (server.section, self.table_of(server))).collect();
+        load::effective(&self.process, &tables)
+    }
+
+    /// No two servers of this process listen at the same address.
+    fn check_addresses(&self) -> Result<(), config::Error> {
+        let servers = self.servers.iter().map(|server| (key_of(server.section, "listen"), server.settings.listen));
+        let mut known = vec![("admin.listen".to_owned(), self.process.admin.listen)];
+        for (key, address) in servers {
+            let (ip, port) = (address.ip(), address.port());
+            let meets = |other: &SocketAddr| {
+                let same_ip = other.ip() == ip || other.ip().is_unspecified() || ip.is_unspecified();
+                port != 0 && other.port() == port && same_ip && other.is_ipv4() == address.is_ipv4()
+            };
+            if let Some((other, taken)) = known.iter().find(|(_, other)| meets(other)) {
+                let expected = format!("must not meet {other}, which is {taken}: give each an address of its own");
+                return Err(config::Error::new(key, Some(address.to_string()), expected));
+            }
+            known.push((key, address));
+        }
+        Ok(())
+    }
+
+    /// No two servers of this process keep their state in the same file.
+    fn check_files(&self) -> Result<(), config::Error> {
+        let mut known: Vec<(String, PathBuf)> = Vec::new();
+        if let (Some(data), Some(EMBEDDED)) = (&self.process.data, self.process.bus.url.as_deref()) {
+            known.push(("the bus".to_owned(), data.join(bus::FILE)));
+        }
+        for server in &self.servers {
+            let (spec, url) = (server.entry.spec, server.settings.store.url.as_deref());
+            let path = match (url.map(|url| urls::store_place(spec.store, url)).transpose()?, &self.process.data) {
+                (Some(StorePlace::Sqlite(path)), _) => path,
+                (None, Some(data)) if spec.store != StoreSupport::None => context::usual_store(data, spec.name),
+                _ => continue,
+            };
+            let path = std::path::absolute(&path).unwrap_or(path);
+            let key = key_of(server.section, "store.url");
+            if let Some((other, _)) =
+                known.iter().find(|(_, known)| std::path::absolute(known).is_ok_and(|k| k == path))
+            {
+                let expected = format!("must not be the file of {other}: give each a file of its own");
+                return Err(config::Error::new(key, Some(format!("sqlite:{}", path.display())), expected));
+            }
+            known.push((key, path));
+        }
+        Ok(())
+    }
+
+    fn table_of(&self, server: &Server) -> toml::Table {
+        let mut table = server.configured.table.clone();
+        if let (Some(data), None) = (&self.process.data, &server.settings.store.url)
+            && server.entry.spec.store != StoreSupport::None
+        {
+            let url = format!("sqlite:{}", context::usual_store(data, server.entry.spec.name).display());
+            table.insert("store".to_owned(), toml::Table::from_iter([("url".to_owned(), url.into())]).into());
+        }
+        table
+    }
+
+    /// Runs until a signal asks to stop.
+    pub(crate) fn run(self) -> Result<(), StartError> {
+        telemetry::init_log(&self.process.log)?;
+        let stop = signals::listen(self.hard_cap())?;
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
+        let outcome = runtime.block_on(self.serve(stop));
+        // What still blocks a thread had its chance within the hard cap.
+        runtime.shutdown_background();
+        outcome
+    }
+
+    /// Runs until `stop` is cancelled.
+    pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
+        // Before anything is recorded, or it would be lost.
+        telemetry::metrics();
+        let data = self.process.data.as_deref().map(DataFolder::open).transpose()?;
+        let open_bus = self.servers.iter().find_map(|server| server.entry.open_bus);
+        let bus = match (&data, open_bus) {
+            (Some(data), Some(open_bus)) if self.process.bus.url.is_some() => {
+                Some(open_bus(&self.process.bus, data).await?)
+            }
+            _ => None,
+        };
+        let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default() };
+        let cap = self.hard_cap();
+        let mut started = Started { running: Vec::new(), bus: base.bus.clone() };
+        let outcome = tokio::select! {
+            biased;
+            () = stop.cancelled() => Ok(()),
+            outcome = self.start_all(&base, &mut started.running) => outcome,
+        };
+        if outcome.is_ok() {
+            stop.cancelled().await;
+            tracing::info!("stopping");
+        }
+        started.stop(cap).await;
+        outcome
+    }
+
+    /// Of the process: the longest of its servers.
+    fn hard_cap(&self) -> Duration {
+        self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default()
+    }
+
+    async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
+        let admin = Admin::new(self.servers.iter().map(|server| server.entry.spec.name).collect());
+        // It is stopped last, so that the others can be watched while they stop.
+        running.push(admin.start(self.process.admin.listen).await?);
+        for server in self.servers {
+            let name = server.entry.spec.name;
+            let context = base.context(name, server.settings, server.entry.spec.store);
+            let server = (server.configured.build)(&context).await?;
+            base.siblings.started(name, server.address());
+            admin.started(name, server.health().cloned());
+            running.push(server);
+        }
+        while timeout(PATIENCE, admin.ready()).await.is_err() {
+            tracing::warn!(servers = admin.not_ready().join(", "), "still waiting until all are ready");
+        }
+        // From the one that people call to the one that nobody does; the admin has started first.
+        let addresses: Vec<(&'static str, SocketAddr)> =
+            running.iter().rev().map(|server| (server.name(), server.address())).collect();
+        ready::tell(&self.name, &addresses, telemetry::format_of(&self.process.log));
+        telemetry::has_started();
+        Ok(())
+    }
+}
+
+/// What all servers of a process share.
+struct Base {
+    data: Option<DataFolder>,
+    bus: Option<Arc<dyn Bus>>,
+    clock: SharedClock,
+    siblings: Siblings,
+}
+
+impl Base {
+    fn context(&self, name: &'static str, settings: Settings, store: StoreSupport) -> Context {
+        let keeps = store != StoreSupport::None;
+        Context {
+            name,
+            settings,
+            data: self.data.clone().filter(|_| keeps),
+            bus: self.bus.clone().filter(|_| keeps),
+            clock: self.clock.clone(),
+            siblings: self.siblings.clone(),
+        }
+    }
+}
+
+/// What has to be stopped, in the order of its start.
+pub(super) struct Started {
+    pub(super) running: Vec<Running>,
+    pub(super) bus: Option<Arc<dyn Bus>>,
+}
+
+impl Started {
+    /// Stops all in the opposite order within `cap`.
+    pub(super) async fn stop(mut self, cap: Duration) {
+        let until = Instant::now() + cap;
+        let delays = self.running.iter_mut().map(Running::announce_stop);
+        sleep(delays.max().unwrap_or_default().min(cap)).await;
+        // The gateway is the first to stop, and waits for calls that only the others can end.
+        self.running.iter().for_each(Running::end_waits);
+        for server in self.running.into_iter().rev() {
+            server.stop_until(until).await;
+        }
+        if let Some(bus) = self.bus
+            && timeout_at(until, bus.close()).await.is_err()
+        {
+            tracing::warn!("the bus did not close in time");
+        }
+    }
+}

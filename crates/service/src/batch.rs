@@ -1,0 +1,278 @@
+//! Group commit: collects the commands that wait for a store and hands them to its one writer, batch by batch.
+//!
+//! There is no timer: whoever arrives while a batch is being written is in the next one. One writer a process, because a second
+//! only splits the batches. The writer is a task of its own, so a transaction that has begun is finished even if every caller
+//! has gone.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use eticket_base::tasks::Tasks;
+use eticket_store as store;
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::Instant,
+};
+
+/// Why a command has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// The store does not answer, or the outcome is unknown.
+    #[error("the store does not answer")]
+    Unavailable,
+    /// This command alone fails though the store answers.
+    #[error("{0}")]
+    Failed(String),
+    /// The deadline passed before the command's batch began: nothing was done.
+    #[error("the deadline passed before the command could begin")]
+    Expired,
+    /// The service is stopping: nothing was done.
+    #[error("the service is shutting down")]
+    Stopped,
+}
+
+/// Writes a batch in one transaction.
+#[async_trait]
+pub trait Writer<J, A>: Send + Sync + 'static {
+    /// Answers for all commands, in their order.
+    async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
+}
+
+struct Waiting<J, A> {
+    command: J,
+    deadline: Option<Instant>,
+    reply: oneshot::Sender<Result<A, Error>>,
+}
+
+/// The way to the one writer of a store. Clones share it.
+pub struct Batches<J, A> {
+    queue: mpsc::Sender<Waiting<J, A>>,
+}
+
+impl<J, A> Clone for Batches<J, A> {
+    fn clone(&self) -> Self {
+        Self { queue: self.queue.clone() }
+    }
+}
+
+/// Bounds of the queue to a writer.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Commands that may wait; more wait outside, under their own deadlines.
+    pub queue: usize,
+    /// Commands in one transaction.
+    pub batch: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { queue: 4096, batch: 512 }
+    }
+}
+
+impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
+    /// Starts the writer's task. At stop it writes what waits, then ends.
+    pub fn start(service: &'static str, tasks: &Tasks, limits: Limits, writer: Arc<dyn Writer<J, A>>) -> Self {
+        let (queue, waiting) = mpsc::channel(limits.queue);
+        let stopping = tasks.stopping();
+        tasks.spawn("writer", run(service, waiting, limits.batch, writer, stopping));
+        Self { queue }
+    }
+
+    /// Waits for the answer to a command. A caller that goes away before its batch begins takes the command back; after that the command is
+    /// done all the same.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn submit(&self, command: J, deadline: Option<Instant>) -> Result<A, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.queue.send(Waiting { command, deadline, reply }).await.map_err(|_| Error::Stopped)?;
+        answer.await.unwrap_or(Err(Error::Stopped))
+    }
+}
+
+async fn run<J: Send + Sync + 'static, A: Send + 'static>(
+    service: &'static str,
+    mut waiting: mpsc::Receiver<Waiting<J, A>>,
+    most: usize,
+    writer: Arc<dyn Writer<J, A>>,
+    stopping: tokio_util::sync::CancellationToken,
+) {
+    let sizes = metrics::histogram!("eticket_batch_size", "service" => service);
+    loop {
+        let mut batch = Vec::new();
+        tokio::select! {
+            // What waits is written first also while stopping: it was accepted.
+            biased;
+            count = waiting.recv_many(&mut batch, most) => if count == 0 { return },
+            () = stopping.cancelled() => waiting.close(),
+        }
+        let now = Instant::now();
+        let (commands, replies) = still_wanted(batch, now);
+        if commands.is_empty() {
+            continue;
+        }
+        sizes.record(commands.len() as f64);
+        for (answer, reply) in write(&*writer, commands).await.into_iter().zip(replies) {
+            // A caller that has gone does not want it: the retry finds the record.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+type Reply<A> = oneshot::Sender<Result<A, Error>>;
+
+/// Leaves out the commands whose deadline has passed or whose caller has gone.
+fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<Reply<A>>) {
+    let mut wanted = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
+    for Waiting { command, deadline, reply } in batch {
+        if deadline.is_some_and(|deadline| deadline <= now) {
+            let _ = reply.send(Err(Error::Expired));
+        } else if !reply.is_closed() {
+            wanted.0.push(command);
+            wanted.1.push(reply);
+        }
+    }
+    wanted
+}
+
+async fn write<J: Send + Sync + 'static, A: Send + 'static>(
+    writer: &dyn Writer<J, A>,
+    commands: Vec<J>,
+) -> Vec<Result<A, Error>> {
+    match writer.write(&commands).await {
+        Ok(answers) => answers.into_iter().map(Ok).collect(),
+        Err(store::Error::Unavailable(error)) => {
+            tracing::warn!(error = %error, commands = commands.len(), "the store did not take a batch");
+            commands.iter().map(|_| Err(Error::Unavailable)).collect()
+        }
+        Err(store::Error::Data(error)) if commands.len() == 1 => {
+            tracing::error!(error = %error, "a command fails by itself");
+            metrics::counter!("eticket_command_failures_total").increment(1);
+            vec![Err(Error::Failed(error.to_string()))]
+        }
+        // The fault lies in one command's data: the others shall not suffer for it.
+        Err(store::Error::Data(_)) => {
+            let mut answers = Vec::with_capacity(commands.len());
+            for command in commands {
+                answers.extend(Box::pin(write(writer, vec![command])).await);
+            }
+            answers
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Mutex, time::Duration};
+
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Writes down each batch, waits for a permit, and fails where a command says so.
+    struct Recorder {
+        batches: Mutex<Vec<Vec<u32>>>,
+        permits: Semaphore,
+    }
+
+    const POISON: u32 = 666;
+    const OUTAGE: u32 = 503;
+
+    #[async_trait]
+    impl Writer<u32, u32> for Recorder {
+        async fn write(&self, batch: &[u32]) -> Result<Vec<u32>, store::Error> {
+            self.batches.lock().unwrap().push(batch.to_vec());
+            self.permits.acquire().await.unwrap().forget();
+            if batch.contains(&OUTAGE) {
+                return Err(store::Error::Unavailable(sqlx::Error::PoolTimedOut));
+            }
+            if batch.contains(&POISON) {
+                return Err(store::Error::data("poison"));
+            }
+            Ok(batch.iter().map(|command| command * 2).collect())
+        }
+    }
+
+    fn recorder(permits: usize) -> Arc<Recorder> {
+        Arc::new(Recorder { batches: Mutex::default(), permits: Semaphore::new(permits) })
+    }
+
+    fn start(recorder: &Arc<Recorder>, tasks: &Tasks) -> Batches<u32, u32> {
+        Batches::start("test", tasks, Limits { queue: 16, batch: 8 }, recorder.clone())
+    }
+
+    /// Submits all at once, behind a first command that holds the writer up until `release`.
+    async fn behind_a_held_writer(commands: &[u32]) -> (Arc<Recorder>, Vec<Result<u32, Error>>) {
+        let (recorder, tasks) = (recorder(0), Tasks::new());
+        let batches = start(&recorder, &tasks);
+        let submit = |command| {
+            tokio::spawn({
+                let batches = batches.clone();
+                async move { batches.submit(command, None).await }
+            })
+        };
+        let first = submit(1);
+        while recorder.batches.lock().unwrap().is_empty() {
+            tokio::task::yield_now().await;
+        }
+        let rest: Vec<_> = commands.iter().map(|command| submit(*command)).collect();
+        while batches.queue.capacity() > 16 - commands.len() {
+            tokio::task::yield_now().await;
+        }
+        recorder.permits.add_permits(100);
+        assert_eq!(first.await.unwrap(), Ok(2));
+        let mut answers = Vec::new();
+        for answer in rest {
+            answers.push(answer.await.unwrap());
+        }
+        (recorder, answers)
+    }
+
+    #[tokio::test]
+    async fn who_arrives_while_a_batch_is_written_is_in_the_next() {
+        let (recorder, answers) = behind_a_held_writer(&[2, 3, 4]).await;
+        assert_eq!(answers, [Ok(4), Ok(6), Ok(8)]);
+        assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
+    }
+
+    #[tokio::test]
+    async fn one_poisoned_job_does_not_spoil_the_batch() {
+        let (recorder, answers) = behind_a_held_writer(&[2, POISON, 4]).await;
+        assert_eq!(answers, [Ok(4), Err(Error::Failed("poison".into())), Ok(8)]);
+        assert_eq!(recorder.batches.lock().unwrap().len(), 5, "the batch, then each by itself");
+    }
+
+    #[tokio::test]
+    async fn while_the_store_is_out_nothing_is_run_again() {
+        let (recorder, answers) = behind_a_held_writer(&[2, OUTAGE, 4]).await;
+        assert_eq!(answers, [Err(Error::Unavailable), Err(Error::Unavailable), Err(Error::Unavailable)]);
+        assert_eq!(recorder.batches.lock().unwrap().len(), 2);
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_deadline_has_passed_is_not_begun() {
+        let (recorder, tasks) = (recorder(100), Tasks::new());
+        let batches = start(&recorder, &tasks);
+        let past = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
+        assert_eq!(batches.submit(1, Some(past)).await, Err(Error::Expired));
+        assert!(recorder.batches.lock().unwrap().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_job_whose_caller_has_gone_is_not_begun() {
+        let (reply, gone) = oneshot::channel::<Result<u32, Error>>();
+        drop(gone);
+        let (commands, _) = still_wanted(vec![Waiting { command: 1, deadline: None, reply }], Instant::now());
+        assert!(commands.is_empty());
+    }
+
+    #[tokio::test]
+    async fn at_stop_what_waits_is_written_and_what_comes_later_is_told() {
+        let (recorder, tasks) = (recorder(100), Tasks::new());
+        let batches = start(&recorder, &tasks);
+        assert_eq!(batches.submit(1, None).await, Ok(2));
+        tasks.stop().await;
+        assert_eq!(batches.submit(2, None).await, Err(Error::Stopped));
+    }
+}

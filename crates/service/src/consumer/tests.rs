@@ -1,0 +1,316 @@
+//! The consumer over the embedded bus and a real store, with a service that fails where it is told to.
+
+mod stall;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Mutex,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+};
+
+use eticket_base::clock::{Clock, SystemClock};
+use eticket_bus::memory::{Memory, Stream};
+use eticket_bus_embedded::Embedded;
+use eticket_store::{
+    Commit, Work,
+    sqlite::{Database, Store},
+};
+
+use super::*;
+use crate::relay::tests::{NoTables, database};
+
+/// Understands bodies of the form `aggregate=revision`; keeps the newest of each.
+pub(crate) struct TestService {
+    database: Database,
+    newest: Mutex<BTreeMap<String, i64>>,
+    /// Events given to be applied, in the order.
+    applied: Mutex<Vec<String>>,
+    out: AtomicBool,
+    republished: AtomicU64,
+}
+
+#[async_trait]
+impl EventHandler for TestService {
+    type Event = (String, i64);
+
+    fn decode(&self, message: &Message) -> Result<(String, i64), String> {
+        let text = std::str::from_utf8(&message.body).map_err(|error| error.to_string())?;
+        let (aggregate, revision) = text.split_once('=').ok_or("expected aggregate=revision")?;
+        Ok((aggregate.to_owned(), revision.parse().map_err(|_| "the revision is no number")?))
+    }
+
+    fn aggregate(&self, (aggregate, revision): &(String, i64)) -> (String, i64) {
+        (aggregate.clone(), *revision)
+    }
+
+    async fn handle(&self, events: Vec<Incoming<(String, i64)>>) -> Vec<Result<(), batch::Error>> {
+        let apply = |incoming: Incoming<(String, i64)>| {
+            let (aggregate, revision) = incoming.event;
+            self.applied.lock().unwrap().push(format!("{aggregate}={revision}"));
+            if self.out.load(Ordering::SeqCst) {
+                return Err(batch::Error::Unavailable);
+            }
+            if aggregate == "poison" {
+                return Err(batch::Error::Failed("poison".into()));
+            }
+            let mut newest = self.newest.lock().unwrap();
+            let known = newest.entry(aggregate).or_insert(0);
+            *known = revision.max(*known);
+            Ok(())
+        };
+        events.into_iter().map(apply).collect()
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        let apply_batch = &mut |work: &mut Work<()>| work.park(parked.clone());
+        Store::<NoTables>::new(self.database.clone()).commit(&(), &[], apply_batch).await.unwrap();
+        Ok(())
+    }
+
+    async fn missing(&self, events: &[(String, i64)]) -> Result<Vec<bool>, batch::Error> {
+        let newest = self.newest.lock().unwrap();
+        let known = |aggregate: &String| newest.get(aggregate).copied().unwrap_or(0);
+        Ok(events.iter().map(|(aggregate, revision)| known(aggregate) < *revision).collect())
+    }
+
+    async fn count(&self) -> Result<u64, batch::Error> {
+        Ok(self.newest.lock().unwrap().len() as u64)
+    }
+
+    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+        self.republished.fetch_add(1, Ordering::SeqCst);
+        (0..100).for_each(progress);
+        self.count().await
+    }
+}
+
+struct Fixture {
+    folder: tempfile::TempDir,
+    bus: Arc<Embedded>,
+    service: Arc<TestService>,
+    consumer: Consumer<TestService>,
+}
+
+async fn fixture() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let database = database(folder.path()).await;
+    let bus = Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap());
+    let service = service(database);
+    let consumer = consumer(bus.clone(), &service);
+    Fixture { folder, bus, service, consumer }
+}
+
+pub(crate) fn service(database: Database) -> Arc<TestService> {
+    Arc::new(TestService {
+        database,
+        newest: Mutex::default(),
+        applied: Mutex::default(),
+        out: AtomicBool::new(false),
+        republished: AtomicU64::new(0),
+    })
+}
+
+pub(crate) fn consumer(bus: Arc<dyn Bus>, service: &Arc<TestService>) -> Consumer<TestService> {
+    Consumer {
+        name: "test",
+        filters: &["eticket.v1.a.*"],
+        bus,
+        store: Arc::new(service.database.clone()),
+        handler: service.clone(),
+        clock: Arc::new(SystemClock),
+        health: Health::new(["test"]).with_bus(),
+    }
+}
+
+impl TestService {
+    pub(crate) fn newest(&self, aggregate: &str) -> Option<i64> {
+        self.newest.lock().unwrap().get(aggregate).copied()
+    }
+}
+
+impl Fixture {
+    async fn publish(&self, bodies: &[&str]) {
+        for body in bodies {
+            let id = vec![("ce-id".to_owned(), (*body).to_owned())];
+            let message = Message { subject: "eticket.v1.a.x".into(), headers: id, body: (*body).to_owned().into() };
+            self.bus.publish(message).await.unwrap();
+        }
+    }
+
+    async fn step(&self, session: &mut Session<'_, TestService>) -> Result<(), Error> {
+        let batch = tokio::time::timeout(Duration::from_secs(10), session.next()).await.expect("in time")?;
+        session.apply(batch).await
+    }
+
+    fn newest(&self, aggregate: &str) -> Option<i64> {
+        self.service.newest(aggregate)
+    }
+
+    async fn parked(&self) -> Vec<Parked> {
+        self.service.database.parked("", 100).await.unwrap()
+    }
+}
+
+#[tokio::test]
+async fn a_batch_is_folded_to_the_newest_of_each_aggregate() {
+    let fixture = fixture().await;
+    fixture.publish(&["x=1", "x=3", "y=1", "x=2"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    fixture.step(&mut session).await.unwrap();
+    let mut applied = fixture.service.applied.lock().unwrap().clone();
+    applied.sort();
+    assert_eq!(applied, ["x=3", "y=1"]);
+    drop(session);
+    // All four are acknowledged: what comes next is new.
+    fixture.publish(&["x=4"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    assert_eq!(session.next().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_is_parked_and_the_rest_flows() {
+    let fixture = fixture().await;
+    fixture.publish(&["x=1", "nonsense", "y=2"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    fixture.step(&mut session).await.unwrap();
+    assert_eq!((fixture.newest("x"), fixture.newest("y")), (Some(1), Some(2)));
+    let parked = fixture.parked().await;
+    assert_eq!(parked.len(), 1);
+    assert_eq!((parked[0].event_id.as_str(), parked[0].reason.as_str()), ("nonsense", "expected aggregate=revision"));
+}
+
+#[tokio::test]
+async fn what_alone_fails_again_and_again_is_parked() {
+    let fixture = fixture().await;
+    fixture.publish(&["poison=1", "x=1"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    for attempt in 1..=MAX_DELIVER {
+        assert_eq!(fixture.parked().await.len(), 0, "before attempt {attempt}");
+        fixture.step(&mut session).await.unwrap();
+    }
+    let parked = fixture.parked().await;
+    assert_eq!((parked.len(), parked[0].attempts, parked[0].reason.as_str()), (1, MAX_DELIVER, "poison"));
+    assert_eq!(fixture.newest("x"), Some(1), "the others were not held up");
+}
+
+#[tokio::test]
+async fn while_the_store_is_out_nothing_counts_as_a_failure() {
+    let fixture = fixture().await;
+    fixture.publish(&["x=1"]).await;
+    fixture.service.out.store(true, Ordering::SeqCst);
+    for _ in 0..=MAX_DELIVER {
+        let mut session = fixture.consumer.attach().await.unwrap();
+        assert!(fixture.step(&mut session).await.is_err());
+    }
+    assert_eq!(fixture.parked().await.len(), 0);
+    fixture.service.out.store(false, Ordering::SeqCst);
+    let mut session = fixture.consumer.attach().await.unwrap();
+    fixture.step(&mut session).await.unwrap();
+    assert_eq!(fixture.newest("x"), Some(1));
+}
+
+#[tokio::test]
+async fn the_bus_serves_again_only_when_what_failed_succeeds() {
+    let fixture = fixture().await;
+    let (consumer, stopping) = (&fixture.consumer, CancellationToken::new());
+    let serves = || consumer.health.is_serving("bus") == Some(true);
+    fixture.publish(&["x=1"]).await;
+    fixture.service.out.store(true, Ordering::SeqCst);
+    assert!(consumer.attached(&stopping, true).await.is_err());
+    assert!(!serves(), "to attach is no success");
+    fixture.service.out.store(false, Ordering::SeqCst);
+    let succeeds = async {
+        while !serves() {
+            tokio::task::yield_now().await;
+        }
+        stopping.cancel();
+    };
+    let (outcome, ()) = tokio::join!(consumer.attached(&stopping, true), succeeds);
+    assert!(outcome.is_ok());
+    assert_eq!(fixture.newest("x"), Some(1));
+}
+
+#[tokio::test]
+async fn a_new_stream_makes_the_service_publish_everything_once() {
+    let fixture = fixture().await;
+    drop(fixture.consumer.attach().await.unwrap());
+    drop(fixture.consumer.attach().await.unwrap());
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 1, "the first stream is new, too");
+    fixture.bus.close().await;
+    let another = Arc::new(Embedded::open(&fixture.folder.path().join("another.db")).await.unwrap());
+    let consumer = consumer(another, &fixture.service);
+    drop(consumer.attach().await.unwrap());
+    drop(consumer.attach().await.unwrap());
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2);
+}
+
+/// A stream that is lost and made anew just when somebody attaches.
+struct LostMeanwhile {
+    stream: Stream,
+    bus: Memory,
+    left: AtomicU64,
+}
+
+#[async_trait]
+impl Bus for LostMeanwhile {
+    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn bus::Consumer>, bus::Error> {
+        if self.left.swap(0, Ordering::SeqCst) > 0 {
+            self.stream.wipe();
+        }
+        self.bus.attach(name, filters).await
+    }
+    async fn state(&self) -> Result<bus::StreamState, bus::Error> {
+        self.bus.state().await
+    }
+    async fn publish(&self, message: Message) -> Result<u64, bus::Error> {
+        self.bus.publish(message).await
+    }
+    async fn restart(&self, name: &str) -> Result<(), bus::Error> {
+        self.bus.restart(name).await
+    }
+    async fn read(&self, after: u64) -> Result<Box<dyn bus::Reader>, bus::Error> {
+        self.bus.read(after).await
+    }
+    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, bus::Error> {
+        self.bus.message_at(sequence).await
+    }
+    async fn serve(&self, service: &str) -> Result<Box<dyn bus::Requests>, bus::Error> {
+        self.bus.serve(service).await
+    }
+    async fn request(&self, service: &str, payload: bytes::Bytes) -> Result<Option<bytes::Bytes>, bus::Error> {
+        self.bus.request(service, payload).await
+    }
+    async fn close(&self) {}
+}
+
+#[tokio::test]
+async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+    let fixture = fixture().await;
+    let stream = Stream::default();
+    let bus = LostMeanwhile { bus: stream.connect(), stream, left: AtomicU64::new(1) };
+    let consumer = consumer(Arc::new(bus), &fixture.service);
+    assert!(matches!(consumer.attach().await, Err(Error::Bus(bus::Error::StreamChanged))));
+    drop(consumer.attach().await.unwrap());
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2, "once for each");
+}
+
+#[tokio::test]
+async fn a_parked_message_can_be_applied_again() {
+    let fixture = fixture().await;
+    let message = Message { subject: "eticket.v1.a.x".into(), headers: Vec::new(), body: "x=7".into() };
+    let parked =
+        Parked { event_id: "e".into(), message, reason: "r".into(), attempts: 1, park_time: SystemClock.now() };
+    apply_parked(&*fixture.service, parked.clone()).await.unwrap();
+    assert_eq!(fixture.newest("x"), Some(7));
+    fixture.service.out.store(true, Ordering::SeqCst);
+    assert_eq!(apply_parked(&*fixture.service, parked).await, Err(batch::Error::Unavailable));
+}
+
+#[test]
+fn backoff_grows_and_is_bounded() {
+    assert_eq!(backoff(1), Duration::from_millis(200));
+    assert!(backoff(2) > backoff(1));
+    assert_eq!(backoff(u32::MAX), RETRY_LONGEST);
+}

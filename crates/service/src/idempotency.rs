@@ -1,0 +1,74 @@
+//! The `request_id` of calls that change state.
+
+use eticket_rpc_server::{auth::Caller, error::ApiError};
+use eticket_store::Idempotency;
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// What makes a request the same request.
+pub struct Fields<'a> {
+    /// The RPC's name.
+    pub method: &'a str,
+    /// As the caller sent it; empty: nothing is remembered.
+    pub request_id: &'a str,
+    /// The message without its `request_id`, encoded.
+    pub rest: Vec<u8>,
+}
+
+/// A `request_id`; `None` for an empty one.
+///
+/// # Errors
+/// `INVALID_FIELD` if it is no UUID, or the nil UUID, which stands for "no id" and is what a client's slip sends.
+pub fn request_id(text: &str) -> Result<Option<Uuid>, ApiError> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let id = Uuid::try_parse(text).ok().filter(|id| !id.is_nil());
+    let expected = "expected a UUID other than the nil UUID, or nothing";
+    id.map(Some).ok_or_else(|| ApiError::invalid_field("request_id", expected))
+}
+
+/// The identity of a request, if its caller gave it one.
+///
+/// # Errors
+/// As [`request_id`].
+pub fn from_fields(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
+    let Some(request_id) = request_id(fields.request_id)? else { return Ok(None) };
+    let mut hash = Sha256::new();
+    // Lengths keep the parts apart.
+    for part in [fields.method.as_bytes(), caller.subject().unwrap_or_default().as_bytes(), &fields.rest] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    Ok(Some(Idempotency { request_id, hash: hash.finalize().into() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ID: &str = "6b1f7e7e-51a5-4f8f-9f0e-2f0a4f2b8a11";
+
+    fn hash(method: &str, rest: &[u8]) -> [u8; 32] {
+        let fields = Fields { method, request_id: ID, rest: rest.to_vec() };
+        from_fields(&Caller::default(), &fields).expect("a UUID").expect("an id").hash
+    }
+
+    #[test]
+    fn method_and_fields_make_the_request() {
+        assert_eq!(hash("A", b"x"), hash("A", b"x"));
+        assert_ne!(hash("A", b"x"), hash("B", b"x"));
+        assert_ne!(hash("A", b"x"), hash("A", b"y"));
+        assert_ne!(hash("Ax", b""), hash("A", b"x"));
+    }
+
+    #[test]
+    fn only_a_uuid_is_an_id() {
+        let none = Fields { method: "A", request_id: "", rest: Vec::new() };
+        assert_eq!(from_fields(&Caller::default(), &none), Ok(None));
+        for bad in ["1", "00000000-0000-0000-0000-000000000000", "00000000000000000000000000000000"] {
+            let fields = Fields { method: "A", request_id: bad, rest: Vec::new() };
+            assert!(from_fields(&Caller::default(), &fields).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! What the services that write events have in common: group commit, outbox relay, consumer, comparison with other owners, operations,
+//! and opening the store and the bus that the configuration names.
+
+#![warn(missing_docs)]
+
+pub mod audit;
+pub mod background;
+pub mod batch;
+pub mod bus;
+pub mod config;
+pub mod consumer;
+pub mod failure;
+pub mod idempotency;
+pub mod operations;
+pub mod relay;
+pub mod store;

@@ -1,0 +1,268 @@
+//! `eticket.operations.v1.OperationsService` of a service that writes: parked messages and republishing.
+//!
+//! What only the query service has answers UNIMPLEMENTED here.
+
+use std::{pin::Pin, sync::Arc};
+
+use eticket_base::tasks::Tasks;
+use eticket_bus::Bus;
+use eticket_proto::{
+    headers,
+    operations::{
+        CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
+        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse, ParkedEvent,
+        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
+        ResendParkedEventResponse,
+        operations_service_server::{OperationsService, OperationsServiceServer},
+    },
+    time,
+};
+use eticket_rpc_server::{
+    error::ApiError,
+    paging::{self, Page},
+};
+use eticket_store::{Housekeeping, Parked};
+use futures::{Stream, StreamExt, future::BoxFuture};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{
+    Request, Response, Status,
+    service::{Interceptor, interceptor::InterceptedService},
+};
+
+use crate::{
+    batch,
+    consumer::{self, EventHandler},
+    failure,
+};
+
+/// Parked messages applied again at a time.
+const RESEND_PAGE: i64 = 100;
+
+/// What operators may do to one service.
+pub struct Operations<T> {
+    /// Its durable consumer's name.
+    pub consumer: &'static str,
+    /// Where messages are parked.
+    pub store: Arc<dyn Housekeeping>,
+    /// Where republished states go.
+    pub bus: Arc<dyn Bus>,
+    /// What is done with events.
+    pub handler: Arc<T>,
+    /// Republishing goes on also if the caller goes away.
+    pub tasks: Tasks,
+}
+
+type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl<T: EventHandler> OperationsService for Operations<T> {
+    type RepublishStream = Progress<RepublishResponse>;
+    type RebuildViewStream = Progress<RebuildViewResponse>;
+    type CompareViewStream = Progress<CompareViewResponse>;
+
+    async fn list_parked_events(
+        &self,
+        request: Request<ListParkedEventsRequest>,
+    ) -> Result<Response<ListParkedEventsResponse>, Status> {
+        list_parked(&*self.store, &request.into_inner()).await
+    }
+
+    async fn resend_parked_event(
+        &self,
+        request: Request<ResendParkedEventRequest>,
+    ) -> Result<Response<ResendParkedEventResponse>, Status> {
+        let handler = self.handler.clone();
+        let apply = move |parked| -> BoxFuture<'static, Result<(), batch::Error>> {
+            let handler = handler.clone();
+            Box::pin(async move { consumer::apply_parked(&*handler, parked).await })
+        };
+        resend_parked(&*self.store, &request.into_inner().event_id, &apply).await
+    }
+
+    async fn discard_parked_event(
+        &self,
+        request: Request<DiscardParkedEventRequest>,
+    ) -> Result<Response<DiscardParkedEventResponse>, Status> {
+        discard_parked(self.consumer, &*self.store, &request.into_inner().event_id).await
+    }
+
+    async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
+        let total = self.handler.count().await.map_err(failure::batch_status)?;
+        let (progress, shown) = mpsc::channel(16);
+        // Has room for the end always: the task does not wait for its client.
+        let (last, ended) = mpsc::channel(1);
+        let (bus, handler, name) = (self.bus.clone(), self.handler.clone(), self.consumer);
+        self.tasks.spawn("republish", async move {
+            let show = |republished_count: u64| {
+                let response = RepublishResponse {
+                    republished_count: i64::try_from(republished_count).unwrap_or(i64::MAX),
+                    total_count: i64::try_from(total.max(republished_count)).unwrap_or(i64::MAX),
+                };
+                // Progress that nobody reads fast enough is left out; the work goes on.
+                let _ = progress.try_send(Ok(response));
+            };
+            // The bus is told first, so that nothing published before is missed. Where it does not answer, its stream is another
+            // by the time it does, or has kept what it had.
+            if let Err(error) = bus.restart(name).await {
+                tracing::warn!(service = name, %error, "the consumer is not put back to the start");
+            }
+            let outcome = handler.republish(&show).await;
+            let count = outcome.map(|count| count as i64).map_err(failure::batch_status);
+            let end = count.map(|count| RepublishResponse { republished_count: count, total_count: count });
+            let _ = last.try_send(end);
+        });
+        Ok(Response::new(ReceiverStream::new(shown).chain(ReceiverStream::new(ended)).boxed()))
+    }
+
+    async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {
+        Err(only("query", "RebuildView"))
+    }
+
+    async fn compare_view(&self, _: Request<CompareViewRequest>) -> Result<Response<Self::CompareViewStream>, Status> {
+        Err(only("query", "CompareView"))
+    }
+
+    async fn list_unsettled(
+        &self,
+        _: Request<ListUnsettledRequest>,
+    ) -> Result<Response<ListUnsettledResponse>, Status> {
+        Err(only("query", "ListUnsettled"))
+    }
+}
+
+/// Serves the operations of one service. A call whose header names another service is refused: it was meant for a gateway, and
+/// its caller would take the answer for the other service's.
+pub fn served<T: OperationsService>(
+    service: &'static str,
+    operations: T,
+) -> InterceptedService<OperationsServiceServer<T>, impl Interceptor + Clone + Send + Sync + 'static> {
+    OperationsServiceServer::with_interceptor(operations, move |request: Request<()>| {
+        let Some(named) = request.metadata().get(headers::SERVICE) else { return Ok(request) };
+        if named.as_encoded_bytes() == service.as_bytes() {
+            return Ok(request);
+        }
+        let named = String::from_utf8_lossy(named.as_encoded_bytes()).into_owned();
+        let description =
+            format!("this is the {service} service itself; expected {service} or no header, got {named:?}");
+        Err(ApiError::invalid_field(headers::SERVICE, description).into())
+    })
+}
+
+/// The answer to an RPC that this service does not have.
+pub fn only(service: &str, method: &str) -> Status {
+    Status::unimplemented(format!("only the {service} service has {method}"))
+}
+
+/// Lists parked messages, in the order of their ids.
+///
+/// # Errors
+/// As the contract says.
+pub async fn list_parked(
+    store: &dyn Housekeeping,
+    request: &ListParkedEventsRequest,
+) -> Result<Response<ListParkedEventsResponse>, Status> {
+    const SCOPE: &str = "ListParkedEvents";
+    let page = Page::parse(request.page_size, &request.page_token, SCOPE)?;
+    let after = page.after.as_deref().unwrap_or_default();
+    let found = store.parked(after, page.rows_to_read()).await.map_err(failure::store_status)?;
+    let (parked_events, last) = page.fill(found, |parked| Some(to_message(parked)));
+    let next_page_token = last.map(|last| paging::token(SCOPE, &last.event_id)).unwrap_or_default();
+    Ok(Response::new(ListParkedEventsResponse { parked_events, next_page_token }))
+}
+
+/// Applies a parked message again. It takes it out of those parked if that succeeds.
+pub type Apply = dyn Fn(Parked) -> BoxFuture<'static, Result<(), batch::Error>> + Send + Sync;
+
+/// Has one parked message, or all, applied again; answers how many were. What fails again stays.
+///
+/// # Errors
+/// As the contract says.
+pub async fn resend_parked(
+    store: &dyn Housekeeping,
+    event_id: &str,
+    apply: &Apply,
+) -> Result<Response<ResendParkedEventResponse>, Status> {
+    let mut resent_count = 0;
+    if !event_id.is_empty() {
+        let found = store.parked_by_id(event_id).await.map_err(failure::store_status)?;
+        let expected = "expected an event_id that ListParkedEvents shows, or nothing for all";
+        let parked = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
+        apply(parked).await.map_err(failure::batch_status)?;
+        // What was applied is no longer parked; what cannot be was parked again.
+        let still = store.parked_by_id(event_id).await.map_err(failure::store_status)?.is_some();
+        return Ok(Response::new(ResendParkedEventResponse { resent_count: i64::from(!still) }));
+    }
+    let mut after = String::new();
+    loop {
+        let page = store.parked(&after, RESEND_PAGE).await.map_err(failure::store_status)?;
+        let Some(last) = page.last() else { return Ok(Response::new(ResendParkedEventResponse { resent_count })) };
+        after.clone_from(&last.event_id);
+        for parked in page {
+            let id = parked.event_id.clone();
+            apply(parked).await.map_err(failure::batch_status)?;
+            let still = store.parked_by_id(&id).await.map_err(failure::store_status)?.is_some();
+            resent_count += i64::from(!still);
+        }
+    }
+}
+
+/// Discards one parked message.
+///
+/// # Errors
+/// As the contract says.
+pub async fn discard_parked(
+    service: &'static str,
+    store: &dyn Housekeeping,
+    event_id: &str,
+) -> Result<Response<DiscardParkedEventResponse>, Status> {
+    let found = store.parked_by_id(event_id).await.map_err(failure::store_status)?;
+    let expected = "expected an event_id that ListParkedEvents shows";
+    let Parked { message, reason, .. } = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
+    let discarded = store.discard_parked(event_id).await.map_err(failure::store_status)?;
+    if discarded {
+        let subject = message.subject;
+        tracing::warn!(service, event_id, subject, reason, "an operator has discarded a parked event");
+        metrics::counter!("eticket_events_discarded_total", "consumer" => service).increment(1);
+    }
+    Ok(Response::new(DiscardParkedEventResponse { discarded_count: i64::from(discarded) }))
+}
+
+fn to_message(parked: &Parked) -> ParkedEvent {
+    ParkedEvent {
+        event_type: parked.message.header(headers::TYPE).unwrap_or_default().to_owned(),
+        event_id: parked.event_id.clone(),
+        subject: parked.message.subject.clone(),
+        reason: parked.reason.clone(),
+        attempts: i32::try_from(parked.attempts).unwrap_or(i32::MAX),
+        park_time: Some(time::to_proto(parked.park_time)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use eticket_bus_embedded::Embedded;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::{consumer::tests::service, relay::tests::database};
+
+    #[tokio::test]
+    async fn republishing_does_not_wait_for_its_client() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = database(folder.path()).await;
+        let operations = Operations {
+            consumer: "test",
+            store: Arc::new(database.clone()),
+            bus: Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap()),
+            handler: service(database),
+            tasks: Tasks::new(),
+        };
+        let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();
+        timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("nobody reads, and it ends");
+        let last = shown.map(Result::unwrap).collect::<Vec<_>>().await.pop();
+        assert_eq!(last, Some(RepublishResponse::default()), "the end is not lost: all of none");
+    }
+}

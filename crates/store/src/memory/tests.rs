@@ -1,0 +1,211 @@
+//! The store in memory does what the others do, and shows others what happens between two steps of a transaction.
+
+use std::sync::atomic::AtomicU32;
+
+use eticket_base::clock::{Clock, ManualClock};
+use eticket_bus::Message;
+use futures::FutureExt;
+
+use super::*;
+use crate::{Housekeeping, Idempotency, RequestIdReused, Rows, Work};
+
+/// Numbers by name.
+#[derive(Default, Clone)]
+struct Numbers(BTreeMap<String, i64>);
+
+impl Tables for Numbers {
+    type Keys = Vec<&'static str>;
+    type Rows = Rows<String, i64>;
+
+    fn locks(&self, keys: &Self::Keys) -> BTreeSet<String> {
+        keys.iter().filter(|key| self.0.contains_key(**key)).map(|key| (*key).to_owned()).collect()
+    }
+
+    fn read(&self, keys: &Self::Keys) -> Self::Rows {
+        let mut rows = Rows::default();
+        for key in keys {
+            self.0.get(*key).into_iter().for_each(|number| rows.insert_read((*key).to_owned(), *number));
+        }
+        rows
+    }
+
+    fn write(&mut self, rows: &Self::Rows) -> Result<(), Error> {
+        for (name, number) in rows.changed() {
+            self.0.insert(name.clone(), *number);
+            if *number > 100 {
+                return Err(Error::data("too high a number"));
+            }
+        }
+        Ok(())
+    }
+}
+
+type Numbered = Work<Rows<String, i64>>;
+
+fn clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(DateTime::from_timestamp(1_000, 0).unwrap()))
+}
+
+fn store() -> Store<Numbers> {
+    Store::new(clock())
+}
+
+fn add(work: &mut Numbered, name: &str, number: i64) {
+    let sum = work.rows.get(&name.to_owned()).copied().unwrap_or(0) + number;
+    work.rows.put(name.to_owned(), sum);
+}
+
+async fn number(store: &Store<Numbers>, name: &str) -> Option<i64> {
+    store.look(|numbers| numbers.0.get(name).copied()).await.unwrap()
+}
+
+async fn make(store: &Store<Numbers>, name: &'static str) {
+    store.commit(&vec![name], &[], &mut |work: &mut Numbered| add(work, name, 1)).await.unwrap();
+}
+
+fn row(subject: &str, revision: i64) -> OutboxRow {
+    OutboxRow { revision, message: Message { subject: subject.to_owned(), ..Message::default() } }
+}
+
+async fn write(store: &Store<Numbers>, rows: &[OutboxRow]) {
+    let apply_batch = &mut |work: &mut Numbered| rows.iter().cloned().for_each(|row| work.publish(row));
+    store.commit(&vec![], &[], apply_batch).await.unwrap();
+}
+
+async fn claimed(store: &Store<Numbers>, most: usize) -> (Box<dyn crate::Claim>, Vec<Vec<(String, i64)>>) {
+    let mut claim = store.claim_outbox(most).await.unwrap();
+    let name = |row: crate::WaitingRow| (row.message.subject, row.revision);
+    let subjects = claim.subjects().into_iter().map(|rows| rows.into_iter().map(name).collect()).collect();
+    (claim, subjects)
+}
+
+#[tokio::test]
+async fn what_cannot_be_written_leaves_nothing() {
+    let store = store();
+    let apply_batch = &mut |work: &mut Numbered| {
+        work.publish(row("a", 1));
+        add(work, "low", 1);
+        add(work, "top", 101);
+    };
+    assert!(matches!(store.commit(&vec!["low", "top"], &[], apply_batch).await, Err(Error::Data(_))));
+    assert_eq!((number(&store, "low").await, store.outbox_depth().await.unwrap()), (None, 0));
+}
+
+#[tokio::test]
+async fn who_waits_for_a_row_sees_what_was_done_to_it() {
+    let store = store();
+    make(&store, "n").await;
+    let mut transaction = store.begin().await.unwrap();
+    transaction.lock("n".to_owned()).await.unwrap();
+    let apply_batch = &mut |work: &mut Numbered| add(work, "n", 10);
+    let keys = vec!["n"];
+    let mut other = store.commit(&keys, &[], apply_batch).boxed_local();
+    assert!((&mut other).now_or_never().is_none(), "the row is locked");
+    let mut work = transaction.read(&keys, &[]).expect("it is locked");
+    add(&mut work, "n", 1);
+    assert_eq!(transaction.commit(&keys, &[], &work).await.unwrap(), Outcome::Committed);
+    other.await.unwrap();
+    assert_eq!(number(&store, "n").await, Some(12));
+}
+
+#[tokio::test]
+async fn who_is_overtaken_begins_again() {
+    let store = store();
+    let idempotency = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
+    let requests = [idempotency.request_id];
+    // Neither row nor record is there when the first one reads: nothing keeps the second out.
+    let keys = vec!["n"];
+    let mut transaction = store.begin().await.unwrap();
+    let mut work = transaction.read(&keys, &requests).expect("there is nothing to lock");
+    let mut effects = 0;
+    let apply_batch = &mut |work: &mut Numbered| {
+        let effect = |work: &mut Numbered| {
+            effects += 1;
+            add(work, "n", 1);
+            Ok(vec![7])
+        };
+        assert_eq!(work.run::<RequestIdReused>(Some(idempotency), effect), Ok(vec![7]));
+    };
+    store.commit(&keys, &requests, apply_batch).await.unwrap();
+    assert!(work.run::<RequestIdReused>(Some(idempotency), |_| Ok(vec![9])).is_ok());
+    assert_eq!(transaction.commit(&keys, &requests, &work).await.unwrap(), Outcome::Overtaken);
+    assert_eq!(store.record(idempotency.request_id).await.unwrap().map(|it| it.answer), Some(vec![7]));
+    assert_eq!((effects, number(&store, "n").await), (1, Some(1)));
+}
+
+#[tokio::test]
+async fn a_relay_owns_a_subject_until_it_has_done() {
+    let store = store();
+    write(&store, &[row("a", 2), row("b", 1), row("a", 1), row("c", 1)]).await;
+    let (one, subjects) = claimed(&store, 2).await;
+    let owned = |subject: &str, revisions: &[i64]| -> Vec<(String, i64)> {
+        revisions.iter().map(|revision| (subject.to_owned(), *revision)).collect()
+    };
+    assert_eq!(subjects, [owned("a", &[1, 2]), owned("b", &[1])]);
+    write(&store, &[row("a", 3)]).await;
+    let (other, subjects) = claimed(&store, 9).await;
+    assert_eq!(subjects, [owned("c", &[1])], "what comes to an owned subject waits");
+    drop(other);
+    one.done(&[1, 3]).await.unwrap();
+    let (_, subjects) = claimed(&store, 9).await;
+    assert_eq!(subjects, [owned("b", &[1]), owned("c", &[1]), owned("a", &[3])], "as long as they wait");
+}
+
+#[tokio::test]
+async fn books_are_kept() {
+    let clock = clock();
+    let store = Store::<Numbers>::new(clock.clone());
+    assert_eq!(store.stream_epoch().await.unwrap(), None);
+    store.set_stream_epoch("one").await.unwrap();
+    assert_eq!(store.stream_epoch().await.unwrap().as_deref(), Some("one"));
+
+    let parked = |event_id: &str| Parked {
+        event_id: event_id.to_owned(),
+        message: Message::default(),
+        reason: "because".to_owned(),
+        attempts: 1,
+        park_time: clock.now(),
+    };
+    let park = &mut |work: &mut Numbered| ["c", "a", "b"].into_iter().for_each(|id| work.park(parked(id)));
+    store.commit(&vec![], &[], park).await.unwrap();
+    store.commit(&vec![], &[], &mut |work: &mut Numbered| work.unpark("b".to_owned())).await.unwrap();
+    assert_eq!(store.parked("", 1).await.unwrap(), [parked("a")]);
+    assert_eq!(store.parked("a", 9).await.unwrap(), [parked("c")]);
+    assert_eq!(store.parked_by_id("b").await.unwrap(), None);
+
+    let idempotency = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
+    let command = &mut |work: &mut Numbered| {
+        work.run::<RequestIdReused>(Some(idempotency), |_| Ok(vec![])).unwrap();
+    };
+    store.commit(&vec![], &[idempotency.request_id], command).await.unwrap();
+    assert_eq!(store.purge_records(clock.now()).await.unwrap(), 0);
+    assert_eq!(store.purge_records(clock.now() + chrono::TimeDelta::seconds(1)).await.unwrap(), 1);
+    store.close().await;
+    assert!(store.ping().await.is_err());
+}
+
+/// Lets a process get so many steps far.
+struct Dies(AtomicU32);
+
+#[async_trait]
+impl Steps for Dies {
+    async fn step(&self, _: &'static str) -> Result<(), Error> {
+        let left = self.0.load(Ordering::Relaxed);
+        self.0.store(left.saturating_sub(1), Ordering::Relaxed);
+        if left == 0 { Err(Error::Unavailable(sqlx::Error::PoolClosed)) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn a_process_may_die_at_any_step_and_only_the_commit_counts() {
+    // Begin, lock, commit, committed.
+    for steps in 0..5 {
+        let store = store();
+        make(&store, "n").await;
+        let process = store.process(clock(), Arc::new(Dies(AtomicU32::new(steps))));
+        let outcome = process.commit(&vec!["n"], &[], &mut |work: &mut Numbered| add(work, "n", 1)).await;
+        assert_eq!(outcome.is_ok(), steps == 4, "{steps}");
+        assert_eq!(number(&store, "n").await, Some(if steps >= 3 { 2 } else { 1 }), "{steps}");
+        store.commit(&vec!["n"], &[], &mut |work: &mut Numbered| add(work, "n", 1)).await.expect("nothing is locked");
+    }
+}

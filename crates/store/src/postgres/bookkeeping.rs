@@ -1,0 +1,194 @@
+//! Outbox, records, parked messages and the stream's epoch on PostgreSQL.
+
+use std::collections::BTreeMap;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use eticket_bus::Message;
+use sqlx::{PgConnection, Row, postgres::PgRow};
+use uuid::Uuid;
+
+use super::{Database, claim, within};
+use crate::{Claim, Error, Housekeeping, Parked, Record, Work};
+
+const SELECT_RECORDS: &str = "select request_id, hash, answer from record where request_id = any($1)";
+
+pub(super) async fn records_in_tx(connection: &mut PgConnection, requests: &[Uuid]) -> Result<Vec<Record>, Error> {
+    if requests.is_empty() {
+        return Ok(Vec::new());
+    }
+    sqlx::query(SELECT_RECORDS).bind(requests).fetch_all(connection).await?.iter().map(record).collect()
+}
+
+fn record(row: &PgRow) -> Result<Record, Error> {
+    let hash: Vec<u8> = row.try_get("hash")?;
+    Ok(Record {
+        request_id: row.try_get("request_id")?,
+        hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
+        answer: row.try_get("answer")?,
+    })
+}
+
+// In the order of arrival: the ids of a subject's rows rise with the time.
+const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, body)
+    select subject, revision, headers, body
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
+        as new (subject, revision, headers, body, position)
+    order by position";
+// In the order of keys, so that two processes with the same keys wait for each other and never in a circle.
+const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, create_time)
+    select request_id, hash, answer, $4 from unnest($1::uuid[], $2::bytea[], $3::bytea[]) as new (request_id, hash, answer)
+    order by request_id";
+// A message that is parked again replaces what was kept of it: the newer reason counts.
+const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, body, reason, attempts, park_time)
+    select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::integer[], $7::timestamptz[])
+    on conflict (event_id) do update set subject = excluded.subject, headers = excluded.headers, body = excluded.body,
+        reason = excluded.reason, attempts = excluded.attempts, park_time = excluded.park_time";
+const DELETE_PARKED: &str = "delete from parked where event_id = any($1)";
+
+pub(super) async fn write_in_tx<R>(
+    connection: &mut PgConnection,
+    work: &Work<R>,
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    if !work.outbox.is_empty() {
+        let rows = &work.outbox;
+        let insert = sqlx::query(INSERT_OUTBOX)
+            .bind(rows.iter().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.revision).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>());
+        insert.execute(&mut *connection).await?;
+    }
+    if !work.unparked.is_empty() {
+        sqlx::query(DELETE_PARKED).bind(&work.unparked).execute(&mut *connection).await?;
+    }
+    if !work.parked.is_empty() {
+        park_in_tx(connection, &work.parked).await?;
+    }
+    // Last: whoever waits for a key here is the least far from its end.
+    if !work.new_records.is_empty() {
+        let rows = &work.new_records;
+        let insert = sqlx::query(INSERT_RECORDS)
+            .bind(rows.keys().copied().collect::<Vec<_>>())
+            .bind(rows.values().map(|record| &record.hash[..]).collect::<Vec<_>>())
+            .bind(rows.values().map(|record| &record.answer[..]).collect::<Vec<_>>())
+            .bind(now);
+        insert.execute(connection).await?;
+    }
+    Ok(())
+}
+
+async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<(), Error> {
+    // One that is parked twice in a batch is one row, the later.
+    let rows: BTreeMap<&str, &Parked> = parked.iter().map(|parked| (parked.event_id.as_str(), parked)).collect();
+    let rows = || rows.values().copied();
+    let upsert = sqlx::query(UPSERT_PARKED)
+        .bind(rows().map(|row| row.event_id.as_str()).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
+        .bind(rows().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
+        .bind(rows().map(|row| &row.message.body[..]).collect::<Vec<_>>())
+        // PostgreSQL's text has no place for this one character, and what cannot be parked would block the others.
+        .bind(rows().map(|row| row.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
+        .bind(rows().map(|row| i32::try_from(row.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
+        .bind(rows().map(|row| row.park_time).collect::<Vec<_>>());
+    upsert.execute(connection).await?;
+    Ok(())
+}
+
+fn encode_headers(message: &Message) -> String {
+    serde_json::json!(message.headers).to_string()
+}
+
+pub(super) fn message(row: &PgRow) -> Result<Message, Error> {
+    Ok(Message {
+        subject: row.try_get("subject")?,
+        headers: serde_json::from_str(row.try_get("headers")?).map_err(Error::data)?,
+        body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
+    })
+}
+
+fn parked(row: &PgRow) -> Result<Parked, Error> {
+    let attempts: i32 = row.try_get("attempts")?;
+    Ok(Parked {
+        event_id: row.try_get("event_id")?,
+        message: message(row)?,
+        reason: row.try_get("reason")?,
+        attempts: u32::try_from(attempts).map_err(Error::data)?,
+        park_time: row.try_get("park_time")?,
+    })
+}
+
+// A standby answers too, but takes nothing.
+const PING: &str = "select current_setting('transaction_read_only') = 'off' as writable from (select 1) one
+    left join stream on true";
+
+#[async_trait]
+impl Housekeeping for Database {
+    async fn ping(&self) -> Result<(), Error> {
+        let answer = sqlx::query(PING).fetch_one(&self.housekeepers);
+        let writable: bool = within(self.limits.ping, answer).await?.try_get("writable")?;
+        if writable { Ok(()) } else { Err(Error::Unavailable(sqlx::Error::Protocol("it is read-only".to_owned()))) }
+    }
+
+    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
+        claim::claim(&self.housekeepers, most, self.limits.read).await
+    }
+
+    async fn outbox_depth(&self) -> Result<i64, Error> {
+        let count = sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.housekeepers);
+        within(self.limits.read, count).await
+    }
+
+    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
+        let select = sqlx::query_scalar("select identity from stream").fetch_optional(&self.housekeepers);
+        within(self.limits.read, select).await
+    }
+
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error> {
+        const UPSERT: &str = "insert into stream (id, identity) values (1, $1)
+            on conflict (id) do update set identity = excluded.identity";
+        within(self.limits.read, sqlx::query(UPSERT).bind(epoch).execute(&self.housekeepers)).await?;
+        Ok(())
+    }
+
+    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
+        let row = self.fetch_optional(sqlx::query(SELECT_RECORDS).bind(vec![request_id])).await?;
+        row.as_ref().map(record).transpose()
+    }
+
+    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
+        // Uses record_by_create_time. A bounded bite at a time; what another process is deleting is left to it.
+        const DELETE: &str = "delete from record where request_id in (select request_id from record
+            where create_time < $1 order by create_time limit 1000 for update skip locked)";
+        let delete = sqlx::query(DELETE).bind(before).execute(&self.housekeepers);
+        Ok(within(self.limits.read, delete).await?.rows_affected())
+    }
+
+    async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
+        // Uses the primary key.
+        const SELECT: &str = "select event_id, subject, headers, body, reason, attempts, park_time from parked
+            where event_id > $1 order by event_id limit $2";
+        let rows = sqlx::query(SELECT).bind(after).bind(most).fetch_all(&self.housekeepers);
+        within(self.limits.read, rows).await?.iter().map(parked).collect()
+    }
+
+    async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error> {
+        const SELECT: &str = "select event_id, subject, headers, body, reason, attempts, park_time from parked
+            where event_id = $1";
+        let row = sqlx::query(SELECT).bind(event_id).fetch_optional(&self.housekeepers);
+        within(self.limits.read, row).await?.as_ref().map(parked).transpose()
+    }
+
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
+        let delete = sqlx::query("delete from parked where event_id = $1").bind(event_id).execute(&self.housekeepers);
+        Ok(within(self.limits.read, delete).await?.rows_affected() > 0)
+    }
+
+    async fn close(&self) {
+        self.writer.lock().await.close().await;
+        self.readers.close().await;
+        self.housekeepers.close().await;
+    }
+}

@@ -1,0 +1,105 @@
+//! What a URL of PostgreSQL says. sqlx warns of a parameter that it does not know, with its value, and goes on without: here a
+//! misspelt one is refused, because `sslmod=verify-full` would look as if it worked.
+
+use std::{fs, str::FromStr};
+
+use eticket_base::config::text_file;
+use sqlx::postgres::{PgConnectOptions, PgSslMode};
+use url::Url;
+
+const KNOWN: [&str; 11] = [
+    "sslmode",
+    "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "application_name",
+    "options",
+    "host",
+    "port",
+    "user",
+    "password",
+    "dbname",
+];
+
+/// How to connect.
+///
+/// # Errors
+/// What is wrong with the URL, without anything of its password.
+pub fn options(url: &str) -> Result<PgConnectOptions, String> {
+    let names: Vec<&str> = url
+        .split_once('?')
+        .map_or("", |(_, query)| query)
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
+        .collect();
+    if let Some(unknown) = names.iter().find(|name| !KNOWN.contains(name)) {
+        return Err(format!("no such parameter: {unknown}; known here: {}", KNOWN.join(", ")));
+    }
+    let options = without_marks(url, PgConnectOptions::from_str(url).map_err(|error| error.to_string())?);
+    if options.get_host().contains(',') {
+        return Err("only one host can be named".to_owned());
+    }
+    // As libpq has it, and unlike sqlx: who names a root certificate wants the server's certificate checked.
+    Ok(match options.get_ssl_mode() {
+        PgSslMode::Require if names.contains(&"sslrootcert") => options.ssl_mode(PgSslMode::VerifyCa),
+        _ => options,
+    })
+}
+
+/// The library would skip a certificate or key behind a byte order mark: files with one are read here.
+fn without_marks(url: &str, options: PgConnectOptions) -> PgConnectOptions {
+    let Ok(url) = Url::parse(url) else { return options };
+    url.query_pairs().fold(options, |options, (name, path)| {
+        let bytes = if name.starts_with("ssl") { fs::read(&*path).unwrap_or_default() } else { Vec::new() };
+        let text = || text_file::decode(bytes.clone()).unwrap_or_default();
+        match &*name {
+            _ if !text_file::has_mark(&bytes) => options,
+            "sslrootcert" => options.ssl_root_cert_from_pem(text().into_bytes()),
+            "sslcert" => options.ssl_client_cert_from_pem(text()),
+            "sslkey" => options.ssl_client_key_from_pem(text()),
+            _ => options,
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_root_certificate_that_is_named_is_used() {
+        let mode = |url: &str| options(url).expect("a URL").get_ssl_mode();
+        assert!(matches!(mode("postgres://db/e?sslmode=require"), PgSslMode::Require));
+        assert!(matches!(mode("postgres://db/e?sslmode=require&sslrootcert=/ca.pem"), PgSslMode::VerifyCa));
+        assert!(matches!(mode("postgres://db/e?sslmode=verify-full&sslrootcert=/ca.pem"), PgSslMode::VerifyFull));
+    }
+
+    #[test]
+    fn what_is_misspelt_is_refused() {
+        for url in [
+            "postgres://db/e?sslmod=require",
+            "postgres://db/e?sslmode=verify_full",
+            "postgres://db/e?target_session_attrs=read-write",
+            "postgres://one,two/e",
+            "postgres://u:pass/word@db/e",
+            "postgres://db:port/e",
+        ] {
+            let reason = options(url).expect_err(url);
+            assert!(!reason.contains("pass/word"), "{reason}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_behind_a_byte_order_mark_is_read() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("ca.pem");
+        let url = format!("postgres://db/e?sslmode=verify-full&sslrootcert={}", path.display());
+        fs::write(&path, "-----BEGIN CERTIFICATE-----").expect("written");
+        let by_name = format!("{:?}", options(&url).expect("a URL"));
+        assert!(by_name.contains("ca.pem"), "{by_name}");
+        fs::write(&path, "\u{feff}-----BEGIN CERTIFICATE-----").expect("written");
+        let read = format!("{:?}", options(&url).expect("a URL"));
+        assert!(!read.contains("ca.pem") && read.contains("45, 45, 45, 45, 45, 66"), "{read}");
+    }
+}

@@ -1,0 +1,329 @@
+//! SQLite under the store port: one file a service, WAL, fsync on commit.
+//!
+//! One lock of this process stands before all writing. SQLite would let a second writer poll for its turn and give up under load;
+//! waiting in line costs nothing. Behind it are two connections: commits are synced, the housekeeping (deleting what is sent,
+//! noting positions) is not, because losing it in a crash only repeats what is harmless to repeat.
+
+mod bookkeeping;
+mod file;
+mod writer;
+
+use std::{marker::PhantomData, path::Path, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use eticket_base::clock::SharedClock;
+use sqlx::{
+    ConnectOptions, Connection, SqliteConnection, SqlitePool,
+    migrate::Migrator,
+    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
+};
+use tokio::sync::{Mutex, MutexGuard, Notify};
+use uuid::Uuid;
+
+pub use self::{file::OwnedFile, writer::Writer};
+use super::{ApplyBatch, Commit, Error, Work};
+
+static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
+
+/// Longest wait for a lock that another process holds, below every deadline. In practice only a tool that looks into the file.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const READERS: u32 = 4;
+
+/// Primary result codes of SQLite that speak of the data: 18 too big, 19 constraint, 20 type mismatch, 25 bind out of range.
+pub(super) fn lies_in_the_data(extended_code: Option<&str>) -> bool {
+    let code = extended_code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
+    matches!(code, Some(18 | 19 | 20 | 25))
+}
+
+/// What a commit promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It outlives the machine's crash.
+    Synced,
+    /// It outlives the process's crash. After the machine's, the newest commits may be missing, but none before one that is there:
+    /// for what can be read again from elsewhere, from a position kept in the same commits.
+    Unsynced,
+}
+
+struct Writers {
+    synced: Writer,
+    unsynced: Writer,
+    /// Let go last.
+    file: OwnedFile,
+}
+
+/// One SQLite file. Clones share it.
+#[derive(Clone)]
+pub struct Database {
+    writers: Arc<Mutex<Option<Writers>>>,
+    readers: SqlitePool,
+    outbox_written: Arc<Notify>,
+    clock: SharedClock,
+}
+
+impl Database {
+    /// Opens or makes the file and brings its schema up to date: the common tables and those of `migrations`, whose versions must
+    /// be above 100.
+    ///
+    /// # Errors
+    /// `Unavailable` if the file cannot be opened, made or written, or another process has it.
+    pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
+        Self::open_with(path, migrations, clock, Durability::Synced).await
+    }
+
+    /// The same, with commits that promise what `durability` says.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_with(
+        path: &Path,
+        migrations: &Migrator,
+        clock: SharedClock,
+        durability: Durability,
+    ) -> Result<Self, Error> {
+        let synchronous = match durability {
+            Durability::Synced => SqliteSynchronous::Full,
+            Durability::Unsynced => SqliteSynchronous::Normal,
+        };
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous)
+            .busy_timeout(BUSY_TIMEOUT)
+            .statement_cache_capacity(256)
+            .disable_statement_logging();
+        let file = OwnedFile::open(path)?;
+        let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
+        migrate(options.clone(), &Migrator::with_migrations(all)).await?;
+        let synced = Writer::open(options.clone()).await?;
+        let unsynced = Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?;
+        let readers = SqlitePoolOptions::new()
+            .max_connections(READERS)
+            .test_before_acquire(false)
+            .acquire_timeout(BUSY_TIMEOUT)
+            .connect_lazy_with(options.read_only(true).create_if_missing(false));
+        let writers = Arc::new(Mutex::new(Some(Writers { synced, unsynced, file })));
+        Ok(Self { writers, readers, outbox_written: Arc::new(Notify::new()), clock })
+    }
+
+    /// For reads outside a commit: each sees all that was committed before it began.
+    pub fn readers(&self) -> &SqlitePool {
+        &self.readers
+    }
+
+    /// How SQLite would go about a statement, for tests that look whether an index serves it.
+    ///
+    /// # Errors
+    /// If it cannot be planned.
+    #[cfg(any(test, feature = "memory"))]
+    pub async fn plan(&self, statement: &str) -> Result<String, sqlx::Error> {
+        let explained = sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {statement}")));
+        let steps: Vec<(i64, i64, i64, String)> = explained.fetch_all(&self.readers).await?;
+        Ok(steps.into_iter().map(|(.., detail)| detail).collect::<Vec<_>>().join("; "))
+    }
+
+    /// Rung whenever a commit has left rows in the outbox.
+    pub fn outbox_written(&self) -> Arc<Notify> {
+        self.outbox_written.clone()
+    }
+
+    async fn writers(&self) -> Result<WritersGuard<'_>, Error> {
+        let guard = self.writers.lock().await;
+        // Writing to a file that was removed works, and is lost with the process.
+        guard.as_ref().ok_or(sqlx::Error::PoolClosed)?.file.check()?;
+        Ok(WritersGuard(guard))
+    }
+}
+
+/// The lock before all writing, held, on a database that is not closed.
+struct WritersGuard<'a>(MutexGuard<'a, Option<Writers>>);
+
+impl WritersGuard<'_> {
+    async fn synced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        Ok(self.writers()?.synced.ready().await?)
+    }
+
+    async fn unsynced(&mut self) -> Result<&mut SqliteConnection, Error> {
+        Ok(self.writers()?.unsynced.ready().await?)
+    }
+
+    fn writers(&mut self) -> Result<&mut Writers, Error> {
+        self.0.as_mut().ok_or(Error::Unavailable(sqlx::Error::PoolClosed))
+    }
+}
+
+/// Over a pool of its own, closed afterwards: a connection that failed in the middle would take the lock with it.
+pub async fn migrate(options: SqliteConnectOptions, migrator: &Migrator) -> sqlx::Result<()> {
+    let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
+    let outcome = migrator.run(&pool).await;
+    pool.close().await;
+    outcome.map_err(|error| sqlx::Error::Migrate(Box::new(error)))
+}
+
+/// How a service's own rows are read and written within a commit.
+#[async_trait]
+pub trait Tables: Send + Sync + 'static {
+    /// Names the rows that a batch needs.
+    type Keys: Send + Sync;
+    /// The service's own rows.
+    type Rows: Send + Sync;
+
+    /// Reads the rows of `keys`. The whole file is locked for writing by then.
+    async fn read_in_tx(connection: &mut SqliteConnection, keys: &Self::Keys) -> Result<Self::Rows, Error>;
+
+    /// Writes what has changed, in a few multi-row statements.
+    async fn write_in_tx(connection: &mut SqliteConnection, rows: &Self::Rows) -> Result<(), Error>;
+}
+
+/// A service's store on SQLite.
+pub struct Store<T> {
+    /// The file.
+    pub database: Database,
+    tables: PhantomData<T>,
+}
+
+impl<T> Store<T> {
+    /// Keeps its rows in this file.
+    pub fn new(database: Database) -> Self {
+        Self { database, tables: PhantomData }
+    }
+}
+
+#[async_trait]
+impl<T: Tables> Commit for Store<T> {
+    type Keys = T::Keys;
+    type Rows = T::Rows;
+
+    async fn commit(
+        &self,
+        keys: &T::Keys,
+        requests: &[Uuid],
+        apply_batch: ApplyBatch<'_, T::Rows>,
+    ) -> Result<(), Error> {
+        let mut writers = self.database.writers().await?;
+        // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
+        let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
+        let rows = T::read_in_tx(&mut transaction, keys).await?;
+        let records = bookkeeping::records_in_tx(&mut transaction, requests).await?;
+        let mut work = Work::new(rows, records);
+        apply_batch(&mut work);
+        T::write_in_tx(&mut transaction, &work.rows).await?;
+        bookkeeping::write_in_tx(&mut transaction, &work, self.database.clock.now()).await?;
+        transaction.commit().await?;
+        if !work.outbox.is_empty() {
+            self.database.outbox_written.notify_one();
+        }
+        Ok(())
+    }
+}
+
+/// The rows of a multi-row statement, as one JSON array of arrays to bind: SQLite has no other form that keeps the statement's
+/// text the same whatever the number of rows. Bytes travel as [`hex`] and are put back by `unhex`.
+pub fn json_rows(rows: impl IntoIterator<Item = serde_json::Value>) -> String {
+    serde_json::Value::Array(rows.into_iter().collect()).to_string()
+}
+
+/// Bytes for [`json_rows`].
+pub fn hex(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = String::with_capacity(bytes.len() * 2);
+    for byte in bytes {
+        text.push(char::from(DIGITS[usize::from(byte >> 4)]));
+        text.push(char::from(DIGITS[usize::from(byte & 0xf)]));
+    }
+    text
+}
+
+/// A time column: microseconds since 1970, UTC.
+///
+/// # Errors
+/// `Data` if the column is none.
+pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateTime<chrono::Utc>, Error> {
+    let micros = sqlx::Row::try_get(row, column)?;
+    chrono::DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data(format!("{column} is out of range")))
+}
+
+#[cfg(test)]
+mod tests {
+    use eticket_base::clock::ManualClock;
+
+    use super::*;
+    use crate::{Housekeeping, contract};
+
+    /// A store without rows of its own.
+    struct NoTables;
+
+    #[async_trait]
+    impl Tables for NoTables {
+        type Keys = ();
+        type Rows = ();
+
+        async fn read_in_tx(_: &mut SqliteConnection, (): &()) -> Result<(), Error> {
+            Ok(())
+        }
+
+        async fn write_in_tx(_: &mut SqliteConnection, (): &()) -> Result<(), Error> {
+            Ok(())
+        }
+    }
+
+    #[tokio::test]
+    async fn keeps_the_contract() {
+        let folder = tempfile::tempdir().unwrap();
+        let clock = Arc::new(ManualClock::new(chrono::DateTime::from_timestamp(1_000, 123_456_000).unwrap()));
+        let none = Migrator::with_migrations(Vec::new());
+        let database = Database::open(&folder.path().join("test.db"), &none, clock.clone()).await.unwrap();
+        contract::suite(contract::Subject {
+            housekeeping: Arc::new(database.clone()),
+            commits: Arc::new(Store::<NoTables>::new(database.clone())),
+            outbox_written: database.outbox_written(),
+            clock,
+        })
+        .await;
+    }
+
+    async fn open(path: &Path) -> Result<Database, Error> {
+        Database::open(path, &Migrator::with_migrations(Vec::new()), Arc::new(eticket_base::clock::SystemClock)).await
+    }
+
+    #[tokio::test]
+    async fn a_file_belongs_to_one_database_until_it_is_closed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let first = open(&path).await.unwrap();
+        let refused = open(&path).await.map(drop).unwrap_err();
+        assert!(eticket_base::error::chain(&refused).contains("in use by another process"), "{refused}");
+        first.ping().await.unwrap();
+        first.close().await;
+        open(&path).await.unwrap().ping().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn nothing_is_written_to_a_file_that_was_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (path, aside) = (folder.path().join("test.db"), folder.path().join("aside.db"));
+        let database = open(&path).await.unwrap();
+        database.set_stream_epoch("a").await.unwrap();
+        std::fs::rename(&path, &aside).unwrap();
+        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))), "health says so");
+        assert!(matches!(database.set_stream_epoch("b").await, Err(Error::Unavailable(_))));
+        std::fs::rename(&aside, &path).unwrap();
+        database.ping().await.unwrap();
+        assert_eq!(database.stream_epoch().await.unwrap().as_deref(), Some("a"));
+        database.set_stream_epoch("c").await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_can_only_be_read_does_not_answer() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = open(&folder.path().join("test.db")).await.unwrap();
+        database.ping().await.unwrap();
+        // Stands for a file without the right to write, which these tests may have anyway.
+        let mut writers = database.writers().await.unwrap();
+        sqlx::query("pragma query_only = true").execute(writers.unsynced().await.unwrap()).await.unwrap();
+        drop(writers);
+        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))));
+        assert_eq!(database.outbox_depth().await.unwrap(), 0, "it can be read");
+    }
+}
