@@ -9,9 +9,13 @@ use std::sync::{
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Protocol, calendar,
+    Protocol,
+    aftermath::metrics,
+    calendar,
     caller::Caller,
+    eventually::{SOON, eventually},
     mesh::{Mesh, Plan},
+    process::Eticket,
 };
 use eticket_proto::{
     query::{GetTicketViewRequest, GetTicketViewResponse},
@@ -62,6 +66,18 @@ async fn go_round(
     Ok(())
 }
 
+/// Waits until the client has connected to this gateway again, which a rolling update leaves it time for (`minReadySeconds` of
+/// the chart): client libraries pause for a second or more after a refused connection. Without any connection calls fail, whatever
+/// the servers do.
+async fn client_is_back(gateway: &Eticket) {
+    let called = r#"eticket_rpc_total{service="gateway",rpc="eticket.ticket.v1.TicketService/GetTicket",code="OK"}"#;
+    eventually(SOON, "the restarted gateway is called", async || {
+        let metrics = metrics(gateway).await;
+        if metrics.lines().any(|line| line.starts_with(called)) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL, nats-server and eticket-caller: cargo xtask test"]
 async fn no_call_fails_while_every_replica_is_restarted() {
@@ -85,6 +101,9 @@ async fn no_call_fails_while_every_replica_is_restarted() {
             let before = done.load(Ordering::Relaxed);
             mesh.replica_of(service, number).stop().await;
             mesh.replica_of(service, number).start().await;
+            if service == "gateway" {
+                client_is_back(mesh.replica_of(service, number).process()).await;
+            }
             eprintln!("{service} {number}: {} calls meanwhile", done.load(Ordering::Relaxed) - before);
         }
     }
