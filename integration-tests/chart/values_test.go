@@ -287,7 +287,7 @@ func TestDefaultPolicyIsTheServices(t *testing.T) {
 // Every metric of an alert is one that the code has, so that a renamed one does not leave an alert that never fires.
 func TestAlertsAreOverMetricsThatExist(t *testing.T) {
 	var source strings.Builder
-	for _, top := range []string{"services", "gateway-grpc-web"} {
+	for _, top := range []string{"crates", "services", "gateway-grpc-web"} {
 		err := filepath.WalkDir(filepath.Join(root, top), func(path string, entry os.DirEntry, err error) error {
 			if err == nil && strings.HasSuffix(path, ".rs") {
 				source.WriteString(read(t, path))

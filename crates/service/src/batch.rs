@@ -38,6 +38,13 @@ pub trait Writer<J, A>: Send + Sync + 'static {
     async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
 }
 
+#[async_trait]
+impl<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A> + ?Sized> Writer<J, A> for Arc<W> {
+    async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error> {
+        (**self).write(batch).await
+    }
+}
+
 struct Waiting<J, A> {
     command: J,
     deadline: Option<Instant>,
@@ -72,7 +79,7 @@ impl Default for Limits {
 
 impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
     /// Starts the writer's task. At stop it writes what waits, then ends.
-    pub fn start(service: &'static str, tasks: &Tasks, limits: Limits, writer: Arc<dyn Writer<J, A>>) -> Self {
+    pub fn start(service: &'static str, tasks: &Tasks, limits: Limits, writer: impl Writer<J, A>) -> Self {
         let (queue, waiting) = mpsc::channel(limits.queue);
         let stopping = tasks.stopping();
         tasks.spawn("writer", run(service, waiting, limits.batch, writer, stopping));
@@ -91,11 +98,11 @@ impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
     }
 }
 
-async fn run<J: Send + Sync + 'static, A: Send + 'static>(
+async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
     service: &'static str,
     mut waiting: mpsc::Receiver<Waiting<J, A>>,
     most: usize,
-    writer: Arc<dyn Writer<J, A>>,
+    writer: W,
     stopping: tokio_util::sync::CancellationToken,
 ) {
     let sizes = metrics::histogram!("eticket_batch_size", "service" => service);
@@ -113,7 +120,7 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static>(
             continue;
         }
         sizes.record(commands.len() as f64);
-        for (answer, reply) in write(&*writer, commands).await.into_iter().zip(replies) {
+        for (answer, reply) in write(&writer, commands).await.into_iter().zip(replies) {
             // A caller that has gone does not want it: the retry finds the record.
             let _ = reply.send(answer);
         }
@@ -136,8 +143,8 @@ fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<R
     wanted
 }
 
-async fn write<J: Send + Sync + 'static, A: Send + 'static>(
-    writer: &dyn Writer<J, A>,
+async fn write<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
+    writer: &W,
     commands: Vec<J>,
 ) -> Vec<Result<A, Error>> {
     match writer.write(&commands).await {

@@ -14,12 +14,11 @@ use std::{
 use async_trait::async_trait;
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
-use eticket_proto::headers;
 use eticket_rpc_server::health::Health;
 use eticket_store::{self as store, Housekeeping, Parked};
 use tokio_util::sync::CancellationToken;
 
-use crate::batch;
+use crate::{batch, event};
 
 /// Messages taken at a time.
 const BATCH: usize = 256;
@@ -48,10 +47,7 @@ pub struct Incoming<E> {
 impl<E> Incoming<E> {
     /// The trace of the command that began it all.
     pub fn trace(&self) -> TraceContext {
-        TraceContext::from_parts(
-            self.message.header(headers::TRACE_PARENT),
-            self.message.header(headers::CORRELATION_ID),
-        )
+        event::trace(&self.message)
     }
 
     /// The message as it is set aside.
@@ -207,7 +203,8 @@ impl<T: EventHandler> Session<'_, T> {
         // In the order of names: what is done with a batch shall not depend on chance.
         let mut newest: BTreeMap<String, Newest<T::Event>> = BTreeMap::new();
         for delivery in batch {
-            let event_id = event_id(&delivery);
+            event::log_received(self.of.name, &delivery);
+            let event_id = event::id(&delivery.message, delivery.sequence);
             match self.of.handler.decode(&delivery.message) {
                 Ok(event) => {
                     let (key, revision) = self.of.handler.aggregate(&event);
@@ -269,7 +266,15 @@ impl<T: EventHandler> Session<'_, T> {
             done.extend(covered);
             return Ok(());
         }
-        tracing::warn!(consumer = self.of.name, event_id, failures, reason, "an event cannot be applied yet");
+        let correlation_id = event::trace(message).correlation_id;
+        tracing::warn!(
+            consumer = self.of.name,
+            event_id,
+            failures,
+            reason,
+            correlation_id,
+            "an event cannot be applied yet"
+        );
         for sequence in covered {
             self.consumer.retry(sequence, backoff(failures)).await?;
         }
@@ -277,7 +282,8 @@ impl<T: EventHandler> Session<'_, T> {
     }
 
     async fn park(&self, event_id: String, message: &Message, reason: String, attempts: u32) -> Result<(), Error> {
-        tracing::error!(consumer = self.of.name, event_id, reason, attempts, "an event is parked");
+        let correlation_id = event::trace(message).correlation_id;
+        tracing::error!(consumer = self.of.name, event_id, reason, attempts, correlation_id, "an event is parked");
         metrics::counter!("eticket_events_parked_total", "consumer" => self.of.name).increment(1);
         let park_time = self.of.clock.now();
         let parked = Parked { event_id, message: message.clone(), reason, attempts, park_time };
@@ -321,13 +327,6 @@ pub async fn apply_parked<T: EventHandler>(handler: &T, parked: Parked) -> Resul
 }
 
 /// Names a message among those parked, also one without an id.
-fn event_id(delivery: &Delivery) -> String {
-    match delivery.message.header(headers::ID) {
-        Some(id) => id.to_owned(),
-        None => format!("{}@{}", delivery.message.subject, delivery.sequence),
-    }
-}
-
 fn backoff(failures: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << failures.min(10)).min(RETRY_LONGEST)
 }

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bus;
 pub mod config;
 pub mod consumer;
+pub mod event;
 pub mod failure;
 pub mod idempotency;
 pub mod operations;

@@ -11,6 +11,9 @@ use eticket_rpc_server::health::Health;
 use eticket_store::{Error, Housekeeping, OutboxRow, WaitingRow};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::event;
 
 /// Subjects in one claim.
 const SUBJECTS: usize = 256;
@@ -108,9 +111,17 @@ impl Relay {
     async fn send_in_order(&self, rows: Vec<WaitingRow>) -> (Vec<i64>, Option<bus::Error>) {
         let mut sent = Vec::with_capacity(rows.len());
         for row in rows {
+            let (trace, event_id) = (event::trace(&row.message), event::id(&row.message, 0));
             if let Err(error) = self.bus.publish(row.message).await {
                 return (sent, Some(error));
             }
+            tracing::debug!(
+                service = self.service,
+                event_id,
+                correlation_id = %trace.correlation_id,
+                trace_id = trace.trace_id(),
+                "published an event"
+            );
             sent.push(row.id);
         }
         (sent, None)
@@ -150,6 +161,7 @@ impl Envelope<'_> {
             (h::SOURCE, format!("/eticket/{}", self.owner)),
             (h::TIME, self.time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),
             (h::SUBJECT, self.ticket_id.to_owned()),
+            (h::PUBLICATION_ID, Uuid::new_v4().to_string()),
             (h::TRACE_PARENT, self.trace.traceparent.clone()),
             (h::CORRELATION_ID, self.trace.correlation_id.clone()),
         ];

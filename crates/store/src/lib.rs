@@ -243,11 +243,11 @@ pub trait Commit: Send + Sync {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
     /// The service's own rows.
-    type Rows: Send;
+    type Rows: Send + 'static;
 
     /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `apply_batch` work the batch
     /// off, writes what it changed, commits. Where another transaction inserted a key of this one meanwhile, all of that is done
-    /// again: `apply_batch` must not keep anything of an earlier call.
+    /// again; [`CommitExt::commit_with`] returns what the last of these calls has returned.
     ///
     /// # Errors
     /// See [`Error`]; nothing is written then, or (`Unavailable`) it is not known.
@@ -258,6 +258,27 @@ pub trait Commit: Send + Sync {
         apply_batch: ApplyBatch<'_, Self::Rows>,
     ) -> Result<(), Error>;
 }
+
+/// For callers of [`Commit`], also through `dyn`.
+#[async_trait]
+pub trait CommitExt: Commit {
+    /// As [`Commit::commit`]; returns what `apply_batch` has returned for the attempt that was committed, and nothing of earlier ones.
+    ///
+    /// # Errors
+    /// As [`Commit::commit`].
+    async fn commit_with<A, F>(&self, keys: &Self::Keys, requests: &[Uuid], mut apply_batch: F) -> Result<A, Error>
+    where
+        A: Send,
+        F: for<'w> FnMut(&'w mut Work<Self::Rows>) -> A + Send,
+    {
+        let mut returned = None;
+        let mut keep = |work: &mut Work<Self::Rows>| returned = Some(apply_batch(work));
+        self.commit(keys, requests, &mut keep).await?;
+        returned.ok_or_else(|| Error::data("the store has committed a batch without applying it"))
+    }
+}
+
+impl<S: Commit + ?Sized> CommitExt for S {}
 
 /// A row of the outbox with its id, by which it is deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]

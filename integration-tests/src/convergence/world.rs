@@ -138,9 +138,9 @@ impl World {
 
 fn tickets(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Tickets {
     let store = Arc::new(Store::<eticket_ticket::outbound::sqlite::TicketTables>::new(database.clone()));
-    let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+    let messages = eticket_ticket::outbound::messages::PROTOBUF;
     let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
-    let writer = Batches::start("ticket", tasks, Limits::default(), Arc::new(writer));
+    let writer = Batches::start("ticket", tasks, Limits::default(), writer);
     Tickets::new(store, writer, clock.clone())
 }
 
@@ -151,20 +151,20 @@ fn reservations(
     check: Arc<DirectCheck>,
 ) -> (Reservations, Arc<dyn ReservationStore>) {
     let store = Arc::new(Store::<eticket_reservation::outbound::sqlite::ReservationTables>::new(database.clone()));
-    let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+    let messages = eticket_reservation::outbound::messages::PROTOBUF;
     let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
-    let writer = Batches::start("reservation", tasks, Limits::default(), Arc::new(writer));
+    let writer = Batches::start("reservation", tasks, Limits::default(), writer);
     (Reservations::new(store.clone(), writer, check, clock.clone()), store)
 }
 
 async fn prices(database: &Database, clock: &Arc<ManualClock>, tasks: &Tasks) -> Prices {
     use eticket_pricing::{
-        outbound::{messages::Protobuf, sqlite::PriceTables},
+        outbound::{messages::PROTOBUF, sqlite::PriceTables},
         policy_file,
     };
     let store = Arc::new(Store::<PriceTables>::new(database.clone()));
-    let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-    let prices = Prices::new(store, Batches::start("pricing", tasks, Limits::default(), Arc::new(writer)));
+    let writer = PriceWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+    let prices = Prices::new(store, Batches::start("pricing", tasks, Limits::default(), writer));
     let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
     prices.offer(policy).await.expect("the store answers");
     prices

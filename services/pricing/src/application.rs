@@ -16,7 +16,7 @@ use eticket_service::{
     batch::{self, Batches, Writer},
     consumer::Incoming,
 };
-use eticket_store::{self as store, Commit, OutboxRow, Parked, Rows, Work};
+use eticket_store::{self as store, Commit, CommitExt, OutboxRow, Parked, Rows, Work};
 
 use crate::domain::{self, Holder, Offer, Policy, PolicyBehind, Price, Row, Schedule};
 
@@ -26,9 +26,10 @@ const REPUBLISH_PAGE: i64 = 500;
 const REPRICE_PAGE: i64 = 500;
 
 /// Turns prices into bytes for the outbox.
-pub trait Messages: Send + Sync {
+#[derive(Debug, Clone, Copy)]
+pub struct Messages {
     /// `None` for a row without a price, which waits for its ticket.
-    fn event(&self, id: &TicketId, row: &Row, now: DateTime<Utc>, trace: &TraceContext) -> Option<OutboxRow>;
+    pub event: fn(&TicketId, &Row, DateTime<Utc>, &TraceContext) -> Option<OutboxRow>,
 }
 
 /// What a commit reads and writes.
@@ -225,7 +226,7 @@ fn unavailable(error: store::Error) -> batch::Error {
 /// The store's one writer.
 pub struct PriceWriter {
     pub store: Arc<dyn PriceStore>,
-    pub messages: Arc<dyn Messages>,
+    pub messages: Messages,
     pub clock: SharedClock,
 }
 
@@ -233,17 +234,15 @@ pub struct PriceWriter {
 impl Writer<WriteCommand, Outcome> for PriceWriter {
     async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
         let keys = batch.iter().filter_map(WriteCommand::ticket).cloned().collect();
-        let mut outcomes = Vec::new();
-        let apply_batch = &mut |work: &mut Work<PricingRows>| {
-            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
+        let apply_batch = |work: &mut Work<PricingRows>| {
+            batch.iter().map(|write| apply(work, write, self.messages, self.clock.now())).collect()
         };
-        self.store.commit(&keys, &[], apply_batch).await?;
-        Ok(outcomes)
+        self.store.commit_with(&keys, &[], apply_batch).await
     }
 }
 
 /// One write, on the result of those before it in the batch.
-fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: Messages, now: DateTime<Utc>) -> Outcome {
     match write {
         WriteCommand::Event(incoming) => handle_event(work, incoming, messages, now),
         WriteCommand::Park(parked) => {
@@ -269,7 +268,7 @@ fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: &dyn Mess
         WriteCommand::Republish(id) => {
             // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
             let row = work.rows.prices.get(id);
-            let event = row.and_then(|row| messages.event(id, row, now, &TraceContext::new_root()));
+            let event = row.and_then(|row| (messages.event)(id, row, now, &TraceContext::new_root()));
             event.into_iter().for_each(|event| work.publish(event));
             Outcome::Done
         }
@@ -279,7 +278,7 @@ fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: &dyn Mess
 fn handle_event(
     work: &mut Work<PricingRows>,
     incoming: &Incoming<News>,
-    messages: &dyn Messages,
+    messages: Messages,
     now: DateTime<Utc>,
 ) -> Outcome {
     let News { ticket, about } = &incoming.event;
@@ -310,11 +309,11 @@ fn put(
     work: &mut Work<PricingRows>,
     id: &TicketId,
     row: Row,
-    messages: &dyn Messages,
+    messages: Messages,
     now: DateTime<Utc>,
     trace: &TraceContext,
 ) {
-    if let Some(event) = messages.event(id, &row, now, trace) {
+    if let Some(event) = (messages.event)(id, &row, now, trace) {
         work.publish(event);
     }
     work.rows.prices.put(id.clone(), row);

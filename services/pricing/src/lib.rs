@@ -44,7 +44,7 @@ use crate::{
         grpc::Grpc,
         policy_watch::PolicyWatch,
     },
-    outbound::{messages::Protobuf, postgres, sqlite},
+    outbound::{messages::PROTOBUF, postgres, sqlite},
 };
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
@@ -76,15 +76,15 @@ impl Service for Pricing {
         let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
 
         let store = store_of(opened);
-        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let writer = PriceWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
         let prices = Prices::new(store, writer);
         let events = Arc::new(Events { prices: prices.clone() });
         // Before the first call and the first event: there is never a moment without a policy.
         let mut watch = PolicyWatch::new(prices.clone(), config.policy.file.clone(), config.policy.settle());
         watch.begin().await?;
 
-        let states = Arc::new(PriceStates::new(prices.clone(), Arc::new(Protobuf), clock));
+        let states = Arc::new(PriceStates::new(prices.clone(), PROTOBUF, clock));
         let comparer = Comparer {
             service: Self::NAME,
             owners: &["ticket", "reservation"],

@@ -28,12 +28,13 @@ pub use apply_batch::ReservationWriter;
 const REPUBLISH_PAGE: i64 = 500;
 
 /// Turns reservations into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
-pub trait Messages: Send + Sync {
+#[derive(Debug, Clone, Copy)]
+pub struct Messages {
     /// The state as of the reservation's own revision, also when it is published again.
-    fn event(&self, reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
+    pub event: fn(&Reservation, DateTime<Utc>, &TraceContext) -> OutboxRow,
     /// A ledger that is closed.
-    fn closed(&self, ledger: &Ledger, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
-    fn answer(&self, reservation: &Reservation) -> Vec<u8>;
+    pub closed: fn(&Ledger, DateTime<Utc>, &TraceContext) -> OutboxRow,
+    pub answer: fn(&Reservation) -> Vec<u8>,
 }
 
 /// The rows of a commit: ledgers are locked, reservations go with them.

@@ -41,7 +41,7 @@ use crate::{
         events::{Events, FILTERS},
         grpc::Grpc,
     },
-    outbound::{messages::Protobuf, postgres, sqlite, ticket_client::TicketClient},
+    outbound::{messages::PROTOBUF, postgres, sqlite, ticket_client::TicketClient},
 };
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
@@ -78,14 +78,14 @@ impl Service for Reservation {
             .keeping_records(config.idempotency.kept());
 
         let store = store_of(opened);
-        let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
         let channel = balance::channel("ticket", &targets, background.intake_tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
         let reservations = Reservations::new(store, writer, availability, clock);
         let events = Arc::new(Events { reservations: reservations.clone() });
 
-        let states = Arc::new(ReservationStates::new(reservations.clone(), Arc::new(Protobuf)));
+        let states = Arc::new(ReservationStates::new(reservations.clone(), PROTOBUF));
         let comparer = Comparer { service: Self::NAME, owners: &["ticket"], bus: bus.clone(), config: config.audit };
 
         let operations = Operations {

@@ -13,7 +13,7 @@ use eticket_service::{
     batch::{self, Batches, Writer},
     consumer::Incoming,
 };
-use eticket_store::{self as store, Commit, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work};
+use eticket_store::{self as store, Commit, CommitExt, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -36,9 +36,10 @@ pub enum Happened {
 }
 
 /// Turns tickets into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
-pub trait Messages: Send + Sync {
-    fn event(&self, ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow;
-    fn answer(&self, ticket: &Ticket, now: DateTime<Utc>) -> Vec<u8>;
+#[derive(Debug, Clone, Copy)]
+pub struct Messages {
+    pub event: fn(&Ticket, Happened, DateTime<Utc>, &TraceContext) -> OutboxRow,
+    pub answer: fn(&Ticket, DateTime<Utc>) -> Vec<u8>,
 }
 
 pub type TicketRows = Rows<TicketId, Ticket>;
@@ -227,7 +228,7 @@ fn unavailable(error: store::Error) -> batch::Error {
 /// The store's one writer.
 pub struct TicketWriter {
     pub store: Arc<dyn TicketStore>,
-    pub messages: Arc<dyn Messages>,
+    pub messages: Messages,
     pub clock: SharedClock,
 }
 
@@ -235,12 +236,10 @@ pub struct TicketWriter {
 impl Writer<WriteCommand, Outcome> for TicketWriter {
     async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
         let (keys, requests) = keys(batch);
-        let mut outcomes = Vec::new();
-        let apply_batch = &mut |work: &mut Work<TicketRows>| {
-            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
+        let apply_batch = |work: &mut Work<TicketRows>| {
+            batch.iter().map(|write| apply(work, write, self.messages, self.clock.now())).collect()
         };
-        self.store.commit(&keys, &requests, apply_batch).await?;
-        Ok(outcomes)
+        self.store.commit_with(&keys, &requests, apply_batch).await
     }
 }
 
@@ -265,11 +264,11 @@ fn keys(batch: &[WriteCommand]) -> (BTreeSet<TicketId>, Vec<Uuid>) {
 }
 
 /// One write, on the result of those before it in the batch.
-fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: &dyn Messages, now: DateTime<Utc>) -> Outcome {
+fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, now: DateTime<Utc>) -> Outcome {
     match write {
         WriteCommand::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
             let (ticket, happened) = run(&work.rows, command, now)?;
-            let answer = messages.answer(&ticket, now);
+            let answer = (messages.answer)(&ticket, now);
             // What changes nothing is no news either.
             if work.rows.get(command.ticket()) != Some(&ticket) {
                 put(work, ticket, happened, messages, now, trace);
@@ -293,7 +292,7 @@ fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: &dyn Messa
         WriteCommand::Republish(id) => {
             // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
             if let Some(ticket) = work.rows.get(id) {
-                let event = messages.event(ticket, by_status(ticket, now), now, &TraceContext::new_root());
+                let event = (messages.event)(ticket, by_status(ticket, now), now, &TraceContext::new_root());
                 work.publish(event);
             }
             Ok(Vec::new())
@@ -318,7 +317,7 @@ fn run(rows: &TicketRows, command: &Command, now: DateTime<Utc>) -> Result<(Tick
 fn handle_event(
     work: &mut Work<TicketRows>,
     incoming: &Incoming<ReservationChange>,
-    messages: &dyn Messages,
+    messages: Messages,
     now: DateTime<Utc>,
 ) {
     let ReservationChange { ticket: id, revision, active } = &incoming.event;
@@ -341,11 +340,11 @@ fn put(
     work: &mut Work<TicketRows>,
     ticket: Ticket,
     happened: Happened,
-    messages: &dyn Messages,
+    messages: Messages,
     now: DateTime<Utc>,
     trace: &TraceContext,
 ) {
-    work.publish(messages.event(&ticket, happened, now, trace));
+    work.publish((messages.event)(&ticket, happened, now, trace));
     work.rows.put(ticket.id.clone(), ticket);
 }
 

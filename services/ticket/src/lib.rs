@@ -43,7 +43,7 @@ use crate::{
         fault::FaultLayer,
         grpc::Grpc,
     },
-    outbound::{messages::Protobuf, postgres, sqlite},
+    outbound::{messages::PROTOBUF, postgres, sqlite},
 };
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
@@ -75,12 +75,12 @@ impl Service for Ticket {
             .keeping_records(config.idempotency.kept());
 
         let store = store_of(opened);
-        let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), Arc::new(writer));
+        let writer = TicketWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
         let tickets = Tickets::new(store, writer, clock);
         let events = Arc::new(Events { tickets: tickets.clone() });
 
-        let states = Arc::new(TicketStates::new(tickets.clone(), Arc::new(Protobuf)));
+        let states = Arc::new(TicketStates::new(tickets.clone(), PROTOBUF));
         let comparer =
             Comparer { service: Self::NAME, owners: &["reservation"], bus: bus.clone(), config: config.audit };
 

@@ -2,16 +2,21 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Mutex, PoisonError},
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
-use eticket_base::config::{self, urls::StoreSupport};
+use eticket_base::{
+    config::{self, bus::BusConfig, urls::StoreSupport},
+    data::DataFolder,
+};
+use eticket_bus::{Bus, memory::Stream};
 use eticket_rpc_server::{
     config::{LimitsConfig, ShutdownConfig},
     health::Health,
     server::{Running, Server},
 };
+use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -41,9 +46,14 @@ fn events() -> Vec<&'static str> {
 struct First;
 struct Second;
 
+fn open_bus<'a>(_: &'a BusConfig, _: &'a DataFolder) -> BoxFuture<'a, Result<Arc<dyn Bus>, StartError>> {
+    Box::pin(async { Ok(Arc::new(Stream::default().connect()) as Arc<dyn Bus>) })
+}
+
 impl Service for First {
     const NAME: &'static str = "first";
     const DEFAULTS: &'static str = "listen = '127.0.0.1:0'\nnote = 'usual'";
+    const OPEN_BUS: Option<OpenBus> = Some(open_bus);
     type Config = Keys;
 
     fn check(config: &Keys, _: &Settings, place: Deployment) -> Result<(), config::Error> {

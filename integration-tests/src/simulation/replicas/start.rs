@@ -63,14 +63,14 @@ impl FleetInner {
         let taking_in: Arc<AtomicU64> = Arc::default();
         let rows = self.ticket_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = wrong::tickets(self.wrong, number, rows.clone(), taking_in.clone());
-        let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+        let messages = eticket_ticket::outbound::messages::PROTOBUF;
         let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
-        let writer = Batches::start("ticket", &process_state.tasks, LIMITS, Arc::new(writer));
+        let writer = Batches::start("ticket", &process_state.tasks, LIMITS, writer);
         let tickets = Tickets::new(store, writer, clock);
         let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
         let events = self.heard(Service::Ticket, events, taking_in);
         let filters = eticket_ticket::inbound::events::FILTERS;
-        let messages = Arc::new(eticket_ticket::outbound::messages::Protobuf);
+        let messages = eticket_ticket::outbound::messages::PROTOBUF;
         let states = || Arc::new(TicketStates::new(tickets.clone(), messages)) as Arc<dyn Owner>;
         let audit = self.compares().then(|| (states(), &["reservation"] as _));
         background(&process_state, "ticket", filters, &rows, events, audit);
@@ -93,7 +93,7 @@ impl FleetInner {
         let clock = Arc::new(self.scheduler.clone());
         let rows = self.reservation_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = wrong::ledgers(self.wrong, rows.clone());
-        let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+        let messages = eticket_reservation::outbound::messages::PROTOBUF;
         let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
         let writer = wrong::writer(self.wrong, store.clone(), writer);
         let writer = Batches::start("reservation", &process_state.tasks, LIMITS, writer);
@@ -102,7 +102,7 @@ impl FleetInner {
         let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
         let events = self.heard(Service::Reservation, events, Arc::default());
         let filters = eticket_reservation::inbound::events::FILTERS;
-        let messages = Arc::new(eticket_reservation::outbound::messages::Protobuf);
+        let messages = eticket_reservation::outbound::messages::PROTOBUF;
         let states = || Arc::new(ReservationStates::new(reservations.clone(), messages)) as Arc<dyn Owner>;
         let audit = self.compares().then(|| (states(), &["ticket"] as _));
         background(&process_state, "reservation", filters, &rows, events, audit);
@@ -113,9 +113,9 @@ impl FleetInner {
         let clock = Arc::new(self.scheduler.clone());
         let rows = self.price_rows.process(clock.clone(), Arc::new(process_state.clone()));
         let store = Arc::new(rows.clone());
-        let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
-        let writer = PriceWriter { store: store.clone(), messages: messages.clone(), clock: clock.clone() };
-        let prices = Prices::new(store, Batches::start("pricing", &process_state.tasks, LIMITS, Arc::new(writer)));
+        let messages = eticket_pricing::outbound::messages::PROTOBUF;
+        let writer = PriceWriter { store: store.clone(), messages, clock: clock.clone() };
+        let prices = Prices::new(store, Batches::start("pricing", &process_state.tasks, LIMITS, writer));
         let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
         let events = self.heard(Service::Pricing, events, Arc::default());
         let filters = eticket_pricing::inbound::events::FILTERS;
@@ -158,10 +158,10 @@ impl FleetInner {
     pub(super) async fn adopt_a_policy(&self) {
         let clock = Arc::new(self.scheduler.clone());
         let store = Arc::new(self.price_rows.clone());
-        let messages = Arc::new(eticket_pricing::outbound::messages::Protobuf);
+        let messages = eticket_pricing::outbound::messages::PROTOBUF;
         let writer = PriceWriter { store: store.clone(), messages, clock };
         let tasks = eticket_base::tasks::Tasks::new();
-        let prices = Prices::new(store, Batches::start("pricing", &tasks, LIMITS, Arc::new(writer)));
+        let prices = Prices::new(store, Batches::start("pricing", &tasks, LIMITS, writer));
         let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
         prices.offer(policy).await.expect("the store answers");
         tasks.stop().await;

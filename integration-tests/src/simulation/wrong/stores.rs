@@ -277,26 +277,28 @@ pub(in crate::simulation) fn writer(
     wrong: Option<Wrong>,
     ledgers: Arc<Ledgers>,
     inner: ReservationWriter,
-) -> Arc<dyn Writer<WriteCommand, Outcome>> {
-    match wrong {
-        Some(Wrong::AllSeeTheStateBeforeTheBatch) => Arc::new(EachForItself { ledgers, inner }),
-        _ => Arc::new(inner),
-    }
+) -> SimulatedWriter {
+    let before_the_batch = wrong == Some(Wrong::AllSeeTheStateBeforeTheBatch);
+    SimulatedWriter { before_the_batch, ledgers, inner }
 }
 
-/// Works off each job of a batch on what there was before the batch.
-struct EachForItself {
+/// The writer, or one that applies each command of a batch to the state before the batch.
+pub(in crate::simulation) struct SimulatedWriter {
+    before_the_batch: bool,
     ledgers: Arc<Ledgers>,
     inner: ReservationWriter,
 }
 
 #[async_trait]
-impl Writer<WriteCommand, Outcome> for EachForItself {
+impl Writer<WriteCommand, Outcome> for SimulatedWriter {
     async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, Error> {
+        if !self.before_the_batch {
+            return self.inner.write(batch).await;
+        }
         *locked(&self.ledgers.before_the_batch) = Some(BTreeMap::new());
         let mut outcomes = Vec::new();
-        for job in batch {
-            let written = self.inner.write(std::slice::from_ref(job)).await;
+        for command in batch {
+            let written = self.inner.write(std::slice::from_ref(command)).await;
             if written.is_err() {
                 *locked(&self.ledgers.before_the_batch) = None;
             }

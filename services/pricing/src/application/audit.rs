@@ -1,6 +1,6 @@
 //! What those that keep prices compare themselves with, and what prices keep of tickets and reservations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
@@ -16,12 +16,12 @@ use crate::domain::Row;
 /// The states that the pricing service owns.
 pub struct PriceStates {
     prices: Prices,
-    messages: Arc<dyn Messages>,
+    messages: Messages,
     clock: SharedClock,
 }
 
 impl PriceStates {
-    pub fn new(prices: Prices, messages: Arc<dyn Messages>, clock: SharedClock) -> Self {
+    pub fn new(prices: Prices, messages: Messages, clock: SharedClock) -> Self {
         Self { prices, messages, clock }
     }
 }
@@ -37,7 +37,7 @@ impl Owner for PriceStates {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let page = self.prices.store.page(after, most).await.map_err(unavailable)?;
         let state = |(id, row): (TicketId, Row)| {
-            let row = self.messages.event(&id, &row, now, &trace)?;
+            let row = (self.messages.event)(&id, &row, now, &trace)?;
             Some(State { key: id.to_string(), message: row.message })
         };
         Ok(page.into_iter().filter_map(state).collect())

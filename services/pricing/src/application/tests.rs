@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::*;
 use crate::{
     inbound::policy_watch::{self, PolicyWatch},
-    outbound::{messages::Protobuf, sqlite},
+    outbound::{messages::PROTOBUF, sqlite},
     policy_file,
 };
 
@@ -59,8 +59,8 @@ impl Fixture {
         let path = folder.path().join("pricing.db");
         let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.expect("a store");
         let store = Arc::new(Store::<sqlite::PriceTables>::new(database.clone()));
-        let writer = PriceWriter { store: store.clone(), messages: Arc::new(Protobuf), clock };
-        let writer = Batches::start("pricing", &Tasks::new(), Limits::default(), Arc::new(writer));
+        let writer = PriceWriter { store: store.clone(), messages: PROTOBUF, clock };
+        let writer = Batches::start("pricing", &Tasks::new(), Limits::default(), writer);
         Self { prices: Prices::new(store, writer), database, folder }
     }
 

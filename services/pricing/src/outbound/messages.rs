@@ -10,23 +10,21 @@ use prost::Message;
 use crate::{application::Messages, convert::row_to_message, domain::Row};
 
 /// Protobuf, as the contract has it.
-pub struct Protobuf;
+pub const PROTOBUF: Messages = Messages { event };
 
-impl Messages for Protobuf {
-    fn event(&self, id: &TicketId, row: &Row, now: DateTime<Utc>, trace: &TraceContext) -> Option<OutboxRow> {
-        let price = row_to_message(id, row)?;
-        let body = PriceEvent { price: Some(price), policy_version: row.policy_version };
-        let envelope = Envelope {
-            owner: "pricing",
-            aggregate: id.to_string(),
-            ticket_id: id.as_str(),
-            subject: subjects::price(id),
-            event_type: "PriceCalculated",
-            revision: row.revision,
-            time: now,
-            trace,
-            body: body.encode_to_vec(),
-        };
-        Some(envelope.into_row())
-    }
+fn event(id: &TicketId, row: &Row, now: DateTime<Utc>, trace: &TraceContext) -> Option<OutboxRow> {
+    let price = row_to_message(id, row)?;
+    let body = PriceEvent { price: Some(price), policy_version: row.policy_version };
+    let envelope = Envelope {
+        owner: "pricing",
+        aggregate: id.to_string(),
+        ticket_id: id.as_str(),
+        subject: subjects::price(id),
+        event_type: "PriceCalculated",
+        revision: row.revision,
+        time: now,
+        trace,
+        body: body.encode_to_vec(),
+    };
+    Some(envelope.into_row())
 }

@@ -8,9 +8,10 @@ use std::{sync::Arc, time::Duration};
 
 use eticket_base::clock::SharedClock;
 use eticket_bus::{self as bus, Bus, Delivery, Message};
-use eticket_proto::headers;
+use eticket_proto::{headers, ids::TicketId};
 use eticket_rpc_server::health::Health;
-use eticket_store::{self as store, Parked, Work};
+use eticket_service::event;
+use eticket_store::{self as store, CommitExt, Parked, Work};
 use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
@@ -19,6 +20,7 @@ use super::{
     apply_batch::{self, Read},
     changes::Changes,
 };
+use crate::domain::View;
 
 /// Messages applied in one transaction.
 const BATCH: usize = 256;
@@ -208,7 +210,8 @@ impl Session<'_> {
             match self.commit(std::slice::from_ref(&read)).await {
                 Err(Error::Store(error @ store::Error::Data(_))) if read.content.is_ok() => {
                     let (event_id, attempts, reason) = (&read.event_id, read.attempts, chain(&error));
-                    tracing::warn!(event_id, attempts, reason, "an event cannot be applied");
+                    let correlation_id = event::trace(&read.message).correlation_id;
+                    tracing::warn!(event_id, attempts, reason, correlation_id, "an event cannot be applied");
                     match attempts {
                         MAX_ATTEMPTS.. => read.content = Err(reason),
                         _ => read.attempts += 1,
@@ -225,28 +228,23 @@ impl Session<'_> {
         let fingerprint = fingerprint(&last.message, last.sequence);
         let moved_to = Position { epoch: epoch.clone(), sequence: last.sequence, fingerprint };
         let keys = apply_batch::keys(batch);
-        let (now, mut exchanged) = (self.of.clock.now(), false);
-        let mut changed = Vec::new();
-        let apply_batch = &mut |work: &mut Work<ViewRows>| {
-            exchanged = work.rows.position.as_ref() != Some(&self.stored);
-            if exchanged {
-                return;
+        let now = self.of.clock.now();
+        let apply_batch = |work: &mut Work<ViewRows>| {
+            if work.rows.position.as_ref() != Some(&self.stored) {
+                return None;
             }
             apply_batch::fold(work, batch, now);
             work.rows.moved_to = Some(moved_to.clone());
-            changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
+            Some(changed_views(work))
         };
-        match self.of.store.commit(&keys, &[], apply_batch).await {
-            // It may be written all the same, and will not be read again: who waits for it looks now.
+        let changed = match self.of.store.commit_with(&keys, &[], apply_batch).await {
+            // It may be written all the same, and will not be read again: the waiters of its tickets read the store now.
             Err(error @ store::Error::Unavailable(_)) => {
                 self.of.changes.exchanged();
                 return Err(error.into());
             }
-            outcome => outcome?,
-        }
-        if exchanged {
-            return Err(Error::Exchanged);
-        }
+            outcome => outcome?.ok_or(Error::Exchanged)?,
+        };
         (self.stored, self.read) = (moved_to, last.sequence);
         self.of.changes.committed(changed.iter().map(|(id, view)| (id, view)));
         self.count(batch);
@@ -258,7 +256,8 @@ impl Session<'_> {
         for read in batch {
             if let Err(reason) = &read.content {
                 parked += 1;
-                tracing::error!(event_id = read.event_id, reason, "an event is parked");
+                let correlation_id = event::trace(&read.message).correlation_id;
+                tracing::error!(event_id = read.event_id, reason, correlation_id, "an event is parked");
             }
         }
         metrics::counter!("eticket_events_taken_in_total", "consumer" => "query").increment(batch.len() as u64);
@@ -345,45 +344,45 @@ impl Reader {
     pub async fn apply_parked(&self, parked: Parked) -> Result<(), store::Error> {
         let Ok((ticket, event)) = self.decode.decode(&parked.message) else { return Ok(()) };
         let _turn = self.turn.lock().await;
-        let (now, mut changed, mut sequence) = (self.clock.now(), Vec::new(), 0);
-        let apply_batch = &mut |work: &mut Work<ViewRows>| {
-            sequence = work.rows.position.as_ref().map_or(0, |position| position.sequence);
+        let now = self.clock.now();
+        let apply_batch = |work: &mut Work<ViewRows>| {
+            let sequence = work.rows.position.as_ref().map_or(0, |position| position.sequence);
             apply_batch::apply_event(&mut work.rows, &ticket, &event, sequence, now);
             work.unpark(parked.event_id.clone());
-            changed = work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect();
+            (sequence, changed_views(work))
         };
-        match self.store.commit(&apply_batch::keys_of(&ticket, &event), &[], apply_batch).await {
+        let keys = apply_batch::keys_of(&ticket, &event);
+        let (sequence, changed) = match self.store.commit_with(&keys, &[], apply_batch).await {
             Err(error @ store::Error::Data(_)) => {
                 tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
                 return Ok(());
             }
             outcome => outcome?,
-        }
+        };
         self.changes.repaired(sequence);
         self.changes.committed(changed.iter().map(|(id, view)| (id, view)));
         Ok(())
     }
 
     fn read(&self, delivery: Delivery) -> Read {
+        event::log_received("view", &delivery);
         let Delivery { sequence, message, .. } = delivery;
         let content = self.decode.decode(&message);
-        Read { sequence, event_id: event_id(&message, sequence), message, attempts: 1, content }
+        Read { sequence, event_id: event::id(&message, sequence), message, attempts: 1, content }
     }
 }
 
-/// Names a message, also one without an id.
-fn event_id(message: &Message, sequence: u64) -> String {
-    match message.header(headers::ID) {
-        Some(id) => id.to_owned(),
-        None => format!("{}@{sequence}", message.subject),
-    }
+/// The rows that a batch has changed, as they are committed.
+fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, View)> {
+    work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect()
 }
 
 /// By which a message is known again at its place. The id alone would not do: a stream that lost its tail may have the same state
-/// there once more, published again under the same id, and others before it that were never read. The trace is of one publishing.
+/// there once more, published again under the same id, and others before it that were never read. The publication id is of one row
+/// of an outbox; messages of releases before 0.2 have none, and are told apart by their trace context.
 fn fingerprint(message: &Message, sequence: u64) -> String {
-    let trace = message.header(headers::TRACE_PARENT).unwrap_or_default();
-    format!("{} {trace}", event_id(message, sequence)).trim_end().to_owned()
+    let publication = message.header(headers::PUBLICATION_ID).or_else(|| message.header(headers::TRACE_PARENT));
+    format!("{} {}", event::id(message, sequence), publication.unwrap_or_default()).trim_end().to_owned()
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

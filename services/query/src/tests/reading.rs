@@ -98,14 +98,14 @@ async fn a_position_is_known_again_by_its_message() {
     }
 }
 
-#[tokio::test]
-async fn a_state_published_again_at_the_same_place_is_no_anchor() {
+/// `names` gives the headers of one publication.
+async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'static str, String)>) {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     let (a, b, c) = (id("a"), id("b"), id("c"));
-    let published = |ticket: &TicketId, trace: &str| {
+    let published = |ticket: &TicketId, publication: &str| {
         let mut message = message(ticket, &free()[0]);
-        message.headers.push((headers::TRACE_PARENT.to_owned(), trace.to_owned()));
+        message.headers.extend(names(publication).into_iter().map(|(name, value)| (name.to_owned(), value)));
         bus.append(message);
     };
     published(&a, "first");
@@ -120,7 +120,21 @@ async fn a_state_published_again_at_the_same_place_is_no_anchor() {
 }
 
 #[tokio::test]
-async fn a_message_that_the_stream_has_let_go_is_no_anchor() {
+async fn a_state_published_again_at_the_same_sequence_has_another_fingerprint() {
+    // One trace may cause several publications, and a tracer may use an id twice.
+    a_second_publication_is_another_message(|publication| {
+        vec![(headers::PUBLICATION_ID, publication.to_owned()), (headers::TRACE_PARENT, "the same".to_owned())]
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn messages_without_a_publication_id_are_told_apart_by_their_trace() {
+    a_second_publication_is_another_message(|publication| vec![(headers::TRACE_PARENT, publication.to_owned())]).await;
+}
+
+#[tokio::test]
+async fn a_message_that_the_stream_has_let_go_matches_no_fingerprint() {
     let fixture = Fixture::new().await;
     let (a, b) = (id("a"), id("b"));
     fixture.publish(&b, &free()[0]).await;

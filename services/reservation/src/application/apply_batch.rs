@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::ReservationId;
 use eticket_service::{batch::Writer, consumer::Incoming};
-use eticket_store::{self as store, Work};
+use eticket_store::{self as store, CommitExt, Work};
 use uuid::Uuid;
 
 use super::{Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange, WriteCommand};
@@ -16,7 +16,7 @@ use crate::domain::{self, Check, Ledger, NewReservation, Refusal, Reservation};
 /// The store's one writer.
 pub struct ReservationWriter {
     pub store: Arc<dyn ReservationStore>,
-    pub messages: Arc<dyn Messages>,
+    pub messages: Messages,
     pub clock: SharedClock,
 }
 
@@ -24,12 +24,10 @@ pub struct ReservationWriter {
 impl Writer<WriteCommand, Outcome> for ReservationWriter {
     async fn write(&self, batch: &[WriteCommand]) -> Result<Vec<Outcome>, store::Error> {
         let (keys, requests) = keys(batch);
-        let mut outcomes = Vec::new();
-        let apply_batch = &mut |work: &mut Work<ReservationRows>| {
-            outcomes = batch.iter().map(|write| apply(work, write, &*self.messages, self.clock.now())).collect();
+        let apply_batch = |work: &mut Work<ReservationRows>| {
+            batch.iter().map(|write| apply(work, write, self.messages, self.clock.now())).collect()
         };
-        self.store.commit(&keys, &requests, apply_batch).await?;
-        Ok(outcomes)
+        self.store.commit_with(&keys, &requests, apply_batch).await
     }
 }
 
@@ -60,22 +58,17 @@ fn keys(batch: &[WriteCommand]) -> (Keys, Vec<Uuid>) {
     (keys, requests)
 }
 
-fn apply(
-    work: &mut Work<ReservationRows>,
-    write: &WriteCommand,
-    messages: &dyn Messages,
-    now: DateTime<Utc>,
-) -> Outcome {
+fn apply(work: &mut Work<ReservationRows>, write: &WriteCommand, messages: Messages, now: DateTime<Utc>) -> Outcome {
     match write {
         WriteCommand::Reserve { new, check, idempotency, trace } => work.run(*idempotency, |work| {
             let made = reserve(work, new, *check, now)?;
-            work.publish(messages.event(&made, now, trace));
-            Ok(messages.answer(&made))
+            work.publish((messages.event)(&made, now, trace));
+            Ok((messages.answer)(&made))
         }),
         WriteCommand::Cancel { id, idempotency, trace } => work.run(*idempotency, |work| {
             let cancelled = cancel(work, *id, now)?;
-            work.publish(messages.event(&cancelled, now, trace));
-            Ok(messages.answer(&cancelled))
+            work.publish((messages.event)(&cancelled, now, trace));
+            Ok((messages.answer)(&cancelled))
         }),
         WriteCommand::Close(incoming) => {
             close(work, incoming, messages, now);
@@ -92,14 +85,14 @@ fn apply(
         // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
         WriteCommand::RepublishReservation(id) => {
             if let Some(reservation) = work.rows.reservations.get(id) {
-                let event = messages.event(reservation, now, &TraceContext::new_root());
+                let event = (messages.event)(reservation, now, &TraceContext::new_root());
                 work.publish(event);
             }
             Ok(Vec::new())
         }
         WriteCommand::RepublishClosed(ticket) => {
             if let Some(ledger) = work.rows.ledgers.get(ticket).filter(|ledger| ledger.closed) {
-                let event = messages.closed(ledger, now, &TraceContext::new_root());
+                let event = (messages.closed)(ledger, now, &TraceContext::new_root());
                 work.publish(event);
             }
             Ok(Vec::new())
@@ -128,12 +121,7 @@ fn cancel(work: &mut Work<ReservationRows>, id: ReservationId, now: DateTime<Utc
 }
 
 /// Reacts to a ticket event that says withdrawn. A ledger is made if there is none: the ticket can never be reserved then.
-fn close(
-    work: &mut Work<ReservationRows>,
-    incoming: &Incoming<TicketChange>,
-    messages: &dyn Messages,
-    now: DateTime<Utc>,
-) {
+fn close(work: &mut Work<ReservationRows>, incoming: &Incoming<TicketChange>, messages: Messages, now: DateTime<Utc>) {
     if incoming.was_parked {
         work.unpark(incoming.event_id.clone());
     }
@@ -143,8 +131,8 @@ fn close(
     let Some((ledger, rejected)) = domain::close(&ledger, active, now) else { return };
     let trace = incoming.trace();
     work.publish(match &rejected {
-        Some(rejected) => messages.event(rejected, now, &trace),
-        None => messages.closed(&ledger, now, &trace),
+        Some(rejected) => (messages.event)(rejected, now, &trace),
+        None => (messages.closed)(&ledger, now, &trace),
     });
     put(work, ledger, rejected);
 }

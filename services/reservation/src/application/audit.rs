@@ -1,9 +1,6 @@
 //! What those that keep reservations compare themselves with, and what ledgers keep of tickets.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
 use eticket_base::telemetry::TraceContext;
@@ -23,11 +20,11 @@ const CLOSED: &str = "closed/";
 /// The states that the reservation service owns: those of reservations, and of closed ledgers.
 pub struct ReservationStates {
     reservations: Reservations,
-    messages: Arc<dyn Messages>,
+    messages: Messages,
 }
 
 impl ReservationStates {
-    pub fn new(reservations: Reservations, messages: Arc<dyn Messages>) -> Self {
+    pub fn new(reservations: Reservations, messages: Messages) -> Self {
         Self { reservations, messages }
     }
 
@@ -37,7 +34,7 @@ impl ReservationStates {
         let page = self.reservations.store.page(&Filter::default(), after, most).await.map_err(unavailable)?;
         let state = |reservation: &Reservation| State {
             key: format!("{RESERVATION}{}", reservation.id),
-            message: self.messages.event(reservation, now, &trace).message,
+            message: (self.messages.event)(reservation, now, &trace).message,
         };
         Ok(page.iter().map(state).collect())
     }
@@ -51,7 +48,7 @@ impl ReservationStates {
             ledgers.into_iter().map(|ledger| (ledger.ticket.clone(), ledger)).collect();
         // In the order in which the store lists them, which the next page goes on after.
         let state = |id: &TicketId| {
-            let message = self.messages.closed(ledgers.get(id)?, now, &trace).message;
+            let message = (self.messages.closed)(ledgers.get(id)?, now, &trace).message;
             Some(State { key: format!("{CLOSED}{id}"), message })
         };
         Ok(ids.iter().filter_map(state).collect())

@@ -37,7 +37,7 @@ use super::{
 };
 use crate::{
     domain::{self, Check, NewReservation, Status},
-    outbound::{messages::Protobuf, sqlite},
+    outbound::{messages::PROTOBUF, sqlite},
 };
 
 /// Says what it is told to say, and counts how often it is asked.
@@ -86,8 +86,8 @@ fn fixture_on(
 ) -> Fixture {
     let says = Mutex::new(Check::Available { end: end() });
     let ticket_service = Arc::new(TicketService { says, asked: AtomicUsize::new(0) });
-    let writer = ReservationWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-    let writer = Batches::start("reservation", &Tasks::new(), Limits::default(), Arc::new(writer));
+    let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+    let writer = Batches::start("reservation", &Tasks::new(), Limits::default(), writer);
     let reservations = Reservations::new(store, writer, ticket_service.clone(), clock.clone());
     Fixture { reservations, ticket_service, housekeeping, clock, _folder: None }
 }

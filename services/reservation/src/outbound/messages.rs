@@ -16,64 +16,62 @@ use crate::{
 };
 
 /// Protobuf, as the contract has it.
-pub struct Protobuf;
+pub const PROTOBUF: Messages = Messages { event, closed, answer };
 
-impl Messages for Protobuf {
-    fn event(&self, reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
-        let event_type = match reservation.status {
-            Status::Reserved => "ReservationPlaced",
-            Status::Cancelled => "ReservationCancelled",
-            Status::Rejected => "ReservationRejected",
-        };
-        // The ledger as of this reservation's revision: held by it if it is RESERVED, closed if it is REJECTED.
-        let held = reservation.status == Status::Reserved;
-        let body = ReservationEvent {
-            reservation: Some(to_message(reservation)),
-            ticket_id: reservation.ticket.to_string(),
-            ledger_revision: reservation.revision,
-            active_reservation_id: if held { reservation.id.to_string() } else { String::new() },
-            closed: reservation.status == Status::Rejected,
-        };
-        let envelope = Envelope {
-            owner: "reservation",
-            aggregate: format!("{}/{}", reservation.ticket, reservation.id),
-            ticket_id: reservation.ticket.as_str(),
-            subject: subjects::reservation(&reservation.ticket, reservation.id),
-            event_type,
-            revision: reservation.revision,
-            time: now,
-            trace,
-            body: body.encode_to_vec(),
-        };
-        envelope.into_row()
-    }
+fn event(reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
+    let event_type = match reservation.status {
+        Status::Reserved => "ReservationPlaced",
+        Status::Cancelled => "ReservationCancelled",
+        Status::Rejected => "ReservationRejected",
+    };
+    // The ledger as of this reservation's revision: held by it if it is RESERVED, closed if it is REJECTED.
+    let held = reservation.status == Status::Reserved;
+    let body = ReservationEvent {
+        reservation: Some(to_message(reservation)),
+        ticket_id: reservation.ticket.to_string(),
+        ledger_revision: reservation.revision,
+        active_reservation_id: if held { reservation.id.to_string() } else { String::new() },
+        closed: reservation.status == Status::Rejected,
+    };
+    let envelope = Envelope {
+        owner: "reservation",
+        aggregate: format!("{}/{}", reservation.ticket, reservation.id),
+        ticket_id: reservation.ticket.as_str(),
+        subject: subjects::reservation(&reservation.ticket, reservation.id),
+        event_type,
+        revision: reservation.revision,
+        time: now,
+        trace,
+        body: body.encode_to_vec(),
+    };
+    envelope.into_row()
+}
 
-    fn closed(&self, ledger: &Ledger, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
-        let body = ReservationEvent {
-            reservation: None,
-            ticket_id: ledger.ticket.to_string(),
-            ledger_revision: ledger.revision,
-            active_reservation_id: String::new(),
-            closed: true,
-        };
-        let envelope = Envelope {
-            owner: "reservation",
-            aggregate: format!("{}/closed", ledger.ticket),
-            ticket_id: ledger.ticket.as_str(),
-            subject: subjects::reservations_closed(&ledger.ticket),
-            event_type: "ReservationsClosed",
-            revision: ledger.revision,
-            time: now,
-            trace,
-            body: body.encode_to_vec(),
-        };
-        envelope.into_row()
-    }
+fn closed(ledger: &Ledger, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
+    let body = ReservationEvent {
+        reservation: None,
+        ticket_id: ledger.ticket.to_string(),
+        ledger_revision: ledger.revision,
+        active_reservation_id: String::new(),
+        closed: true,
+    };
+    let envelope = Envelope {
+        owner: "reservation",
+        aggregate: format!("{}/closed", ledger.ticket),
+        ticket_id: ledger.ticket.as_str(),
+        subject: subjects::reservations_closed(&ledger.ticket),
+        event_type: "ReservationsClosed",
+        revision: ledger.revision,
+        time: now,
+        trace,
+        body: body.encode_to_vec(),
+    };
+    envelope.into_row()
+}
 
-    fn answer(&self, reservation: &Reservation) -> Vec<u8> {
-        let token = Consistency::Reservation { ticket: reservation.ticket.clone(), revision: reservation.revision };
-        let answer =
-            ReserveTicketResponse { reservation: Some(to_message(reservation)), consistency_token: token.encode() };
-        answer.encode_to_vec()
-    }
+fn answer(reservation: &Reservation) -> Vec<u8> {
+    let token = Consistency::Reservation { ticket: reservation.ticket.clone(), revision: reservation.revision };
+    let answer =
+        ReserveTicketResponse { reservation: Some(to_message(reservation)), consistency_token: token.encode() };
+    answer.encode_to_vec()
 }

@@ -1,6 +1,6 @@
 //! What those that keep tickets compare themselves with, and what tickets keep of reservations.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::collections::BTreeMap;
 
 use async_trait::async_trait;
 use eticket_base::telemetry::TraceContext;
@@ -16,11 +16,11 @@ use crate::domain;
 /// The states that the ticket service owns.
 pub struct TicketStates {
     tickets: Tickets,
-    messages: Arc<dyn Messages>,
+    messages: Messages,
 }
 
 impl TicketStates {
-    pub fn new(tickets: Tickets, messages: Arc<dyn Messages>) -> Self {
+    pub fn new(tickets: Tickets, messages: Messages) -> Self {
         Self { tickets, messages }
     }
 }
@@ -36,7 +36,7 @@ impl Owner for TicketStates {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let page = self.tickets.store.page(None, now, after, most).await.map_err(unavailable)?;
         let state = |ticket: domain::Ticket| {
-            let row = self.messages.event(&ticket, by_status(&ticket, now), now, &trace);
+            let row = (self.messages.event)(&ticket, by_status(&ticket, now), now, &trace);
             State { key: ticket.id.to_string(), message: row.message }
         };
         Ok(page.into_iter().map(state).collect())

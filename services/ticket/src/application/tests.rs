@@ -15,7 +15,7 @@ use eticket_store::{
 use prost::Message as _;
 
 use super::*;
-use crate::outbound::{messages::Protobuf, sqlite};
+use crate::outbound::{messages::PROTOBUF, sqlite};
 
 struct Fixture {
     tickets: Tickets,
@@ -34,8 +34,8 @@ async fn fixture() -> Fixture {
     let path = folder.path().join("ticket.db");
     let database = Database::open(&path, &sqlite::MIGRATIONS, clock.clone()).await.unwrap();
     let store = Arc::new(Store::<sqlite::TicketTables>::new(database.clone()));
-    let writer = TicketWriter { store: store.clone(), messages: Arc::new(Protobuf), clock: clock.clone() };
-    let writer = Batches::start("ticket", &Tasks::new(), Limits::default(), Arc::new(writer));
+    let writer = TicketWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
+    let writer = Batches::start("ticket", &Tasks::new(), Limits::default(), writer);
     let tickets = Tickets::new(store, writer, clock.clone());
     Fixture { tickets, database, clock, _folder: folder }
 }

@@ -16,42 +16,39 @@ use crate::{
 };
 
 /// Protobuf, as the contract has it.
-pub struct Protobuf;
+pub const PROTOBUF: Messages = Messages { event, answer };
 
-impl Messages for Protobuf {
-    fn event(&self, ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
-        let event_type = match happened {
-            Happened::Registered => "TicketRegistered",
-            Happened::Updated => "TicketUpdated",
-            Happened::Reserved => "TicketReserved",
-            Happened::Released => "TicketReleased",
-            Happened::Expired => "TicketExpired",
-            Happened::Withdrawn => "TicketWithdrawn",
-        };
-        let body = TicketEvent { ticket: Some(to_message(ticket, now)), withdrawn: ticket.withdrawn };
-        let envelope = Envelope {
-            owner: "ticket",
-            aggregate: ticket.id.to_string(),
-            ticket_id: ticket.id.as_str(),
-            subject: subjects::ticket(&ticket.id),
-            event_type,
-            revision: ticket.revision,
-            time: now,
-            trace,
-            body: body.encode_to_vec(),
-        };
-        envelope.into_row()
-    }
+fn event(ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
+    let event_type = match happened {
+        Happened::Registered => "TicketRegistered",
+        Happened::Updated => "TicketUpdated",
+        Happened::Reserved => "TicketReserved",
+        Happened::Released => "TicketReleased",
+        Happened::Expired => "TicketExpired",
+        Happened::Withdrawn => "TicketWithdrawn",
+    };
+    let body = TicketEvent { ticket: Some(to_message(ticket, now)), withdrawn: ticket.withdrawn };
+    let envelope = Envelope {
+        owner: "ticket",
+        aggregate: ticket.id.to_string(),
+        ticket_id: ticket.id.as_str(),
+        subject: subjects::ticket(&ticket.id),
+        event_type,
+        revision: ticket.revision,
+        time: now,
+        trace,
+        body: body.encode_to_vec(),
+    };
+    envelope.into_row()
+}
 
-    fn answer(&self, ticket: &Ticket, now: DateTime<Utc>) -> Vec<u8> {
-        let token = Consistency::Ticket {
-            ticket: ticket.id.clone(),
-            revision: ticket.revision,
-            schedule_revision: ticket.schedule_revision,
-            withdrawn: ticket.withdrawn,
-        };
-        let answer =
-            RegisterTicketResponse { ticket: Some(to_message(ticket, now)), consistency_token: token.encode() };
-        answer.encode_to_vec()
-    }
+fn answer(ticket: &Ticket, now: DateTime<Utc>) -> Vec<u8> {
+    let token = Consistency::Ticket {
+        ticket: ticket.id.clone(),
+        revision: ticket.revision,
+        schedule_revision: ticket.schedule_revision,
+        withdrawn: ticket.withdrawn,
+    };
+    let answer = RegisterTicketResponse { ticket: Some(to_message(ticket, now)), consistency_token: token.encode() };
+    answer.encode_to_vec()
 }
