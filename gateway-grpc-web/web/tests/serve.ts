@@ -1,0 +1,59 @@
+// Serves the built pages beside a gateway, from one origin and with the content security policy that the gateway sends.
+
+import { createReadStream, existsSync } from 'node:fs';
+import { createServer, request as call, type IncomingMessage, type ServerResponse } from 'node:http';
+import { extname, join, normalize } from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const dist = fileURLToPath(new URL('../dist', import.meta.url));
+const gateway = new URL(process.env.ETICKET_GATEWAY ?? 'http://127.0.0.1:8088');
+const port = Number(process.env.ETICKET_PAGES_PORT ?? 18099);
+
+export const policy = [
+  "default-src 'none'",
+  "script-src 'self'",
+  "style-src 'self'",
+  "img-src 'self'",
+  "connect-src 'self'",
+  "form-action 'none'",
+  "frame-ancestors 'none'",
+  "base-uri 'none'",
+].join('; ');
+
+const types: Record<string, string> = {
+  '.html': 'text/html; charset=utf-8',
+  '.js': 'text/javascript; charset=utf-8',
+  '.css': 'text/css; charset=utf-8',
+  '.svg': 'image/svg+xml',
+};
+
+function page(path: string, response: ServerResponse) {
+  const file = join(dist, normalize(path === '/' ? '/index.html' : path));
+  if (!file.startsWith(dist) || !existsSync(file)) {
+    response.writeHead(404).end();
+    return;
+  }
+  const headers = { 'content-type': types[extname(file)] ?? 'application/octet-stream', 'x-content-type-options': 'nosniff' };
+  response.writeHead(200, { ...headers, 'content-security-policy': policy });
+  createReadStream(file).pipe(response);
+}
+
+function pass(incoming: IncomingMessage, response: ServerResponse) {
+  const headers = { ...incoming.headers, host: gateway.host, origin: gateway.origin };
+  const options = { host: gateway.hostname, port: gateway.port, path: incoming.url, method: incoming.method, headers };
+  const outgoing = call(options, (answer) => {
+    response.writeHead(answer.statusCode ?? 502, answer.headers);
+    response.flushHeaders();
+    answer.pipe(response);
+    answer.on('error', () => response.destroy());
+  });
+  outgoing.on('error', () => response.destroy());
+  response.on('close', () => outgoing.destroy());
+  incoming.pipe(outgoing);
+}
+
+createServer((incoming, response) => {
+  const path = new URL(incoming.url ?? '/', gateway).pathname;
+  if (incoming.method === 'POST') pass(incoming, response);
+  else page(path, response);
+}).listen(port, '127.0.0.1', () => console.log(`http://127.0.0.1:${port}`));
