@@ -46,9 +46,7 @@ export const en = {
     settling: 'settling…',
     you: 'You',
     reserve: 'Reserve',
-    reserveNamed: (title: string) => `Reserve ${title}`,
     cancel: 'Cancel reservation',
-    cancelNamed: (title: string) => `Cancel the reservation of ${title}`,
     csv: 'Export CSV',
     withdrawMany: 'Withdraw these…',
     loading: 'Loading tickets…',
@@ -128,7 +126,6 @@ export const en = {
     reserved: 'Reserved at',
     id: 'Reservation id',
     print: 'Print',
-    printNamed: (title: string) => `Print the reservation of ${title}`,
   },
   edit: {
     title: (id: string) => `Edit ${id}`,

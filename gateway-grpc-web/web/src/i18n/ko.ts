@@ -47,9 +47,7 @@ export const ko: Text = {
     settling: '반영 중…',
     you: '나',
     reserve: '예약',
-    reserveNamed: (title) => `${title} 예약`,
     cancel: '예약 취소',
-    cancelNamed: (title) => `${title} 예약 취소`,
     csv: 'CSV 내보내기',
     withdrawMany: '모두 철회…',
     loading: '티켓을 불러오는 중…',
@@ -129,7 +127,6 @@ export const ko: Text = {
     reserved: '예약 시각',
     id: '예약 ID',
     print: '인쇄',
-    printNamed: (title) => `${title} 예약 인쇄`,
   },
   edit: {
     title: (id) => `${id} 수정`,

@@ -1,7 +1,7 @@
 // Serves the built pages beside a gateway, from one origin and with the content security policy that the gateway sends.
 
 import { createReadStream, existsSync } from 'node:fs';
-import { createServer, request as call, type IncomingMessage, type ServerResponse } from 'node:http';
+import { createServer, request as call } from 'node:http';
 import { extname, join, normalize } from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -9,7 +9,7 @@ const dist = fileURLToPath(new URL('../dist', import.meta.url));
 const gateway = new URL(process.env.ETICKET_GATEWAY ?? 'http://127.0.0.1:8088');
 const port = Number(process.env.ETICKET_PAGES_PORT ?? 18099);
 
-export const policy = [
+const policy = [
   "default-src 'none'",
   "script-src 'self'",
   "style-src 'self'",
@@ -20,14 +20,14 @@ export const policy = [
   "base-uri 'none'",
 ].join('; ');
 
-const types: Record<string, string> = {
+const types = {
   '.html': 'text/html; charset=utf-8',
   '.js': 'text/javascript; charset=utf-8',
   '.css': 'text/css; charset=utf-8',
   '.svg': 'image/svg+xml',
 };
 
-function page(path: string, response: ServerResponse) {
+function page(path, response) {
   const file = join(dist, normalize(path === '/' ? '/index.html' : path));
   if (!file.startsWith(dist) || !existsSync(file)) {
     response.writeHead(404).end();
@@ -38,7 +38,7 @@ function page(path: string, response: ServerResponse) {
   createReadStream(file).pipe(response);
 }
 
-function pass(incoming: IncomingMessage, response: ServerResponse) {
+function pass(incoming, response) {
   const headers = { ...incoming.headers, host: gateway.host, origin: gateway.origin };
   const options = { host: gateway.hostname, port: gateway.port, path: incoming.url, method: incoming.method, headers };
   const outgoing = call(options, (answer) => {
