@@ -9,6 +9,11 @@ const own = process.env.ETICKET_PAGES !== 'gateway';
 export default defineConfig({
   testDir: 'tests',
   outputDir: 'test-results',
+  // Ten thousand tickets come last: the other tests are to see a board that a person could read.
+  projects: [
+    { name: 'console', testIgnore: 'large.spec.ts' },
+    { name: 'large', testMatch: 'large.spec.ts', dependencies: ['console'] },
+  ],
   workers: 1,
   retries: 0,
   timeout: 120_000,

@@ -26,7 +26,7 @@ test('an admin registers a ticket, and a VIP reserves and cancels it at the pric
   await page.getByRole('link', { name: 'My reservations' }).click();
   const pass = page.locator('.pass', { hasText: title });
   await expect(pass).toContainText('₩7,000');
-  await pass.getByRole('button', { name: `Cancel reservation: ${title}` }).click();
+  await pass.getByRole('button', { name: `Cancel reservation ${title}` }).click();
   await page.getByRole('dialog').getByRole('button', { name: 'Cancel reservation' }).click();
   await expect(pass).toContainText('Cancelled');
   const { reservations } = await query.listUserReservations({ userId: 'scenario-user', pageSize: 1 });

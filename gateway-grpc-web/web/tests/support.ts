@@ -41,8 +41,10 @@ export async function as(context: BrowserContext | Page, userId: string, grade: 
 /** Requests to other hosts, violations of the policy, and errors of scripts, of all pages of a context. */
 export class Watchdog {
   readonly found: string[] = [];
+  /** The addresses that the pages of this test come from. */
+  readonly origins = new Set<string>();
 
-  async watch(context: BrowserContext, origin: string) {
+  async watch(context: BrowserContext) {
     await context.exposeFunction('reportViolation', (text: string) => this.found.push(`policy: ${text}`));
     await context.addInitScript(() => {
       document.addEventListener('securitypolicyviolation', (event) => {
@@ -52,7 +54,7 @@ export class Watchdog {
     });
     context.on('request', (request) => {
       const url = new URL(request.url());
-      if (url.protocol !== 'blob:' && url.origin !== origin) this.found.push(`other host: ${request.url()}`);
+      if (url.protocol !== 'blob:' && !this.origins.has(url.origin)) this.found.push(`other host: ${request.url()}`);
     });
     context.on('weberror', (error) => this.found.push(`script: ${error.error().stack}`));
   }
@@ -62,7 +64,8 @@ export const test = base.extend<{ watchdog: Watchdog }>({
   watchdog: [
     async ({ context, baseURL }, use) => {
       const watchdog = new Watchdog();
-      await watchdog.watch(context, new URL(baseURL ?? '').origin);
+      watchdog.origins.add(new URL(baseURL ?? '').origin);
+      await watchdog.watch(context);
       await use(watchdog);
       base.expect(watchdog.found).toEqual([]);
     },

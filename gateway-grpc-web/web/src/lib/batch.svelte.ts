@@ -75,11 +75,14 @@ function checkLine(number: number, cells: [string, string, string, string], comp
 export class Batch {
   lines = $state.raw<Line[]>([]);
   running = $state(false);
+  // Sending changes these; the page shows copies, since it redraws a row only for a new object.
+  #work: Line[] = [];
   #abort = new AbortController();
   #timer = 0;
 
   check(text: string, zone: string) {
-    this.lines = checkTable(text, zone);
+    this.#work = checkTable(text, zone);
+    this.#show();
   }
 
   count(...outcomes: Outcome[]): number {
@@ -90,7 +93,7 @@ export class Batch {
   async send() {
     this.running = true;
     this.#abort = new AbortController();
-    const todo = this.lines.filter((line) => line.outcome === 'ready' || line.outcome === 'refused');
+    const todo = this.#work.filter((line) => line.outcome === 'ready' || line.outcome === 'refused');
     await inParallel(todo, WIDTH, this.#abort.signal, (line) => this.#register(line));
     this.running = false;
     this.#show();
@@ -130,7 +133,7 @@ export class Batch {
   #show() {
     window.clearTimeout(this.#timer);
     this.#timer = 0;
-    this.lines = [...this.lines];
+    this.lines = this.#work.map((line) => ({ ...line }));
   }
 }
 
