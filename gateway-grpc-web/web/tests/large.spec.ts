@@ -1,12 +1,16 @@
 // Ten thousand tickets: the board scrolls smoothly while tickets change.
 
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
+import type { Page } from '@playwright/test';
 
 import { inParallel } from '../src/lib/pool';
 import { as, expect, query, test, tickets } from './support';
 
 const COUNT = 10_000;
 const VIP = 3;
+
+// Recording a trace costs frames.
+test.use({ trace: 'off' });
 
 test.beforeAll(async () => {
   test.setTimeout(600_000);
@@ -22,45 +26,67 @@ test.beforeAll(async () => {
   await query.getTicketView({ ticketId: `large-${COUNT - 1}`, wait: 3 });
 });
 
+/** Frames a second while the page scrolls at a speed, in pixels a second. */
+function scroll(page: Page, speed: number): Promise<number> {
+  return page.evaluate(async (pixels) => {
+    const frame = () => new Promise<number>(requestAnimationFrame);
+    window.scrollTo(0, 0);
+    const start = await frame();
+    let [now, frames] = [start, 0];
+    while (now - start < 4_000) {
+      window.scrollTo(0, ((now - start) / 1000) * pixels);
+      now = await frame();
+      frames += 1;
+    }
+    return (frames * 1000) / (now - start);
+  }, speed);
+}
+
+// Three screens a second, as in skimming, and thirteen, as in a fling.
+const speeds = [3_000, 12_000];
+
+async function rates(page: Page): Promise<number[]> {
+  const found = [];
+  for (const speed of speeds) found.push(await scroll(page, speed));
+  return found;
+}
+
 test('ten thousand tickets scroll smoothly', async ({ page }) => {
   await as(page, 'scroll-user', VIP);
   await page.setViewportSize({ width: 1440, height: 900 });
+  // What this machine draws of a page without a script is the measure: its cores may be busy, and it may have no graphics card.
+  await page.goto('about:blank');
+  const lines = Array.from({ length: 1000 }, (_, index) => `<p>Line ${index} with <b>some</b> text</p>`).join('');
+  await page.setContent(`<style>p { height: 76px; margin: 0; border-bottom: 1px solid #ccc }</style>${lines}`);
+  const plain = await rates(page);
+
   const before = Date.now();
   await page.goto('/');
   await expect(page.locator('.count')).toHaveText(/1\d,\d{3} tickets/, { timeout: 60_000 });
-  const loaded = Date.now() - before;
-
+  const shown = Date.now() - before;
   // Tickets change while it scrolls, as on a busy day.
   const abort = new AbortController();
-  const changes = inParallel(Array.from({ length: 1000 }, (_, index) => index), 1, abort.signal, async (index) => {
+  const changes = inParallel(Array.from({ length: 5_000 }, (_, index) => index), 1, abort.signal, async (index) => {
     await tickets.updateTicket({ ticketId: `large-${index}`, title: `Large hall, seat ${index} (${Date.now()})` });
   });
-  const { frames, milliseconds, slow } = await page.evaluate(async () => {
-    const distance = 60_000;
-    const duration = 5_000;
-    const times: number[] = [];
-    const start = await new Promise<number>(requestAnimationFrame);
-    let now = start;
-    while (now - start < duration) {
-      window.scrollTo(0, ((now - start) / duration) * distance);
-      now = await new Promise<number>(requestAnimationFrame);
-      times.push(now);
-    }
-    const gaps = times.slice(1).map((time, index) => time - (times[index] ?? 0));
-    return { frames: times.length, milliseconds: now - start, slow: gaps.filter((gap) => gap > 34).length };
-  });
+  const board = await rates(page);
   abort.abort();
   await changes;
-  const rate = (frames * 1000) / milliseconds;
-  console.log(`10,000 tickets: shown after ${loaded} ms; ${rate.toFixed(1)} frames a second, ${slow} of ${frames} frames late`);
-  // What a person sees as smooth is 60; machines of CI draw without a graphics card and share their cores.
-  expect(rate).toBeGreaterThan(30);
-  await expect(page.locator('.ticket').first()).toBeVisible();
-  expect(await page.locator('.ticket').count()).toBeLessThan(40);
+  const text = (values: number[]) => values.map((value, index) => `${value.toFixed(1)} at ${speeds[index]} px/s`).join(', ');
+  console.log(`10,000 tickets shown after ${shown} ms; frames a second: ${text(board)}; of a plain page: ${text(plain)}`);
+  for (const [index, rate] of board.entries()) expect(rate / (plain[index] ?? 0)).toBeGreaterThan(0.5);
 
+  expect(await page.locator('.ticket').count()).toBeLessThan(40);
   const table = page.getByRole('table', { name: 'Tickets' });
   expect(Number(await table.getAttribute('aria-rowcount'))).toBeGreaterThan(COUNT);
-  await page.locator('.ticket .title a').last().focus();
+  await page.evaluate(() => window.scrollTo(0, 0));
+  await page.locator('.ticket .title a').first().focus();
+  const first = await page.locator('.ticket .title a').first().getAttribute('href');
+  // The focus stays with its ticket, not with the row that shows another one now, and comes back with it.
+  await page.evaluate(() => window.scrollTo(0, 50_000));
+  await expect(page.locator('.rows')).toBeFocused();
+  await page.evaluate(() => window.scrollTo(0, 0));
+  await expect(page.locator(`.ticket .title a[href="${first}"]`)).toBeFocused();
   await page.keyboard.press('End');
   await expect(page.locator('.ticket .title a').last()).toBeFocused();
   await expect(page.locator('.ticket').last()).toContainText(`large-${COUNT - 1}`);

@@ -81,7 +81,7 @@ for (const language of ['en', 'ko'] as const) {
           const { violations } = await new AxeBuilder({ page }).analyze();
           const found = violations.map((each) => `${each.id}: ${each.nodes.map((node) => node.target.join(' ')).slice(0, 3).join(' | ')}`);
           expect.soft(found, `axe on ${shot.name}`).toEqual([]);
-          if (folder) await page.screenshot({ path: `${folder}/${shot.name}-${width}-${theme}-${language}.png`, fullPage: !shot.ready.startsWith('dialog') });
+          if (folder) await page.screenshot({ path: `${folder}/${shot.name}-${width}-${theme}-${language}.png`, fullPage: !/^dialog|^.ticket/.test(shot.ready) });
         }
       });
     }

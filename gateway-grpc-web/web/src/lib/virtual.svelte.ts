@@ -1,6 +1,8 @@
 // The rows of a long list that are in view, while the window scrolls.
 
-import { observeWindowOffset, observeWindowRect, Virtualizer, windowScroll, type VirtualItem } from '@tanstack/virtual-core';
+import { observeWindowOffset, observeWindowRect, Virtualizer, windowScroll, type Range, type VirtualItem } from '@tanstack/virtual-core';
+
+const OVERSCAN = 5;
 
 export class WindowRows {
   items = $state.raw<VirtualItem[]>([]);
@@ -11,7 +13,8 @@ export class WindowRows {
   constructor() {
     this.#options = {
       count: 0,
-      overscan: 6,
+      overscan: OVERSCAN,
+      rangeExtractor: (range: Range) => this.#range(range),
       scrollMargin: 0,
       getScrollElement: () => window,
       estimateSize: () => 1,
@@ -44,6 +47,14 @@ export class WindowRows {
 
   get scrollMargin() {
     return this.#options.scrollMargin ?? 0;
+  }
+
+  // Always the same number of rows, so that a row that leaves at one end can be used again at the other: making rows is what
+  // costs time while scrolling.
+  #range({ startIndex, count }: Range): number[] {
+    const size = Math.min(count, Math.ceil(window.innerHeight / this.#options.estimateSize(0)) + 2 + 2 * OVERSCAN);
+    const first = Math.max(0, Math.min(startIndex - OVERSCAN, count - size));
+    return Array.from({ length: size }, (_, index) => first + index);
   }
 
   #read() {

@@ -21,13 +21,25 @@ export function parseTime(text: string, zone: string): number | undefined {
 }
 
 const dayFormats = new Map<string, Intl.DateTimeFormat>();
+// The board asks for the days of its rows again with every change.
+const days = new Map<string, Map<number, string>>();
+const MOST_DAYS = 50_000;
 
 /** `2027-01-05`: the day on which a time falls in a zone. */
 export function dayIn(at: number, zone: string): string {
+  let known = days.get(zone);
+  if (!known || known.size > MOST_DAYS) days.set(zone, (known = new Map()));
+  let day = known.get(at);
+  if (!day) known.set(at, (day = dayFormat(zone).format(at)));
+  return day;
+}
+
+function dayFormat(zone: string): Intl.DateTimeFormat {
   let format = dayFormats.get(zone);
   // Canadian English writes days as the input fields of HTML do.
-  if (!format) dayFormats.set(zone, (format = new Intl.DateTimeFormat('en-CA', { timeZone: zone, year: 'numeric', month: '2-digit', day: '2-digit' })));
-  return format.format(at);
+  const options: Intl.DateTimeFormatOptions = { timeZone: zone, year: 'numeric', month: '2-digit', day: '2-digit' };
+  if (!format) dayFormats.set(zone, (format = new Intl.DateTimeFormat('en-CA', options)));
+  return format;
 }
 
 /** Noon of a day in a zone: it exists on every day, whatever daylight saving does. */
