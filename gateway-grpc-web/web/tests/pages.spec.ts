@@ -88,6 +88,23 @@ for (const language of ['en', 'ko'] as const) {
   }
 }
 
+test('the board fits every width', async ({ page }) => {
+  await as(page, user, VIP);
+  await page.goto('/#/?q=spring');
+  for (const width of [320, 390, 768, 961, 1024, 1280, 1281, 1920]) {
+    await page.setViewportSize({ width, height: 800 });
+    await expect(page.locator('.ticket .button')).toHaveCount(2);
+    const cut = await page.locator('.ticket').evaluateAll((rows) =>
+      rows.flatMap((row) => {
+        const outer = row.getBoundingClientRect();
+        const inner = [...row.querySelectorAll('.button, .status, .price, .when, .title a')].map((each) => [each.className, each.getBoundingClientRect()] as const);
+        return inner.filter(([, box]) => box.right > outer.right || box.bottom > outer.bottom + 1).map(([name]) => name);
+      }),
+    );
+    expect(cut, `cut off at ${width} pixels`).toEqual([]);
+  }
+});
+
 test('a reservation is printed alone', async ({ page }) => {
   await as(page, user, VIP);
   await page.addInitScript(() => (window.print = () => document.body.setAttribute('data-printing', '')));
@@ -97,9 +114,9 @@ test('a reservation is printed alone', async ({ page }) => {
   await page.locator('.pass', { hasText: 'row A seat 1' }).locator('.buttons .button').nth(1).evaluate((button: HTMLElement) => {
     window.print = () => {
       const shown = [...document.querySelectorAll<HTMLElement>('.passes > li')].filter((each) => each.offsetParent !== null);
-      document.title = `printed ${shown.map((each) => each.querySelector('h2')?.textContent).join('|')}`;
+      document.title = `printed ${shown.map((each) => each.querySelector('h2')?.textContent).join('|')}, ${shown[0]?.querySelector<HTMLElement>('.discounts')?.innerText}`;
     };
     button.click();
   });
-  await expect(page).toHaveTitle('printed Spring concert, row A seat 1');
+  await expect(page).toHaveTitle('printed Spring concert, row A seat 1, −₩1,000 1,000 won off for VIPs');
 });
