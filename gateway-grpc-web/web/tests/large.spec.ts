@@ -43,10 +43,10 @@ function scroll(page: Page, speed: number): Promise<number> {
   }, speed);
 }
 
-// Three screens a second, as in skimming, and thirteen, as in a fling. The board must reach these shares of a plain page's rate
-// while it shares the cores with the services; making its rows anew while it scrolls reached 0.2 of a fling.
+// Three screens a second, as in skimming, and thirteen, as in a fling. The board must reach these shares of a plain page's rate;
+// making its rows anew while it scrolls reached 0.2 of a fling. While tickets change, the services work on the same cores.
 const speeds = [3_000, 12_000];
-const shares = [0.5, 0.3];
+const shares = { quiet: [0.6, 0.35], busy: [0.3, 0.3] };
 
 async function rates(page: Page): Promise<number[]> {
   const found = [];
@@ -67,6 +67,7 @@ test('ten thousand tickets scroll smoothly', async ({ page }) => {
   await page.goto('/');
   await expect(page.locator('.count')).toHaveText(/1\d,\d{3} tickets/, { timeout: 60_000 });
   const shown = Date.now() - before;
+  const quiet = await rates(page);
   // Tickets change while it scrolls, as on a busy day.
   const abort = new AbortController();
   let changed = 0;
@@ -77,17 +78,22 @@ test('ten thousand tickets scroll smoothly', async ({ page }) => {
     await query.getTicketView({ ticketId, consistencyToken, wait: WaitFor.SETTLED });
     changed += 1;
   });
-  const board = await rates(page);
+  const busy = await rates(page);
   abort.abort();
   await changes;
   const text = (values: number[]) => values.map((value, index) => `${value.toFixed(1)} at ${speeds[index]} px/s`).join(', ');
-  console.log(`10,000 tickets shown after ${shown} ms; ${changed} changes; frames a second: ${text(board)}; of a plain page: ${text(plain)}`);
-  for (const [index, rate] of board.entries()) expect(rate / (plain[index] ?? 0)).toBeGreaterThan(shares[index] ?? 1);
+  console.log(`10,000 tickets shown after ${shown} ms; frames a second: ${text(quiet)}; of a plain page: ${text(plain)}`);
+  console.log(`with ${changed} changes meanwhile: ${text(busy)}`);
+  for (const [index, rate] of plain.entries()) {
+    expect((quiet[index] ?? 0) / rate).toBeGreaterThan(shares.quiet[index] ?? 1);
+    expect((busy[index] ?? 0) / rate).toBeGreaterThan(shares.busy[index] ?? 1);
+  }
 
   expect(await page.locator('.ticket').count()).toBeLessThan(40);
   const table = page.getByRole('table', { name: 'Tickets' });
   expect(Number(await table.getAttribute('aria-rowcount'))).toBeGreaterThan(COUNT);
   await page.evaluate(() => window.scrollTo(0, 0));
+  await expect(page.locator('.ticket').first()).toHaveAttribute('aria-rowindex', '2');
   await page.locator('.ticket .title a').first().focus();
   const first = await page.locator('.ticket .title a').first().getAttribute('href');
   // The focus stays with its ticket, not with the row that shows another one now, and comes back with it.
