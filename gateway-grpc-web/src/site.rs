@@ -1,34 +1,45 @@
-//! What a browser gets that opens the gateway's address: the console, if a folder with it is configured, else a page that
-//! says what this is. All requests that are not gRPC come here.
+//! The web console: what a browser gets that opens the gateway's address. All requests that are not gRPC come here.
+//!
+//! The console is part of the binary. `console.folder` serves another one from a folder, for work on its pages.
 
 use std::path::Path;
 
-use axum::{Router, body::Body, response::Html, routing::get};
+use axum::{Router, body::Body, response::IntoResponse};
 use http::{HeaderValue, Request, Response, StatusCode, header};
-use tower::ServiceExt;
-use tower_http::services::{ServeDir, ServeFile};
+use include_dir::{Dir, include_dir};
+use tower::{ServiceExt, service_fn};
+use tower_http::{compression::CompressionLayer, services::ServeDir};
 
-const PAGE: &str = include_str!("../web/index.html");
+/// Built by Vite; committed, so that building the gateway needs no Node.js.
+static CONSOLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
 
-/// Nothing but what the pages bring themselves, and calls to the gateway.
+/// Only what the console brings itself, and calls to the gateway; nobody may put it into a frame. `svelte-trusted-html` is the policy
+/// by which the console's framework makes its templates.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'self'; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'",
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; \
+     frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html",
 );
+/// The names of these files change with their content.
+const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
+const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 
 /// The pages of the gateway.
 #[derive(Debug, Clone)]
 pub(crate) struct Site(Router);
 
 impl Site {
-    /// With the console in `folder`, which has an `index.html`; unknown paths below it show that too, as the console routes
-    /// by itself.
+    /// With the console in `folder`, which has an `index.html`, or with the one in the binary. The console routes behind `#`, so a
+    /// path without a file is an error.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
+        let router = Router::new();
         let router = match folder {
-            Some(folder) => Router::new()
-                .fallback_service(ServeDir::new(folder).fallback(ServeFile::new(folder.join("index.html")))),
-            None => Router::new().route("/", get(async || Html(PAGE))),
+            Some(folder) => router.fallback_service(ServeDir::new(folder)),
+            None => {
+                let embedded = async |request: Request<Body>| Ok(embedded(request.uri().path()));
+                router.fallback_service(service_fn(embedded))
+            }
         };
-        Self(router)
+        Self(router.layer(CompressionLayer::new()))
     }
 
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
@@ -39,15 +50,29 @@ impl Site {
                 "expected content-type application/grpc or application/grpc-web\n",
             );
         }
+        let is_asset = request.uri().path().starts_with("/assets/");
         let Ok(mut response) = self.0.clone().oneshot(request).await;
+        let caching = if is_asset && response.status().is_success() { IMMUTABLE } else { REVALIDATED };
         let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, caching);
         headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+        headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         response
     }
 }
 
-/// A short answer to what is neither a call nor a page.
+fn embedded(path: &str) -> Response<Body> {
+    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
+    let Some(file) = CONSOLE.get_file(name) else {
+        return text(StatusCode::NOT_FOUND, "there is no such page; the console is at /\n");
+    };
+    let media_type = mime_guess::from_path(name).first_or_octet_stream();
+    let charset = if media_type.type_() == "text" { "; charset=utf-8" } else { "" };
+    ([(header::CONTENT_TYPE, format!("{media_type}{charset}"))], file.contents()).into_response()
+}
+
+/// A short response to what is neither a call nor a page.
 pub(crate) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

@@ -2,14 +2,20 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 5] =
-        [("fmt", fmt), ("files", files::check), ("clippy", clippy), ("deny", deny), ("buf", buf)];
+    let checks: [(&str, Check); 6] = [
+        ("fmt", fmt),
+        ("files", files::check),
+        ("clippy", clippy),
+        ("deny", deny),
+        ("buf", buf),
+        ("console", console::lint),
+    ];
     let mut steps = Steps::new(checkout, "lint");
     let mut failed = Vec::new();
     for (name, check) in checks {

@@ -5,6 +5,7 @@ mod chart;
 mod checkout;
 mod clients;
 mod command;
+mod console;
 mod controls;
 mod files;
 mod lint;

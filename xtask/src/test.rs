@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 use crate::{
     chart,
     checkout::Checkout,
-    clients, command,
+    clients, command, console,
     controls::{self, Selection},
     rotation::Rotation,
     steps::Steps,
@@ -28,6 +28,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     steps.run("grpcurl", || tools::grpcurl(checkout))?;
     steps.run("postgres", || tools::postgres(checkout))?;
     steps.run("clients", || clients::install(checkout))?;
+    steps.run("console", || console::install(checkout))?;
     let nats_server = steps.run("nats-server", || tools::nats_server(checkout))?;
     let path = tools::path_with(&nats_server)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
@@ -46,6 +47,9 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     tests.env("PATH", path).env("ETICKET_BINARIES", binaries);
     if let Some(seeds) = rotation.seeds() {
         tests.env("SIMULATION_SEEDS", seeds);
+    }
+    if full {
+        tests.env("CONSOLE_PAGES", "all");
     }
     let mut suites = Suites::default();
     let outcome = steps.run("tests", || suites.run(&mut tests));

@@ -87,14 +87,23 @@ pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     if eticket_local_servers::postgres::installed() {
         return Ok(());
     }
-    let debian = PathBuf::from("/usr/bin/apt-get").is_file();
-    if !(debian && eticket_local_servers::postgres::runs_as_root()) {
+    if !may_install_packages() {
         bail!("PostgreSQL 15 or newer is missing: install it (on Debian: apt-get install postgresql)");
     }
+    apt_get(checkout, &["postgresql", "postgresql-contrib"])
+}
+
+/// Whether this is Debian, and we are root.
+pub(crate) fn may_install_packages() -> bool {
+    PathBuf::from("/usr/bin/apt-get").is_file() && eticket_local_servers::postgres::runs_as_root()
+}
+
+/// Installs packages of Debian.
+pub(crate) fn apt_get(checkout: &Checkout, packages: &[&str]) -> Result<()> {
     let mut update = checkout.command("apt-get");
     command::run(update.args(["update", "--quiet"]))?;
     let mut install = checkout.command("apt-get");
-    install.args(["install", "--quiet", "--yes", "--no-install-recommends", "postgresql", "postgresql-contrib"]);
+    install.args(["install", "--quiet", "--yes", "--no-install-recommends"]).args(packages);
     command::run(install.env("DEBIAN_FRONTEND", "noninteractive"))
 }
 

@@ -117,7 +117,7 @@ fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Up to a page of messages above `after`, in their request.
+    /// Up to a page of messages above `after`, in their order.
     async fn messages_after(&self, after: u64) -> Result<Vec<Stored>, Error> {
         if after >= *self.last_sequence.borrow() {
             return Ok(Vec::new());

@@ -24,7 +24,7 @@ pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
     readers_know_the_end(&*bus).await;
     requests_reach_one_of_those_that_serve(&*bus).await;
     waiting_for_a_message_loses_nothing_when_given_up(&*bus).await;
-    let bus = positions_and_identity_outlive_the_process(bus, &open).await;
+    let bus = positions_and_epoch_outlive_the_process(bus, &open).await;
     bus.close().await;
     assert!(bus.publish(message("closed.1", 1)).await.is_err(), "a closed bus takes nothing");
 }
@@ -225,7 +225,7 @@ async fn waiting_for_a_message_loses_nothing_when_given_up(bus: &dyn Bus) {
     }
 }
 
-async fn positions_and_identity_outlive_the_process(
+async fn positions_and_epoch_outlive_the_process(
     bus: Arc<dyn Bus>,
     open: &impl AsyncFn() -> Arc<dyn Bus>,
 ) -> Arc<dyn Bus> {

@@ -209,6 +209,42 @@ async fn a_page_of_a_foreign_origin_commands_nothing() {
 }
 
 #[tokio::test]
+async fn the_console_is_served_whole_and_under_its_policy() {
+    let world = World::new().await;
+    let web = Web::connect(&world).await;
+    let get = |path: &str| {
+        let request = Request::get(path).header(header::HOST, "localhost").header(header::ACCEPT_ENCODING, "gzip");
+        request.body(Body::empty()).unwrap()
+    };
+    let response = web.send(Request::get("/").header(header::HOST, "localhost").body(Body::empty()).unwrap()).await;
+    let policy = response.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap();
+    assert!(policy.starts_with("default-src 'none'; script-src 'self'") && !policy.contains("unsafe"), "{policy}");
+    assert_eq!(response.headers()[header::CACHE_CONTROL], "no-cache");
+    let page = response.into_body().collect().await.unwrap().to_bytes();
+    let page = String::from_utf8(page.to_vec()).unwrap();
+    let assets: Vec<_> = page.split('"').filter(|part| part.starts_with("/assets/")).collect();
+    assert!(assets.len() >= 3, "{page}");
+    for (path, media_type) in assets.iter().map(|path| (path, path.rsplit('.').next().unwrap())) {
+        let response = web.send(get(path)).await;
+        assert_eq!(response.status(), StatusCode::OK, "{path}");
+        let expected = match media_type {
+            "js" => "text/javascript; charset=utf-8",
+            "css" => "text/css; charset=utf-8",
+            _ => "image/svg+xml",
+        };
+        assert_eq!(response.headers()[header::CONTENT_TYPE], expected, "{path}");
+        assert_eq!(response.headers()[header::CACHE_CONTROL], "public, max-age=31536000, immutable", "{path}");
+        if media_type == "js" {
+            assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip", "{path}");
+        }
+        assert!(!response.into_body().collect().await.unwrap().to_bytes().is_empty(), "{path}");
+    }
+    let missing = web.send(get("/assets/nothing.js")).await;
+    assert_eq!(missing.status(), StatusCode::NOT_FOUND);
+    assert_eq!(missing.headers()[header::CACHE_CONTROL], "no-cache", "it may be there after an upgrade");
+}
+
+#[tokio::test]
 async fn the_root_is_a_page_and_the_rest_is_told_what_to_do() {
     let world = World::new().await;
     let web = Web::connect(&world).await;

@@ -45,7 +45,7 @@ impl Plan {
             // A comparison would repair what a rule given wrongly has spoilt.
             None if scheduler.chance(300) => Self { repair: Repair::Compare, ..plan },
             // What these rules are for is met more often so.
-            Some(Wrong::PositionWithoutAnchor) => Self { repair: Repair::Republish, ..plan },
+            Some(Wrong::PositionWithoutFingerprint) => Self { repair: Repair::Republish, ..plan },
             Some(Wrong::AsManyDeathsAsKept) => Self { relay_deaths: 1, kept: 1, ..plan },
             _ => plan,
         }

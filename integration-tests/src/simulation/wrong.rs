@@ -62,9 +62,9 @@ pub enum Wrong {
     /// h
     NoRepublishAfterALoss,
     /// h: a sequence and nothing else.
-    PositionWithoutIdentity,
+    PositionWithoutEpoch,
     /// h
-    PositionWithoutAnchor,
+    PositionWithoutFingerprint,
     /// i, l
     OneSubjectForAllOfATicket,
     /// i, l
@@ -114,8 +114,8 @@ impl Wrong {
         Self::RecordLookedUpBeforeTheCheckOnly,
         Self::OnConflictDoNothing,
         Self::NoRepublishAfterALoss,
-        Self::PositionWithoutIdentity,
-        Self::PositionWithoutAnchor,
+        Self::PositionWithoutEpoch,
+        Self::PositionWithoutFingerprint,
         Self::OneSubjectForAllOfATicket,
         Self::SentInAnyOrder,
         Self::AsManyDeathsAsKept,
@@ -184,7 +184,7 @@ impl Wrong {
     /// The stream as a process knows it.
     pub(super) fn epoch(wrong: Option<Self>, process: &str, epoch: String) -> String {
         match wrong {
-            Some(Self::PositionWithoutIdentity) if process.starts_with("query") => "the stream".to_owned(),
+            Some(Self::PositionWithoutEpoch) if process.starts_with("query") => "the stream".to_owned(),
             _ => epoch,
         }
     }

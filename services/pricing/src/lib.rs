@@ -49,7 +49,7 @@ use crate::{
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
-/// The pricing service,.
+/// The pricing service.
 pub struct Pricing;
 
 impl Service for Pricing {

@@ -46,7 +46,7 @@ use crate::{
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
-/// The reservation service,.
+/// The reservation service.
 pub struct Reservation;
 
 impl Service for Reservation {

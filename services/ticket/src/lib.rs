@@ -48,7 +48,7 @@ use crate::{
 
 const MIGRATIONS: Migrations = Migrations { sqlite: &sqlite::MIGRATIONS, postgres: &postgres::MIGRATIONS };
 
-/// The ticket service,.
+/// The ticket service.
 pub struct Ticket;
 
 impl Service for Ticket {

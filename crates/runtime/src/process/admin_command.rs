@@ -35,7 +35,7 @@ pub(crate) enum Task {
     Unsettled,
 }
 
-/// An admin_command's order.
+/// A command of an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AdminCommand {
     pub(crate) task: Task,

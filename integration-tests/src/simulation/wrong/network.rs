@@ -75,7 +75,7 @@ impl Network {
         sequence: u64,
     ) -> Option<Message> {
         match wrong {
-            Some(Wrong::PositionWithoutAnchor | Wrong::PositionWithoutIdentity) => {
+            Some(Wrong::PositionWithoutFingerprint | Wrong::PositionWithoutEpoch) => {
                 locked(&self.readings).get(process)?.remembered.get(&sequence).cloned()
             }
             _ => None,
@@ -133,7 +133,7 @@ impl Reading {
         let is_first = !self.placed.contains(ticket) && !in_hand(&|(_, placed)| placed == ticket);
         self.in_hand.push((id, ticket.to_owned()));
         match wrong {
-            Some(Wrong::PositionWithoutAnchor | Wrong::PositionWithoutIdentity) => {
+            Some(Wrong::PositionWithoutFingerprint | Wrong::PositionWithoutEpoch) => {
                 self.remembered.insert(delivery.sequence, (*delivery.message).clone());
                 Some(delivery)
             }

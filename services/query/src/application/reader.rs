@@ -127,7 +127,8 @@ impl Reader {
             }
         };
         self.changes.attached(&at.epoch);
-        let after = if at.sequence <= stream.last_sequence && self.is_anchored(&at).await? { at.sequence } else { 0 };
+        let after =
+            if at.sequence <= stream.last_sequence && self.matches_fingerprint(&at).await? { at.sequence } else { 0 };
         if after < at.sequence {
             tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
         }
@@ -154,7 +155,7 @@ impl Reader {
     }
 
     /// Whether the stream still has the message that was read last.
-    async fn is_anchored(&self, at: &Position) -> Result<bool, bus::Error> {
+    async fn matches_fingerprint(&self, at: &Position) -> Result<bool, bus::Error> {
         if at.sequence == 0 {
             return Ok(true);
         }

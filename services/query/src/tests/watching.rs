@@ -115,7 +115,7 @@ async fn a_replica_that_lags_takes_no_snapshot_at_the_same_identity() {
 }
 
 #[tokio::test]
-async fn another_identity_ends_the_stream_and_asks_for_a_snapshot() {
+async fn another_epoch_ends_the_stream_and_asks_for_a_snapshot() {
     let first = bus::MemoryBus::new();
     let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
     first.append(message(&id("a"), &registered(1)));

@@ -299,7 +299,7 @@ async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_answer_the_farewell_does_not_hold_up_the_stop() {
+async fn a_client_that_does_not_acknowledge_goaway_does_not_hold_up_the_stop() {
     let fake = Fake::new(StreamKind::Waits);
     let patient = ConnectionLimits { ping_interval: BOUND, ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(patient).start().await.expect("started");
