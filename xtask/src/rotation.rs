@@ -12,6 +12,8 @@ use crate::{checkout::Checkout, command};
 const SLICES: u64 = 5;
 /// A control whose files were changed within so many commits runs always.
 const RECENT_COMMITS: &str = "-20";
+/// A commit that changes more files than this renames or moves; it is no reason to run everything.
+const MOST_FILES: usize = 100;
 /// Seeds of the simulation in a full run: `SEEDS` in integration-tests/tests/simulation.rs.
 const SEEDS: u64 = 10_000;
 
@@ -33,11 +35,12 @@ impl Rotation {
             return Ok(Self::Full);
         }
         let mut log = checkout.command("git");
-        let committed = command::output(log.args(["log", RECENT_COMMITS, "--name-only", "--pretty=format:"]))?;
+        let committed = command::output(log.args(["log", RECENT_COMMITS, "--name-only", "--pretty=format:%x00"]))?;
         let mut status = checkout.command("git");
         let edited = command::output(status.args(["diff", "--name-only", "HEAD"]))?;
-        let changed = committed.lines().chain(edited.lines()).filter(|line| !line.is_empty());
-        Ok(Self::Slice { number: commits % SLICES, changed: changed.map(PathBuf::from).collect() })
+        let mut changed = changed_files(&committed);
+        changed.extend(edited.lines().map(PathBuf::from));
+        Ok(Self::Slice { number: commits % SLICES, changed })
     }
 
     /// Whether the item at `index` of a list runs; it concerns these files.
@@ -62,6 +65,12 @@ impl Rotation {
     }
 }
 
+/// The files of those commits that are no renaming; each begins with a zero byte.
+fn changed_files(log: &str) -> BTreeSet<PathBuf> {
+    let files = |commit: &str| commit.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect::<Vec<_>>();
+    log.split('\0').map(files).filter(|files| files.len() <= MOST_FILES).flatten().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,6 +88,13 @@ mod tests {
         let seeds: Vec<_> = (0..SLICES).filter_map(|number| slice(number, &[]).seeds()).collect();
         assert_eq!(seeds, ["0..2000", "2000..4000", "4000..6000", "6000..8000", "8000..10000"]);
         assert_eq!(Rotation::Full.seeds(), None);
+    }
+
+    #[test]
+    fn a_commit_that_moves_everything_changes_nothing() {
+        let moved: String = (0..=MOST_FILES).map(|number| format!("moved/{number}.rs\n")).collect();
+        let log = format!("\0\na.rs\n\n\0\n{moved}\n\0\nb.rs\n");
+        assert_eq!(changed_files(&log), ["a.rs", "b.rs"].map(PathBuf::from).into());
     }
 
     #[test]
