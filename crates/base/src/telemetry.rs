@@ -29,8 +29,9 @@ const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// The log of this process, once it has begun.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
-/// Sets the level for the time after the start, if that is another.
-static AFTER_START: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+/// Sets the filter of the log. `None`: back to the one for the time after the start.
+type SetFilter = Box<dyn Fn(Option<&str>) + Send + Sync>;
+static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
 /// Begins the log, once for a process: `log.level`, else `RUST_LOG`, else everything from info up. On a terminal, where
 /// neither is given, it shows warnings only until [`has_started`].
@@ -58,12 +59,12 @@ pub fn init_log(config: &LogConfig) -> Result<(), config::Error> {
         LogFormat::Text => {
             let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
             let handle = builder.reload_handle();
-            builder.try_init().is_ok().then(|| after_start(move || reload(&handle, &usual)))
+            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&usual))))
         }
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
-            builder.try_init().is_ok().then(|| after_start(move || reload(&handle, &usual)))
+            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&usual))))
         }
     };
     if begun.is_some() && LOG.set(writer).is_ok() {
@@ -79,21 +80,34 @@ pub fn init_log(config: &LogConfig) -> Result<(), config::Error> {
     Ok(())
 }
 
-fn after_start(set_level: impl Fn() + Send + Sync + 'static) {
-    AFTER_START.set(Box::new(set_level)).ok();
+fn on_filter(set: impl Fn(Option<&str>) + Send + Sync + 'static) {
+    SET_FILTER.set(Box::new(set)).ok();
 }
 
 fn reload<S>(handle: &Handle<EnvFilter, S>, filter: &str) {
     if let Err(error) = handle.reload(EnvFilter::new(filter)) {
-        tracing::warn!(%error, "the level of the log stays as it was during the start");
+        tracing::warn!(%error, "the filter of the log stays as it was");
     }
 }
 
 /// Everything answers: from now on the log shows what it usually does.
 pub fn has_started() {
-    if let Some(set_level) = AFTER_START.get() {
-        set_level();
+    if let Some(set) = SET_FILTER.get() {
+        set(None);
     }
+}
+
+/// Changes what the log shows from now on, until the process ends: a level or a filter, as in `log.level`. Returns whether this process
+/// has a log to change.
+///
+/// # Errors
+/// If it is neither a level nor a filter.
+pub fn set_log_level(level: &str) -> Result<bool, config::Error> {
+    LogConfig { level: Some(level.to_owned()), ..LogConfig::default() }.check()?;
+    let Some(set) = SET_FILTER.get() else { return Ok(false) };
+    set(Some(&directives(level)));
+    tracing::info!(level, "the level of the log has changed");
+    Ok(true)
 }
 
 /// The format of the log: as configured, else text for a terminal and JSON for everything else.

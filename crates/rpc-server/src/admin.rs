@@ -1,11 +1,15 @@
-//! `/metrics`, `/livez` and `/readyz` by HTTP: one for a process, whichever servers it runs.
+//! `/metrics`, `/livez`, `/readyz` and `/log-level` by HTTP: one for a process, whichever servers it runs.
 
 use std::{
     net::SocketAddr,
     sync::{Arc, Mutex, PoisonError},
 };
 
-use axum::{Router, extract::State, routing::get};
+use axum::{
+    Router,
+    extract::State,
+    routing::{get, put},
+};
 use eticket_base::{exit::StartError, telemetry};
 use http::{StatusCode, header::CONTENT_TYPE};
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -68,7 +72,8 @@ impl Admin {
         let router = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
             .route("/readyz", get(readyz).with_state(self.clone()))
-            .route("/metrics", get(render).with_state(metrics));
+            .route("/metrics", get(render).with_state(metrics))
+            .route("/log-level", put(set_log_level));
         let shutdown = ShutdownConfig { drain_delay_ms: 0, ..ShutdownConfig::default() };
         Server::new("admin", listen, &LimitsConfig::default(), &shutdown).routes(router).start().await
     }
@@ -80,6 +85,15 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
         return (StatusCode::OK, "ready\n".to_owned());
     }
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", not_ready.join(", ")))
+}
+
+/// The body is a level or a filter, as `log.level` of the configuration.
+async fn set_log_level(level: String) -> (StatusCode, String) {
+    match telemetry::set_log_level(level.trim()) {
+        Ok(true) => (StatusCode::NO_CONTENT, String::new()),
+        Ok(false) => (StatusCode::SERVICE_UNAVAILABLE, "this process writes no log\n".to_owned()),
+        Err(error) => (StatusCode::BAD_REQUEST, format!("{error}\n")),
+    }
 }
 
 async fn render(State(metrics): State<Option<PrometheusHandle>>) -> impl axum::response::IntoResponse {

@@ -1,0 +1,100 @@
+//! The logs of all services, read by the correlation id of one request, and their level, which changes while they run.
+
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
+use chrono::Weekday;
+use eticket_integration_tests::{
+    Api, Eticket, Protocol, calendar,
+    eventually::{SOON, eventually},
+};
+use eticket_proto::{
+    headers,
+    reservation::{ReserveTicketRequest, ReserveTicketResponse, UserGrade},
+};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use tonic::Request;
+
+/// Sends `PUT /log-level`; returns the response as it came.
+async fn set_level(eticket: &Eticket, level: &str) -> String {
+    let mut stream = TcpStream::connect(eticket.address("admin")).await.expect("the admin server listens");
+    let length = level.len();
+    let request = format!(
+        "PUT /log-level HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\ncontent-type: text/plain\r\ncontent-length: {length}\r\n\r\n{level}"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let mut response = String::new();
+    stream.read_to_string(&mut response).await.expect("a response in text");
+    response
+}
+
+/// Reserves a ticket under a correlation id and waits until the view has settled.
+async fn reserve(api: &Api, ticket: &str, correlation_id: &str) {
+    let registered = api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
+    api.settled(ticket, &registered.consistency_token).await;
+    let mut request = Request::new(ReserveTicketRequest {
+        ticket_id: ticket.to_owned(),
+        user_id: "A".to_owned(),
+        user_grade: UserGrade::Vip.into(),
+        ..ReserveTicketRequest::default()
+    });
+    request.metadata_mut().insert(headers::CORRELATION_ID, correlation_id.parse().expect("a header value"));
+    let reserved: ReserveTicketResponse =
+        api.call_with("eticket.reservation.v1.ReservationService/ReserveTicket", request).await.expect("reserved");
+    api.settled(ticket, &reserved.consistency_token).await;
+}
+
+/// What the log says under a correlation id: message and, of the fields, who says it.
+fn said(log: &str, correlation_id: &str) -> Vec<(String, String)> {
+    let lines = log.lines().filter(|line| line.contains(correlation_id));
+    let parse = |line: &str| {
+        let line: Value = serde_json::from_str(line).expect("each line is JSON");
+        let found = [&line, &line["span"]].iter().any(|fields| fields["correlation_id"] == correlation_id);
+        assert!(found, "the id is a field: {line}");
+        let name = ["service", "reader", "consumer"].iter().find_map(|name| line[name].as_str());
+        let name = name.or_else(|| line["span"]["service"].as_str()).unwrap_or_default();
+        (line["message"].as_str().unwrap_or_default().to_owned(), name.to_owned())
+    };
+    lines.map(parse).collect()
+}
+
+#[tokio::test]
+#[ignore = "needs the binary: cargo xtask test builds it"]
+async fn one_reservation_is_followed_through_all_services() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    let api = Api::new(&eticket, Protocol::Gateway);
+    reserve(&api, "quiet", "before-debug").await;
+    assert_eq!(said(&eticket.log(), "before-debug"), [], "level info shows no single request");
+
+    assert!(set_level(&eticket, "verbose").await.starts_with("HTTP/1.1 400 "), "no such level");
+    let response = set_level(&eticket, "debug").await;
+    assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
+    reserve(&api, "loud", "under-debug").await;
+    for (message, name) in [
+        ("call ended", "gateway"),
+        ("call ended", "reservation"),
+        ("call ended", "ticket"),
+        ("published an event", "reservation"),
+        ("received an event", "ticket"),
+        ("received an event", "pricing"),
+        ("received an event", "view"),
+        ("published an event", "ticket"),
+        ("published an event", "pricing"),
+    ] {
+        eventually(SOON, "the line", async || {
+            let said = said(&eticket.log(), "under-debug");
+            said.iter().any(|line| (line.0.as_str(), line.1.as_str()) == (message, name)).then_some(()).ok_or(said)
+        })
+        .await;
+    }
+    let response = set_level(&eticket, "info").await;
+    assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
+    reserve(&api, "quiet-again", "after-debug").await;
+    assert_eq!(said(&eticket.log(), "after-debug"), []);
+    eticket.stop().await;
+}
