@@ -8,7 +8,10 @@ use axum::{Router, body::Body, response::IntoResponse};
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use include_dir::{Dir, include_dir};
 use tower::{ServiceExt, service_fn};
-use tower_http::{compression::CompressionLayer, services::ServeDir};
+use tower_http::{
+    compression::CompressionLayer,
+    services::{ServeDir, ServeFile},
+};
 
 /// Built by Vite; committed, so that building the gateway needs no Node.js.
 static CONSOLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
@@ -19,7 +22,7 @@ const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; \
      frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html",
 );
-/// The names of these files change with their content.
+/// For files below `assets/` of the embedded console, whose names change with their content.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 
@@ -28,12 +31,15 @@ const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 pub(crate) struct Site(Router);
 
 impl Site {
-    /// With the console in `folder`, which has an `index.html`, or with the one in the binary. The console routes behind `#`, so a
-    /// path without a file is an error.
+    /// With the console in `folder`, which has an `index.html`; unknown paths below it show that too, as a console may route by paths.
+    /// Or with the one in the binary, which routes behind `#`: there a path without a file is an error.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
         let router = Router::new();
         let router = match folder {
-            Some(folder) => router.fallback_service(ServeDir::new(folder)),
+            Some(folder) => {
+                let index = ServeFile::new(folder.join("index.html"));
+                router.fallback_service(ServeDir::new(folder).fallback(index))
+            }
             None => {
                 let embedded = async |request: Request<Body>| Ok(embedded(request.uri().path()));
                 router.fallback_service(service_fn(embedded))
@@ -50,11 +56,9 @@ impl Site {
                 "expected content-type application/grpc or application/grpc-web\n",
             );
         }
-        let is_asset = request.uri().path().starts_with("/assets/");
         let Ok(mut response) = self.0.clone().oneshot(request).await;
-        let caching = if is_asset && response.status().is_success() { IMMUTABLE } else { REVALIDATED };
         let headers = response.headers_mut();
-        headers.insert(header::CACHE_CONTROL, caching);
+        headers.entry(header::CACHE_CONTROL).or_insert(REVALIDATED);
         headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
@@ -69,7 +73,9 @@ fn embedded(path: &str) -> Response<Body> {
     };
     let media_type = mime_guess::from_path(name).first_or_octet_stream();
     let charset = if media_type.type_() == "text" { "; charset=utf-8" } else { "" };
-    ([(header::CONTENT_TYPE, format!("{media_type}{charset}"))], file.contents()).into_response()
+    let caching = if name.starts_with("assets/") { IMMUTABLE } else { REVALIDATED };
+    let media_type = [(header::CONTENT_TYPE, format!("{media_type}{charset}"))];
+    (media_type, [(header::CACHE_CONTROL, caching)], file.contents()).into_response()
 }
 
 /// A short response to what is neither a call nor a page.
@@ -78,4 +84,31 @@ pub(crate) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_console_in_a_folder_may_route_by_paths_and_change_its_files() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("assets")).unwrap();
+        fs::write(folder.path().join("index.html"), "the index").unwrap();
+        fs::write(folder.path().join("assets/app.js"), "a script").unwrap();
+        let site = Site::new(Some(folder.path()));
+        for (path, expected) in [
+            ("/", "the index"),
+            ("/tickets/1", "the index"),
+            ("/assets/gone.js", "the index"),
+            ("/assets/app.js", "a script"),
+        ] {
+            let response = site.answer(Request::get(path).body(Body::empty()).unwrap()).await;
+            assert_eq!((response.status(), &response.headers()[header::CACHE_CONTROL]), (StatusCode::OK, &REVALIDATED));
+            let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+            assert_eq!(body, expected, "{path}");
+        }
+    }
 }
