@@ -4,8 +4,6 @@
 //! only splits the batches. The writer is a task of its own, so a transaction that has begun is finished even if every caller
 //! has gone.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use eticket_base::tasks::Tasks;
 use eticket_store as store;
@@ -36,13 +34,6 @@ pub enum Error {
 pub trait Writer<J, A>: Send + Sync + 'static {
     /// Answers for all commands, in their order.
     async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
-}
-
-#[async_trait]
-impl<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A> + ?Sized> Writer<J, A> for Arc<W> {
-    async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error> {
-        (**self).write(batch).await
-    }
 }
 
 struct Waiting<J, A> {
@@ -171,7 +162,10 @@ async fn write<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::Mutex, time::Duration};
+    use std::{
+        sync::{Arc, Mutex},
+        time::Duration,
+    };
 
     use tokio::sync::Semaphore;
 
@@ -187,7 +181,7 @@ mod tests {
     const OUTAGE: u32 = 503;
 
     #[async_trait]
-    impl Writer<u32, u32> for Recorder {
+    impl Writer<u32, u32> for Arc<Recorder> {
         async fn write(&self, batch: &[u32]) -> Result<Vec<u32>, store::Error> {
             self.batches.lock().unwrap().push(batch.to_vec());
             self.permits.acquire().await.unwrap().forget();

@@ -266,13 +266,12 @@ impl<T: EventHandler> Session<'_, T> {
             done.extend(covered);
             return Ok(());
         }
-        let correlation_id = event::trace(message).correlation_id;
         tracing::warn!(
             consumer = self.of.name,
             event_id,
             failures,
             reason,
-            correlation_id,
+            correlation_id = event::correlation_id(message),
             "an event cannot be applied yet"
         );
         for sequence in covered {
@@ -282,8 +281,14 @@ impl<T: EventHandler> Session<'_, T> {
     }
 
     async fn park(&self, event_id: String, message: &Message, reason: String, attempts: u32) -> Result<(), Error> {
-        let correlation_id = event::trace(message).correlation_id;
-        tracing::error!(consumer = self.of.name, event_id, reason, attempts, correlation_id, "an event is parked");
+        tracing::error!(
+            consumer = self.of.name,
+            event_id,
+            reason,
+            attempts,
+            correlation_id = event::correlation_id(message),
+            "an event is parked"
+        );
         metrics::counter!("eticket_events_parked_total", "consumer" => self.of.name).increment(1);
         let park_time = self.of.clock.now();
         let parked = Parked { event_id, message: message.clone(), reason, attempts, park_time };

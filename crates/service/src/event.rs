@@ -19,6 +19,12 @@ pub fn trace(message: &Message) -> TraceContext {
     TraceContext::from_parts(message.header(headers::TRACE_PARENT), message.header(headers::CORRELATION_ID))
 }
 
+/// The correlation id that a message carries, for log lines.
+#[must_use]
+pub fn correlation_id(message: &Message) -> Option<&str> {
+    message.header(headers::CORRELATION_ID)
+}
+
 /// Logs at level `debug` that a reader has got an event, with the correlation id of the command that caused it.
 pub fn log_received(reader: &str, delivery: &Delivery) {
     if tracing::enabled!(tracing::Level::DEBUG) {

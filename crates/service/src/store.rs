@@ -1,4 +1,4 @@
-//! Opens the store and the bus that the configuration names, and says what to do where that cannot be done.
+//! Opens the store that the configuration names, and says what to do where that cannot be done.
 
 use std::{path::Path, sync::Arc, time::Duration};
 

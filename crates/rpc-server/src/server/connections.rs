@@ -3,7 +3,7 @@
 //! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
 //! back at once: it takes no new calls, and its watches end with `SHUTTING_DOWN`. Calls under way keep their deadlines: the
 //! connection goes on until the last of them, up to a cap, where what is left ends with `SHUTTING_DOWN`; then it is cut. When the
-//! server drains the same happens to all, within its own hard cap; a client without calls that does not answer the goaway is cut
+//! server drains the same happens to all, within its own hard cap; a client without calls that does not acknowledge GOAWAY is cut
 //! soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};

@@ -1,4 +1,4 @@
-//! How a process of each service comes to process_state.
+//! How a process of each service starts.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},

@@ -204,7 +204,7 @@ fn tell(of_ticket: &mut BTreeMap<u64, Waiter>, view: &View) {
     }
 }
 
-/// An waiter, until it is dropped.
+/// A waiter, until it is dropped.
 pub struct Registration {
     changes: Changes,
     key: u64,

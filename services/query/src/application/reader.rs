@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eticket_base::clock::SharedClock;
+use eticket_base::{clock::SharedClock, error::chain};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
 use eticket_proto::{headers, ids::TicketId};
 use eticket_rpc_server::health::Health;
@@ -211,8 +211,13 @@ impl Session<'_> {
             match self.commit(std::slice::from_ref(&read)).await {
                 Err(Error::Store(error @ store::Error::Data(_))) if read.content.is_ok() => {
                     let (event_id, attempts, reason) = (&read.event_id, read.attempts, chain(&error));
-                    let correlation_id = event::trace(&read.message).correlation_id;
-                    tracing::warn!(event_id, attempts, reason, correlation_id, "an event cannot be applied");
+                    tracing::warn!(
+                        event_id,
+                        attempts,
+                        reason,
+                        correlation_id = event::correlation_id(&read.message),
+                        "an event cannot be applied"
+                    );
                     match attempts {
                         MAX_ATTEMPTS.. => read.content = Err(reason),
                         _ => read.attempts += 1,
@@ -257,8 +262,12 @@ impl Session<'_> {
         for read in batch {
             if let Err(reason) = &read.content {
                 parked += 1;
-                let correlation_id = event::trace(&read.message).correlation_id;
-                tracing::error!(event_id = read.event_id, reason, correlation_id, "an event is parked");
+                tracing::error!(
+                    event_id = read.event_id,
+                    reason,
+                    correlation_id = event::correlation_id(&read.message),
+                    "an event is parked"
+                );
             }
         }
         metrics::counter!("eticket_events_taken_in_total", "consumer" => "query").increment(batch.len() as u64);
@@ -384,8 +393,4 @@ fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, View)> {
 fn fingerprint(message: &Message, sequence: u64) -> String {
     let publication = message.header(headers::PUBLICATION_ID).or_else(|| message.header(headers::TRACE_PARENT));
     format!("{} {}", event::id(message, sequence), publication.unwrap_or_default()).trim_end().to_owned()
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    eticket_base::error::chain(error)
 }

@@ -304,7 +304,7 @@ async fn a_client_that_does_not_acknowledge_goaway_does_not_hold_up_the_stop() {
     let patient = ConnectionLimits { ping_interval: BOUND, ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(patient).start().await.expect("started");
     let mut mute = TcpStream::connect(running.address()).await.expect("connected");
-    // The preface and empty settings: an HTTP/2 client that then says nothing more, not even that it heard the goaway.
+    // The preface and empty settings: an HTTP/2 client that then says nothing more, not even that it got GOAWAY.
     mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
     mute.read_exact(&mut [0; 9]).await.expect("the server's settings");
     assert!(running.stop_until(tokio::time::Instant::now() + Duration::from_secs(10)).await, "no call was cut");
