@@ -70,15 +70,37 @@ impl Scratch {
     }
 }
 
-/// Files that a patch made, or that the checkout has no more.
+/// Removes files that a patch made, or that the checkout has no more, and folders that are empty then: cargo takes `services/chassis`
+/// for a member of `services/*` also where nothing is left in it.
 fn remove_others(root: &Path, folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
         if path.is_dir() {
             remove_others(root, &path, wanted)?;
+            if fs::read_dir(&path).is_ok_and(|mut left| left.next().is_none()) {
+                fs::remove_dir(&path).with_context(|| format!("cannot remove {}", path.display()))?;
+            }
         } else if path.strip_prefix(root).is_ok_and(|file| !wanted.contains(file)) {
             fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_checkout_has_no_more_goes_with_its_folder() {
+        let root = tempfile::tempdir().unwrap();
+        for file in ["kept/a.rs", "gone/src/b.rs", "kept/c.rs"] {
+            let path = root.path().join(file);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, "").unwrap();
+        }
+        remove_others(root.path(), root.path(), &BTreeSet::from([PathBuf::from("kept/a.rs")])).unwrap();
+        assert!(root.path().join("kept/a.rs").is_file() && !root.path().join("kept/c.rs").exists());
+        assert!(!root.path().join("gone").exists());
+    }
 }
