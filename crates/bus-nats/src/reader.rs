@@ -32,6 +32,8 @@ pub(super) struct NatsReader {
     ready: VecDeque<Delivery>,
     /// Deliveries that have come: none may be missing between them.
     delivered: u64,
+    /// The sequence of the last message that has come, or of where the reader was opened.
+    position: u64,
     progress: Progress,
     look_at: Instant,
 }
@@ -58,6 +60,7 @@ impl NatsReader {
             look_at: Instant::now() + stream.connection.bounds.look,
             ready: VecDeque::new(),
             delivered: 0,
+            position: after,
             progress: Progress::default(),
             stream,
             tasks,
@@ -73,6 +76,7 @@ impl NatsReader {
             return Err(Error::Unavailable("messages were lost on their way, reading them again".to_owned()));
         }
         self.delivered = place.delivered;
+        self.position = delivery.sequence;
         self.ready.push_back(delivery);
         Ok(())
     }
@@ -141,10 +145,8 @@ impl Reader for NatsReader {
     }
 
     async fn is_at_end(&mut self) -> Result<bool, Error> {
-        let Some(info) = durable::info(&self.stream, &self.name).await? else {
-            return Err(self.gone("it is not there").await);
-        };
-        Ok(self.ready.is_empty() && info.num_pending == 0 && info.delivered.consumer_seq == self.delivered)
+        self.stream.is_still(&self.found).await?;
+        Ok(self.ready.is_empty() && !self.stream.has_message_after(self.position).await?)
     }
 }
 

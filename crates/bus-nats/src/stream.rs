@@ -181,6 +181,17 @@ impl Stream {
         }
     }
 
+    /// Whether the stream has a message beyond a sequence. The leader of the stream answers: a consumer may run on another server,
+    /// which knows nothing yet of a message that the leader has acknowledged.
+    pub(super) async fn has_message_after(&self, sequence: u64) -> Result<bool, Error> {
+        let asked = json!({ "seq": sequence + 1, "next_by_subj": SUBJECTS });
+        match self.api::<Value>(&format!("STREAM.MSG.GET.{STREAM}"), &asked).await {
+            Ok(_) => Ok(true),
+            Err(Failure::Refused(refusal)) if refusal.is_no_message() => Ok(false),
+            Err(failure) => Err(self.explain(failure)),
+        }
+    }
+
     async fn info(&self) -> Result<StreamInfo, Failure> {
         self.api(&format!("STREAM.INFO.{STREAM}"), &json!({})).await
     }

@@ -87,7 +87,36 @@ async fn keeps_the_contract() {
 #[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn keeps_the_contract_on_a_cluster() {
     let nodes = server::Nats::cluster().unwrap();
-    let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
-    let config = BusConfig { replicas: 3, ..config(&urls.join(",")) };
+    let config = config_of_cluster(&nodes);
+    // A cluster refuses a stream of three replicas until its leader has heard of the room that each server has.
+    let first = Nats::open(&config).unwrap();
+    eventually("a stream of three", async || first.state().await.ok()).await;
+    first.close().await;
     contract::suite(async || Arc::new(Nats::open(&config).unwrap()) as Arc<dyn Bus>).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn a_reader_on_a_server_that_lags_is_not_at_the_end() {
+    let nodes = server::Nats::cluster().unwrap();
+    let bus = Nats::open(&config_of_cluster(&nodes)).unwrap();
+    eventually("a stream of three", async || bus.state().await.ok()).await;
+    // The cluster places each on a server of its choice: some are not with the leader.
+    let mut readers = Vec::new();
+    for _ in 0..6 {
+        readers.push(bus.read(0).await.unwrap());
+    }
+    for number in 1..=30 {
+        let sequence = bus.publish(message("x", number)).await.unwrap();
+        let ends = futures::future::try_join_all(readers.iter_mut().map(|reader| reader.is_at_end())).await.unwrap();
+        assert_eq!(ends, [false; 6], "{sequence} was acknowledged");
+        for reader in &mut readers {
+            assert_eq!(in_time(reader.next(1)).await.unwrap()[0].sequence, sequence);
+        }
+    }
+}
+
+fn config_of_cluster(nodes: &[server::Nats]) -> BusConfig {
+    let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
+    BusConfig { replicas: 3, ..config(&urls.join(",")) }
 }

@@ -100,7 +100,6 @@ async fn kills_of_one_server_lose_nothing() {
 #[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn kills_of_three_servers_in_turn_lose_nothing() {
     let nodes = server::Nats::cluster().unwrap();
-    let urls: Vec<String> = nodes.iter().map(server::Nats::url).collect();
-    let config = BusConfig { replicas: 3, ..config(&urls.join(",")) };
+    let config = config_of_cluster(&nodes);
     nothing_is_lost(nodes, config).await;
 }
