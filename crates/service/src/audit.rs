@@ -13,7 +13,7 @@ mod tests;
 
 use async_trait::async_trait;
 use eticket_bus::Message;
-use eticket_store::{self as store, Housekeeping};
+use eticket_store::{self as store, ParkedStore};
 
 pub use self::{
     comparer::{AppliedEvents, Comparer, Error},
@@ -49,6 +49,24 @@ pub trait Owner: Send + Sync + 'static {
     async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error>;
 }
 
+/// Publishes the current state of every aggregate of an owner again, page by page; returns how many. `progress` gets the number
+/// after each page.
+///
+/// # Errors
+/// If the store does not answer. A part may have been published then; starting again is harmless.
+pub async fn republish_all(owner: &dyn Owner, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
+    let (mut after, mut count) = (String::new(), 0);
+    loop {
+        let page = owner.states(&after, PAGE).await?;
+        let Some(last) = page.last() else { return Ok(count) };
+        after.clone_from(&last.key);
+        // Only the names are taken from the page: the owner reads each state again under its row's lock.
+        let subjects: Vec<String> = page.into_iter().map(|state| state.message.subject).collect();
+        count += owner.republish(&subjects).await?;
+        progress(count);
+    }
+}
+
 /// What a service has applied of the states of others.
 #[async_trait]
 pub trait Replica: Send + Sync + 'static {
@@ -61,7 +79,7 @@ pub trait Replica: Send + Sync + 'static {
 ///
 /// # Errors
 /// If the store does not answer.
-pub async fn without_parked(store: &dyn Housekeeping, missing: Vec<Message>) -> Result<Vec<Message>, store::Error> {
+pub async fn without_parked(store: &dyn ParkedStore, missing: Vec<Message>) -> Result<Vec<Message>, store::Error> {
     let mut left = Vec::with_capacity(missing.len());
     for message in missing {
         let is_parked = match message.header(eticket_proto::headers::ID) {

@@ -1,5 +1,5 @@
-//! What runs behind the calls of a service that writes: the consumer, the one writer, the relay, and looking after the store.
-//! Starts them together, and stops them in the order in which none is left waiting for another.
+//! What runs behind the calls of a service that writes: the consumer, the one writer, the relay, the comparison with other owners, and
+//! the housekeeper of the store. They start together, and stop in an order in which none waits for one that has ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,88 +12,84 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{
     audit::{AppliedEvents, Comparer, Owner, Responder},
+    config::AuditConfig,
     consumer::{Consumer, EventHandler},
     relay::Relay,
 };
 
-/// How often the store is asked whether it answers: well within the 10 s in which a change must show.
+/// Time between two pings of the store: a change must show in the health within 10 s.
 const PROBE: Duration = Duration::from_secs(2);
-/// Records are purged every so many probes.
+/// Records are purged once in this many probes.
 const PURGE_EVERY: u32 = 30;
-/// Records of a service that is not told otherwise: twice what the contract promises, for clients that retry late.
+/// How long records are kept by default: twice what the contract promises, for clients that retry late.
 const RECORDS_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
 
-/// The background of one service. Tasks are in groups because they end one group after another.
+/// The background of one service. Tasks are in three groups, which end one after another.
 #[derive(Clone)]
-pub struct Background {
-    service: &'static str,
-    store: Arc<dyn Housekeeping>,
-    health: Health,
-    clock: SharedClock,
-    records_kept: Duration,
-    intake: Tasks,
-    writer: Tasks,
+pub(crate) struct Background {
+    pub(crate) name: &'static str,
+    pub(crate) store: Arc<dyn Housekeeping>,
+    pub(crate) health: Health,
+    pub(crate) clock: SharedClock,
+    /// Age at which the records of commands are deleted.
+    pub(crate) records_kept: Duration,
+    /// What submits to the writer by itself: the consumer, a sweeper. Ends first.
+    pub(crate) intake: Tasks,
+    /// The writer. Ends after everything that submits to it, and before the relay.
+    pub(crate) writer: Tasks,
     relay: Tasks,
 }
 
 impl Background {
     /// Nothing runs yet.
-    pub fn new(service: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
+    pub(crate) fn new(name: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
         let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
-        Self { service, store, health, clock, records_kept: RECORDS_KEPT, intake, writer, relay }
+        Self { name, store, health, clock, records_kept: RECORDS_KEPT, intake, writer, relay }
     }
 
-    /// Keeps the records of commands for so long.
-    #[must_use]
-    pub fn keeping_records(mut self, time: Duration) -> Self {
-        self.records_kept = time;
-        self
-    }
-
-    /// For the writer: it ends after everything that submits to it, and before the relay.
-    pub fn writer_tasks(&self) -> &Tasks {
-        &self.writer
-    }
-
-    /// For what submits to the writer by itself, as a sweeper does.
-    pub fn intake_tasks(&self) -> &Tasks {
-        &self.intake
-    }
-
-    /// Answers those that keep this service's states, and compares what it keeps itself with its owners.
-    pub fn audit<T: EventHandler>(&self, owner: Arc<dyn Owner>, comparer: Comparer, handler: Arc<T>) {
-        let (bus, store) = (comparer.bus.clone(), self.store.clone());
-        let responder = Responder { service: self.service, bus, owner, store: store.clone() };
+    /// Starts the responder and the comparer: one for the services that keep states of this one, one for the states of `others` that
+    /// this one keeps.
+    pub(crate) fn audit<H: EventHandler>(
+        &self,
+        bus: &Arc<dyn Bus>,
+        owner: Arc<dyn Owner>,
+        handler: Arc<H>,
+        others: &'static [&'static str],
+        config: AuditConfig,
+    ) {
+        let responder = Responder { service: self.name, bus: bus.clone(), owner, store: self.store.clone() };
         self.intake.spawn("audit-responder", responder.run(self.intake.stopping()));
-        let replica = Arc::new(AppliedEvents { handler, store });
+        let comparer = Comparer { service: self.name, owners: others, bus: bus.clone(), config };
+        let replica = Arc::new(AppliedEvents { handler, store: self.store.clone() });
         self.intake.spawn("audit-comparer", comparer.run(replica, self.intake.stopping()));
     }
 
-    /// Starts taking events in, sending them, and looking after the store. `outbox_written` wakes the relay.
-    pub fn start<T: EventHandler>(
+    /// Starts the consumer, the relay and the housekeeper. `outbox_written` wakes the relay.
+    pub(crate) fn start<H: EventHandler>(
         &self,
         bus: Arc<dyn Bus>,
         outbox_written: Arc<Notify>,
-        handler: Arc<T>,
-        filters: &'static [&'static str],
+        handler: Arc<H>,
+        owner: Arc<dyn Owner>,
     ) {
         let consumer = Consumer {
-            name: self.service,
-            filters,
+            name: self.name,
             bus: bus.clone(),
             store: self.store.clone(),
             handler,
+            owner,
             clock: self.clock.clone(),
             health: self.health.clone(),
         };
         self.intake.spawn("consumer", consumer.run(self.intake.stopping()));
-        let relay = Relay::new(self.service, bus, self.store.clone(), outbox_written, self.health.clone());
+        let relay = Relay::new(self.name, bus, self.store.clone(), outbox_written, self.health.clone());
         self.relay.spawn("relay", relay.run(self.relay.stopping()));
         self.intake.spawn("housekeeper", self.clone().keep_house(self.intake.stopping()));
     }
 
-    /// Consumers stop after their batch, what waits is written, the relay sends what it can, the store closes.
-    pub async fn stop(self) {
+    /// Stops everything: consumers end after their batch, the writer commits what was submitted, the relay sends what it can, the
+    /// store closes.
+    pub(crate) async fn stop(self) {
         self.intake.stop().await;
         self.writer.stop().await;
         self.relay.stop().await;
@@ -118,18 +114,18 @@ impl Background {
     async fn probe(&self) {
         let answer = self.store.ping().await;
         if let Err(error) = &answer {
-            tracing::warn!(service = self.service, error = %error, "the store does not answer");
+            tracing::warn!(service = self.name, error = %error, "the store does not answer");
         }
         self.health.set_store(answer.is_ok());
         if let Ok(depth) = self.store.outbox_depth().await {
-            metrics::gauge!("eticket_outbox_rows", "service" => self.service).set(depth as f64);
+            metrics::gauge!("eticket_outbox_rows", "service" => self.name).set(depth as f64);
         }
     }
 
     async fn purge(&self) {
         let Ok(kept) = chrono::TimeDelta::from_std(self.records_kept) else { return };
         if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
-            tracing::warn!(service = self.service, error = %error, "old records are not purged");
+            tracing::warn!(service = self.name, error = %error, "old records are not purged");
         }
     }
 }
@@ -141,7 +137,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
     use eticket_base::clock::ManualClock;
     use eticket_store::{
-        Commit, Error, Idempotency, RequestIdReused, Work,
+        Commit, Error, Idempotency, RecordStore, RequestIdReused, Work,
         memory::{Store, Tables},
     };
     use uuid::Uuid;
@@ -181,7 +177,7 @@ mod tests {
             let kept: Option<u64> = background;
             let mut background = Background::new("test", Arc::new(store.clone()), health, clock.clone());
             if let Some(hours) = kept {
-                background = background.keeping_records(Duration::from_secs(hours * 3_600));
+                background.records_kept = Duration::from_secs(hours * 3_600);
             }
             let is_kept = async || store.record(request.request_id).await.expect("read").is_some();
             clock.advance(TimeDelta::hours(hours));

@@ -15,10 +15,14 @@ use async_trait::async_trait;
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
 use eticket_rpc_server::health::Health;
-use eticket_store::{self as store, Housekeeping, Parked};
+use eticket_store::{self as store, Parked, StreamEpochStore};
 use tokio_util::sync::CancellationToken;
 
-use crate::{batch, event};
+use crate::{
+    audit::{self, Owner},
+    batch,
+    event::{self, Event},
+};
 
 /// Messages taken at a time.
 const BATCH: usize = 256;
@@ -57,32 +61,27 @@ impl<E> Incoming<E> {
     }
 }
 
-/// What a service does with the events it listens to.
+/// What a service does with the events of other services.
 #[async_trait]
 pub trait EventHandler: Send + Sync + 'static {
-    /// What the service understands of a message.
-    type Event: Send + Sync;
+    /// What the service reads out of a message.
+    type Event: Event;
 
-    /// The event in a message, or why there is none.
-    fn decode(&self, message: &Message) -> Result<Self::Event, String>;
-
-    /// What an event speaks of and its revision there: of the events of one aggregate in a batch only the newest is applied.
-    fn aggregate(&self, event: &Self::Event) -> (String, i64);
-
-    /// Applies events; answers for each.
+    /// Applies events, all in one batch if there is room; returns the outcome of each, in their order.
     async fn handle(&self, events: Vec<Incoming<Self::Event>>) -> Vec<Result<(), batch::Error>>;
 
-    /// Sets a message aside.
+    /// Parks a message.
+    ///
+    /// # Errors
+    /// [`batch::Error`] if the message is not parked.
     async fn park(&self, parked: Parked) -> Result<(), batch::Error>;
 
-    /// Which of these events are newer than what is applied, from one read of the store. An event that would have no effect is not.
+    /// Returns for each event whether it is newer than what is applied, from one read of the store. An event that would have no
+    /// effect is not newer.
+    ///
+    /// # Errors
+    /// If the store does not answer.
     async fn missing(&self, events: &[Self::Event]) -> Result<Vec<bool>, batch::Error>;
-
-    /// How many states [`EventHandler::republish`] would send now.
-    async fn count(&self) -> Result<u64, batch::Error>;
-
-    /// Puts the current state of each aggregate into the outbox; `progress` hears how many are done.
-    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error>;
 }
 
 /// Why a round of a consumer ended early.
@@ -100,24 +99,24 @@ pub enum Error {
 }
 
 /// The consumer of one service.
-pub struct Consumer<T: EventHandler> {
+pub struct Consumer<H> {
     /// Of the durable consumer that all replicas share.
     pub name: &'static str,
-    /// What it listens to.
-    pub filters: &'static [&'static str],
     /// Where events come from.
     pub bus: Arc<dyn Bus>,
     /// Keeps the epoch of the stream last met.
-    pub store: Arc<dyn Housekeeping>,
-    /// What is done with events.
-    pub handler: Arc<T>,
+    pub store: Arc<dyn StreamEpochStore>,
+    /// Applies the events.
+    pub handler: Arc<H>,
+    /// The states that are published again on a new stream.
+    pub owner: Arc<dyn Owner>,
     /// For the times at which messages are parked.
     pub clock: SharedClock,
     /// Hears whether events flow.
     pub health: Health,
 }
 
-impl<T: EventHandler> Consumer<T> {
+impl<H: EventHandler> Consumer<H> {
     /// Consumes until asked to stop, which happens after the batch in hand. Attaches again whenever the bus has failed.
     pub async fn run(self, stopping: CancellationToken) {
         let mut in_doubt = false;
@@ -159,16 +158,16 @@ impl<T: EventHandler> Consumer<T> {
     ///
     /// # Errors
     /// Whatever does not answer; nothing is lost by trying again.
-    pub async fn attach(&self) -> Result<Session<'_, T>, Error> {
+    pub async fn attach(&self) -> Result<Session<'_, H>, Error> {
         let epoch = self.bus.state().await?.epoch;
         if self.store.stream_epoch().await?.as_ref() != Some(&epoch) {
             self.bus.restart(self.name).await?;
-            let count = self.handler.republish(&|_| ()).await?;
+            let count = audit::republish_all(&*self.owner, &|_| ()).await?;
             // Noted last: a crash before it only repeats the republishing.
             self.store.set_stream_epoch(&epoch).await?;
             tracing::info!(consumer = self.name, %epoch, count, "met a new stream and published all states again");
         }
-        let consumer = self.bus.attach(self.name, self.filters).await?;
+        let consumer = self.bus.attach(self.name, H::Event::FILTERS).await?;
         // Lost since it was looked at, it would be taken for the one whose loss is repaired.
         if self.bus.state().await?.epoch != epoch {
             return Err(bus::Error::StreamChanged.into());
@@ -178,14 +177,14 @@ impl<T: EventHandler> Consumer<T> {
 }
 
 /// A consumer that is attached; it can be stepped.
-pub struct Session<'a, T: EventHandler> {
-    of: &'a Consumer<T>,
+pub struct Session<'a, H> {
+    of: &'a Consumer<H>,
     consumer: Box<dyn bus::Consumer>,
     /// How often each message has failed by itself.
     failures: HashMap<u64, u32>,
 }
 
-impl<T: EventHandler> Session<'_, T> {
+impl<H: EventHandler> Session<'_, H> {
     /// Waits for messages. Cancellation loses nothing.
     ///
     /// # Errors
@@ -201,13 +200,13 @@ impl<T: EventHandler> Session<'_, T> {
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let mut done = Vec::with_capacity(batch.len());
         // In the order of names: what is done with a batch shall not depend on chance.
-        let mut newest: BTreeMap<String, Newest<T::Event>> = BTreeMap::new();
+        let mut newest: BTreeMap<String, Newest<H::Event>> = BTreeMap::new();
         for delivery in batch {
             event::log_received(self.of.name, &delivery);
             let event_id = event::id(&delivery.message, delivery.sequence);
-            match self.of.handler.decode(&delivery.message) {
+            match H::Event::decode(&delivery.message) {
                 Ok(event) => {
-                    let (key, revision) = self.of.handler.aggregate(&event);
+                    let (key, revision) = event.aggregate();
                     let incoming = Incoming { event, message: delivery.message, event_id, was_parked: false };
                     fold(&mut newest, key, revision, incoming, delivery.sequence);
                 }
@@ -321,8 +320,8 @@ fn fold<E>(newest: &mut BTreeMap<String, Newest<E>>, key: String, revision: i64,
 ///
 /// # Errors
 /// If the store does not answer.
-pub async fn apply_parked<T: EventHandler>(handler: &T, parked: Parked) -> Result<(), batch::Error> {
-    let Ok(event) = handler.decode(&parked.message) else { return Ok(()) };
+pub async fn apply_parked<H: EventHandler>(handler: &H, parked: Parked) -> Result<(), batch::Error> {
+    let Ok(event) = H::Event::decode(&parked.message) else { return Ok(()) };
     let Parked { event_id, message, .. } = parked;
     let incoming = Incoming { event, message: Arc::new(message), event_id, was_parked: true };
     match handler.handle(vec![incoming]).await.pop() {
@@ -331,7 +330,6 @@ pub async fn apply_parked<T: EventHandler>(handler: &T, parked: Parked) -> Resul
     }
 }
 
-/// Names a message among those parked, also one without an id.
 fn backoff(failures: u32) -> Duration {
     RETRY_FIRST.saturating_mul(1 << failures.min(10)).min(RETRY_LONGEST)
 }

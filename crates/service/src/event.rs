@@ -1,8 +1,25 @@
-//! What readers of the stream have in common: how an event is named, which trace it belongs to, and the log line that shows that it came.
+//! What readers of the stream have in common: how an event is decoded and named, which trace it belongs to, and the log line that shows
+//! that it was received.
 
 use eticket_base::telemetry::TraceContext;
 use eticket_bus::{Delivery, Message};
 use eticket_proto::headers;
+
+/// What a service reads out of the messages of other services.
+pub trait Event: Sized + Send + Sync + 'static {
+    /// The subjects that these events have.
+    const FILTERS: &'static [&'static str];
+
+    /// Reads the event out of a message.
+    ///
+    /// # Errors
+    /// The reason, in words, why the message cannot be read. It is parked with that reason.
+    fn decode(message: &Message) -> Result<Self, String>;
+
+    /// Returns the aggregate of the event and its revision there. Of several events of one aggregate in a batch a consumer applies
+    /// only the newest.
+    fn aggregate(&self) -> (String, i64);
+}
 
 /// The id of an event; a message without one is named by its subject and its sequence.
 #[must_use]

@@ -4,7 +4,7 @@
 #![warn(missing_docs)]
 
 pub mod audit;
-pub mod background;
+mod background;
 pub mod batch;
 pub mod bus;
 pub mod config;
@@ -15,3 +15,4 @@ pub mod idempotency;
 pub mod operations;
 pub mod relay;
 pub mod store;
+pub mod write_service;

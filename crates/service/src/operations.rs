@@ -21,7 +21,7 @@ use eticket_rpc_server::{
     error::ApiError,
     paging::{self, Page},
 };
-use eticket_store::{Housekeeping, Parked};
+use eticket_store::{Parked, ParkedStore};
 use futures::{Stream, StreamExt, future::BoxFuture};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -31,6 +31,7 @@ use tonic::{
 };
 
 use crate::{
+    audit::{self, Owner},
     batch,
     consumer::{self, EventHandler},
     failure,
@@ -40,15 +41,17 @@ use crate::{
 const RESEND_PAGE: i64 = 100;
 
 /// What operators may do to one service.
-pub struct Operations<T> {
+pub struct Operations<H> {
     /// Its durable consumer's name.
     pub consumer: &'static str,
     /// Where messages are parked.
-    pub store: Arc<dyn Housekeeping>,
+    pub store: Arc<dyn ParkedStore>,
     /// Where republished states go.
     pub bus: Arc<dyn Bus>,
-    /// What is done with events.
-    pub handler: Arc<T>,
+    /// Applies parked events again.
+    pub handler: Arc<H>,
+    /// The states that `Republish` sends.
+    pub owner: Arc<dyn Owner>,
     /// Republishing goes on also if the caller goes away.
     pub tasks: Tasks,
 }
@@ -56,7 +59,7 @@ pub struct Operations<T> {
 type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
-impl<T: EventHandler> OperationsService for Operations<T> {
+impl<H: EventHandler> OperationsService for Operations<H> {
     type RepublishStream = Progress<RepublishResponse>;
     type RebuildViewStream = Progress<RebuildViewResponse>;
     type CompareViewStream = Progress<CompareViewResponse>;
@@ -88,11 +91,11 @@ impl<T: EventHandler> OperationsService for Operations<T> {
     }
 
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
-        let total = self.handler.count().await.map_err(failure::batch_status)?;
+        let total = self.owner.count().await.map_err(failure::batch_status)?;
         let (progress, shown) = mpsc::channel(16);
         // Has room for the end always: the task does not wait for its client.
         let (last, ended) = mpsc::channel(1);
-        let (bus, handler, name) = (self.bus.clone(), self.handler.clone(), self.consumer);
+        let (bus, owner, name) = (self.bus.clone(), self.owner.clone(), self.consumer);
         self.tasks.spawn("republish", async move {
             let show = |republished_count: u64| {
                 let response = RepublishResponse {
@@ -107,7 +110,7 @@ impl<T: EventHandler> OperationsService for Operations<T> {
             if let Err(error) = bus.restart(name).await {
                 tracing::warn!(service = name, %error, "the consumer is not put back to the start");
             }
-            let outcome = handler.republish(&show).await;
+            let outcome = audit::republish_all(&*owner, &show).await;
             let count = outcome.map(|count| count as i64).map_err(failure::batch_status);
             let end = count.map(|count| RepublishResponse { republished_count: count, total_count: count });
             let _ = last.try_send(end);
@@ -159,7 +162,7 @@ pub fn only(service: &str, method: &str) -> Status {
 /// # Errors
 /// As the contract says.
 pub async fn list_parked(
-    store: &dyn Housekeeping,
+    store: &dyn ParkedStore,
     request: &ListParkedEventsRequest,
 ) -> Result<Response<ListParkedEventsResponse>, Status> {
     const SCOPE: &str = "ListParkedEvents";
@@ -179,7 +182,7 @@ pub type Apply = dyn Fn(Parked) -> BoxFuture<'static, Result<(), batch::Error>> 
 /// # Errors
 /// As the contract says.
 pub async fn resend_parked(
-    store: &dyn Housekeeping,
+    store: &dyn ParkedStore,
     event_id: &str,
     apply: &Apply,
 ) -> Result<Response<ResendParkedEventResponse>, Status> {
@@ -213,7 +216,7 @@ pub async fn resend_parked(
 /// As the contract says.
 pub async fn discard_parked(
     service: &'static str,
-    store: &dyn Housekeeping,
+    store: &dyn ParkedStore,
     event_id: &str,
 ) -> Result<Response<DiscardParkedEventResponse>, Status> {
     let found = store.parked_by_id(event_id).await.map_err(failure::store_status)?;
@@ -247,22 +250,28 @@ mod tests {
     use tokio::time::timeout;
 
     use super::*;
-    use crate::{consumer::tests::service, relay::tests::database};
+    use crate::{
+        consumer::tests::{STATES, service},
+        relay::tests::database,
+    };
 
     #[tokio::test]
     async fn republishing_does_not_wait_for_its_client() {
         let folder = tempfile::tempdir().unwrap();
         let database = database(folder.path()).await;
+        let handler = service(database.clone());
         let operations = Operations {
             consumer: "test",
-            store: Arc::new(database.clone()),
+            store: Arc::new(database),
             bus: Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap()),
-            handler: service(database),
+            handler: handler.clone(),
+            owner: handler,
             tasks: Tasks::new(),
         };
         let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();
         timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("nobody reads, and it ends");
+        let all = STATES as i64;
         let last = shown.map(Result::unwrap).collect::<Vec<_>>().await.pop();
-        assert_eq!(last, Some(RepublishResponse::default()), "the end is not lost: all of none");
+        assert_eq!(last, Some(RepublishResponse { republished_count: all, total_count: all }), "the end is not lost");
     }
 }

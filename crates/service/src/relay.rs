@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use eticket_bus::{self as bus, Bus, Message};
 use eticket_rpc_server::health::Health;
-use eticket_store::{Error, Housekeeping, OutboxRow, WaitingRow};
+use eticket_store::{Error, OutboxRow, OutboxStore, WaitingRow};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -35,7 +35,7 @@ pub enum Outcome {
 pub struct Relay {
     service: &'static str,
     bus: Arc<dyn Bus>,
-    store: Arc<dyn Housekeeping>,
+    store: Arc<dyn OutboxStore>,
     wake: Arc<Notify>,
     health: Health,
 }
@@ -45,7 +45,7 @@ impl Relay {
     pub fn new(
         service: &'static str,
         bus: Arc<dyn Bus>,
-        store: Arc<dyn Housekeeping>,
+        store: Arc<dyn OutboxStore>,
         wake: Arc<Notify>,
         health: Health,
     ) -> Self {

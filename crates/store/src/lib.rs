@@ -10,6 +10,7 @@
 mod contract;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
+mod ports;
 pub mod postgres;
 pub mod sqlite;
 
@@ -19,6 +20,10 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_bus::Message;
 use uuid::Uuid;
+
+pub use self::ports::{
+    Claim, Housekeeping, OutboxStore, ParkedStore, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
+};
 
 /// Why a store did not do what it was asked. Nothing is known to be written after any of them.
 #[derive(Debug, thiserror::Error)]
@@ -279,64 +284,6 @@ pub trait CommitExt: Commit {
 }
 
 impl<S: Commit + ?Sized> CommitExt for S {}
-
-/// A row of the outbox with its id, by which it is deleted.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WaitingRow {
-    /// By which it is deleted.
-    pub id: i64,
-    /// Of the aggregate.
-    pub revision: i64,
-    /// What is sent, as it is sent.
-    pub message: Message,
-}
-
-/// Subjects that one relay owns, with all their waiting rows, until it is dropped or done.
-#[async_trait]
-pub trait Claim: Send {
-    /// The waiting rows, a list a subject, each in the order (revision, id).
-    fn subjects(&mut self) -> Vec<Vec<WaitingRow>>;
-
-    /// Deletes the rows that the bus has acknowledged and gives the subjects back.
-    async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error>;
-}
-
-/// What the relay, the consumers and the operators need of every store.
-#[async_trait]
-pub trait Housekeeping: Send + Sync {
-    /// Whether the store answers.
-    async fn ping(&self) -> Result<(), Error>;
-
-    /// Claims up to `most` subjects that wait in the outbox and that no other relay owns.
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error>;
-
-    /// How many rows wait in the outbox.
-    async fn outbox_depth(&self) -> Result<i64, Error>;
-
-    /// The epoch of the stream that this store last met.
-    async fn stream_epoch(&self) -> Result<Option<String>, Error>;
-
-    /// Notes which stream was met.
-    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error>;
-
-    /// The record of a request, for a look before anything else is asked.
-    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error>;
-
-    /// Deletes records made before `before`; answers how many.
-    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error>;
-
-    /// Parked messages with an id above `after`, in the order of their ids.
-    async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error>;
-
-    /// One parked message.
-    async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
-
-    /// Deletes a parked message for good; answers whether it was there.
-    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
-
-    /// Ends all use: waits for what is under way and closes the files or connections.
-    async fn close(&self);
-}
 
 #[cfg(test)]
 mod tests {

@@ -249,7 +249,7 @@ mod tests {
     use eticket_base::clock::ManualClock;
 
     use super::*;
-    use crate::{Housekeeping, contract};
+    use crate::{OutboxStore, StoreLifecycle, StreamEpochStore, contract};
 
     /// A store without rows of its own.
     struct NoTables;

@@ -4,7 +4,11 @@ use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
 use eticket_bus::{self as bus, Delivery};
 use eticket_query::application::reader::{Reader, Session as ReaderSession};
-use eticket_service::consumer::{Consumer, Error, EventHandler, Session};
+use eticket_service::{
+    audit,
+    consumer::{Consumer, Error, EventHandler, Session},
+    event::Event as _,
+};
 
 use super::bus::TestBus;
 
@@ -29,26 +33,26 @@ pub trait Intake {
     async fn republish(&mut self) -> Result<()>;
 }
 
-pub struct ConsumerIntake<'w, T: EventHandler> {
-    consumer: &'w Consumer<T>,
+pub struct ConsumerIntake<'w, H: EventHandler> {
+    consumer: &'w Consumer<H>,
     bus: TestBus,
-    session: Option<(Session<'w, T>, usize)>,
+    session: Option<(Session<'w, H>, usize)>,
 }
 
-impl<'w, T: EventHandler> ConsumerIntake<'w, T> {
-    pub fn new(consumer: &'w Consumer<T>, bus: TestBus) -> Self {
+impl<'w, H: EventHandler> ConsumerIntake<'w, H> {
+    pub fn new(consumer: &'w Consumer<H>, bus: TestBus) -> Self {
         Self { consumer, bus, session: None }
     }
 }
 
 #[async_trait(?Send)]
-impl<T: EventHandler> Intake for ConsumerIntake<'_, T> {
+impl<H: EventHandler> Intake for ConsumerIntake<'_, H> {
     fn name(&self) -> &'static str {
         self.consumer.name
     }
 
     fn filters(&self) -> &'static [&'static str] {
-        self.consumer.filters
+        H::Event::FILTERS
     }
 
     fn attached_to(&self) -> Option<usize> {
@@ -81,7 +85,7 @@ impl<T: EventHandler> Intake for ConsumerIntake<'_, T> {
 
     async fn republish(&mut self) -> Result<()> {
         self.consumer.bus.restart(self.consumer.name).await?;
-        self.consumer.handler.republish(&|_| ()).await?;
+        audit::republish_all(&*self.consumer.owner, &|_| ()).await?;
         Ok(())
     }
 }

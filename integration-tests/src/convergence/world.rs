@@ -14,15 +14,18 @@ use eticket_base::{
     telemetry::TraceContext,
 };
 use eticket_bus::Bus;
-use eticket_pricing::application::{PriceWriter, Prices};
+use eticket_pricing::application::{PriceWriter, Prices, events::PriceStates};
 use eticket_proto::ids::TicketId;
 use eticket_query::application::{ViewStore, changes::Changes, reader::Reader};
 use eticket_reservation::{
-    application::{Availability, CheckError, ReservationStore, ReservationWriter, Reservations},
+    application::{
+        Availability, CheckError, ReservationStore, ReservationWriter, Reservations, events::ReservationStates,
+    },
     domain::Check,
 };
 use eticket_rpc_server::health::Health;
 use eticket_service::{
+    audit::Owner,
     batch::{Batches, Limits},
     consumer::{Consumer, EventHandler},
 };
@@ -31,7 +34,7 @@ use eticket_store::{
     sqlite::{Database, Durability, Store},
 };
 use eticket_ticket::{
-    application::{TicketWriter, Tickets},
+    application::{TicketWriter, Tickets, events::TicketStates},
     domain::Unavailable,
 };
 use tokio::{
@@ -62,11 +65,13 @@ pub struct World {
     pub ledgers: Arc<dyn ReservationStore>,
     pub prices: Prices,
     pub views: Arc<dyn ViewStore>,
-    pub ticket: Consumer<eticket_ticket::inbound::events::Events>,
-    pub reservation: Consumer<eticket_reservation::inbound::events::Events>,
-    pub pricing: Consumer<eticket_pricing::inbound::events::Events>,
+    pub ticket: Consumer<Tickets>,
+    pub reservation: Consumer<Reservations>,
+    pub pricing: Consumer<Prices>,
     pub query: Reader,
     pub check: Arc<DirectCheck>,
+    /// Of the services, in the order of [`Service`].
+    stores: [Database; 3],
     folder: tempfile::TempDir,
 }
 
@@ -92,13 +97,13 @@ impl World {
         let prices = prices(&pricing_db, &clock, &tasks).await;
         let query = reader(&folder, &bus, &clock).await;
 
-        let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
-        let ticket = consumer("ticket", eticket_ticket::inbound::events::FILTERS, &bus, &clock, &ticket_db, events);
-        let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
-        let filters = eticket_reservation::inbound::events::FILTERS;
-        let reservation = consumer("reservation", filters, &bus, &clock, &reservation_db, events);
-        let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
-        let pricing = consumer("pricing", eticket_pricing::inbound::events::FILTERS, &bus, &clock, &pricing_db, events);
+        let states = TicketStates::new(tickets.clone(), eticket_ticket::outbound::messages::PROTOBUF);
+        let ticket = consumer("ticket", &bus, &clock, &ticket_db, tickets.clone(), states);
+        let states = ReservationStates::new(reservations.clone(), eticket_reservation::outbound::messages::PROTOBUF);
+        let reservation = consumer("reservation", &bus, &clock, &reservation_db, reservations.clone(), states);
+        let messages = eticket_pricing::outbound::messages::PROTOBUF;
+        let states = PriceStates::new(prices.clone(), messages, clock.clone());
+        let pricing = consumer("pricing", &bus, &clock, &pricing_db, prices.clone(), states);
         let views = query.store.clone();
         Self {
             bus,
@@ -113,17 +118,14 @@ impl World {
             pricing,
             query,
             check,
+            stores: [ticket_db, reservation_db, pricing_db],
             folder,
         }
     }
 
     /// Outbox, parked messages and the like of a service.
     pub fn housekeeping(&self, service: Service) -> &dyn Housekeeping {
-        match service {
-            Service::Ticket => &*self.ticket.store,
-            Service::Reservation => &*self.reservation.store,
-            Service::Pricing => &*self.pricing.store,
-        }
+        &self.stores[service as usize]
     }
 
     /// Closes the stores and removes them.
@@ -191,17 +193,17 @@ fn health() -> Health {
     Health::new(Vec::<String>::new())
 }
 
-fn consumer<T: EventHandler>(
+fn consumer<H: EventHandler>(
     name: &'static str,
-    filters: &'static [&'static str],
     bus: &TestBus,
     clock: &Arc<ManualClock>,
     database: &Database,
-    events: T,
-) -> Consumer<T> {
+    handler: H,
+    states: impl Owner,
+) -> Consumer<H> {
     let bus: Arc<dyn Bus> = Arc::new(bus.clone());
-    let store: Arc<dyn Housekeeping> = Arc::new(database.clone());
-    Consumer { name, filters, bus, store, handler: Arc::new(events), clock: clock.clone(), health: health() }
+    let (store, handler, owner) = (Arc::new(database.clone()), Arc::new(handler), Arc::new(states));
+    Consumer { name, bus, store, handler, owner, clock: clock.clone(), health: health() }
 }
 
 struct Gate {

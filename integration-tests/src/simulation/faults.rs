@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use futures::FutureExt;
+use eticket_service::audit;
 use tokio::time::Instant;
 
 use super::{plan::Repair, replicas::Fleet, service::Service};
@@ -144,27 +144,14 @@ async fn republished(fleet: &Fleet, service: Service) -> bool {
 }
 
 async fn republished_by(fleet: &Fleet, service: Service, number: usize) -> bool {
-    let progress = &|_: u64| ();
     fleet.scheduler.pause().await;
     let Some(process_state) = fleet.process_state(service, number) else { return false };
     let name = format!("{service:?}").to_lowercase();
     if process_state.bus().restart(&name).await.is_err() {
         return false;
     }
-    let sent = match service {
-        Service::Ticket => {
-            fleet.tickets[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
-        }
-        Service::Reservation => {
-            fleet.reservations[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
-        }
-        Service::Pricing => {
-            fleet.prices[number].get().map(|(it, _)| async move { it.republish(progress).await }.boxed())
-        }
-        Service::Query => None,
-    };
-    match sent {
-        Some(sent) => sent.await.is_ok(),
+    match fleet.owner(service, number) {
+        Some(owner) => audit::republish_all(&*owner, &|_| ()).await.is_ok(),
         None => false,
     }
 }

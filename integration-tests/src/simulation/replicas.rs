@@ -20,7 +20,7 @@ use eticket_service::{
     relay::Relay,
 };
 use eticket_store::{
-    Error, Housekeeping, OutboxRow,
+    Error, Housekeeping, OutboxRow, OutboxStore, ParkedStore,
     memory::{NoSteps, Steps, Store, Tables},
 };
 use eticket_ticket::{application::Tickets, outbound::memory::TicketTables};
@@ -33,7 +33,7 @@ use super::{
     plan::{Plan, Repair},
     scheduler::{Scheduler, locked},
     service::Service,
-    wrong::{Network, Wrong},
+    wrong::{self, Network, Wrong},
 };
 
 mod start;
@@ -214,13 +214,16 @@ impl FleetInner {
         locked(&self.view_rows[number]).process(Arc::new(NoSteps))
     }
 
-    /// The housekeeping of a service's store, without any fault.
-    pub(super) fn housekeeping(&self, service: Service) -> Box<dyn Housekeeping> {
+    /// The outbox of a service, if it has one, and its parked messages, without any fault.
+    pub(super) fn housekeeping(&self, service: Service) -> (Option<Box<dyn OutboxStore>>, Box<dyn ParkedStore>) {
+        fn both<R: Tables>(rows: &Store<R>) -> (Option<Box<dyn OutboxStore>>, Box<dyn ParkedStore>) {
+            (Some(Box::new(rows.clone())), Box::new(rows.clone()))
+        }
         match service {
-            Service::Ticket => Box::new(self.ticket_rows.clone()),
-            Service::Reservation => Box::new(self.reservation_rows.clone()),
-            Service::Pricing => Box::new(self.price_rows.clone()),
-            Service::Query => Box::new(self.shown(0)),
+            Service::Ticket => both(&self.ticket_rows),
+            Service::Reservation => both(&self.reservation_rows),
+            Service::Pricing => both(&self.price_rows),
+            Service::Query => (None, Box::new(self.shown(0))),
         }
     }
 
@@ -271,34 +274,37 @@ fn comparer(process_state: &Process, service: &'static str, owners: &'static [&'
     Comparer { service, owners, bus: process_state.link.clone(), config: COMPARED }
 }
 
-/// Consumer and relay of a process, as its background has them; with `audit` what it answers and whom it compares itself with.
-fn background<T: EventHandler, R: Tables>(
-    process_state: &Process,
-    name: &'static str,
-    filters: &'static [&'static str],
-    rows: &Store<R>,
-    events: T,
-    audit: Option<(Arc<dyn Owner>, &'static [&'static str])>,
-) {
-    let (events, outbox_written) = (Arc::new(events), rows.outbox_written());
-    let bus: Arc<dyn Bus> = process_state.link.clone();
-    let store: Arc<dyn Housekeeping> = Arc::new(rows.clone());
-    let health = Health::new(Vec::<String>::new());
-    let consumer = Consumer {
-        name,
-        filters,
-        bus: bus.clone(),
-        store: store.clone(),
-        handler: events.clone(),
-        clock: Arc::new(process_state.scheduler.clone()),
-        health: health.clone(),
-    };
-    process_state.spawn(consumer.run(process_state.tasks.stopping()));
-    if let Some((owner, owners)) = audit {
-        let responder = Responder { service: name, bus: bus.clone(), owner, store: store.clone() };
-        process_state.spawn(responder.run(process_state.tasks.stopping()));
-        let replica = Arc::new(AppliedEvents { handler: events, store: store.clone() });
-        process_state.spawn(comparer(process_state, name, owners).run(replica, process_state.tasks.stopping()));
+impl FleetInner {
+    /// Consumer and relay of a process, as the background of a service has them; and the comparison, if this run compares.
+    fn start_background<H: EventHandler, R: Tables>(
+        &self,
+        process_state: &Process,
+        name: &'static str,
+        rows: &Store<R>,
+        events: H,
+        owner: Arc<dyn Owner>,
+        others: &'static [&'static str],
+    ) {
+        let (handler, outbox_written) = (Arc::new(events), rows.outbox_written());
+        let bus: Arc<dyn Bus> = process_state.link.clone();
+        let store: Arc<dyn Housekeeping> = Arc::new(rows.clone());
+        let health = Health::new(Vec::<String>::new());
+        let consumer = Consumer {
+            name,
+            bus: bus.clone(),
+            store: store.clone(),
+            handler: handler.clone(),
+            owner: wrong::republished(self.wrong, owner.clone()),
+            clock: Arc::new(process_state.scheduler.clone()),
+            health: health.clone(),
+        };
+        process_state.spawn(consumer.run(process_state.tasks.stopping()));
+        if self.compares() {
+            let responder = Responder { service: name, bus: bus.clone(), owner, store: store.clone() };
+            process_state.spawn(responder.run(process_state.tasks.stopping()));
+            let replica = Arc::new(AppliedEvents { handler, store: store.clone() });
+            process_state.spawn(comparer(process_state, name, others).run(replica, process_state.tasks.stopping()));
+        }
+        process_state.spawn(Relay::new(name, bus, store, outbox_written, health).run(process_state.tasks.stopping()));
     }
-    process_state.spawn(Relay::new(name, bus, store, outbox_written, health).run(process_state.tasks.stopping()));
 }

@@ -23,8 +23,10 @@ use eticket_query::{
 };
 use eticket_reservation::domain::Check;
 use eticket_service::{
+    audit::{Owner, State},
     batch,
     consumer::{EventHandler, Incoming},
+    event::Event as _,
 };
 use eticket_store::Parked;
 
@@ -205,7 +207,7 @@ impl<T: EventHandler> Heard<T> {
         match self.wrong {
             Some(Wrong::NoCompensation) => self.service == Service::Reservation,
             Some(Wrong::PricingUpdatesOnlyRowsItHas) if self.service == Service::Pricing => {
-                let (aggregate, _) = self.events.aggregate(event);
+                let (aggregate, _) = event.aggregate();
                 let ticket = aggregate.strip_prefix("reservation/").and_then(|id| id.parse::<TicketId>().ok());
                 let history = locked(&self.history);
                 let has_a_row = |id| history.lookup(&id).is_some_and(|past| !past.prices.is_empty());
@@ -236,14 +238,6 @@ impl Drop for TakingIn {
 impl<T: EventHandler> EventHandler for Heard<T> {
     type Event = T::Event;
 
-    fn decode(&self, message: &Message) -> Result<T::Event, String> {
-        self.events.decode(message)
-    }
-
-    fn aggregate(&self, event: &T::Event) -> (String, i64) {
-        self.events.aggregate(event)
-    }
-
     async fn handle(&self, events: Vec<Incoming<T::Event>>) -> Vec<Result<(), batch::Error>> {
         let ignored: Vec<bool> = events.iter().map(|incoming| self.is_ignored(&incoming.event)).collect();
         let heard = events.into_iter().zip(&ignored).filter(|(_, ignored)| !**ignored).map(|(event, _)| event);
@@ -260,16 +254,30 @@ impl<T: EventHandler> EventHandler for Heard<T> {
     async fn missing(&self, events: &[T::Event]) -> Result<Vec<bool>, batch::Error> {
         self.events.missing(events).await
     }
+}
 
+/// The states that a consumer publishes again on a new stream.
+pub(super) fn republished(wrong: Option<Wrong>, owner: Arc<dyn Owner>) -> Arc<dyn Owner> {
+    match wrong {
+        Some(Wrong::NoRepublishAfterALoss) => Arc::new(NoStates),
+        _ => owner,
+    }
+}
+
+struct NoStates;
+
+#[async_trait]
+impl Owner for NoStates {
     async fn count(&self) -> Result<u64, batch::Error> {
-        self.events.count().await
+        Ok(0)
     }
 
-    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        match self.wrong {
-            Some(Wrong::NoRepublishAfterALoss) => Ok(0),
-            _ => self.events.republish(progress).await,
-        }
+    async fn states(&self, _: &str, _: usize) -> Result<Vec<State>, batch::Error> {
+        Ok(Vec::new())
+    }
+
+    async fn republish(&self, _: &[String]) -> Result<u64, batch::Error> {
+        Ok(0)
     }
 }
 

@@ -4,7 +4,7 @@
 //! The policy in force is read in that transaction too: a replica that has not heard of the newest version never computes by an
 //! older one.
 
-pub mod audit;
+pub mod events;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -20,8 +20,6 @@ use eticket_store::{self as store, Commit, CommitExt, OutboxRow, Parked, Rows, W
 
 use crate::domain::{self, Holder, Offer, Policy, PolicyBehind, Price, Row, Schedule};
 
-/// Prices of one republishing transaction.
-const REPUBLISH_PAGE: i64 = 500;
 /// Prices computed anew in one transaction.
 const REPRICE_PAGE: i64 = 500;
 
@@ -65,20 +63,20 @@ pub trait PriceStore: Commit<Keys = BTreeSet<TicketId>, Rows = PricingRows> + 's
 
 /// What an event says to a price.
 #[derive(Debug, Clone)]
-pub struct News {
+pub struct PriceInput {
     pub ticket: TicketId,
-    pub about: About,
+    pub input: Input,
 }
 
 #[derive(Debug, Clone, Copy)]
-pub enum About {
+pub enum Input {
     Schedule(Schedule),
     Holder(Holder),
 }
 
 /// What goes through the one writer.
 pub enum WriteCommand {
-    Event(Incoming<News>),
+    Event(Incoming<PriceInput>),
     Park(Parked),
     Offer(Policy),
     Reprice(TicketId),
@@ -173,43 +171,6 @@ impl Prices {
         }
     }
 
-    /// Applies events, all in one batch if there is room.
-    pub async fn handle(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
-        futures::future::join_all(events.into_iter().map(|event| self.submit(WriteCommand::Event(event)))).await
-    }
-
-    /// # Errors
-    /// [`batch::Error`] if it is not set aside.
-    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(WriteCommand::Park(parked)).await
-    }
-
-    /// Puts the current state of every price into the outbox; answers how many.
-    ///
-    /// # Errors
-    /// If the store does not answer: to be begun again, which is harmless.
-    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        let (mut after, mut count) = (String::new(), 0);
-        loop {
-            let page = self.store.page(&after, REPUBLISH_PAGE).await.map_err(unavailable)?;
-            let Some((last, _)) = page.last() else { return Ok(count) };
-            last.as_str().clone_into(&mut after);
-            count += page.len() as u64;
-            // The state is read again under the row's lock: what the page shows may be outdated by then.
-            futures::future::try_join_all(page.into_iter().map(|(id, _)| self.submit(WriteCommand::Republish(id))))
-                .await?;
-            progress(count);
-        }
-    }
-
-    /// How many states a republishing sends.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn count(&self) -> Result<u64, batch::Error> {
-        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
-    }
-
     async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {
         match self.writer.submit(write, None).await? {
             Outcome::Done | Outcome::Offered(_) => Ok(()),
@@ -266,7 +227,7 @@ fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: Messages,
             Outcome::Done
         }
         WriteCommand::Republish(id) => {
-            // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+            // A row of its own even where one of this revision waits: that one may be sent already and input to be deleted.
             let row = work.rows.prices.get(id);
             let event = row.and_then(|row| (messages.event)(id, row, now, &TraceContext::new_root()));
             event.into_iter().for_each(|event| work.publish(event));
@@ -277,22 +238,22 @@ fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: Messages,
 
 fn handle_event(
     work: &mut Work<PricingRows>,
-    incoming: &Incoming<News>,
+    incoming: &Incoming<PriceInput>,
     messages: Messages,
     now: DateTime<Utc>,
 ) -> Outcome {
-    let News { ticket, about } = &incoming.event;
+    let PriceInput { ticket, input } = &incoming.event;
     let Some(policy) = &work.rows.in_force else {
         return Outcome::NotComputed("no policy has been adopted yet".to_owned());
     };
     // A missing row is made: what comes before the ticket's own event waits for it there.
     let none_yet = Row::default();
     let row = work.rows.prices.get(ticket).unwrap_or(&none_yet);
-    let taken_in: Result<Option<Row>, PolicyBehind> = match *about {
-        About::Schedule(schedule) => domain::apply_ticket(row, schedule, policy, now),
-        About::Holder(holder) => domain::apply_reservation(row, holder, policy, now),
+    let applied: Result<Option<Row>, PolicyBehind> = match *input {
+        Input::Schedule(schedule) => domain::apply_ticket(row, schedule, policy, now),
+        Input::Holder(holder) => domain::apply_reservation(row, holder, policy, now),
     };
-    let changed = match taken_in {
+    let changed = match applied {
         Ok(changed) => changed,
         Err(behind) => return Outcome::NotComputed(behind.to_string()),
     };

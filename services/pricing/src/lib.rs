@@ -16,34 +16,24 @@ mod tests;
 use std::sync::Arc;
 
 use eticket_base::{config as base_config, exit::StartError};
-use eticket_proto::{
-    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
-    pricing::pricing_service_server::{PricingServiceServer, SERVICE_NAME as PRICES},
-};
-use eticket_rpc_server::{health::Health, server::Running};
+use eticket_proto::pricing::pricing_service_server::{PricingServiceServer, SERVICE_NAME as PRICES};
+use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
     process::{Deployment, OpenBus, Service},
 };
 use eticket_service::{
-    audit::Comparer,
-    background::Background,
-    batch::{Batches, Limits},
     bus::open as open_bus,
-    operations::{self, Operations},
-    store::{Migrations, OpenStore, check as check_store, open as open_store},
+    store::{Migrations, OpenStore, check as check_store},
+    write_service::{Events, WriteService},
 };
 use eticket_store as store;
 
 pub use crate::config::Config;
 use crate::{
-    application::{PriceStore, PriceWriter, Prices, audit::PriceStates},
-    inbound::{
-        events::{Events, FILTERS},
-        grpc::Grpc,
-        policy_watch::PolicyWatch,
-    },
+    application::{PriceStore, PriceWriter, Prices, events::PriceStates},
+    inbound::{grpc::Grpc, policy_watch::PolicyWatch},
     outbound::{messages::PROTOBUF, postgres, sqlite},
 };
 
@@ -69,50 +59,23 @@ impl Service for Pricing {
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
-        let (bus, clock) = (context.bus()?, context.clock.clone());
-        let opened = open_store(context, MIGRATIONS).await?;
-        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
-        let health = Health::new([PRICES, OPERATIONS]).with_store().with_bus();
-        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone());
-
-        let store = store_of(opened);
+        let (shell, opened) = WriteService::open(context, Self::NAME, PRICES, MIGRATIONS).await?;
+        let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = PriceWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
-        let prices = Prices::new(store, writer);
-        let events = Arc::new(Events { prices: prices.clone() });
+        let prices = Prices::new(store, shell.start_writer(writer));
         // Before the first call and the first event: there is never a moment without a policy.
         let mut watch = PolicyWatch::new(prices.clone(), config.policy.file.clone(), config.policy.settle());
         watch.begin().await?;
-
-        let states = Arc::new(PriceStates::new(prices.clone(), PROTOBUF, clock));
-        let comparer = Comparer {
-            service: Self::NAME,
-            owners: &["ticket", "reservation"],
-            bus: bus.clone(),
-            config: config.audit,
+        let events = Events {
+            handler: prices.clone(),
+            owner: PriceStates::new(prices.clone(), PROTOBUF, clock),
+            others: &["ticket", "reservation"],
+            audit: config.audit,
         };
-
-        let operations = Operations {
-            consumer: Self::NAME,
-            store: housekeeping,
-            bus: bus.clone(),
-            handler: events.clone(),
-            tasks: background.intake_tasks().clone(),
-        };
-        let running = context
-            .server()
-            .service(PricingServiceServer::new(Grpc { prices }))
-            .service(operations::served(Self::NAME, operations))
-            .reflection([PRICES, OPERATIONS])
-            .health(health)
-            .start()
-            .await?;
-        // Only now: a port that is taken must not leave anything running.
-        background.audit(states, comparer, events.clone());
-        background.start(bus, outbox_written, events, FILTERS);
-        let interval = config.policy.reload_interval();
-        background.intake_tasks().spawn("policy", watch.run(interval, background.intake_tasks().stopping()));
-        Ok(running.then(|| background.stop()))
+        let tasks = shell.tasks().clone();
+        let running = shell.serve(PricingServiceServer::new(Grpc { prices }), events).await?;
+        tasks.spawn("policy", watch.run(config.policy.reload_interval(), tasks.stopping()));
+        Ok(running)
     }
 }
 

@@ -24,7 +24,7 @@ use eticket_proto::{
     ids::{ReservationId, TicketId, UserId},
     token::Consistency,
 };
-use eticket_store::{self as store, Commit, Housekeeping, Rows};
+use eticket_store::{self as store, Commit, ParkedStore, Rows, StoreLifecycle};
 use tokio::{
     sync::Semaphore,
     time::{Instant, timeout_at},
@@ -71,6 +71,8 @@ pub struct ViewRows {
     pub position: Option<Position>,
     /// Where it moves to, in the same transaction.
     pub moved_to: Option<Position>,
+    /// The rows have caught up with the stream. The store keeps that for good.
+    pub has_caught_up: bool,
     /// The sequences of all rows are of another stream: they become 0.
     pub forget_sequences: bool,
 }
@@ -101,7 +103,7 @@ pub struct Counts {
 
 /// Where the view is kept.
 #[async_trait]
-pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
+pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreLifecycle {
     /// A row, once it has a ticket part.
     async fn view(&self, id: &TicketId) -> Result<Option<View>, store::Error>;
 
@@ -109,9 +111,6 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + Housekeeping {
 
     /// Whether the rows have once caught up with a stream: before that they are a part of what there is.
     async fn has_caught_up(&self) -> Result<bool, store::Error>;
-
-    /// They have, with this one.
-    async fn set_caught_up(&self, epoch: &str) -> Result<(), store::Error>;
 
     /// Rows in an order, those above `after`.
     async fn page(

@@ -1,7 +1,7 @@
 //! What can be done with reservations, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
-pub mod audit;
+pub mod events;
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
@@ -23,9 +23,6 @@ mod apply_batch;
 mod tests;
 
 pub use apply_batch::ReservationWriter;
-
-/// Aggregates of one republishing transaction.
-const REPUBLISH_PAGE: i64 = 500;
 
 /// Turns reservations into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
 #[derive(Debug, Clone, Copy)]
@@ -229,63 +226,6 @@ impl Reservations {
     /// If the store does not answer.
     pub async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error> {
         self.store.page(filter, after, most).await
-    }
-
-    /// Applies ticket events. Only a withdrawal concerns a ledger.
-    pub async fn handle(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
-        let outcomes = events.into_iter().map(|incoming| async {
-            if incoming.event.withdrawn {
-                self.submit(WriteCommand::Close(incoming)).await
-            } else if incoming.was_parked {
-                self.submit(WriteCommand::Unpark(incoming.event_id)).await
-            } else {
-                Ok(())
-            }
-        });
-        futures::future::join_all(outcomes).await
-    }
-
-    /// # Errors
-    /// [`batch::Error`] if it is not set aside.
-    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(WriteCommand::Park(parked)).await
-    }
-
-    /// Puts the current state of every reservation and every closed ledger into the outbox; answers how many.
-    ///
-    /// # Errors
-    /// If the store does not answer: to be begun again, which is harmless.
-    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        let (mut after, mut count) = (String::new(), 0);
-        loop {
-            let page = self.store.page(&Filter::default(), &after, REPUBLISH_PAGE).await.map_err(unavailable)?;
-            let Some(last) = page.last() else { break };
-            after = last.id.to_string();
-            count += page.len() as u64;
-            // The states are read again under the ledgers' locks: what the page shows may be outdated by then.
-            let commands =
-                page.into_iter().map(|reservation| self.submit(WriteCommand::RepublishReservation(reservation.id)));
-            futures::future::try_join_all(commands).await?;
-            progress(count);
-        }
-        after.clear();
-        loop {
-            let page = self.store.closed_ledgers(&after, REPUBLISH_PAGE).await.map_err(unavailable)?;
-            let Some(last) = page.last() else { return Ok(count) };
-            last.as_str().clone_into(&mut after);
-            count += page.len() as u64;
-            futures::future::try_join_all(page.into_iter().map(|id| self.submit(WriteCommand::RepublishClosed(id))))
-                .await?;
-            progress(count);
-        }
-    }
-
-    /// How many states a republishing sends.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn count(&self) -> Result<u64, batch::Error> {
-        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
     async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {

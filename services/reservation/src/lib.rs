@@ -13,34 +13,25 @@ pub mod outbound;
 use std::sync::Arc;
 
 use eticket_base::{config as base_config, exit::StartError};
-use eticket_proto::{
-    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
-    reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS},
-};
+use eticket_proto::reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS};
 use eticket_rpc_client::balance;
-use eticket_rpc_server::{health::Health, server::Running};
+use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
     process::{Deployment, OpenBus, Service},
 };
 use eticket_service::{
-    audit::Comparer,
-    background::Background,
-    batch::{Batches, Limits},
     bus::open as open_bus,
-    operations::{self, Operations},
-    store::{Migrations, OpenStore, check as check_store, open as open_store},
+    store::{Migrations, OpenStore, check as check_store},
+    write_service::{Events, WriteService},
 };
 use eticket_store as store;
 
 pub use crate::config::Config;
 use crate::{
-    application::{ReservationStore, ReservationWriter, Reservations, audit::ReservationStates},
-    inbound::{
-        events::{Events, FILTERS},
-        grpc::Grpc,
-    },
+    application::{ReservationStore, ReservationWriter, Reservations, events::ReservationStates},
+    inbound::grpc::Grpc,
     outbound::{messages::PROTOBUF, postgres, sqlite, ticket_client::TicketClient},
 };
 
@@ -67,46 +58,23 @@ impl Service for Reservation {
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
-        let (bus, clock) = (context.bus()?, context.clock.clone());
         let upstream = config.upstream.ticket;
         let targets = context.upstream("ticket", upstream.url.as_ref());
         let targets = targets.ok_or_else(|| StartError::failed("the ticket service has not started"))?;
-        let opened = open_store(context, MIGRATIONS).await?;
-        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
-        let health = Health::new([RESERVATIONS, OPERATIONS]).with_store().with_bus();
-        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())
-            .keeping_records(config.idempotency.kept());
-
-        let store = store_of(opened);
+        let (shell, opened) = WriteService::open(context, Self::NAME, RESERVATIONS, MIGRATIONS).await?;
+        let shell = shell.keeping_records(config.idempotency.kept());
+        let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
-        let channel = balance::channel("ticket", &targets, background.intake_tasks());
+        let channel = balance::channel("ticket", &targets, shell.tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
-        let reservations = Reservations::new(store, writer, availability, clock);
-        let events = Arc::new(Events { reservations: reservations.clone() });
-
-        let states = Arc::new(ReservationStates::new(reservations.clone(), PROTOBUF));
-        let comparer = Comparer { service: Self::NAME, owners: &["ticket"], bus: bus.clone(), config: config.audit };
-
-        let operations = Operations {
-            consumer: Self::NAME,
-            store: housekeeping,
-            bus: bus.clone(),
-            handler: events.clone(),
-            tasks: background.intake_tasks().clone(),
+        let reservations = Reservations::new(store, shell.start_writer(writer), availability, clock);
+        let events = Events {
+            handler: reservations.clone(),
+            owner: ReservationStates::new(reservations.clone(), PROTOBUF),
+            others: &["ticket"],
+            audit: config.audit,
         };
-        let running = context
-            .server()
-            .service(ReservationServiceServer::new(Grpc { reservations }))
-            .service(operations::served(Self::NAME, operations))
-            .reflection([RESERVATIONS, OPERATIONS])
-            .health(health)
-            .start()
-            .await?;
-        // Only now: a port that is taken must not leave anything running.
-        background.audit(states, comparer, events.clone());
-        background.start(bus, outbox_written, events, FILTERS);
-        Ok(running.then(|| background.stop()))
+        shell.serve(ReservationServiceServer::new(Grpc { reservations }), events).await
     }
 }
 

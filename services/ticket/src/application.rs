@@ -1,7 +1,7 @@
 //! What can be done with tickets, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
 //! function over the domain, which a store runs within its transaction.
 
-pub mod audit;
+pub mod events;
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -19,8 +19,6 @@ use uuid::Uuid;
 
 use crate::domain::{self, Change, Schedule, Status, Ticket, Title};
 
-/// Tickets of one republishing transaction.
-const REPUBLISH_PAGE: i64 = 500;
 /// Expired tickets announced in one transaction.
 const SWEEP_PAGE: i64 = 256;
 
@@ -165,18 +163,6 @@ impl Tickets {
         self.store.page(status, self.now(), after, most).await
     }
 
-    /// Applies reservation events, all in one batch if there is room.
-    pub async fn handle(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
-        let commands = events.into_iter().map(|event| self.submit(WriteCommand::Event(event)));
-        futures::future::join_all(commands).await
-    }
-
-    /// # Errors
-    /// [`batch::Error`] if it is not set aside.
-    pub async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.submit(WriteCommand::Park(parked)).await
-    }
-
     /// Announces tickets that have expired; answers how many.
     ///
     /// # Errors
@@ -185,34 +171,6 @@ impl Tickets {
         let expired = self.store.to_announce(self.now(), SWEEP_PAGE).await.map_err(unavailable)?;
         let commands = expired.into_iter().map(|id| self.submit(WriteCommand::Sweep(id)));
         Ok(futures::future::try_join_all(commands).await?.len())
-    }
-
-    /// Puts the current state of every ticket into the outbox; answers how many.
-    ///
-    /// # Errors
-    /// If the store does not answer: to be begun again, which is harmless.
-    pub async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        let (mut after, mut count) = (String::new(), 0);
-        loop {
-            let page = self.store.page(None, self.now(), &after, REPUBLISH_PAGE).await.map_err(unavailable)?;
-            let Some(last) = page.last() else { return Ok(count) };
-            last.id.as_str().clone_into(&mut after);
-            count += page.len() as u64;
-            // The state is read again under the row's lock: what the page shows may be outdated by then.
-            futures::future::try_join_all(
-                page.into_iter().map(|ticket| self.submit(WriteCommand::Republish(ticket.id))),
-            )
-            .await?;
-            progress(count);
-        }
-    }
-
-    /// How many states a republishing sends.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn count(&self) -> Result<u64, batch::Error> {
-        self.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
     async fn submit(&self, write: WriteCommand) -> Result<(), batch::Error> {
@@ -326,11 +284,11 @@ fn handle_event(
         work.park(incoming.park("there is no such ticket", 1, now));
         return;
     };
-    let taken_in = domain::apply_reservation(ticket, *active, *revision, now);
+    let applied = domain::apply_reservation(ticket, *active, *revision, now);
     if incoming.was_parked {
         work.unpark(incoming.event_id.clone());
     }
-    if let Some(ticket) = taken_in {
+    if let Some(ticket) = applied {
         let happened = if ticket.holder.is_some() { Happened::Reserved } else { Happened::Released };
         put(work, ticket, happened, messages, now, &incoming.trace());
     }

@@ -12,23 +12,17 @@ pub mod outbound;
 use std::sync::Arc;
 
 use eticket_base::{config as base_config, exit::StartError};
-use eticket_proto::{
-    operations::operations_service_server::SERVICE_NAME as OPERATIONS,
-    ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer},
-};
-use eticket_rpc_server::{health::Health, server::Running};
+use eticket_proto::ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer};
+use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
     process::{Deployment, OpenBus, Service},
 };
 use eticket_service::{
-    audit::Comparer,
-    background::Background,
-    batch::{Batches, Limits},
     bus::open as open_bus,
-    operations::{self, Operations},
-    store::{Migrations, OpenStore, check as check_store, open as open_store},
+    store::{Migrations, OpenStore, check as check_store},
+    write_service::{Events, WriteService},
 };
 use eticket_store as store;
 use tokio_util::sync::CancellationToken;
@@ -36,13 +30,9 @@ use tower::Layer;
 
 pub use crate::config::Config;
 use crate::{
-    application::{TicketStore, TicketWriter, Tickets, audit::TicketStates},
+    application::{TicketStore, TicketWriter, Tickets, events::TicketStates},
     config::SweepConfig,
-    inbound::{
-        events::{Events, FILTERS},
-        fault::FaultLayer,
-        grpc::Grpc,
-    },
+    inbound::{fault::FaultLayer, grpc::Grpc},
     outbound::{messages::PROTOBUF, postgres, sqlite},
 };
 
@@ -67,45 +57,22 @@ impl Service for Ticket {
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
-        let (bus, clock) = (context.bus()?, context.clock.clone());
-        let opened = open_store(context, MIGRATIONS).await?;
-        let (housekeeping, outbox_written) = (opened.housekeeping(), opened.outbox_written());
-        let health = Health::new([TICKETS, OPERATIONS]).with_store().with_bus();
-        let background = Background::new(Self::NAME, housekeeping.clone(), health.clone(), clock.clone())
-            .keeping_records(config.idempotency.kept());
-
-        let store = store_of(opened);
+        let (shell, opened) = WriteService::open(context, Self::NAME, TICKETS, MIGRATIONS).await?;
+        let shell = shell.keeping_records(config.idempotency.kept());
+        let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = TicketWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
-        let writer = Batches::start(Self::NAME, background.writer_tasks(), Limits::default(), writer);
-        let tickets = Tickets::new(store, writer, clock);
-        let events = Arc::new(Events { tickets: tickets.clone() });
-
-        let states = Arc::new(TicketStates::new(tickets.clone(), PROTOBUF));
-        let comparer =
-            Comparer { service: Self::NAME, owners: &["reservation"], bus: bus.clone(), config: config.audit };
-
-        let operations = Operations {
-            consumer: Self::NAME,
-            store: housekeeping,
-            bus: bus.clone(),
-            handler: events.clone(),
-            tasks: background.intake_tasks().clone(),
+        let tickets = Tickets::new(store, shell.start_writer(writer), clock);
+        let rpcs = FaultLayer::new(config.fault).layer(TicketServiceServer::new(Grpc { tickets: tickets.clone() }));
+        let events = Events {
+            handler: tickets.clone(),
+            owner: TicketStates::new(tickets.clone(), PROTOBUF),
+            others: &["reservation"],
+            audit: config.audit,
         };
-        let service = TicketServiceServer::new(Grpc { tickets: tickets.clone() });
-        let running = context
-            .server()
-            .service(FaultLayer::new(config.fault).layer(service))
-            .service(operations::served(Self::NAME, operations))
-            .reflection([TICKETS, OPERATIONS])
-            .health(health)
-            .start()
-            .await?;
-        // Only now: a port that is taken must not leave anything running.
-        background.audit(states, comparer, events.clone());
-        background.start(bus, outbox_written, events, FILTERS);
-        let sweeping = sweep(tickets, config.sweep, background.intake_tasks().stopping());
-        background.intake_tasks().spawn("sweeper", sweeping);
-        Ok(running.then(|| background.stop()))
+        let tasks = shell.tasks().clone();
+        let running = shell.serve(rpcs, events).await?;
+        tasks.spawn("sweeper", sweep(tickets, config.sweep, tasks.stopping()));
+        Ok(running)
     }
 }
 

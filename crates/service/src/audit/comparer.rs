@@ -11,13 +11,13 @@ use eticket_proto::{
     },
     headers,
 };
-use eticket_store::Housekeeping;
+use eticket_store::ParkedStore;
 use prost::Message as _;
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::{PAGE, Replica, without_parked};
-use crate::{batch, config::AuditConfig, consumer::EventHandler};
+use crate::{batch, config::AuditConfig, consumer::EventHandler, event::Event};
 
 /// States of a page at the configured rate.
 const SLOW_PAGE: usize = 200;
@@ -253,18 +253,18 @@ fn messages(states: Vec<eticket_proto::audit::State>) -> Vec<Message> {
     states.into_iter().map(message).collect()
 }
 
-/// What a service has taken in by its consumer.
-pub struct AppliedEvents<T> {
-    /// Knows the events.
-    pub handler: Arc<T>,
+/// What a service has applied of the events that its consumer reads.
+pub struct AppliedEvents<H> {
+    /// Compares events with what is applied.
+    pub handler: Arc<H>,
     /// Where messages are parked.
-    pub store: Arc<dyn Housekeeping>,
+    pub store: Arc<dyn ParkedStore>,
 }
 
 #[async_trait]
-impl<T: EventHandler> Replica for AppliedEvents<T> {
+impl<H: EventHandler> Replica for AppliedEvents<H> {
     async fn missing(&self, states: Vec<Message>) -> Result<Vec<Message>, batch::Error> {
-        let decoded = states.into_iter().filter_map(|message| Some((self.handler.decode(&message).ok()?, message)));
+        let decoded = states.into_iter().filter_map(|message| Some((H::Event::decode(&message).ok()?, message)));
         let (events, messages): (Vec<_>, Vec<_>) = decoded.unzip();
         let missing = self.handler.missing(&events).await?;
         let missing = messages.into_iter().zip(missing).filter(|(_, missing)| *missing).map(|(message, _)| message);

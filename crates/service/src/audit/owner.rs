@@ -10,7 +10,7 @@ use eticket_proto::{
     },
     headers,
 };
-use eticket_store::Housekeeping;
+use eticket_store::OutboxStore;
 use prost::Message as _;
 use tokio_util::sync::CancellationToken;
 
@@ -31,7 +31,7 @@ pub struct Responder {
     /// Has the states.
     pub owner: Arc<dyn Owner>,
     /// Has the outbox.
-    pub store: Arc<dyn Housekeeping>,
+    pub store: Arc<dyn OutboxStore>,
 }
 
 impl Responder {

@@ -14,12 +14,15 @@ use eticket_base::clock::{Clock, SystemClock};
 use eticket_bus::memory::{Memory, Stream};
 use eticket_bus_embedded::Embedded;
 use eticket_store::{
-    Commit, Work,
+    Commit, ParkedStore, Work,
     sqlite::{Database, Store},
 };
 
 use super::*;
-use crate::relay::tests::{NoTables, database};
+use crate::{
+    audit::State,
+    relay::tests::{NoTables, database},
+};
 
 /// Understands bodies of the form `aggregate=revision`; keeps the newest of each.
 pub(crate) struct TestService {
@@ -31,19 +34,24 @@ pub(crate) struct TestService {
     republished: AtomicU64,
 }
 
-#[async_trait]
-impl EventHandler for TestService {
-    type Event = (String, i64);
+/// An aggregate and its revision.
+impl Event for (String, i64) {
+    const FILTERS: &'static [&'static str] = &["eticket.v1.a.*"];
 
-    fn decode(&self, message: &Message) -> Result<(String, i64), String> {
+    fn decode(message: &Message) -> Result<Self, String> {
         let text = std::str::from_utf8(&message.body).map_err(|error| error.to_string())?;
         let (aggregate, revision) = text.split_once('=').ok_or("expected aggregate=revision")?;
         Ok((aggregate.to_owned(), revision.parse().map_err(|_| "the revision is no number")?))
     }
 
-    fn aggregate(&self, (aggregate, revision): &(String, i64)) -> (String, i64) {
-        (aggregate.clone(), *revision)
+    fn aggregate(&self) -> (String, i64) {
+        self.clone()
     }
+}
+
+#[async_trait]
+impl EventHandler for TestService {
+    type Event = (String, i64);
 
     async fn handle(&self, events: Vec<Incoming<(String, i64)>>) -> Vec<Result<(), batch::Error>> {
         let apply = |incoming: Incoming<(String, i64)>| {
@@ -74,15 +82,28 @@ impl EventHandler for TestService {
         let known = |aggregate: &String| newest.get(aggregate).copied().unwrap_or(0);
         Ok(events.iter().map(|(aggregate, revision)| known(aggregate) < *revision).collect())
     }
+}
 
+/// States of the test service, each a page of its own.
+pub(crate) const STATES: u64 = 100;
+
+#[async_trait]
+impl Owner for TestService {
     async fn count(&self) -> Result<u64, batch::Error> {
-        Ok(self.newest.lock().unwrap().len() as u64)
+        Ok(STATES)
     }
 
-    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        self.republished.fetch_add(1, Ordering::SeqCst);
-        (0..100).for_each(progress);
-        self.count().await
+    async fn states(&self, after: &str, _: usize) -> Result<Vec<State>, batch::Error> {
+        let number = after.parse::<u64>().map_or(0, |after| after + 1);
+        if number == 0 {
+            self.republished.fetch_add(1, Ordering::SeqCst);
+        }
+        let state = State { key: number.to_string(), message: Message::default() };
+        Ok(if number < STATES { vec![state] } else { Vec::new() })
+    }
+
+    async fn republish(&self, subjects: &[String]) -> Result<u64, batch::Error> {
+        Ok(subjects.len() as u64)
     }
 }
 
@@ -115,10 +136,10 @@ pub(crate) fn service(database: Database) -> Arc<TestService> {
 pub(crate) fn consumer(bus: Arc<dyn Bus>, service: &Arc<TestService>) -> Consumer<TestService> {
     Consumer {
         name: "test",
-        filters: &["eticket.v1.a.*"],
         bus,
         store: Arc::new(service.database.clone()),
         handler: service.clone(),
+        owner: service.clone(),
         clock: Arc::new(SystemClock),
         health: Health::new(["test"]).with_bus(),
     }

@@ -7,7 +7,10 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{Shared, State, Store, Tables};
-use crate::{Claim, Error, Housekeeping, Parked, Record, WaitingRow, Work};
+use crate::{
+    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
+    Work,
+};
 
 impl<T> State<T> {
     pub(super) fn keep_books<R>(&mut self, work: &Work<R>, now: DateTime<Utc>) {
@@ -75,11 +78,18 @@ impl<T> Shared<T> {
 }
 
 #[async_trait]
-impl<T: Tables> Housekeeping for Store<T> {
+impl<T: Tables> StoreLifecycle for Store<T> {
     async fn ping(&self) -> Result<(), Error> {
         self.step("ping").await
     }
 
+    async fn close(&self) {
+        self.closed.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}
+
+#[async_trait]
+impl<T: Tables> OutboxStore for Store<T> {
     async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
         self.step("claim").await?;
         let (owned, subjects) = self.shared.claim(most);
@@ -90,7 +100,10 @@ impl<T: Tables> Housekeeping for Store<T> {
         self.step("read").await?;
         Ok(i64::try_from(self.shared.state().outbox.len()).unwrap_or(i64::MAX))
     }
+}
 
+#[async_trait]
+impl<T: Tables> StreamEpochStore for Store<T> {
     async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         self.step("read").await?;
         Ok(self.shared.state().stream_epoch.clone())
@@ -101,7 +114,10 @@ impl<T: Tables> Housekeeping for Store<T> {
         self.shared.state().stream_epoch = Some(epoch.to_owned());
         Ok(())
     }
+}
 
+#[async_trait]
+impl<T: Tables> RecordStore for Store<T> {
     async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
         Ok(self.look_with_record(Some(request_id), |_| ()).await?.0)
     }
@@ -113,7 +129,10 @@ impl<T: Tables> Housekeeping for Store<T> {
         state.records.retain(|_, (_, made)| *made >= before);
         Ok((all - state.records.len()) as u64)
     }
+}
 
+#[async_trait]
+impl<T: Tables> ParkedStore for Store<T> {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
         self.step("read").await?;
         let state = self.shared.state();
@@ -129,9 +148,5 @@ impl<T: Tables> Housekeeping for Store<T> {
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.step("discard").await?;
         Ok(self.shared.state().parked.remove(event_id).is_some())
-    }
-
-    async fn close(&self) {
-        self.closed.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }

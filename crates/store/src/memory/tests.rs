@@ -7,7 +7,9 @@ use eticket_bus::Message;
 use futures::FutureExt;
 
 use super::*;
-use crate::{Housekeeping, Idempotency, RequestIdReused, Rows, Work};
+use crate::{
+    Idempotency, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows, StoreLifecycle, StreamEpochStore, Work,
+};
 
 /// Numbers by name.
 #[derive(Default, Clone)]

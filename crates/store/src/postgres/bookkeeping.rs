@@ -10,7 +10,9 @@ use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
 use super::{Database, claim, within};
-use crate::{Claim, Error, Housekeeping, Parked, Record, Work};
+use crate::{
+    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, Work,
+};
 
 const SELECT_RECORDS: &str = "select request_id, hash, answer from record where request_id = any($1)";
 
@@ -125,13 +127,22 @@ const PING: &str = "select current_setting('transaction_read_only') = 'off' as w
     left join stream on true";
 
 #[async_trait]
-impl Housekeeping for Database {
+impl StoreLifecycle for Database {
     async fn ping(&self) -> Result<(), Error> {
         let answer = sqlx::query(PING).fetch_one(&self.housekeepers);
         let writable: bool = within(self.limits.ping, answer).await?.try_get("writable")?;
         if writable { Ok(()) } else { Err(Error::Unavailable(sqlx::Error::Protocol("it is read-only".to_owned()))) }
     }
 
+    async fn close(&self) {
+        self.writer.lock().await.close().await;
+        self.readers.close().await;
+        self.housekeepers.close().await;
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Database {
     async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
         claim::claim(&self.housekeepers, most, self.limits.read).await
     }
@@ -140,7 +151,10 @@ impl Housekeeping for Database {
         let count = sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.housekeepers);
         within(self.limits.read, count).await
     }
+}
 
+#[async_trait]
+impl StreamEpochStore for Database {
     async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         let select = sqlx::query_scalar("select identity from stream").fetch_optional(&self.housekeepers);
         within(self.limits.read, select).await
@@ -152,7 +166,10 @@ impl Housekeeping for Database {
         within(self.limits.read, sqlx::query(UPSERT).bind(epoch).execute(&self.housekeepers)).await?;
         Ok(())
     }
+}
 
+#[async_trait]
+impl RecordStore for Database {
     async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
         let row = self.fetch_optional(sqlx::query(SELECT_RECORDS).bind(vec![request_id])).await?;
         row.as_ref().map(record).transpose()
@@ -165,7 +182,10 @@ impl Housekeeping for Database {
         let delete = sqlx::query(DELETE).bind(before).execute(&self.housekeepers);
         Ok(within(self.limits.read, delete).await?.rows_affected())
     }
+}
 
+#[async_trait]
+impl ParkedStore for Database {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
         // Uses the primary key.
         const SELECT: &str = "select event_id, subject, headers, body, reason, attempts, park_time from parked
@@ -184,11 +204,5 @@ impl Housekeeping for Database {
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         let delete = sqlx::query("delete from parked where event_id = $1").bind(event_id).execute(&self.housekeepers);
         Ok(within(self.limits.read, delete).await?.rows_affected() > 0)
-    }
-
-    async fn close(&self) {
-        self.writer.lock().await.close().await;
-        self.readers.close().await;
-        self.housekeepers.close().await;
     }
 }

@@ -17,7 +17,9 @@ use sqlx::{
 use tokio::runtime::Handle;
 
 use super::*;
-use crate::{Housekeeping, Idempotency, OutboxRow, RequestIdReused, Rows, contract};
+use crate::{
+    Idempotency, OutboxRow, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows, StoreLifecycle, contract,
+};
 
 const SCHEMA: &str = "numbers";
 

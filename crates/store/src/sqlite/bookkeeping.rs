@@ -9,7 +9,10 @@ use sqlx::{Connection, Row, SqliteConnection, sqlite::SqliteRow};
 use uuid::Uuid;
 
 use super::{Database, hex, json_rows};
-use crate::{Claim, Error, Housekeeping, Parked, Record, WaitingRow, Work};
+use crate::{
+    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
+    Work,
+};
 
 const SELECT_RECORDS: &str =
     "select request_id, hash, answer from record where request_id in (select value from json_each(?1))";
@@ -128,7 +131,7 @@ impl Claim for SqliteClaim {
 }
 
 #[async_trait]
-impl Housekeeping for Database {
+impl StoreLifecycle for Database {
     async fn ping(&self) -> Result<(), Error> {
         sqlx::query("select identity from stream").execute(&self.readers).await?;
         // A file may be readable and not writable. Nothing reaches the disk: a full one still serves those who read.
@@ -139,6 +142,20 @@ impl Housekeeping for Database {
         Ok(())
     }
 
+    async fn close(&self) {
+        self.readers.close().await;
+        if let Some(writers) = self.writers.lock().await.take() {
+            for connection in [writers.unsynced, writers.synced] {
+                if let Err(error) = connection.close().await {
+                    tracing::warn!(%error, "the store did not close cleanly");
+                }
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl OutboxStore for Database {
     async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
         let most = i64::try_from(most).unwrap_or(i64::MAX);
         let rows = sqlx::query(SELECT_WAITING).bind(most).bind(MOST_ROWS).fetch_all(&self.readers).await?;
@@ -159,7 +176,10 @@ impl Housekeeping for Database {
     async fn outbox_depth(&self) -> Result<i64, Error> {
         Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.readers).await?)
     }
+}
 
+#[async_trait]
+impl StreamEpochStore for Database {
     async fn stream_epoch(&self) -> Result<Option<String>, Error> {
         Ok(sqlx::query_scalar("select identity from stream").fetch_optional(&self.readers).await?)
     }
@@ -170,7 +190,10 @@ impl Housekeeping for Database {
         statement.execute(writers.synced().await?).await?;
         Ok(())
     }
+}
 
+#[async_trait]
+impl RecordStore for Database {
     async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
         let ids = json_rows([json!(request_id)]);
         let row = sqlx::query(SELECT_RECORDS).bind(ids).fetch_optional(&self.readers).await?;
@@ -185,7 +208,10 @@ impl Housekeeping for Database {
         let done = sqlx::query(DELETE).bind(before.timestamp_micros()).execute(writers.unsynced().await?).await?;
         Ok(done.rows_affected())
     }
+}
 
+#[async_trait]
+impl ParkedStore for Database {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
         const SELECT: &str = "select * from parked where event_id > ?1 order by event_id limit ?2";
         sqlx::query(SELECT).bind(after).bind(most).fetch_all(&self.readers).await?.iter().map(parked).collect()
@@ -201,16 +227,5 @@ impl Housekeeping for Database {
         let mut writers = self.writers().await?;
         let delete = sqlx::query("delete from parked where event_id = ?1").bind(event_id);
         Ok(delete.execute(writers.synced().await?).await?.rows_affected() > 0)
-    }
-
-    async fn close(&self) {
-        self.readers.close().await;
-        if let Some(writers) = self.writers.lock().await.take() {
-            for connection in [writers.unsynced, writers.synced] {
-                if let Err(error) = connection.close().await {
-                    tracing::warn!(%error, "the store did not close cleanly");
-                }
-            }
-        }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use async_trait::async_trait;
 use eticket_base::telemetry::TraceContext;
 use eticket_pricing::{
-    application::{PriceWriter, Prices, audit::PriceStates},
+    application::{PriceWriter, Prices, events::PriceStates},
     policy_file,
 };
 use eticket_proto::ids::TicketId;
@@ -20,12 +20,12 @@ use eticket_query::application::{
     reader::Reader,
 };
 use eticket_reservation::{
-    application::{Availability, CheckError, ReservationWriter, Reservations, audit::ReservationStates},
+    application::{Availability, CheckError, ReservationWriter, Reservations, events::ReservationStates},
     domain::Check,
 };
 use eticket_service::{audit::Owner, batch::Batches};
 use eticket_ticket::{
-    application::{TicketWriter, Tickets, audit::TicketStates},
+    application::{TicketWriter, Tickets, events::TicketStates},
     domain::Unavailable,
 };
 use tokio::{
@@ -34,7 +34,7 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-use super::{Fleet, FleetInner, LIMITS, Process, Running, Slot, background, comparer};
+use super::{Fleet, FleetInner, LIMITS, Process, Running, Slot, comparer};
 use crate::simulation::{
     judge,
     scheduler::locked,
@@ -67,13 +67,9 @@ impl FleetInner {
         let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
         let writer = Batches::start("ticket", &process_state.tasks, LIMITS, writer);
         let tickets = Tickets::new(store, writer, clock);
-        let events = eticket_ticket::inbound::events::Events { tickets: tickets.clone() };
-        let events = self.heard(Service::Ticket, events, taking_in);
-        let filters = eticket_ticket::inbound::events::FILTERS;
-        let messages = eticket_ticket::outbound::messages::PROTOBUF;
-        let states = || Arc::new(TicketStates::new(tickets.clone(), messages)) as Arc<dyn Owner>;
-        let audit = self.compares().then(|| (states(), &["reservation"] as _));
-        background(&process_state, "ticket", filters, &rows, events, audit);
+        let events = self.heard(Service::Ticket, tickets.clone(), taking_in);
+        let owner = Arc::new(TicketStates::new(tickets.clone(), messages));
+        self.start_background(&process_state, "ticket", &rows, events, owner, &["reservation"]);
         let sweeper = tickets.clone();
         process_state.spawn(async move {
             loop {
@@ -99,13 +95,9 @@ impl FleetInner {
         let writer = Batches::start("reservation", &process_state.tasks, LIMITS, writer);
         let check = Arc::new(CheckByCall { fleet: Arc::downgrade(self), process_state: process_state.clone() });
         let reservations = Reservations::new(store, writer, check, clock);
-        let events = eticket_reservation::inbound::events::Events { reservations: reservations.clone() };
-        let events = self.heard(Service::Reservation, events, Arc::default());
-        let filters = eticket_reservation::inbound::events::FILTERS;
-        let messages = eticket_reservation::outbound::messages::PROTOBUF;
-        let states = || Arc::new(ReservationStates::new(reservations.clone(), messages)) as Arc<dyn Owner>;
-        let audit = self.compares().then(|| (states(), &["ticket"] as _));
-        background(&process_state, "reservation", filters, &rows, events, audit);
+        let events = self.heard(Service::Reservation, reservations.clone(), Arc::default());
+        let owner = Arc::new(ReservationStates::new(reservations.clone(), messages));
+        self.start_background(&process_state, "reservation", &rows, events, owner, &["ticket"]);
         take_place(&self.reservations[number], reservations, process_state);
     }
 
@@ -116,12 +108,9 @@ impl FleetInner {
         let messages = eticket_pricing::outbound::messages::PROTOBUF;
         let writer = PriceWriter { store: store.clone(), messages, clock: clock.clone() };
         let prices = Prices::new(store, Batches::start("pricing", &process_state.tasks, LIMITS, writer));
-        let events = eticket_pricing::inbound::events::Events { prices: prices.clone() };
-        let events = self.heard(Service::Pricing, events, Arc::default());
-        let filters = eticket_pricing::inbound::events::FILTERS;
-        let states = || Arc::new(PriceStates::new(prices.clone(), messages, clock)) as Arc<dyn Owner>;
-        let audit = self.compares().then(|| (states(), &["ticket", "reservation"] as _));
-        background(&process_state, "pricing", filters, &rows, events, audit);
+        let events = self.heard(Service::Pricing, prices.clone(), Arc::default());
+        let owner = Arc::new(PriceStates::new(prices.clone(), messages, clock));
+        self.start_background(&process_state, "pricing", &rows, events, owner, &["ticket", "reservation"]);
         take_place(&self.prices[number], prices, process_state);
     }
 
@@ -165,6 +154,23 @@ impl FleetInner {
         let policy = policy_file::parse(policy_file::DEFAULT).expect("the embedded policy");
         prices.offer(policy).await.expect("the store answers");
         tasks.stop().await;
+    }
+}
+
+impl FleetInner {
+    /// The states of a service, as one of its replicas has them.
+    pub(in crate::simulation) fn owner(&self, service: Service, number: usize) -> Option<Arc<dyn Owner>> {
+        use eticket_pricing::outbound::messages::PROTOBUF as PRICES;
+        use eticket_reservation::outbound::messages::PROTOBUF as RESERVATIONS;
+        use eticket_ticket::outbound::messages::PROTOBUF as TICKETS;
+        Some(match service {
+            Service::Ticket => Arc::new(TicketStates::new(self.tickets[number].get()?.0, TICKETS)),
+            Service::Reservation => Arc::new(ReservationStates::new(self.reservations[number].get()?.0, RESERVATIONS)),
+            Service::Pricing => {
+                Arc::new(PriceStates::new(self.prices[number].get()?.0, PRICES, Arc::new(self.scheduler.clone())))
+            }
+            Service::Query => return None,
+        })
     }
 }
 

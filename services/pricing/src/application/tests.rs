@@ -3,12 +3,19 @@
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
-use eticket_base::{clock::ManualClock, tasks::Tasks};
+use eticket_base::{
+    clock::{ManualClock, SystemClock},
+    tasks::Tasks,
+};
 use eticket_bus::Message;
 use eticket_proto::event::PriceEvent;
-use eticket_service::batch::Limits;
+use eticket_service::{
+    audit::{Owner, republish_all},
+    batch::Limits,
+    consumer::EventHandler,
+};
 use eticket_store::{
-    Housekeeping,
+    OutboxStore, ParkedStore, StoreLifecycle,
     sqlite::{Database, Store},
 };
 use prost::Message as _;
@@ -70,7 +77,7 @@ impl Fixture {
         fixture
     }
 
-    async fn handle(&self, events: Vec<Incoming<News>>) {
+    async fn handle(&self, events: Vec<Incoming<PriceInput>>) {
         for outcome in self.prices.handle(events).await {
             assert_eq!(outcome, Ok(()));
         }
@@ -103,17 +110,17 @@ impl Fixture {
     }
 }
 
-fn incoming(ticket: &str, about: About) -> Incoming<News> {
-    let event = News { ticket: id(ticket), about };
+fn incoming(ticket: &str, input: Input) -> Incoming<PriceInput> {
+    let event = PriceInput { ticket: id(ticket), input };
     Incoming { event, message: Arc::new(Message::default()), event_id: "e".into(), was_parked: false }
 }
 
-fn scheduled(ticket: &str, revision: i64) -> Incoming<News> {
-    incoming(ticket, About::Schedule(Schedule { start: start(), revision }))
+fn scheduled(ticket: &str, revision: i64) -> Incoming<PriceInput> {
+    incoming(ticket, Input::Schedule(Schedule { start: start(), revision }))
 }
 
-fn held(ticket: &str, revision: i64, grade: Option<UserGrade>) -> Incoming<News> {
-    incoming(ticket, About::Holder(Holder { grade, revision }))
+fn held(ticket: &str, revision: i64, grade: Option<UserGrade>) -> Incoming<PriceInput> {
+    incoming(ticket, Input::Holder(Holder { grade, revision }))
 }
 
 #[tokio::test]
@@ -173,9 +180,10 @@ async fn republishing_sends_every_price_once_and_raises_no_revision() {
     let fixture = Fixture::with_policy().await;
     fixture.handle((0..5).map(|number| scheduled(&format!("t{number}"), 1)).collect()).await;
     fixture.handle(vec![held("waits", 1, None)]).await;
-    assert_eq!(fixture.prices.count().await, Ok(5));
+    let states = events::PriceStates::new(fixture.prices.clone(), PROTOBUF, Arc::new(SystemClock));
+    assert_eq!(states.count().await, Ok(5));
     let heard = std::sync::Mutex::new(Vec::new());
-    let count = fixture.prices.republish(&|count| heard.lock().expect("no panic").push(count)).await;
+    let count = republish_all(&states, &|count| heard.lock().expect("no panic").push(count)).await;
     assert_eq!((count, heard.into_inner().expect("no panic")), (Ok(5), vec![5]));
     assert_eq!(fixture.published().await, [(1, 8_000); 10], "rows of their own beside those that wait");
 }
@@ -214,7 +222,7 @@ async fn a_new_policy_is_for_what_nobody_holds() {
     assert_eq!(fixture.prices.reprice().await, Ok(0), "once only");
     assert_eq!((fixture.won("free").await, fixture.won("held").await), (16_000, 7_000));
     fixture.handle(vec![held("held", 2, None)]).await;
-    assert_eq!(fixture.won("held").await, 16_000, "until the next event about it");
+    assert_eq!(fixture.won("held").await, 16_000, "until the next event input it");
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! Ticket events, for when a ticket starts, and reservation events, for who holds it.
 
-use async_trait::async_trait;
 use eticket_bus::{self as bus, Message};
 use eticket_proto::{
     event::{ReservationEvent, TicketEvent},
@@ -8,30 +7,18 @@ use eticket_proto::{
     subjects,
     time::from_proto,
 };
-use eticket_service::{
-    batch,
-    consumer::{EventHandler, Incoming},
-};
-use eticket_store::Parked;
+use eticket_service::event::Event;
 use prost::Message as _;
 
 use crate::{
-    application::{About, News, Prices},
+    application::{Input, PriceInput},
     domain::{Holder, Schedule},
 };
 
-/// What it listens to.
-pub const FILTERS: &[&str] = &[subjects::TICKETS, subjects::RESERVATIONS];
+impl Event for PriceInput {
+    const FILTERS: &'static [&'static str] = &[subjects::TICKETS, subjects::RESERVATIONS];
 
-pub struct Events {
-    pub prices: Prices,
-}
-
-#[async_trait]
-impl EventHandler for Events {
-    type Event = News;
-
-    fn decode(&self, message: &Message) -> Result<News, String> {
+    fn decode(message: &Message) -> Result<Self, String> {
         if bus::matches(subjects::TICKETS, &message.subject) {
             ticket(message)
         } else if bus::matches(subjects::RESERVATIONS, &message.subject) {
@@ -41,45 +28,25 @@ impl EventHandler for Events {
         }
     }
 
-    // Start and holder go by revisions of their own, so they are two aggregates of one price.
-    fn aggregate(&self, event: &News) -> (String, i64) {
-        match event.about {
-            About::Schedule(schedule) => (format!("ticket/{}", event.ticket), schedule.revision),
-            About::Holder(holder) => (format!("reservation/{}", event.ticket), holder.revision),
+    // Start and holder have revisions of their own, so they are two aggregates of one price.
+    fn aggregate(&self) -> (String, i64) {
+        match self.input {
+            Input::Schedule(schedule) => (format!("ticket/{}", self.ticket), schedule.revision),
+            Input::Holder(holder) => (format!("reservation/{}", self.ticket), holder.revision),
         }
-    }
-
-    async fn handle(&self, events: Vec<Incoming<News>>) -> Vec<Result<(), batch::Error>> {
-        self.prices.handle(events).await
-    }
-
-    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
-        self.prices.park(parked).await
-    }
-
-    async fn missing(&self, events: &[News]) -> Result<Vec<bool>, batch::Error> {
-        self.prices.missing(events).await
-    }
-
-    async fn count(&self) -> Result<u64, batch::Error> {
-        self.prices.count().await
-    }
-
-    async fn republish(&self, progress: &(dyn Fn(u64) + Send + Sync)) -> Result<u64, batch::Error> {
-        self.prices.republish(progress).await
     }
 }
 
-fn ticket(message: &Message) -> Result<News, String> {
+fn ticket(message: &Message) -> Result<PriceInput, String> {
     let event = TicketEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
     let ticket = event.ticket.ok_or("ticket: expected one, got none")?;
     let start = ticket.start_time.as_ref().and_then(from_proto).ok_or("start_time: expected a time")?;
     let revision = at_least_one("schedule_revision", ticket.schedule_revision)?;
     let id = ticket.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;
-    Ok(News { ticket: id, about: About::Schedule(Schedule { start, revision }) })
+    Ok(PriceInput { ticket: id, input: Input::Schedule(Schedule { start, revision }) })
 }
 
-fn reservation(message: &Message) -> Result<News, String> {
+fn reservation(message: &Message) -> Result<PriceInput, String> {
     let event = ReservationEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
     let revision = at_least_one("ledger_revision", event.ledger_revision)?;
     let ticket = event.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;
@@ -92,7 +59,7 @@ fn reservation(message: &Message) -> Result<News, String> {
         // The grade is the active reservation's: without it there is nothing to price by.
         (active, _) => return Err(format!("active_reservation_id: {active} is not the event's own reservation")),
     };
-    Ok(News { ticket, about: About::Holder(Holder { grade, revision }) })
+    Ok(PriceInput { ticket, input: Input::Holder(Holder { grade, revision }) })
 }
 
 fn at_least_one(field: &str, revision: i64) -> Result<i64, String> {
@@ -118,7 +85,7 @@ mod tests {
         Ticket { ticket_id: "t-1".into(), start_time, schedule_revision: 2, revision: 9, ..Ticket::default() }
     }
 
-    fn decoded_ticket(ticket: Ticket) -> Result<News, String> {
+    fn decoded_ticket(ticket: Ticket) -> Result<PriceInput, String> {
         self::ticket(&message("eticket.v1.ticket.t-1", &TicketEvent { ticket: Some(ticket), withdrawn: false }))
     }
 
@@ -136,14 +103,14 @@ mod tests {
         }
     }
 
-    fn decoded_reservation(event: &ReservationEvent) -> Result<News, String> {
+    fn decoded_reservation(event: &ReservationEvent) -> Result<PriceInput, String> {
         reservation(&message("eticket.v1.reservation.t-1.x", event))
     }
 
     #[test]
     fn the_schedule_goes_by_its_own_revision() {
-        let news = decoded_ticket(ticket_event()).expect("an event");
-        assert!(matches!(news.about, About::Schedule(schedule) if schedule.revision == 2), "{news:?}");
+        let event = decoded_ticket(ticket_event()).expect("an event");
+        assert!(matches!(event.input, Input::Schedule(schedule) if schedule.revision == 2), "{event:?}");
         for broken in [
             Ticket { ticket_id: String::new(), ..ticket_event() },
             Ticket { start_time: None, ..ticket_event() },
@@ -155,9 +122,9 @@ mod tests {
 
     #[test]
     fn only_who_holds_the_ticket_has_a_grade() {
-        let grade = |event: &ReservationEvent| match decoded_reservation(event).expect("an event").about {
-            About::Holder(holder) => (holder.grade, holder.revision),
-            About::Schedule(_) => panic!("a reservation event"),
+        let grade = |event: &ReservationEvent| match decoded_reservation(event).expect("an event").input {
+            Input::Holder(holder) => (holder.grade, holder.revision),
+            Input::Schedule(_) => panic!("a reservation event"),
         };
         assert_eq!(grade(&reservation_event()), (Some(UserGrade::Vip), 3));
         let ended = ReservationEvent { active_reservation_id: String::new(), ..reservation_event() };

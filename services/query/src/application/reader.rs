@@ -337,8 +337,8 @@ impl Reader {
     /// # Errors
     /// If the store does not answer.
     pub async fn complete(&self) -> Result<(), store::Error> {
-        let epoch = self.store.position().await?.map(|position| position.epoch).unwrap_or_default();
-        self.store.set_caught_up(&epoch).await?;
+        let keep = |work: &mut Work<ViewRows>| work.rows.has_caught_up = true;
+        self.store.commit_with(&Keys::default(), &[], keep).await?;
         self.changes.caught_up();
         self.health.set_caught_up(true);
         Ok(())

@@ -16,7 +16,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
 use eticket_store::{
-    ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
+    ApplyBatch, Commit, Error, Parked, ParkedStore, StoreLifecycle,
     memory::{Steps, Store},
 };
 use uuid::Uuid;
@@ -98,11 +98,7 @@ impl ViewStore for MemoryViews {
     }
 
     async fn has_caught_up(&self) -> Result<bool, Error> {
-        Ok(self.current().stream_epoch().await?.is_some())
-    }
-
-    async fn set_caught_up(&self, epoch: &str) -> Result<(), Error> {
-        self.current().set_stream_epoch(epoch).await
+        self.look(|tables| tables.has_caught_up).await
     }
 
     async fn page(
@@ -224,36 +220,18 @@ impl ViewStore for MemoryViews {
 }
 
 #[async_trait]
-impl Housekeeping for MemoryViews {
+impl StoreLifecycle for MemoryViews {
     async fn ping(&self) -> Result<(), Error> {
         self.current().ping().await
     }
 
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
-        self.current().claim_outbox(most).await
+    async fn close(&self) {
+        self.current().close().await;
     }
+}
 
-    async fn outbox_depth(&self) -> Result<i64, Error> {
-        self.current().outbox_depth().await
-    }
-
-    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
-        Ok(self.position().await?.map(|position| position.epoch))
-    }
-
-    /// The reader alone moves the position, of which the epoch is a part.
-    async fn set_stream_epoch(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
-        self.current().record(request_id).await
-    }
-
-    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
-        self.current().purge_records(before).await
-    }
-
+#[async_trait]
+impl ParkedStore for MemoryViews {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
         self.current().parked(after, most).await
     }
@@ -264,10 +242,6 @@ impl Housekeeping for MemoryViews {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.current().discard_parked(event_id).await
-    }
-
-    async fn close(&self) {
-        self.current().close().await;
     }
 }
 

@@ -22,7 +22,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
 use eticket_store::{
-    ApplyBatch, Claim, Commit, Error, Housekeeping, Parked, Record,
+    ApplyBatch, Commit, Error, Parked, ParkedStore, StoreLifecycle,
     sqlite::{Database, Durability, Store, json_rows, time},
 };
 use serde_json::json;
@@ -147,13 +147,10 @@ impl ViewStore for SqliteViews {
         row.as_ref().map(rows::position).transpose()
     }
 
-    /// The store's table of the stream last met is free for that: the position has the epoch.
     async fn has_caught_up(&self) -> Result<bool, Error> {
-        Ok(self.current().await?.database.stream_epoch().await?.is_some())
-    }
-
-    async fn set_caught_up(&self, epoch: &str) -> Result<(), Error> {
-        self.current().await?.database.set_stream_epoch(epoch).await
+        let store = self.current().await?;
+        let row = sqlx::query(rows::SELECT_CAUGHT_UP).fetch_optional(store.database.readers()).await?;
+        Ok(row.is_some())
     }
 
     async fn page(
@@ -285,37 +282,22 @@ fn id_list<'a>(ids: impl IntoIterator<Item = &'a TicketId>) -> String {
 }
 
 #[async_trait]
-impl Housekeeping for SqliteViews {
+impl StoreLifecycle for SqliteViews {
     async fn ping(&self) -> Result<(), Error> {
         self.reopen().await?;
         self.current().await?.database.ping().await
     }
 
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
-        self.current().await?.database.claim_outbox(most).await
+    async fn close(&self) {
+        self.closed.store(true, Ordering::Relaxed);
+        if let Some(store) = self.open.write().await.take() {
+            store.database.close().await;
+        }
     }
+}
 
-    async fn outbox_depth(&self) -> Result<i64, Error> {
-        self.current().await?.database.outbox_depth().await
-    }
-
-    async fn stream_epoch(&self) -> Result<Option<String>, Error> {
-        Ok(self.position().await?.map(|position| position.epoch))
-    }
-
-    /// The reader alone moves the position, of which the epoch is a part.
-    async fn set_stream_epoch(&self, _: &str) -> Result<(), Error> {
-        Ok(())
-    }
-
-    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error> {
-        self.current().await?.database.record(request_id).await
-    }
-
-    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
-        self.current().await?.database.purge_records(before).await
-    }
-
+#[async_trait]
+impl ParkedStore for SqliteViews {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
         self.current().await?.database.parked(after, most).await
     }
@@ -326,12 +308,5 @@ impl Housekeeping for SqliteViews {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.current().await?.database.discard_parked(event_id).await
-    }
-
-    async fn close(&self) {
-        self.closed.store(true, Ordering::Relaxed);
-        if let Some(store) = self.open.write().await.take() {
-            store.database.close().await;
-        }
     }
 }

@@ -9,7 +9,7 @@ use eticket_service::{
     batch,
     config::AuditConfig,
 };
-use eticket_store::memory::NoSteps;
+use eticket_store::{self as store, Claim, OutboxStore, memory::NoSteps};
 use tokio::time::sleep;
 
 use super::*;
@@ -48,6 +48,20 @@ impl Owner for Owned {
     }
 }
 
+/// The outbox of an owner whose relay has sent everything.
+struct EmptyOutbox;
+
+#[async_trait]
+impl OutboxStore for EmptyOutbox {
+    async fn claim_outbox(&self, _: usize) -> Result<Box<dyn Claim>, store::Error> {
+        Err(store::Error::data("nothing waits"))
+    }
+
+    async fn outbox_depth(&self) -> Result<i64, store::Error> {
+        Ok(0)
+    }
+}
+
 /// A stream, the owners of what was published there, and views of it.
 struct World {
     stream: Stream,
@@ -66,8 +80,8 @@ impl World {
             let owner = Arc::new(Owned { stream: stream.clone(), states: StdMutex::default() });
             owners.insert(*name, owner.clone());
             if answering.contains(name) {
-                let store = Arc::new(MemoryViews::new(clock.clone(), Arc::new(NoSteps)));
-                let responder = Responder { service: name, bus: Arc::new(stream.connect()), owner, store };
+                let bus = Arc::new(stream.connect());
+                let responder = Responder { service: name, bus, owner, store: Arc::new(EmptyOutbox) };
                 tasks.spawn("owner", responder.run(tasks.stopping()));
             }
         }

@@ -20,8 +20,9 @@ use eticket_proto::{
     reservation::ReserveTicketResponse,
 };
 use eticket_service::{
+    audit::{Owner, republish_all},
     batch::{Batches, Limits},
-    consumer::Incoming,
+    consumer::{EventHandler, Incoming},
 };
 use eticket_store::{
     Housekeeping, Idempotency,
@@ -33,7 +34,7 @@ use uuid::Uuid;
 
 use super::{
     Availability, CheckError, Outcome, Refusal, Request, ReservationStore, ReservationWriter, Reservations,
-    TicketChange,
+    TicketChange, events::ReservationStates,
 };
 use crate::{
     domain::{self, Check, NewReservation, Status},
@@ -257,10 +258,11 @@ async fn republishing_raises_no_revision_and_sends_everything() {
     fixture.reserve("t-1", None).await.expect("reserved");
     fixture.withdraw("t-2").await;
     let before = fixture.waiting().await.len();
-    assert_eq!(fixture.reservations.republish(&|_| ()).await, Ok(3));
+    let states = ReservationStates::new(fixture.reservations.clone(), PROTOBUF);
+    assert_eq!(republish_all(&states, &|_| ()).await, Ok(3));
     let after = fixture.waiting().await;
     // A row of its own even where one of that revision waits.
     assert_eq!(after.len(), before + 3);
     assert_eq!(after.iter().map(|(_, revision)| revision).max(), Some(&3));
-    assert_eq!(fixture.reservations.count().await, Ok(3));
+    assert_eq!(states.count().await, Ok(3));
 }

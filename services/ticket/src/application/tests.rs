@@ -7,9 +7,9 @@ use eticket_proto::{
     event::TicketEvent,
     ticket::{RegisterTicketResponse, TicketStatus},
 };
-use eticket_service::batch::Limits;
+use eticket_service::{audit::republish_all, batch::Limits, consumer::EventHandler};
 use eticket_store::{
-    Housekeeping,
+    OutboxStore, ParkedStore,
     sqlite::{Database, Store},
 };
 use prost::Message as _;
@@ -140,7 +140,7 @@ async fn a_retry_of_a_registration_without_an_id_makes_no_second_ticket() {
     assert_eq!(first, again);
     let answer = RegisterTicketResponse::decode(again.as_slice()).unwrap();
     assert_eq!(answer.ticket.unwrap().ticket_id, "made-by-the-server-1");
-    assert_eq!(fixture.tickets.count().await, Ok(1));
+    assert_eq!(fixture.tickets.store.count().await.unwrap(), 1);
     let refused = fixture.run(register("made-by-the-server-1"), None).await;
     assert_eq!(refused, Err(Refusal::Domain(domain::Refusal::AlreadyExists)));
 }
@@ -167,7 +167,8 @@ async fn republishing_sends_every_ticket_by_its_status_and_raises_no_revision() 
     let id: TicketId = "t-3".parse().unwrap();
     fixture.run(Command::Withdraw { id, etag: String::new() }, None).await.expect("withdrawn");
     let before = fixture.waiting().await.len();
-    assert_eq!(fixture.tickets.republish(&|_| ()).await, Ok(3));
+    let states = events::TicketStates::new(fixture.tickets.clone(), PROTOBUF);
+    assert_eq!(republish_all(&states, &|_| ()).await, Ok(3));
     let after = fixture.waiting().await;
     assert_eq!(after.len(), before + 3);
     let updated = after.iter().filter(|(kind, _)| kind == "TicketUpdated").count();

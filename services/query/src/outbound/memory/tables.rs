@@ -23,6 +23,7 @@ pub(super) struct ViewTables {
     pub(super) views: BTreeMap<TicketId, View>,
     pub(super) reservations: BTreeMap<ReservationId, Reservation>,
     pub(super) position: Option<Position>,
+    pub(super) has_caught_up: bool,
 }
 
 impl ViewTables {
@@ -82,6 +83,7 @@ impl Tables for ViewTables {
         }
         self.views.extend(rows.views.changed().map(|(id, view)| (id.clone(), view.clone())));
         self.reservations.extend(rows.reservations.changed().map(|(id, row)| (*id, row.clone())));
+        self.has_caught_up |= rows.has_caught_up;
         self.position = rows.moved_to.clone().or(self.position.take());
         Ok(())
     }

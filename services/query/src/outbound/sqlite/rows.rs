@@ -41,6 +41,8 @@ const REPLACE_RESERVATIONS: &str =
     value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 from json_each(?1)";
 const REPLACE_POSITION: &str =
     "insert or replace into position (id, identity, sequence, anchor) values (1, ?1, ?2, ?3)";
+pub(super) const SELECT_CAUGHT_UP: &str = "select id from caught_up";
+const KEEP_CAUGHT_UP: &str = "insert or ignore into caught_up (id) values (1)";
 const FORGET_SEQUENCES: &str = "update view set sequence = 0";
 
 #[async_trait]
@@ -83,7 +85,15 @@ impl Tables for ViewTables {
         }
         if let Some(Position { epoch, sequence, fingerprint }) = &rows.moved_to {
             let sequence = i64::try_from(*sequence).map_err(Error::data)?;
-            sqlx::query(REPLACE_POSITION).bind(epoch).bind(sequence).bind(fingerprint).execute(connection).await?;
+            sqlx::query(REPLACE_POSITION)
+                .bind(epoch)
+                .bind(sequence)
+                .bind(fingerprint)
+                .execute(&mut *connection)
+                .await?;
+        }
+        if rows.has_caught_up {
+            sqlx::query(KEEP_CAUGHT_UP).execute(connection).await?;
         }
         Ok(())
     }

@@ -1,4 +1,5 @@
-//! What those that keep tickets compare themselves with, and what tickets keep of reservations.
+//! What flows between tickets and the other services by events: the states of tickets, which others keep, and the changes of
+//! reservations, which tickets keep.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +9,9 @@ use eticket_proto::{ids::TicketId, subjects};
 use eticket_service::{
     audit::{Owner, State},
     batch,
+    consumer::{EventHandler, Incoming},
 };
+use eticket_store::Parked;
 
 use super::{Messages, ReservationChange, Tickets, WriteCommand, by_status, unavailable};
 use crate::domain;
@@ -28,7 +31,7 @@ impl TicketStates {
 #[async_trait]
 impl Owner for TicketStates {
     async fn count(&self) -> Result<u64, batch::Error> {
-        self.tickets.count().await
+        self.tickets.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
     async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
@@ -51,12 +54,21 @@ impl Owner for TicketStates {
     }
 }
 
-impl Tickets {
-    /// Which of these changes are newer than what is taken in. One of a ticket that is not here is not: it would be parked.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn missing(&self, changes: &[ReservationChange]) -> Result<Vec<bool>, batch::Error> {
+#[async_trait]
+impl EventHandler for Tickets {
+    type Event = ReservationChange;
+
+    async fn handle(&self, events: Vec<Incoming<ReservationChange>>) -> Vec<Result<(), batch::Error>> {
+        let commands = events.into_iter().map(|event| self.submit(WriteCommand::Event(event)));
+        futures::future::join_all(commands).await
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(WriteCommand::Park(parked)).await
+    }
+
+    /// A change of a ticket that does not exist is not newer: it would be parked.
+    async fn missing(&self, changes: &[ReservationChange]) -> Result<Vec<bool>, batch::Error> {
         let ids: Vec<TicketId> = changes.iter().map(|change| change.ticket.clone()).collect();
         let known = self.store.tickets_of(&ids).await.map_err(unavailable)?;
         let known: BTreeMap<_, _> = known.into_iter().map(|it| (it.id, it.reservation_revision)).collect();

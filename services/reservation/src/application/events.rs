@@ -1,4 +1,5 @@
-//! What those that keep reservations compare themselves with, and what ledgers keep of tickets.
+//! What flows between reservations and the other services by events: the states of reservations and closed ledgers, which others keep,
+//! and the changes of tickets, of which ledgers keep withdrawals.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +9,9 @@ use eticket_proto::{ids::TicketId, subjects};
 use eticket_service::{
     audit::{Owner, State},
     batch,
+    consumer::{EventHandler, Incoming},
 };
+use eticket_store::Parked;
 
 use super::{Filter, Messages, Reservations, TicketChange, WriteCommand, unavailable};
 use crate::domain::Reservation;
@@ -58,7 +61,7 @@ impl ReservationStates {
 #[async_trait]
 impl Owner for ReservationStates {
     async fn count(&self) -> Result<u64, batch::Error> {
-        self.reservations.count().await
+        self.reservations.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
     async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
@@ -84,12 +87,30 @@ impl Owner for ReservationStates {
     }
 }
 
-impl Reservations {
-    /// Which of these changes have yet to close a ledger.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn missing(&self, changes: &[TicketChange]) -> Result<Vec<bool>, batch::Error> {
+#[async_trait]
+impl EventHandler for Reservations {
+    type Event = TicketChange;
+
+    /// Only a withdrawal concerns a ledger.
+    async fn handle(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
+        let outcomes = events.into_iter().map(|incoming| async {
+            if incoming.event.withdrawn {
+                self.submit(WriteCommand::Close(incoming)).await
+            } else if incoming.was_parked {
+                self.submit(WriteCommand::Unpark(incoming.event_id)).await
+            } else {
+                Ok(())
+            }
+        });
+        futures::future::join_all(outcomes).await
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(WriteCommand::Park(parked)).await
+    }
+
+    /// A withdrawal is newer as long as its ledger is open.
+    async fn missing(&self, changes: &[TicketChange]) -> Result<Vec<bool>, batch::Error> {
         let withdrawn: Vec<TicketId> =
             changes.iter().filter(|change| change.withdrawn).map(|change| change.ticket.clone()).collect();
         if withdrawn.is_empty() {

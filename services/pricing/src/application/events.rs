@@ -1,4 +1,5 @@
-//! What those that keep prices compare themselves with, and what prices keep of tickets and reservations.
+//! What flows between prices and the other services by events: the states of prices, which others keep, and what a price is computed
+//! from.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +9,11 @@ use eticket_proto::{ids::TicketId, subjects};
 use eticket_service::{
     audit::{Owner, State},
     batch,
+    consumer::{EventHandler, Incoming},
 };
+use eticket_store::Parked;
 
-use super::{About, Messages, News, Prices, WriteCommand, unavailable};
+use super::{Input, Messages, PriceInput, Prices, WriteCommand, unavailable};
 use crate::domain::Row;
 
 /// The states that the pricing service owns.
@@ -29,7 +32,7 @@ impl PriceStates {
 #[async_trait]
 impl Owner for PriceStates {
     async fn count(&self) -> Result<u64, batch::Error> {
-        self.prices.count().await
+        self.prices.store.count().await.map(i64::unsigned_abs).map_err(unavailable)
     }
 
     async fn states(&self, after: &str, most: usize) -> Result<Vec<State>, batch::Error> {
@@ -52,21 +55,28 @@ impl Owner for PriceStates {
     }
 }
 
-impl Prices {
-    /// Which of these news are newer than what is taken in.
-    ///
-    /// # Errors
-    /// If the store does not answer.
-    pub async fn missing(&self, news: &[News]) -> Result<Vec<bool>, batch::Error> {
-        let ids: Vec<TicketId> = news.iter().map(|news| news.ticket.clone()).collect();
+#[async_trait]
+impl EventHandler for Prices {
+    type Event = PriceInput;
+
+    async fn handle(&self, events: Vec<Incoming<PriceInput>>) -> Vec<Result<(), batch::Error>> {
+        futures::future::join_all(events.into_iter().map(|event| self.submit(WriteCommand::Event(event)))).await
+    }
+
+    async fn park(&self, parked: Parked) -> Result<(), batch::Error> {
+        self.submit(WriteCommand::Park(parked)).await
+    }
+
+    async fn missing(&self, events: &[PriceInput]) -> Result<Vec<bool>, batch::Error> {
+        let ids: Vec<TicketId> = events.iter().map(|event| event.ticket.clone()).collect();
         let known: BTreeMap<TicketId, Row> = self.store.rows_of(&ids).await.map_err(unavailable)?.into_iter().collect();
-        let is_newer = |news: &News| {
-            let row = known.get(&news.ticket);
-            match news.about {
-                About::Schedule(schedule) => row.map_or(0, |row| row.schedule_revision) < schedule.revision,
-                About::Holder(holder) => row.map_or(0, |row| row.reservation_revision) < holder.revision,
+        let is_newer = |event: &PriceInput| {
+            let row = known.get(&event.ticket);
+            match event.input {
+                Input::Schedule(schedule) => row.map_or(0, |row| row.schedule_revision) < schedule.revision,
+                Input::Holder(holder) => row.map_or(0, |row| row.reservation_revision) < holder.revision,
             }
         };
-        Ok(news.iter().map(is_newer).collect())
+        Ok(events.iter().map(is_newer).collect())
     }
 }

@@ -1,0 +1,88 @@
+//! What the parts of a service other than its commands need of its store: one trait for each of them, so that a part names only what
+//! it uses, and a store implements only what it has.
+
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use eticket_bus::Message;
+use uuid::Uuid;
+
+use crate::{Error, Parked, Record};
+
+/// A row of the outbox that has not been sent yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingRow {
+    /// Identifies the row when it is deleted.
+    pub id: i64,
+    /// The revision of the aggregate.
+    pub revision: i64,
+    /// The message, exactly as the relay sends it.
+    pub message: Message,
+}
+
+/// Subjects that one relay owns, with all their waiting rows, until it is dropped or done.
+#[async_trait]
+pub trait Claim: Send {
+    /// The waiting rows: one list for each subject, each in the order (revision, id).
+    fn subjects(&mut self) -> Vec<Vec<WaitingRow>>;
+
+    /// Deletes the rows that the bus has acknowledged and gives the subjects back.
+    async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error>;
+}
+
+/// The outbox, for the relay.
+#[async_trait]
+pub trait OutboxStore: Send + Sync {
+    /// Claims up to `most` subjects that wait in the outbox and that no other relay owns.
+    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error>;
+
+    /// Returns how many rows wait in the outbox.
+    async fn outbox_depth(&self) -> Result<i64, Error>;
+}
+
+/// The stream that a consumer last read from, for consumers.
+#[async_trait]
+pub trait StreamEpochStore: Send + Sync {
+    /// Returns the epoch of the stream that this store last met.
+    async fn stream_epoch(&self) -> Result<Option<String>, Error>;
+
+    /// Stores the epoch of the stream that was met.
+    async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error>;
+}
+
+/// The records of requests with a `request_id`.
+#[async_trait]
+pub trait RecordStore: Send + Sync {
+    /// Returns the record of a request, without a lock: a look before another service is called.
+    async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error>;
+
+    /// Deletes records made before `before`; returns how many.
+    async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error>;
+}
+
+/// Parked messages, for operators.
+#[async_trait]
+pub trait ParkedStore: Send + Sync {
+    /// Returns parked messages with an id above `after`, in the order of their ids.
+    async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error>;
+
+    /// Returns one parked message.
+    async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
+
+    /// Deletes a parked message for good; returns whether it was there.
+    async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
+}
+
+/// Health and shutdown.
+#[async_trait]
+pub trait StoreLifecycle: Send + Sync {
+    /// Checks that the store can be written.
+    async fn ping(&self) -> Result<(), Error>;
+
+    /// Ends all use: waits for what is in progress and closes the files or connections.
+    async fn close(&self);
+}
+
+/// All of it: the store of a service that writes.
+pub trait Housekeeping: OutboxStore + StreamEpochStore + RecordStore + ParkedStore + StoreLifecycle {}
+
+impl<S: OutboxStore + StreamEpochStore + RecordStore + ParkedStore + StoreLifecycle> Housekeeping for S {}
