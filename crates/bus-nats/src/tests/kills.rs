@@ -49,6 +49,23 @@ async fn take_until(bus: &Nats, last: u64) -> HashMap<u64, String> {
     taken
 }
 
+/// Reads the stream up to this sequence, with another reader from there whenever one fails.
+async fn read_until(bus: &Nats, last: u64) -> HashMap<u64, String> {
+    let (mut read, mut position) = (HashMap::new(), 0);
+    while position < last {
+        let mut reader = eventually("a reader", async || bus.read(position).await.ok()).await;
+        while position < last
+            && let Ok(batch) = in_time(reader.next(500)).await
+        {
+            for delivery in &batch {
+                read.insert(delivery.sequence, ids(std::slice::from_ref(delivery))[0].to_owned());
+                position = delivery.sequence;
+            }
+        }
+    }
+    read
+}
+
 async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
     let bus = Arc::new(Nats::open_with(&config, SOON).unwrap());
     let stop = Arc::new(AtomicBool::new(false));
@@ -75,12 +92,7 @@ async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
     assert!(failures > 0, "it was noticed");
     assert!(acknowledged.len() > 150, "only {} were sent", acknowledged.len());
     let last = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
-    let (mut reader, mut read) = (bus.read(0).await.unwrap(), HashMap::new());
-    while !read.contains_key(&last) {
-        for delivery in in_time(reader.next(500)).await.unwrap() {
-            read.insert(delivery.sequence, ids(std::slice::from_ref(&delivery))[0].to_owned());
-        }
-    }
+    let read = read_until(&bus, last).await;
     let taken = take_until(&bus, last).await;
     for (sequence, id) in acknowledged {
         assert_eq!(read.get(&sequence), Some(&id), "acknowledged at {sequence}");
