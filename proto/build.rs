@@ -25,8 +25,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let out = PathBuf::from(env::var("OUT_DIR")?);
     // protox's own encoding keeps custom options, which prost's types would drop.
     fs::write(out.join("descriptors.bin"), compiler.encode_file_descriptor_set())?;
+    let mut prost = tonic_prost_build::Config::new();
+    // Records of requests name the type of their response.
+    prost.enable_type_names();
     tonic_prost_build::configure()
         .extern_path(".google.protobuf.Timestamp", "::prost_types::Timestamp")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds_with_config(compiler.file_descriptor_set(), prost)?;
     Ok(())
 }

@@ -137,7 +137,7 @@ mod tests {
     use chrono::{DateTime, TimeDelta};
     use eticket_base::clock::ManualClock;
     use eticket_store::{
-        Commit, Error, Idempotency, RecordStore, RequestIdReused, Work,
+        Commit, EncodedResponse, Error, Idempotency, RecordStore, RequestIdReused, Work,
         memory::{Store, Tables},
     };
     use uuid::Uuid;
@@ -170,7 +170,7 @@ mod tests {
             let store = Store::<Nothing>::new(clock.clone());
             let request = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
             let command = &mut |work: &mut Work<()>| {
-                work.run::<RequestIdReused>(Some(request), |_| Ok(vec![7])).expect("a first one");
+                work.run::<RequestIdReused>(Some(request), |_| Ok(EncodedResponse::default())).expect("a first one");
             };
             store.commit(&(), &[request.request_id], command).await.expect("committed");
             let health = Health::new([""; 0]);

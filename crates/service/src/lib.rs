@@ -14,5 +14,6 @@ pub mod failure;
 pub mod idempotency;
 pub mod operations;
 pub mod relay;
+pub mod responses;
 pub mod store;
 pub mod write_service;

@@ -23,6 +23,7 @@ use crate::{
     config::AuditConfig,
     consumer::EventHandler,
     operations::{self, Operations},
+    responses::Responses,
     store::{Migrations, OpenStore, open},
 };
 
@@ -115,7 +116,7 @@ impl<'a> WriteService<'a> {
         };
         let running = context
             .server()
-            .service(rpcs)
+            .service(Responses(rpcs))
             .service(operations::served(background.name, operations))
             .reflection([api, OPERATIONS])
             .health(background.health.clone())

@@ -8,7 +8,9 @@ use eticket_bus::Message;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use super::{Commit, Error, Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, WaitingRow, Work};
+use super::{
+    Commit, EncodedResponse, Error, Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, WaitingRow, Work,
+};
 
 /// No step of the suite waits longer for what must come.
 const BOUND: Duration = Duration::from_secs(10);
@@ -131,20 +133,22 @@ pub(crate) async fn eventually(mut look: impl AsyncFnMut() -> bool) {
 
 async fn records_are_kept_until_they_are_purged(subject: &Subject) {
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [200; 32] };
+    let type_name = Some("eticket.v1.Response".to_owned());
+    let response = EncodedResponse { type_name, bytes: vec![0, 1, 255].into() };
     for attempt in 1..=2 {
         let mut ran = false;
-        let mut answer = Ok(Vec::new());
+        let mut answer = Ok(EncodedResponse::default());
         let apply_batch = &mut |work: &mut Work<()>| {
             answer = work.run::<RequestIdReused>(Some(idempotency), |_| {
                 ran = true;
-                Ok(vec![0, 1, 255])
+                Ok(response.clone())
             });
         };
         subject.commits.commit(&(), &[idempotency.request_id], apply_batch).await.expect("committed");
-        assert_eq!((answer, ran), (Ok(vec![0, 1, 255]), attempt == 1));
+        assert_eq!((answer, ran), (Ok(response.clone()), attempt == 1));
     }
     let kept = subject.housekeeping.record(idempotency.request_id).await.expect("read").expect("kept");
-    assert_eq!((kept.hash, kept.answer), (idempotency.hash, vec![0, 1, 255]));
+    assert_eq!((kept.hash, kept.response), (idempotency.hash, response));
     let made = eticket_base::clock::Clock::now(&*subject.clock);
     assert_eq!(subject.housekeeping.purge_records(made).await.expect("purged"), 0, "it was not made before");
     assert_eq!(subject.housekeeping.purge_records(made + TimeDelta::microseconds(1)).await.expect("purged"), 1);

@@ -18,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_bus::Message;
+use eticket_bus::{Bytes, Message};
 use uuid::Uuid;
 
 pub use self::ports::{
@@ -71,8 +71,19 @@ pub struct Record {
     pub request_id: Uuid,
     /// Of method, caller and fields.
     pub hash: [u8; 32],
-    /// The response, encoded.
-    pub answer: Vec<u8>,
+    /// The response.
+    pub response: EncodedResponse,
+}
+
+/// The response to a command as it is sent: encoded once, so that a retry gets the same bytes, also from another version of the
+/// program, which may not know all of its fields.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EncodedResponse {
+    /// The full name of the message, as `eticket.ticket.v1.RegisterTicketResponse`; `None` in records that a version wrote which
+    /// did not name it.
+    pub type_name: Option<String>,
+    /// The message, encoded.
+    pub bytes: Bytes,
 }
 
 /// Identifies a request, so that a retry gets the first answer: the caller's `request_id`, and a hash of method, caller and fields.
@@ -90,12 +101,12 @@ pub struct Idempotency {
 pub struct RequestIdReused;
 
 impl Idempotency {
-    /// The answer that a record holds for this request.
+    /// Returns the response that a record holds for this request.
     ///
     /// # Errors
     /// `RequestIdReused` if the record is of another request.
-    pub fn answer_of(&self, record: &Record) -> Result<Vec<u8>, RequestIdReused> {
-        if record.hash == self.hash { Ok(record.answer.clone()) } else { Err(RequestIdReused) }
+    pub fn response_of(&self, record: &Record) -> Result<EncodedResponse, RequestIdReused> {
+        if record.hash == self.hash { Ok(record.response.clone()) } else { Err(RequestIdReused) }
     }
 }
 
@@ -200,17 +211,17 @@ impl<R> Work<R> {
     pub fn run<E: From<RequestIdReused>>(
         &mut self,
         idempotency: Option<Idempotency>,
-        effect: impl FnOnce(&mut Self) -> Result<Vec<u8>, E>,
-    ) -> Result<Vec<u8>, E> {
+        effect: impl FnOnce(&mut Self) -> Result<EncodedResponse, E>,
+    ) -> Result<EncodedResponse, E> {
         let Some(idempotency) = idempotency else { return effect(self) };
         let known = self.new_records.get(&idempotency.request_id).or_else(|| self.found.get(&idempotency.request_id));
         if let Some(record) = known {
-            return Ok(idempotency.answer_of(record)?);
+            return Ok(idempotency.response_of(record)?);
         }
-        let answer = effect(self)?;
+        let response = effect(self)?;
         let Idempotency { request_id, hash } = idempotency;
-        self.new_records.insert(request_id, Record { request_id, hash, answer: answer.clone() });
-        Ok(answer)
+        self.new_records.insert(request_id, Record { request_id, hash, response: response.clone() });
+        Ok(response)
     }
 
     /// Has a message sent once the transaction is committed.
@@ -293,6 +304,10 @@ mod tests {
         Some(Idempotency { request_id: Uuid::from_u128(1), hash: [hash; 32] })
     }
 
+    fn response(byte: u8) -> EncodedResponse {
+        EncodedResponse { type_name: Some("eticket.v1.Response".to_owned()), bytes: vec![byte].into() }
+    }
+
     #[derive(Debug, PartialEq)]
     enum Refusal {
         Guard,
@@ -308,30 +323,30 @@ mod tests {
     #[test]
     fn a_retry_gets_the_first_answer_and_no_second_effect() {
         let mut work = Work::new((), []);
-        let first = work.run::<Refusal>(idempotency(1), |_| Ok(vec![7]));
+        let first = work.run::<Refusal>(idempotency(1), |_| Ok(response(7)));
         let again = work.run(idempotency(1), |_| Err(Refusal::Guard));
-        assert_eq!((first, again), (Ok(vec![7]), Ok(vec![7])));
+        assert_eq!((first, again), (Ok(response(7)), Ok(response(7))));
         assert_eq!(work.new_records.len(), 1);
     }
 
     #[test]
     fn the_record_is_looked_for_before_any_refusal() {
-        let record = Record { request_id: Uuid::from_u128(1), hash: [1; 32], answer: vec![9] };
+        let record = Record { request_id: Uuid::from_u128(1), hash: [1; 32], response: response(9) };
         let mut work = Work::new((), [record]);
-        assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(vec![9]));
+        assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(response(9)));
     }
 
     #[test]
     fn another_payload_under_the_same_id_is_refused() {
         let mut work = Work::new((), []);
-        assert_eq!(work.run::<Refusal>(idempotency(1), |_| Ok(vec![7])), Ok(vec![7]));
-        assert_eq!(work.run(idempotency(2), |_| Ok(vec![8])), Err(Refusal::Reused));
+        assert_eq!(work.run::<Refusal>(idempotency(1), |_| Ok(response(7))), Ok(response(7)));
+        assert_eq!(work.run(idempotency(2), |_| Ok(response(8))), Err(Refusal::Reused));
     }
 
     #[test]
     fn a_refusal_leaves_no_record() {
         let mut work = Work::new((), []);
         assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Err(Refusal::Guard));
-        assert_eq!(work.run::<Refusal>(idempotency(1), |_| Ok(vec![7])), Ok(vec![7]));
+        assert_eq!(work.run::<Refusal>(idempotency(1), |_| Ok(response(7))), Ok(response(7)));
     }
 }

@@ -13,7 +13,9 @@ use eticket_service::{
     batch::{self, Batches},
     consumer::Incoming,
 };
-use eticket_store::{self as store, Commit, Idempotency, OutboxRow, Parked, Record, RequestIdReused, Rows};
+use eticket_store::{
+    self as store, Commit, EncodedResponse, Idempotency, OutboxRow, Parked, Record, RequestIdReused, Rows,
+};
 use tokio::time::Instant;
 
 use crate::domain::{self, Check, Ledger, NewReservation, Reservation, Status};
@@ -24,14 +26,15 @@ mod tests;
 
 pub use apply_batch::ReservationWriter;
 
-/// Turns reservations into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
+/// Encodes reservations and ledgers: as events for the outbox, and as the response of each command.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
     /// The state as of the reservation's own revision, also when it is published again.
     pub event: fn(&Reservation, DateTime<Utc>, &TraceContext) -> OutboxRow,
     /// A ledger that is closed.
     pub closed: fn(&Ledger, DateTime<Utc>, &TraceContext) -> OutboxRow,
-    pub answer: fn(&Reservation) -> Vec<u8>,
+    pub reserved: fn(&Reservation) -> EncodedResponse,
+    pub cancelled: fn(&Reservation) -> EncodedResponse,
 }
 
 /// The rows of a commit: ledgers are locked, reservations go with them.
@@ -144,8 +147,8 @@ impl From<RequestIdReused> for Refusal {
     }
 }
 
-/// The answer's bytes; none where nobody asked.
-pub type Outcome = Result<Vec<u8>, Refusal>;
+/// The response; an empty one for what is no command.
+pub type Outcome = Result<EncodedResponse, Refusal>;
 
 /// Why a command was not run, or its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
@@ -197,7 +200,7 @@ impl Reservations {
         let Request { idempotency, trace, deadline } = request;
         let (record, ledger) = self.store.read_snapshot(idempotency, &new.ticket).await?;
         if let (Some(idempotency), Some(record)) = (idempotency, record) {
-            return Ok(idempotency.answer_of(&record).map_err(Refusal::from));
+            return Ok(idempotency.response_of(&record).map_err(Refusal::from));
         }
         // In a hot sale most are refused here, and no other service hears of them.
         if let Some(refusal) = ledger.and_then(|ledger| ledger.refuses_at_once()) {

@@ -13,7 +13,9 @@ use eticket_service::{
     batch::{self, Batches, Writer},
     consumer::Incoming,
 };
-use eticket_store::{self as store, Commit, CommitExt, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work};
+use eticket_store::{
+    self as store, Commit, CommitExt, EncodedResponse, Idempotency, OutboxRow, Parked, RequestIdReused, Rows, Work,
+};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -33,11 +35,13 @@ pub enum Happened {
     Withdrawn,
 }
 
-/// Turns tickets into bytes for the outbox and for answers. Stores see bytes only, and a retry gets the very same.
+/// Encodes tickets: as events for the outbox, and as the response of each command.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
     pub event: fn(&Ticket, Happened, DateTime<Utc>, &TraceContext) -> OutboxRow,
-    pub answer: fn(&Ticket, DateTime<Utc>) -> Vec<u8>,
+    pub registered: fn(&Ticket, DateTime<Utc>) -> EncodedResponse,
+    pub updated: fn(&Ticket, DateTime<Utc>) -> EncodedResponse,
+    pub withdrawn: fn(&Ticket, DateTime<Utc>) -> EncodedResponse,
 }
 
 pub type TicketRows = Rows<TicketId, Ticket>;
@@ -117,8 +121,8 @@ impl From<RequestIdReused> for Refusal {
     }
 }
 
-/// The answer's bytes; none where nobody asked.
-pub type Outcome = Result<Vec<u8>, Refusal>;
+/// The response; an empty one for what is no command.
+pub type Outcome = Result<EncodedResponse, Refusal>;
 
 /// The use cases.
 #[derive(Clone)]
@@ -226,26 +230,31 @@ fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, 
     match write {
         WriteCommand::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
             let (ticket, happened) = run(&work.rows, command, now)?;
-            let answer = (messages.answer)(&ticket, now);
+            let encode = match command {
+                Command::Register { .. } => messages.registered,
+                Command::Update { .. } => messages.updated,
+                Command::Withdraw { .. } => messages.withdrawn,
+            };
+            let response = encode(&ticket, now);
             // What changes nothing is no news either.
             if work.rows.get(command.ticket()) != Some(&ticket) {
                 put(work, ticket, happened, messages, now, trace);
             }
-            Ok(answer)
+            Ok(response)
         }),
         WriteCommand::Event(incoming) => {
             handle_event(work, incoming, messages, now);
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::Park(parked) => {
             work.park(parked.clone());
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::Sweep(id) => {
             if let Some(announced) = work.rows.get(id).and_then(|ticket| domain::sweep(ticket, now)) {
                 put(work, announced, Happened::Expired, messages, now, &TraceContext::new_root());
             }
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::Republish(id) => {
             // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
@@ -253,7 +262,7 @@ fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, 
                 let event = (messages.event)(ticket, by_status(ticket, now), now, &TraceContext::new_root());
                 work.publish(event);
             }
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
     }
 }

@@ -8,8 +8,13 @@ use futures::FutureExt;
 
 use super::*;
 use crate::{
-    Idempotency, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows, StoreLifecycle, StreamEpochStore, Work,
+    EncodedResponse, Idempotency, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows, StoreLifecycle,
+    StreamEpochStore, Work,
 };
+
+fn response(byte: u8) -> EncodedResponse {
+    EncodedResponse { type_name: None, bytes: vec![byte].into() }
+}
 
 /// Numbers by name.
 #[derive(Default, Clone)]
@@ -124,14 +129,14 @@ async fn who_is_overtaken_begins_again() {
         let effect = |work: &mut Numbered| {
             effects += 1;
             add(work, "n", 1);
-            Ok(vec![7])
+            Ok(response(7))
         };
-        assert_eq!(work.run::<RequestIdReused>(Some(idempotency), effect), Ok(vec![7]));
+        assert_eq!(work.run::<RequestIdReused>(Some(idempotency), effect), Ok(response(7)));
     };
     store.commit(&keys, &requests, apply_batch).await.unwrap();
-    assert!(work.run::<RequestIdReused>(Some(idempotency), |_| Ok(vec![9])).is_ok());
+    assert!(work.run::<RequestIdReused>(Some(idempotency), |_| Ok(response(9))).is_ok());
     assert_eq!(transaction.commit(&keys, &requests, &work).await.unwrap(), Outcome::Overtaken);
-    assert_eq!(store.record(idempotency.request_id).await.unwrap().map(|it| it.answer), Some(vec![7]));
+    assert_eq!(store.record(idempotency.request_id).await.unwrap().map(|it| it.response), Some(response(7)));
     assert_eq!((effects, number(&store, "n").await), (1, Some(1)));
 }
 
@@ -177,7 +182,7 @@ async fn books_are_kept() {
 
     let idempotency = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
     let command = &mut |work: &mut Numbered| {
-        work.run::<RequestIdReused>(Some(idempotency), |_| Ok(vec![])).unwrap();
+        work.run::<RequestIdReused>(Some(idempotency), |_| Ok(response(0))).unwrap();
     };
     store.commit(&vec![], &[idempotency.request_id], command).await.unwrap();
     assert_eq!(store.purge_records(clock.now()).await.unwrap(), 0);

@@ -11,10 +11,11 @@ use uuid::Uuid;
 
 use super::{Database, claim, within};
 use crate::{
-    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, Work,
+    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle,
+    StreamEpochStore, Work,
 };
 
-const SELECT_RECORDS: &str = "select request_id, hash, answer from record where request_id = any($1)";
+const SELECT_RECORDS: &str = "select request_id, hash, answer, response_type from record where request_id = any($1)";
 
 pub(super) async fn records_in_tx(connection: &mut PgConnection, requests: &[Uuid]) -> Result<Vec<Record>, Error> {
     if requests.is_empty() {
@@ -28,8 +29,17 @@ fn record(row: &PgRow) -> Result<Record, Error> {
     Ok(Record {
         request_id: row.try_get("request_id")?,
         hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-        answer: row.try_get("answer")?,
+        response: response(row)?,
     })
+}
+
+/// The response that a row of `record` holds, in its columns `response_type` and `answer`.
+///
+/// # Errors
+/// If the columns are missing.
+pub fn response(row: &PgRow) -> Result<EncodedResponse, Error> {
+    let bytes: Vec<u8> = row.try_get("answer")?;
+    Ok(EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() })
 }
 
 // In the order of arrival: the ids of a subject's rows rise with the time.
@@ -39,8 +49,9 @@ const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, bod
         as new (subject, revision, headers, body, position)
     order by position";
 // In the order of keys, so that two processes with the same keys wait for each other and never in a circle.
-const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, create_time)
-    select request_id, hash, answer, $4 from unnest($1::uuid[], $2::bytea[], $3::bytea[]) as new (request_id, hash, answer)
+const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
+    select request_id, hash, answer, response_type, $5 from unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::text[])
+        as new (request_id, hash, answer, response_type)
     order by request_id";
 // A message that is parked again replaces what was kept of it: the newer reason counts.
 const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, body, reason, attempts, park_time)
@@ -75,7 +86,8 @@ pub(super) async fn write_in_tx<R>(
         let insert = sqlx::query(INSERT_RECORDS)
             .bind(rows.keys().copied().collect::<Vec<_>>())
             .bind(rows.values().map(|record| &record.hash[..]).collect::<Vec<_>>())
-            .bind(rows.values().map(|record| &record.answer[..]).collect::<Vec<_>>())
+            .bind(rows.values().map(|record| &record.response.bytes[..]).collect::<Vec<_>>())
+            .bind(rows.values().map(|record| record.response.type_name.as_deref()).collect::<Vec<_>>())
             .bind(now);
         insert.execute(connection).await?;
     }

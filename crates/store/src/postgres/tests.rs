@@ -18,7 +18,8 @@ use tokio::runtime::Handle;
 
 use super::*;
 use crate::{
-    Idempotency, OutboxRow, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows, StoreLifecycle, contract,
+    EncodedResponse, Idempotency, OutboxRow, OutboxStore, ParkedStore, RecordStore, RequestIdReused, Rows,
+    StoreLifecycle, contract,
 };
 
 const SCHEMA: &str = "numbers";
@@ -89,6 +90,11 @@ fn keys(names: &[&str]) -> BTreeSet<String> {
 }
 
 /// Counts up and leaves an event.
+/// A response that holds a number.
+fn response(number: i64) -> EncodedResponse {
+    EncodedResponse { type_name: None, bytes: number.to_be_bytes().to_vec().into() }
+}
+
 fn count(work: &mut Work<Rows<String, i64>>, name: &str) -> i64 {
     let value = work.rows.get(&name.to_owned()).copied().unwrap_or_default() + 1;
     work.rows.put(name.to_owned(), value);

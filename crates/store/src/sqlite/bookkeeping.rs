@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{Database, hex, json_rows};
 use crate::{
-    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
-    Work,
+    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle,
+    StreamEpochStore, WaitingRow, Work,
 };
 
 const SELECT_RECORDS: &str =
@@ -30,14 +30,23 @@ fn record(row: &SqliteRow) -> Result<Record, Error> {
     Ok(Record {
         request_id: row.try_get::<String, _>("request_id")?.parse().map_err(Error::data)?,
         hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-        answer: row.try_get("answer")?,
+        response: response(row)?,
     })
+}
+
+/// The response that a row of `record` holds, in its columns `response_type` and `answer`.
+///
+/// # Errors
+/// If the columns are missing.
+pub fn response(row: &SqliteRow) -> Result<EncodedResponse, Error> {
+    let bytes: Vec<u8> = row.try_get("answer")?;
+    Ok(EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() })
 }
 
 const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, body)
     select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) from json_each(?1)";
-const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, create_time)
-    select value ->> 0, unhex(value ->> 1), unhex(value ->> 2), ?2 from json_each(?1)";
+const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
+    select value ->> 0, unhex(value ->> 1), unhex(value ->> 2), value ->> 3, ?2 from json_each(?1)";
 // A message that is parked again replaces what was kept of it: the newer reason counts.
 const INSERT_PARKED: &str = "insert or replace into parked (event_id, subject, headers, body, reason, attempts, park_time)
     select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5, value ->> 6 from json_each(?1)";
@@ -56,7 +65,9 @@ pub(super) async fn write_in_tx<R>(
     }
     if !work.new_records.is_empty() {
         let rows = work.new_records.values();
-        let rows = json_rows(rows.map(|record| json!([record.request_id, hex(&record.hash), hex(&record.answer)])));
+        let rows = json_rows(rows.map(|Record { request_id, hash, response }| {
+            json!([request_id, hex(hash), hex(&response.bytes), response.type_name])
+        }));
         sqlx::query(INSERT_RECORDS).bind(rows).bind(now.timestamp_micros()).execute(&mut *connection).await?;
     }
     if !work.unparked.is_empty() {

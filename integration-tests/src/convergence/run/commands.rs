@@ -14,7 +14,7 @@ use eticket_reservation::{
     application::{self as reservation, Request as Call},
     domain::{NewReservation, Refusal},
 };
-use eticket_store::Idempotency;
+use eticket_store::{EncodedResponse, Idempotency};
 use eticket_ticket::{
     application::{self as ticket, Command},
     domain::{self as ticket_domain, Title},
@@ -36,7 +36,7 @@ pub(super) struct Request {
     ticket: usize,
     what: What,
     /// The answer that every retry must get.
-    first_answer: Option<Vec<u8>>,
+    first_answer: Option<EncodedResponse>,
 }
 
 #[derive(Clone)]
@@ -190,7 +190,7 @@ impl Run<'_> {
     }
 
     /// True if it is a retry of a request that has its answer.
-    fn is_answered_again(&mut self, request: usize, outcome: Result<&Vec<u8>, String>) -> Result<bool> {
+    fn is_answered_again(&mut self, request: usize, outcome: Result<&EncodedResponse, String>) -> Result<bool> {
         let request = &mut self.requests[request];
         match (&request.first_answer, outcome) {
             (Some(first), Ok(answer)) => {
@@ -215,7 +215,7 @@ impl Run<'_> {
         let truth = &mut self.truths[*ticket];
         let fresh = |etag: &str| etag.is_empty() || etag == truth.etag;
         let answer = match outcome {
-            Ok(answer) => RegisterTicketResponse::decode(answer.as_slice())?,
+            Ok(answer) => RegisterTicketResponse::decode(answer.bytes.clone())?,
             Err(ticket::Refusal::RequestIdReused) => bail!("a request_id was taken for another's"),
             Err(ticket::Refusal::Domain(refusal)) => {
                 let right = match (&refusal, what) {
@@ -284,7 +284,7 @@ impl Run<'_> {
         let truth = &mut self.truths[*ticket];
         match outcome {
             Ok(answer) => {
-                let answer = ReserveTicketResponse::decode(answer.as_slice())?;
+                let answer = ReserveTicketResponse::decode(answer.bytes.clone())?;
                 let What::Reserve(grade) = *what else { bail!("this was no reserve") };
                 let id = answer.reservation.context("a reservation")?.reservation_id.parse()?;
                 ensure!(end.is_some_and(|end| now < end), "reserved at {now}, past the end {end:?}");
@@ -319,7 +319,7 @@ impl Run<'_> {
         let truth = &mut self.truths[self.requests[request].ticket];
         match outcome {
             Ok(answer) => {
-                let answer = ReserveTicketResponse::decode(answer.as_slice())?;
+                let answer = ReserveTicketResponse::decode(answer.bytes.clone())?;
                 self.coverage.count("a reservation was cancelled");
                 truth.cancelled(reservation, Consistency::decode(&answer.consistency_token).context("a token")?)
             }

@@ -137,7 +137,7 @@ impl Admin {
             let call = async |tickets: Tickets| tickets.command(command, Some(idempotency), trace, None).await;
             match client.attempt(&client.fleet.tickets, call).await {
                 Some(Ok(Ok(answer))) => {
-                    let told = RegisterTicketResponse::decode(answer.as_slice()).expect("an answer");
+                    let told = RegisterTicketResponse::decode(answer.bytes.clone()).expect("an answer");
                     let token = Consistency::decode(&told.consistency_token).expect("a token");
                     client.log(&format!("is told {token:?}"));
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {

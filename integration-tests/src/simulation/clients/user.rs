@@ -62,7 +62,7 @@ impl User {
             let call = async |reservations: Reservations| reservations.reserve(wish, call).await;
             match client.attempt(&client.fleet.reservations, call).await {
                 Some(Ok(Ok(answer))) => {
-                    let (id, token) = self.reserved(request, ticket, &answer)?;
+                    let (id, token) = self.reserved(request, ticket, &answer.bytes)?;
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {
                         client.fail("a retry got another answer");
                     }
@@ -158,7 +158,7 @@ impl User {
             match client.attempt(&client.fleet.reservations, call).await {
                 Some(Ok(Ok(answer))) => {
                     client.fleet.scheduler.count("a reservation was cancelled");
-                    let told = ReserveTicketResponse::decode(answer.as_slice()).expect("an answer");
+                    let told = ReserveTicketResponse::decode(answer.bytes.clone()).expect("an answer");
                     let token = Consistency::decode(&told.consistency_token).expect("a token");
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {
                         client.fail("a retry got another answer");

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::ReservationId;
 use eticket_service::{batch::Writer, consumer::Incoming};
-use eticket_store::{self as store, CommitExt, Work};
+use eticket_store::{self as store, CommitExt, EncodedResponse, Work};
 use uuid::Uuid;
 
 use super::{Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange, WriteCommand};
@@ -63,24 +63,24 @@ fn apply(work: &mut Work<ReservationRows>, write: &WriteCommand, messages: Messa
         WriteCommand::Reserve { new, check, idempotency, trace } => work.run(*idempotency, |work| {
             let made = reserve(work, new, *check, now)?;
             work.publish((messages.event)(&made, now, trace));
-            Ok((messages.answer)(&made))
+            Ok((messages.reserved)(&made))
         }),
         WriteCommand::Cancel { id, idempotency, trace } => work.run(*idempotency, |work| {
             let cancelled = cancel(work, *id, now)?;
             work.publish((messages.event)(&cancelled, now, trace));
-            Ok((messages.answer)(&cancelled))
+            Ok((messages.cancelled)(&cancelled))
         }),
         WriteCommand::Close(incoming) => {
             close(work, incoming, messages, now);
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::Park(parked) => {
             work.park(parked.clone());
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::Unpark(event_id) => {
             work.unpark(event_id.clone());
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
         WriteCommand::RepublishReservation(id) => {
@@ -88,14 +88,14 @@ fn apply(work: &mut Work<ReservationRows>, write: &WriteCommand, messages: Messa
                 let event = (messages.event)(reservation, now, &TraceContext::new_root());
                 work.publish(event);
             }
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
         WriteCommand::RepublishClosed(ticket) => {
             if let Some(ledger) = work.rows.ledgers.get(ticket).filter(|ledger| ledger.closed) {
                 let event = (messages.closed)(ledger, now, &TraceContext::new_root());
                 work.publish(event);
             }
-            Ok(Vec::new())
+            Ok(EncodedResponse::default())
         }
     }
 }

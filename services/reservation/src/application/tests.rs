@@ -25,7 +25,7 @@ use eticket_service::{
     consumer::{EventHandler, Incoming},
 };
 use eticket_store::{
-    Housekeeping, Idempotency,
+    CommitExt, EncodedResponse, Housekeeping, Idempotency, RequestIdReused, Work,
     sqlite::{Database, Store},
 };
 use prost::Message as _;
@@ -33,8 +33,8 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::{
-    Availability, CheckError, Outcome, Refusal, Request, ReservationStore, ReservationWriter, Reservations,
-    TicketChange, events::ReservationStates,
+    Availability, CheckError, Keys, Outcome, Refusal, Request, ReservationRows, ReservationStore, ReservationWriter,
+    Reservations, TicketChange, events::ReservationStates,
 };
 use crate::{
     domain::{self, Check, NewReservation, Status},
@@ -57,6 +57,7 @@ impl Availability for TicketService {
 
 struct Fixture {
     reservations: Reservations,
+    store: Arc<dyn ReservationStore>,
     ticket_service: Arc<TicketService>,
     housekeeping: Arc<dyn Housekeeping>,
     clock: Arc<ManualClock>,
@@ -89,8 +90,8 @@ fn fixture_on(
     let ticket_service = Arc::new(TicketService { says, asked: AtomicUsize::new(0) });
     let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
     let writer = Batches::start("reservation", &Tasks::new(), Limits::default(), writer);
-    let reservations = Reservations::new(store, writer, ticket_service.clone(), clock.clone());
-    Fixture { reservations, ticket_service, housekeeping, clock, _folder: None }
+    let reservations = Reservations::new(store.clone(), writer, ticket_service.clone(), clock.clone());
+    Fixture { reservations, store, ticket_service, housekeeping, clock, _folder: None }
 }
 
 fn new_reservation(ticket: &str) -> NewReservation {
@@ -104,7 +105,7 @@ fn request(id: Option<Uuid>) -> Request {
 }
 
 fn id_in(outcome: &Outcome) -> ReservationId {
-    let answer = ReserveTicketResponse::decode(outcome.as_deref().expect("an answer")).expect("decoded");
+    let answer = ReserveTicketResponse::decode(outcome.as_ref().expect("an answer").bytes.clone()).expect("decoded");
     answer.reservation.expect("a reservation").reservation_id.parse().expect("an id")
 }
 
@@ -265,4 +266,21 @@ async fn republishing_raises_no_revision_and_sends_everything() {
     assert_eq!(after.len(), before + 3);
     assert_eq!(after.iter().map(|(_, revision)| revision).max(), Some(&3));
     assert_eq!(states.count().await, Ok(3));
+}
+
+#[tokio::test]
+async fn a_retry_gets_the_bytes_of_the_first_response_also_from_a_newer_version() {
+    let fixture = fixture().await;
+    let id = Uuid::new_v4();
+    let first = fixture.reserve("t-1", Some(id)).await.expect("reserved");
+    assert_eq!(first.type_name.as_deref(), Some("eticket.reservation.v1.ReserveTicketResponse"));
+    assert_eq!(fixture.reserve("t-1", Some(id)).await, Ok(first));
+    // Recorded by a version that has more fields: nothing of it is decoded here.
+    let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
+    let newer = EncodedResponse { type_name: None, bytes: vec![0x78, 7].into() };
+    let record = |work: &mut Work<ReservationRows>| {
+        work.run::<RequestIdReused>(Some(idempotency), |_| Ok(newer.clone())).expect("the first");
+    };
+    fixture.store.commit_with(&Keys::default(), &[idempotency.request_id], record).await.expect("committed");
+    assert_eq!(fixture.reserve("t-2", Some(idempotency.request_id)).await, Ok(newer));
 }

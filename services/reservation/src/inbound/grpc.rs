@@ -18,12 +18,13 @@ use eticket_rpc_server::{
 use eticket_service::{
     failure,
     idempotency::{self, Fields},
+    responses,
 };
 use prost::Message;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    application::{self, CheckError, Error, Filter, Outcome, Refusal, Reservations},
+    application::{self, CheckError, Error, Filter, Refusal, Reservations},
     convert::{status_filter, to_message},
     domain::{self, NewReservation},
 };
@@ -48,7 +49,10 @@ impl ReservationService for Grpc {
         let fields = Fields { method: "ReserveTicket", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.reserve(new, context(call, &fields)?).await;
         let outcome = outcome.map_err(|error| not_run(error, &ticket_id))?;
-        answer(outcome).unwrap_or_else(|refusal| Err(refused(refusal, ("ticket_id", &ticket_id), &request_id).into()))
+        match outcome {
+            Ok(response) => responses::respond(response),
+            Err(refusal) => Err(refused(refusal, ("ticket_id", &ticket_id), &request_id).into()),
+        }
     }
 
     async fn cancel_reservation(
@@ -63,8 +67,8 @@ impl ReservationService for Grpc {
         let fields = CancelReservationRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
-        match answer(outcome.map_err(failure::batch_status)?) {
-            Ok(answer) => answer,
+        match outcome.map_err(failure::batch_status)? {
+            Ok(response) => responses::respond(response),
             Err(refusal) => {
                 let error = refused(refusal, ("reservation_id", &id.to_string()), &request_id);
                 Err(self.with_its_ticket(error, id).await.into())
@@ -144,11 +148,6 @@ fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
 fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiError> {
     let idempotency = idempotency::from_fields(&call.caller, fields)?;
     Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline })
-}
-
-/// Decodes an answer, which is the same bytes for a retry.
-fn answer<A: Message + Default>(outcome: Outcome) -> Result<Result<Response<A>, Status>, Refusal> {
-    outcome.map(|bytes| A::decode(bytes.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error)))
 }
 
 fn refused(refusal: Refusal, about: (&'static str, &str), request_id: &str) -> ApiError {

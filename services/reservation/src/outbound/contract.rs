@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, future::Future, sync::Arc};
 
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade};
-use eticket_store::{Error, Idempotency, OutboxRow, RequestIdReused, Work};
+use eticket_store::{EncodedResponse, Error, Idempotency, OutboxRow, RequestIdReused, Work};
 use tokio::{runtime::Handle, task::block_in_place};
 use uuid::Uuid;
 
@@ -97,21 +97,23 @@ async fn what_was_committed_is_read_again(store: &dyn ReservationStore) {
 
 async fn a_record_is_found_by_the_next_attempt(store: &dyn ReservationStore) {
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [7; 32] };
+    let type_name = Some("eticket.reservation.v1.ReserveTicketResponse".to_owned());
+    let response = EncodedResponse { type_name, bytes: vec![1, 2, 3].into() };
     for attempt in 1..=2 {
-        let mut answer = Ok(Vec::new());
+        let mut answer = Ok(EncodedResponse::default());
         let mut ran = false;
         let apply_batch = &mut |work: &mut Work<ReservationRows>| {
             answer = work.run::<RequestIdReused>(Some(idempotency), |work| {
                 ran = true;
                 work.publish(OutboxRow { revision: 1, message: Default::default() });
-                Ok(vec![1, 2, 3])
+                Ok(response.clone())
             });
         };
         store.commit(&Keys::default(), &[idempotency.request_id], apply_batch).await.expect("committed");
-        assert_eq!((answer, ran), (Ok(vec![1, 2, 3]), attempt == 1), "attempt {attempt}");
+        assert_eq!((answer, ran), (Ok(response.clone()), attempt == 1), "attempt {attempt}");
     }
     let (record, ledger) = store.read_snapshot(Some(idempotency), &ticket("never")).await.expect("read");
-    assert_eq!((record.map(|record| record.answer), ledger), (Some(vec![1, 2, 3]), None));
+    assert_eq!((record.map(|record| record.response), ledger), (Some(response), None));
 }
 
 async fn a_second_active_reservation_is_refused_by_the_index(store: &dyn ReservationStore) {

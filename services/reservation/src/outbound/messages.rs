@@ -1,12 +1,15 @@
-//! Reservations as bytes: of events for the stream, and of answers.
-//!
-//! Both commands answer alike (`reservation`, `consistency_token`), so one encoding serves them.
+//! Reservations as bytes: of events for the stream, and of responses.
 
 use chrono::{DateTime, Utc};
 use eticket_base::telemetry::TraceContext;
-use eticket_proto::{event::ReservationEvent, reservation::ReserveTicketResponse, subjects, token::Consistency};
-use eticket_service::relay::Envelope;
-use eticket_store::OutboxRow;
+use eticket_proto::{
+    event::ReservationEvent,
+    reservation::{CancelReservationResponse, ReserveTicketResponse},
+    subjects,
+    token::Consistency,
+};
+use eticket_service::{relay::Envelope, responses};
+use eticket_store::{EncodedResponse, OutboxRow};
 use prost::Message;
 
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// Protobuf, as the contract has it.
-pub const PROTOBUF: Messages = Messages { event, closed, answer };
+pub const PROTOBUF: Messages = Messages { event, closed, reserved, cancelled };
 
 fn event(reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
     let event_type = match reservation.status {
@@ -69,9 +72,17 @@ fn closed(ledger: &Ledger, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRo
     envelope.into_row()
 }
 
-fn answer(reservation: &Reservation) -> Vec<u8> {
+fn reserved(reservation: &Reservation) -> EncodedResponse {
+    let consistency_token = consistency_token(reservation);
+    responses::encode(&ReserveTicketResponse { reservation: Some(to_message(reservation)), consistency_token })
+}
+
+fn cancelled(reservation: &Reservation) -> EncodedResponse {
+    let consistency_token = consistency_token(reservation);
+    responses::encode(&CancelReservationResponse { reservation: Some(to_message(reservation)), consistency_token })
+}
+
+fn consistency_token(reservation: &Reservation) -> String {
     let token = Consistency::Reservation { ticket: reservation.ticket.clone(), revision: reservation.revision };
-    let answer =
-        ReserveTicketResponse { reservation: Some(to_message(reservation)), consistency_token: token.encode() };
-    answer.encode_to_vec()
+    token.encode()
 }

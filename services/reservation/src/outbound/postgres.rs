@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    postgres::{Store, Tables},
+    postgres::{Store, Tables, response},
 };
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
@@ -189,7 +189,7 @@ fn reservation(row: &PgRow) -> Result<Reservation, Error> {
 
 // One statement is one snapshot. Uses both primary keys.
 const GLANCE: &str = "select ledger.ticket_id, ledger.revision, ledger.active_reservation_id, ledger.closed,
-        record.hash, record.answer from (select 1) one
+        record.hash, record.answer, record.response_type from (select 1) one
     left join ledger on ledger.ticket_id = $1 left join record on record.request_id = $2";
 // The primary key, then reservation_by_user, reservation_by_ticket, reservation_by_status: each begins with the column of the index
 // that serves it; what else is asked is filtered on the way.
@@ -221,7 +221,7 @@ impl ReservationStore for Store<ReservationTables> {
             (Some(request_id), Some(hash)) => Some(Record {
                 request_id,
                 hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-                answer: row.try_get("answer")?,
+                response: response(&row)?,
             }),
             _ => None,
         };

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    sqlite::{Store, Tables, json_rows, time},
+    sqlite::{Store, Tables, json_rows, response, time},
 };
 use serde_json::json;
 use sqlx::{Row, SqliteConnection, migrate::Migrator, sqlite::SqliteRow};
@@ -130,7 +130,7 @@ fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
 }
 
 // One statement is one snapshot.
-const GLANCE: &str = "select l.*, r.request_id, r.hash, r.answer from (select 1)
+const GLANCE: &str = "select l.*, r.request_id, r.hash, r.answer, r.response_type from (select 1)
     left join ledger l on l.ticket_id = ?1 left join record r on r.request_id = ?2";
 // Each begins with the column of the index that serves it; what else is asked is filtered on the way.
 const PAGE_ALL: &str = "select * from reservation where reservation_id > ?4 order by reservation_id limit ?5";
@@ -158,7 +158,7 @@ impl ReservationStore for Store<ReservationTables> {
             (Some(request_id), Some(hash)) => Some(Record {
                 request_id,
                 hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-                answer: row.try_get("answer")?,
+                response: response(&row)?,
             }),
             _ => None,
         };

@@ -138,7 +138,7 @@ async fn a_retry_of_a_registration_without_an_id_makes_no_second_ticket() {
     let first = fixture.run(register("made-by-the-server-1"), id).await.expect("registered");
     let again = fixture.run(register("made-by-the-server-2"), id).await.expect("the first answer");
     assert_eq!(first, again);
-    let answer = RegisterTicketResponse::decode(again.as_slice()).unwrap();
+    let answer = RegisterTicketResponse::decode(again.bytes).unwrap();
     assert_eq!(answer.ticket.unwrap().ticket_id, "made-by-the-server-1");
     assert_eq!(fixture.tickets.store.count().await.unwrap(), 1);
     let refused = fixture.run(register("made-by-the-server-1"), None).await;

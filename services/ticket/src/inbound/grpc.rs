@@ -20,8 +20,9 @@ use eticket_rpc_server::{
 use eticket_service::{
     failure,
     idempotency::{self, Fields},
+    responses,
 };
-use prost::Message;
+use prost::{Message, Name};
 use prost_types::{FieldMask, Timestamp};
 use tonic::{Request, Response, Status};
 
@@ -137,8 +138,8 @@ impl TicketService for Grpc {
 }
 
 impl Grpc {
-    /// Runs a command and decodes its answer, which is the same bytes for a retry.
-    async fn command<A: Message + Default>(
+    /// Runs a command; its response is the same bytes for a retry.
+    async fn command<A: Message + Name + Default>(
         &self,
         command: Command,
         call: Call,
@@ -150,8 +151,8 @@ impl Grpc {
         let idempotency = idempotency::from_fields(&call.caller, &fields)?;
         let request_id = fields.request_id;
         let outcome = self.tickets.command(command, idempotency, call.trace, call.deadline).await;
-        let answer = outcome.map_err(failure::batch_status)?.map_err(|refusal| refused(refusal, &id, request_id))?;
-        A::decode(answer.as_slice()).map(Response::new).map_err(|error| ApiError::internal(&error))
+        let outcome = outcome.map_err(failure::batch_status)?;
+        responses::respond(outcome.map_err(|refusal| refused(refusal, &id, request_id))?)
     }
 
     async fn find(&self, id: &str) -> Result<Ticket, Status> {

@@ -1,12 +1,15 @@
-//! Tickets as bytes: of events for the stream, and of answers.
-//!
-//! The three commands answer alike (`ticket`, `consistency_token`), so one encoding serves them all.
+//! Tickets as bytes: of events for the stream, and of responses.
 
 use chrono::{DateTime, Utc};
 use eticket_base::telemetry::TraceContext;
-use eticket_proto::{event::TicketEvent, subjects, ticket::RegisterTicketResponse, token::Consistency};
-use eticket_service::relay::Envelope;
-use eticket_store::OutboxRow;
+use eticket_proto::{
+    event::TicketEvent,
+    subjects,
+    ticket::{RegisterTicketResponse, UpdateTicketResponse, WithdrawTicketResponse},
+    token::Consistency,
+};
+use eticket_service::{relay::Envelope, responses};
+use eticket_store::{EncodedResponse, OutboxRow};
 use prost::Message;
 
 use crate::{
@@ -16,7 +19,7 @@ use crate::{
 };
 
 /// Protobuf, as the contract has it.
-pub const PROTOBUF: Messages = Messages { event, answer };
+pub const PROTOBUF: Messages = Messages { event, registered, updated, withdrawn };
 
 fn event(ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
     let event_type = match happened {
@@ -42,13 +45,27 @@ fn event(ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceC
     envelope.into_row()
 }
 
-fn answer(ticket: &Ticket, now: DateTime<Utc>) -> Vec<u8> {
+fn registered(ticket: &Ticket, now: DateTime<Utc>) -> EncodedResponse {
+    let ticket_message = Some(to_message(ticket, now));
+    responses::encode(&RegisterTicketResponse { ticket: ticket_message, consistency_token: consistency_token(ticket) })
+}
+
+fn updated(ticket: &Ticket, now: DateTime<Utc>) -> EncodedResponse {
+    let ticket_message = Some(to_message(ticket, now));
+    responses::encode(&UpdateTicketResponse { ticket: ticket_message, consistency_token: consistency_token(ticket) })
+}
+
+fn withdrawn(ticket: &Ticket, now: DateTime<Utc>) -> EncodedResponse {
+    let ticket_message = Some(to_message(ticket, now));
+    responses::encode(&WithdrawTicketResponse { ticket: ticket_message, consistency_token: consistency_token(ticket) })
+}
+
+fn consistency_token(ticket: &Ticket) -> String {
     let token = Consistency::Ticket {
         ticket: ticket.id.clone(),
         revision: ticket.revision,
         schedule_revision: ticket.schedule_revision,
         withdrawn: ticket.withdrawn,
     };
-    let answer = RegisterTicketResponse { ticket: Some(to_message(ticket, now)), consistency_token: token.encode() };
-    answer.encode_to_vec()
+    token.encode()
 }

@@ -56,7 +56,7 @@ async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
     async fn use_all(store: &Store<Numbers>) {
         let request = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
         let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
-            let answer = work.run::<RequestIdReused>(Some(request), |work| Ok(count(work, "x").to_be_bytes().to_vec()));
+            let answer = work.run::<RequestIdReused>(Some(request), |work| Ok(response(count(work, "x"))));
             assert!(answer.is_ok());
         };
         store.commit(&keys(&["x"]), &[request.request_id], apply_batch).await.unwrap();

@@ -46,15 +46,19 @@ async fn two_replicas_on_the_same_rows_take_consecutive_revisions() {
 }
 
 /// Its answer and whether it had an effect of its own, of a command with a request id.
-async fn with_record(store: &Store<Numbers>, request_id: Uuid, during: impl Fn() + Send + Sync) -> (Vec<u8>, bool) {
+async fn with_record(
+    store: &Store<Numbers>,
+    request_id: Uuid,
+    during: impl Fn() + Send + Sync,
+) -> (EncodedResponse, bool) {
     let idempotency = Some(Idempotency { request_id, hash: [1; 32] });
-    let mut outcome = (Vec::new(), false);
+    let mut outcome = (EncodedResponse::default(), false);
     let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         let mut ran = false;
         let answer = work.run::<RequestIdReused>(idempotency, |work| {
             ran = true;
             during();
-            Ok(count(work, "x").to_be_bytes().to_vec())
+            Ok(response(count(work, "x")))
         });
         outcome = (answer.unwrap(), ran);
     };
@@ -68,7 +72,7 @@ async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
     let server = server();
     let (one, other) = (store(&server).await, store(&server).await);
     // Of a row that is not there yet there is nothing to wait for: both make it, and the later one begins again.
-    let (id, calls, first) = (Uuid::new_v4(), AtomicUsize::new(0), Mutex::new(Vec::new()));
+    let (id, calls, first) = (Uuid::new_v4(), AtomicUsize::new(0), Mutex::new(EncodedResponse::default()));
     let during = || {
         if calls.fetch_add(1, Ordering::SeqCst) == 0 {
             *first.lock().unwrap() = meanwhile(with_record(&other, id, || ())).0;
