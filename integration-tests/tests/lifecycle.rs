@@ -166,7 +166,7 @@ async fn a_data_folder_that_cannot_be_made_is_named() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_in_use_is_named_in_the_error() {
     let data = folder();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
