@@ -105,7 +105,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
+        fn arbitrary_text_does_not_panic(text in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
             decode_in_chunks(&text, size).ok();
         }
     }

@@ -60,7 +60,7 @@ fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {
 }
 
 /// Returns whether the called replica has this name.
-async fn answers(upstream: &Arc<Upstream>, name: &str) -> Result<bool, tonic::Status> {
+async fn calls_replica(upstream: &Arc<Upstream>, name: &str) -> Result<bool, tonic::Status> {
     let mut client = HealthClient::new(OwnCalls(upstream.clone()));
     match client.check(HealthCheckRequest { service: name.to_owned() }).await {
         Ok(_) => Ok(true),
@@ -79,7 +79,7 @@ async fn connections_that_reach_their_age_lose_no_call() {
     let calls = join_all((0..8).map(async |_| {
         let mut calls = 0;
         while Instant::now() < until {
-            assert!(answers(&upstream, "one").await.expect("no call is lost"));
+            assert!(calls_replica(&upstream, "one").await.expect("no call is lost"));
             calls += 1;
         }
         calls
@@ -94,7 +94,7 @@ async fn calls_avoid_a_dead_address() {
     let (_sender, addresses) = watch::channel(vec![address(dead), address(one.address())]);
     let upstream = upstream(addresses);
     for _ in 0..20 {
-        assert!(answers(&upstream, "one").await.expect("the other address answers"));
+        assert!(calls_replica(&upstream, "one").await.expect("the other address responds"));
     }
 }
 
@@ -105,13 +105,14 @@ async fn addresses_are_used_in_turn_and_dropped_when_removed() {
     let (sender, addresses) = watch::channel(vec![address(one.address()), address(two.address())]);
     let upstream = upstream(addresses);
     eventually("both are asked", async || {
-        let (first, second) = (answers(&upstream, "one").await.unwrap(), answers(&upstream, "one").await.unwrap());
+        let (first, second) =
+            (calls_replica(&upstream, "one").await.unwrap(), calls_replica(&upstream, "one").await.unwrap());
         first != second
     })
     .await;
     sender.send_replace(vec![address(two.address())]);
     eventually("only the second one is asked", async || {
-        let asked = join_all((0..8).map(|_| answers(&upstream, "two"))).await;
+        let asked = join_all((0..8).map(|_| calls_replica(&upstream, "two"))).await;
         asked.into_iter().all(|by_two| by_two.unwrap())
     })
     .await;
@@ -133,7 +134,7 @@ async fn two_replicas() -> ([Health; 2], [Running; 2], Arc<Upstream>) {
 const SHARED: &str = "eticket.ticket.v1.TicketService";
 
 async fn only(upstream: &Arc<Upstream>, name: &str) -> bool {
-    join_all((0..8).map(|_| answers(upstream, name))).await.into_iter().all(|by_it| by_it.expect("answered"))
+    join_all((0..8).map(|_| calls_replica(upstream, name))).await.into_iter().all(|by_it| by_it.expect("answered"))
 }
 
 #[tokio::test]
@@ -145,7 +146,7 @@ async fn an_unready_replica_is_called_only_if_none_is_ready() {
     eventually("only the first one is called", async || only(&upstream, "one").await).await;
     healths[0].set_store(false);
     eventually("both are called, as before", async || {
-        let by_two = join_all((0..8).map(|_| answers(&upstream, "two"))).await;
+        let by_two = join_all((0..8).map(|_| calls_replica(&upstream, "two"))).await;
         let by_two = by_two.into_iter().filter(|by_two| *by_two.as_ref().expect("answered")).count();
         (1..8).contains(&by_two)
     })
@@ -193,8 +194,8 @@ async fn concurrent_calls_share_one_connection() {
     let counting = tokio::spawn(count_connections(listener, count.clone()));
     let (_sender, addresses) = watch::channel(vec![address(socket)]);
     let upstream = upstream(addresses);
-    let calls = join_all((0..50).map(|_| answers(&upstream, "one")));
-    assert!(tokio::time::timeout(Duration::from_millis(300), calls).await.is_err(), "nobody answers");
+    let calls = join_all((0..50).map(|_| calls_replica(&upstream, "one")));
+    assert!(tokio::time::timeout(Duration::from_millis(300), calls).await.is_err(), "no server responds");
     assert_eq!(count.load(Ordering::SeqCst), 1);
     counting.abort();
 }
@@ -204,7 +205,7 @@ async fn without_an_address_a_call_fails_early() {
     let (_sender, addresses) = watch::channel(Vec::new());
     let upstream = upstream(addresses);
     let start = tokio::time::Instant::now();
-    assert!(answers(&upstream, "one").await.is_err());
+    assert!(calls_replica(&upstream, "one").await.is_err());
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
@@ -221,7 +222,7 @@ async fn a_wait_keeps_its_deadline_when_the_connection_to_its_service_ages() {
     let mut client = TicketServiceClient::new(OwnCalls(upstream(addresses)));
     let mut wait = tonic::Request::new(GetTicketRequest { ticket_id: SLOW.to_owned() });
     wait.set_timeout(Duration::from_millis(1500));
-    let status = client.get_ticket(wait).await.expect_err("it never answers");
+    let status = client.get_ticket(wait).await.expect_err("the wait never ends");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::DeadlineExceeded), "{status:?}");
     running.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A client that watches all views, and after each break resumes with the last token that it got.
+//! A client that watches all views and resumes with its last token after each disconnect.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use eticket_proto::query::{TicketView, WatchTicketViewsRequest, query_service_cl
 
 use crate::api::channel;
 
-/// Clones share what they have seen.
+/// Clones share the received views.
 #[derive(Debug, Clone, Default)]
 pub struct Watcher(Arc<Mutex<Seen>>);
 
@@ -17,17 +17,17 @@ pub struct Watcher(Arc<Mutex<Seen>>);
 struct Seen {
     token: String,
     views: BTreeMap<String, TicketView>,
-    /// Whether the stream may be made anew: its watchers begin with all views again.
+    /// Whether the stream may be created again: then a watch restarts with all views.
     any_stream: bool,
 }
 
 impl Watcher {
-    /// For a stream that may be lost.
+    /// Creates a watcher for a stream that may be lost.
     pub fn over_any_stream() -> Self {
         Self(Arc::new(Mutex::new(Seen { any_stream: true, ..Seen::default() })))
     }
 
-    /// The newest view that it was sent of each ticket.
+    /// Returns the newest received view of each ticket.
     pub fn views(&self) -> BTreeMap<String, TicketView> {
         self.0.lock().expect("nobody panics with it").views.clone()
     }
@@ -35,7 +35,7 @@ impl Watcher {
     /// Watches until the stream breaks.
     ///
     /// # Panics
-    /// If what comes is older than what came, or everything although a token was given.
+    /// If a view is older than an earlier one, or if all views are sent although a token was given.
     pub async fn watch(self, address: String) {
         let (resume_token, any_stream) = {
             let seen = self.0.lock().expect("nobody panics with it");
@@ -52,13 +52,13 @@ impl Watcher {
             if let Some(view) = sent.view {
                 let before = seen.views.get(&view.ticket_id);
                 let newer = before.is_none_or(|before| not_older(&view, before));
-                // All views again may come from a replica that lags: it sends the newer ones when it has them.
+                // A restarted snapshot may come from a replica that lags behind; it sends newer views later.
                 assert!(newer || any_stream, "{view:?} after {before:?}");
                 if newer {
                     seen.views.insert(view.ticket_id.clone(), view);
                 }
             }
-            // Within a snapshot there is none: who breaks off there begins it again.
+            // Messages of a snapshot have no token: after a disconnect the snapshot restarts.
             if !sent.resume_token.is_empty() {
                 seen.token = sent.resume_token;
             }

@@ -32,9 +32,9 @@ async fn changes_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static s
     let following = async move { follow("test", &targets.0, &script, &changes).await };
     // Time is paused: the resolver reaches the last result long before this timeout.
     tokio::time::timeout(POLL_INTERVAL * 100, following).await.ok();
-    let mut received = Vec::new();
+    let mut seen = Vec::new();
     while let Some(change) = received.recv().await {
-        received.push(match change {
+        seen.push(match change {
             Change::Insert((address, _), endpoint) => {
                 assert_eq!(endpoint.uri().to_string(), format!("http://{address}/"));
                 format!("+{address}")
@@ -42,7 +42,7 @@ async fn changes_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static s
             Change::Remove((address, _)) => format!("-{address}"),
         });
     }
-    received
+    seen
 }
 
 const A: &str = "10.0.0.1:8082";

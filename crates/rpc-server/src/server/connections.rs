@@ -277,7 +277,7 @@ where
         Some(Ok(())) => {}
         // Clients that disconnect without a message are normal.
         Some(Err(error)) => tracing::debug!(%error, "a connection ended with an error"),
-        None => tracing::debug!("a connection was cut"),
+        None => tracing::debug!("a connection was aborted"),
     }
 }
 

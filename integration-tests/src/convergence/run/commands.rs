@@ -1,5 +1,5 @@
-//! Commands as clients give them, with retries, and with calls that are held up between their check and their commit. An answer
-//! is judged by what the test knows at that moment: who holds the ticket, its end, who has edited it.
+//! Commands of clients, with retries and with calls that are paused between check and commit. Each response is checked
+//! against the model at that moment: the holder of the ticket, its end, its last edit.
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -30,12 +30,12 @@ use crate::convergence::{
     world::Service,
 };
 
-/// A request as it is sent, however often.
+/// A request, for any number of attempts.
 pub(super) struct Request {
     id: Uuid,
     ticket: usize,
     what: What,
-    /// The answer that every retry must get.
+    /// The response that every retry must get.
     first_answer: Option<Vec<u8>>,
 }
 
@@ -48,10 +48,10 @@ enum What {
     Cancel(ReservationId),
 }
 
-/// A reserve whose check was answered and that has not gone on yet.
+/// A reserve that is paused after its check.
 pub(super) struct HeldUp {
     request: usize,
-    /// The end that the check showed.
+    /// The end of the ticket that the check returned.
     end: Option<DateTime<Utc>>,
     go: oneshot::Sender<()>,
     call: JoinHandle<Result<reservation::Outcome, reservation::Error>>,
@@ -114,7 +114,7 @@ impl Run<'_> {
         }
     }
 
-    /// Most often who holds a ticket cancels; now and then somebody whose reservation has ended tries to.
+    /// Usually the holder of the ticket cancels; sometimes a user whose reservation has ended tries to.
     async fn cancel(&mut self, which: usize) -> Result<()> {
         let held = |ticket: usize| self.truths[ticket].holder().map(|hold| (ticket, hold.id));
         let made = |ticket: usize| self.truths[ticket].reservations.keys().next().map(|id| (ticket, *id));
@@ -177,7 +177,7 @@ impl Run<'_> {
                 self.held_up.push(HeldUp { request, end, go, call });
                 Ok(())
             }
-            // Answered without a check.
+            // The call ended without a check.
             outcome = &mut call => self.reserve_answered(request, end, outcome??).await,
         }
     }
@@ -189,7 +189,7 @@ impl Run<'_> {
         self.reserve_answered(request, end, call.await??).await
     }
 
-    /// True if it is a retry of a request that has its answer.
+    /// Returns true for a retry of a request that was already answered.
     fn is_answered_again(&mut self, request: usize, outcome: Result<&Vec<u8>, String>) -> Result<bool> {
         let request = &mut self.requests[request];
         match (&request.first_answer, outcome) {
