@@ -46,7 +46,7 @@ impl Caller {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let (number, code, body) = parse(&line).unwrap_or_else(|| panic!("no answer: {line:?}"));
-                let waiting = answered.lock().expect("nobody panics with it").remove(&number);
+                let waiting = answered.lock().expect("not poisoned").remove(&number);
                 // The call may have been cancelled.
                 waiting.expect("each call is answered once").send((code, body)).ok();
             }
@@ -63,7 +63,7 @@ impl Caller {
     ) -> impl Future<Output = Result<A, tonic::Code>> + use<A> {
         let (answer, answered) = oneshot::channel();
         self.next += 1;
-        self.waiting.lock().expect("nobody panics with it").insert(self.next, answer);
+        self.waiting.lock().expect("not poisoned").insert(self.next, answer);
         let body = request.encoded().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let line = format!("{} {method} {body}\n", self.next);
         self.input.write_all(line.as_bytes()).await.expect("the client takes calls");

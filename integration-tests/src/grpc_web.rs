@@ -75,7 +75,7 @@ impl GrpcWeb {
     }
 
     async fn answer<A: Message + Default>(&self, response: Response<Incoming>) -> Result<A, Status> {
-        assert_eq!(response.status(), 200, "gRPC-Web says errors in the status of gRPC");
+        assert_eq!(response.status(), 200, "gRPC-Web reports errors in the gRPC status");
         let (parts, body) = response.into_parts();
         let expected = match self.form {
             Form::Binary => "application/grpc-web+proto",

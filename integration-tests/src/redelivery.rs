@@ -15,7 +15,7 @@ pub const BUS_FILE: &str = "bus.db";
 /// # Panics
 /// If the stream has no such message, or if the process that owns the folder still runs.
 pub async fn publish_again(data: &Path, wanted: impl Fn(&Message) -> bool) -> Message {
-    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("the bus's file opens while nobody else has it");
+    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("no other process has opened the file");
     let message = publish_again_on(&bus, wanted).await;
     bus.close().await;
     message

@@ -83,7 +83,7 @@ pub async fn first_act(api: &Api) -> FirstAct {
     assert_eq!(refused(api, "B", UserGrade::Vip, "1").await, "TICKET_ALREADY_RESERVED");
     assert_eq!(refused(api, "B", UserGrade::Vip, "5").await, "TICKET_EXPIRED");
 
-    let cancelled = api.cancel(&first_of_3).await.expect("who holds may cancel");
+    let cancelled = api.cancel(&first_of_3).await.expect("a holder can cancel");
     let view = api.settled("3", &cancelled.consistency_token).await;
     assert_eq!(cancelled.reservation.expect("an answer has its resource").status(), ReservationStatus::Cancelled);
     assert_eq!(view.reservation_status(), ReservationStatus::Cancelled);

@@ -61,7 +61,7 @@ impl Arena {
 
     /// Waits until this number of commands was answered or rejected.
     pub async fn reached(&self, count: usize) {
-        self.answered.subscribe().wait_for(|answered| *answered >= count).await.expect("the arena outlives who waits");
+        self.answered.subscribe().wait_for(|answered| *answered >= count).await.expect("the arena outlives the wait");
     }
 
     /// Returns a new unique name.
@@ -70,7 +70,7 @@ impl Arena {
     }
 
     fn tickets(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.tickets.lock().expect("nobody panics with it")
+        self.tickets.lock().expect("not poisoned")
     }
 
     /// Returns one of the tickets that are not known to be withdrawn; `None` while there are too few.

@@ -44,7 +44,7 @@ async fn parked(api: &Api, service: &'static str) -> Vec<ParkedEvent> {
 }
 
 async fn publish(data: &Path, messages: &[Message]) {
-    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("the bus's file opens while nobody else has it");
+    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("no other process has opened the file");
     for message in messages {
         bus.publish(message.clone()).await.expect("the bus takes a message");
     }

@@ -90,7 +90,7 @@ async fn reserved(api: &Api, ticket: &str) -> String {
 }
 
 async fn cancelled(api: &Api, reservation: &str) {
-    let answer = api.cancel(reservation).await.expect("who holds may cancel, around the clock");
+    let answer = api.cancel(reservation).await.expect("a holder can always cancel");
     let status = answer.reservation.expect("an answer has its resource").status();
     assert_eq!(status, ReservationStatus::Cancelled);
 }

@@ -79,7 +79,7 @@ async fn business_rules_reject_commands() {
     let status = api.reserve("1", "B", UserGrade::Vip).await;
     names(&expect(status, Code::FailedPrecondition, "TICKET_ALREADY_RESERVED"), "ticket_id", "1");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
-    api.cancel(&id).await.expect("who holds may cancel");
+    api.cancel(&id).await.expect("a holder can cancel");
     let status = expect(api.cancel(&id).await, Code::FailedPrecondition, "RESERVATION_NOT_ACTIVE");
     names(&status, "reservation_id", &id);
     names(&status, "ticket_id", "1");
@@ -288,7 +288,7 @@ async fn cancelling_works_without_the_ticket_service() {
     try_again(&status);
     names(&status, "ticket_id", "2");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
-    api.cancel(&id).await.expect("cancelling needs nobody else");
+    api.cancel(&id).await.expect("cancelling needs no other service");
     alone.stop().await;
 }
 

@@ -260,7 +260,7 @@ async fn nats_without_space_delays_events_but_not_commands() {
     let known = Known::made(&api).await;
 
     nats.limit_files(Some(1)).expect("limited");
-    let cancelled = api.cancel(known.reservation()).await.expect("the bus is not asked");
+    let cancelled = api.cancel(known.reservation()).await.expect("cancelling does not need the bus");
     let reserved = api.reserve("free", "B", UserGrade::Gold).await.expect("nor here");
     let registered = api.register("later", calendar::upcoming(Weekday::Wed)).await.expect("nor here");
     for server in ["ticket", "reservation"] {

@@ -93,7 +93,7 @@ async fn a_restart_continues_with_the_stored_state() {
     let refusal = api.reserve("kept", "B", UserGrade::Silver).await.expect_err("it is still held");
     assert_eq!(reason(&refusal), "TICKET_ALREADY_RESERVED");
     let reservation = reserved.reservation.expect("an answer has its resource");
-    let cancelled = api.cancel(&reservation.reservation_id).await.expect("who holds may cancel");
+    let cancelled = api.cancel(&reservation.reservation_id).await.expect("a holder can cancel");
     assert_eq!(api.settled("kept", &cancelled.consistency_token).await.ticket_status(), TicketStatus::Available);
     eticket.stop().await;
 }
@@ -296,7 +296,7 @@ async fn waiting_calls_end_with_shutting_down() {
         let mut views = QueryServiceClient::new(channel(eticket.address("gateway")));
         let mut stream =
             views.watch_ticket_views(WatchTicketViewsRequest::default()).await.expect("begun").into_inner();
-        assert!(stream.message().await.expect("open").is_some(), "of nothing there is the place to go on from");
+        assert!(stream.message().await.expect("open").is_some(), "an empty view still has a resume token");
         let began = Instant::now();
         eticket.signal(Signal::TERM);
         let status = waiting.await.expect("it does not panic").expect_err("there is no such view");

@@ -145,7 +145,7 @@ async fn an_unusable_store_ends_the_start_with_the_reason() {
     };
     let missing = alone(&postgres.url("nowhere")).run().await;
     exits_with(&missing, 69, &["store.url", "postgres:***@127.0.0.1", "nowhere", "no such database", "create it"]);
-    postgres.ask_for_passwords().expect("asked for");
+    postgres.ask_for_passwords().expect("passwords are required");
     postgres.sql("postgres", "create role guest login password 'other'").expect("made");
     let wrong = alone(&postgres.url("postgres").replace("postgres@", "guest:s3cret@")).run().await;
     exits_with(&wrong, 69, &["store.url", "guest:***@127.0.0.1", "password"]);

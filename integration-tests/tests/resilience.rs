@@ -55,7 +55,7 @@ type CallResult<T> = Result<Response<T>, Status>;
 impl TicketService for Scripted {
     async fn check_availability(&self, _: Request<CheckAvailabilityRequest>) -> CallResult<CheckAvailabilityResponse> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let behaviour = *self.behaviour.lock().expect("nobody panics with it");
+        let behaviour = *self.behaviour.lock().expect("not poisoned");
         let ticket = pb::Ticket {
             end_time: Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 }),
             ..pb::Ticket::default()
@@ -77,19 +77,19 @@ impl TicketService for Scripted {
     }
 
     async fn register_ticket(&self, _: Request<pb::RegisterTicketRequest>) -> CallResult<pb::RegisterTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn update_ticket(&self, _: Request<pb::UpdateTicketRequest>) -> CallResult<pb::UpdateTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn withdraw_ticket(&self, _: Request<pb::WithdrawTicketRequest>) -> CallResult<pb::WithdrawTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn get_ticket(&self, _: Request<pb::GetTicketRequest>) -> CallResult<pb::GetTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn list_tickets(&self, _: Request<pb::ListTicketsRequest>) -> CallResult<pb::ListTicketsResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
 }
 
@@ -128,7 +128,7 @@ async fn world(open_ms: u64) -> World {
 
 impl World {
     fn behaviour(&self, behaviour: Behaviour) {
-        *self.scripted.behaviour.lock().expect("nobody panics with it") = behaviour;
+        *self.scripted.behaviour.lock().expect("not poisoned") = behaviour;
     }
 
     fn asked(&self) -> u64 {

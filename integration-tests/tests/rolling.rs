@@ -114,6 +114,6 @@ async fn no_call_fails_while_every_replica_is_restarted() {
     }
     let done = done.load(Ordering::Relaxed);
     assert!(failed.is_empty() && done > 300, "{done} calls went well; failed: {failed:?}");
-    Arc::try_unwrap(caller).ok().expect("nobody calls any more").into_inner().finish().await;
+    Arc::try_unwrap(caller).ok().expect("no task uses the caller any more").into_inner().finish().await;
     mesh.stop().await;
 }

@@ -57,7 +57,7 @@ async fn twenty_kills_lose_and_duplicate_nothing() {
             })
         });
         let working: Vec<_> = working.collect();
-        timeout(SOON, arena.reached(enough)).await.expect("the storm goes on");
+        timeout(SOON, arena.reached(enough)).await.expect("clients get responses");
         eticket.kill().await;
         clients = Vec::new();
         for client in working {

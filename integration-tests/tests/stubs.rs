@@ -36,7 +36,7 @@ async fn an_open_breaker_returns_its_reason_immediately() {
         .await;
     let api = Api::new(&eticket, Protocol::Gateway);
     eventually(SOON, "the breaker opens", async || {
-        let refused = api.reserve("1", "A", UserGrade::Silver).await.expect_err("availability cannot be asked for");
+        let refused = api.reserve("1", "A", UserGrade::Silver).await.expect_err("the check is unavailable");
         let delay = refused.get_details_retry_info().and_then(|retry| retry.retry_delay);
         if delay > Some(Duration::from_secs(60)) { Ok(()) } else { Err(refused) }
     })

@@ -56,8 +56,12 @@ async fn an_old_nats_server_is_named_and_the_service_keeps_running() {
     let launch = launch.key("bus.url", &url).key("upstream.ticket.url", "http://127.0.0.1:1");
     let eticket = launch.key("shutdown.drain_delay_ms", "0").start().await;
     let said = "is nats-server 2.9.10: 2.10 or newer is needed: update it, or set bus.url";
-    eventually(SOON, "it says so", async || if eticket.log().contains(said) { Ok(()) } else { Err(eticket.log()) })
-        .await;
+    eventually(
+        SOON,
+        "the log has the error",
+        async || if eticket.log().contains(said) { Ok(()) } else { Err(eticket.log()) },
+    )
+    .await;
     for (name, expected) in [
         ("bus", ServingStatus::NotServing),
         ("readiness", ServingStatus::Serving),

@@ -200,7 +200,7 @@ pub(crate) fn internal_status() -> Status {
     let language = language::current();
     let text = error_text::text(ErrorReason::Unspecified, language);
     let details = ErrorDetails::with_localized_message(language.tag(), text);
-    Status::with_error_details(Code::Internal, "internal error; the log of the service says more", details)
+    Status::with_error_details(Code::Internal, "internal error; see the log of the service", details)
 }
 
 fn code_of(reason: ErrorReason) -> Code {

@@ -47,7 +47,7 @@ async fn malformed_bodies_are_rejected_with_the_fault() {
     let status = read(web.send(request(method::GET_TICKET, true, Body::from("!!!!"))).await, true).await.status();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("base64"), "{status}");
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
@@ -118,7 +118,7 @@ async fn unusual_headers_are_harmless() {
         let answer = read(response, false).await;
         assert!(answer.status().code() == Code::Ok || answer.messages.is_empty(), "{name}");
     }
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
@@ -135,7 +135,7 @@ async fn a_disconnecting_caller_does_not_mark_the_upstream_as_failed() {
     stream.read_to_end(&mut answer).await.ok();
     let answer = String::from_utf8_lossy(&answer);
     assert!(!answer.contains("UPSTREAM"), "{answer}");
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
@@ -152,7 +152,7 @@ async fn garbage_closes_only_its_own_connection() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.ok();
     }
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]

@@ -104,14 +104,14 @@ async fn addresses_are_used_in_turn_and_dropped_when_removed() {
         (replica("one", ConnectionLimits::default()).await, replica("two", ConnectionLimits::default()).await);
     let (sender, addresses) = watch::channel(vec![address(one.address()), address(two.address())]);
     let upstream = upstream(addresses);
-    eventually("both are asked", async || {
+    eventually("both are called", async || {
         let (first, second) =
             (calls_replica(&upstream, "one").await.unwrap(), calls_replica(&upstream, "one").await.unwrap());
         first != second
     })
     .await;
     sender.send_replace(vec![address(two.address())]);
-    eventually("only the second one is asked", async || {
+    eventually("only the second one is called", async || {
         let asked = join_all((0..8).map(|_| calls_replica(&upstream, "two"))).await;
         asked.into_iter().all(|by_two| by_two.unwrap())
     })

@@ -37,5 +37,5 @@ async fn callers_that_do_not_read_do_not_block_others() {
         made = now;
     }
     assert!(made * 10_000 < 4 * 1024 * 1024, "unread data is bounded: {made} views of 10 kB");
-    assert!(downloads.try_join_next().is_none(), "nobody has read the downloads");
+    assert!(downloads.try_join_next().is_none(), "the downloads are unread");
 }

@@ -23,5 +23,5 @@ pub(super) fn transactions_per_second(postgres: &Postgres, clients: usize, time:
     let output = pgbench.output().expect("pgbench comes with PostgreSQL");
     let (written, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let rate = written.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    rate.unwrap_or_else(|| panic!("pgbench says no rate: {written}{complaints}"))
+    rate.unwrap_or_else(|| panic!("pgbench printed no rate: {written}{complaints}"))
 }

@@ -171,7 +171,7 @@ impl Bus for TestBus {
     }
 
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {
-        Err(Error::Unavailable("nobody compares here: the schedule is all there is".to_owned()))
+        Err(Error::Unavailable("the comparison is not part of schedules".to_owned()))
     }
 
     async fn request(&self, _: &str, _: Bytes) -> Result<Option<Bytes>, Error> {

@@ -93,7 +93,7 @@ fn bus_is_out(fleet: &Fleet) {
 }
 
 fn wipe(fleet: &Fleet) {
-    fleet.scheduler.log("fault", "the stream is made anew");
+    fleet.scheduler.log("fault", "the stream is created again");
     fleet.transport.stream.wipe();
     fleet.transport.network.stream_is_lost();
 }

@@ -201,7 +201,7 @@ impl History {
             String::new()
         } else {
             let ledger = at(&past.ledger, state.reservation_revision);
-            ledger.ok_or_else(|| format!("it knows of a ledger that is not: {state:?}"))?.active.clone()
+            ledger.ok_or_else(|| format!("it refers to an unknown ledger: {state:?}"))?.active.clone()
         };
         right(state.holder == holder, || format!("{holder:?} holds it, not {state:?}"))?;
         add(&mut past.tickets, ticket.revision, state, moment).map(drop)
@@ -249,7 +249,7 @@ impl History {
             units: price.discounted_price.ok_or("no amount")?.units,
         };
         let schedules = past.tickets.iter().find(|(_, ticket)| ticket.schedule_revision == state.schedule_revision);
-        let (_, schedule) = schedules.ok_or_else(|| format!("it knows of a schedule that is not: {state:?}"))?;
+        let (_, schedule) = schedules.ok_or_else(|| format!("it refers to an unknown schedule: {state:?}"))?;
         let grade = at(&past.ledger, state.reservation_revision).and_then(|ledger| ledger.grade);
         let expected = won(schedule.start, grade);
         right(state.units == expected, || format!("{expected} won, not {state:?}"))?;

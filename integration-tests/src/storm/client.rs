@@ -64,12 +64,12 @@ impl Client {
     /// # Panics
     /// If a command gets no result, or another result than before.
     pub async fn ask_everything_again(&mut self, api: &Api, arena: &Arena) {
-        self.check_kept(api).await.expect("nobody kills the server now");
+        self.check_kept(api).await.expect("the server is running");
         if self.open.is_some() {
-            self.step(api, arena).await.expect("nobody kills the server now");
+            self.step(api, arena).await.expect("the server is running");
         }
         for command in self.done.iter_mut().filter(|command| matches!(command.outcome, Outcome::Answered(_))) {
-            patiently(command, api, false).await.expect("nobody kills the server now");
+            patiently(command, api, false).await.expect("the server is running");
         }
     }
 

@@ -79,7 +79,7 @@ impl Story {
             }
             (Order::Reserve { .. }, Outcome::Refused(_)) => self.note_refusals(command, None),
             (Order::Cancel { reservation, .. }, outcome) => {
-                let hold = self.holds.get_mut(reservation).expect("who cancels has reserved");
+                let hold = self.holds.get_mut(reservation).expect("a cancelled reservation is known");
                 hold.cancel_asked = Some(asked);
                 match outcome {
                     Outcome::Answered(answer) => {

@@ -29,7 +29,7 @@ impl Watcher {
 
     /// Returns the newest received view of each ticket.
     pub fn views(&self) -> BTreeMap<String, TicketView> {
-        self.0.lock().expect("nobody panics with it").views.clone()
+        self.0.lock().expect("not poisoned").views.clone()
     }
 
     /// Watches until the stream breaks.
@@ -38,7 +38,7 @@ impl Watcher {
     /// If a view is older than an earlier one, or if all views are sent although a token was given.
     pub async fn watch(self, address: String) {
         let (resume_token, any_stream) = {
-            let seen = self.0.lock().expect("nobody panics with it");
+            let seen = self.0.lock().expect("not poisoned");
             (seen.token.clone(), seen.any_stream)
         };
         let resumes = !resume_token.is_empty() && !any_stream;
@@ -47,8 +47,8 @@ impl Watcher {
         let Ok(stream) = client.watch_ticket_views(request).await else { return };
         let mut stream = stream.into_inner();
         while let Ok(Some(sent)) = stream.message().await {
-            assert!(!resumes || !sent.resume_token.is_empty(), "who resumes is sent what has changed: {sent:?}");
-            let mut seen = self.0.lock().expect("nobody panics with it");
+            assert!(!resumes || !sent.resume_token.is_empty(), "a resumed watch starts with changes: {sent:?}");
+            let mut seen = self.0.lock().expect("not poisoned");
             if let Some(view) = sent.view {
                 let before = seen.views.get(&view.ticket_id);
                 let newer = before.is_none_or(|before| not_older(&view, before));

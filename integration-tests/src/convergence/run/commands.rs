@@ -294,10 +294,10 @@ impl Run<'_> {
             Err(reservation::Refusal::RequestIdReused) => bail!("a request_id was taken for another's"),
             Err(reservation::Refusal::Domain(refusal)) => {
                 let (right, what) = match refusal {
-                    Refusal::TicketAlreadyReserved => (truth.holder().is_some(), "refused: somebody holds it"),
+                    Refusal::TicketAlreadyReserved => (truth.holder().is_some(), "refused: the ticket is held"),
                     Refusal::TicketExpired => (end.is_some_and(|end| now >= end), "refused: it has expired"),
                     Refusal::TicketWithdrawn => (truth.is_withdrawn() || truth.is_closed(), "refused: it is withdrawn"),
-                    Refusal::TicketNotFound => (end.is_none(), "refused: there is none"),
+                    Refusal::TicketNotFound => (end.is_none(), "refused: there is no ticket"),
                     Refusal::ReservationNotFound | Refusal::ReservationNotActive => (false, "refused: no reservation"),
                 };
                 ensure!(right, "{refusal:?} at {now}, end {end:?}, held by {:?}", truth.holder());

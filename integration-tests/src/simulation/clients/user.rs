@@ -120,7 +120,7 @@ impl User {
         let made_before = made_before.copied();
         let right = match refusal {
             Refusal::Domain(domain::Refusal::TicketAlreadyReserved) => {
-                client.fleet.scheduler.count("refused: somebody holds it");
+                client.fleet.scheduler.count("refused: the ticket is held");
                 at_some_time(&past.ledger, began, until, |state| !state.active.is_empty())
             }
             Refusal::Domain(domain::Refusal::TicketExpired) => {
@@ -132,7 +132,7 @@ impl User {
                 at_some_time(&past.tickets, began, until, |state| state.withdrawn)
             }
             Refusal::Domain(domain::Refusal::TicketNotFound) => {
-                client.fleet.scheduler.count("refused: there is none");
+                client.fleet.scheduler.count("refused: there is no ticket");
                 past.tickets.first().is_none_or(|(registered, _)| *registered > began)
             }
             Refusal::Domain(_) | Refusal::RequestIdReused => false,
