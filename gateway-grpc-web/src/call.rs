@@ -1,6 +1,6 @@
-//! One gRPC call through the gateway: found by its path, limited in size, passed on without a look into its messages.
+//! One gRPC call through the gateway: routed by its path, limited in size, and forwarded without decoding its messages.
 //!
-//! Its time is limited, its language chosen and its trace made by the layers around it.
+//! The surrounding layers set its deadline, language and trace.
 
 pub(crate) mod request_body;
 pub(crate) mod response_body;
@@ -38,11 +38,12 @@ use crate::{
 const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const CORRELATION_ID: HeaderName = HeaderName::from_static(headers::CORRELATION_ID);
 
-/// An upstream that resets a stream so shortly before the deadline does so because of it: it was given a little less.
+/// An upstream that resets a stream within this time before the deadline resets it because of the deadline: the
+/// upstream's own deadline is slightly earlier.
 const AT_THE_DEADLINE: Duration = Duration::from_millis(10);
 
-/// Headers that speak of one connection (RFC 9110, 7.6.1), and the page's origin, which has been checked here: services do not know
-/// which pages may call.
+/// Headers that apply to one connection (RFC 9110, 7.6.1), and the origin of the page: the gateway has already checked
+/// it, and services have no list of allowed origins.
 const NOT_PASSED_ON: [HeaderName; 8] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -54,20 +55,20 @@ const NOT_PASSED_ON: [HeaderName; 8] = [
     HeaderName::from_static("proxy-connection"),
 ];
 
-/// Everything that calls need, shared by all of them.
+/// State that all calls share.
 pub(crate) struct Shared {
     pub(crate) routes: Arc<Routes>,
     pub(crate) upstreams: [Arc<Upstream>; 4],
-    /// Health and reflection.
+    /// Serves health and reflection.
     pub(crate) local: LocalServices,
     pub(crate) max_message_bytes: u32,
 }
 
-/// The service that takes all gRPC calls.
+/// The service that handles all gRPC calls.
 #[derive(Clone)]
 pub(crate) struct Calls(pub(crate) Arc<Shared>);
 
-/// Who answers one call, and in which language errors are told.
+/// The upstream, the deadline and the language of one call, and the fault of its request body.
 #[derive(Debug, Default)]
 pub(crate) struct CallContext {
     /// None for the gateway's own services.
@@ -83,7 +84,7 @@ impl Service<Request<Body>> for Calls {
     type Future = Pin<Box<dyn Future<Output = Result<Response<ResponseBody>, Infallible>> + Send>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // How many there may be is the business of a layer outside; each upstream's channel has a bound of its own.
+        // An outer layer limits the number of calls, and each upstream's connections have their own limit.
         Poll::Ready(Ok(()))
     }
 
@@ -110,7 +111,7 @@ impl Shared {
         let mut response = match call_context.upstream.clone() {
             Some(upstream) => {
                 let request = Request::from_parts(head, Outgoing::Caller(request_body));
-                let answered = upstream.call(request).await.map_err(|failure| call_context.no_answer(&failure))?;
+                let answered = upstream.call(request).await.map_err(|failure| call_context.no_response(&failure))?;
                 ResponseBody::wrap(answered.map(Inner::Upstream), call_context)
             }
             None => {
@@ -119,7 +120,7 @@ impl Shared {
             }
         };
         if let Some(id) = correlation_id {
-            // Who reports a problem can then say which call it was, though the id was made here.
+            // The caller can quote the id in a problem report even if it was generated here.
             response.headers_mut().entry(CORRELATION_ID).or_insert(id);
         }
         Ok(response)
@@ -135,11 +136,11 @@ impl Shared {
     }
 }
 
-/// Makes a caller's request the gateway's own. Returns its correlation id.
+/// Converts a caller's request into a request of the gateway. Returns its correlation id.
 fn prepare(head: &mut request::Parts) -> Option<HeaderValue> {
     let trace = head.extensions.remove().unwrap_or_else(|| TraceContext::from_headers(&head.headers));
     let deadline = head.extensions.get::<Deadline>().copied();
-    // What the layers have left there was for us.
+    // The extensions are meant for the gateway's layers only.
     head.extensions.clear();
     head.version = Version::HTTP_2;
     drop_connection_headers(&mut head.headers);
@@ -152,7 +153,7 @@ fn prepare(head: &mut request::Parts) -> Option<HeaderValue> {
 }
 
 fn drop_connection_headers(headers: &mut HeaderMap) {
-    // `connection` names further headers that are meant for this connection only; those that gRPC needs are not among them.
+    // `connection` may name further headers that apply to this connection only. Headers that gRPC needs are kept.
     let named: Vec<HeaderName> = headers
         .get_all(header::CONNECTION)
         .iter()
@@ -166,10 +167,10 @@ fn drop_connection_headers(headers: &mut HeaderMap) {
     }
 }
 
-/// What is left of a deadline, for the next service.
+/// Formats the time left until the deadline, for the upstream.
 fn timeout(deadline: Deadline) -> HeaderValue {
     let left = deadline.remaining();
-    // The finest unit that eight digits can carry.
+    // The finest unit that fits into eight digits.
     let text = [(left.as_micros(), 'u'), (left.as_millis(), 'm')]
         .into_iter()
         .find(|(count, _)| *count <= 99_999_999)
@@ -178,12 +179,12 @@ fn timeout(deadline: Deadline) -> HeaderValue {
 }
 
 impl CallContext {
-    /// What a caller is told whose call has not been answered.
-    fn no_answer(&self, failure: &Failure) -> Status {
+    /// Returns the status of a call that has no response.
+    fn no_response(&self, failure: &Failure) -> Status {
         failure.refusal().unwrap_or_else(|| self.broken(Some(failure)))
     }
 
-    /// What a caller is told who does not get the whole of an answer.
+    /// Returns the status of a call whose response ended early.
     fn broken(&self, error: Option<&(dyn Error + 'static)>) -> Status {
         if let Some(fault) = self.fault.get() {
             return (*fault).into();
@@ -194,7 +195,7 @@ impl CallContext {
         match (&self.upstream, error) {
             (Some(upstream), error) => upstream.unavailable(error).to_status(self.language),
             (None, Some(error)) => ApiError::internal(error),
-            (None, None) => Status::internal("the answer ended without a status"),
+            (None, None) => Status::internal("the response ended without a status"),
         }
     }
 }
@@ -207,7 +208,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn a_stream_that_is_reset_at_the_deadline_has_exceeded_it() {
+    async fn a_reset_at_the_deadline_is_deadline_exceeded() {
         for (left, code) in [(5, Code::DeadlineExceeded), (500, Code::Internal)] {
             let deadline = Some(Deadline(Instant::now() + Duration::from_millis(left)));
             let call_context = CallContext { deadline, ..CallContext::default() };
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_spent_of_a_deadline_is_taken_off() {
+    async fn the_upstream_gets_the_remaining_time() {
         for (time, expected) in [
             (Duration::from_millis(1000), "750000u"),
             (Duration::from_secs(1000), "999750m"),

@@ -1,4 +1,4 @@
-//! The configuration that only the gateway has.
+//! The configuration keys of the gateway.
 
 use std::path::PathBuf;
 
@@ -14,14 +14,14 @@ use crate::{cors, routes::Backend};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// The largest message that a caller may send.
+    /// The largest request message that a caller may send, in bytes.
     pub max_message_bytes: u32,
-    /// Where the services are.
+    /// The addresses of the services.
     #[serde(default)]
     pub upstream: Upstreams,
-    /// Which pages may call.
+    /// Which origins may call.
     pub cors: CorsConfig,
-    /// What a browser sees.
+    /// The web console.
     #[serde(default)]
     pub console: ConsoleConfig,
 }
@@ -44,7 +44,7 @@ pub struct Upstreams {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamConfig {
-    /// Its addresses.
+    /// The addresses of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Targets>,
 }
@@ -53,7 +53,7 @@ pub struct UpstreamConfig {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorsConfig {
-    /// The origins whose pages may call, beside the gateway's own and those of the loopback; `*` is any.
+    /// The origins whose pages may call, besides the gateway's own and loopback origins; `*` allows any.
     #[serde(with = "comma_list")]
     pub allowed_origins: Vec<String>,
 }
@@ -62,13 +62,13 @@ pub struct CorsConfig {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ConsoleConfig {
-    /// The folder with the console's files.
+    /// The folder with the files of the console.
     #[serde(deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub folder: Option<PathBuf>,
 }
 
 impl Upstreams {
-    /// What is configured for one.
+    /// Returns the configuration of one backend.
     #[must_use]
     pub fn get(&self, backend: Backend) -> &UpstreamConfig {
         match backend {
@@ -81,7 +81,7 @@ impl Upstreams {
 }
 
 impl Config {
-    /// What a type cannot say.
+    /// Checks everything that the types cannot express.
     pub(crate) fn check(&self, place: Deployment) -> Result<(), Error> {
         within("max_message_bytes", self.max_message_bytes.into(), 1024, 1 << 30)?;
         self.origins()?;
@@ -99,7 +99,7 @@ impl Config {
         }
     }
 
-    /// The pages that may call.
+    /// Returns the origins that may call.
     pub(crate) fn origins(&self) -> Result<Origins, Error> {
         let given = &self.cors.allowed_origins;
         cors::origins(given)
@@ -107,7 +107,7 @@ impl Config {
     }
 }
 
-/// Nobody has said where a service is.
+/// The error for a backend without an address.
 pub(crate) fn missing_url(backend: Backend) -> Error {
     let expected = "expected http://host:port[,http://host:port...]";
     Error::missing(format!("upstream.{}.url", backend.name()), expected)
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_alone_must_be_told_where_the_services_are() {
+    fn a_standalone_gateway_needs_the_addresses_of_all_services() {
         let mut config = config(ANY);
         config.upstream.pricing.url = None;
         let error = config.check(Deployment::Alone).unwrap_err();

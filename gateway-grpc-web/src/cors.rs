@@ -1,7 +1,7 @@
-//! Which pages of other origins may call the gateway, and what of an answer they may see.
+//! CORS: which pages of other origins may call the gateway, and which response headers they may read.
 //!
-//! Browsers hide every header that is not exposed by name: without `grpc-status` and its companions a refusal that stands
-//! in the headers would reach a page as an unknown error. No credentials: the gateway knows no cookies.
+//! Browsers hide every header that is not exposed by name: without `grpc-status` and its companions, a page would see
+//! an unknown error instead of a rejection in the headers. Credentials are not allowed: the gateway uses no cookies.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use eticket_rpc_server::server::{Browsers, Origins};
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
-/// How long a browser may remember the answer to a preflight. Chromium's upper bound.
+/// How long a browser may cache a preflight response: Chromium's upper bound.
 const MAX_AGE: Duration = Duration::from_secs(7200);
 
 const ANY: &str = "*";
@@ -42,12 +42,12 @@ const ANSWER_HEADERS: [HeaderName; 7] = [
     header::RETRY_AFTER,
 ];
 
-/// An origin that is none.
+/// The text is not an origin.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected `*` or origins as https://example.org (scheme, host and port, no path), got {0:?}")]
 pub(crate) struct InvalidOrigin(String);
 
-/// What `cors.allowed_origins` says.
+/// Parses `cors.allowed_origins`.
 ///
 /// # Errors
 /// If an entry is neither an origin nor `*`.
@@ -58,7 +58,7 @@ pub(crate) fn origins(entries: &[String]) -> Result<Origins, InvalidOrigin> {
     entries.iter().map(|entry| parse(entry)).collect::<Result<_, _>>().map(Origins::These)
 }
 
-/// The layer that tells browsers what the server refuses otherwise.
+/// Creates the layer that returns CORS headers and answers preflights, by the same rules that the server enforces.
 pub(crate) fn layer(browsers: Browsers) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, head| browsers.allow(origin, head)))
@@ -68,7 +68,7 @@ pub(crate) fn layer(browsers: Browsers) -> CorsLayer {
         .max_age(MAX_AGE)
 }
 
-/// An origin in the form in which browsers send it, since it is compared as text.
+/// Parses an origin and normalizes it to the form that browsers send, because origins are compared as text.
 fn parse(origin: &str) -> Result<HeaderValue, InvalidOrigin> {
     let invalid = || InvalidOrigin(origin.to_owned());
     let host = ["http://", "https://"].iter().find_map(|scheme| origin.strip_prefix(scheme)).ok_or_else(invalid)?;
@@ -88,7 +88,7 @@ mod tests {
 
     use super::*;
 
-    /// What a page of `origin` is told that asks a gateway on `listen`.
+    /// Returns the CORS permission for a page of `origin` that calls a gateway on `listen`.
     async fn allowed(entries: &[&str], listen: &str, origin: &str) -> Option<String> {
         let entries: Vec<_> = entries.iter().map(|entry| (*entry).to_owned()).collect();
         let layer = layer(Browsers::new(origins(&entries).unwrap(), listen.parse().unwrap()));
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn only_origins_are_taken() {
+    fn only_origins_are_accepted() {
         for origin in ["http://localhost:5173", "https://example.org", "http://127.0.0.1:8088", "http://[::1]:80"] {
             assert_eq!(parse(origin).unwrap(), origin);
         }

@@ -1,7 +1,7 @@
-//! The gateway as one tower service: tells the protocols apart and hands each request to who speaks its own.
+//! The gateway as one tower service: detects the protocol of each request and dispatches it.
 //!
-//! The Connect protocol's JSON and REST will stand beside gRPC-Web here: told by content type and path, translated to gRPC,
-//! and sent through the same layers.
+//! Connect with JSON, and REST, are planned beside gRPC-Web: detected by content type and path, translated to gRPC, and
+//! sent through the same layers.
 
 use std::{
     convert::Infallible,
@@ -29,16 +29,16 @@ use crate::{
     upstream::{Upstream, pool::Pool},
 };
 
-/// A descriptor that was compiled in cannot be read.
+/// An embedded descriptor cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenDescriptors {
     #[error("the descriptors of the contract cannot be read")]
     Routes(#[from] prost::DecodeError),
-    #[error("the descriptors of the contract do not hang together")]
+    #[error("the descriptors of the contract are inconsistent")]
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// The service for gRPC calls; `pool` makes the connections to an upstream.
+/// Creates the service for gRPC calls; `pool` creates the connections to an upstream.
 pub(crate) fn calls(
     pool: impl Fn(Backend) -> Pool,
     health: Health,
@@ -61,7 +61,7 @@ fn reflection() -> tonic_reflection::server::Builder<'static> {
         .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
 }
 
-/// The gateway, around a service for gRPC calls and what observes and limits these. Clones share everything.
+/// The gateway: a layered service for gRPC calls, behind the protocol detection. Clones share everything.
 pub(crate) struct Protocols<S>(Arc<Inner<S>>);
 
 struct Inner<S> {
@@ -69,7 +69,7 @@ struct Inner<S> {
     browsers: Cors<Browsers<S>>,
 }
 
-/// gRPC-Web and pages: what browsers may ask for, and so what has to tell them who may.
+/// gRPC-Web and pages: the requests of browsers, which need CORS headers.
 #[derive(Clone)]
 struct Browsers<S> {
     grpc: S,
@@ -92,7 +92,7 @@ impl<S> Clone for Protocols<S> {
     }
 }
 
-/// What was told to come otherwise.
+/// Returns the response of a rejected request.
 fn refused(response: Response<Body>) -> Answering {
     Box::pin(std::future::ready(Ok(response)))
 }
@@ -107,12 +107,12 @@ where
     type Future = Answering;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        // All that is inside is always ready: who comes too many is refused, not kept waiting.
+        // All inner services are always ready: calls above the limit are rejected instead of queued.
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: Request<Body>) -> Answering {
-        // No browser can read an answer in gRPC, so these calls are spared what is said to browsers.
+        // Browsers cannot read gRPC responses, so gRPC calls skip CORS.
         if Protocol::from_headers(request.headers()) != Some(Protocol::Grpc) {
             return Box::pin(self.0.browsers.clone().call(request));
         }

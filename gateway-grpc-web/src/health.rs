@@ -1,8 +1,8 @@
-//! `grpc.health.v1` of the gateway: of itself by the short names, of an upstream by the full name of its service, which serves
-//! if any of its replicas does.
+//! `grpc.health.v1` of the gateway. The short names report the gateway itself; the full name of a service reports its
+//! upstream, which serves if any of its replicas serves.
 //!
-//! The gateway is ready whatever its upstreams are: taken out of traffic it could not even say which of them is missing.
-//! There is no service `bus`, as the gateway has none.
+//! The gateway is ready regardless of its upstreams: without traffic it could not report which upstream is missing.
+//! There is no health service `bus`, because the gateway has no bus.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,23 +23,23 @@ use crate::{
     upstream::{OwnCalls, Upstream},
 };
 
-/// How long an upstream may take to say how it is.
+/// How long an upstream may take to report its health.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The pause before an upstream that did not answer is asked again.
+/// The pause before a failed upstream is checked again.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The health service.
 #[derive(Debug)]
 pub(crate) struct GatewayHealth {
-    /// Of the gateway itself.
+    /// The health of the gateway itself.
     pub(crate) own: OwnHealth,
     pub(crate) routes: Arc<Routes>,
     pub(crate) upstreams: [Arc<Upstream>; 4],
 }
 
 impl GatewayHealth {
-    /// The upstream that a name speaks of, if it does not speak of the gateway.
+    /// Returns the upstream that a name refers to; `None` if the name refers to the gateway.
     fn upstream(&self, request: &Request<HealthCheckRequest>) -> Result<Option<Arc<Upstream>>, Status> {
         let backend = match self.routes.destination(&request.get_ref().service) {
             Some(Destination::Upstream(backend)) => backend,
@@ -59,14 +59,14 @@ impl Health for GatewayHealth {
         }
     }
 
-    /// Returns the gateway's own names, and the service of each upstream with that upstream's state. The operations service has
-    /// no state of its own at the gateway: the header of a call says whose it is.
+    /// Returns the gateway's own names, and the state of each upstream under the name of its service. The operations
+    /// service has no entry: its upstream depends on a header of the call.
     async fn list(&self, request: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let mut list = self.own.list(request).await?.into_inner();
         let asked = self.routes.upstream_services().map(|(name, backend)| async move {
             let request = HealthCheckRequest { service: name.to_owned() };
             let state = check_upstream(self.upstreams[backend as usize].clone(), request).await;
-            // An upstream that does not know its own service does not serve it.
+            // An upstream that does not list its own service does not serve it.
             let state = state.map_or_else(|_| answer(ServingStatus::NotServing), Response::into_inner);
             (name.to_owned(), state)
         });
@@ -81,7 +81,7 @@ impl Health for GatewayHealth {
             return self.own.watch(request).await;
         };
         let request = request.into_inner();
-        let watched = Watched { upstream, request, stream: None, failed: false, doubts: 0, last: None };
+        let watched = Watched { upstream, request, stream: None, failed: false, rechecks: 0, last: None };
         let states = stream::unfold(watched, |mut watched| async { Some((watched.next().await, watched)) });
         Ok(Response::new(states.map(|state| Ok(answer(state))).boxed()))
     }
@@ -91,7 +91,7 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
     HealthCheckResponse { status: status.into() }
 }
 
-/// A service that cannot be asked does not serve: that is its state, not an error of this call.
+/// Checks one upstream. An unreachable service is reported as NOT_SERVING instead of failing this call.
 async fn check_upstream(
     upstream: Arc<Upstream>,
     request: HealthCheckRequest,
@@ -104,19 +104,19 @@ async fn check_upstream(
     }
 }
 
-/// An upstream whose state is followed, through its restarts too.
+/// A watched upstream; the watch continues across restarts.
 struct Watched {
     upstream: Arc<Upstream>,
     request: HealthCheckRequest,
     stream: Option<Streaming<HealthCheckResponse>>,
     failed: bool,
-    /// How often a state that is worse than the last one has been asked for again.
-    doubts: u8,
+    /// How many times a change for the worse was checked again before it is reported.
+    rechecks: u8,
     last: Option<ServingStatus>,
 }
 
 impl Watched {
-    /// Waits for a state other than the last one.
+    /// Waits for a state that differs from the last one.
     async fn next(&mut self) -> ServingStatus {
         loop {
             if self.failed {
@@ -126,17 +126,17 @@ impl Watched {
             let status = *read.as_ref().unwrap_or(&ServingStatus::NotServing);
             self.failed = status == ServingStatus::NotServing;
             if self.failed {
-                // That is one replica: opened anew, the stream is that of a better one, if there is any. Which ones are is
-                // looked at about as often as this pauses.
+                // This is the state of one replica. A new stream goes to a better replica, if there is one; the
+                // readiness of replicas is refreshed about as often as this loop pauses.
                 self.stream = None;
                 let most = if read.is_ok() { 2 } else { 1 };
-                if self.last == Some(ServingStatus::Serving) && self.doubts < most {
-                    self.doubts += 1;
+                if self.last == Some(ServingStatus::Serving) && self.rechecks < most {
+                    self.rechecks += 1;
                     self.failed = read.is_ok();
                     continue;
                 }
             }
-            self.doubts = 0;
+            self.rechecks = 0;
             if self.last != Some(status) {
                 self.last = Some(status);
                 return status;
@@ -149,8 +149,9 @@ impl Watched {
             Some(stream) => stream,
             none => {
                 let mut client = HealthClient::new(OwnCalls(self.upstream.clone()));
-                // One that is frozen has been found out by its connection; within 10 s all of it must show.
-                let patience = if self.doubts == 0 { PATIENCE } else { PAUSE };
+                // A frozen replica was already detected by its connection; the change must be visible within 10 s in
+                // total.
+                let patience = if self.rechecks == 0 { PATIENCE } else { PAUSE };
                 let opened = time::timeout(patience, client.watch(self.request.clone())).await;
                 none.insert(opened.map_err(|_| Status::unavailable("no answer"))??.into_inner())
             }
@@ -172,7 +173,7 @@ mod tests {
     use super::*;
     use crate::upstream::pool::Pool;
 
-    /// A gateway whose upstreams listen nowhere: their address is one that nothing can be bound to.
+    /// Creates the health of a gateway with unreachable upstreams: nothing can listen on their address.
     fn health() -> GatewayHealth {
         let upstreams = Backend::ALL.map(|backend| {
             let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
@@ -195,7 +196,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_gateway_speaks_for_itself_whatever_its_upstreams_are() {
+    async fn the_gateway_is_ready_regardless_of_its_upstreams() {
         let health = health();
         for name in ["", "readiness", "liveness"].into_iter().chain(STANDARD_SERVICES) {
             assert_eq!(check(&health, name).await, Ok(ServingStatus::Serving), "{name}");
@@ -247,7 +248,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_of_the_gateway_tells_each_change() {
+    async fn a_watch_of_the_gateway_reports_each_change() {
         let health = health();
         let mut stream = health.watch(check_request("")).await.unwrap().into_inner();
         assert_eq!(stream.next().await.unwrap().unwrap().status(), ServingStatus::Serving);

@@ -1,8 +1,9 @@
-//! The gateway: one port, on which gRPC and gRPC-Web over HTTP/1.1 and HTTP/2 reach the four services.
+//! The gateway: one port that serves gRPC and gRPC-Web, over HTTP/1.1 and HTTP/2, for the four services.
 //!
-//! Calls are routed by their path and passed on without a look into their messages. A walk of one call: `gateway` tells its
-//! protocol, `protocol` translates it to gRPC, the layers of `eticket-rpc-server` observe and limit it, `routes` finds its service, `call`
-//! passes it on by `upstream`; the answer comes back the same way. This file puts these together.
+//! Calls are routed by path and forwarded without decoding their messages. The way of a call: `gateway` detects its
+//! protocol, `protocol` translates it to gRPC, the layers of `eticket-rpc-server` observe and limit it, `routes` finds
+//! its backend, and `call` forwards it over `upstream`. The response takes the same way back. This file assembles these
+//! parts.
 
 mod call;
 mod config;

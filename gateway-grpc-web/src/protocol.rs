@@ -1,8 +1,8 @@
-//! gRPC-Web, binary and text, translated to gRPC and back; and which of the gateway's protocols a request speaks.
+//! Detects the protocol of a request, and translates gRPC-Web (binary and text) to gRPC and back.
 //!
-//! Our own and not tonic-web's layer, which refuses content types with parameters and text whose padded pieces meet inside
-//! of a chunk, announces the length of the body that it is about to lengthen by a trailers frame, and takes all that is not
-//! gRPC over HTTP/1.1 for an error. It stands outside of the layers that observe, limit and refuse: they know gRPC only.
+//! tonic-web's layer is not used: it rejects content types with parameters and text with padding inside a chunk, it
+//! announces the length of a body that the trailers frame makes longer, and it treats every other HTTP/1.1 request as
+//! an error. This translation is outside of the layers that observe, limit and reject, because those process gRPC only.
 
 pub(crate) mod base64_stream;
 pub(crate) mod linger;
@@ -13,13 +13,13 @@ use bytes::{BufMut, Bytes, BytesMut};
 use eticket_rpc_server::server::{is_grpc, media_type};
 use http::{HeaderMap, HeaderValue, header};
 
-/// The content type of a call that came in as gRPC-Web.
+/// The content type of a gRPC-Web call after its translation.
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
 
-/// The flag of the frame of a gRPC-Web answer that carries the trailers.
+/// The flag of the frame that carries the trailers of a gRPC-Web response.
 const TRAILERS_FLAG: u8 = 0b1000_0000;
 
-/// How the bytes of a gRPC-Web body are written.
+/// The encoding of a gRPC-Web body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Encoding {
     Binary,
@@ -43,18 +43,19 @@ pub(crate) enum Protocol {
 }
 
 impl Protocol {
-    /// The protocol of a request; `None` if it is none of these.
+    /// Returns the protocol of a request; `None` if the gateway does not support it.
     pub(crate) fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let Some(request) = web_encoding(media_type(headers)?) else {
             return is_grpc(headers).then_some(Self::Grpc);
         };
-        // Browsers' libraries name the encoding of the answer in `accept`; who says nothing gets it as it was asked.
+        // gRPC-Web clients name the encoding of the response in `accept`. Without it the response has the encoding of
+        // the request.
         let accepted = headers.get(header::ACCEPT).and_then(first_media_type).and_then(web_encoding);
         Some(Self::Web { request, response: accepted.unwrap_or(request) })
     }
 }
 
-/// The first media type of a list, without its parameters.
+/// Returns the first media type of a list, without its parameters.
 fn first_media_type(value: &HeaderValue) -> Option<&str> {
     let text = value.to_str().ok()?;
     text.split([';', ',']).next().map(str::trim)
@@ -74,12 +75,12 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
     head.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// The last frame of a gRPC-Web answer: the trailers as lines of `name:value`.
+/// Builds the last frame of a gRPC-Web response: the trailers as lines of `name:value`.
 fn trailers_frame(trailers: &HeaderMap) -> Bytes {
     let length: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
     let mut frame = BytesMut::with_capacity(length + 5);
     frame.put_u8(TRAILERS_FLAG);
-    // Trailers came through a header list of bounded size, far from 4 GiB.
+    // The size of header lists is bounded, far below 4 GiB.
     frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
     for (name, value) in trailers {
         frame.put_slice(name.as_str().as_bytes());
@@ -104,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn protocols_are_told_by_their_content_type() {
+    fn protocols_are_detected_by_content_type() {
         use Encoding::{Binary, Text};
         let web = |request, response| Some(Protocol::Web { request, response });
         for (content_type, accept, expected) in [

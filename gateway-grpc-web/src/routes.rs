@@ -1,4 +1,4 @@
-//! Which service a call is for, by its path, and what is known of its method from the contract.
+//! Routing: the backend of a call by its path, and the properties of its method from the contract.
 
 use std::collections::HashMap;
 
@@ -26,10 +26,10 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// All of them, in the order of their discriminants.
+    /// All backends, in the order of their discriminants.
     pub const ALL: [Self; 4] = [Self::Ticket, Self::Reservation, Self::Pricing, Self::Query];
 
-    /// Its name in configuration, headers and errors.
+    /// Returns the name of the backend in configuration, headers and errors.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -40,7 +40,7 @@ impl Backend {
         }
     }
 
-    /// Who answers for the operations of a service: the header says it, as the same RPCs are on each of the four.
+    /// Reads the backend of an operations call from its header: all four services serve the same operations RPCs.
     pub(crate) fn from_headers(map: &HeaderMap) -> Result<Self, ApiError> {
         let named = map.get(headers::SERVICE).and_then(|value| value.to_str().ok());
         Self::ALL.into_iter().find(|backend| Some(backend.name()) == named).ok_or_else(|| {
@@ -52,23 +52,23 @@ impl Backend {
     }
 }
 
-/// Who answers a call.
+/// The destination of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Destination {
     Upstream(Backend),
-    /// Operations: the header says which upstream.
+    /// Operations: a header names the upstream.
     ByHeader,
-    /// Health and reflection.
+    /// The gateway itself: health and reflection.
     Gateway,
 }
 
-/// What is known of the RPC that a path names.
+/// The properties of the RPC that a path names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Route {
     pub(crate) destination: Destination,
-    /// Takes a stream of messages, not one.
+    /// Takes a stream of messages.
     pub(crate) streams_requests: bool,
-    /// Returns a stream of messages, not one.
+    /// Returns a stream of messages.
     pub(crate) streams_answers: bool,
 }
 
@@ -80,8 +80,10 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
+    /// Reads the embedded descriptors.
+    ///
     /// # Errors
-    /// If descriptors that were compiled in are broken.
+    /// If an embedded descriptor is broken.
     pub(crate) fn try_new() -> Result<Self, DecodeError> {
         let services = HashMap::from([
             (ticket_service_server::SERVICE_NAME, Destination::Upstream(Backend::Ticket)),
@@ -110,11 +112,11 @@ impl Routes {
         Ok(Self { methods, services })
     }
 
-    /// The route of a path. A method that this gateway does not know of a service that it does know is passed on: the
-    /// service may be newer, and answers `UNIMPLEMENTED` itself where it is not.
+    /// Returns the route of a path. An unknown method of a known service is forwarded: the service may be newer than
+    /// the gateway, and otherwise returns `UNIMPLEMENTED` itself.
     ///
     /// # Errors
-    /// `UNIMPLEMENTED` for a service that is not served here.
+    /// `UNIMPLEMENTED` for an unknown service.
     pub(crate) fn find(&self, path: &str) -> Result<Route, Status> {
         if let Some(route) = self.methods.get(path) {
             return Ok(*route);
@@ -122,17 +124,17 @@ impl Routes {
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
         let destination = service.and_then(|service| self.services.get(service)).ok_or_else(|| {
             let path: String = path.chars().take(200).collect();
-            Status::unimplemented(format!("nothing is served at {path}; reflection lists what is"))
+            Status::unimplemented(format!("no service is served at {path}; reflection lists all services"))
         })?;
         Ok(Route { destination: *destination, streams_requests: true, streams_answers: true })
     }
 
-    /// Who answers for a service's full name.
+    /// Returns the destination of a service by its full name.
     pub(crate) fn destination(&self, service: &str) -> Option<Destination> {
         self.services.get(service).copied()
     }
 
-    /// The services that one upstream has alone, by full name.
+    /// Returns the services that exactly one upstream serves, by full name.
     pub(crate) fn upstream_services(&self) -> impl Iterator<Item = (&'static str, Backend)> {
         self.services.iter().filter_map(|(name, destination)| match destination {
             Destination::Upstream(backend) => Some((*name, *backend)),
@@ -155,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn paths_lead_to_their_services() {
+    fn paths_are_routed_to_their_services() {
         let routes = Routes::try_new().unwrap();
         for (path, destination, streams_answers) in [
             ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Backend::Ticket), false),
@@ -199,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_go_where_the_header_says() {
+    fn operations_are_routed_by_the_header() {
         for backend in Backend::ALL {
             let map =
                 HeaderMap::from_iter([(headers::SERVICE.parse().unwrap(), HeaderValue::from_static(backend.name()))]);

@@ -1,6 +1,6 @@
-//! The web console: what a browser gets that opens the gateway's address. All requests that are not gRPC come here.
+//! The web console, which browsers show at the gateway's address. Handles all requests that are not gRPC.
 //!
-//! The console is part of the binary. `console.folder` serves another one from a folder, for work on its pages.
+//! The console is embedded in the binary. `console.folder` replaces it by a folder, for development.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use tower_http::{
     services::{ServeDir, ServeFile},
 };
 
-/// Built by Vite; committed, so that building the gateway needs no Node.js.
+/// Built by Vite and committed, so that a build of the gateway needs no Node.js.
 static CONSOLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
 
-/// Only what the console brings itself, and calls to the gateway; nobody may put it into a frame. `svelte-trusted-html` is the policy
-/// by which the console's framework makes its templates.
+/// Allows only the console's own files and calls to the gateway, and forbids embedding in frames. `svelte-trusted-html`
+/// is the Trusted Types policy that the console's framework uses for its templates.
 const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; \
      frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html",
 );
-/// For files below `assets/` of the embedded console, whose names change with their content.
+/// For files below `assets/` of the embedded console; their names change with their content.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 
@@ -31,8 +31,9 @@ const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 pub(crate) struct Site(Router);
 
 impl Site {
-    /// With the console in `folder`, which has an `index.html`; unknown paths below it show that too, as a console may route by paths.
-    /// Or with the one in the binary, which routes behind `#`: there a path without a file is an error.
+    /// Serves the console in `folder`, which must have an `index.html`; unknown paths return it too, because that
+    /// console may route by path. Without a folder it serves the embedded console, which routes by the URL fragment:
+    /// unknown paths are errors.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
         let router = Router::new();
         let router = match folder {
@@ -49,7 +50,7 @@ impl Site {
     }
 
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
-        // A path of an RPC in a protocol that is not served: a page would hide that.
+        // Most likely an RPC in an unsupported protocol; returning a page would hide the error.
         if request.method() == http::Method::POST {
             return text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -69,7 +70,7 @@ impl Site {
 fn embedded(path: &str) -> Response<Body> {
     let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
     let Some(file) = CONSOLE.get_file(name) else {
-        return text(StatusCode::NOT_FOUND, "there is no such page; the console is at /\n");
+        return text(StatusCode::NOT_FOUND, "page not found; the console is at /\n");
     };
     let media_type = mime_guess::from_path(name).first_or_octet_stream();
     let charset = if media_type.type_() == "text" { "; charset=utf-8" } else { "" };
@@ -78,7 +79,7 @@ fn embedded(path: &str) -> Response<Body> {
     (media_type, [(header::CACHE_CONTROL, caching)], file.contents()).into_response()
 }
 
-/// A short response to what is neither a call nor a page.
+/// Returns a short text response for a request that is neither a call nor a page.
 pub(crate) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut response = Response::new(Body::from(text));
     *response.status_mut() = status;

@@ -1,4 +1,4 @@
-//! The gateway over real connections, before real tonic services whose answers are made up.
+//! Tests of the gateway over real connections, with tonic servers whose responses are fakes.
 
 mod broken;
 mod calls;
@@ -33,7 +33,7 @@ use crate::{Config, ConsoleConfig, CorsConfig, Gateway, UpstreamConfig};
 
 const MAX_MESSAGE_BYTES: u32 = 64 * 1024;
 
-/// A server whose connections die with it.
+/// A server; dropping it closes its connections.
 struct Served {
     address: SocketAddr,
     _accepting: JoinSet<()>,
@@ -54,7 +54,7 @@ fn serve(listener: TcpListener, router: Router) -> Served {
             stream.set_nodelay(true).expect("the socket is open");
             let service = router.clone().map_request(|request: Request<hyper::body::Incoming>| request.map(Body::new));
             connections.spawn(async move {
-                // Clients may go at any time: how a connection ends is their affair.
+                // Clients may disconnect at any time, so errors of a connection are ignored.
                 let builder = auto::Builder::new(TokioExecutor::new());
                 builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(service)).await.ok();
             });
@@ -98,7 +98,7 @@ impl World {
         Self { upstreams, address: gateway.address(), health, gateway }
     }
 
-    /// A channel that speaks gRPC over HTTP/2 to the gateway.
+    /// Returns a gRPC channel over HTTP/2 to the gateway.
     async fn channel(&self) -> Channel {
         let endpoint = Endpoint::from_shared(format!("http://{}", self.address)).expect("an address");
         endpoint.connect().await.expect("the gateway listens")
@@ -113,7 +113,7 @@ impl World {
     }
 }
 
-/// Waits until `condition` holds; a test fails that waits for longer than ten seconds.
+/// Waits until `condition` holds, and fails after ten seconds.
 async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
     let waiting = async {
         while !condition().await {

@@ -1,4 +1,4 @@
-//! The services behind the gateway: their connections, and what a caller is told when one does not answer.
+//! The services behind the gateway: their connections, and the errors for calls that get no response.
 
 mod endpoint;
 pub(crate) mod outgoing;
@@ -35,16 +35,16 @@ use crate::routes::Backend;
 pub(crate) struct Upstream {
     backend: Backend,
     pool: Pool,
-    /// As last seen, so that the log tells the change and not every call.
+    /// The last known state, so that changes are logged instead of every call.
     reachable: AtomicBool,
 }
 
-/// Why an upstream has not answered with gRPC.
+/// Why an upstream has not responded with gRPC.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Failure {
     #[error(transparent)]
     Connection(#[from] PoolError),
-    #[error("the answer is not gRPC but HTTP {0}")]
+    #[error("the response is HTTP {0} instead of gRPC")]
     NotGrpc(StatusCode),
 }
 
@@ -53,10 +53,11 @@ impl Upstream {
         Self { backend, pool, reachable: AtomicBool::new(true) }
     }
 
-    /// Passes a call on. Dropping the future resets the stream, so that the service stops working for a caller that has gone.
+    /// Forwards a call. Dropping the future resets the stream, so that the service stops working for a caller that has
+    /// disconnected.
     ///
     /// # Errors
-    /// If no answer in gRPC arrives. A status is an answer.
+    /// If the upstream does not respond with gRPC. A gRPC error status is a response.
     pub(crate) async fn call(&self, request: Request<Outgoing>) -> Result<Response<Incoming>, Failure> {
         let response = self.pool.send(request).await?;
         let content_type = response.headers().get(header::CONTENT_TYPE);
@@ -66,16 +67,16 @@ impl Upstream {
             return Err(Failure::NotGrpc(response.status()));
         }
         if !self.reachable.load(Ordering::Relaxed) && !self.reachable.swap(true, Ordering::Relaxed) {
-            tracing::info!(upstream = self.backend.name(), "upstream answers again");
+            tracing::info!(upstream = self.backend.name(), "upstream is available again");
         }
         Ok(response)
     }
 
-    /// What callers are told of a failure, before the answer or in the middle of it.
+    /// Returns the status for a failure of the upstream, before or during the response.
     pub(crate) fn unavailable(&self, error: Option<&(dyn Error + 'static)>) -> ApiError {
         let name = self.backend.name();
         if self.reachable.swap(false, Ordering::Relaxed) {
-            let error = error.map_or_else(|| "the answer ended without a status".to_owned(), chain);
+            let error = error.map_or_else(|| "the response ended without a status".to_owned(), chain);
             tracing::warn!(upstream = name, %error, "upstream is not available");
         }
         let text = format!("the gateway cannot reach the {name} service; try again shortly");
@@ -84,14 +85,15 @@ impl Upstream {
 }
 
 impl Failure {
-    /// What is no fault of the upstream: the metadata of the call did not fit into its limits.
+    /// Returns the status of a failure that the caller has caused: the metadata of the call exceeded the upstream's
+    /// limits.
     pub(crate) fn refusal(&self) -> Option<Status> {
         matches!(self, Self::NotGrpc(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE))
             .then(|| Status::resource_exhausted("the metadata of the call is too large; send less of it"))
     }
 }
 
-/// An upstream as generated clients call it, for calls of the gateway's own.
+/// An upstream as a client service of generated code, for the gateway's own calls.
 #[derive(Debug, Clone)]
 pub(crate) struct OwnCalls(pub(crate) Arc<Upstream>);
 

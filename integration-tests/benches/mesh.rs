@@ -1,4 +1,4 @@
-//! Measures eTicket as `cargo xtask bench` asks; see `eticket_integration_tests::bench`.
+//! Runs the benchmark for `cargo xtask bench`; see `eticket_integration_tests::bench`.
 
 use std::path::PathBuf;
 
@@ -7,16 +7,16 @@ use eticket_integration_tests::bench::{Plan, run, run_distributed};
 
 #[derive(Parser)]
 struct Arguments {
-    /// Write what was measured to this file, as JSON
+    /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// What is measured, as it shall be named
+    /// Name of the measured version in the report
     #[arg(long, default_value = "unknown")]
     commit: String,
-    /// The distributed form, on PostgreSQL and NATS
+    /// Measure the distributed form, on PostgreSQL and NATS
     #[arg(long)]
     distributed: bool,
-    /// Given by cargo to every benchmark
+    /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
 }

@@ -1,4 +1,5 @@
-//! What must hold of eticket after whatever was done to it: it serves on every protocol, nothing has panicked, it ends well.
+//! Checks after a fault or an attack: eticket serves on every protocol, no task has panicked, and the process stops
+//! cleanly.
 
 use chrono::Weekday;
 use eticket_proto::{reservation::UserGrade, ticket::TicketStatus};
@@ -10,10 +11,10 @@ use uuid::Uuid;
 
 use crate::{Api, Eticket, Exit, Protocol, calendar};
 
-/// A ticket's whole life on every protocol.
+/// Runs the whole life of a ticket on every protocol.
 ///
 /// # Panics
-/// If any of it goes wrong.
+/// If a step fails.
 pub async fn serves(eticket: &Eticket) {
     for protocol in Protocol::ALL {
         let (api, ticket) = (Api::new(eticket, protocol), Uuid::new_v4().to_string());
@@ -28,10 +29,10 @@ pub async fn serves(eticket: &Eticket) {
     }
 }
 
-/// Stops it.
+/// Stops the process.
 ///
 /// # Panics
-/// If anything in it has panicked, or it does not end well.
+/// If a task has panicked, or the process does not exit cleanly.
 pub async fn ends_well(eticket: Eticket) -> Exit {
     let metrics = metrics(&eticket).await;
     for counter in ["eticket_task_panics_total", "eticket_rpc_panics_total"] {
@@ -43,7 +44,7 @@ pub async fn ends_well(eticket: Eticket) -> Exit {
     exit
 }
 
-/// What `/metrics` says.
+/// Returns the text of `/metrics`.
 pub async fn metrics(eticket: &Eticket) -> String {
     let mut stream = TcpStream::connect(eticket.address("admin")).await.expect("the admin server answers");
     let request = b"GET /metrics HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";

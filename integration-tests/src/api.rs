@@ -1,4 +1,4 @@
-//! The contract as a client sees it: the same calls directly, through the gateway, and as a browser makes them.
+//! The API as a client uses it: the same calls directly, through the gateway, and as a browser sends them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -34,7 +34,7 @@ use crate::{
 /// How a client reaches the services.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
-    /// gRPC, each service at its own address.
+    /// gRPC, directly at the address of each service.
     Direct,
     /// gRPC through the gateway.
     Gateway,
@@ -48,10 +48,10 @@ impl Protocol {
     pub const ALL: [Self; 4] = [Self::Direct, Self::Gateway, Self::WebBinary, Self::WebText];
 }
 
-/// Services by their place in method names, as `/eticket.ticket.v1.`.
+/// Services, in the order of the channels; the names are those in method names such as `/eticket.ticket.v1.`.
 const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 
-/// What is given to a call that brings no deadline: long, so that only what hangs meets it.
+/// The deadline of calls that set none: long, so that only a hanging call reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone)]
@@ -61,17 +61,17 @@ enum Reach {
     Web(Box<GrpcWeb>),
 }
 
-/// A client. Cheap to clone; clones share connections.
+/// A client. Clones share connections.
 #[derive(Debug, Clone)]
 pub struct Api(Reach);
 
 impl Api {
-    /// A client that connects when it is first used.
+    /// Creates a client that connects at the first call.
     pub fn new(eticket: &Eticket, protocol: Protocol) -> Self {
         Self::with_protocol(|server| eticket.address(server).to_owned(), protocol)
     }
 
-    /// A client of servers of which `address` tells where they are.
+    /// Creates a client for the servers that `address` returns.
     pub fn with_protocol(address: impl Fn(&str) -> String, protocol: Protocol) -> Self {
         Self(match protocol {
             Protocol::Direct => {
@@ -83,15 +83,15 @@ impl Api {
         })
     }
 
-    /// gRPC at one address, for what belongs to no service.
+    /// Creates a gRPC client for one address, for services that all servers have.
     pub fn at(address: &str) -> Self {
         Self(Reach::Gateway(channel(address)))
     }
 
-    /// Calls a unary method, named as `eticket.ticket.v1.TicketService/GetTicket`.
+    /// Calls a unary method, named like `eticket.ticket.v1.TicketService/GetTicket`.
     ///
     /// # Errors
-    /// The status of the answer.
+    /// The status of the response.
     pub async fn call<Q, A>(&self, method: &'static str, request: Q) -> Result<A, Status>
     where
         Q: Message + 'static,
@@ -100,10 +100,10 @@ impl Api {
         self.call_with(method, Request::new(request)).await
     }
 
-    /// As `call`, with metadata and a deadline of the caller's own.
+    /// Like `call`, with metadata and a deadline of the caller.
     ///
     /// # Errors
-    /// The status of the answer.
+    /// The status of the response.
     pub async fn call_with<Q, A>(&self, method: &'static str, mut request: Request<Q>) -> Result<A, Status>
     where
         Q: Message + 'static,
@@ -126,9 +126,9 @@ impl Api {
                 }
             }
         };
-        // A server that forgets a deadline hangs the test no longer than this.
+        // Bounds the test if a server ignores the deadline.
         let answer = tokio::time::timeout(PATIENCE * 2, answer).await;
-        answer.unwrap_or_else(|_| panic!("{method} did not answer although its deadline has long passed"))
+        answer.unwrap_or_else(|_| panic!("{method} did not respond although its deadline has long passed"))
     }
 
     pub async fn register(&self, ticket_id: &str, slot: Slot) -> Result<RegisterTicketResponse, Status> {
@@ -210,20 +210,20 @@ impl Api {
         Ok(answer.view.expect("an answer has its resource"))
     }
 
-    /// The view once the saga of the token's command is over; of no command if the token is empty.
+    /// Returns the view once the saga of the token's command has ended; with an empty token, the current view.
     pub async fn settled(&self, ticket_id: &str, token: &str) -> TicketView {
         self.view(ticket_id, token, WaitFor::Settled).await.expect("a view settles")
     }
 }
 
-/// The reason in the `ErrorInfo` of a status, after checking that it is ours.
+/// Returns the reason in the `ErrorInfo` of a status, and checks the error domain.
 pub fn reason(status: &Status) -> String {
     let info = status.get_details_error_info().unwrap_or_else(|| panic!("no ErrorInfo in {status:?}"));
     assert_eq!(info.domain, "eticket");
     info.reason
 }
 
-/// A connection that is made when it is first needed, and again after it has broken.
+/// Returns a channel that connects when it is first needed and reconnects after a failure.
 pub fn channel(address: &str) -> Channel {
     Endpoint::from_shared(format!("http://{address}")).expect("an address").connect_lazy()
 }

@@ -1,8 +1,9 @@
-//! How fast eTicket is, seen by a client through the gateway: the real process on a fresh data folder, under load on loopback.
+//! Benchmark of eTicket from a client's view, through the gateway: the real process on a fresh data folder, under load
+//! on the loopback.
 //!
-//! The load comes from this process and shares the machine's cores with what it measures, and machines differ; so every figure is
-//! also given as a ratio to that of a health Check, the cheapest call there is, measured in the same run. Nothing here fails for
-//! being slow, only for being wrong: after the load every view must show the reservation that was acknowledged.
+//! The load generator shares the machine's cores with the processes that it measures, and machines differ. Every figure
+//! is therefore also given as a ratio to a health Check, the cheapest call, measured in the same run. The benchmark
+//! fails only for wrong results, never for low speed: after the load every view must show the acknowledged reservation.
 
 mod counters;
 mod latencies;
@@ -31,35 +32,35 @@ use crate::{
     mesh::{self, Infrastructure, Mesh},
 };
 
-/// How much of everything. All phases are bounded by a count or a time, whichever comes first.
+/// The size of every phase. A phase ends at a number of calls or after a time, whichever comes first.
 #[derive(Debug, Clone)]
 pub struct Plan {
-    /// Callers of a closed loop: each calls again when it has its answer.
+    /// Callers of a closed loop: each starts its next call after the response.
     pub callers: usize,
-    /// Connections that they share.
+    /// Connections that the callers share.
     pub connections: usize,
-    /// Before anything is counted.
+    /// Calls before the measurement.
     pub warm_up: usize,
-    /// Longest registering beforehand; what is not registered by then is not reserved either.
+    /// Limit of the registration phase; tickets that are not registered by then are not reserved.
     pub registering: Duration,
     /// Reservations through the gateway.
     pub reservations: usize,
-    /// The same past the gateway.
+    /// Reservations without the gateway.
     pub direct_reservations: usize,
-    /// Longest phase of reservations.
+    /// Limit of each phase of reservations.
     pub reserving: Duration,
-    /// Each phase of Checks and of views.
+    /// Duration of each phase of Checks and of views.
     pub reading: Duration,
-    /// Reservations a second while the delay from answer to view is measured.
+    /// Reservations per second while the delay from response to view is measured.
     pub steady_rate: u32,
-    /// And for how long.
+    /// Duration of the phase with the steady rate.
     pub steady: Duration,
-    /// Appends to a file, each synced: what the disk takes for a commit.
+    /// Synced appends to a file, which show the cost of a commit on this disk.
     pub syncs: usize,
 }
 
 impl Plan {
-    /// What `cargo xtask bench` does: about a minute.
+    /// The plan of `cargo xtask bench`: about a minute.
     #[must_use]
     pub fn full() -> Self {
         Self {
@@ -77,7 +78,7 @@ impl Plan {
         }
     }
 
-    /// A little of everything, to see that it works.
+    /// A minimal plan that exercises every phase.
     #[must_use]
     pub fn tiny() -> Self {
         let moment = Duration::from_millis(100);
@@ -97,22 +98,22 @@ impl Plan {
 
     fn steady_reservations(&self) -> usize {
         let count = f64::from(self.steady_rate) * self.steady.as_secs_f64();
-        // A count of some thousands at most.
+        // The product is at most a few thousand.
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "small and positive")]
         let count = count.round() as usize;
         count
     }
 
-    /// Tickets that are registered beforehand.
+    /// Returns the number of tickets to register before the load.
     fn tickets(&self) -> usize {
         self.reservations + self.steady_reservations() + self.direct_reservations
     }
 }
 
-/// Measures.
+/// Measures the all-in-one process.
 ///
 /// # Panics
-/// If eTicket does not start, answers nothing, or shows a reservation otherwise than it was acknowledged.
+/// If eTicket does not start, does not respond, or shows a reservation other than the acknowledged one.
 pub async fn run(plan: &Plan) -> Report {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let sync = synced_appends(folder.path(), plan.syncs);
@@ -140,15 +141,16 @@ pub async fn run(plan: &Plan) -> Report {
     }
 }
 
-/// Measures the distributed form: a process each, on PostgreSQL and NATS whose commits and messages reach the disk.
+/// Measures the distributed form: one process per service, on PostgreSQL and NATS that sync commits and messages to the
+/// disk.
 ///
 /// # Panics
-/// As [`run`].
+/// Like [`run`].
 pub async fn run_distributed(plan: &Plan) -> Report {
     let infrastructure = Infrastructure::synced().await;
     let sync = synced_appends(infrastructure.postgres.folder(), plan.syncs);
     let (clients, time) = (plan.callers, plan.reading);
-    let bare = || reference::transactions_a_second(&infrastructure.postgres, clients, time);
+    let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default()).await;
     let subject = Subject::distributed(&mesh);
@@ -170,7 +172,7 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// What the disk under the data folder takes to make 4 KiB durable: no commit can be faster.
+/// Measures synced appends of 4 KiB in the file system of the data folder: a lower bound of a commit.
 fn synced_appends(folder: &Path, count: usize) -> Latencies {
     let path = folder.join("synced-appends");
     let mut file = File::create(&path).expect("the folder is ours");

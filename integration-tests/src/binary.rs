@@ -1,4 +1,4 @@
-//! Where the binaries under test are: built by cargo once, unless `ETICKET_BINARIES` names a folder that has them.
+//! Locates the binaries under test: in the folder `ETICKET_BINARIES`, or built once by cargo.
 
 use std::{
     env,
@@ -7,12 +7,12 @@ use std::{
     sync::OnceLock,
 };
 
-/// The path of a binary, as `eticket` or `eticket-reservation`.
+/// Returns the path of a binary, such as `eticket` or `eticket-reservation`.
 ///
 /// # Panics
-/// If it cannot be built, or is not there.
+/// If it cannot be built or does not exist.
 pub fn binary(name: &str) -> PathBuf {
-    // A build that failed is kept too: no other test need try again.
+    // A failed build is cached too, so that no other test repeats it.
     static FOLDER: OnceLock<Result<PathBuf, String>> = OnceLock::new();
     let given = || env::var_os("ETICKET_BINARIES").map(PathBuf::from);
     let folder = FOLDER.get_or_init(|| given().map_or_else(build, Ok));
@@ -21,25 +21,25 @@ pub fn binary(name: &str) -> PathBuf {
     path
 }
 
-/// The root of the checkout.
+/// Returns the root of the checkout.
 pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the package lies in the checkout")
 }
 
-/// Binaries together with tests, as `cargo test --workspace` builds them: alone, cargo would choose other features for them,
-/// and build everything a second time.
+/// Builds binaries and tests together, like `cargo test --workspace`. Building only the binaries would select other
+/// features and rebuild all dependencies.
 fn build() -> Result<PathBuf, String> {
     cargo(&["build", "--quiet", "--workspace", "--bins", "--tests"])?;
     let output = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"])?;
     let metadata: serde_json::Value = serde_json::from_slice(&output).map_err(|error| error.to_string())?;
-    let target = metadata["target_directory"].as_str().ok_or("cargo does not say its target folder")?;
+    let target = metadata["target_directory"].as_str().ok_or("cargo metadata has no target folder")?;
     Ok(Path::new(target).join("debug"))
 }
 
-/// Builds what `cargo run --release` would, so that running it then takes no longer than its start.
+/// Builds a package like `cargo run --release`, so that a later run only starts it.
 ///
 /// # Panics
-/// If it cannot be built.
+/// If the build fails.
 pub fn build_release(package: &str) {
     cargo(&["build", "--quiet", "--release", "--package", package]).unwrap_or_else(|error| panic!("{error}"));
 }

@@ -1,4 +1,5 @@
-//! grpc-go under the service config that ships beside the protos, driven from here: what a client library makes of our answers.
+//! Drives grpc-go under the service config that is shipped with the protos, to test how a client library handles
+//! responses.
 
 use std::{
     collections::HashMap,
@@ -18,7 +19,7 @@ use crate::binary::root;
 
 type Waiting = Arc<Mutex<HashMap<u64, oneshot::Sender<(i32, Vec<u8>)>>>>;
 
-/// A client with a channel of its own.
+/// A client process with its own channel.
 pub struct Caller {
     child: Child,
     input: ChildStdin,
@@ -28,10 +29,11 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Connects to the first of these addresses that answers, and to another when that ends.
+    /// Starts a client that connects to the first of these addresses that accepts, and to another one when that
+    /// connection ends.
     ///
     /// # Panics
-    /// If the program is not on the path.
+    /// If the program is not in the path.
     pub fn start(addresses: &[&str]) -> Self {
         let config = root().join("proto/service-config.json");
         let mut command = Command::new("eticket-caller");
@@ -44,16 +46,16 @@ impl Caller {
             let mut lines = BufReader::new(output).lines();
             while let Ok(Some(line)) = lines.next_line().await {
                 let (number, code, body) = parse(&line).unwrap_or_else(|| panic!("no answer: {line:?}"));
-                let waiting = answered.lock().expect("nobody panics with it").remove(&number);
-                // Who has gone away does not mind.
+                let waiting = answered.lock().expect("not poisoned").remove(&number);
+                // The call may have been cancelled.
                 waiting.expect("each call is answered once").send((code, body)).ok();
             }
         });
         Self { child, input, waiting, next: 0, reading }
     }
 
-    /// Calls a unary method, named as `eticket.ticket.v1.TicketService/GetTicket`; answers once the client library does: the
-    /// response, or the code that all its attempts have come to.
+    /// Calls a unary method, named like `eticket.ticket.v1.TicketService/GetTicket`. Returns the final result of the
+    /// client library: the response, or the code after all its attempts.
     pub async fn call<A: Message + Default>(
         &mut self,
         method: &str,
@@ -61,7 +63,7 @@ impl Caller {
     ) -> impl Future<Output = Result<A, tonic::Code>> + use<A> {
         let (answer, answered) = oneshot::channel();
         self.next += 1;
-        self.waiting.lock().expect("nobody panics with it").insert(self.next, answer);
+        self.waiting.lock().expect("not poisoned").insert(self.next, answer);
         let body = request.encoded().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         let line = format!("{} {method} {body}\n", self.next);
         self.input.write_all(line.as_bytes()).await.expect("the client takes calls");
@@ -73,10 +75,10 @@ impl Caller {
         }
     }
 
-    /// Lets it end once all is answered.
+    /// Closes the client's input and waits until it exits.
     ///
     /// # Panics
-    /// If it does not end well.
+    /// If it does not exit cleanly.
     pub async fn finish(mut self) {
         drop(self.input);
         assert!(self.child.wait().await.expect("a child can be waited for").success());

@@ -1,5 +1,5 @@
-//! Random schedules of commands, deliveries and losses over the real applications and stores of all four services, judged by what
-//! the test knows by itself. For `tests/convergence.rs`.
+//! Random schedules of commands, deliveries and losses over the real applications and stores of all four services. The
+//! results are checked against an independent model. Used by `tests/convergence.rs`.
 
 pub mod bus;
 pub mod intake;

@@ -1,20 +1,20 @@
-//! Waiting for a condition with a bound, in place of sleeping for a time that is hoped to be enough.
+//! Polls a condition with a bound, instead of sleeping for a guessed time.
 
 use std::{
     fmt::Debug,
     time::{Duration, Instant},
 };
 
-/// How long anything in these tests may take that should happen soon: far more than needed, on a busy machine too.
+/// A generous bound for everything that should happen soon, also on a busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
 
 const FIRST_PAUSE: Duration = Duration::from_millis(2);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
 
-/// Looks again and again until `look` answers `Ok`, which is returned.
+/// Calls `look` repeatedly until it returns `Ok`, and returns the value.
 ///
 /// # Panics
-/// After `bound`, with what the last look saw.
+/// After `bound`, with the last error.
 pub async fn eventually<T, E: Debug>(bound: Duration, what: &str, mut look: impl AsyncFnMut() -> Result<T, E>) -> T {
     let started = Instant::now();
     let mut pause = FIRST_PAUSE;

@@ -1,5 +1,5 @@
-//! A gRPC-Web client over HTTP/1.1, in both of its forms, written from the specification: what a browser does, and no code that
-//! the gateway uses.
+//! A gRPC-Web client over HTTP/1.1 for both encodings. It is written from the specification and shares no code with the
+//! gateway.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -13,7 +13,7 @@ use hyper_util::{
 use prost::Message;
 use tonic::{Code, Status};
 
-/// Messages as they are, or all in base64 for those who can read text only.
+/// Binary messages, or base64 for clients that can only read text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
     Binary,
@@ -39,10 +39,10 @@ impl GrpcWeb {
     /// Calls a unary method.
     ///
     /// # Errors
-    /// The status that the server answered.
+    /// The status of the response.
     ///
     /// # Panics
-    /// If the answer is no gRPC-Web.
+    /// If the response is not gRPC-Web.
     pub async fn call<Q: Message, A: Message + Default>(
         &self,
         method: &str,
@@ -75,14 +75,14 @@ impl GrpcWeb {
     }
 
     async fn answer<A: Message + Default>(&self, response: Response<Incoming>) -> Result<A, Status> {
-        assert_eq!(response.status(), 200, "gRPC-Web says errors in the status of gRPC");
+        assert_eq!(response.status(), 200, "gRPC-Web reports errors in the gRPC status");
         let (parts, body) = response.into_parts();
         let expected = match self.form {
             Form::Binary => "application/grpc-web+proto",
             Form::Text => "application/grpc-web-text+proto",
         };
         assert_eq!(parts.headers.get("content-type").and_then(|value| value.to_str().ok()), Some(expected));
-        // Without a message the status may come in the headers.
+        // A response without a message may have its status in the headers.
         if let Some(status) = Status::from_header_map(&parts.headers).filter(|status| status.code() != Code::Ok) {
             return Err(status);
         }
@@ -97,7 +97,7 @@ impl GrpcWeb {
     }
 }
 
-/// Each part of a text answer may be encoded by itself, with padding in the middle of the whole.
+/// Parts of a text response may be encoded separately, so padding may occur inside.
 fn decoded(text: &[u8]) -> Bytes {
     assert_eq!(text.len() % 4, 0, "base64 comes in groups of four");
     let groups = text.chunks(4).map(|group| STANDARD.decode(group).expect("base64"));

@@ -1,4 +1,4 @@
-//! What the tests of eTicket as a whole share: the real binaries under test, and clients as users have them.
+//! Shared code of the integration tests: the real binaries under test, and clients like those of users.
 
 #![expect(clippy::expect_used, reason = "helpers of tests: what they cannot do fails the test")]
 

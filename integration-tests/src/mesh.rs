@@ -1,5 +1,5 @@
-//! The distributed form under test: replicas of each service in processes of their own, over a PostgreSQL and a nats-server of
-//! the test's.
+//! The distributed form under test: replicas of each service in their own processes, with a PostgreSQL and a
+//! nats-server of the test.
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
@@ -14,7 +14,7 @@ use tokio::task::spawn_blocking;
 
 use crate::{Api, Eticket, Exit, Protocol, process::Launch};
 
-/// How a mesh is to be.
+/// The composition of a mesh.
 #[derive(Debug, Clone)]
 pub struct Plan {
     replicas: BTreeMap<&'static str, usize>,
@@ -26,7 +26,7 @@ pub struct Plan {
 
 impl Default for Plan {
     fn default() -> Self {
-        // The tests' own patience shall decide what is too slow, not the breaker on a busy machine.
+        // The timeouts of the tests decide what is too slow; on a busy machine the breaker must not open first.
         let patient = |key: &str, value: &str| ("reservation", key.to_owned(), value.to_owned());
         let keys = vec![
             patient("upstream.ticket.deadline_ms", "8000"),
@@ -38,42 +38,42 @@ impl Default for Plan {
 }
 
 impl Plan {
-    /// So many of each service.
+    /// Sets the number of replicas of each service.
     #[must_use]
     pub fn replicas(mut self, count: usize) -> Self {
         self.replicas.extend(SERVICES.map(|service| (service, count)));
         self
     }
 
-    /// So many gateways.
+    /// Sets the number of gateways.
     #[must_use]
     pub fn gateways(mut self, count: usize) -> Self {
         self.replicas.insert(GATEWAY, count);
         self
     }
 
-    /// This service on SQLite, and so in one replica.
+    /// Puts a service on SQLite, which allows one replica only.
     #[must_use]
     pub fn on_sqlite(mut self, service: &'static str) -> Self {
         self.on_sqlite.push(service);
         self
     }
 
-    /// A key of one service.
+    /// Sets a configuration key of one service.
     #[must_use]
     pub fn key(mut self, service: &'static str, key: &str, value: &str) -> Self {
         self.keys.push((service, key.to_owned(), value.to_owned()));
         self
     }
 
-    /// PostgreSQL by another way, as through a proxy.
+    /// Sets another address of PostgreSQL, such as that of a proxy.
     #[must_use]
     pub fn store_at(mut self, url: String) -> Self {
         self.store_url = Some(url);
         self
     }
 
-    /// NATS by another way.
+    /// Sets another address of NATS.
     #[must_use]
     pub fn bus_at(mut self, url: String) -> Self {
         self.bus_url = Some(url);
@@ -85,7 +85,7 @@ impl Plan {
     }
 }
 
-/// One process of it, which keeps its address when it is started again.
+/// One process of a service. It keeps its address across restarts.
 pub struct Replica {
     launch: Launch,
     address: String,
@@ -107,38 +107,40 @@ impl Replica {
         &self.address
     }
 
+    /// Returns the running process.
+    ///
     /// # Panics
-    /// If it does not run.
+    /// If it is not running.
     pub fn process(&self) -> &Eticket {
         self.process.as_ref().expect("it runs")
     }
 
-    /// Starts it and waits until it is ready.
+    /// Starts the process and waits until it is ready.
     pub async fn start(&mut self) {
         self.process = Some(self.launch.clone().start().await);
     }
 
-    /// Deletes its data folder: started again it is a new one.
+    /// Deletes the data folder, so that the next start is like that of a new replica.
     ///
     /// # Panics
-    /// If it runs, or has none.
+    /// If the process runs, or has no data folder.
     pub fn forget(&mut self) {
         assert!(self.process.is_none(), "it runs");
         fs::remove_dir_all(self.data.as_ref().expect("a data folder")).expect("deleted");
     }
 
-    /// kill -9.
+    /// Kills the process with SIGKILL.
     ///
     /// # Panics
-    /// If it does not run.
+    /// If it is not running.
     pub async fn kill(&mut self) {
         self.process.take().expect("it runs").kill().await;
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Stops the process and waits until it has exited.
     ///
     /// # Panics
-    /// If it does not run, or does not end well.
+    /// If it is not running, or does not exit cleanly.
     pub async fn stop(&mut self) -> Exit {
         self.process.take().expect("it runs").stop().await
     }
@@ -151,7 +153,7 @@ pub struct Infrastructure {
 }
 
 impl Infrastructure {
-    /// For tests: what is committed outlives the server's death, but not the machine's.
+    /// Starts both for tests: commits survive a crash of the server, but not of the machine.
     ///
     /// # Panics
     /// If either is not installed or does not start.
@@ -159,17 +161,17 @@ impl Infrastructure {
         Self::start_with(false).await
     }
 
-    /// What is committed has reached the disk.
+    /// Starts both with commits synced to the disk.
     ///
     /// # Panics
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub async fn synced() -> Self {
         Self::start_with(true).await
     }
 
     async fn start_with(synced: bool) -> Self {
         let started = spawn_blocking(move || {
-            // Each service has a few connections, and each test many services.
+            // Each service has a few connections, and a test has many services.
             let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced, ..Settings::default() };
             Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: Nats::start()? })
         });
@@ -177,7 +179,7 @@ impl Infrastructure {
     }
 }
 
-/// All of it, running.
+/// A running mesh.
 pub struct Mesh {
     pub servers: BTreeMap<&'static str, Vec<Replica>>,
     pub infrastructure: Infrastructure,
@@ -185,13 +187,15 @@ pub struct Mesh {
 }
 
 impl Mesh {
-    /// With servers of its own.
+    /// Starts a mesh with its own servers.
     pub async fn start(plan: Plan) -> Self {
         Self::start_on(Infrastructure::start().await, plan).await
     }
 
+    /// Starts a mesh on these servers.
+    ///
     /// # Panics
-    /// If any of it does not become ready.
+    /// If a process does not become ready.
     pub async fn start_on(infrastructure: Infrastructure, plan: Plan) -> Self {
         let folder = TempDir::new().expect("a folder");
         let (postgres, nats) = (infrastructure.postgres.url("postgres"), infrastructure.nats.url());
@@ -216,30 +220,30 @@ impl Mesh {
         &self.servers[service]
     }
 
-    /// One process of a service.
+    /// Returns one process of a service.
     ///
     /// # Panics
-    /// If there is none of that number.
+    /// If there is no process with this number.
     pub fn replica_of(&mut self, service: &str, number: usize) -> &mut Replica {
         &mut self.servers.get_mut(service).expect("a service")[number]
     }
 
-    /// A client; direct, it speaks to the first replica of each service.
+    /// Creates a client; without the gateway it calls the first replica of each service.
     pub fn api(&self, protocol: Protocol) -> Api {
         Api::with_protocol(|server| self.servers[server][0].address.clone(), protocol)
     }
 
-    /// A client that goes to this replica of one service, and to the first of all others.
+    /// Creates a client that calls this replica of one service and the first replica of all others.
     pub fn api_with(&self, service: &str, address: &str) -> Api {
         let of =
             |server: &str| if server == service { address.to_owned() } else { self.servers[server][0].address.clone() };
         Api::with_protocol(of, Protocol::Direct)
     }
 
-    /// Asks all to end, and waits until they have.
+    /// Stops all processes and waits until they have exited.
     ///
     /// # Panics
-    /// If any does not end well, or has panicked.
+    /// If a process does not exit cleanly, or a task has panicked.
     pub async fn stop(mut self) {
         for service in ["gateway", "reservation", "query", "pricing", "ticket"] {
             let running = self.servers.remove(service).into_iter().flatten().filter_map(|replica| replica.process);

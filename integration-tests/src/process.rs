@@ -1,4 +1,5 @@
-//! The real binary under test: started on free ports and a data folder of its own, seen by its ready line, its log and its exit.
+//! The real binary under test: started on free ports with its own data folder, observed by its ready line, log and exit
+//! code.
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use crate::{
     eventually::SOON,
 };
 
-/// Servers that eticket starts, by their names in its ready line and configuration.
+/// The servers of eticket, with their names in the ready line and the configuration.
 pub const SERVERS: [&str; 5] = ["ticket", "reservation", "pricing", "query", "gateway"];
 
 /// How a process is started.
@@ -34,7 +35,7 @@ pub struct Launch {
     unread: Option<Stream>,
 }
 
-/// Where a process writes.
+/// An output of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Stream {
     Output,
@@ -42,23 +43,24 @@ pub enum Stream {
 }
 
 impl Launch {
-    /// `eticket`, all five servers on free ports of loopback, in a data folder.
+    /// `eticket` in a data folder, with all five servers on free loopback ports.
     pub fn all_in_one(data: &Path) -> Self {
         Self::program("eticket").data(data).on_free_ports()
     }
 
-    /// Has all five servers take free ports of loopback.
+    /// Sets free loopback ports for all five servers.
     #[must_use]
     pub fn on_free_ports(self) -> Self {
         SERVERS.iter().fold(self, |launch, server| launch.key(&format!("{server}.listen"), "127.0.0.1:0"))
     }
 
-    /// A binary as it is, with nothing of the environment that is meant for it.
+    /// Runs a binary without any eticket variables from the environment.
     pub fn program(name: &str) -> Self {
         Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new(), unread: None }
     }
 
-    /// A command line as a page shows it, in the root of the checkout; cargo becomes the program that it runs.
+    /// Runs a command line as a page of the documentation shows it, in the root of the checkout; `cargo run` is
+    /// replaced by the program that it runs.
     pub fn as_shown(command: &str) -> Self {
         let script = format!("cd \"$0\" && exec {command}");
         let root = root().to_str().expect("the checkout's path is UTF-8").to_owned();
@@ -77,7 +79,7 @@ impl Launch {
         self
     }
 
-    /// Sets a configuration key, as `ticket.listen`, through the environment.
+    /// Sets a configuration key, such as `ticket.listen`, through the environment.
     #[must_use]
     pub fn key(mut self, key: &str, value: &str) -> Self {
         let name = format!("ETICKET__{}", key.to_uppercase().replace('.', "__"));
@@ -85,26 +87,26 @@ impl Launch {
         self
     }
 
-    /// Has it outlive writes beyond [`Eticket::limit_files`], which would else end it by a signal: such a limit stands for a full
-    /// disk, and needs nobody's permission.
+    /// Ignores the signal of a write beyond [`Eticket::limit_files`], which would otherwise kill the process. Such a
+    /// limit simulates a full disk and needs no privileges.
     #[must_use]
     pub fn limitable(self) -> Self {
         self.through_shell("trap '' XFSZ; exec \"$0\" \"$@\"")
     }
 
-    /// Starts it where no file may have more than some bytes.
+    /// Limits the size of every file to a few bytes.
     #[must_use]
     pub fn without_room(self) -> Self {
         self.through_shell("trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"")
     }
 
-    /// Starts it where it may have no more than so many files open.
+    /// Limits the number of open files.
     #[must_use]
     pub fn with_open_files(self, most: u32) -> Self {
         self.through_shell(&format!("ulimit -n {most}; exec \"$0\" \"$@\""))
     }
 
-    /// Gives it a pipe that is full and that nobody reads.
+    /// Connects an output to a pipe that is full and has no reader.
     #[must_use]
     pub fn unread(mut self, stream: Stream) -> Self {
         self.unread = Some(stream);
@@ -118,23 +120,23 @@ impl Launch {
         self
     }
 
-    /// Starts it and waits for its ready line.
+    /// Starts the process and waits for its ready line.
     ///
     /// # Panics
-    /// If it ends before, or is not ready in time; with its log.
+    /// With the log, if the process exits first or is not ready in time.
     pub async fn start(self) -> Eticket {
         let mut process = self.spawn();
         match timeout(SOON, process.ready_line()).await {
             Ok(Some(addresses)) => Eticket { addresses, process },
             Ok(None) => {
                 let exit = process.exit().await;
-                panic!("it ended with {:?} before it was ready:\n{}", exit.code, exit.log)
+                panic!("the process exited with {:?} before it was ready:\n{}", exit.code, exit.log)
             }
-            Err(_) => panic!("it was not ready in {SOON:?}:\n{}", process.log()),
+            Err(_) => panic!("the process was not ready in {SOON:?}:\n{}", process.log()),
         }
     }
 
-    /// Starts it where it is expected to end by itself, and waits for that.
+    /// Runs a process that is expected to exit by itself, and waits for its exit.
     pub async fn run(self) -> Exit {
         self.spawn().exit().await
     }
@@ -166,10 +168,10 @@ impl Launch {
     }
 }
 
-/// How a process ended, and what it said.
+/// The exit and the outputs of a process.
 #[derive(Debug)]
 pub struct Exit {
-    /// None if a signal ended it.
+    /// None if the process was killed by a signal.
     pub code: Option<i32>,
     /// Standard output.
     pub output: String,
@@ -177,11 +179,11 @@ pub struct Exit {
     pub log: String,
 }
 
-/// A pipe in which there is no room, as long as its reading end, which comes first, is there.
+/// Returns a pipe without free space. It stays full while the reading end, which comes first, is open.
 fn full_pipe() -> (PipeReader, PipeWriter) {
     let (reader, writer) = std::io::pipe().expect("a pipe");
     let mut filler = writer.try_clone().expect("a descriptor");
-    // It blocks when the pipe is full, and ends with its reader.
+    // The thread blocks when the pipe is full, and ends when the reader is closed.
     std::thread::spawn(move || while filler.write_all(&[b'.'; 4096]).is_ok() {});
     (reader, writer)
 }
@@ -195,10 +197,10 @@ struct Process {
 }
 
 impl Process {
-    /// Addresses by server, or none if it has ended.
+    /// Returns the addresses by server; `None` if the process has exited.
     async fn ready_line(&mut self) -> Option<BTreeMap<String, String>> {
         loop {
-            // Only where nobody reads standard output the log has to do.
+            // Without a reader of standard output, only the log has the addresses.
             let found = match self.unread_output {
                 true => self.log.text().lines().find_map(logged),
                 false => self.output.text().lines().find_map(addresses),
@@ -215,7 +217,7 @@ impl Process {
 
     async fn exit(&mut self) -> Exit {
         let status = timeout(SOON, self.child.wait()).await;
-        let Ok(status) = status else { panic!("it did not end in {SOON:?}:\n{}", self.log()) };
+        let Ok(status) = status else { panic!("the process did not exit in {SOON:?}:\n{}", self.log()) };
         self.output.finish().await;
         self.log.finish().await;
         Exit { code: status.expect("a child can be waited for").code(), output: self.output.text(), log: self.log() }
@@ -233,7 +235,7 @@ fn addresses(line: &str) -> Option<BTreeMap<String, String>> {
     Some(members.iter().filter_map(address).collect())
 }
 
-/// The addresses in the line of the log that says the same.
+/// Parses the addresses from the log line with the same content.
 fn logged(line: &str) -> Option<BTreeMap<String, String>> {
     let line: serde_json::Value = serde_json::from_str(line).ok()?;
     let addresses = line.get("addresses").filter(|_| line["message"] == "ready")?.as_str()?;
@@ -241,27 +243,27 @@ fn logged(line: &str) -> Option<BTreeMap<String, String>> {
     Some(addresses.split(", ").filter_map(address).collect())
 }
 
-/// A running eticket, or one of its servers alone. Dropped, it is killed; if the test fails, its log is shown.
+/// A running eticket, or one of its servers. Dropping it kills the process; if the test fails, its log is printed.
 pub struct Eticket {
     addresses: BTreeMap<String, String>,
     process: Process,
 }
 
 impl Eticket {
-    /// `eticket` in a data folder, without further configuration.
+    /// Starts `eticket` in a data folder without further configuration.
     pub async fn start(data: &Path) -> Self {
         Launch::all_in_one(data).start().await
     }
 
-    /// Host and port of a server, or of `admin`.
+    /// Returns host and port of a server, or of `admin`.
     ///
     /// # Panics
-    /// If its ready line does not name it.
+    /// If the ready line does not contain it.
     pub fn address(&self, server: &str) -> &str {
         self.addresses.get(server).unwrap_or_else(|| panic!("the ready line has no {server}: {:?}", self.addresses))
     }
 
-    /// What it has written to standard error so far.
+    /// Returns everything that was written to standard error so far.
     pub fn log(&self) -> String {
         self.process.log()
     }
@@ -274,7 +276,7 @@ impl Eticket {
         kill_process(self.pid(), signal).expect("a child can be signalled");
     }
 
-    /// Lets no file grow beyond so many bytes, or any again.
+    /// Limits the size of files in bytes; `None` removes the limit.
     #[cfg(target_os = "linux")]
     pub fn limit_files(&self, bytes: Option<u64>) {
         use rustix::process::{Resource, Rlimit, prlimit};
@@ -286,15 +288,15 @@ impl Eticket {
         i32::try_from(self.id()).ok().and_then(Pid::from_raw).expect("a process has an id")
     }
 
-    /// Waits for its end.
+    /// Waits until the process exits.
     pub async fn exit(mut self) -> Exit {
         self.process.exit().await
     }
 
-    /// Asks it to end, and waits until it has.
+    /// Stops the process and waits until it has exited.
     ///
     /// # Panics
-    /// If it does not end well.
+    /// If it does not exit cleanly.
     pub async fn stop(self) -> Exit {
         self.signal(Signal::TERM);
         let exit = self.exit().await;
@@ -302,7 +304,7 @@ impl Eticket {
         exit
     }
 
-    /// kill -9: nothing that it had in memory is left.
+    /// Kills the process with SIGKILL; everything in its memory is lost.
     pub async fn kill(self) {
         self.signal(Signal::KILL);
         self.exit().await;
@@ -317,7 +319,7 @@ impl Drop for Eticket {
     }
 }
 
-/// What a process writes, read all the time so that it never waits for us.
+/// An output of a process, which is read continuously so that the process never blocks.
 #[derive(Default)]
 struct Lines {
     text: Arc<Mutex<String>>,

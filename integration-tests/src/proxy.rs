@@ -1,4 +1,4 @@
-//! A TCP proxy whose connections can be cut, slowed, or made to hang half-open, for what lies between a service and its servers.
+//! A TCP proxy between a service and its servers that can close, delay or freeze connections.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -12,73 +12,75 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// What becomes of connections.
+/// How the proxy treats connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Weather {
-    /// Bytes pass.
+pub enum LinkState {
+    /// Forwards all bytes.
     Fair,
-    /// Those that there are are closed, new ones too, at once.
+    /// Closes all connections immediately, including new ones.
     Cut,
-    /// Each piece that is read is held up for so long.
+    /// Delays each chunk by this time.
     Slow(Duration),
-    /// Connections stay and are accepted, and nothing passes: what a lost link looks like from either end.
+    /// Keeps and accepts connections but forwards nothing, like a lost link.
     Hanging,
 }
 
-/// Listens on loopback, and passes on to one address.
+/// Listens on the loopback and forwards to one address.
 pub struct Proxy {
     address: SocketAddr,
-    weather: watch::Sender<Weather>,
+    link_state: watch::Sender<LinkState>,
     accepting: JoinHandle<()>,
 }
 
 impl Proxy {
+    /// Starts the proxy.
+    ///
     /// # Panics
-    /// If no port can be had.
+    /// If it cannot bind a port.
     pub async fn start(to: String) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("a bound socket has an address");
-        let weather = watch::Sender::new(Weather::Fair);
-        let changes = weather.clone();
+        let link_state = watch::Sender::new(LinkState::Fair);
+        let changes = link_state.clone();
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(pass_on(stream, to.clone(), changes.subscribe()));
             }
         });
-        Self { address, weather, accepting }
+        Self { address, link_state, accepting }
     }
 
-    /// Where it listens.
+    /// Returns the listen address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on.
-    pub fn set(&self, weather: Weather) {
-        self.weather.send_replace(weather);
+    /// Sets how connections are treated from now on.
+    pub fn set(&self, link_state: LinkState) {
+        self.link_state.send_replace(link_state);
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
         self.accepting.abort();
-        self.weather.send_replace(Weather::Cut);
+        self.link_state.send_replace(LinkState::Cut);
     }
 }
 
-async fn pass_on(stream: TcpStream, to: String, mut weather: watch::Receiver<Weather>) {
-    if *weather.borrow_and_update() == Weather::Cut {
+async fn pass_on(stream: TcpStream, to: String, mut link_state: watch::Receiver<LinkState>) {
+    if *link_state.borrow_and_update() == LinkState::Cut {
         return;
     }
     let Ok(other) = TcpStream::connect(to).await else { return };
     let ((from, back), (answers, forth)) = (stream.into_split(), other.into_split());
-    let one_way = tokio::spawn(pump(from, forth, weather.clone()));
-    let other_way = tokio::spawn(pump(answers, back, weather.clone()));
+    let one_way = tokio::spawn(pump(from, forth, link_state.clone()));
+    let other_way = tokio::spawn(pump(answers, back, link_state.clone()));
     let (one_abort, other_abort) = (one_way.abort_handle(), other_way.abort_handle());
     tokio::select! {
         _ = one_way => {}
         _ = other_way => {}
-        _ = weather.wait_for(|weather| *weather == Weather::Cut) => {}
+        _ = link_state.wait_for(|link_state| *link_state == LinkState::Cut) => {}
     }
     one_abort.abort();
     other_abort.abort();
@@ -87,14 +89,15 @@ async fn pass_on(stream: TcpStream, to: String, mut weather: watch::Receiver<Wea
 async fn pump(
     mut from: OwnedReadHalf,
     mut to: OwnedWriteHalf,
-    mut weather: watch::Receiver<Weather>,
+    mut link_state: watch::Receiver<LinkState>,
 ) -> io::Result<()> {
     let mut buffer = vec![0; 16 * 1024];
     loop {
         let count = from.read(&mut buffer).await?;
-        // What hangs has not been lost: it arrives once the link is back, as with TCP it would.
-        let now = *weather.wait_for(|weather| *weather != Weather::Hanging).await.map_err(io::Error::other)?;
-        if let Weather::Slow(delay) = now {
+        // Held bytes are not lost: they arrive after the link is back, as with TCP.
+        let now =
+            *link_state.wait_for(|link_state| *link_state != LinkState::Hanging).await.map_err(io::Error::other)?;
+        if let LinkState::Slow(delay) = now {
             tokio::time::sleep(delay).await;
         }
         if count == 0 {
@@ -121,14 +124,14 @@ mod tests {
         server.read_exact(&mut byte).await.expect("arrived");
         assert_eq!(byte, [1]);
 
-        proxy.set(Weather::Hanging);
+        proxy.set(LinkState::Hanging);
         client.write_all(&[2]).await.expect("sent");
         assert!(timeout(Duration::from_millis(50), server.read_exact(&mut byte)).await.is_err(), "it hangs");
-        proxy.set(Weather::Slow(Duration::from_millis(1)));
+        proxy.set(LinkState::Slow(Duration::from_millis(1)));
         server.read_exact(&mut byte).await.expect("arrived");
         assert_eq!(byte, [2]);
 
-        proxy.set(Weather::Cut);
+        proxy.set(LinkState::Cut);
         assert_eq!(client.read(&mut byte).await.unwrap_or(0), 0, "the client's end is closed");
         assert_eq!(server.read(&mut byte).await.unwrap_or(0), 0, "so is the server's");
         let mut again = TcpStream::connect(proxy.address()).await.expect("accepted");

@@ -1,4 +1,4 @@
-//! Many callers, one ticket: exactly one may have it, and all others learn why they may not.
+//! Many callers compete for one ticket: exactly one gets it, and all others get the reason.
 
 use std::collections::BTreeMap;
 
@@ -13,10 +13,10 @@ use crate::{Api, api::reason, calendar};
 
 const CALLERS: usize = 1000;
 
-/// A thousand callers over these clients.
+/// Runs a thousand callers over these clients.
 ///
 /// # Panics
-/// If not exactly one of them gets the ticket, or another is refused for any other reason than that.
+/// Unless exactly one of them gets the ticket and all others are rejected because it is reserved.
 pub async fn one_of_a_thousand_callers_gets_the_ticket(apis: &[Api]) {
     let registered = apis[0].register("hot", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
     apis[0].settled("hot", &registered.consistency_token).await;

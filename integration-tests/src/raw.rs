@@ -1,4 +1,4 @@
-//! A message as its bytes: to compare answers byte for byte, and to send what is no message at all.
+//! A message as raw bytes, to compare responses byte for byte and to send invalid messages.
 
 use bytes::{Buf, BufMut};
 use prost::{
@@ -6,7 +6,7 @@ use prost::{
     encoding::{DecodeContext, WireType, skip_field},
 };
 
-/// Encodes to, and decodes from, any bytes whatever.
+/// Encodes and decodes arbitrary bytes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Raw(pub Vec<u8>);
 
@@ -24,7 +24,7 @@ impl Message for Raw {
         Ok(())
     }
 
-    /// Only for one within another message, which this never is.
+    /// Used only for nested messages; this type is never nested.
     fn merge_field(
         &mut self,
         tag: u32,
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_is_lost_and_nothing_is_understood() {
+    fn bytes_are_kept_unchanged() {
         let raw = Raw(vec![0xff, 0, 0x0a, 1, b'x']);
         assert_eq!(Raw::decode(raw.encode_to_vec().as_slice()), Ok(raw));
     }

@@ -1,4 +1,4 @@
-//! The story that the system is judged by, from the first registration to a cancellation that is delivered twice.
+//! The acceptance scenario, from the first registration to a cancellation that is delivered twice.
 
 use chrono::Weekday;
 use eticket_bus::Message;
@@ -20,7 +20,7 @@ async fn price(api: &Api, ticket: &str) -> i64 {
     money.units
 }
 
-/// Registers a ticket and waits until it has its price, which the view must show too.
+/// Registers a ticket and waits until it has a price that the view shows too.
 async fn register(api: &Api, ticket: &str, slot: calendar::Slot) -> i64 {
     let registered = api.register(ticket, slot).await.expect("a new id is registered");
     let view = api.settled(ticket, &registered.consistency_token).await;
@@ -31,7 +31,7 @@ async fn register(api: &Api, ticket: &str, slot: calendar::Slot) -> i64 {
     price
 }
 
-/// Reserves a ticket, and answers the reservation's id and the price once all have heard of it.
+/// Reserves a ticket; returns the reservation's id, and the price after the saga has ended.
 async fn reserve(api: &Api, user: &str, grade: UserGrade, ticket: &str) -> (String, i64) {
     let answer = api.reserve(ticket, user, grade).await.expect("an available ticket is reserved");
     let reservation = answer.reservation.expect("an answer has its resource");
@@ -53,18 +53,18 @@ async fn refused(api: &Api, user: &str, grade: UserGrade, ticket: &str) -> Strin
     reason(&refusal)
 }
 
-/// What the second act has to know of the first.
-pub struct Told {
+/// Results of the first act that the second act needs.
+pub struct FirstAct {
     first_of_3: String,
     second_of_3: String,
     before: TicketView,
 }
 
-/// Up to the second reservation of ticket 3.
+/// Runs the scenario up to the second reservation of ticket 3.
 ///
 /// # Panics
-/// If anything goes otherwise than the story has it.
-pub async fn first_act(api: &Api) -> Told {
+/// If a step has another result than the scenario expects.
+pub async fn first_act(api: &Api) -> FirstAct {
     for (ticket, slot, expected) in [
         ("1", calendar::upcoming(Weekday::Tue), 10_000),
         ("2", calendar::upcoming(Weekday::Wed), 8_000),
@@ -83,7 +83,7 @@ pub async fn first_act(api: &Api) -> Told {
     assert_eq!(refused(api, "B", UserGrade::Vip, "1").await, "TICKET_ALREADY_RESERVED");
     assert_eq!(refused(api, "B", UserGrade::Vip, "5").await, "TICKET_EXPIRED");
 
-    let cancelled = api.cancel(&first_of_3).await.expect("who holds may cancel");
+    let cancelled = api.cancel(&first_of_3).await.expect("a holder can cancel");
     let view = api.settled("3", &cancelled.consistency_token).await;
     assert_eq!(cancelled.reservation.expect("an answer has its resource").status(), ReservationStatus::Cancelled);
     assert_eq!(view.reservation_status(), ReservationStatus::Cancelled);
@@ -93,27 +93,27 @@ pub async fn first_act(api: &Api) -> Told {
     let (second_of_3, price_of_3) = reserve(api, "A", UserGrade::Silver, "3").await;
     assert_eq!(price_of_3, 8_000);
     let before = api.settled("3", "").await;
-    Told { first_of_3, second_of_3, before }
+    FirstAct { first_of_3, second_of_3, before }
 }
 
-/// Whether a message is the cancellation of ticket 3's first reservation, which is to be delivered twice.
-pub fn is_the_cancellation(told: &Told, message: &Message) -> bool {
-    message.subject == format!("{}{}", subject_of_reservations("3"), told.first_of_3)
+/// Returns whether a message is the cancellation of ticket 3's first reservation, which is delivered twice.
+pub fn is_the_cancellation(first: &FirstAct, message: &Message) -> bool {
+    message.subject == format!("{}{}", subject_of_reservations("3"), first.first_of_3)
         && message.header(headers::TYPE).is_some_and(|name| name.ends_with("ReservationCancelled"))
 }
 
-/// After the cancellation was delivered again: nothing has come of it.
+/// Checks that the second delivery of the cancellation has no effect.
 ///
 /// # Panics
-/// If anything has.
-pub async fn second_act(api: &Api, told: &Told) {
-    // What comes later on the stream: once it is through, so is the cancellation before it.
+/// If it has one.
+pub async fn second_act(api: &Api, first: &FirstAct) {
+    // A later message of the stream: once it is applied, the cancellation before it is applied too.
     assert_eq!(register(api, "6", calendar::upcoming(Weekday::Thu)).await, 8_000);
     assert_eq!(reserve(api, "B", UserGrade::Vip, "6").await.1, 7_000);
     let after = api.settled("3", "").await;
     assert_eq!((after.ticket_status(), after.user_id.as_str()), (TicketStatus::Reserved, "A"));
-    assert_eq!(after.reservation_id, told.second_of_3);
-    assert_eq!(after.revisions, told.before.revisions, "a second delivery has no effect");
+    assert_eq!(after.reservation_id, first.second_of_3);
+    assert_eq!(after.revisions, first.before.revisions, "a second delivery has no effect");
     assert_eq!(api.ticket("3").await.expect("it is there").status(), TicketStatus::Reserved);
     assert_eq!(price(api, "3").await, 8_000);
 }

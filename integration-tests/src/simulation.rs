@@ -1,9 +1,11 @@
-//! Two replicas of each service in one thread, over stores and a bus in memory, under a scheduler that a seed decides: who gets on
-//! when, what the network loses, doubles, holds up or turns round, who is killed at which step, and what the bus forgets.
+//! Simulation of two replicas of each service in one thread, over stores and a bus in memory. A seed decides the
+//! scheduling, which messages the network loses, duplicates, delays or reorders, which process is killed at which step,
+//! and which messages the bus loses.
 //!
-//! The code that runs is that of production from the use cases to the consumers, relays and readers; adapters and clients are the
-//! simulation's. Time is virtual, so nothing waits, and the same seed gives the same log. What clients were told, what was committed
-//! and what views show is judged while it happens; in the end all faults cease, and everything must agree.
+//! The code under test is the production code from the use cases to consumers, relays and readers; adapters and clients
+//! belong to the simulation. Time is virtual, so nothing waits, and the same seed gives the same log. Responses to
+//! clients, commits and views are checked while the simulation runs. At the end all faults cease, and all parts must
+//! agree.
 
 mod clients;
 mod faults;
@@ -32,17 +34,17 @@ use self::{
 
 pub use self::wrong::Wrong;
 
-/// What came of a seed.
+/// The result of a seed.
 pub struct Report {
-    /// All that happened, in its order.
+    /// All events in order.
     pub log: Vec<String>,
-    /// What does not agree with the protocol, if anything.
+    /// A violation of the protocol, if there is one.
     pub failure: Option<String>,
-    /// How often what has happened.
+    /// How often each kind of event has occurred.
     pub coverage: BTreeMap<&'static str, u64>,
 }
 
-/// Runs one seed, by the protocol or with one of its rules given wrongly.
+/// Runs one seed, with the correct protocol or with one broken rule.
 pub fn run(seed: u64, wrong: Option<Wrong>) -> Report {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
     let runtime = runtime.expect("a runtime");
@@ -56,7 +58,7 @@ pub fn run(seed: u64, wrong: Option<Wrong>) -> Report {
         }
         scheduler.report()
     });
-    // What still runs is dropped with it.
+    // Dropping the runtime drops all running tasks.
     drop(runtime);
     report
 }
@@ -72,12 +74,12 @@ async fn live(fleet: &Fleet) -> Result<(), String> {
     rest::come_to_rest(fleet, clients, watchers).await
 }
 
-/// The failure of the lowest seed, and what all seeds have come to.
+/// The failure of the lowest seed, and the sums over all seeds.
 #[derive(Default)]
 pub struct Exploration {
     pub failure: Option<(u64, String)>,
     pub coverage: BTreeMap<&'static str, u64>,
-    /// So many were run.
+    /// The number of seeds that were run.
     pub seeds: u64,
 }
 
@@ -94,7 +96,7 @@ impl Exploration {
     }
 }
 
-/// Runs seeds on all processors, until one fails.
+/// Runs seeds on all processors until one fails.
 pub fn explore(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Exploration {
     let (next, stop_at) = (AtomicU64::new(seeds.start), AtomicU64::new(seeds.end));
     let processors = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -107,7 +109,7 @@ pub fn explore(seeds: std::ops::Range<u64>, wrong: Option<Wrong>) -> Exploration
             }
             let report = run(seed, wrong);
             if report.failure.is_some() {
-                // The lowest that fails is wanted: those above are of no interest any more.
+                // Only the lowest failing seed is reported, so higher seeds need not run.
                 stop_at.fetch_min(seed, Ordering::Relaxed);
             }
             let failure = report.failure.map(|what| (seed, what));

@@ -1,9 +1,9 @@
-//! What a Rust source names: a scanner of paths, good enough to check which way code looks.
+//! Finds the paths in a Rust source: a scanner that is sufficient to check the direction of dependencies.
 //!
-//! It knows comments, literals and `use` trees, and leaves out items under `#[cfg(test)]`: tests may look anywhere. It does not
-//! know macros' own grammars; a path inside a macro call is read like any other.
+//! It handles comments, literals and `use` trees, and skips items under `#[cfg(test)]`, because tests may depend on
+//! anything. It does not handle the grammars of macros; a path inside a macro call is read like any other.
 
-/// A path that a source names, as it is written: `["crate", "domain", "Ticket"]`. A glob ends in `*`.
+/// A path as the source writes it: `["crate", "domain", "Ticket"]`. A glob ends in `*`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mention {
     pub line: usize,
@@ -24,7 +24,7 @@ struct Token {
     kind: Kind,
 }
 
-/// All paths of two and more parts, and all that `use` names.
+/// Returns all paths with two or more segments, and all paths in `use` items.
 pub fn mentions(source: &str) -> Vec<Mention> {
     let tokens = without_tests(tokens(source));
     let mut found = Vec::new();
@@ -40,7 +40,7 @@ pub fn mentions(source: &str) -> Vec<Mention> {
     found
 }
 
-/// Whether the source uses this word, outside of comments, literals and tests.
+/// Returns whether the source uses this word outside of comments, literals and tests.
 pub fn has_word(source: &str, word: &str) -> bool {
     without_tests(tokens(source)).iter().any(|token| token.kind == Kind::Word(word.to_owned()))
 }
@@ -62,7 +62,7 @@ fn plain_path(tokens: &[Token], mut at: usize, found: &mut Vec<Mention>) -> usiz
     at
 }
 
-/// Reads one tree behind `use`, `{` or `,`, and says where it ends.
+/// Reads one tree after `use`, `{` or `,`, and returns its end.
 fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], found: &mut Vec<Mention>) -> usize {
     let mut path = prefix.to_vec();
     let line = tokens.get(at).map_or(0, |token| token.line);
@@ -83,7 +83,7 @@ fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], found: &mut Vec<
                 while !matches!(kind(tokens, at), None | Some(Kind::Sign('}'))) {
                     let before = at;
                     at = use_tree(tokens, at, &path, found);
-                    // Also past a sign that belongs to no tree, as in a macro's `use {$($tree)*}`.
+                    // Also skips a token that is not part of a tree, as in a macro's `use {$($tree)*}`.
                     if at == before || kind(tokens, at) == Some(&Kind::Sign(',')) {
                         at += 1;
                     }
@@ -94,7 +94,7 @@ fn use_tree(tokens: &[Token], mut at: usize, prefix: &[String], found: &mut Vec<
         }
     }
     if path.len() > prefix.len() {
-        // `{self}` names what stands before the braces.
+        // `{self}` refers to the path before the braces.
         if !prefix.is_empty() && path.last().is_some_and(|last| last == "self") {
             path.pop();
         }
@@ -107,7 +107,7 @@ fn kind(tokens: &[Token], at: usize) -> Option<&Kind> {
     tokens.get(at).map(|token| &token.kind)
 }
 
-/// Drops each item under `#[cfg(test)]`, up to the end of its braces or its semicolon.
+/// Removes each item under `#[cfg(test)]`, up to its closing brace or semicolon.
 fn without_tests(tokens: Vec<Token>) -> Vec<Token> {
     let mark = ["#", "[", "cfg", "(", "test", ")", "]"];
     let is_mark = |at: usize| {
@@ -210,7 +210,7 @@ fn quoted(rest: &[char]) -> usize {
 }
 
 fn character(rest: &[char]) -> usize {
-    // An escaped quote is never the end, so the search starts behind what follows the backslash.
+    // An escaped quote is never the end, so the search starts after the escaped character.
     let from = if rest[1] == '\\' { 3 } else { 2 };
     rest.iter().skip(from).position(|sign| *sign == '\'').map_or(rest.len(), |found| from + found + 1)
 }
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_tree_does_not_stop_it() {
+    fn invalid_use_trees_are_skipped() {
         let source = "macro_rules! m { ($a:tt) => { use {$a, b::{c, $d}}; }; } fn e() -> impl F + use<'_, G> {} use";
         assert_eq!(paths(source), ["a", "b::c", "b::d"]);
     }

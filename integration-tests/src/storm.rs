@@ -1,5 +1,5 @@
-//! A storm of commands on a few tickets, by clients that are cut off again and again, ask again what they got no answer to, and
-//! remember everything; and what must be true of their memories.
+//! A storm of commands on a few tickets. The clients are disconnected again and again, retry unanswered commands, and
+//! record all results; afterwards the records are checked.
 
 pub mod client;
 pub mod command;
@@ -22,14 +22,14 @@ use tokio::sync::watch;
 
 use crate::calendar::{self, Slot};
 
-/// Tickets that there should be to quarrel about.
+/// The number of open tickets that clients compete for.
 const TICKETS: usize = 8;
 
-/// What clients know of each other.
+/// State that the clients share.
 pub struct Arena {
-    /// Of every ticket at first. Kept, because a command that is asked again must have the same fields.
+    /// The first slot of every ticket. A retried command must have the same fields, so it is fixed.
     slot: Slot,
-    /// In front of all names, where one storm follows another.
+    /// Prefix of all names, so that several storms can follow each other.
     prefix: String,
     tickets: Mutex<BTreeSet<String>>,
     numbers: AtomicUsize,
@@ -49,31 +49,31 @@ impl Default for Arena {
 }
 
 impl Arena {
-    /// One whose tickets nobody has heard of.
+    /// Creates an arena with new ticket names.
     pub fn start() -> Self {
         Self { prefix: format!("{}-", uuid::Uuid::new_v4().simple()), ..Self::default() }
     }
 
-    /// How many commands were answered or refused.
+    /// Returns the number of commands that were answered or rejected.
     pub fn answered(&self) -> usize {
         *self.answered.borrow()
     }
 
-    /// Waits until so many were.
+    /// Waits until this number of commands was answered or rejected.
     pub async fn reached(&self, count: usize) {
-        self.answered.subscribe().wait_for(|answered| *answered >= count).await.expect("the arena outlives who waits");
+        self.answered.subscribe().wait_for(|answered| *answered >= count).await.expect("the arena outlives the wait");
     }
 
-    /// Something that nobody else is called.
+    /// Returns a new unique name.
     fn name(&self, of: &str) -> String {
         format!("{}{of}-{}", self.prefix, self.numbers.fetch_add(1, Ordering::Relaxed))
     }
 
     fn tickets(&self) -> std::sync::MutexGuard<'_, BTreeSet<String>> {
-        self.tickets.lock().expect("nobody panics with it")
+        self.tickets.lock().expect("not poisoned")
     }
 
-    /// One of the tickets that are not known to be withdrawn; none while there are too few.
+    /// Returns one of the tickets that are not known to be withdrawn; `None` while there are too few.
     fn ticket(&self, random: &mut StdRng) -> Option<String> {
         let tickets = self.tickets();
         let index = random.random_range(0..TICKETS);

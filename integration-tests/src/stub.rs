@@ -1,4 +1,5 @@
-//! Applications in other languages: stubs generated from the protos, and the service config that ships beside them.
+//! Client applications in other languages: stubs that are generated from the protos, and the service config that is
+//! shipped with them.
 
 use std::{
     process::Stdio,
@@ -11,23 +12,23 @@ use tonic::Code;
 
 use crate::binary::root;
 
-/// Languages whose client `cargo xtask test` builds, from `integration-tests/clients`.
+/// Languages of the clients that `cargo xtask test` builds from `integration-tests/clients`.
 pub const LANGUAGES: [&str; 4] = ["go", "python", "java", "node"];
 
-/// How a call has ended for the application.
+/// The result of a call from the view of the application.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: Code,
-    /// Of the `ErrorInfo`; empty without one.
+    /// The reason in `ErrorInfo`; empty without one.
     pub reason: String,
-    /// What the application has waited for, without the start of its process and the connecting.
+    /// The duration of the call, without process start and connection setup.
     pub took: Duration,
 }
 
-/// Starts a client that makes one of its calls (`reserve`, `view`, `tickets`) with a deadline.
+/// Starts a client that makes one call (`reserve`, `view` or `tickets`) with a deadline.
 ///
 /// # Panics
-/// If the client is not on the path, or fails by itself.
+/// If the client is not in the path, or fails by itself.
 pub async fn call(language: &str, address: &str, call: &str, ticket: &str, deadline: Duration) -> Outcome {
     let config = root().join("proto/service-config.json");
     let mut client = Command::new(format!("eticket-stub-{language}"));

@@ -1,9 +1,9 @@
-//! The commands of a page, run as a reader would run them.
+//! Runs the commands of a documentation page as a reader would.
 //!
-//! A shell block that follows a line `<!-- tour -->` belongs to the tour. All such blocks of a page run in one bash, so that a
-//! variable set in one is known in the next. In a block, `# => text` says that what was written since the expectation before
-//! contains `text`; several in a row speak of the same output. A command that fails does not end the tour: a refusal is part of it,
-//! and is expected by its text.
+//! A shell block after a line `<!-- tour -->` belongs to the tour. All such blocks of a page run in one bash, so later
+//! blocks see the variables of earlier ones. In a block, `# => text` states that the output since the previous
+//! expectation contains `text`; several such lines in a row refer to the same output. A failing command does not end
+//! the tour: rejections are part of it, and the page expects them by their text.
 
 use std::{
     collections::BTreeMap,
@@ -15,10 +15,10 @@ use crate::binary::root;
 
 const MARK: &str = "<!-- tour -->";
 const EXPECTATION: &str = "# => ";
-/// Written by the shell where an expectation stands; no command writes such a line.
+/// Written by the shell at the place of an expectation; no command writes such a line.
 const SIGNAL: &str = "\u{1f}expected";
 
-/// Blocks of a page that belong to the tour, in order.
+/// Returns the blocks of a page that belong to the tour, in order.
 pub fn blocks(page: &str) -> Vec<String> {
     let mut blocks = Vec::new();
     let mut lines = page.lines();
@@ -34,7 +34,7 @@ pub fn blocks(page: &str) -> Vec<String> {
     blocks
 }
 
-/// The other shell blocks of a page, each a single command.
+/// Returns the other shell blocks of a page; each is a single command.
 pub fn commands(page: &str) -> Vec<String> {
     let mut commands = Vec::new();
     let (mut lines, mut marked) = (page.lines(), false);
@@ -50,7 +50,7 @@ pub fn commands(page: &str) -> Vec<String> {
     commands
 }
 
-/// Puts the addresses under test in the place of the default ones: `localhost:8088`, `127.0.0.1:8088`.
+/// Replaces the default addresses, such as `localhost:8088` and `127.0.0.1:8088`, by the addresses under test.
 pub fn with_addresses(script: &str, addresses: &BTreeMap<u16, String>) -> String {
     let mut script = script.to_owned();
     for (port, address) in addresses {
@@ -61,12 +61,12 @@ pub fn with_addresses(script: &str, addresses: &BTreeMap<u16, String>) -> String
     script
 }
 
-/// Runs the blocks in bash with this `PATH`, and answers how many expectations were met.
+/// Runs the blocks in bash with this `PATH`; returns the number of expectations that were met.
 ///
 /// # Panics
-/// At the first expectation that is not met, with what was written in its place.
+/// At the first expectation that is not met, with the actual output.
 pub fn run(blocks: &[String], path: &OsStr) -> usize {
-    // Standard error belongs to what a reader sees: grpcurl says a refusal there.
+    // Standard error is part of what a reader sees: grpcurl prints rejections there.
     let mut script = String::from("set -u -o pipefail\nexec 2>&1\n");
     for line in blocks.iter().flat_map(|block| block.lines()) {
         match line.strip_prefix(EXPECTATION) {
@@ -94,7 +94,7 @@ fn compare(expectations: &[&str], written: &str) {
     let mut seen = "";
     for expected in expectations {
         let part = parts.next().unwrap_or_default();
-        // Nothing was written since the expectation before: both speak of the same output.
+        // No output since the previous expectation: both refer to the same output.
         if !part.trim().is_empty() {
             seen = part;
         }
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "the page promises")]
-    fn a_promise_that_is_not_kept_is_seen() {
+    fn a_wrong_expectation_is_detected() {
         run(&blocks("<!-- tour -->\n```sh\necho a\n# => a\necho c\n# => a\n```"), &path());
     }
 

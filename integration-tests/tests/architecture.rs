@@ -1,4 +1,4 @@
-//! Which way code may look: the rules of ARCHITECTURE.md, read from `cargo metadata` and from the paths that sources name.
+//! Checks the dependency rules of ARCHITECTURE.md against `cargo metadata` and the paths in the sources.
 
 #![expect(clippy::expect_used, reason = "a test that cannot read the sources fails")]
 
@@ -12,7 +12,7 @@ use std::{
 use eticket_integration_tests::source::{self, Mention};
 
 const SERVICES: [&str; 4] = ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"];
-/// What services and gateway stand on: no business noun is in it.
+/// The platform crates below services and gateway; they contain no business terms.
 const PLATFORM: [&str; 9] = [
     "eticket-base",
     "eticket-bus",
@@ -24,21 +24,22 @@ const PLATFORM: [&str; 9] = [
     "eticket-service",
     "eticket-store",
 ];
-/// Drivers that the gateway does not link, not even through others: it has neither store nor bus.
+/// Drivers that the gateway must not link, not even transitively: it has neither a store nor a bus.
 const DRIVERS: [&str; 2] = ["sqlx", "async-nats"];
-/// These see all: one starts the services, the other tests them.
+/// Crates that may depend on everything: one starts the services, the other tests them.
 const SEE_ALL: [&str; 2] = ["eticket", "eticket-integration-tests"];
-/// Real servers, which the tests of every crate may start.
+/// Starts real servers; the tests of every crate may use it.
 const FOR_TESTS: &str = "eticket-local-servers";
 
-/// Modules of `eticket_proto` that are messages.
+/// Modules of `eticket_proto` that contain messages.
 const MESSAGES: [&str; 9] =
     ["audit", "ticket", "reservation", "pricing", "query", "operations", "event", "rpc", "type"];
-/// What a domain may name beside its own and std: no I/O, nothing asynchronous, no messages, no rows.
+/// Crates that a domain may use besides std: no I/O, no async code, no messages, no rows.
 const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "thiserror", "uuid"];
-/// What the domain may know of the contract: identifiers, grades, and the value that a token carries.
+/// The parts of the contract that a domain may use: identifiers, grades, and the value in a token.
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
-/// What the platform may know of the contract: nothing of the business. Of tokens it seals pages only.
+/// The parts of the contract that the platform may use: none with business terms. From `token` it may use page tokens
+/// only.
 const PLATFORM_PROTO: [&str; 11] = [
     "audit",
     "operations",
@@ -57,11 +58,11 @@ struct Package {
     name: String,
     folder: PathBuf,
     dependencies: BTreeSet<String>,
-    /// Those that its binary links: neither for tests nor for builds only.
+    /// Dependencies that the binary links; without those for tests and builds.
     linked: BTreeSet<String>,
 }
 
-/// A source file: its path below `src/`, with the modules that lie beside it, which tell an adapter from an item.
+/// A source file: its path below `src/`, and the modules of its crate, which distinguish an adapter from an item.
 struct File<'a> {
     package: &'a str,
     path: &'a str,
@@ -96,7 +97,8 @@ fn packages() -> Vec<Package> {
     list(&metadata["packages"]).iter().map(package).collect()
 }
 
-/// Which crates of ours a package may depend on, for tests and builds too.
+/// Returns the dependencies of a package on crates of this workspace that the rules forbid, including those for tests
+/// and builds.
 fn wrong_dependencies(name: &str, dependencies: &BTreeSet<String>) -> Vec<String> {
     let allowed: &[&str] = match name {
         name if SEE_ALL.contains(&name) => return Vec::new(),
@@ -111,7 +113,7 @@ fn wrong_dependencies(name: &str, dependencies: &BTreeSet<String>) -> Vec<String
     wrong.map(|dependency| format!("{name} depends on {dependency}")).collect()
 }
 
-/// The drivers that a package links through our own crates.
+/// Returns the drivers that a package links through crates of this workspace.
 fn linked_drivers(name: &str, packages: &[Package]) -> Vec<&'static str> {
     let mut reached = BTreeSet::from([name]);
     let mut waiting = vec![name];
@@ -122,7 +124,7 @@ fn linked_drivers(name: &str, packages: &[Package]) -> Vec<&'static str> {
     DRIVERS.into_iter().filter(|driver| reached.contains(driver)).collect()
 }
 
-/// What a file names that it must not see.
+/// Returns the forbidden paths in a file.
 fn wrong_mentions(file: &File<'_>) -> Vec<String> {
     let mut wrong = Vec::new();
     if SERVICES.contains(&file.package) && layer(file.path) == "domain" && source::has_word(file.text, "async") {
@@ -142,7 +144,7 @@ fn broken_rule(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
         let business = path[0] == "eticket_proto"
             && path.len() > 1
             && (!PLATFORM_PROTO.contains(&path[1]) || path.contains(&"Consistency"));
-        return business.then_some("the platform knows no business noun");
+        return business.then_some("the platform contains no business terms");
     }
     if !SERVICES.contains(&file.package) {
         return None;
@@ -153,16 +155,17 @@ fn broken_rule(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
         "sqlx" if !is_store(file.path) => Some("rows stop at store adapters"),
         name if layer(file.path) == "domain" => {
             let foreign = file.dependencies.contains(&name.replace('_', "-")) || file.dependencies.contains(name);
-            (foreign && !PURE_CRATES.contains(&name)).then_some("the domain is pure")
+            (foreign && !PURE_CRATES.contains(&name)).then_some("the domain has no I/O")
         }
         "tonic" | "prost" | "prost_types" if layer(file.path) == "application" => {
-            Some("the application knows no transport")
+            Some("the application uses no transport")
         }
         _ => None,
     }
 }
 
-/// domain ← application ← inbound, outbound ← lib; what is none of these (config) stands beside the application.
+/// Checks domain ← application ← inbound, outbound ← lib. Other modules, such as config, are on the level of the
+/// application.
 fn wrong_way(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
     let target = path.get(1).copied().unwrap_or_default();
     let allowed: &[&str] = match layer(file.path) {
@@ -173,15 +176,15 @@ fn wrong_way(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
         _ if target == "inbound" || target == "outbound" => &[],
         _ => return None,
     };
-    // Only modules have a layer; an item of lib.rs, as `crate::Ticket`, is the composition root's.
-    (!allowed.contains(&target)).then_some("domain ← application ← inbound, outbound ← lib, and never the other way")
+    // Only modules have a layer; an item of lib.rs, such as `crate::Ticket`, belongs to the composition root.
+    (!allowed.contains(&target)).then_some("domain ← application ← inbound, outbound ← lib, and never in reverse")
 }
 
 fn other_adapter(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
     let own = module_path(file.path);
     let (Some(adapter), Some(own)) = (path.get(2), own.get(1)) else { return None };
     let is_module = file.modules.contains(&format!("{}/{adapter}", path[1]));
-    (is_module && adapter != own).then_some("adapters never name each other")
+    (is_module && adapter != own).then_some("adapters do not depend on each other")
 }
 
 fn wrong_contract(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
@@ -189,16 +192,16 @@ fn wrong_contract(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
     let module = rest.first().copied().unwrap_or_default();
     match layer(file.path) {
         "domain" if PURE_PROTO.iter().any(|allowed| rest.starts_with(allowed)) => None,
-        "domain" => Some("the domain knows only ids, grades and the value of a token of the contract"),
+        "domain" => Some("the domain uses only ids, grades and the token value of the contract"),
         _ if !MESSAGES.contains(&module) => None,
-        // The words of the domain in those of the contract: inbound and outbound/messages.rs both speak them.
+        // Conversions between domain and contract, which inbound and outbound/messages.rs use.
         "inbound" | "convert" => None,
-        // The composition root names the servers that it puts the adapters into, and no message.
+        // The composition root uses the generated servers, but no message.
         "lib" if rest.get(1).is_some_and(|module| module.ends_with("_server")) => None,
         "outbound" if is_client(file.path) || module_path(file.path).get(1).is_some_and(|own| own == "messages") => {
             None
         }
-        _ => Some("only inbound, outbound/messages.rs and clients see message types"),
+        _ => Some("only inbound, outbound/messages.rs and clients use message types"),
     }
 }
 
@@ -216,13 +219,13 @@ fn is_client(path: &str) -> bool {
     module_path(path).get(1).is_some_and(|own| own.ends_with("_client"))
 }
 
-/// `outbound/sqlite/rows.rs` → `["outbound", "sqlite", "rows"]`; the crate's root has none.
+/// `outbound/sqlite/rows.rs` → `["outbound", "sqlite", "rows"]`; empty for the crate's root.
 fn module_path(path: &str) -> Vec<String> {
     let path = path.strip_suffix(".rs").unwrap_or(path);
     if path == "lib" || path == "main" { Vec::new() } else { path.split('/').map(str::to_owned).collect() }
 }
 
-/// The path from `crate`, or from the other crate that it begins with.
+/// Returns the path from `crate`, or from the other crate that it begins with.
 fn resolved(file: &File<'_>, mention: &Mention) -> Vec<String> {
     let mut module = module_path(file.path);
     let mut rest = mention.path.as_slice();
@@ -243,13 +246,13 @@ fn resolved(file: &File<'_>, mention: &Mention) -> Vec<String> {
             rest = &rest[1..];
             vec!["crate".to_owned()]
         }
-        // In lib.rs, and only there, a module is named without `crate`.
+        // Only in lib.rs may a path to a module omit `crate`.
         _ => Vec::new(),
     };
     from.into_iter().chain(rest.iter().cloned()).collect()
 }
 
-/// All sources below a folder, test modules in files of their own left out.
+/// Returns all sources below a folder, without files of test modules.
 fn sources(folder: &Path) -> BTreeMap<String, String> {
     let mut found = BTreeMap::new();
     let mut folders = vec![folder.to_owned()];
@@ -275,10 +278,10 @@ fn check(package: &str, dependencies: &BTreeSet<String>, files: &BTreeMap<String
 }
 
 #[test]
-fn services_meet_only_in_proto_and_on_the_wire() {
+fn services_depend_on_each_other_only_through_proto() {
     let packages = packages();
     for service in SERVICES {
-        assert!(packages.iter().any(|package| package.name == service), "{service} is gone: is this test still true?");
+        assert!(packages.iter().any(|package| package.name == service), "{service} is gone: update this test");
     }
     let wrong: Vec<_> =
         packages.iter().flat_map(|package| wrong_dependencies(&package.name, &package.dependencies)).collect();
@@ -289,11 +292,11 @@ fn services_meet_only_in_proto_and_on_the_wire() {
 fn the_gateway_links_neither_store_nor_bus() {
     let packages = packages();
     assert_eq!(linked_drivers("eticket-gateway", &packages), [""; 0]);
-    assert_eq!(linked_drivers("eticket-ticket", &packages), DRIVERS, "the search sees what a service links");
+    assert_eq!(linked_drivers("eticket-ticket", &packages), DRIVERS, "the search finds the drivers of a service");
 }
 
 #[test]
-fn code_looks_only_the_way_it_may() {
+fn sources_follow_the_dependency_rules() {
     let mut wrong = Vec::new();
     let mut seen = 0;
     for package in packages().iter().filter(|package| !SEE_ALL.contains(&package.name.as_str())) {
@@ -305,9 +308,9 @@ fn code_looks_only_the_way_it_may() {
     assert_eq!(wrong, Vec::<String>::new(), "{} sources were read", seen);
 }
 
-/// The negative control of the two tests above: each way of looking that is forbidden is seen.
+/// The negative control of the tests above: every forbidden dependency is detected.
 #[test]
-fn each_forbidden_look_is_seen() {
+fn each_forbidden_dependency_is_detected() {
     let dependencies = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-query"])).len(), 1);
     for package in PLATFORM {

@@ -1,4 +1,4 @@
-//! A stream that has lost messages and keeps its epoch: what the owners have comes back without an operator.
+//! A stream that has lost messages and keeps its epoch: the states of the owners are restored without an operator.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -11,7 +11,7 @@ use eticket_integration_tests::{
 use eticket_proto::{query::WaitFor, reservation::UserGrade, ticket::TicketStatus};
 use tokio::task::block_in_place;
 
-/// All on SQLite but for the bus, with two replicas of the view, and looks that follow each other closely.
+/// Starts a mesh with all stores on SQLite, two replicas of the view, and frequent comparisons.
 async fn mesh() -> Mesh {
     let mut plan = Plan::default().replicas(2);
     for service in ["ticket", "reservation", "pricing"] {
@@ -23,7 +23,7 @@ async fn mesh() -> Mesh {
     Mesh::start(plan).await
 }
 
-/// The server's storage is that of an earlier time: the stream keeps its epoch and has lost its tail.
+/// Restores an earlier storage of the server: the stream keeps its epoch and has lost its newest messages.
 fn restore_the_stream(mesh: &mut Mesh) {
     block_in_place(|| {
         let nats = &mut mesh.infrastructure.nats;
@@ -45,7 +45,7 @@ async fn tickets_of(mesh: &Mesh, replica: usize, tickets: &[String]) -> usize {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn what_a_restored_stream_has_lost_comes_back_without_an_operator() {
+async fn messages_lost_by_a_restored_stream_are_restored_automatically() {
     let mut mesh = mesh().await;
     let api = mesh.api(Protocol::Direct);
     let mut tickets = Vec::new();
@@ -67,18 +67,18 @@ async fn what_a_restored_stream_has_lost_comes_back_without_an_operator() {
         api.settled(ticket, "").await;
     }
 
-    // One view is new after the loss, the other has read what is lost.
+    // One view is new after the loss; the other one has read the lost messages.
     for number in [0, 1] {
         mesh.replica_of("query", number).stop().await;
     }
     mesh.replica_of("query", 0).forget();
     restore_the_stream(&mut mesh);
     mesh.replica_of("query", 0).start().await;
-    assert_eq!(tickets_of(&mesh, 0, &tickets).await, tickets.len(), "it is ready, so it has all");
+    assert_eq!(tickets_of(&mesh, 0, &tickets).await, tickets.len(), "a ready view is complete");
     mesh.replica_of("query", 1).start().await;
     assert_eq!(tickets_of(&mesh, 1, &tickets).await, tickets.len());
 
-    // Everything goes on from there, at both.
+    // Both views receive later changes.
     let answer = api.reserve("t-7", "A", UserGrade::Vip).await.expect("reserved");
     for number in [0, 1] {
         let api = mesh.api_with("query", mesh.replicas("query")[number].address());
@@ -90,7 +90,7 @@ async fn what_a_restored_stream_has_lost_comes_back_without_an_operator() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn what_a_consumer_has_never_been_given_is_found_and_sent_again() {
+async fn events_lost_before_delivery_are_detected_and_resent() {
     let mut mesh = mesh().await;
     let api = mesh.api(Protocol::Direct);
     api.register("before", calendar::upcoming(Weekday::Wed)).await.expect("registered");
@@ -101,7 +101,7 @@ async fn what_a_consumer_has_never_been_given_is_found_and_sent_again() {
         nats.keep_copy().expect("copied");
         nats.start_again().expect("it starts again");
     });
-    // While pricing is away the events go out, and are lost.
+    // While pricing is down, the events are published and then lost.
     mesh.replica_of("pricing", 0).stop().await;
     api.register("lost", calendar::upcoming(Weekday::Wed)).await.expect("registered");
     let placed = api.reserve("lost", "A", UserGrade::Vip).await.expect("reserved");

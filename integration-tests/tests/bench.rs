@@ -1,4 +1,4 @@
-//! The benchmark, run with a little of everything, so that it still works on the day somebody wants its figures.
+//! Runs the benchmark with minimal load, so that it keeps working.
 
 use eticket_integration_tests::{
     Protocol,
@@ -6,7 +6,7 @@ use eticket_integration_tests::{
 };
 
 #[tokio::test]
-async fn it_measures_everything_and_says_so() {
+async fn the_report_contains_every_measurement() {
     let report = run(&Plan::tiny()).await;
     check(&report);
     assert!(report.to_string().contains("start to the ready line"), "{report}");
@@ -14,7 +14,7 @@ async fn it_measures_everything_and_says_so() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_distributed_form_is_measured_beside_pgbench() {
+async fn the_distributed_form_is_compared_with_pgbench() {
     let report = run_distributed(&Plan::tiny()).await;
     check(&report);
     assert!(report.to_string().contains("pgbench"), "{report}");
@@ -41,7 +41,7 @@ fn check(report: &Report) {
         assert!(row.load.errors.is_empty() && row.load.latencies.count() > 0, "{row:?}");
     }
     let reservations = report.rows[2].load.latencies.count();
-    assert_eq!(reservations, Plan::tiny().reservations, "each of them got a ticket of its own");
+    assert_eq!(reservations, Plan::tiny().reservations, "each reservation has its own ticket");
     let json = report.to_json("abc");
     assert_eq!(json["commit"], "abc");
     assert_eq!(json["calls"][2]["name"], "ReserveTicket");

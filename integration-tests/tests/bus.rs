@@ -1,4 +1,4 @@
-//! The embedded bus as it should never be: with messages that nobody can read, and lost altogether.
+//! Failures of the embedded bus: unreadable messages, and the loss of the whole stream.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -25,7 +25,7 @@ use eticket_proto::{
 use tempfile::TempDir;
 use tonic::{Request, Status};
 
-/// Asks the operations of one service, through the gateway.
+/// Calls an operations RPC of one service through the gateway.
 async fn operations<Q, A>(api: &Api, service: &'static str, method: &'static str, message: Q) -> Result<A, Status>
 where
     Q: prost::Message + 'static,
@@ -44,14 +44,14 @@ async fn parked(api: &Api, service: &'static str) -> Vec<ParkedEvent> {
 }
 
 async fn publish(data: &Path, messages: &[Message]) {
-    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("the bus's file opens while nobody else has it");
+    let bus = Embedded::open(&data.join(BUS_FILE)).await.expect("no other process has opened the file");
     for message in messages {
         bus.publish(message.clone()).await.expect("the bus takes a message");
     }
     bus.close().await;
 }
 
-/// Registers and reserves, and answers the view once both sagas are over.
+/// Registers and reserves a ticket; returns the view after both sagas.
 async fn reserved(api: &Api, ticket: &str) -> TicketView {
     api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
     let answer = api.reserve(ticket, "A", UserGrade::Vip).await.expect("reserved");
@@ -59,7 +59,7 @@ async fn reserved(api: &Api, ticket: &str) -> TicketView {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
+async fn unreadable_messages_are_parked_and_others_are_applied() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     reserved(&Api::new(&eticket, Protocol::Gateway), "before").await;
@@ -78,7 +78,7 @@ async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
 
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
-    // Comes behind the garbage on the stream: once it is through, so is the garbage.
+    // Later on the stream than the garbage: once it is applied, the garbage was processed.
     let view = reserved(&api, "after").await;
     assert_eq!((view.settled, view.ticket_status()), (true, TicketStatus::Reserved));
     for (service, expected) in [
@@ -100,7 +100,7 @@ async fn what_nobody_can_read_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
+async fn services_republish_their_states_after_the_loss_of_the_bus() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -120,7 +120,7 @@ async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
     }
     eticket.stop().await;
 
-    // The view goes too: what it shows afterwards can only have come from what was published again.
+    // The view is deleted too, so its later content can only come from republished states.
     for entry in fs::read_dir(data.path()).expect("the folder") {
         let path = entry.expect("an entry").path();
         let name = path.file_name().expect("a name").to_string_lossy().into_owned();
@@ -132,9 +132,10 @@ async fn a_bus_that_was_lost_is_filled_again_by_the_services() {
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
     for old in before {
-        let new = eventually(SOON, "the view is as it was", async || {
+        let new = eventually(SOON, "the view is restored", async || {
             let view = api.settled(&old.ticket_id, "").await;
-            // The newest reservation may come before the ledger's closing, so more than one settled state is passed.
+            // The newest reservation event may arrive before the ledger's closing, so there may be an earlier settled
+            // state.
             if view.revisions == old.revisions { Ok(view) } else { Err(view.revisions) }
         })
         .await;

@@ -1,5 +1,5 @@
-//! `compose.yaml`, as far as it can be tried without containers: each binary takes the environment that it is given there, and each
-//! finds the others under the names and ports that they have there.
+//! Checks `compose.yaml` without containers: each binary accepts its environment, and the services find each other
+//! under the configured names and ports.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -15,7 +15,7 @@ fn compose() -> Value {
     value
 }
 
-/// Services of ours by their names, with their environments.
+/// Returns the environment of each eTicket service by name.
 fn ours(compose: &Value) -> BTreeMap<String, BTreeMap<String, String>> {
     let services = compose["services"].as_mapping().expect("services");
     let mut ours = BTreeMap::new();
@@ -33,7 +33,7 @@ fn ours(compose: &Value) -> BTreeMap<String, BTreeMap<String, String>> {
 }
 
 #[tokio::test]
-async fn each_binary_takes_its_environment() {
+async fn each_binary_accepts_its_environment() {
     let ours = ours(&compose());
     assert_eq!(ours.len(), 5, "{ours:?}");
     for (service, environment) in &ours {
@@ -49,7 +49,7 @@ async fn each_binary_takes_its_environment() {
 }
 
 #[test]
-fn each_finds_the_others() {
+fn addresses_match_names_and_ports_of_the_services() {
     let compose = compose();
     let ours = ours(&compose);
     let mut upstreams = 0;

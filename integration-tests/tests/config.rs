@@ -1,4 +1,4 @@
-//! Configuration as an operator meets it: where a value comes from, and what is said of one that is wrong.
+//! Configuration from an operator's view: the precedence of sources, and the errors for invalid values.
 
 use std::fs;
 
@@ -9,10 +9,10 @@ async fn check(launch: Launch) -> Exit {
     launch.argument("--check-config").run().await
 }
 
-/// It ends with 78, and the log has all of these.
+/// Checks that the process exits with 78 and that its log contains all parts.
 async fn refused(launch: Launch, parts: &[&str]) {
     let exit = check(launch).await;
-    assert_eq!(exit.code, Some(78), "expected a refusal that says {parts:?}:\n{}{}", exit.output, exit.log);
+    assert_eq!(exit.code, Some(78), "expected an error that contains {parts:?}:\n{}{}", exit.output, exit.log);
     for part in parts {
         assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
     }
@@ -54,20 +54,20 @@ async fn the_defaults_are_those_of_the_documentation() {
     ] {
         assert!(exit.output.contains(line), "{line:?} is not in:\n{}", exit.output);
     }
-    // A server alone is behind a balancer that has to notice.
+    // A standalone server has a drain delay, because a load balancer in front of it must notice the drain.
     let alone = check(Launch::program("eticket-ticket").key("bus.url", "embedded")).await;
     assert!(alone.output.contains("drain_delay_ms = 5000"), "{}", alone.output);
 }
 
 #[tokio::test]
-async fn what_looks_like_a_number_may_be_text() {
+async fn a_text_value_may_look_like_a_number() {
     let exit = check(Launch::program("eticket").key("data", "2024").key("ticket.sweep.interval_ms", "70")).await;
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     assert!(exit.output.contains("data = \"2024\"") && exit.output.contains("interval_ms = 70"), "{}", exit.output);
 }
 
 #[tokio::test]
-async fn a_command_line_that_is_none_ends_with_2() {
+async fn invalid_arguments_exit_with_2() {
     for arguments in [&["--no-such-flag"][..], &["admin"], &["admin", "no-such-order"], &["--data"]] {
         let launch = arguments.iter().fold(Launch::program("eticket"), |launch, argument| launch.argument(argument));
         let exit = launch.run().await;
@@ -77,7 +77,7 @@ async fn a_command_line_that_is_none_ends_with_2() {
 }
 
 #[tokio::test]
-async fn environment_stands_over_file_and_file_over_default() {
+async fn the_environment_overrides_the_file_and_the_file_the_defaults() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("eticket.toml");
     fs::write(&file, "[ticket]\nlisten = \"127.0.0.1:7001\"\n[query]\nlisten = \"127.0.0.1:7002\"\n").expect("written");
@@ -89,7 +89,7 @@ async fn environment_stands_over_file_and_file_over_default() {
 }
 
 #[tokio::test]
-async fn what_it_prints_it_takes_again() {
+async fn the_printed_configuration_is_valid_input() {
     let folder = TempDir::new().expect("a folder");
     let file = folder.path().join("printed.toml");
     let first = check(Launch::program("eticket").key("reservation.upstream.ticket.deadline_ms", "900")).await;
@@ -100,17 +100,17 @@ async fn what_it_prints_it_takes_again() {
 }
 
 #[tokio::test]
-async fn a_check_touches_nothing() {
+async fn a_check_has_no_side_effects() {
     let folder = TempDir::new().expect("a folder");
     let data = folder.path().join("data");
     let exit = check(Launch::program("eticket").data(&data)).await;
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     assert!(exit.output.contains(data.to_str().expect("UTF-8")), "{}", exit.output);
-    assert!(!data.exists(), "a check makes no data folder");
+    assert!(!data.exists(), "a check creates no data folder");
 }
 
 #[tokio::test]
-async fn a_wrong_value_is_named_with_what_is_expected() {
+async fn an_invalid_value_is_named_with_the_expected_one() {
     refused(
         Launch::program("eticket").key("ticket.listen", "no-address"),
         &["ticket.listen", "no-address", "expected an address and a port"],
@@ -155,7 +155,7 @@ async fn a_file_that_cannot_be_read_is_named() {
 }
 
 #[tokio::test]
-async fn no_authentication_beyond_loopback_needs_a_word_of_consent() {
+async fn disabled_authentication_on_the_network_needs_explicit_consent() {
     let open = || Launch::program("eticket").key("gateway.listen", "0.0.0.0:0");
     refused(open(), &["auth.mode"]).await;
     refused(open().key("auth.mode", "off"), &["auth.allow_off_anywhere"]).await;
@@ -164,7 +164,7 @@ async fn no_authentication_beyond_loopback_needs_a_word_of_consent() {
 }
 
 #[tokio::test]
-async fn a_service_alone_must_be_told_its_bus() {
+async fn a_standalone_service_needs_a_bus_url() {
     for service in ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"] {
         let launch = || Launch::program(service).key("upstream.ticket.url", "http://127.0.0.1:8082");
         let launch = || if service == "eticket-reservation" { launch() } else { Launch::program(service) };
@@ -175,7 +175,7 @@ async fn a_service_alone_must_be_told_its_bus() {
 }
 
 #[tokio::test]
-async fn every_binary_says_its_version_and_its_help() {
+async fn every_binary_prints_version_and_help() {
     let binaries =
         ["eticket", "eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query", "eticket-gateway"];
     for binary in binaries {
@@ -211,7 +211,7 @@ async fn every_binary_says_its_version_and_its_help() {
 }
 
 #[tokio::test]
-async fn what_is_set_and_empty_is_named() {
+async fn empty_values_are_named() {
     refused(Launch::program("eticket").key("data", ""), &["configuration: data = : expected a path"]).await;
     refused(Launch::program("eticket").key("pricing.policy.file", ""), &["pricing.policy.file = : expected"]).await;
     refused(Launch::program("eticket").key("gateway.console.folder", ""), &["gateway.console.folder = : expected"])

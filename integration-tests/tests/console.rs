@@ -1,5 +1,5 @@
-//! The web console in Chromium, served by the gateway, against the whole system in one process. The tests themselves are Playwright's,
-//! beside the console's sources.
+//! Runs the web console in Chromium, served by the gateway, against the all-in-one process. The tests themselves use
+//! Playwright and are in the console's sources.
 
 use std::env;
 
@@ -7,7 +7,7 @@ use eticket_integration_tests::{Eticket, binary::root};
 use tempfile::TempDir;
 use tokio::process::Command;
 
-/// The pages in two of their eight looks (language, theme, width): each look takes half a minute.
+/// Excludes six of the eight variants of the page tests (language, theme, width), because each takes half a minute.
 const LEFT_OUT: &str = "pages: (en, dark|en, light, phone|ko, light|ko, dark, wide)";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

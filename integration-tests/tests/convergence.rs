@@ -1,8 +1,8 @@
-//! Any order, duplication and loss of events, the stream's own loss among them: ticket, price and view end where the ledger says,
-//! and `settled` is never early.
+//! Any order, duplication and loss of events, including the loss of the stream: ticket, price and view end in the state
+//! that the ledger determines, and `settled` is never early.
 //!
-//! `PROPTEST_CASES` says how many schedules are tried and `PROPTEST_RNG_SEED` repeats those of a run that failed. A schedule that
-//! fails is made shorter before it is shown.
+//! `PROPTEST_CASES` sets the number of schedules, and `PROPTEST_RNG_SEED` repeats those of a failed run. A failing
+//! schedule is shrunk before it is printed.
 
 #![expect(clippy::expect_used, reason = "a test that cannot set its stage fails")]
 
@@ -17,12 +17,13 @@ use eticket_integration_tests::convergence::{
 use proptest::test_runner::{Config, RngSeed, TestCaseError, TestRunner};
 
 const SCHEDULES: u32 = 2_000;
-/// They wait for their stores' threads most of the time.
+/// More than the cores, because the workers mostly wait for the threads of their stores.
 const WORKERS: u32 = 4;
-/// Schedules on the same stores. Republishing sends the tickets of all schedules before, so more of them are slower.
+/// Number of schedules on the same stores. A republish sends the tickets of all earlier schedules, so a larger number
+/// is slower.
 const SCHEDULES_PER_WORLD: u32 = 16;
 
-/// What schedules must come to for the test to mean anything.
+/// Situations that the schedules must cover; otherwise the test would prove little.
 const ALL_OF_IT: [&str; 17] = [
     "a batch of a lost stream was applied",
     "a relay died before it deleted",
@@ -36,8 +37,8 @@ const ALL_OF_IT: [&str; 17] = [
     "an etag was out of date",
     "refused: it has expired",
     "refused: it is withdrawn",
-    "refused: somebody holds it",
-    "refused: there is none",
+    "refused: the ticket is held",
+    "refused: there is no ticket",
     "the ledger of an unheld ticket was closed",
     "the stream lost its tail",
     "the stream was lost",
@@ -47,7 +48,7 @@ fn now() -> DateTime<Utc> {
     "2027-01-05T14:30:00Z".parse().expect("a time")
 }
 
-/// Tries `cases` schedules; each is run on stores that others have used before it, as long as nothing fails on them.
+/// Runs `cases` schedules. Stores are reused by later schedules until a schedule fails.
 fn explore(seed: u64, cases: u32, coverage: &Coverage) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
     let world: RefCell<Option<(World, u32)>> = RefCell::new(None);
@@ -72,7 +73,7 @@ fn explore(seed: u64, cases: u32, coverage: &Coverage) -> Result<(), String> {
 }
 
 #[test]
-fn any_schedule_ends_where_the_ledger_says_and_settled_is_never_early() {
+fn every_schedule_converges_and_settled_is_never_early() {
     let given = Config::default();
     let cases = if std::env::var_os("PROPTEST_CASES").is_some() { given.cases } else { SCHEDULES };
     let seed = match given.rng_seed {

@@ -1,4 +1,5 @@
-//! kill -9 under load, again and again: what was acknowledged is there, a retry gives the first answer, every view settles.
+//! Kills the process with SIGKILL under load, repeatedly: acknowledged commands survive, a retry returns the first
+//! response, and every view settles.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -28,10 +29,10 @@ use uuid::Uuid;
 
 const ROUNDS: usize = 20;
 const WORKERS: usize = 12;
-/// Commands acknowledged in a round before the process is killed.
+/// Number of acknowledged commands in a round before the process is killed.
 const COMMANDS: usize = 60;
 
-/// What one worker knows of one ticket: the answers it got, in this order. None: it never heard.
+/// What one worker has recorded about one ticket: the responses in order; `None` for a missing response.
 #[derive(Debug, Default)]
 struct Story {
     register: Step<RegisterTicketResponse>,
@@ -53,7 +54,7 @@ impl<A> Default for Step<A> {
 }
 
 impl<A: Clone + PartialEq + std::fmt::Debug> Step<A> {
-    /// Asks, and keeps the answer; an answer to the same request_id must be the one given before.
+    /// Sends a command and records its response; a response to the same request_id must equal the earlier one.
     async fn ask(&mut self, call: impl Future<Output = Result<A, Status>>) -> Result<A, Status> {
         self.asked = true;
         let answer = call.await?;
@@ -66,8 +67,14 @@ impl<A: Clone + PartialEq + std::fmt::Debug> Step<A> {
 }
 
 impl Story {
-    /// Registers, reserves and, every second one, cancels; ends at the first call that fails.
-    async fn go_on(&mut self, api: &Api, ticket: &str, cancels: bool, done: &AtomicUsize) -> Result<(), Status> {
+    /// Registers, reserves and, for every second ticket, cancels; ends at the first failed call.
+    async fn continue_work(
+        &mut self,
+        api: &Api,
+        ticket: &str,
+        cancels: bool,
+        done: &AtomicUsize,
+    ) -> Result<(), Status> {
         let slot = calendar::upcoming(Weekday::Wed);
         self.register.ask(api.register_as(ticket, slot, &self.register.request_id.clone())).await?;
         done.fetch_add(1, Ordering::Relaxed);
@@ -82,7 +89,7 @@ impl Story {
         Ok(())
     }
 
-    /// All that was acknowledged is there, before anything is tried again.
+    /// Checks that all acknowledged effects exist, before anything is retried.
     async fn check_kept(&self, api: &Api, ticket: &str) {
         if self.register.answer.is_some() {
             api.ticket(ticket).await.expect("an acknowledged ticket is there");
@@ -94,13 +101,13 @@ impl Story {
         let expected: &[ReservationStatus] = match (&self.cancel.answer, self.cancel.asked) {
             (Some(_), _) => &[ReservationStatus::Cancelled],
             (None, false) => &[ReservationStatus::Reserved],
-            // It was asked for and never answered: either is right.
+            // The cancellation was requested and not answered: both states are correct.
             (None, true) => &[ReservationStatus::Cancelled, ReservationStatus::Reserved],
         };
         assert!(expected.contains(&kept.status()), "{ticket}: {kept:?}, {self:?}");
     }
 
-    /// What the ticket must look like in the end.
+    /// Checks the final state of the ticket.
     fn check_end(&self, view: &eticket_proto::query::TicketView, cancels: bool) {
         let reservation = self.reserve.answer.as_ref().and_then(|answer| answer.reservation.as_ref());
         assert_eq!(Some(&view.reservation_id), reservation.map(|reservation| &reservation.reservation_id));
@@ -111,21 +118,21 @@ impl Story {
         assert!(view.settled, "{view:?}");
         assert_eq!(view.ticket_status(), status, "{view:?}");
         assert_eq!(view.discounted_price.as_ref().map(|money| money.units), Some(price), "{view:?}");
-        // Nothing was done twice, however often it was asked for.
+        // No command has taken effect twice, however often it was sent.
         assert_eq!(view.revisions.as_ref().map(|revisions| revisions.reservation), Some(ledger), "{view:?}");
     }
 }
 
-/// Works until the process is gone; answers what is known of each ticket.
+/// Works until the process is gone; returns the records of each ticket.
 async fn worker(api: Api, round: usize, worker: usize, done: Arc<AtomicUsize>) -> BTreeMap<String, Story> {
     let mut stories = BTreeMap::new();
     for turn in 0.. {
         let ticket = format!("r{round}-w{worker}-t{turn}");
         let mut story = Story::default();
-        let went = story.go_on(&api, &ticket, turn % 2 == 1, &done).await;
+        let went = story.continue_work(&api, &ticket, turn % 2 == 1, &done).await;
         stories.insert(ticket, story);
         if let Err(status) = went {
-            // The process is gone, and the connection with it: no refusal of the business is expected here.
+            // The process and the connection are gone: a business error is unexpected here.
             let broken = [Code::Unavailable, Code::Unknown, Code::Cancelled, Code::Internal];
             assert!(broken.contains(&status.code()), "{status:?}");
             break;
@@ -135,18 +142,18 @@ async fn worker(api: Api, round: usize, worker: usize, done: Arc<AtomicUsize>) -
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_acknowledged_survives_kill_9() {
+async fn acknowledged_commands_survive_sigkill() {
     let data = TempDir::new().expect("a folder");
     let mut eticket = Eticket::start(data.path()).await;
     let mut all = BTreeMap::new();
     for round in 0..ROUNDS {
-        // Every way in takes its turn to be cut off; directly no gateway turns a broken connection into words.
+        // The protocols take turns. Without the gateway, broken connections are not converted into a status.
         let protocol = if round % 2 == 0 { Protocol::Direct } else { Protocol::Gateway };
         let api = Api::new(&eticket, protocol);
         let done = Arc::new(AtomicUsize::new(0));
         let workers: Vec<_> =
             (0..WORKERS).map(|number| tokio::spawn(worker(api.clone(), round, number, done.clone()))).collect();
-        // A little later each time, so that it is hit in different places.
+        // The kill comes a little later each time, to hit different states.
         let enough = COMMANDS + round * 7;
         eventually(SOON, "the load is on", async || match done.load(Ordering::Relaxed) {
             acknowledged if acknowledged >= enough => Ok(()),
@@ -160,8 +167,8 @@ async fn what_was_acknowledged_survives_kill_9() {
             for (ticket, mut story) in worker.await.expect("a worker does not panic") {
                 story.check_kept(&api, &ticket).await;
                 let cancels = story.cancel.asked || ticket.ends_with(['1', '3', '5', '7', '9']);
-                // The same request_ids again: the first answers, or the rest of the story.
-                story.go_on(&api, &ticket, cancels, &done).await.expect("what was begun can be ended");
+                // The same request_ids again: they return the first responses or continue the work.
+                story.continue_work(&api, &ticket, cancels, &done).await.expect("what was begun can be ended");
                 all.insert(ticket, (story, cancels));
             }
         }

@@ -1,5 +1,5 @@
-//! A full disk: who writes is told to come again, who reads is served, nothing breaks; and when there is room again all goes on,
-//! with a restart or without. A limit on the size of files stands for the full disk.
+//! A full disk: writes fail with a retryable error, reads succeed, and nothing is damaged. With free space everything
+//! continues, with or without a restart. A limit on the size of files simulates the full disk.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
@@ -27,23 +27,23 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-/// Bytes that files may still grow by.
+/// Bytes by which files may still grow.
 const ROOM: u64 = 300_000;
-/// Far more commands than fit there.
+/// Far more commands than fit into that space.
 const MOST: usize = 500;
-/// Within this a change of health must show.
+/// Limit until a change of health must be visible.
 const SHOWS: Duration = Duration::from_secs(10);
 
-/// What was answered while there was room, and what was not afterwards.
+/// Commands that were answered while there was space, and commands that failed afterwards.
 struct Filled {
     registered: Vec<String>,
-    /// Who has `before-0`.
+    /// The reservation of `before-0`.
     held: ReserveTicketResponse,
     cancelled: Vec<String>,
     refused: Refused,
 }
 
-/// Commands that were refused, with the ids of their requests.
+/// Failed commands, with their request ids.
 struct Refused {
     register: String,
     reserve: String,
@@ -62,7 +62,7 @@ fn largest_file(data: &Path) -> u64 {
     entries.filter_map(|entry| length(entry).ok()).max().expect("it has files")
 }
 
-/// Whether there was no room; any other error is none of a full disk.
+/// Returns whether a command failed for lack of space; a full disk must not cause any other error.
 fn is_refused<A>(answer: &Result<A, Status>) -> bool {
     let Err(status) = answer else { return false };
     assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
@@ -84,7 +84,7 @@ async fn fill(eticket: &Eticket, api: &Api, data: &Path) -> Filled {
     let held = api.reserve("before-0", "A", UserGrade::Vip).await.expect("there is room");
     api.settled("before-0", &held.consistency_token).await;
 
-    // It runs full in the middle of things, one file after another.
+    // The space runs out during normal work, in one file after another.
     eticket.limit_files(Some(largest_file(data) + ROOM));
     let mut full = [false, false];
     for number in 0..MOST {
@@ -105,7 +105,7 @@ async fn fill(eticket: &Eticket, api: &Api, data: &Path) -> Filled {
     }
     assert!(full.contains(&true), "{MOST} commands of each kind fit into {ROOM} bytes");
 
-    // Then not one byte more.
+    // From here on no file may grow by a single byte.
     eticket.limit_files(Some(1));
     let id = || Uuid::new_v4().to_string();
     let refused = Refused { register: id(), reserve: id(), cancel: id() };
@@ -132,7 +132,7 @@ async fn shows(eticket: &Eticket, server: &str, service: &str, expected: Serving
     .await;
 }
 
-/// What was answered is there for those who read.
+/// Checks that reads return the acknowledged data.
 async fn is_there(api: &Api, filled: &Filled) {
     for ticket in &filled.registered {
         assert_eq!(&api.ticket(ticket).await.expect("it was registered").ticket_id, ticket);
@@ -151,8 +151,8 @@ async fn is_there(api: &Api, filled: &Filled) {
     assert_eq!(view.ticket_status(), TicketStatus::Reserved);
 }
 
-/// The commands that were refused are asked for again, with their ids, and every saga comes to its end.
-async fn goes_on(api: &Api, filled: &Filled) {
+/// Retries the failed commands with their ids, and waits until every saga has ended.
+async fn retries_succeed(api: &Api, filled: &Filled) {
     let (slot, refused) = (calendar::upcoming(Weekday::Wed), &filled.refused);
     let cancelled = eventually(SOON, "there is room to cancel", async || {
         api.cancel_as(filled.reservation(), &refused.cancel).await
@@ -183,13 +183,13 @@ async fn started(data: &Path) -> (Eticket, Api) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_reads_is_served_and_a_restart_with_room_goes_on() {
+async fn reads_succeed_and_a_restart_with_free_space_recovers() {
     let data = TempDir::new().expect("a folder");
     let (eticket, api) = started(data.path()).await;
     let filled = fill(&eticket, &api, data.path()).await;
     is_there(&api, &filled).await;
     for server in ["ticket", "reservation", "pricing", "query"] {
-        // It answers those who read, so balancers need not look away; that events do not flow is told beside it.
+        // Reads succeed, so the server stays ready; `bus` reports that events do not flow.
         shows(&eticket, server, "readiness", ServingStatus::Serving).await;
         shows(&eticket, server, "liveness", ServingStatus::Serving).await;
     }
@@ -198,19 +198,19 @@ async fn who_reads_is_served_and_a_restart_with_room_goes_on() {
 
     let (eticket, api) = started(data.path()).await;
     is_there(&api, &filled).await;
-    goes_on(&api, &filled).await;
+    retries_succeed(&api, &filled).await;
     aftermath::serves(&eticket).await;
     aftermath::ends_well(eticket).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn when_there_is_room_again_it_goes_on_by_itself() {
+async fn free_space_lets_the_process_recover_without_a_restart() {
     let data = TempDir::new().expect("a folder");
     let (eticket, api) = started(data.path()).await;
     let filled = fill(&eticket, &api, data.path()).await;
     shows(&eticket, "ticket", "bus", ServingStatus::NotServing).await;
     eticket.limit_files(None);
-    goes_on(&api, &filled).await;
+    retries_succeed(&api, &filled).await;
     for server in ["ticket", "reservation", "pricing", "query"] {
         shows(&eticket, server, "bus", ServingStatus::Serving).await;
     }
@@ -219,7 +219,7 @@ async fn when_there_is_room_again_it_goes_on_by_itself() {
 }
 
 #[tokio::test]
-async fn without_room_for_its_files_it_does_not_start() {
+async fn it_does_not_start_without_space_for_its_files() {
     let data = TempDir::new().expect("a folder");
     let exit = Launch::all_in_one(data.path()).without_room().run().await;
     assert_eq!(exit.code, Some(69), "{}", exit.log);

@@ -1,4 +1,4 @@
-//! The distributed form: replicas on PostgreSQL and NATS, and each mixture of stores, told by URL only.
+//! The distributed form: replicas on PostgreSQL and NATS, and each mixture of stores, selected by URLs only.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -23,24 +23,24 @@ use tonic::Code;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 
-/// The whole story, the second delivery in it over NATS, while everything runs.
-async fn tell(mesh: &Mesh, protocol: Protocol) {
+/// Runs the whole scenario with the second delivery over NATS, while all processes run.
+async fn run_scenario(mesh: &Mesh, protocol: Protocol) {
     let api = mesh.api(protocol);
-    let told = scenario::first_act(&api).await;
+    let first = scenario::first_act(&api).await;
     let bus = redelivery::nats(&mesh.infrastructure.nats.url());
-    let again = redelivery::publish_again_on(&bus, |message| scenario::is_the_cancellation(&told, message));
+    let again = redelivery::publish_again_on(&bus, |message| scenario::is_the_cancellation(&first, message));
     assert!(again.await.body.len() > 10, "the event has a body");
     bus.close().await;
-    scenario::second_act(&api, &told).await;
+    scenario::second_act(&api, &first).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_story_and_the_race_over_two_replicas_of_each() {
+async fn the_scenario_and_the_race_over_two_replicas_of_each() {
     let mesh = Mesh::start(Plan::default().replicas(2)).await;
-    tell(&mesh, Protocol::Gateway).await;
+    run_scenario(&mesh, Protocol::Gateway).await;
     let mut apis: Vec<Api> = (0..6).map(|_| mesh.api(Protocol::Gateway)).collect();
-    // Past the gateway too: each replica of reservation has callers of its own.
+    // Without the gateway too: each replica of reservation has its own callers.
     for replica in mesh.replicas("reservation") {
         let ours = mesh.api_with("reservation", replica.address());
         apis.push(ours);
@@ -51,37 +51,37 @@ async fn the_story_and_the_race_over_two_replicas_of_each() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_story_with_reservation_on_postgresql_and_the_others_on_sqlite() {
+async fn the_scenario_with_reservation_on_postgresql_and_the_others_on_sqlite() {
     let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing")).await;
-    tell(&mesh, Protocol::Gateway).await;
+    run_scenario(&mesh, Protocol::Gateway).await;
     mesh.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_story_with_reservation_on_sqlite_and_the_others_on_postgresql() {
+async fn the_scenario_with_reservation_on_sqlite_and_the_others_on_postgresql() {
     let mesh = Mesh::start(Plan::default().on_sqlite("reservation")).await;
-    tell(&mesh, Protocol::Direct).await;
+    run_scenario(&mesh, Protocol::Direct).await;
     mesh.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_story_with_all_on_sqlite() {
+async fn the_scenario_with_all_on_sqlite() {
     let mesh = Mesh::start(Plan::default().on_sqlite("ticket").on_sqlite("pricing").on_sqlite("reservation")).await;
-    tell(&mesh, Protocol::WebText).await;
+    run_scenario(&mesh, Protocol::WebText).await;
     mesh.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_story_with_all_on_postgresql() {
+async fn the_scenario_with_all_on_postgresql() {
     let mesh = Mesh::start(Plan::default()).await;
-    tell(&mesh, Protocol::WebBinary).await;
+    run_scenario(&mesh, Protocol::WebBinary).await;
     mesh.stop().await;
 }
 
-/// Registers and reserves a ticket, and answers the reservation once its saga is over.
+/// Registers and reserves a ticket; returns the reservation after its saga.
 async fn reserved(api: &Api, ticket: &str) -> String {
     api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
     let answer = api.reserve(ticket, "A", UserGrade::Vip).await.expect("reserved");
@@ -90,7 +90,7 @@ async fn reserved(api: &Api, ticket: &str) -> String {
 }
 
 async fn cancelled(api: &Api, reservation: &str) {
-    let answer = api.cancel(reservation).await.expect("who holds may cancel, around the clock");
+    let answer = api.cancel(reservation).await.expect("a holder can always cancel");
     let status = answer.reservation.expect("an answer has its resource").status();
     assert_eq!(status, ReservationStatus::Cancelled);
 }
@@ -103,7 +103,7 @@ async fn health(address: &str, service: &str) -> ServingStatus {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn cancelling_works_around_the_clock() {
+async fn cancelling_works_while_everything_else_is_down() {
     let mut mesh = Mesh::start(Plan::default()).await;
     let api = mesh.api(Protocol::Gateway);
     let mut reservations = Vec::new();
@@ -117,7 +117,7 @@ async fn cancelling_works_around_the_clock() {
     }
     mesh.infrastructure.nats.kill().expect("killed");
     let reservation = mesh.replica_of("reservation", 0).address().to_owned();
-    eventually(Duration::from_secs(10), "`bus` says that events wait", async || {
+    eventually(Duration::from_secs(10), "`bus` reports that events are waiting", async || {
         match health(&reservation, "bus").await {
             ServingStatus::NotServing => Ok(()),
             seen => Err(seen),
@@ -130,7 +130,7 @@ async fn cancelling_works_around_the_clock() {
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "TICKET_SERVICE_OVERLOADED"));
     assert!(refused.get_details_retry_info().is_some(), "{refused:?}");
 
-    // Reservation itself is started again, with nothing there but its store.
+    // The reservation service itself restarts, with only its store available.
     mesh.replica_of("reservation", 0).stop().await;
     mesh.replica_of("reservation", 0).start().await;
     cancelled(&api, &reservations[1]).await;
@@ -153,7 +153,7 @@ async fn cancelling_works_around_the_clock() {
         assert_eq!(view.ticket_status(), TicketStatus::Available, "{view:?}");
         assert_eq!(view.discounted_price.map(|money| money.units), Some(8_000), "the price is back");
     }
-    // The breaker has seen that ticket is back.
+    // The breaker detects that the ticket service is back.
     let answer =
         eventually(SOON, "reserving works again", async || api.reserve("free", "B", UserGrade::Gold).await).await;
     api.settled("free", &answer.consistency_token).await;
@@ -162,7 +162,7 @@ async fn cancelling_works_around_the_clock() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn a_query_replica_that_hangs_or_is_gone_delays_nobody_else() {
+async fn a_hanging_or_stopped_query_replica_does_not_delay_others() {
     use rustix::process::Signal;
     let mut mesh = Mesh::start(Plan::default().replicas(2)).await;
     let ours = mesh.api_with("query", mesh.replicas("query")[0].address());
@@ -178,14 +178,14 @@ async fn a_query_replica_that_hangs_or_is_gone_delays_nobody_else() {
         for number in 0..20 {
             reserved(&ours, &ticket(number)).await;
         }
-        assert!(began.elapsed() < SOON, "as if nothing was: {:?}", began.elapsed());
+        assert!(began.elapsed() < SOON, "without delay: {:?}", began.elapsed());
         let other = mesh.replica_of("query", 1);
         if what == "hangs" {
             other.process().signal(Signal::CONT);
         } else {
             other.start().await;
         }
-        // It goes on where it was, and shows the same.
+        // The replica continues from its position and shows the same view.
         let theirs = mesh.api_with("query", mesh.replicas("query")[1].address());
         for number in 0..20 {
             let expected: TicketView = ours.settled(&ticket(number), "").await;

@@ -1,4 +1,5 @@
-//! Each error reason of the contract that an embedded eticket can give, reached the way a client would, with its details.
+//! Every error reason of the contract that the all-in-one process can return, triggered as by a client, with its
+//! details.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -37,21 +38,21 @@ async fn world() -> World {
 fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) -> Status {
     let status = answer.expect_err(name);
     assert_eq!((status.code(), reason(&status).as_str()), (code, name), "{status:?}");
-    assert!(!status.message().is_empty(), "{name} says something to developers");
+    assert!(!status.message().is_empty(), "{name} has a message for developers");
     let localized = status.get_details_localized_message().expect("every error speaks to people");
     assert_eq!(localized.locale, "en");
     assert!(!localized.message.is_empty());
     status
 }
 
-/// The metadata of its ErrorInfo has this id.
+/// Checks that the metadata of its ErrorInfo contains this id.
 fn names(status: &Status, key: &str, id: &str) {
     let info = status.get_details_error_info().expect("an ErrorInfo");
     assert_eq!(info.metadata.get(key).map(String::as_str), Some(id), "{key}: {info:?}");
 }
 
 #[tokio::test]
-async fn what_is_not_there() {
+async fn unknown_ids_are_not_found() {
     let world = world().await;
     let api = &world.api;
     let status = expect(api.ticket("nobody").await, Code::NotFound, "TICKET_NOT_FOUND");
@@ -67,7 +68,7 @@ async fn what_is_not_there() {
 }
 
 #[tokio::test]
-async fn refusals_of_the_business() {
+async fn business_rules_reject_commands() {
     let world = world().await;
     let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
@@ -78,7 +79,7 @@ async fn refusals_of_the_business() {
     let status = api.reserve("1", "B", UserGrade::Vip).await;
     names(&expect(status, Code::FailedPrecondition, "TICKET_ALREADY_RESERVED"), "ticket_id", "1");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
-    api.cancel(&id).await.expect("who holds may cancel");
+    api.cancel(&id).await.expect("a holder can cancel");
     let status = expect(api.cancel(&id).await, Code::FailedPrecondition, "RESERVATION_NOT_ACTIVE");
     names(&status, "reservation_id", &id);
     names(&status, "ticket_id", "1");
@@ -93,7 +94,7 @@ async fn refusals_of_the_business() {
 }
 
 #[tokio::test]
-async fn input_that_is_not_valid_is_named_by_field() {
+async fn invalid_input_is_named_by_field() {
     let world = world().await;
     let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
@@ -117,14 +118,14 @@ async fn input_that_is_not_valid_is_named_by_field() {
     let nothing = RegisterTicketRequest::default();
     let answer: Result<RegisterTicketResponse, Status> =
         api.call("eticket.ticket.v1.TicketService/RegisterTicket", nothing).await;
-    let status = answer.expect_err("nothing is given");
+    let status = answer.expect_err("no field is set");
     let wrong = status.get_details_bad_request().expect("BadRequest names the fields").field_violations;
     let wrong: Vec<&str> = wrong.iter().map(|violation| violation.field.as_str()).collect();
     assert_eq!(wrong, ["title", "start_time", "end_time"], "all at once");
     field(Err(status), "title");
     let reserve = ReserveTicketRequest { request_id: "x".into(), ..Default::default() };
     let expected = ["ticket_id", "user_id", "user_grade", "request_id"];
-    all_at_once(api, "eticket.reservation.v1.ReservationService/ReserveTicket", reserve, &expected).await;
+    all_fields_are_reported(api, "eticket.reservation.v1.ReservationService/ReserveTicket", reserve, &expected).await;
     let update = UpdateTicketRequest {
         ticket_id: "not an id".into(),
         update_mask: Some(FieldMask { paths: vec!["title".into(), "end_time".into()] }),
@@ -132,15 +133,15 @@ async fn input_that_is_not_valid_is_named_by_field() {
         ..Default::default()
     };
     let expected = ["ticket_id", "title", "end_time", "request_id"];
-    all_at_once(api, "eticket.ticket.v1.TicketService/UpdateTicket", update, &expected).await;
-    // Through the gateway operations need to know whose.
+    all_fields_are_reported(api, "eticket.ticket.v1.TicketService/UpdateTicket", update, &expected).await;
+    // Through the gateway, operations need the header that names the service.
     let answer: Result<ListUnsettledResponse, Status> =
         api.call("eticket.operations.v1.OperationsService/ListUnsettled", ListUnsettledRequest::default()).await;
     field(answer.map(drop), headers::SERVICE);
 }
 
-/// A request is refused by each of these fields, each with its reason, and in Korean for a caller who asks for that.
-async fn all_at_once(api: &Api, method: &'static str, message: impl Message + 'static, expected: &[&str]) {
+/// Checks that a request reports all of these fields at once, each with its reason, and in Korean for a Korean caller.
+async fn all_fields_are_reported(api: &Api, method: &'static str, message: impl Message + 'static, expected: &[&str]) {
     let mut request = Request::new(message);
     request.metadata_mut().insert("accept-language", "ko".parse().expect("a value"));
     let status = api.call_with::<_, ()>(method, request).await.expect_err("refused");
@@ -154,7 +155,7 @@ async fn all_at_once(api: &Api, method: &'static str, message: impl Message + 's
 }
 
 #[tokio::test]
-async fn a_lone_time_is_the_one_that_is_wrong() {
+async fn a_single_edited_time_is_reported_as_the_invalid_one() {
     let world = world().await;
     let slot = calendar::upcoming(Weekday::Sat);
     world.api.register("1", slot).await.expect("registered");
@@ -171,7 +172,7 @@ async fn a_lone_time_is_the_one_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn ids_are_taken_in_the_form_handed_out_only() {
+async fn ids_are_accepted_only_in_their_returned_form() {
     let world = world().await;
     let api = &world.api;
     api.register("1", calendar::upcoming(Weekday::Sat)).await.expect("registered");
@@ -187,7 +188,7 @@ async fn ids_are_taken_in_the_form_handed_out_only() {
 }
 
 #[tokio::test]
-async fn a_request_id_stands_for_one_request() {
+async fn a_request_id_belongs_to_one_request() {
     let world = world().await;
     let api = &world.api;
     let (slot, id) = (calendar::upcoming(Weekday::Sat), Uuid::now_v7().to_string());
@@ -200,14 +201,14 @@ async fn a_request_id_stands_for_one_request() {
     api.reserve_as("1", "A", UserGrade::Gold, &reserve).await.expect("it is available");
     let other = api.reserve_as("1", "B", UserGrade::Gold, &reserve).await;
     names(&expect(other, Code::InvalidArgument, "REQUEST_ID_REUSED"), "request_id", &reserve);
-    // A refusal leaves no record: the same id may be used again.
+    // A rejection leaves no record, so the same id may be used again.
     let later = Uuid::now_v7().to_string();
     expect(api.register_as("1", slot, &later).await, Code::AlreadyExists, "TICKET_ALREADY_EXISTS");
     api.register_as("3", slot, &later).await.expect("nothing is remembered of a refusal");
 }
 
 #[tokio::test]
-async fn tokens_of_others_and_views_that_never_come() {
+async fn foreign_tokens_are_rejected_and_waits_for_missing_views_end() {
     let world = world().await;
     let api = &world.api;
     let slot = calendar::upcoming(Weekday::Sat);
@@ -229,7 +230,7 @@ async fn tokens_of_others_and_views_that_never_come() {
 }
 
 #[tokio::test]
-async fn errors_speak_the_callers_language_on_every_wire() {
+async fn errors_use_the_callers_language_on_every_protocol() {
     let world = world().await;
     for protocol in Protocol::ALL {
         let api = Api::new(&world.eticket, protocol);
@@ -249,7 +250,7 @@ async fn errors_speak_the_callers_language_on_every_wire() {
     }
 }
 
-/// An address that nobody listens on.
+/// An address without a listener.
 fn nowhere() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("it is bound").to_string()
@@ -263,7 +264,7 @@ fn try_again(status: &Status) {
 }
 
 #[tokio::test]
-async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
+async fn cancelling_works_without_the_ticket_service() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -273,7 +274,7 @@ async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
     let reserved = api.reserve("1", "A", UserGrade::Gold).await.expect("it is available");
     eticket.stop().await;
 
-    // The reservation service alone, over what all of them left behind.
+    // The reservation service alone, on the data of the all-in-one process.
     let address = nowhere();
     let alone = Launch::program("eticket-reservation")
         .data(data.path())
@@ -287,12 +288,12 @@ async fn a_ticket_service_that_is_gone_leaves_cancelling_alone() {
     try_again(&status);
     names(&status, "ticket_id", "2");
     let id = reserved.reservation.expect("an answer has its resource").reservation_id;
-    api.cancel(&id).await.expect("cancelling needs nobody else");
+    api.cancel(&id).await.expect("cancelling needs no other service");
     alone.stop().await;
 }
 
 #[tokio::test]
-async fn a_gateway_without_its_services_says_so() {
+async fn a_gateway_without_services_reports_unavailable_upstreams() {
     let address = format!("http://{}", nowhere());
     let mut launch = Launch::program("eticket-gateway").key("listen", "127.0.0.1:0");
     for service in ["ticket", "reservation", "pricing", "query"] {

@@ -1,20 +1,20 @@
-//! Everything is killed, stopped, cut off and wiped, one after another, under a storm of commands: no acknowledged command is lost,
-//! no ticket is held twice, all views settle, services, view and bus agree.
+//! Kills, freezes, disconnects and wipes every part, one after another, under a storm of commands: no acknowledged
+//! command is lost, no ticket is held twice, all views settle, and services, view and bus agree.
 
 use std::time::Duration;
 
 use eticket_integration_tests::{
     mesh::{Infrastructure, Mesh, Plan},
-    proxy::{Proxy, Weather},
+    proxy::{LinkState, Proxy},
     redelivery,
     storm::siege,
 };
 use rustix::process::Signal;
 use tokio::{task::block_in_place, time::sleep};
 
-/// How long what is stopped, cut or slowed stays so.
+/// How long a part is frozen, disconnected or slowed.
 const FOR_A_WHILE: Duration = Duration::from_secs(10);
-/// For the mildest of them.
+/// A shorter time for the mildest faults.
 const BRIEFLY: Duration = Duration::from_secs(4);
 
 const PROCESSES: [(&str, usize); 9] = [
@@ -55,7 +55,7 @@ async fn every_process_is_killed_in_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn every_process_stands_still_in_turn() {
+async fn every_process_is_frozen_in_turn() {
     let mut mesh = Mesh::start(Plan::default().replicas(2)).await;
     for (service, number) in [("ticket", 0), ("reservation", 0), ("pricing", 0), ("query", 0), ("gateway", 0)] {
         siege::through(&mut mesh, &format!("SIGSTOP of {service}"), async |mesh| {
@@ -82,7 +82,7 @@ async fn every_process_stands_still_in_turn() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn every_connection_is_cut_slowed_and_left_hanging() {
+async fn every_connection_is_closed_slowed_and_frozen() {
     let infrastructure = Infrastructure::start().await;
     let store = Proxy::start(format!("127.0.0.1:{}", infrastructure.postgres.port())).await;
     let bus = Proxy::start(format!("127.0.0.1:{}", infrastructure.nats.port())).await;
@@ -92,15 +92,15 @@ async fn every_connection_is_cut_slowed_and_left_hanging() {
         .bus_at(format!("nats://{}", bus.address()));
     let mut mesh = Mesh::start_on(infrastructure, plan).await;
     for (name, proxy) in [("NATS", &bus), ("PostgreSQL", &store)] {
-        for (weather, duration) in [
-            (Weather::Cut, BRIEFLY),
-            (Weather::Slow(Duration::from_millis(30)), BRIEFLY),
-            (Weather::Hanging, FOR_A_WHILE),
+        for (link_state, duration) in [
+            (LinkState::Cut, BRIEFLY),
+            (LinkState::Slow(Duration::from_millis(30)), BRIEFLY),
+            (LinkState::Hanging, FOR_A_WHILE),
         ] {
-            siege::through(&mut mesh, &format!("the connections to {name}: {weather:?}"), async |_| {
-                proxy.set(weather);
+            siege::through(&mut mesh, &format!("the connections to {name}: {link_state:?}"), async |_| {
+                proxy.set(link_state);
                 sleep(duration).await;
-                proxy.set(Weather::Fair);
+                proxy.set(LinkState::Fair);
             })
             .await;
         }
@@ -110,7 +110,7 @@ async fn every_connection_is_cut_slowed_and_left_hanging() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn the_bus_loses_what_it_had() {
+async fn the_bus_loses_its_messages() {
     let mut mesh = Mesh::start(Plan::default().replicas(2)).await;
     siege::through(&mut mesh, "NATS's storage is wiped", async |mesh| {
         let nats = &mut mesh.infrastructure.nats;

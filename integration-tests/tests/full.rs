@@ -1,6 +1,6 @@
-//! PostgreSQL and nats-server on a full disk: who writes is told to come again, who reads is served, nothing acknowledged is lost,
-//! and when there is room all goes on. A limit on the size of files stands for the full disk, as in `disk.rs`: it needs nobody's
-//! permission, and both servers do then what they do where no space is left.
+//! PostgreSQL and nats-server on a full disk: writes fail with a retryable error, reads succeed, no acknowledged
+//! command is lost, and with free space everything continues. A limit on the size of files simulates the full disk, as
+//! in `disk.rs`: it needs no privileges, and both servers react to it as to a full disk.
 
 #![cfg(target_os = "linux")]
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
@@ -32,23 +32,23 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-/// Those that write to PostgreSQL.
+/// The services that write to PostgreSQL.
 const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
-/// A whole file of PostgreSQL's log fits, and of a table all but half of its last page.
+/// A whole segment of PostgreSQL's WAL fits, and all of a table except half of its last page.
 const TABLES_ARE_FULL: u64 = (1 << 20) + 4096;
-/// Far more commands than what is left in tables has room for.
+/// Far more commands than the remaining space in the tables can take.
 const MOST: usize = 200;
-/// Within this a change of health must show.
+/// Limit until a change of health must be visible.
 const SHOWS: Duration = Duration::from_secs(10);
 
-/// With files of its log that are smaller than a table can be made in a test.
+/// Starts PostgreSQL with WAL segments that are smaller than the tables of the test.
 async fn postgres() -> Postgres {
-    // What a vacuum finds is room.
+    // A vacuum would free space.
     let settings = Settings { lines: vec!["autovacuum = off".to_owned()], log_file_mb: Some(1), ..Settings::default() };
     spawn_blocking(move || Postgres::start_with(&settings).expect("PostgreSQL starts")).await.expect("no panic")
 }
 
-/// Whether there was no room; any other error is none of a full disk.
+/// Returns whether a command failed for lack of space; a full disk must not cause any other error.
 fn is_refused<A>(answer: &Result<A, Status>) -> bool {
     let Err(status) = answer else { return false };
     assert_eq!((status.code(), reason(status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
@@ -71,7 +71,7 @@ async fn shows(eticket: &Eticket, server: &str, name: &str, expected: ServingSta
     .await;
 }
 
-/// What was answered before, and the ids of requests that are refused.
+/// Data from before the fault, and the request ids of commands that fail.
 struct Known {
     registered: Vec<String>,
     held: ReserveTicketResponse,
@@ -99,8 +99,8 @@ impl Known {
         &self.held.reservation.as_ref().expect("an answer has its resource").reservation_id
     }
 
-    /// Each kind of command.
-    async fn nothing_is_taken(&self, api: &Api) {
+    /// Checks that each kind of command fails.
+    async fn every_command_fails(&self, api: &Api) {
         let slot = calendar::upcoming(Weekday::Wed);
         assert!(is_refused(&api.register_as("later", slot, &self.register_id).await));
         assert!(is_refused(&api.reserve_as("free", "B", UserGrade::Gold, &self.reserve_id).await));
@@ -108,7 +108,7 @@ impl Known {
         assert!(is_refused(&api.withdraw("free", "").await));
     }
 
-    async fn all_is_there(&self, api: &Api) {
+    async fn acknowledged_data_exists(&self, api: &Api) {
         for ticket in &self.registered {
             assert_eq!(&api.ticket(ticket).await.expect("it was registered").ticket_id, ticket);
         }
@@ -117,8 +117,8 @@ impl Known {
         assert!(api.price("held").await.is_ok());
     }
 
-    /// What was refused is asked for again, with its ids, and every saga comes to its end.
-    async fn all_goes_on(&self, api: &Api) {
+    /// Retries the failed commands with their ids, and waits until every saga has ended.
+    async fn retries_succeed(&self, api: &Api) {
         let slot = calendar::upcoming(Weekday::Wed);
         let registered = eventually(SOON, "a ticket is registered", async || {
             api.register_as("later", slot, &self.register_id).await
@@ -144,10 +144,10 @@ impl Known {
     }
 }
 
-/// Has the tables that every command writes to grow to the limit, by rows that are taken back: their pages stay. The rows are small, so
-/// that the last page has no room for an event.
+/// Grows the tables that every command writes to up to the limit, with rows that are rolled back: their pages stay. The
+/// rows are small, so that no event fits into the last page.
 fn fill(postgres: &Postgres, schema: &str) {
-    // The server would find the room again, a minute later.
+    // Otherwise the server would find the free space a minute later.
     for table in ["record", "outbox"] {
         let keep = format!("alter table {schema}.{table} set (autovacuum_enabled = false)");
         postgres.sql("postgres", &keep).expect("the owner of the table may");
@@ -167,7 +167,7 @@ fn fill(postgres: &Postgres, schema: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_room_all_goes_on() {
+async fn full_postgresql_tables_block_writes_until_there_is_free_space() {
     let (postgres, data) = (postgres().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -177,14 +177,14 @@ async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_roo
         postgres.limit_files(Some(TABLES_ARE_FULL)).expect("limited");
         OWNERS.iter().for_each(|schema| fill(&postgres, schema));
     });
-    // The last pages have room for a few rows.
+    // The last pages have space for a few rows.
     let mut full = [false, false];
     for number in 0..MOST {
         let ticket = format!("while-{number}");
         let answer = api.register(&ticket, calendar::upcoming(Weekday::Wed)).await;
         full[0] |= is_refused(&answer);
         known.registered.extend(answer.ok().map(|_| ticket));
-        // Nobody holds it for long, and whoever does for a moment changes nothing.
+        // The ticket is held for short moments only, so another holder does not matter.
         match api.reserve("spare", "B", UserGrade::Gold).await {
             Ok(answer) => {
                 let reservation = answer.reservation.expect("an answer has its resource").reservation_id;
@@ -197,19 +197,19 @@ async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_roo
         }
     }
     assert_eq!(full, [true, true], "{MOST} commands of each kind fit");
-    known.nothing_is_taken(&api).await;
-    known.all_is_there(&api).await;
+    known.every_command_fails(&api).await;
+    known.acknowledged_data_exists(&api).await;
     let view = api.view("held", &known.held.consistency_token, WaitFor::Settled).await.expect("it has settled");
     assert_eq!(view.ticket_status(), TicketStatus::Reserved);
     for server in OWNERS {
-        // It answers those who read, so balancers need not look away.
+        // Reads succeed, so the server stays ready.
         shows(&eticket, server, "readiness", ServingStatus::Serving).await;
         shows(&eticket, server, "liveness", ServingStatus::Serving).await;
     }
-    assert!(eticket.log().contains("could not extend file"), "in PostgreSQL's words:\n{}", eticket.log());
+    assert!(eticket.log().contains("could not extend file"), "with PostgreSQL's error:\n{}", eticket.log());
 
     postgres.limit_files(None).expect("limited no more");
-    known.all_goes_on(&api).await;
+    known.retries_succeed(&api).await;
     for server in OWNERS {
         shows(&eticket, server, "bus", ServingStatus::Serving).await;
     }
@@ -217,18 +217,18 @@ async fn where_tables_of_postgresql_cannot_grow_who_reads_is_served_and_with_roo
     aftermath::ends_well(eticket).await;
 }
 
-/// PostgreSQL ends itself where it cannot write its log, and does not come up before it can.
+/// PostgreSQL shuts down when it cannot write its WAL, and does not start again before it can.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn where_postgresql_cannot_write_its_log_it_is_away_and_loses_nothing() {
+async fn postgresql_without_space_for_its_wal_is_down_and_loses_nothing() {
     let (mut postgres, data) = (postgres().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
     let api = Api::new(&eticket, Protocol::Gateway);
     let known = Known::made(&api).await;
 
     postgres.limit_files(Some(1)).expect("limited");
-    known.nothing_is_taken(&api).await;
-    assert!(postgres.sql("postgres", "select 1").is_err(), "it has ended itself");
+    known.every_command_fails(&api).await;
+    assert!(postgres.sql("postgres", "select 1").is_err(), "it has shut down");
     for server in OWNERS {
         shows(&eticket, server, "readiness", ServingStatus::NotServing).await;
         shows(&eticket, server, "liveness", ServingStatus::Serving).await;
@@ -236,7 +236,7 @@ async fn where_postgresql_cannot_write_its_log_it_is_away_and_loses_nothing() {
     assert!(is_refused(&api.ticket("held").await));
     assert!(api.view("held", "", WaitFor::Unspecified).await.is_ok(), "the view is query's own");
 
-    // As whoever has made room starts it again.
+    // As an operator would restart it after freeing space.
     block_in_place(|| {
         postgres.kill().expect("what may be left of it");
         postgres.start_again().expect("it starts with room");
@@ -244,15 +244,15 @@ async fn where_postgresql_cannot_write_its_log_it_is_away_and_loses_nothing() {
     for server in OWNERS {
         shows(&eticket, server, "readiness", ServingStatus::Serving).await;
     }
-    known.all_is_there(&api).await;
-    known.all_goes_on(&api).await;
+    known.acknowledged_data_exists(&api).await;
+    known.retries_succeed(&api).await;
     aftermath::serves(&eticket).await;
     aftermath::ends_well(eticket).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn where_nats_has_no_room_commands_go_on_and_events_flow_when_it_has() {
+async fn nats_without_space_delays_events_but_not_commands() {
     let nats = spawn_blocking(|| Nats::start().expect("nats-server starts")).await.expect("no panic");
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path()).key("bus.url", &nats.url()).start().await;
@@ -260,7 +260,7 @@ async fn where_nats_has_no_room_commands_go_on_and_events_flow_when_it_has() {
     let known = Known::made(&api).await;
 
     nats.limit_files(Some(1)).expect("limited");
-    let cancelled = api.cancel(known.reservation()).await.expect("the bus is not asked");
+    let cancelled = api.cancel(known.reservation()).await.expect("cancelling does not need the bus");
     let reserved = api.reserve("free", "B", UserGrade::Gold).await.expect("nor here");
     let registered = api.register("later", calendar::upcoming(Weekday::Wed)).await.expect("nor here");
     for server in ["ticket", "reservation"] {
@@ -271,7 +271,7 @@ async fn where_nats_has_no_room_commands_go_on_and_events_flow_when_it_has() {
     assert!(log.contains("file too large") && log.contains("give the server or the account more room"), "{log}");
     assert_eq!(api.ticket("later").await.expect("it was registered").ticket_id, "later");
     let view = api.view("held", "", WaitFor::Unspecified).await.expect("as it was");
-    assert_eq!(view.ticket_status(), TicketStatus::Reserved, "it has not heard of it");
+    assert_eq!(view.ticket_status(), TicketStatus::Reserved, "the view has not received the event");
 
     nats.limit_files(None).expect("limited no more");
     let of = async |ticket: &str, token: &str| api.settled(ticket, token).await.ticket_status();

@@ -1,4 +1,5 @@
-//! What tools see of the system: health of each part, directly and through the gateway, and the contract by reflection.
+//! The system from the view of tools: the health of each part, directly and through the gateway, and the contract by
+//! reflection.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -13,7 +14,7 @@ use tempfile::TempDir;
 use tonic::{Code, Status};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-/// Every gRPC service that a person may call, by the server that has it.
+/// Every public gRPC service, by the server that serves it.
 const SERVICES: [(&str, &str); 4] = [
     ("ticket", "eticket.ticket.v1.TicketService"),
     ("reservation", "eticket.reservation.v1.ReservationService"),
@@ -36,7 +37,7 @@ async fn is_serving(address: &str, service: &str) {
 }
 
 #[tokio::test]
-async fn each_server_says_how_it_is() {
+async fn each_server_reports_its_health() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     for server in SERVERS {
@@ -88,7 +89,7 @@ async fn grpcurl_lists_and_describes_everything_through_the_gateway() {
     }
     let message = grpcurl(&[gateway, "describe", "eticket.query.v1.TicketView"]);
     assert!(message.contains("bool settled"), "{message}");
-    // Details of errors are shown in words only if their types are known too.
+    // Tools can decode error details only if reflection also describes their types.
     for name in ["google.rpc.ErrorInfo", "google.rpc.BadRequest", "google.rpc.RetryInfo", "google.rpc.LocalizedMessage"]
     {
         assert!(grpcurl(&[gateway, "describe", name]).contains("message"), "{name}");
@@ -109,9 +110,9 @@ async fn grpcurl_describes_each_service_at_its_own_address() {
     eticket.stop().await;
 }
 
-/// Older tools ask by the first version of the protocol.
+/// Older tools use the first version of the reflection protocol.
 #[tokio::test]
-async fn both_versions_of_reflection_answer() {
+async fn both_versions_of_reflection_respond() {
     use tonic_reflection::pb::{v1, v1alpha};
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;

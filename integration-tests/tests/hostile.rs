@@ -1,4 +1,5 @@
-//! What no honest client sends, on every port: it is answered or cut off by itself, and everybody else is served as before.
+//! Requests that no correct client sends, on every port: each one is rejected or disconnected on its own, and other
+//! clients are not affected.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -29,7 +30,7 @@ use tokio::{
 };
 use tonic::{Code, Status};
 
-/// Each server, and a unary method that it answers.
+/// Each server, and a unary method that it serves.
 const METHODS: [(&str, &str); 5] = [
     ("ticket", "/eticket.ticket.v1.TicketService/GetTicket"),
     ("reservation", "/eticket.reservation.v1.ReservationService/GetReservation"),
@@ -45,10 +46,10 @@ async fn start() -> (Eticket, TempDir) {
     (Eticket::start(data.path()).await, data)
 }
 
-/// HTTP/2 without any notion of gRPC.
+/// A plain HTTP/2 client without gRPC.
 struct Http(Client<HttpConnector, Full<Bytes>>);
 
-/// An answer: what HTTP says, and what gRPC says in headers or trailers.
+/// A response: the HTTP status, and the gRPC status from headers or trailers.
 #[derive(Debug)]
 struct HttpResponse {
     http: StatusCode,
@@ -66,7 +67,7 @@ impl Http {
         Self(Client::builder(TokioExecutor::new()).http2_only(true).build_http())
     }
 
-    /// None if the server broke the stream off.
+    /// Returns `None` if the server reset the stream.
     async fn send(&self, address: &str, path: &str, headers: &[(&str, &str)], body: &[u8]) -> Option<HttpResponse> {
         let mut request = Request::post(format!("http://{address}{path}"));
         for (name, value) in headers {
@@ -92,7 +93,7 @@ fn frame(flag: u8, length: u32, message: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn malformed_messages_are_refused_one_by_one() {
+async fn each_malformed_message_is_rejected() {
     let (eticket, _data) = start().await;
     let http = Http::new();
     let too_large = [Code::ResourceExhausted];
@@ -124,7 +125,7 @@ async fn malformed_messages_are_refused_one_by_one() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn calls_of_nothing_that_there_is() {
+async fn unknown_services_methods_and_paths_are_rejected() {
     let (eticket, _data) = start().await;
     let http = Http::new();
     let long = format!("/{}", "x".repeat(8_000));
@@ -155,7 +156,7 @@ async fn calls_of_nothing_that_there_is() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_and_headers_beyond_all_bounds() {
+async fn oversized_messages_and_headers_are_rejected() {
     let (eticket, _data) = start().await;
     for protocol in Protocol::ALL {
         let title = "x".repeat(5 << 20);
@@ -170,7 +171,7 @@ async fn messages_and_headers_beyond_all_bounds() {
     let (long, longer) = ("x".repeat(8_000), "x".repeat(60_000));
     for (server, path) in METHODS {
         let address = eticket.address(server);
-        // More than the server reads of headers: it need not answer in words.
+        // More than the limit of the headers, so the server may omit a status.
         http.send(address, path, &[GRPC, ("x-long", &longer)], &body).await;
         for (name, value) in [
             ("traceparent", "00-zz-zz-zz"),
@@ -194,7 +195,7 @@ async fn messages_and_headers_beyond_all_bounds() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn deadlines_that_are_none() {
+async fn invalid_deadlines_are_rejected() {
     let (eticket, _data) = start().await;
     let http = Http::new();
     let body = frame(0, 4, &GetTicketRequest { ticket_id: "t1".to_owned() }.encode_to_vec());
@@ -224,7 +225,7 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn garbage_ends_its_own_connection_only() {
+async fn garbage_ends_only_its_own_connection() {
     let (eticket, _data) = start().await;
     let after_preface = |frames: &[u8]| [PREFACE, SETTINGS, frames].concat();
     let chunked = b"POST /a HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\nFFFFFFFFFFFFFFFFF\r\n";
@@ -240,12 +241,12 @@ async fn garbage_ends_its_own_connection_only() {
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
         PREFACE[..10].to_vec(),
         [PREFACE, &[0xff; 64]].concat(),
-        // A frame of 16 MiB; one without a stream; headers that are no HPACK; a continuation of nothing.
+        // A frame of 16 MiB; a frame without a stream; headers that are not HPACK; a continuation without headers.
         after_preface(&[0xff, 0xff, 0xff, 0, 0, 0, 0, 0, 1]),
         after_preface(&[0, 0, 1, 1, 4, 0, 0, 0, 0, 0x82]),
         after_preface(&[0, 0, 3, 1, 5, 0, 0, 0, 1, 0xff, 0xff, 0xff]),
         after_preface(&[0, 0, 1, 9, 4, 0, 0, 0, 1, 0x82]),
-        // A window of no size; more windows than there are numbers; a stream that depends on itself.
+        // A window update of zero; window updates beyond the maximum; a stream that depends on itself.
         after_preface(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0, 0, 0, 0]),
         after_preface(&[0, 0, 4, 8, 0, 0, 0, 0, 0, 0x7f, 0xff, 0xff, 0xff].repeat(4)),
         after_preface(&[0, 0, 5, 2, 0, 0, 0, 0, 1, 0, 0, 0, 1, 16]),
@@ -254,7 +255,7 @@ async fn garbage_ends_its_own_connection_only() {
     for server in SERVERS.into_iter().chain(["admin"]) {
         for bytes in &garbage {
             let mut stream = TcpStream::connect(eticket.address(server)).await.expect("it accepts");
-            // It may be cut off before all of it is sent.
+            // The server may close the connection before everything is sent.
             stream.write_all(bytes).await.ok();
             stream.shutdown().await.ok();
             let mut answer = Vec::new();
@@ -268,7 +269,7 @@ async fn garbage_ends_its_own_connection_only() {
     aftermath::ends_well(eticket).await;
 }
 
-/// Connections that have begun to say something, and never go on.
+/// Opens connections with incomplete requests that never continue.
 async fn half_open(eticket: &Eticket, count: usize) -> Vec<TcpStream> {
     let beginnings: [&[u8]; 7] = [
         b"",
@@ -277,13 +278,13 @@ async fn half_open(eticket: &Eticket, count: usize) -> Vec<TcpStream> {
         b"POST /eticket.ticket.v1.TicketService/GetTicket HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/grpc-web\r\ncontent-length: 100\r\n\r\n\0\0",
         PREFACE,
         &[PREFACE, SETTINGS].concat(),
-        // The headers of a call, of which the end never comes.
+        // The headers of a call without an end of the stream.
         &[PREFACE, SETTINGS, &[0, 0, 1, 1, 0, 0, 0, 0, 1, 0x83]].concat(),
     ];
     let mut open = Vec::with_capacity(count);
     for (number, server) in (0..count).zip(SERVERS.into_iter().cycle()) {
         let mut stream = TcpStream::connect(eticket.address(server)).await.expect("it accepts");
-        // Seven beginnings and five servers have no divisor in common: each server gets each.
+        // Seven prefixes and five servers have no common divisor, so each server gets each prefix.
         stream.write_all(beginnings[number % beginnings.len()]).await.expect("it listens");
         open.push(stream);
     }
@@ -291,18 +292,18 @@ async fn half_open(eticket: &Eticket, count: usize) -> Vec<TcpStream> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn connections_that_never_go_on_hold_nobody_up() {
+async fn incomplete_requests_do_not_delay_other_clients() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path()).key("shutdown.hard_cap_ms", "6000").start().await;
     let open = half_open(&eticket, 210).await;
     aftermath::serves(&eticket).await;
-    // They are still there when it is told to end.
+    // The connections are still open when the process is stopped.
     aftermath::ends_well(eticket).await;
     drop(open);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn headers_that_drip_are_cut_off() {
+async fn slow_headers_are_disconnected() {
     let (eticket, _data) = start().await;
     let dripping = SERVERS.into_iter().chain(["admin"]).map(|server| {
         let address = eticket.address(server).to_owned();
@@ -328,9 +329,9 @@ async fn headers_that_drip_are_cut_off() {
     aftermath::ends_well(eticket).await;
 }
 
-/// A server sends them one byte of a stream, and may never send more. Each of these is about to read the view's store.
+/// The server can send one byte of each stream and never more; every stream is about to read the view's store.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn watchers_that_never_give_window_take_the_view_from_nobody() {
+async fn watchers_without_window_do_not_block_the_view() {
     let (eticket, _data) = start().await;
     let api = Api::new(&eticket, Protocol::Direct);
     for ticket in ["one", "two", "three"] {
@@ -355,7 +356,7 @@ async fn watchers_that_never_give_window_take_the_view_from_nobody() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn callers_who_break_off_leave_nothing_behind() {
+async fn disconnected_callers_leave_no_running_calls() {
     let (eticket, _data) = start().await;
     for protocol in [Protocol::Direct, Protocol::Gateway] {
         let api = Api::new(&eticket, protocol);

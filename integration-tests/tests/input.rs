@@ -1,4 +1,5 @@
-//! Values that no field may have, on every RPC: each is refused by name, in few words, and nothing of it is kept.
+//! Invalid values for every field of every RPC: each is rejected with the name of the field and a short text, and
+//! nothing is stored.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -43,13 +44,16 @@ async fn world() -> World {
 }
 
 impl World {
-    /// The reason that a call is refused for, on each way; its errors are short, whatever the request quoted.
+    /// Returns the reason of a rejection, on each protocol; the errors must be short, whatever the request contains.
     async fn refused(&self, method: &'static str, request: impl Message + Clone + Debug + 'static) -> Status {
         let mut last = None;
         for api in &self.apis {
             let answer: Result<Raw, Status> = api.call(method, request.clone()).await;
             let Err(status) = answer else { panic!("{method} takes {:.300}", format!("{request:?}")) };
-            assert!(status.message().len() < 2_000 && status.details().len() < 8_000, "{method}: too long an error");
+            assert!(
+                status.message().len() < 2_000 && status.details().len() < 8_000,
+                "{method}: the error is too long"
+            );
             let known = status.get_details_error_info().is_some_and(|info| info.domain == "eticket");
             assert!(known, "{method} does not say why: {status:?}, {:.300}", format!("{request:?}"));
             last = Some(status);
@@ -57,7 +61,7 @@ impl World {
         last.expect("there are two ways")
     }
 
-    /// It is refused because of this field.
+    /// Checks that the request is rejected because of this field.
     async fn field(&self, method: &'static str, field: &str, request: impl Message + Clone + Debug + 'static) {
         let shown = format!("{method}, {field}: {:.300}", format!("{request:?}"));
         let status = self.refused(method, request).await;
@@ -76,8 +80,8 @@ fn at(seconds: i64, nanos: i32) -> Option<Timestamp> {
     Some(Timestamp { seconds, nanos })
 }
 
-/// Times that are none.
-fn no_times() -> [Option<Timestamp>; 8] {
+/// Invalid times.
+fn invalid_times() -> [Option<Timestamp>; 8] {
     [
         at(i64::MIN, 0),
         at(i64::MAX, 0),
@@ -90,18 +94,18 @@ fn no_times() -> [Option<Timestamp>; 8] {
     ]
 }
 
-fn no_ids() -> Vec<String> {
+fn invalid_ids() -> Vec<String> {
     let texts = ["a.b", "a b", "*", "표", "a\0", "a\n", "../../etc/passwd", "'; drop table ticket; --"];
     texts.map(str::to_owned).into_iter().chain(["x".repeat(65), "x".repeat(MEGABYTE)]).collect()
 }
 
-/// Texts that are neither a title nor a user.
-fn no_texts(longest: usize) -> Vec<String> {
+/// Texts that are neither a valid title nor a valid user.
+fn invalid_texts(longest: usize) -> Vec<String> {
     let texts = ["", "a\0b", "line\nbreak", "\u{7f}", "\u{85}"];
     texts.map(str::to_owned).into_iter().chain(["한".repeat(longest + 1), "x".repeat(MEGABYTE)]).collect()
 }
 
-fn no_tokens() -> Vec<String> {
+fn invalid_tokens() -> Vec<String> {
     let other_kind = token::seal(Kind::Consistency, b"r t 1");
     let texts = ["x", "!!!!", "AAAA", "한국어", "\0", &other_kind, "='=", "%00"];
     texts.map(str::to_owned).into_iter().chain(["A".repeat(5_000), "x".repeat(MEGABYTE)]).collect()
@@ -118,22 +122,22 @@ fn registration() -> ticket::RegisterTicketRequest {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_fields_of_tickets_are_named() {
+async fn invalid_fields_of_tickets_are_named() {
     let world = world().await;
     let register = "eticket.ticket.v1.TicketService/RegisterTicket";
-    for ticket_id in no_ids() {
+    for ticket_id in invalid_ids() {
         world.field(register, "ticket_id", ticket::RegisterTicketRequest { ticket_id, ..registration() }).await;
     }
-    for title in no_texts(200) {
+    for title in invalid_texts(200) {
         world.field(register, "title", ticket::RegisterTicketRequest { title, ..registration() }).await;
     }
-    for time in no_times().into_iter().chain([None]) {
+    for time in invalid_times().into_iter().chain([None]) {
         let request = ticket::RegisterTicketRequest { start_time: time, ..registration() };
         world.field(register, "start_time", request).await;
         world.field(register, "end_time", ticket::RegisterTicketRequest { end_time: time, ..registration() }).await;
     }
     for end_time in [at(0, 0), at(-1, 999_999_999), at(0, 999)] {
-        // Times are kept to the microsecond: what differs by less is no end after the start.
+        // Times are truncated to microseconds: an end that differs by less is not after the start.
         world.field(register, "end_time", ticket::RegisterTicketRequest { end_time, ..registration() }).await;
     }
     for request_id in ["x".to_owned(), "1".repeat(36), "x".repeat(MEGABYTE)] {
@@ -151,7 +155,7 @@ async fn wrong_fields_of_tickets_are_named() {
         let update_mask = Some(FieldMask { paths: vec![path.to_owned()] });
         world.field(update, field, ticket::UpdateTicketRequest { update_mask, ..change() }).await;
     }
-    for end_time in no_times().into_iter().chain([at(0, 0)]) {
+    for end_time in invalid_times().into_iter().chain([at(0, 0)]) {
         world.field(update, "end_time", ticket::UpdateTicketRequest { end_time, ..change() }).await;
     }
     let withdraw = "eticket.ticket.v1.TicketService/WithdrawTicket";
@@ -161,7 +165,7 @@ async fn wrong_fields_of_tickets_are_named() {
         let request = ticket::WithdrawTicketRequest { ticket_id: "real".into(), etag, ..Default::default() };
         world.reason(withdraw, "ETAG_MISMATCH", request).await;
     }
-    for id in no_ids().into_iter().chain([String::new()]) {
+    for id in invalid_ids().into_iter().chain([String::new()]) {
         let (get, check) =
             ("eticket.ticket.v1.TicketService/GetTicket", "eticket.ticket.v1.TicketService/CheckAvailability");
         world.field(get, "ticket_id", ticket::GetTicketRequest { ticket_id: id.clone() }).await;
@@ -177,7 +181,7 @@ async fn wrong_fields_of_tickets_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
+async fn invalid_fields_of_reservations_prices_and_operations_are_named() {
     let world = world().await;
     let reserve = "eticket.reservation.v1.ReservationService/ReserveTicket";
     let wish = || reservation::ReserveTicketRequest {
@@ -186,10 +190,10 @@ async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
         user_grade: UserGrade::Gold.into(),
         request_id: String::new(),
     };
-    for user_id in no_texts(128) {
+    for user_id in invalid_texts(128) {
         world.field(reserve, "user_id", reservation::ReserveTicketRequest { user_id, ..wish() }).await;
     }
-    for ticket_id in no_ids() {
+    for ticket_id in invalid_ids() {
         world.field(reserve, "ticket_id", reservation::ReserveTicketRequest { ticket_id, ..wish() }).await;
     }
     for user_grade in [0, 4, -1, i32::MIN, i32::MAX] {
@@ -203,7 +207,7 @@ async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
     );
     let uuid = "01890a5d-ac96-774b-bcce-b302099a8057";
     let spellings = [format!("{{{uuid}}}"), format!("urn:uuid:{uuid}"), uuid.replace('-', ""), format!("{uuid}0")];
-    for reservation_id in no_ids().into_iter().chain(spellings).chain([String::new()]) {
+    for reservation_id in invalid_ids().into_iter().chain(spellings).chain([String::new()]) {
         let id = reservation_id.clone();
         world.field(get, "reservation_id", reservation::GetReservationRequest { reservation_id }).await;
         let request = reservation::CancelReservationRequest { reservation_id: id, ..Default::default() };
@@ -211,7 +215,7 @@ async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
     }
 
     let quote = "eticket.pricing.v1.PricingService/QuotePrice";
-    for start_time in no_times().into_iter().chain([None]) {
+    for start_time in invalid_times().into_iter().chain([None]) {
         let request = pricing::QuotePriceRequest { start_time, user_grade: UserGrade::Vip.into() };
         world.field(quote, "start_time", request).await;
     }
@@ -220,7 +224,7 @@ async fn wrong_fields_of_reservations_prices_and_operations_are_named() {
         world.field(quote, "user_grade", request).await;
     }
     let price = "eticket.pricing.v1.PricingService/GetPrice";
-    for ticket_id in no_ids() {
+    for ticket_id in invalid_ids() {
         world.field(price, "ticket_id", pricing::GetPriceRequest { ticket_id }).await;
     }
     operations(&world).await;
@@ -244,7 +248,7 @@ async fn operations(world: &World) {
             Raw(ops::ListParkedEventsRequest { page_size, page_token }.encode_to_vec())
         };
         assert_eq!(reason(&refused(list, page(-1, "")).await), "INVALID_FIELD", "{service}");
-        for token in no_tokens() {
+        for token in invalid_tokens() {
             assert_eq!(reason(&refused(list, page(0, &token)).await), "INVALID_PAGE_TOKEN", "{service}");
         }
         for event_id in ["none".to_owned(), "x".repeat(MEGABYTE), "'; delete from parked; --".to_owned()] {
@@ -263,7 +267,7 @@ async fn operations(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_fields_of_lists_are_named() {
+async fn invalid_fields_of_lists_are_named() {
     let world = world().await;
     for number in 0..3 {
         let registered = world.apis[0].register(&format!("t{number}"), calendar::upcoming(Weekday::Sun)).await;
@@ -294,7 +298,7 @@ async fn wrong_fields_of_lists_are_named() {
         for page_size in [-1, i32::MIN] {
             world.field(method, "page_size", list(page_size, String::new())).await;
         }
-        for token in no_tokens() {
+        for token in invalid_tokens() {
             world.reason(method, "INVALID_PAGE_TOKEN", list(0, token)).await;
         }
         let all: Raw = world.apis[0].call(method, list(i32::MAX, String::new())).await.expect("it is coerced");
@@ -307,7 +311,7 @@ async fn wrong_fields_of_lists_are_named() {
                 world.reason(method, "INVALID_PAGE_TOKEN", list(0, token.clone())).await;
             }
         }
-        // With a checksum that is right, and a key that no list has given out.
+        // A valid checksum with a key that no list has returned.
         let genuine = token::open(Kind::Page, &tokens[at]).expect("it was given out");
         let keys: [&[u8]; 8] =
             [b"", b"\xff\xfe", b"[]", b"[1e999]", b"9999999999999999999 x", b"-1 -1", b"'", &[b'x'; 2_000]];
@@ -327,7 +331,7 @@ async fn wrong_fields_of_lists_are_named() {
 
 type Lister = fn(i32, String) -> Raw;
 
-/// The fields of pages have no numbers in common, but the token is the last string of each answer.
+/// Field numbers of the page requests differ, but the token is the last string of each response.
 async fn next_page_token(world: &World, method: &'static str, request: Raw) -> String {
     let answer: Raw = world.apis[0].call(method, request).await.expect("a page");
     let field_2 = 0x12;
@@ -360,12 +364,12 @@ async fn filters(world: &World) {
         let order_by = order.to_owned();
         world.field(views, "order_by", query::ListTicketViewsRequest { order_by, ..all() }).await;
     }
-    for time in no_times() {
+    for time in invalid_times() {
         let request = query::ListTicketViewsRequest { start_time_from: time, ..all() };
         world.field(views, "start_time_from", request).await;
         world.field(views, "start_time_to", query::ListTicketViewsRequest { start_time_to: time, ..all() }).await;
     }
-    for user in no_texts(128).into_iter().filter(|user| !user.is_empty()) {
+    for user in invalid_texts(128).into_iter().filter(|user| !user.is_empty()) {
         let request = query::ListTicketViewsRequest { filter_user_id: user.clone(), ..all() };
         world.field(views, "filter_user_id", request).await;
         let request = query::ListUserReservationsRequest { user_id: user, ..Default::default() };
@@ -374,7 +378,7 @@ async fn filters(world: &World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn wrong_fields_of_views_and_watches_are_named() {
+async fn invalid_fields_of_views_and_watches_are_named() {
     let world = world().await;
     let registered = world.apis[0].register("real", calendar::upcoming(Weekday::Sun)).await.expect("registered");
     world.apis[0].settled("real", &registered.consistency_token).await;
@@ -383,16 +387,16 @@ async fn wrong_fields_of_views_and_watches_are_named() {
     for wait in [4, -1, i32::MIN, i32::MAX] {
         world.field(get, "wait", query::GetTicketViewRequest { wait, ..real() }).await;
     }
-    for ticket_id in no_ids() {
+    for ticket_id in invalid_ids() {
         world.field(get, "ticket_id", query::GetTicketViewRequest { ticket_id, ..real() }).await;
     }
     let forged = ["", "r", "r real", "r real x", "r real 1 2", "t real 1", "t real 1 1 1 1", "x real 1"];
     let forged = forged.map(|payload| token::seal(Kind::Consistency, payload.as_bytes()));
-    for consistency_token in no_tokens().into_iter().chain(forged) {
+    for consistency_token in invalid_tokens().into_iter().chain(forged) {
         let request = query::GetTicketViewRequest { consistency_token, ..real() };
         world.reason(get, "INVALID_CONSISTENCY_TOKEN", request).await;
     }
-    // Well formed, and of revisions that never come, or are none.
+    // Well-formed tokens with revisions that are never reached or are invalid.
     for payload in [format!("r real {}", i64::MAX), format!("t real {} {} 1", i64::MAX, i64::MIN)] {
         let consistency_token = token::seal(Kind::Consistency, payload.as_bytes());
         let wait = query::WaitFor::Settled.into();
@@ -416,15 +420,15 @@ async fn watches(world: &World) {
             let bad = status.get_details_bad_request().expect("it names the field");
             assert_eq!(bad.field_violations[0].field, field);
         };
-        for token in no_tokens().into_iter().chain([token::seal(Kind::Resume, b"short")]) {
+        for token in invalid_tokens().into_iter().chain([token::seal(Kind::Resume, b"short")]) {
             field(Vec::new(), token, "resume_token").await;
         }
-        for id in no_ids() {
+        for id in invalid_ids() {
             field(vec!["real".into(), id], String::new(), "ticket_ids[1]").await;
         }
         field(vec!["real".into(); 1_001], String::new(), "ticket_ids").await;
 
-        // A place that the stream never had, by its epoch or beyond its end: it is a snapshot.
+        // A position that the stream never had, by its epoch or beyond its end, starts with a snapshot.
         let mut watch = async |payload: &[u8]| {
             let resume_token = if payload.is_empty() { String::new() } else { token::seal(Kind::Resume, payload) };
             let request = query::WatchTicketViewsRequest { ticket_ids: vec!["real".into()], resume_token };
@@ -439,9 +443,9 @@ async fn watches(world: &World) {
     }
 }
 
-/// The first and the last moment that a time may be, through the whole mesh.
+/// The first and the last valid time, through all services.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn times_at_the_ends_of_all_time_are_times() {
+async fn the_first_and_the_last_valid_time_are_accepted() {
     let world = world().await;
     let [api, _] = &world.apis;
     let (first, last) = (at(FIRST_SECOND, 0), at(LAST_SECOND, 999_999_999));

@@ -1,4 +1,4 @@
-//! How eticket starts and ends: exit codes, who may have a data folder, what a drain lets finish, and going on where it was.
+//! Start and stop of eticket: exit codes, ownership of the data folder, the drain, and restarts.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -44,13 +44,13 @@ async fn the_ready_line_names_every_address() {
         assert!(address.starts_with("127.0.0.1:") && !address.ends_with(":0"), "{server}: {address}");
         tokio::net::TcpStream::connect(address).await.expect("it answers there");
     }
-    assert!(eticket.log().contains(eticket.address("gateway")), "people see the address too:\n{}", eticket.log());
+    assert!(eticket.log().contains(eticket.address("gateway")), "the log has the address too:\n{}", eticket.log());
     let exit = eticket.stop().await;
-    assert_eq!(exit.output.lines().count(), 1, "standard output has the ready line only: {}", exit.output);
+    assert_eq!(exit.output.lines().count(), 1, "standard output contains only the ready line: {}", exit.output);
 }
 
 #[tokio::test]
-async fn the_ready_line_of_a_server_alone_names_its_own() {
+async fn the_ready_line_of_a_standalone_server_has_its_addresses() {
     for server in SERVERS {
         let data = folder();
         let mut launch = Launch::program(&format!("eticket-{server}"))
@@ -76,7 +76,7 @@ async fn the_ready_line_of_a_server_alone_names_its_own() {
 }
 
 #[tokio::test]
-async fn started_again_it_goes_on_where_it_was() {
+async fn a_restart_continues_with_the_stored_state() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -93,7 +93,7 @@ async fn started_again_it_goes_on_where_it_was() {
     let refusal = api.reserve("kept", "B", UserGrade::Silver).await.expect_err("it is still held");
     assert_eq!(reason(&refusal), "TICKET_ALREADY_RESERVED");
     let reservation = reserved.reservation.expect("an answer has its resource");
-    let cancelled = api.cancel(&reservation.reservation_id).await.expect("who holds may cancel");
+    let cancelled = api.cancel(&reservation.reservation_id).await.expect("a holder can cancel");
     assert_eq!(api.settled("kept", &cancelled.consistency_token).await.ticket_status(), TicketStatus::Available);
     eticket.stop().await;
 }
@@ -107,7 +107,7 @@ async fn a_data_folder_belongs_to_one_process() {
     let name = data.path().to_str().expect("UTF-8");
     assert!(second.log.contains(name), "it names the folder {name}:\n{}", second.log);
     eticket.kill().await;
-    // The lock of a process that was killed holds nobody up.
+    // A killed process leaves no lock that blocks the next start.
     Eticket::start(data.path()).await.stop().await;
 }
 
@@ -128,7 +128,7 @@ async fn a_store_file_belongs_to_one_process() {
 }
 
 #[tokio::test]
-async fn nothing_is_acknowledged_into_a_store_file_that_was_removed() {
+async fn commands_fail_after_the_store_file_was_removed() {
     let data = folder();
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -136,7 +136,7 @@ async fn nothing_is_acknowledged_into_a_store_file_that_was_removed() {
     api.register("before", slot).await.expect("registered");
     let (file, aside) = (data.path().join("ticket.db"), data.path().join("aside.db"));
     fs::rename(&file, &aside).expect("moved");
-    let refused = api.register("lost", slot).await.expect_err("a restart would not know of it");
+    let refused = api.register("lost", slot).await.expect_err("it would be lost after a restart");
     assert_eq!(reason(&refused), "STORE_UNAVAILABLE");
     let is_ready = async |expected| {
         eventually(SOON, "its health shows it", async || {
@@ -156,7 +156,7 @@ async fn nothing_is_acknowledged_into_a_store_file_that_was_removed() {
 }
 
 #[tokio::test]
-async fn a_data_folder_that_cannot_be_made_is_named() {
+async fn a_data_folder_that_cannot_be_created_is_named() {
     let data = folder();
     let file = data.path().join("a-file");
     fs::write(&file, "").expect("it can be written");
@@ -166,7 +166,7 @@ async fn a_data_folder_that_cannot_be_made_is_named() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_in_use_is_named_in_the_error() {
     let data = folder();
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("it is bound").to_string();
@@ -177,7 +177,7 @@ async fn a_port_that_is_taken_is_named() {
 }
 
 #[tokio::test]
-async fn each_signal_ends_it_well() {
+async fn each_signal_ends_it_cleanly() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
         let data = folder();
         let eticket = Eticket::start(data.path()).await;
@@ -189,39 +189,39 @@ async fn each_signal_ends_it_well() {
 }
 
 #[tokio::test]
-async fn another_signal_a_second_later_ends_it_at_once() {
+async fn a_second_signal_a_second_later_ends_it_immediately() {
     let data = folder();
     let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "20000").start().await;
     let api = Api::new(&eticket, Protocol::Gateway);
     api.register("1", calendar::upcoming(Weekday::Tue)).await.expect("a new id is registered");
     let first = Instant::now();
     eticket.signal(Signal::INT);
-    // Two within a second are one: of these, the first that comes later ends it.
+    // Two signals within a second count as one; the first later signal ends the process.
     let id = eticket.id();
     let again = async || if signal_again(id, Signal::TERM) { Err("it runs") } else { Ok(()) };
     let (exit, ()) = tokio::join!(eticket.exit(), eventually(SOON, "it ends", again));
     let elapsed = first.elapsed();
     assert_eq!(exit.code, Some(130), "{}", exit.log);
     assert!(elapsed >= Duration::from_secs(1), "after {elapsed:?}");
-    assert!(elapsed < Duration::from_secs(15), "at once, not after the drain: {elapsed:?}");
+    assert!(elapsed < Duration::from_secs(15), "immediately instead of after the drain: {elapsed:?}");
 }
 
-/// Answers whether the process is still there.
+/// Sends a signal; returns whether the process still exists.
 fn signal_again(id: u32, signal: Signal) -> bool {
     let id = i32::try_from(id).ok().and_then(Pid::from_raw).expect("an id");
     kill_process(id, signal).is_ok()
 }
 
-/// A log collector that hangs freezes nothing: calls are answered, and the process ends when it is asked to.
+/// A hanging log collector does not block the process: calls are answered, and the process can be stopped.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pipe_that_nobody_reads_holds_nothing_up() {
+async fn an_unread_pipe_does_not_block_the_process() {
     for stream in [Stream::Log, Stream::Output] {
         let data = folder();
         let eticket = Launch::all_in_one(data.path()).unread(stream).key("log.level", "debug").start().await;
         let api = Api::new(&eticket, Protocol::Gateway);
         api.register("1", calendar::upcoming(Weekday::Wed)).await.expect("a new id is registered");
         api.settled("1", "").await;
-        assert!(metrics(&eticket).await.contains("eticket_log_lines_dropped_total"), "what is dropped is counted");
+        assert!(metrics(&eticket).await.contains("eticket_log_lines_dropped_total"), "dropped lines are counted");
         let began = Instant::now();
         eticket.signal(Signal::TERM);
         let exit = eticket.exit().await;
@@ -231,7 +231,7 @@ async fn a_pipe_that_nobody_reads_holds_nothing_up() {
 }
 
 #[tokio::test]
-async fn too_few_open_files_are_named() {
+async fn a_low_limit_of_open_files_is_named() {
     for most in [12, 16, 24, 32, 48] {
         let data = folder();
         let exit = Launch::all_in_one(data.path()).with_open_files(most).run().await;
@@ -242,18 +242,18 @@ async fn too_few_open_files_are_named() {
 }
 
 #[tokio::test]
-async fn an_address_of_another_machine_is_told() {
+async fn an_address_of_another_machine_is_named() {
     let data = folder();
-    // TEST-NET-1, which nobody has.
+    // TEST-NET-1, an address that no machine has.
     let launch = Launch::all_in_one(data.path()).key("pricing.listen", "192.0.2.1:0");
     let exit = launch.key("auth.mode", "off").key("auth.allow_off_anywhere", "true").run().await;
     assert_eq!(exit.code, Some(69), "{}", exit.log);
     assert!(exit.log.contains("pricing cannot listen on 192.0.2.1:0: this machine does not have"), "{}", exit.log);
 }
 
-/// While it waits before it drains, calls are still served; the readiness that a balancer asks for says no.
+/// During the drain delay calls are still served, while the readiness for load balancers is already false.
 #[tokio::test]
-async fn the_drain_delay_lets_balancers_look_away() {
+async fn the_drain_delay_gives_load_balancers_time() {
     let data = folder();
     let eticket = Launch::all_in_one(data.path()).key("shutdown.drain_delay_ms", "1500").start().await;
     let gateway = eticket.address("gateway").to_owned();
@@ -266,14 +266,14 @@ async fn the_drain_delay_lets_balancers_look_away() {
         seen => Err(seen),
     })
     .await;
-    assert!(api.ticket("1").await.is_ok(), "calls are served until the delay is over");
+    assert!(api.ticket("1").await.is_ok(), "calls succeed during the delay");
     assert_eq!(eticket.exit().await.code, Some(0));
 }
 
-/// Directly and through the gateway, which stops before the service that could answer: told in the words of the contract and at
-/// once, not cut after the share of the hard cap (25 s) that calls may take.
+/// Directly and through the gateway, which stops before the service: the call ends with the status of the contract and
+/// immediately, instead of being aborted after the share of the hard cap (25 s) that calls may use.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_waits_is_told_that_it_shuts_down() {
+async fn waiting_calls_end_with_shutting_down() {
     for protocol in Protocol::ALL {
         let data = folder();
         let eticket = Eticket::start(data.path()).await;
@@ -296,12 +296,12 @@ async fn who_waits_is_told_that_it_shuts_down() {
         let mut views = QueryServiceClient::new(channel(eticket.address("gateway")));
         let mut stream =
             views.watch_ticket_views(WatchTicketViewsRequest::default()).await.expect("begun").into_inner();
-        assert!(stream.message().await.expect("open").is_some(), "of nothing there is the place to go on from");
+        assert!(stream.message().await.expect("open").is_some(), "an empty view still has a resume token");
         let began = Instant::now();
         eticket.signal(Signal::TERM);
         let status = waiting.await.expect("it does not panic").expect_err("there is no such view");
-        says_that_it_shuts_down(&status);
-        says_that_it_shuts_down(&stream.message().await.expect_err("it ends"));
+        is_shutting_down(&status);
+        is_shutting_down(&stream.message().await.expect_err("it ends"));
         let exit = eticket.exit().await;
         assert_eq!(exit.code, Some(0), "{}", exit.log);
         assert!(began.elapsed() < Duration::from_secs(10), "{protocol:?}: {:?}:\n{}", began.elapsed(), exit.log);
@@ -309,15 +309,15 @@ async fn who_waits_is_told_that_it_shuts_down() {
     }
 }
 
-fn says_that_it_shuts_down(status: &Status) {
+fn is_shutting_down(status: &Status) {
     assert_eq!((status.code(), reason(status)), (Code::Unavailable, "SHUTTING_DOWN".to_owned()), "{status:?}");
     let delay = status.get_details_retry_info().and_then(|info| info.retry_delay).expect("a RetryInfo");
     let pushback = status.metadata().get("grpc-retry-pushback-ms").expect("a pushback");
     assert_eq!(pushback.to_str().ok(), Some(delay.as_millis().to_string().as_str()));
 }
 
-/// Commands that were accepted while a signal came are answered, or refused in the words of the contract, and what was
-/// acknowledged is kept.
+/// Commands that were accepted before a signal are answered or rejected with an error of the contract, and acknowledged
+/// commands are kept.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_drain_under_load_loses_nothing() {
     let data = folder();
@@ -335,7 +335,7 @@ async fn a_drain_under_load_loses_nothing() {
                         Err(status) => return (kept, status),
                     }
                 }
-                unreachable!("it is stopped before numbers end")
+                unreachable!("it is stopped before the range ends")
             })
         })
         .collect();
@@ -345,7 +345,7 @@ async fn a_drain_under_load_loses_nothing() {
     let mut kept = Vec::new();
     for worker in workers {
         let (acknowledged, status) = worker.await.expect("a worker does not panic");
-        // What the server still answers is in the words of the contract; the rest the client's own transport says.
+        // A response of the server must be an error of the contract; other errors come from the client's own transport.
         let of_transport =
             std::error::Error::source(&status).is_some_and(|cause| cause.is::<tonic::transport::Error>());
         assert!(of_transport || status.code() == Code::Unavailable, "{status:?}");
@@ -361,7 +361,7 @@ async fn a_drain_under_load_loses_nothing() {
     eticket.stop().await;
 }
 
-/// What the health service says of readiness; none if it does not answer.
+/// Returns the readiness of a server; `None` if it does not respond.
 async fn readiness(address: &str) -> Option<bool> {
     use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
     let request = HealthCheckRequest { service: "readiness".to_owned() };

@@ -1,4 +1,4 @@
-//! The logs of all services, read by the correlation id of one request, and their level, which changes while they run.
+//! The logs of all services for the correlation id of one request, and changes of the log level at run time.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -19,7 +19,7 @@ use tokio::{
 };
 use tonic::Request;
 
-/// Sends `PUT /log-level`; returns the response as it came.
+/// Sends `PUT /log-level`; returns the raw response.
 async fn set_level(eticket: &Eticket, level: &str) -> String {
     let mut stream = TcpStream::connect(eticket.address("admin")).await.expect("the admin server listens");
     let length = level.len();
@@ -48,8 +48,8 @@ async fn reserve(api: &Api, ticket: &str, correlation_id: &str) {
     api.settled(ticket, &reserved.consistency_token).await;
 }
 
-/// What the log says under a correlation id: message and, of the fields, who says it.
-fn said(log: &str, correlation_id: &str) -> Vec<(String, String)> {
+/// Returns the log lines of a correlation id: the message and the service from the fields.
+fn lines_of(log: &str, correlation_id: &str) -> Vec<(String, String)> {
     let lines = log.lines().filter(|line| line.contains(correlation_id));
     let parse = |line: &str| {
         let line: Value = serde_json::from_str(line).expect("each line is JSON");
@@ -69,9 +69,9 @@ async fn one_reservation_is_followed_through_all_services() {
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
     reserve(&api, "quiet", "before-debug").await;
-    assert_eq!(said(&eticket.log(), "before-debug"), [], "level info shows no single request");
+    assert_eq!(lines_of(&eticket.log(), "before-debug"), [], "level info does not log single requests");
 
-    assert!(set_level(&eticket, "verbose").await.starts_with("HTTP/1.1 400 "), "no such level");
+    assert!(set_level(&eticket, "verbose").await.starts_with("HTTP/1.1 400 "), "the level is invalid");
     let response = set_level(&eticket, "debug").await;
     assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
     reserve(&api, "loud", "under-debug").await;
@@ -87,14 +87,14 @@ async fn one_reservation_is_followed_through_all_services() {
         ("published an event", "pricing"),
     ] {
         eventually(SOON, "the line", async || {
-            let said = said(&eticket.log(), "under-debug");
-            said.iter().any(|line| (line.0.as_str(), line.1.as_str()) == (message, name)).then_some(()).ok_or(said)
+            let lines = lines_of(&eticket.log(), "under-debug");
+            lines.iter().any(|line| (line.0.as_str(), line.1.as_str()) == (message, name)).then_some(()).ok_or(lines)
         })
         .await;
     }
     let response = set_level(&eticket, "info").await;
     assert!(response.starts_with("HTTP/1.1 204 "), "{response}");
     reserve(&api, "quiet-again", "after-debug").await;
-    assert_eq!(said(&eticket.log(), "after-debug"), []);
+    assert_eq!(lines_of(&eticket.log(), "after-debug"), []);
     eticket.stop().await;
 }

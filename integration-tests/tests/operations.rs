@@ -1,4 +1,4 @@
-//! What operators do on the command line, to a service or through the gateway.
+//! Admin commands on the command line, sent to a service or through the gateway.
 
 use std::{
     net::TcpListener,
@@ -16,7 +16,7 @@ use eticket_integration_tests::{
 use eticket_proto::reservation::UserGrade;
 use tempfile::TempDir;
 
-/// `eticket admin …`, to the gateway of this one.
+/// Runs `eticket admin …` against the gateway of this process.
 async fn admin(eticket: &Eticket, arguments: &[&str]) -> Exit {
     let mut launch = Launch::program("eticket").argument("admin");
     for argument in arguments {
@@ -30,7 +30,7 @@ fn lines(exit: &Exit) -> Vec<&str> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn each_command_says_what_it_did() {
+async fn each_command_prints_its_result() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -60,7 +60,7 @@ async fn each_command_says_what_it_did() {
     }
     let rebuilt = admin(&eticket, &["rebuild-view"]).await;
     assert!(rebuilt.output.ends_with("messages applied to the new view\n"), "{rebuilt:?}");
-    // To a service itself, which names nobody else.
+    // Sent to a service directly; the output names no service.
     let direct = Launch::program("eticket-ticket").argument("republish").argument("--address");
     let exit = direct.argument(eticket.address("ticket")).run().await;
     assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["3 states put into the outbox again"]), "{}", exit.log);
@@ -68,7 +68,7 @@ async fn each_command_says_what_it_did() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn on_a_terminal_progress_is_a_bar() {
+async fn progress_is_a_bar_on_a_terminal() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -77,19 +77,19 @@ async fn on_a_terminal_progress_is_a_bar() {
     }
     let (program, gateway) = (binary::binary("eticket"), eticket.address("gateway"));
     let command = format!("{} admin republish --service ticket --address {gateway}", program.display());
-    // `script` gives it a terminal, of which it shows what is drawn there.
+    // `script` runs the command on a terminal and prints its output.
     let exit = Launch::as_shown(&format!("script --quiet --return --command '{command}' /dev/null")).run().await;
     assert_eq!(exit.code, Some(0), "{exit:?}");
     assert!(exit.output.contains("10 of 10") && exit.output.contains("ticket: 10 states"), "{exit:?}");
-    // Where none is, nothing but the result is written.
+    // Without a terminal only the result is written.
     let exit = admin(&eticket, &["republish", "--service", "ticket"]).await;
     assert!(!exit.output.contains(" of ") && exit.log.is_empty(), "{exit:?}");
     eticket.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_that_differs_from_its_owners_is_seen() {
-    // Another ticket service, whose tickets are not those that the view has heard of.
+async fn a_view_that_differs_from_its_owners_is_reported() {
+    // Another ticket service, with tickets that the view does not have.
     let (data, elsewhere) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
     let other = Launch::program("eticket-ticket").data(elsewhere.path());
     let other = other.key("listen", "127.0.0.1:0").key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0");
@@ -116,7 +116,7 @@ async fn a_view_that_differs_from_its_owners_is_seen() {
     let of_both = |field: &str| lines(&exit).iter().any(|line| line.starts_with(&format!("both\t{field}\t")));
     assert!(of_both("ticket.status") || of_both("ticket.withdrawn"), "{}", exit.output);
 
-    // An owner that is not there is no difference.
+    // A missing owner is not reported as a difference.
     other.stop().await;
     let exit = admin(&eticket, &["compare-view"]).await;
     assert_eq!(exit.code, Some(69), "{exit:?}");
@@ -125,7 +125,7 @@ async fn a_view_that_differs_from_its_owners_is_seen() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn orders_that_reach_nobody_say_what_to_do() {
+async fn unreachable_servers_produce_an_actionable_error() {
     let orphan = Launch::program("eticket-query").argument("unsettled").argument("--address").argument("127.0.0.1:1");
     let exit = orphan.run().await;
     assert_eq!(exit.code, Some(69), "{exit:?}");
@@ -138,8 +138,8 @@ async fn orders_that_reach_nobody_say_what_to_do() {
         assert!(exit.log.contains(address) && exit.log.contains("expected host:port"), "{}", exit.log);
     }
 
-    // Without an address the configuration says where the server is; a free port it cannot know. It needs no more of it: this
-    // has neither a bus nor, for a reservation service, an upstream.
+    // Without `--address` the configuration names the server, but it cannot name a port that is chosen at start. The
+    // rest of the configuration may be missing: here there is no bus and no upstream.
     let exit = Launch::program("eticket-reservation").argument("parked").key("listen", "127.0.0.1:1").run().await;
     assert_eq!(exit.code, Some(69), "{exit:?}");
     let anywhere = Launch::program("eticket-query").argument("unsettled");
@@ -149,7 +149,7 @@ async fn orders_that_reach_nobody_say_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_order_that_is_refused_is_told_plainly() {
+async fn a_rejected_command_prints_a_plain_error() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let exit = admin(&eticket, &["resend", "no-such-event", "--service", "ticket"]).await;
@@ -157,7 +157,7 @@ async fn an_order_that_is_refused_is_told_plainly() {
     assert!(exit.log.contains("event_id: expected") && !exit.log.contains("could not be built"), "{}", exit.log);
     eticket.stop().await;
 
-    // A service that was never told of its owners cannot compare; nor can it rebuild without the bus.
+    // A service without the addresses of the owners cannot compare, and without the bus it cannot rebuild.
     let data = TempDir::new().expect("a folder");
     let query = Launch::program("eticket-query").data(data.path()).key("listen", "127.0.0.1:0");
     let query = query.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0").start().await;
@@ -169,7 +169,7 @@ async fn an_order_that_is_refused_is_told_plainly() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_service_answers_for_itself_only() {
+async fn a_service_serves_only_its_own_operations() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
     let at_ticket = async |arguments: &[&str]| {
@@ -186,15 +186,15 @@ async fn a_service_answers_for_itself_only() {
         let exit = at_ticket(arguments).await;
         assert_eq!((exit.code, exit.output.as_str()), (Some(1), ""), "{arguments:?}: {}", exit.log);
     }
-    // What only owners have cannot be asked of the view.
+    // The view does not support commands that only owners have.
     let exit = admin(&eticket, &["republish", "--service", "query"]).await;
     assert_eq!(exit.code, Some(2), "{}", exit.log);
     eticket.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_mute_server_is_given_up() {
-    // It accepts connections, and says nothing.
+async fn a_silent_server_times_out() {
+    // Accepts connections and never responds.
     let mute = TcpListener::bind("127.0.0.1:0").expect("a port");
     let address = mute.local_addr().expect("bound").to_string();
     let began = Instant::now();
@@ -211,7 +211,7 @@ async fn a_mute_server_is_given_up() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_can_never_be_applied_is_discarded() {
+async fn an_event_that_can_never_be_applied_is_discarded() {
     let data = TempDir::new().expect("a folder");
     Eticket::start(data.path()).await.stop().await;
     let bus = Embedded::open(&data.path().join("bus.db")).await.expect("a bus");
@@ -229,7 +229,7 @@ async fn what_can_never_be_applied_is_discarded() {
     }
     let exit = admin(&eticket, &["resend", "odd/1"]).await;
     let still = vec!["reservation: 0 applied again", "pricing: 0 applied again", "query: 0 applied again"];
-    assert_eq!((exit.code, lines(&exit)), (Some(0), still), "every service that has it was asked: {}", exit.log);
+    assert_eq!((exit.code, lines(&exit)), (Some(0), still), "every service with the event was called: {}", exit.log);
     let exit = admin(&eticket, &["discard", "odd/1", "--service", "pricing"]).await;
     assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["pricing: 1 discarded"]), "{}", exit.log);
     let direct = Launch::program("eticket-query").argument("discard").argument("odd/1").argument("--address");

@@ -1,5 +1,5 @@
-//! A pricing policy that is wrong: before the start it is refused by file, line and rule; while the service runs the old one stays
-//! in force and says so.
+//! An invalid pricing policy: at the start it is rejected with file, line and rule; at run time the old policy stays in
+//! force, and the log reports the error.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -34,7 +34,7 @@ fn with_policy(launch: Launch, key: &str, file: &Path) -> Launch {
     launch.key(key, file.to_str().expect("UTF-8"))
 }
 
-/// All servers, with a policy file that is read often and counts once it has stayed the same for `settle_ms`.
+/// Starts all servers with a policy file that is read often and adopted once it has been unchanged for `settle_ms`.
 fn following(data: &TempDir, file: &Path, settle_ms: &str) -> Launch {
     with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", file)
         .key("pricing.policy.reload_interval_ms", "50")
@@ -42,7 +42,7 @@ fn following(data: &TempDir, file: &Path, settle_ms: &str) -> Launch {
 }
 
 #[tokio::test]
-async fn a_wrong_policy_is_refused_by_file_line_and_rule() {
+async fn an_invalid_policy_is_rejected_with_file_line_and_rule() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     let rule = |body: &str| format!("{GOOD}  - rule_id: bad\n{body}");
@@ -72,7 +72,7 @@ async fn a_wrong_policy_is_refused_by_file_line_and_rule() {
     }
 }
 
-/// Registers a ticket for a Wednesday and waits until it has its price.
+/// Registers a ticket for a Wednesday and waits until it has a price.
 async fn priced(api: &Api, ticket: &str) -> TicketView {
     let registered = api.register(ticket, calendar::upcoming(Weekday::Wed)).await.expect("registered");
     api.settled(ticket, &registered.consistency_token).await
@@ -82,12 +82,12 @@ fn units(view: &TicketView) -> i64 {
     view.discounted_price.as_ref().expect("a price").units
 }
 
-/// Waits until the log has a line that says why the file is not used.
-async fn is_told(eticket: &Eticket, part: &str) {
-    eventually(SOON, "the log says why", async || {
+/// Waits until the log has a line with the reason why the file is not used.
+async fn log_has_reason(eticket: &Eticket, part: &str) {
+    eventually(SOON, "the log has the reason", async || {
         let log = eticket.log();
-        let told = log.lines().any(|line| line.contains("the policy file is not used") && line.contains(part));
-        if told { Ok(()) } else { Err(part.to_owned()) }
+        let logged = log.lines().any(|line| line.contains("the policy file is not used") && line.contains(part));
+        if logged { Ok(()) } else { Err(part.to_owned()) }
     })
     .await;
     let metrics = aftermath::metrics(eticket).await;
@@ -95,7 +95,7 @@ async fn is_told(eticket: &Eticket, part: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
+async fn an_invalid_policy_at_run_time_changes_nothing() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
@@ -117,15 +117,15 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
     .enumerate()
     {
         fs::write(&file, text).expect("written");
-        is_told(&eticket, said).await;
-        assert_eq!(policy(&api).await, first, "the old one is in force: {said}");
+        log_has_reason(&eticket, said).await;
+        assert_eq!(policy(&api).await, first, "the old policy is in force: {said}");
         assert_eq!(units(&priced(&api, &format!("new-{number}")).await), 4_500);
     }
     fs::remove_file(&file).expect("removed");
-    is_told(&eticket, "it cannot be read").await;
+    log_has_reason(&eticket, "it cannot be read").await;
     assert_eq!(policy(&api).await, first);
 
-    // Put right, it is followed: who holds a ticket keeps the price that they were given.
+    // The corrected file is adopted; holders keep the price that they were given.
     let right = GOOD.replace("version: 1", "version: 2").replace("percent: 10", "percent: 50");
     fs::write(&file, right).expect("written");
     eventually(SOON, "the new policy is in force", async || match policy(&api).await.version {
@@ -143,9 +143,9 @@ async fn a_policy_that_is_broken_while_it_runs_changes_nothing() {
     aftermath::ends_well(eticket).await;
 }
 
-/// Clients and other services take messages up to 4 MiB, and a row may have many discounts with long descriptions.
+/// Clients and services accept messages up to 4 MiB, and a row may have many discounts with long descriptions.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn pages_of_long_rows_end_before_they_are_too_large() {
+async fn pages_of_long_rows_stay_within_the_message_limit() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     let description = "한".repeat(200);
@@ -154,7 +154,7 @@ async fn pages_of_long_rows_end_before_they_are_too_large() {
     fs::write(&file, format!("version: 1\nbase_price: 5000 KRW\nrules:\n{rules}")).expect("written");
     let eticket = with_policy(Launch::all_in_one(data.path()), "pricing.policy.file", &file).start().await;
     let api = Api::new(&eticket, Protocol::Direct);
-    // Of 60 KiB and more each.
+    // Rows of more than 60 KiB each.
     let tickets: Vec<String> = (0..80).map(|number| format!("t-{number:02}")).collect();
     for ticket in &tickets {
         assert_eq!(units(&priced(&api, ticket).await), 4_900);
@@ -184,20 +184,20 @@ async fn pages_of_long_rows_end_before_they_are_too_large() {
             break;
         }
     }
-    assert_eq!((&prices, &views), (&tickets, &tickets), "each once and in order");
+    assert_eq!((&prices, &views), (&tickets, &tickets), "each row once and in order");
     let compare = Launch::program("eticket").argument("admin").argument("compare-view");
     let exit = compare.argument("--address").argument(eticket.address("gateway")).run().await;
     assert_eq!((exit.code, exit.output.trim()), (Some(0), "query: 160 rows compared, 0 differences"), "{}", exit.log);
     aftermath::ends_well(eticket).await;
 }
 
-/// A file that is written bit by bit: its first half is a policy too.
+/// A file that is written in pieces: its first half is a valid policy too.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn half_a_policy_is_never_adopted() {
+async fn a_partially_written_policy_is_not_adopted() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
-    // Nobody has written to it for long, so the start does not wait for it.
+    // The file is old, so the start does not wait until it has settled.
     let past = std::time::SystemTime::now() - std::time::Duration::from_secs(3_600);
     fs::File::options().write(true).open(&file).and_then(|file| file.set_modified(past)).expect("an old file");
     let launch = following(&data, &file, "10000");
@@ -218,13 +218,13 @@ async fn half_a_policy_is_never_adopted() {
     })
     .await;
     let rules: Vec<_> = adopted.rules.iter().map(|rule| rule.rule_id.as_str()).collect();
-    assert_eq!(rules, ["all", "more"], "all of it");
+    assert_eq!(rules, ["all", "more"], "all rules are adopted");
     assert!(!eticket.log().contains("the policy file is not used"), "{}", eticket.log());
     aftermath::ends_well(eticket).await;
 }
 
 #[tokio::test]
-async fn what_is_no_regular_file_is_refused_unread() {
+async fn a_policy_that_is_not_a_regular_file_is_rejected_unread() {
     let data = TempDir::new().expect("a folder");
     let fifo = data.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
@@ -238,9 +238,9 @@ async fn what_is_no_regular_file_is_refused_unread() {
     }
 }
 
-/// An end that moves tells nobody another price: a new policy is for those who reserve from then on.
+/// A changed end does not change the price of a holder: a new policy applies to later reservations.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_holds_a_ticket_keeps_the_price_when_only_the_end_moves() {
+async fn a_holder_keeps_the_price_when_only_the_end_changes() {
     let data = TempDir::new().expect("a folder");
     let file = data.path().join("prices.yaml");
     fs::write(&file, GOOD).expect("written");
@@ -264,8 +264,8 @@ async fn who_holds_a_ticket_keeps_the_price_when_only_the_end_moves() {
         api.settled("held", &answer.consistency_token).await
     };
     let longer = update(None, Some(to_proto(slot.end + chrono::TimeDelta::hours(1)))).await;
-    assert_eq!((longer.settled, units(&longer)), (true, 4_500), "the price they were given");
+    assert_eq!((longer.settled, units(&longer)), (true, 4_500), "the holder keeps the price");
     let moved = update(Some(to_proto(slot.start + chrono::TimeDelta::minutes(1))), None).await;
-    assert_eq!((moved.settled, units(&moved)), (true, 8_100), "another start is another price");
+    assert_eq!((moved.settled, units(&moved)), (true, 8_100), "another start changes the price");
     aftermath::ends_well(eticket).await;
 }

@@ -1,4 +1,4 @@
-//! PostgreSQL under the services: one that is away, frozen, late, or not to be used, as callers and operators see it.
+//! PostgreSQL below the services: unavailable, frozen, late or unusable, from the view of callers and operators.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -22,9 +22,9 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_res
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
-/// Those that keep their state there.
+/// The services that store their state there.
 const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
-/// Within this a change of health must show.
+/// Limit until a change of health must be visible.
 const SHOWS: Duration = Duration::from_secs(10);
 
 async fn server() -> Postgres {
@@ -50,29 +50,29 @@ async fn shows(eticket: &Eticket, serving: ServingStatus) {
         .await;
         assert_eq!(health(eticket, server, "liveness").await, ServingStatus::Serving);
     }
-    assert_eq!(health(eticket, "query", "readiness").await, ServingStatus::Serving, "it has a store of its own");
+    assert_eq!(health(eticket, "query", "readiness").await, ServingStatus::Serving, "query has its own store");
 }
 
-fn is_told<A>(answer: Result<A, Status>) {
+fn reports_unavailable_store<A>(answer: Result<A, Status>) {
     let status = answer.map(drop).expect_err("the store is away");
     assert_eq!((status.code(), reason(&status).as_str()), (Code::Unavailable, "STORE_UNAVAILABLE"), "{status:?}");
-    assert!(status.get_details_retry_info().is_some(), "it says when to come again: {status:?}");
+    assert!(status.get_details_retry_info().is_some(), "it has a retry delay: {status:?}");
 }
 
-/// Each service, by a command or a read that needs its store.
-async fn all_are_told(api: &Api, reservation: &str, cancel_id: &str) {
-    is_told(api.register("late", calendar::upcoming(Weekday::Wed)).await);
-    is_told(api.ticket("held").await);
-    is_told(api.reserve("free", "user-2", UserGrade::Silver).await);
-    is_told(api.cancel_as(reservation, cancel_id).await);
-    is_told(api.price("held").await);
+/// Checks every service by a command or read that needs its store.
+async fn every_service_reports_it(api: &Api, reservation: &str, cancel_id: &str) {
+    reports_unavailable_store(api.register("late", calendar::upcoming(Weekday::Wed)).await);
+    reports_unavailable_store(api.ticket("held").await);
+    reports_unavailable_store(api.reserve("free", "user-2", UserGrade::Silver).await);
+    reports_unavailable_store(api.cancel_as(reservation, cancel_id).await);
+    reports_unavailable_store(api.price("held").await);
     let view = api.view("held", "", WaitFor::Unspecified).await.expect("the view is query's own");
     assert_eq!(view.ticket_status, i32::from(TicketStatus::Reserved));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn while_the_store_is_away_callers_are_told_and_when_it_is_back_all_goes_on() {
+async fn an_unavailable_store_is_reported_until_it_is_back() {
     let (mut postgres, data) = (server().await, TempDir::new().expect("a folder"));
     let eticket = Launch::all_in_one(data.path()).key("store.url", &postgres.url("postgres")).start().await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -85,13 +85,13 @@ async fn while_the_store_is_away_callers_are_told_and_when_it_is_back_all_goes_o
     let cancel_id = Uuid::new_v4().to_string();
 
     block_in_place(|| postgres.kill()).expect("killed");
-    all_are_told(&api, &reservation, &cancel_id).await;
+    every_service_reports_it(&api, &reservation, &cancel_id).await;
     shows(&eticket, ServingStatus::NotServing).await;
     block_in_place(|| postgres.start_again()).expect("it is back");
     shows(&eticket, ServingStatus::Serving).await;
-    // Frozen it refuses nothing, and answers nothing.
+    // A frozen server rejects nothing and responds to nothing.
     postgres.signal(Signal::STOP).expect("stopped");
-    all_are_told(&api, &reservation, &cancel_id).await;
+    every_service_reports_it(&api, &reservation, &cancel_id).await;
     shows(&eticket, ServingStatus::NotServing).await;
     postgres.signal(Signal::CONT).expect("continued");
     shows(&eticket, ServingStatus::Serving).await;
@@ -107,13 +107,13 @@ async fn while_the_store_is_away_callers_are_told_and_when_it_is_back_all_goes_o
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_store_that_comes_late_is_waited_for_and_said_once() {
+async fn a_late_store_is_awaited_and_logged_once() {
     let (mut postgres, data) = (server().await, TempDir::new().expect("a folder"));
     block_in_place(|| postgres.stop()).expect("stopped");
     let url = with_password(&postgres.url("postgres"));
     let instead = TcpListener::bind(("127.0.0.1", postgres.port())).expect("its port is free");
     let coming = spawn_blocking(move || {
-        // The first attempt has come, and gets nowhere.
+        // The first connection attempt has arrived and fails.
         drop(instead.accept().expect("a connection"));
         drop(instead);
         postgres.start_again().expect("it comes");
@@ -127,7 +127,7 @@ async fn a_store_that_comes_late_is_waited_for_and_said_once() {
     eticket.stop().await;
 }
 
-fn says(exit: &Exit, code: i32, parts: &[&str]) {
+fn exits_with(exit: &Exit, code: i32, parts: &[&str]) {
     assert_eq!(exit.code, Some(code), "{}", exit.log);
     for part in parts {
         assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
@@ -137,26 +137,26 @@ fn says(exit: &Exit, code: i32, parts: &[&str]) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_store_that_cannot_be_used_ends_the_start_and_says_why() {
+async fn an_unusable_store_ends_the_start_with_the_reason() {
     let (postgres, data) = (server().await, TempDir::new().expect("a folder"));
     let alone = |url: &str| {
         let launch = Launch::program("eticket-pricing").data(data.path()).key("bus.url", "embedded");
         launch.key("listen", "127.0.0.1:0").key("store.url", &with_password(url))
     };
     let missing = alone(&postgres.url("nowhere")).run().await;
-    says(&missing, 69, &["store.url", "postgres:***@127.0.0.1", "nowhere", "no such database", "create it"]);
-    postgres.ask_for_passwords().expect("asked for");
+    exits_with(&missing, 69, &["store.url", "postgres:***@127.0.0.1", "nowhere", "no such database", "create it"]);
+    postgres.ask_for_passwords().expect("passwords are required");
     postgres.sql("postgres", "create role guest login password 'other'").expect("made");
     let wrong = alone(&postgres.url("postgres").replace("postgres@", "guest:s3cret@")).run().await;
-    says(&wrong, 69, &["store.url", "guest:***@127.0.0.1", "password"]);
+    exits_with(&wrong, 69, &["store.url", "guest:***@127.0.0.1", "password"]);
 }
 
 #[tokio::test]
-async fn a_url_is_checked_and_its_password_hidden() {
+async fn a_store_url_is_checked_and_its_password_hidden() {
     let check =
         async |url: &str| Launch::program("eticket").key("store.url", url).argument("--check-config").run().await;
     let shown = check("postgres://eticket:s3cret@db:5432/shop?sslmode=verify-full").await;
-    says(&shown, 0, &[]);
+    exits_with(&shown, 0, &[]);
     let url = "url = \"postgres://eticket:***@db:5432/shop?sslmode=verify-full\"";
     assert_eq!(shown.output.matches(url).count(), 3, "ticket, reservation and pricing:\n{}", shown.output);
     for (url, part) in [
@@ -164,8 +164,8 @@ async fn a_url_is_checked_and_its_password_hidden() {
         ("postgres://eticket:s3cret/@db/shop", "expected postgres://"),
         ("mysql://eticket:s3cret@db/shop", "expected sqlite:PATH or postgres://"),
     ] {
-        says(&check(url).await, 78, &["store.url = ", "eticket:***@db", part]);
+        exits_with(&check(url).await, 78, &["store.url = ", "eticket:***@db", part]);
     }
     let own = Launch::program("eticket").key("query.store.url", "postgres://eticket:s3cret@db/shop");
-    says(&own.argument("--check-config").run().await, 78, &["query.store.url", "SQLite only"]);
+    exits_with(&own.argument("--check-config").run().await, 78, &["query.store.url", "SQLite only"]);
 }

@@ -1,4 +1,4 @@
-//! Many callers, one ticket: exactly one may have it, and all others learn why they may not.
+//! Many callers compete for one ticket: exactly one gets it, and all others get the reason.
 
 use eticket_integration_tests::{Api, Protocol, process::Launch, race};
 use tempfile::TempDir;
@@ -8,7 +8,7 @@ const CONNECTIONS: usize = 8;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn one_of_a_thousand_callers_gets_the_ticket() {
     let data = TempDir::new().expect("a folder");
-    // A thousand first looks at once take longer than one may on a busy machine; what is tested is who wins.
+    // A thousand concurrent checks exceed the breaker's limits on a busy machine; the test is about the single winner.
     let eticket = Launch::all_in_one(data.path())
         .key("reservation.upstream.ticket.deadline_ms", "15000")
         .key("reservation.upstream.ticket.attempt_timeout_ms", "14000")

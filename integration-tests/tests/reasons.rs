@@ -1,4 +1,4 @@
-//! The error reasons that need a service to be short of something: of time, of room, of an address.
+//! Error reasons that need a shortage: of time, of capacity, of an address.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -24,19 +24,19 @@ use tonic_types::StatusExt;
 fn expect(answer: Result<impl std::fmt::Debug, Status>, code: Code, name: &str) -> Status {
     let status = answer.expect_err(name);
     assert_eq!((status.code(), reason(&status).as_str()), (code, name), "{status:?}");
-    assert!(status.get_details_localized_message().is_some(), "every error speaks to people");
+    assert!(status.get_details_localized_message().is_some(), "every error has a localized message");
     status
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_deadline_that_ends_is_told_as_such() {
+async fn an_expired_deadline_is_reported_as_such() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path())
         .key("ticket.fault.only", "GetTicket")
         .key("ticket.fault.latency_ms", "600000")
         .start()
         .await;
-    // A browser's client, because tonic's ends the call itself at the same moment, as CANCELLED.
+    // A browser-like client, because tonic's client ends the call itself at the same moment with CANCELLED.
     for protocol in [Protocol::WebBinary, Protocol::WebText] {
         let mut request = Request::new(GetTicketRequest { ticket_id: "1".into() });
         request.set_timeout(Duration::from_millis(500));
@@ -48,7 +48,7 @@ async fn a_deadline_that_ends_is_told_as_such() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
+async fn a_call_above_the_limit_gets_a_retry_delay() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path())
         .key("ticket.limits.concurrency", "1")
@@ -59,14 +59,14 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
     let api = Api::new(&eticket, Protocol::Direct);
     let holder = tokio::spawn({
         let api = api.clone();
-        // Tries again while the other call has the place.
+        // Retries while the other call has the permit.
         async move {
             while let Err(status) = api.ticket("1").await
                 && reason(&status) == "SERVICE_OVERLOADED"
             {}
         }
     });
-    let refused = eventually(SOON, "the one place is taken", async || match api.withdraw("1", "").await {
+    let refused = eventually(SOON, "the only permit is taken", async || match api.withdraw("1", "").await {
         Err(status) if reason(&status) == "SERVICE_OVERLOADED" => Ok(status),
         other => Err(other.map(drop)),
     })
@@ -75,9 +75,9 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
     let delay = refused.get_details_retry_info().and_then(|retry| retry.retry_delay).expect("a RetryInfo");
     let pushback = refused.metadata().get("grpc-retry-pushback-ms").expect("a pushback");
     assert_eq!(pushback.to_str().ok(), Some(delay.as_millis().to_string().as_str()), "{refused:?}");
-    // Who goes away gives the place back.
+    // A disconnect releases the permit.
     holder.abort();
-    eventually(SOON, "the place is free again", async || match api.withdraw("1", "").await {
+    eventually(SOON, "the permit is free again", async || match api.withdraw("1", "").await {
         Err(status) if reason(&status) == "TICKET_NOT_FOUND" => Ok(()),
         other => Err(other.map(drop)),
     })
@@ -86,7 +86,7 @@ async fn who_comes_when_all_places_are_taken_is_asked_to_come_again() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_page_token_that_nobody_made_is_refused_by_every_list() {
+async fn a_forged_page_token_is_rejected_by_every_list() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path()).start().await;
     let api = Api::new(&eticket, Protocol::Gateway);
@@ -111,7 +111,7 @@ async fn a_page_token_that_nobody_made_is_refused_by_every_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_view_that_was_not_told_of_its_owners_cannot_be_compared() {
+async fn a_view_without_owner_addresses_cannot_be_compared() {
     let data = TempDir::new().expect("a folder");
     let query = Launch::program("eticket-query")
         .data(data.path())

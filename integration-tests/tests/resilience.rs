@@ -1,5 +1,5 @@
-//! A ticket service that is slow, fails, sheds or refuses, and what the reservation service makes of it: it refuses shortly, then at
-//! once, says when to try again, and recovers by itself.
+//! A ticket service that is slow, fails, is overloaded or rejects, and the reaction of the reservation service: it
+//! fails after a short time, then immediately, returns a retry delay, and recovers by itself.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -32,20 +32,20 @@ use tokio_stream::wrappers::TcpListenerStream;
 use tonic::{Code, Request, Response, Status};
 use tonic_types::StatusExt;
 
-/// How the ticket service behaves.
+/// The behaviour of the fake ticket service.
 #[derive(Debug, Clone, Copy)]
-enum Mood {
+enum Behaviour {
     Available,
     Expired,
     Fails,
-    /// Never answers.
+    /// Never responds.
     Hangs,
 }
 
-/// Stands in for the ticket service, and does what it is told.
+/// A fake ticket service with a configurable behaviour.
 #[derive(Clone)]
 struct Scripted {
-    mood: Arc<Mutex<Mood>>,
+    behaviour: Arc<Mutex<Behaviour>>,
     asked: Arc<AtomicU64>,
 }
 
@@ -55,41 +55,41 @@ type CallResult<T> = Result<Response<T>, Status>;
 impl TicketService for Scripted {
     async fn check_availability(&self, _: Request<CheckAvailabilityRequest>) -> CallResult<CheckAvailabilityResponse> {
         self.asked.fetch_add(1, Ordering::SeqCst);
-        let mood = *self.mood.lock().expect("nobody panics with it");
+        let behaviour = *self.behaviour.lock().expect("not poisoned");
         let ticket = pb::Ticket {
             end_time: Some(prost_types::Timestamp { seconds: 4_000_000_000, nanos: 0 }),
             ..pb::Ticket::default()
         };
-        match mood {
-            Mood::Available => Ok(Response::new(CheckAvailabilityResponse {
+        match behaviour {
+            Behaviour::Available => Ok(Response::new(CheckAvailabilityResponse {
                 available: true,
                 reason: UnavailableReason::Unspecified.into(),
                 ticket: Some(ticket),
             })),
-            Mood::Expired => Ok(Response::new(CheckAvailabilityResponse {
+            Behaviour::Expired => Ok(Response::new(CheckAvailabilityResponse {
                 available: false,
                 reason: UnavailableReason::Expired.into(),
                 ticket: Some(ticket),
             })),
-            Mood::Fails => Err(Status::unavailable("on purpose")),
-            Mood::Hangs => futures::future::pending().await,
+            Behaviour::Fails => Err(Status::unavailable("on purpose")),
+            Behaviour::Hangs => futures::future::pending().await,
         }
     }
 
     async fn register_ticket(&self, _: Request<pb::RegisterTicketRequest>) -> CallResult<pb::RegisterTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn update_ticket(&self, _: Request<pb::UpdateTicketRequest>) -> CallResult<pb::UpdateTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn withdraw_ticket(&self, _: Request<pb::WithdrawTicketRequest>) -> CallResult<pb::WithdrawTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn get_ticket(&self, _: Request<pb::GetTicketRequest>) -> CallResult<pb::GetTicketResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
     async fn list_tickets(&self, _: Request<pb::ListTicketsRequest>) -> CallResult<pb::ListTicketsResponse> {
-        Err(Status::unimplemented("not asked here"))
+        Err(Status::unimplemented("not used in this test"))
     }
 }
 
@@ -100,9 +100,9 @@ struct World {
     _data: TempDir,
 }
 
-/// The real reservation service in front of a ticket service that does what it is told.
+/// The real reservation service with a fake ticket service.
 async fn world(open_ms: u64) -> World {
-    let scripted = Scripted { mood: Arc::new(Mutex::new(Mood::Available)), asked: Arc::default() };
+    let scripted = Scripted { behaviour: Arc::new(Mutex::new(Behaviour::Available)), asked: Arc::default() };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     let address: SocketAddr = listener.local_addr().expect("bound");
     let server = tonic::transport::Server::builder().add_service(TicketServiceServer::new(scripted.clone()));
@@ -117,7 +117,7 @@ async fn world(open_ms: u64) -> World {
         .key("upstream.ticket.deadline_ms", "2000")
         .key("upstream.ticket.attempt_timeout_ms", "500")
         .key("upstream.ticket.breaker.min_calls", "5")
-        // What a busy machine makes slow is no failure here.
+        // Slowness of a busy machine must not count as a failure.
         .key("upstream.ticket.breaker.slow_call_ms", "400")
         .key("upstream.ticket.breaker.open_ms", &open_ms.to_string())
         .start()
@@ -127,8 +127,8 @@ async fn world(open_ms: u64) -> World {
 }
 
 impl World {
-    fn mood(&self, mood: Mood) {
-        *self.scripted.mood.lock().expect("nobody panics with it") = mood;
+    fn behaviour(&self, behaviour: Behaviour) {
+        *self.scripted.behaviour.lock().expect("not poisoned") = behaviour;
     }
 
     fn asked(&self) -> u64 {
@@ -139,14 +139,14 @@ impl World {
         self.api.reserve(ticket, "A", UserGrade::Silver).await.map(drop)
     }
 
-    /// Calls until the breaker lets none through any more; answers how long it says that it stays open.
+    /// Calls until the breaker is open; returns the delay that it reports.
     async fn until_the_breaker_is_open(&self) -> Duration {
         eventually(SOON, "the breaker opens", async || {
             let before = self.asked();
-            let refused = self.reserve("t-open").await.expect_err("the ticket service is of no use");
+            let refused = self.reserve("t-open").await.expect_err("the ticket service fails");
             overloaded(&refused);
             if self.asked() > before {
-                return Err("it still asks");
+                return Err("it still calls the ticket service");
             }
             let retry = refused.get_details_retry_info().expect("RetryInfo").retry_delay;
             Ok(retry.expect("when it will try again"))
@@ -165,22 +165,22 @@ fn overloaded(status: &Status) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_failing_ticket_service_is_left_alone_until_it_recovers() {
+async fn a_failing_ticket_service_is_not_called_until_it_recovers() {
     let world = world(1_000).await;
     world.reserve("t-1").await.expect("all is well");
-    world.mood(Mood::Fails);
+    world.behaviour(Behaviour::Fails);
     let delay = world.until_the_breaker_is_open().await;
     assert!(delay <= Duration::from_secs(1), "no longer than the breaker stays open: {delay:?}");
-    world.mood(Mood::Available);
+    world.behaviour(Behaviour::Available);
     eventually(SOON, "it recovers by itself", async || world.reserve("t-2").await).await;
     world.reservation.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_ticket_service_that_hangs_is_given_up_and_then_not_asked() {
+async fn a_hanging_ticket_service_times_out_and_opens_the_breaker() {
     let world = world(60_000).await;
-    world.mood(Mood::Hangs);
-    // It never answers, so that there is an answer at all shows the deadline.
+    world.behaviour(Behaviour::Hangs);
+    // The fake never responds, so a response shows that the deadline works.
     overloaded(&world.reserve("t-1").await.expect_err("it hangs"));
     let delay = world.until_the_breaker_is_open().await;
     assert!(delay > Duration::ZERO && delay <= Duration::from_secs(60), "{delay:?}");
@@ -188,9 +188,9 @@ async fn a_ticket_service_that_hangs_is_given_up_and_then_not_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_thousand_refusals_of_the_business_change_nothing() {
+async fn business_rejections_do_not_open_the_breaker() {
     let world = world(60_000).await;
-    world.mood(Mood::Expired);
+    world.behaviour(Behaviour::Expired);
     let refusals = futures::future::join_all((0..1000).map(|number| {
         let world = &world;
         async move { world.reserve(&format!("t-{number}")).await.expect_err("it is expired") }
@@ -198,14 +198,14 @@ async fn a_thousand_refusals_of_the_business_change_nothing() {
     for refusal in refusals.await {
         assert_eq!((refusal.code(), reason(&refusal).as_str()), (Code::FailedPrecondition, "TICKET_EXPIRED"));
     }
-    assert_eq!(world.asked(), 1000, "no refusal was retried, none was kept back");
-    world.mood(Mood::Available);
+    assert_eq!(world.asked(), 1000, "no rejection was retried, and the breaker stayed closed");
+    world.behaviour(Behaviour::Available);
     world.reserve("t-after").await.expect("the breaker is closed");
     world.reservation.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_fault_layer_rehearses_an_outage_of_the_check_alone() {
+async fn the_fault_layer_simulates_failing_checks() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path())
         .key("ticket.fault.only", "CheckAvailability")
@@ -224,14 +224,14 @@ async fn the_fault_layer_rehearses_an_outage_of_the_check_alone() {
     eticket.stop().await;
 }
 
-/// An address that can be taken again and again.
+/// An address that can be bound repeatedly.
 fn free_address() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     listener.local_addr().expect("bound").to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_fault_layer_rehearses_a_ticket_service_that_is_slow() {
+async fn the_fault_layer_simulates_a_slow_ticket_service() {
     let (tickets, reservations) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
     let address = free_address();
     let ticket = || {
@@ -246,7 +246,7 @@ async fn the_fault_layer_rehearses_a_ticket_service_that_is_slow() {
         .key("bus.url", "embedded")
         .key("shutdown.drain_delay_ms", "0")
         .key("upstream.ticket.url", &format!("http://{address}"))
-        // Long, so that an answer within a part of it has not asked.
+        // Long, so that a faster response proves that no call was made.
         .key("upstream.ticket.deadline_ms", "4000")
         .key("upstream.ticket.attempt_timeout_ms", "4000")
         .key("upstream.ticket.breaker.min_calls", "3")
@@ -260,10 +260,10 @@ async fn the_fault_layer_rehearses_a_ticket_service_that_is_slow() {
     }
     let began = std::time::Instant::now();
     overloaded(&reserve().await.expect_err("the breaker is open"));
-    assert!(began.elapsed() < Duration::from_secs(2), "at once, without a call: {:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(2), "immediately, without a call: {:?}", began.elapsed());
     let metrics = eticket_integration_tests::aftermath::metrics(&reservation).await;
     let refusals = metrics.lines().find(|line| line.starts_with("eticket_breaker_refusals_total{upstream=\"ticket\"}"));
-    assert!(refusals.is_some_and(|line| !line.ends_with(" 0")), "the breaker has kept it back: {metrics}");
+    assert!(refusals.is_some_and(|line| !line.ends_with(" 0")), "the breaker has rejected it: {metrics}");
     slow.stop().await;
     let ticket = ticket().start().await;
     eventually(SOON, "it recovers by itself", reserve).await;

@@ -1,4 +1,4 @@
-//! A rolling restart of every service under load: a client with the shipped service config sees no call fail.
+//! A rolling restart of every service under load: a client with the shipped service config sees no failed call.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -30,8 +30,8 @@ use uuid::Uuid;
 
 const CALLERS: usize = 16;
 
-/// Reserves, looks and cancels, again and again; answers how many calls went well.
-async fn go_round(
+/// Reserves, reads and cancels repeatedly; returns the number of successful calls.
+async fn run_calls(
     caller: Arc<Mutex<Caller>>,
     ticket: String,
     done: Arc<AtomicUsize>,
@@ -66,10 +66,10 @@ async fn go_round(
     Ok(())
 }
 
-/// Waits until the client has connected to this gateway again, which a rolling update leaves it time for (`minReadySeconds` of
-/// the chart): client libraries pause for a second or more after a refused connection. Without any connection calls fail, whatever
-/// the servers do.
-async fn client_is_back(gateway: &Eticket) {
+/// Waits until the client has reconnected to this gateway. A rolling update leaves time for this (`minReadySeconds` of
+/// the chart): client libraries pause for a second or more after a refused connection, and without any connection calls
+/// fail whatever the servers do.
+async fn client_reconnected(gateway: &Eticket) {
     let called = r#"eticket_rpc_total{service="gateway",rpc="eticket.ticket.v1.TicketService/GetTicket",code="OK"}"#;
     eventually(SOON, "the restarted gateway is called", async || {
         let metrics = metrics(gateway).await;
@@ -94,7 +94,7 @@ async fn no_call_fails_while_every_replica_is_restarted() {
     let caller = Arc::new(Mutex::new(Caller::start(&gateways)));
     let (done, stopping) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let rounds: Vec<_> = (0..CALLERS)
-        .map(|number| tokio::spawn(go_round(caller.clone(), format!("t-{number}"), done.clone(), stopping.clone())))
+        .map(|number| tokio::spawn(run_calls(caller.clone(), format!("t-{number}"), done.clone(), stopping.clone())))
         .collect();
     for service in ["ticket", "reservation", "pricing", "query", "gateway"] {
         for number in 0..2 {
@@ -102,7 +102,7 @@ async fn no_call_fails_while_every_replica_is_restarted() {
             mesh.replica_of(service, number).stop().await;
             mesh.replica_of(service, number).start().await;
             if service == "gateway" {
-                client_is_back(mesh.replica_of(service, number).process()).await;
+                client_reconnected(mesh.replica_of(service, number).process()).await;
             }
             eprintln!("{service} {number}: {} calls meanwhile", done.load(Ordering::Relaxed) - before);
         }
@@ -114,6 +114,6 @@ async fn no_call_fails_while_every_replica_is_restarted() {
     }
     let done = done.load(Ordering::Relaxed);
     assert!(failed.is_empty() && done > 300, "{done} calls went well; failed: {failed:?}");
-    Arc::try_unwrap(caller).ok().expect("nobody calls any more").into_inner().finish().await;
+    Arc::try_unwrap(caller).ok().expect("no task uses the caller any more").into_inner().finish().await;
     mesh.stop().await;
 }

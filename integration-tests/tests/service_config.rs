@@ -1,4 +1,5 @@
-//! The service config that ships beside the protos: it speaks of methods that there are, and retries only what the contract allows.
+//! Checks the service config that is shipped with the protos: it names existing methods, and retries only what the
+//! contract allows.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -14,7 +15,7 @@ fn config() -> Value {
     serde_json::from_str(&fs::read_to_string(path).expect("it ships beside the protos")).expect("JSON")
 }
 
-/// Full names of the contract's services with their methods, and whether each streams.
+/// Full names of the contract's services and methods, and whether each method streams.
 fn methods() -> BTreeSet<(String, String, bool)> {
     let set = FileDescriptorSet::decode(eticket_proto::DESCRIPTORS).expect("descriptors");
     let mut methods = BTreeSet::new();
@@ -50,7 +51,7 @@ fn every_name_is_in_the_contract() {
 }
 
 #[test]
-fn only_unavailable_is_retried_and_no_stream_is() {
+fn only_unavailable_unary_calls_are_retried() {
     let config = config();
     let entries = config["methodConfig"].as_array().expect("a list");
     let own_entry = |service: &str, method: &str| {
@@ -65,15 +66,15 @@ fn only_unavailable_is_retried_and_no_stream_is() {
             continue;
         }
         retried += 1;
-        assert!(!streams, "{service}/{method} streams: who watches resumes with its token");
+        assert!(!streams, "{service}/{method} streams: a watcher resumes with its token");
         assert_eq!(policy["retryableStatusCodes"], serde_json::json!(["UNAVAILABLE"]));
         assert!(policy["maxAttempts"].as_u64().is_some_and(|attempts| (2..=5).contains(&attempts)), "gRFC A6 allows 5");
     }
     assert!(retried >= 17, "only {retried} methods are retried");
 }
 
-/// A timeout there is not the caller's: clients on gRPC's C core end the call by it before the server can say why, and every client
-/// shortens a longer deadline of its caller's to it.
+/// A timeout in the service config would be independent of the caller's: clients on gRPC's C core would end the call
+/// before the server can return a reason, and every client would shorten a longer deadline of its caller.
 #[test]
 fn it_sets_no_timeout_and_spreads_calls_over_all_addresses() {
     let config = config();

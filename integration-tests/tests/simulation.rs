@@ -1,7 +1,8 @@
-//! Seeds of the simulation, and whether it would notice if a rule of the protocol were another.
+//! Runs seeds of the simulation, and checks that it detects every broken rule of the protocol.
 //!
-//! `SIMULATION_SEEDS=4711 cargo test -p eticket-integration-tests --test simulation seeds` runs one seed alone and shows its log;
-//! a range is written as `0..500`. `SIMULATION_WRONG=Locks` tries only the rules that are called so.
+//! `SIMULATION_SEEDS=4711 cargo test -p eticket-integration-tests --test simulation seeds` runs a single seed and
+//! prints its log; a range is written as `0..500`. `SIMULATION_WRONG=Locks` tries only the rules with this text in
+//! their names.
 
 use std::{env, ops::Range};
 
@@ -9,10 +10,10 @@ use eticket_integration_tests::simulation::{Wrong, explore, run};
 
 const SEEDS: u64 = 10_000;
 
-/// So many seeds come to everything in `ALL_OF_IT`.
+/// This number of seeds covers everything in `ALL_OF_IT`.
 const ENOUGH_FOR_ALL: u64 = 1_000;
 
-/// What seeds must come to for the test to mean anything.
+/// Situations that the seeds must cover; otherwise the test would prove little.
 const ALL_OF_IT: [&str; 27] = [
     "a client read its own write",
     "a client tried again",
@@ -33,8 +34,8 @@ const ALL_OF_IT: [&str; 27] = [
     "an etag was out of date",
     "refused: it has expired",
     "refused: it is withdrawn",
-    "refused: somebody holds it",
-    "refused: there is none",
+    "refused: the ticket is held",
+    "refused: there is no ticket",
     "the bus was out",
     "the ledger of an unheld ticket was closed",
     "the stream lost its tail",
@@ -43,8 +44,8 @@ const ALL_OF_IT: [&str; 27] = [
     "the ticket service could not be asked",
 ];
 
-/// The seeds that were asked for; one alone is shown.
-fn chosen() -> Option<Range<u64>> {
+/// Returns the requested seeds; the log of a single seed is printed.
+fn requested_seeds() -> Option<Range<u64>> {
     let text = env::var("SIMULATION_SEEDS").ok()?;
     let number = |text: &str| text.trim().parse::<u64>().unwrap_or_else(|_| panic!("SIMULATION_SEEDS: {text:?}"));
     Some(match text.split_once("..") {
@@ -54,8 +55,8 @@ fn chosen() -> Option<Range<u64>> {
 }
 
 #[test]
-fn whatever_a_seed_has_in_store_all_agree_in_the_end() {
-    let seeds = chosen().unwrap_or(0..SEEDS);
+fn all_seeds_converge() {
+    let seeds = requested_seeds().unwrap_or(0..SEEDS);
     let number = seeds.end - seeds.start;
     if number == 1 {
         let report = run(seeds.start, None);
@@ -85,7 +86,7 @@ fn the_same_seed_has_the_same_log() {
 }
 
 #[test]
-fn each_rule_that_is_given_wrongly_is_found() {
+fn each_broken_rule_is_detected() {
     let mut missed = Vec::new();
     let only = env::var("SIMULATION_WRONG").unwrap_or_default();
     let chosen = Wrong::ALL.into_iter().filter(|wrong| format!("{wrong:?}").contains(&only));

@@ -1,5 +1,5 @@
-//! What applications in Go, Python, Java and Node see through stubs generated from the protos, under the service config that ships
-//! beside them: the reason of an error in time, and no error where a short wait helps.
+//! Applications in Go, Python, Java and Node, with stubs that are generated from the protos and the shipped service
+//! config: they get the reason of an error in time, and no error if a short wait helps.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -24,19 +24,19 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the clients in Go, Python, Java and Node: cargo xtask test builds them"]
-async fn an_open_breaker_is_told_with_its_reason_at_once() {
+async fn an_open_breaker_returns_its_reason_immediately() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path())
         .key("ticket.fault.only", "CheckAvailability")
         .key("ticket.fault.error_ratio", "1")
         .key("reservation.upstream.ticket.breaker.min_calls", "1")
-        // Open until all clients have called.
+        // Stays open until all clients have called.
         .key("reservation.upstream.ticket.breaker.open_ms", "600000")
         .start()
         .await;
     let api = Api::new(&eticket, Protocol::Gateway);
     eventually(SOON, "the breaker opens", async || {
-        let refused = api.reserve("1", "A", UserGrade::Silver).await.expect_err("availability cannot be asked for");
+        let refused = api.reserve("1", "A", UserGrade::Silver).await.expect_err("the check is unavailable");
         let delay = refused.get_details_retry_info().and_then(|retry| retry.retry_delay);
         if delay > Some(Duration::from_secs(60)) { Ok(()) } else { Err(refused) }
     })
@@ -53,10 +53,10 @@ async fn an_open_breaker_is_told_with_its_reason_at_once() {
     eticket.stop().await;
 }
 
-/// The deadline is longer than the one that calls without any get, so that nothing else can have ended them.
+/// The deadline is longer than the server's default, so nothing else can have ended the call.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the clients in Go, Python, Java and Node: cargo xtask test builds them"]
-async fn a_view_that_is_not_there_is_told_just_before_the_callers_own_deadline() {
+async fn a_missing_view_is_reported_before_the_callers_deadline() {
     const DEADLINE: Duration = Duration::from_secs(11);
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
@@ -75,7 +75,7 @@ async fn a_view_that_is_not_there_is_told_just_before_the_callers_own_deadline()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the clients in Go, Python, Java and Node: cargo xtask test builds them"]
-async fn a_call_that_is_shed_is_tried_again_and_answered() {
+async fn a_rejected_call_is_retried_and_answered() {
     let data = TempDir::new().expect("a folder");
     let eticket = Launch::all_in_one(data.path())
         .key("ticket.limits.concurrency", "1")
@@ -85,7 +85,7 @@ async fn a_call_that_is_shed_is_tried_again_and_answered() {
         .await;
     let api = Api::new(&eticket, Protocol::Direct);
     for language in LANGUAGES {
-        let holder = take_the_one_place(&api).await;
+        let holder = take_the_only_permit(&api).await;
         let before = shed(&eticket).await;
         let call = stub::call(language, eticket.address("gateway"), "tickets", "", PATIENCE);
         let place_becomes_free = async {
@@ -103,18 +103,18 @@ async fn a_call_that_is_shed_is_tried_again_and_answered() {
     eticket.stop().await;
 }
 
-/// Has a call under way that does not end by itself.
-async fn take_the_one_place(api: &Api) -> JoinHandle<()> {
+/// Starts a call that does not end by itself.
+async fn take_the_only_permit(api: &Api) -> JoinHandle<()> {
     let holder = tokio::spawn({
         let api = api.clone();
-        // Tries again while another call has the place.
+        // Retries while another call has the permit.
         async move {
             while let Err(status) = api.ticket("1").await
                 && reason(&status) == "SERVICE_OVERLOADED"
             {}
         }
     });
-    eventually(SOON, "the one place is taken", async || match api.withdraw("1", "").await {
+    eventually(SOON, "the only permit is taken", async || match api.withdraw("1", "").await {
         Err(status) if reason(&status) == "SERVICE_OVERLOADED" => Ok(()),
         other => Err(other.map(drop)),
     })
@@ -122,7 +122,7 @@ async fn take_the_one_place(api: &Api) -> JoinHandle<()> {
     holder
 }
 
-/// How many calls the ticket service has shed.
+/// Returns the number of calls that the ticket service has rejected because of its limit.
 async fn shed(eticket: &Eticket) -> u64 {
     let metrics = metrics(eticket).await;
     let counts = metrics.lines().filter_map(|line| line.strip_prefix("eticket_rpc_shed_total{service=\"ticket\"} "));

@@ -1,4 +1,4 @@
-//! The commands in README.md, run as they stand there: what the page promises is what a reader will see.
+//! Runs the commands in README.md as they are written, and checks the promised output.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -7,13 +7,13 @@ use std::{collections::BTreeMap, fs};
 use eticket_integration_tests::{binary, process::Launch, tour};
 use tempfile::TempDir;
 
-/// The main job.
+/// The main command.
 const MAIN: &str = "cargo run --release -p eticket";
 /// The tests.
 const TEST: &str = "cargo xtask test";
-/// The distributed form; `up` runs it.
+/// The distributed form; tested by `up`.
 const UP: &str = "cargo xtask up";
-/// What is in force.
+/// Prints the effective configuration.
 const CHECK: &str = "cargo run --release -p eticket -- --check-config";
 
 fn page() -> String {
@@ -21,16 +21,16 @@ fn page() -> String {
 }
 
 #[test]
-fn no_command_of_the_page_is_left_out() {
-    assert_eq!(tour::commands(&page()), [MAIN, TEST, CHECK, UP], "who adds a command adds what runs it here");
-    // The second is run by whoever runs this: the pipeline, word for word.
+fn every_command_of_the_page_is_tested() {
+    assert_eq!(tour::commands(&page()), [MAIN, TEST, CHECK, UP], "add a test for each new command of the page");
+    // The second command is the pipeline itself, which runs this test.
     let pipeline = fs::read_to_string(binary::root().join(".ci/run")).expect("a pipeline");
     assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs grpcurl and curl, and builds a release: cargo xtask test"]
-async fn the_readme_keeps_its_promises() {
+async fn the_readme_commands_produce_the_promised_output() {
     tokio::task::spawn_blocking(|| binary::build_release("eticket")).await.expect("built");
     let data = TempDir::new().expect("a folder");
     let folder = data.path().to_str().expect("UTF-8");
@@ -49,6 +49,6 @@ async fn the_readme_keeps_its_promises() {
     assert!(!blocks.is_empty(), "README.md has no block behind <!-- tour -->");
     let path = std::env::var_os("PATH").expect("a PATH");
     let met = tokio::task::spawn_blocking(move || tour::run(&blocks, &path)).await.expect("every promise is kept");
-    assert!(met >= 10, "only {met} promises: the page tells too little");
+    assert!(met >= 10, "only {met} promises: the page has too few expectations");
     eticket.stop().await;
 }

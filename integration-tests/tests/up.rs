@@ -1,4 +1,4 @@
-//! `cargo xtask up`: two replicas of each service on servers of their own, until Ctrl-C.
+//! `cargo xtask up`: two replicas of each service on their own servers, until Ctrl-C.
 
 use std::{collections::BTreeMap, process::Stdio};
 
@@ -16,7 +16,7 @@ use tokio::{
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
-async fn everything_is_up_until_it_is_told_to_stop() {
+async fn everything_is_up_until_ctrl_c() {
     let folder = TempDir::new().expect("a folder");
     let xtask = binary::binary("xtask");
     let mut child = Command::new(&xtask)
@@ -24,7 +24,7 @@ async fn everything_is_up_until_it_is_told_to_stop() {
         .arg(folder.path())
         .arg("--binaries")
         .arg(xtask.parent().expect("a folder"))
-        // As cargo does: by it xtask finds the checkout.
+        // Cargo sets it too; xtask uses it to find the checkout.
         .env("CARGO_MANIFEST_DIR", binary::root().join("xtask"))
         .stdout(Stdio::piped())
         .kill_on_drop(true)
@@ -32,7 +32,7 @@ async fn everything_is_up_until_it_is_told_to_stop() {
         .expect("it starts");
     let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
     let mut addresses = BTreeMap::<String, Vec<String>>::new();
-    let told = timeout(SOON * 2, async {
+    let up = timeout(SOON * 2, async {
         while let Some(line) = lines.next_line().await.expect("text") {
             if line.starts_with("Ctrl-C") {
                 return true;
@@ -44,7 +44,7 @@ async fn everything_is_up_until_it_is_told_to_stop() {
         }
         false
     });
-    assert!(told.await.expect("soon"), "it ended before it was up: {addresses:?}");
+    assert!(up.await.expect("soon"), "it ended before it was up: {addresses:?}");
     for service in ["ticket", "reservation", "pricing", "query"] {
         assert_eq!(addresses[service].len(), 2, "{addresses:?}");
     }

@@ -1,4 +1,4 @@
-//! Servers that are too old: what is wrong is said, with what is needed, and nothing is done with them.
+//! Servers that are too old: the error names the problem and the required version, and the server is not used.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -17,7 +17,7 @@ use tokio::{
 };
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 
-/// As Debian 12 has it: it says who it is, and answers pings.
+/// A fake with the version of Debian 12: it sends its version and answers pings.
 async fn old_nats() -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
@@ -50,14 +50,18 @@ async fn health(eticket: &Eticket, name: &str) -> ServingStatus {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_old_nats_server_is_named_and_the_service_runs_on() {
+async fn an_old_nats_server_is_named_and_the_service_keeps_running() {
     let (url, data) = (old_nats().await, TempDir::new().expect("a folder"));
     let launch = Launch::program("eticket-reservation").data(data.path()).key("listen", "127.0.0.1:0");
     let launch = launch.key("bus.url", &url).key("upstream.ticket.url", "http://127.0.0.1:1");
     let eticket = launch.key("shutdown.drain_delay_ms", "0").start().await;
     let said = "is nats-server 2.9.10: 2.10 or newer is needed: update it, or set bus.url";
-    eventually(SOON, "it says so", async || if eticket.log().contains(said) { Ok(()) } else { Err(eticket.log()) })
-        .await;
+    eventually(
+        SOON,
+        "the log has the error",
+        async || if eticket.log().contains(said) { Ok(()) } else { Err(eticket.log()) },
+    )
+    .await;
     for (name, expected) in [
         ("bus", ServingStatus::NotServing),
         ("readiness", ServingStatus::Serving),
@@ -69,13 +73,13 @@ async fn an_old_nats_server_is_named_and_the_service_runs_on() {
     assert!(!exit.log.contains("panicked") && !exit.log.contains("s3cret"), "{}", exit.log);
 }
 
-/// All that comes from the server has 14 where it has its version.
-async fn looking_old(postgres: &Postgres) -> String {
+/// A proxy that replaces the version in all data from the server by 14.
+async fn proxy_with_old_version(postgres: &Postgres) -> String {
     let version = postgres.sql("postgres", "show server_version").expect("it answers");
     let number = postgres.sql("postgres", "show server_version_num").expect("it answers");
     let number: i32 = number.parse().expect("a number");
     let old = format!("14{}", &version[2..]);
-    // Each with its length before it, as a column of a row; else any four bytes might be meant.
+    // Each with its length prefix, as a column of a row; otherwise any four bytes could match.
     let mut swaps = vec![(column(&number.to_be_bytes()), column(&140_019_i32.to_be_bytes()))];
     swaps.push((column(version.as_bytes()), column(old.as_bytes())));
     let port = postgres.port();
@@ -117,7 +121,7 @@ fn swap(bytes: &mut [u8], from: &[u8], to: &[u8]) {
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
 async fn an_old_postgresql_ends_the_start_and_is_named() {
     let postgres = spawn_blocking(|| Postgres::start().expect("PostgreSQL starts")).await.expect("no panic");
-    let (url, data) = (looking_old(&postgres).await, TempDir::new().expect("a folder"));
+    let (url, data) = (proxy_with_old_version(&postgres).await, TempDir::new().expect("a folder"));
     let launch = Launch::program("eticket-pricing").data(data.path()).key("bus.url", "embedded");
     let exit = launch.key("listen", "127.0.0.1:0").key("store.url", &url).run().await;
     assert_eq!(exit.code, Some(69), "{}", exit.log);
@@ -125,7 +129,7 @@ async fn an_old_postgresql_ends_the_start_and_is_named() {
         assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
     }
     assert!(!exit.log.contains("s3cret"), "{}", exit.log);
-    // Nothing was made there.
+    // Nothing was created there.
     let schemas = postgres.sql("postgres", "select count(*) from pg_namespace where nspname = 'pricing'");
     assert_eq!(schemas.expect("it answers"), "0");
 }

@@ -1,6 +1,6 @@
-//! Ends one attempt that takes too long, so that there is time left for another.
+//! Ends an attempt that takes too long, so that time is left for another one.
 //!
-//! Innermost, inside the breaker: an attempt that was cut is a failure to count.
+//! This is the innermost layer, inside the breaker: the breaker counts a timed-out attempt as a failure.
 
 use std::{
     task::{Context, Poll},
@@ -21,7 +21,7 @@ pub struct AttemptTimeoutLayer {
 }
 
 impl AttemptTimeoutLayer {
-    /// `limit` counts from the start of the attempt.
+    /// Sets the limit, which counts from the start of the attempt.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit }
@@ -36,7 +36,7 @@ impl<S> Layer<S> for AttemptTimeoutLayer {
     }
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Clone)]
 pub struct AttemptTimeout<S> {
     inner: S,
@@ -60,12 +60,12 @@ where
     fn call(&mut self, mut outgoing: Outgoing<M>) -> Self::Future {
         let own = Instant::now() + self.limit;
         let until = outgoing.deadline.map_or(own, |deadline| deadline.min(own));
-        // The other service is told too, and stops working for nobody.
+        // The upstream gets the deadline too, so that it stops work that nobody needs.
         outgoing.deadline = Some(until);
         let attempt = self.inner.call(outgoing);
         Box::pin(async move {
             match timeout_at(until, attempt).await {
-                // The other service, or tonic's channel, has looked at the same clock and was first to say so.
+                // The upstream, or tonic's channel, has the same deadline and was the first to report it.
                 Ok(Err(CallError::Status(status))) if status.code() == Code::DeadlineExceeded => {
                     Err(CallError::AttemptTimeout)
                 }
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_attempt_is_cut_and_the_other_service_knows_when() {
+    async fn an_attempt_ends_at_its_timeout_which_is_sent_to_the_upstream() {
         assert_eq!(run(None, Duration::ZERO, Ok(())).await.0.expect("an answer"), LIMIT);
         assert_eq!(run(Some(LIMIT / 4), Duration::ZERO, Ok(())).await.0.expect("an answer"), LIMIT / 4);
         let (outcome, took) = run(Some(LIMIT * 9), LIMIT * 5, Ok(())).await;
@@ -116,13 +116,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_says_so_first_it_is_a_timeout() {
+    async fn a_timeout_is_the_same_error_on_either_side() {
         for code in [Code::DeadlineExceeded, Code::Cancelled] {
             let (outcome, _) = run(None, LIMIT, Err(code)).await;
             assert!(matches!(outcome, Err(CallError::AttemptTimeout)), "{outcome:?}");
         }
         let (outcome, _) = run(None, Duration::ZERO, Err(Code::Cancelled)).await;
-        assert!(matches!(outcome, Err(CallError::Status(_))), "before its time it is something else: {outcome:?}");
+        assert!(
+            matches!(outcome, Err(CallError::Status(_))),
+            "before the limit it is a status of the upstream: {outcome:?}"
+        );
         let (outcome, _) = run(None, Duration::ZERO, Err(Code::NotFound)).await;
         assert!(matches!(outcome, Err(CallError::Status(_))), "{outcome:?}");
     }

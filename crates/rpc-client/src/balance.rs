@@ -1,7 +1,7 @@
-//! A channel that spreads calls over all addresses of a service, and follows them as they come and go.
+//! A channel that spreads calls over all addresses of a service and follows address changes.
 //!
-//! A name is asked again every few seconds: in Kubernetes a headless service's name has an address a replica. A name that cannot
-//! be resolved keeps the addresses it had: yesterday's are better than none.
+//! Names are resolved again every few seconds: in Kubernetes the name of a headless service has one address per
+//! replica. If a name cannot be resolved, its previous addresses stay in use: stale addresses are better than none.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,16 +19,17 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::{mpsc::Sender, watch};
 use tonic::transport::{Channel, Endpoint, channel::Change};
 
-/// How often names are asked again.
+/// Interval between two resolutions of a name.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
-/// How long a connection may take to come about.
+/// Limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a connection is asked whether it is alive, and how long it may take to say so.
+/// Interval of keep-alive pings on a connection, and the limit for the response.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
-/// Changes that wait for the channel to take notice.
+/// Capacity for address changes that the channel has not processed yet.
 const CHANGES: usize = 64;
 
-/// Where a service is: `http://host:port`, several separated by commas. Each host may have several addresses.
+/// The addresses of a service: `http://host:port`, several separated by commas. Each host may resolve to several
+/// addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Targets(Vec<Target>);
 
@@ -38,7 +39,7 @@ struct Target {
     port: u16,
 }
 
-/// A text is no list of addresses.
+/// The text is not a list of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("expected http://host:port, several separated by commas, got {0:?}")]
 pub struct InvalidTargets(String);
@@ -81,7 +82,7 @@ impl<'de> Deserialize<'de> for Targets {
     }
 }
 
-/// Finds the addresses of a name.
+/// Resolves a name to addresses.
 #[async_trait]
 trait Resolve: Send + Sync + 'static {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>>;
@@ -92,14 +93,14 @@ struct Dns;
 #[async_trait]
 impl Resolve for Dns {
     async fn resolve(&self, host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
-        // An IPv6 address stands in brackets in a URL only.
+        // IPv6 addresses have brackets in URLs only.
         let host = host.trim_start_matches('[').trim_end_matches(']');
         Ok(tokio::net::lookup_host((host, port)).await?.collect())
     }
 }
 
-/// A channel over all addresses of `targets`, followed by a task of `tasks` until these stop. Connections are made when first
-/// needed; while there is no address at all, calls wait for their deadlines.
+/// Returns a channel over all addresses of `targets`. A task in `tasks` follows address changes until `tasks` stops.
+/// Connections are opened when first needed; while no address is known, calls wait until their deadlines.
 ///
 /// Must be called within a runtime.
 #[must_use]
@@ -113,12 +114,12 @@ fn channel_by(upstream: &'static str, targets: &Targets, tasks: &Tasks, resolve:
     tasks.spawn("addresses", async move {
         let following = follow(upstream, &targets, &*resolve, &changes);
         stopping.run_until_cancelled(following).await;
-        // The channel works on with what it has while calls finish: dropping the sender takes nothing away.
+        // The channel keeps its addresses while the last calls finish: dropping the sender removes none.
     });
     channel
 }
 
-/// An address, and the name that requests to it speak of.
+/// An address, and the name that requests to it contain.
 type Key = (SocketAddr, Target);
 
 async fn follow(
@@ -136,7 +137,7 @@ async fn follow(
                 let addresses = listed(&addresses);
                 tracing::info!(upstream, host = target.host, addresses, "addresses changed");
             }
-            // New ones first, so that there is never none.
+            // New addresses first, so that the channel is never empty.
             for change in differences(target, &before, &addresses) {
                 if changes.send(change).await.is_err() {
                     return;
@@ -147,13 +148,13 @@ async fn follow(
     }
 }
 
-/// The addresses of a name now; `None` if that cannot be said.
+/// Resolves a name; `None` if that fails or finds no address.
 async fn look_up(upstream: &'static str, target: &Target, resolve: &dyn Resolve) -> Option<BTreeSet<SocketAddr>> {
     match resolve.resolve(&target.host, target.port).await {
         Ok(addresses) if !addresses.is_empty() => Some(usable(addresses)),
         found => {
             let error = found.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
-            tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping what is known");
+            tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping its addresses");
             None
         }
     }
@@ -166,14 +167,14 @@ fn listed<'a>(addresses: impl IntoIterator<Item = &'a SocketAddr>) -> String {
 /// One address of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// Where to connect to.
+    /// The socket address to connect to.
     pub socket: SocketAddr,
-    /// `host:port`, what requests to it speak of.
+    /// `host:port`, the authority of requests to this address.
     pub authority: String,
 }
 
-/// All addresses of `targets` as they come and go, for who makes connections by other means than [`channel`]. Empty until the
-/// first name is resolved. A task of `tasks` follows them until these stop, or nobody listens.
+/// Follows the addresses of `targets`, for callers that open connections without [`channel`]. The list is empty until
+/// the first name is resolved. A task in `tasks` updates it until `tasks` stops or all receivers are dropped.
 #[must_use]
 pub fn addresses(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> watch::Receiver<Vec<Address>> {
     addresses_by(upstream, targets, tasks, Arc::new(Dns))
@@ -226,7 +227,8 @@ async fn publish(
     }
 }
 
-/// `localhost` often has two addresses, while a server on it listens on one, by default that of IPv4.
+/// Removes the IPv6 loopback address if there is an IPv4 one: `localhost` often has both, while a server listens on one
+/// of them, by default the IPv4 address.
 fn usable(addresses: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
     let loopback_v4 = addresses.iter().any(|address| address.is_ipv4() && address.ip().is_loopback());
     addresses.into_iter().filter(|address| !(loopback_v4 && address.is_ipv6() && address.ip().is_loopback())).collect()
@@ -246,7 +248,7 @@ fn differences<'a>(
 }
 
 fn endpoint(address: SocketAddr, target: &Target) -> Option<Endpoint> {
-    // What was parsed from a URL is one again.
+    // A target was parsed from a URL, so this cannot fail.
     let origin: Uri = format!("http://{}:{}", target.host, target.port).parse().ok()?;
     let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
     Some(

@@ -1,8 +1,9 @@
-//! Stops calling a service that fails or is slow, so that callers are told at once and it can recover.
+//! Stops calls to a service that fails or is slow, so that callers fail fast and the service can recover.
 //!
-//! Inside the retry, outside the attempt timeout: each attempt is counted. What counts as a failure is that there was no answer
-//! (unreachable, cut off, too late) or that it took too long; a refusal is an answer. A window of time, not of calls, so that
-//! old troubles are forgotten also where little is asked.
+//! The breaker is inside the retry and outside of the attempt timeout, so it counts each attempt. An attempt fails if
+//! it gets no response (unreachable, disconnected, timed out) or if it takes too long. A rejection by the upstream is a
+//! response. The window is a span of time instead of a number of calls, so that old failures expire even if calls are
+//! rare.
 
 mod window;
 
@@ -19,14 +20,14 @@ use tower::{Layer, Service};
 use super::{CallError, Outgoing, config::BreakerConfig};
 use window::Window;
 
-/// Adds a breaker; all services made by one layer share it.
+/// Adds a breaker. All services that one layer creates share it.
 #[derive(Debug, Clone)]
 pub struct BreakerLayer {
     breaker: Arc<Breaker>,
 }
 
 impl BreakerLayer {
-    /// Closed, with nothing counted yet.
+    /// Creates a closed breaker with an empty window.
     #[must_use]
     pub fn new(upstream: &'static str, config: &BreakerConfig) -> Self {
         Self { breaker: Arc::new(Breaker::new(upstream, config)) }
@@ -41,7 +42,7 @@ impl<S> Layer<S> for BreakerLayer {
     }
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Clone)]
 pub struct BreakerService<S> {
     inner: S,
@@ -82,7 +83,7 @@ enum State {
     Open {
         until: Instant,
     },
-    /// `admitted` probes are under way or went well.
+    /// `admitted` probes are running or have succeeded.
     HalfOpen {
         admitted: u32,
         succeeded: u32,
@@ -92,7 +93,7 @@ enum State {
 #[derive(Debug)]
 struct Guarded {
     state: State,
-    /// Raised with each change of state: calls that began in an earlier one say nothing about this one.
+    /// Increases with each change of state; results of calls that began in an earlier state are ignored.
     generation: u64,
 }
 
@@ -125,7 +126,7 @@ impl Breaker {
         }
     }
 
-    /// Lets a call through, or says when it is worth asking again.
+    /// Admits a call, or returns the delay after which a retry makes sense.
     fn admit(this: &Arc<Self>) -> Result<Permit, Duration> {
         let mut guarded = this.guarded.lock().unwrap_or_else(PoisonError::into_inner);
         let now = Instant::now();
@@ -139,7 +140,7 @@ impl Breaker {
         if let State::HalfOpen { admitted, .. } = &mut guarded.state {
             if *admitted >= this.half_open_calls {
                 metrics::counter!("eticket_breaker_refusals_total", "upstream" => this.upstream).increment(1);
-                // By then the probes have answered, or are slow and it is open again.
+                // By then the probes have responded, or they are slow and the breaker is open again.
                 return Err(this.slow_call);
             }
             *admitted += 1;
@@ -147,7 +148,7 @@ impl Breaker {
         Ok(Permit { breaker: this.clone(), generation: guarded.generation, start: now, finished: false })
     }
 
-    /// A call has ended; `None`: nobody knows how.
+    /// Records the end of a call; `failed` is `None` if the outcome is unknown.
     fn record(&self, generation: u64, failed: Option<bool>) {
         let mut guarded = self.guarded.lock().unwrap_or_else(PoisonError::into_inner);
         if guarded.generation != generation {
@@ -167,7 +168,8 @@ impl Breaker {
                 *succeeded += 1;
                 (*succeeded >= self.half_open_calls).then(|| State::Closed(Window::default()))
             }
-            // A probe that was given up gives its place back, or a few of them would close the door for good.
+            // A cancelled probe frees its slot; otherwise a few cancelled probes would keep the breaker half open
+            // forever.
             (State::HalfOpen { admitted, .. }, None) => {
                 *admitted = admitted.saturating_sub(1);
                 None
@@ -202,7 +204,7 @@ impl Breaker {
     }
 }
 
-/// A call that was let through. Dropped without an outcome, the call was given up by its caller.
+/// An admitted call. Dropped without `finish`, it counts as cancelled by its caller.
 #[derive(Debug)]
 struct Permit {
     breaker: Arc<Breaker>,
@@ -225,7 +227,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         if !self.finished {
-            // Callers in a hurry give up before the attempt's timeout does; that it was slow by then is known all the same.
+            // A caller may cancel before the attempt timeout; a call that was slow by then still counts as slow.
             self.breaker.record(self.generation, self.is_slow().then_some(true));
         }
     }

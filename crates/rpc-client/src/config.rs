@@ -1,4 +1,4 @@
-//! How another service is called: one section of a service's configuration for each upstream.
+//! How an upstream is called: a service's configuration has one section per upstream.
 
 use std::time::Duration;
 
@@ -6,37 +6,37 @@ use serde::{Deserialize, Serialize};
 
 use super::balance::Targets;
 
-/// Where another service is, and how much patience there is with it.
+/// The addresses of an upstream, and the limits and retries of calls to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct UpstreamConfig {
-    /// Its addresses; `None` where they are not configured.
+    /// The addresses of the upstream; `None` if none is configured.
     pub url: Option<Targets>,
-    /// For a call with all its attempts.
+    /// Limit of a call including all its attempts, in milliseconds.
     pub deadline_ms: u64,
-    /// For each attempt.
+    /// Limit of each attempt, in milliseconds.
     pub attempt_timeout_ms: u64,
-    /// Attempts after the first.
+    /// Maximum number of attempts after the first.
     pub retries: u32,
-    /// When not to call at all.
+    /// The circuit breaker of the upstream.
     pub breaker: BreakerConfig,
 }
 
-/// When the breaker opens and how it closes.
+/// When the circuit breaker opens and closes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct BreakerConfig {
-    /// Over how long calls are counted.
+    /// The length of the window in which calls are counted, in milliseconds.
     pub window_ms: u64,
-    /// Fewer calls in the window say nothing.
+    /// The breaker does not open with fewer calls in the window.
     pub min_calls: u32,
-    /// Opens when this part of the calls failed or was slow; above 0, at most 1.
+    /// The breaker opens when this share of the calls failed or was slow; above 0, at most 1.
     pub failure_ratio: f64,
-    /// A call that takes this long counts as a failure.
+    /// A call that takes at least this many milliseconds counts as a failure.
     pub slow_call_ms: u64,
-    /// How long nothing is let through.
+    /// How long an open breaker rejects all calls, in milliseconds.
     pub open_ms: u64,
-    /// So many calls are then let through; it closes when all of them went well.
+    /// The number of probes that a half-open breaker admits. It closes when all of them succeed.
     pub half_open_calls: u32,
 }
 
@@ -59,36 +59,38 @@ impl Default for BreakerConfig {
     }
 }
 
-/// A value that makes no sense. `key` is relative to the section.
+/// An invalid value. `key` is relative to the section.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{key} = {value}: expected {expected}")]
 pub struct InvalidConfig {
-    /// As `breaker.window_ms`.
+    /// The key, such as `breaker.window_ms`.
     pub key: &'static str,
-    /// As it was given.
+    /// The configured value.
     pub value: String,
-    /// What it has to be.
+    /// Which values are valid.
     pub expected: &'static str,
 }
 
-/// Longer times than an hour are mistakes of unit.
+/// Times above one hour are rejected: they are most likely in the wrong unit.
 const LONGEST_MS: u64 = 3_600_000;
 
 impl UpstreamConfig {
-    /// For a call with all its attempts.
+    /// Returns `deadline_ms` as a duration.
     #[must_use]
     pub fn deadline(&self) -> Duration {
         Duration::from_millis(self.deadline_ms)
     }
 
-    /// For each attempt.
+    /// Returns `attempt_timeout_ms` as a duration.
     #[must_use]
     pub fn attempt_timeout(&self) -> Duration {
         Duration::from_millis(self.attempt_timeout_ms)
     }
 
+    /// Checks all values.
+    ///
     /// # Errors
-    /// The first value that makes no sense.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), InvalidConfig> {
         let BreakerConfig { window_ms, min_calls, failure_ratio, slow_call_ms, open_ms, half_open_calls } =
             self.breaker;
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_make_no_sense_are_named() {
+    fn invalid_values_are_named() {
         for (text, key) in [
             ("deadline_ms = 0", "deadline_ms"),
             ("attempt_timeout_ms = 0", "attempt_timeout_ms"),

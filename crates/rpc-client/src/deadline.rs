@@ -1,6 +1,6 @@
-//! Ends a call, with all its attempts, at the configured deadline or at the caller's, whichever is first.
+//! Ends a call at the configured limit or at the caller's deadline, whichever is first.
 //!
-//! Outermost: what it bounds is everything inside, waits between attempts too.
+//! This is the outermost layer: the limit covers all attempts and the pauses between them.
 
 use std::{
     task::{Context, Poll},
@@ -13,14 +13,14 @@ use tower::{Layer, Service};
 
 use super::{CallError, Outgoing};
 
-/// Adds an overall deadline.
+/// Adds the limit of a whole call.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadlineLayer {
     limit: Duration,
 }
 
 impl DeadlineLayer {
-    /// `limit` counts from the call.
+    /// Sets the limit, which counts from the start of the call.
     #[must_use]
     pub fn new(limit: Duration) -> Self {
         Self { limit }
@@ -35,7 +35,7 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
-/// See the module.
+/// See the module documentation.
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,
@@ -68,7 +68,7 @@ where
         Box::pin(async move {
             let callers_has_ended = || callers.is_some_and(|callers| callers <= Instant::now());
             match timeout_at(until, call).await {
-                // The last attempt is cut at the same moment and may say so first.
+                // The last attempt ends at the same moment and may report the deadline first.
                 Ok(Err(error)) if error.is_failure() && callers_has_ended() => Err(CallError::CallerDeadline),
                 Ok(outcome) => outcome,
                 Err(_) if callers_has_ended() => Err(CallError::CallerDeadline),
@@ -87,7 +87,8 @@ mod tests {
 
     const LIMIT: Duration = Duration::from_millis(100);
 
-    /// Calls a service that answers after `takes` what deadline it was given, and how long that took.
+    /// Calls a fake upstream that responds after `takes` with the deadline it received; also returns how long the call
+    /// took.
     async fn run(callers: Option<Duration>, takes: Duration) -> (Result<Duration, CallError>, Duration) {
         let start = Instant::now();
         let slow = service_fn(move |outgoing: Outgoing<()>| async move {
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_earlier_of_both_deadlines_holds() {
+    async fn the_earlier_deadline_applies() {
         let quick = Duration::from_millis(1);
         assert_eq!(run(None, quick).await.0.expect("an answer"), LIMIT);
         assert_eq!(run(Some(LIMIT * 2), quick).await.0.expect("an answer"), LIMIT);
@@ -118,12 +119,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_the_callers_deadline_ends_first_that_is_said() {
+    async fn the_callers_deadline_is_reported_if_it_ends_first() {
         let (outcome, took) = run(Some(LIMIT / 2), Duration::from_secs(3_600)).await;
         assert!(matches!(outcome, Err(CallError::CallerDeadline)), "{outcome:?}");
         assert_eq!(took, LIMIT / 2);
         let (outcome, took) = run(Some(Duration::ZERO), Duration::ZERO).await;
-        assert!(matches!(outcome, Err(CallError::CallerDeadline)), "nothing is sent any more: {outcome:?}");
+        assert!(matches!(outcome, Err(CallError::CallerDeadline)), "no call is sent after the deadline: {outcome:?}");
         assert_eq!(took, Duration::ZERO);
     }
 }

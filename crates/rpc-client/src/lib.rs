@@ -1,9 +1,9 @@
-//! Calls to another service, through guards that keep its troubles from becoming ours.
+//! Calls to another service (an upstream), with guards that keep its failures from spreading to the caller.
 //!
-//! Outermost first: overall deadline → retry with a budget → circuit breaker → attempt timeout → channel. The deadline is
-//! outside, so that no number of retries outlasts it; the breaker is inside the retry, so that it sees every attempt and a retry
-//! is refused like a first call. The guards work on typed messages: below that level a request cannot be cloned, and
-//! `tower::retry` would silently never retry.
+//! Outermost first: overall deadline → retry with a budget → circuit breaker → attempt timeout → channel. The deadline
+//! is outermost, so that retries cannot exceed it. The breaker is inside the retry, so that it counts every attempt and
+//! rejects retries like first calls. The guards process typed messages: raw HTTP requests cannot be cloned, and
+//! `tower::retry` would silently never retry them.
 
 #![warn(missing_docs)]
 
@@ -34,41 +34,41 @@ use retry::RetryLayer;
 
 pub use config::UpstreamConfig;
 
-/// A message on its way out.
+/// A request message with its context.
 #[derive(Debug, Clone)]
 pub struct Outgoing<M> {
-    /// What is asked.
+    /// The request message.
     pub message: M,
-    /// When whoever asked gives up; each guard may bring it forward.
+    /// The deadline of the caller; each guard may shorten it.
     pub deadline: Option<Instant>,
     /// The trace that the call belongs to.
     pub trace: TraceContext,
 }
 
-/// Why a call has no answer.
+/// Why a call has no response.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The caller's own deadline ended.
+    /// The caller's own deadline has passed.
     #[error("the caller's deadline ended")]
     CallerDeadline,
-    /// The time that this service gives the other one is over.
+    /// The limit of this service for the whole call has passed.
     #[error("no answer within the time given")]
     Deadline,
     /// One attempt took too long.
     #[error("an attempt took too long")]
     AttemptTimeout,
-    /// The breaker let nothing through.
+    /// The breaker rejected the call.
     #[error("the breaker is open")]
     BreakerOpen {
-        /// When it will try again.
+        /// The delay after which the breaker admits a probe.
         retry_after: Duration,
     },
-    /// The other service, or the way to it, says so.
+    /// The upstream, or the transport, returned this status.
     #[error("{}: {}", .0.code(), .0.message())]
     Status(#[source] Status),
 }
 
-/// What the other service asks for about a retry.
+/// What the upstream requests about retries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pushback {
     After(Duration),
@@ -76,7 +76,7 @@ enum Pushback {
 }
 
 impl CallError {
-    /// Whether the other service failed, rather than answered: what a breaker counts. A refusal is an answer.
+    /// Returns whether the upstream failed to respond; the breaker counts these calls. A rejection is a response.
     #[must_use]
     pub fn is_failure(&self) -> bool {
         match self {
@@ -88,7 +88,7 @@ impl CallError {
         }
     }
 
-    /// The other service's own refusal; `None` if it gave no answer.
+    /// Returns the rejection by the upstream; `None` if it did not respond.
     #[must_use]
     pub fn refusal(&self) -> Option<&Status> {
         match self {
@@ -97,7 +97,7 @@ impl CallError {
         }
     }
 
-    /// When it is worth trying again, as far as anybody has said.
+    /// Returns the delay before a retry that the breaker or the upstream requests, if any.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match (self, self.pushback()) {
@@ -107,9 +107,9 @@ impl CallError {
         }
     }
 
-    /// `RetryInfo`, else `grpc-retry-pushback-ms`. The latter is `-1` where the delay does not fit into the deadline of the attempt,
-    /// but the deadline of the whole call is longer than that. As gRFC A6 says, a value that is no number asks for no retry, as a
-    /// negative one does.
+    /// Reads `RetryInfo`, or else `grpc-retry-pushback-ms`. `RetryInfo` comes first: the header is `-1` if the delay
+    /// exceeds the deadline of the attempt, although the deadline of the whole call may be longer. As gRFC A6
+    /// specifies, an invalid value means "do not retry", like a negative one.
     fn pushback(&self) -> Option<Pushback> {
         let Self::Status(status) = self else { return None };
         if let Some(delay) = status.get_details_retry_info().and_then(|info| info.retry_delay) {
@@ -121,8 +121,8 @@ impl CallError {
     }
 }
 
-/// Whether the connection failed: a peer that dies is UNKNOWN to tonic, sometimes CANCELLED or INTERNAL. A status that came over
-/// the wire has no source.
+/// Returns whether the connection failed. tonic reports a lost peer as UNKNOWN, sometimes as CANCELLED or INTERNAL; a
+/// status that was received over the wire has no source.
 fn is_broken_transport(status: &Status) -> bool {
     match status.code() {
         Code::Cancelled => true,
@@ -131,7 +131,7 @@ fn is_broken_transport(status: &Status) -> bool {
     }
 }
 
-/// Calls one method of another service. Clones share guards and connections.
+/// Calls one method of an upstream. Clones share guards and connections.
 pub struct Client<M, R> {
     upstream: &'static str,
     stack: BoxCloneSyncService<Outgoing<M>, R, CallError>,
@@ -150,8 +150,8 @@ impl<M, R> std::fmt::Debug for Client<M, R> {
 }
 
 impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
-    /// Puts the guards around `call`, which makes one attempt. `upstream` names the other service in logs and metrics. The method
-    /// must be safe to repeat.
+    /// Wraps `call`, which makes one attempt, in the guards. `upstream` names the upstream in logs and metrics. The
+    /// method must be idempotent.
     pub fn new<F, Fut>(upstream: &'static str, config: &UpstreamConfig, call: F) -> Self
     where
         F: Fn(Request<M>) -> Fut + Clone + Send + Sync + 'static,
@@ -168,8 +168,8 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
         Self { upstream, stack: BoxCloneSyncService::new(stack) }
     }
 
-    /// Asks, and waits for the answer no longer than the configured deadline and `deadline`, the caller's own. Dropped, it
-    /// leaves nothing behind.
+    /// Calls the upstream and waits for the response until the configured deadline or `deadline`, the caller's own.
+    /// Dropping the future cancels the call.
     ///
     /// # Errors
     /// See [`CallError`].
@@ -190,7 +190,8 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
     }
 }
 
-/// Only `grpc-timeout` tells the other service how long an answer is wanted; tonic's `Endpoint::timeout` does not send it.
+/// Converts the message into a request with `grpc-timeout`, which tells the upstream how long the response is needed.
+/// tonic's `Endpoint::timeout` does not send it.
 fn into_request<M>(outgoing: Outgoing<M>) -> Request<M> {
     let mut request = Request::new(outgoing.message);
     if let Some(deadline) = outgoing.deadline {

@@ -1,8 +1,8 @@
-//! Tries again what failed, if it is worth it: a few times, with jittered pauses, and only as long as the budget lasts.
+//! Retries failed calls: a few times, with jittered pauses, and only while the budget lasts.
 //!
-//! Inside the deadline, outside the breaker. Without a budget, shared by all calls, retries would multiply the load of a service
-//! that is already in trouble. Pauses are drawn from the whole of a doubling range, so that callers who failed together do not
-//! come back together.
+//! The retry is inside the deadline and outside of the breaker. All calls share the budget; without it retries would
+//! multiply the load of a service that is already failing. Pauses are random within a doubling range, so that callers
+//! that failed together do not retry together.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,15 +17,15 @@ use tower::{
 
 use super::{CallError, Outgoing, Pushback};
 
-/// The first pause is up to this long, each further one up to twice as long as the one before.
+/// Upper bound of the first pause. The bound doubles with each further pause.
 const FIRST_PAUSE: Duration = Duration::from_millis(25);
-/// No pause of ours is longer; one that the other service asks for may be.
+/// Upper bound of all pauses, except those that the upstream requests.
 const LONGEST_PAUSE: Duration = Duration::from_millis(250);
-/// What is put into the budget counts for so long.
+/// How long a deposit into the budget is valid.
 const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-/// Retries that are always allowed, for services with few calls.
+/// Retries per second that are always allowed, for services with few calls.
 const BUDGET_PER_SECOND: u32 = 3;
-/// Of the calls that were answered, so many may be retried besides.
+/// Retries that are allowed per successful call, in addition.
 const BUDGET_RATIO: f32 = 0.2;
 
 /// Adds retries.
@@ -35,7 +35,7 @@ pub struct RetryLayer {
 }
 
 impl RetryLayer {
-    /// Up to `retries` attempts after the first, out of one budget for all calls.
+    /// Allows up to `retries` attempts after the first, from one budget for all calls.
     #[must_use]
     pub fn new(upstream: &'static str, retries: u32) -> Self {
         let budget = Arc::new(TpsBudget::new(BUDGET_WINDOW, BUDGET_PER_SECOND, BUDGET_RATIO));
@@ -51,7 +51,7 @@ impl<S> Layer<S> for RetryLayer {
     }
 }
 
-/// Cloned for each call: what is left is that call's own, the budget is shared.
+/// Cloned for each call: the remaining attempts belong to the call, the budget is shared.
 #[derive(Debug, Clone)]
 pub struct RetryPolicy {
     upstream: &'static str,
@@ -61,7 +61,7 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// How long to wait before another attempt; `None`: it is not worth one.
+    /// Returns the pause before the next attempt; `None` if no retry makes sense.
     fn pause_before_retry(&mut self, error: &CallError, deadline: Option<Instant>) -> Option<Duration> {
         if self.left == 0 {
             return None;
@@ -75,7 +75,7 @@ impl RetryPolicy {
                 pause
             }
         };
-        // An error now is better than the deadline later.
+        // An early error is better than an expired deadline.
         if deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
             return None;
         }
@@ -95,9 +95,9 @@ impl<M: Clone, R> Policy<Outgoing<M>, R, CallError> for RetryPolicy {
     fn retry(&mut self, outgoing: &mut Outgoing<M>, outcome: &mut Result<R, CallError>) -> Option<Sleep> {
         let error = match outcome {
             Err(error) if error.is_failure() => error,
-            // What the breaker refuses it would only refuse again.
+            // The breaker would reject a retry as well.
             Err(CallError::BreakerOpen { .. } | CallError::CallerDeadline) => return None,
-            // Refusals are answers too.
+            // A rejection is a response too.
             Ok(_) | Err(_) => {
                 self.budget.deposit();
                 return None;
@@ -133,7 +133,7 @@ mod tests {
         took: Duration,
     }
 
-    /// Calls a service that fails as `error` says, attempt by attempt, and then answers.
+    /// Calls a fake upstream that returns the errors of `error`, attempt by attempt, and then responds.
     async fn run(
         layer: &RetryLayer,
         time: Option<Duration>,
@@ -164,7 +164,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn failures_are_tried_again_and_no_more_often_than_allowed() {
+    async fn failures_are_retried_up_to_the_limit() {
         let layer = RetryLayer::new("test", 2);
         let outcome = run(&layer, None, |attempt| (attempt < 2).then(|| status(Code::Unavailable))).await;
         assert_eq!((outcome.result.expect("an answer"), outcome.attempts), (2, 3));
@@ -176,18 +176,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_that_broke_is_tried_again() {
+    async fn a_broken_connection_is_retried() {
         let layer = RetryLayer::new("test", 2);
         let broken = |attempt| {
             (attempt == 0).then(|| CallError::Status(Status::from_error(std::io::Error::other("transport").into())))
         };
         assert_eq!(run(&layer, None, broken).await.attempts, 2);
         let outcome = run(&layer, None, |_| Some(status(Code::Unknown))).await;
-        assert_eq!(outcome.attempts, 1, "an UNKNOWN that the service itself has sent is an answer");
+        assert_eq!(outcome.attempts, 1, "an UNKNOWN that the upstream itself sent is a response");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn refusals_and_the_breaker_are_never_tried_again() {
+    async fn rejections_are_never_retried() {
         let layer = RetryLayer::new("test", 2);
         for code in [
             Code::NotFound,
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_other_service_says_when_to_come_back_or_not_to() {
+    async fn the_upstream_sets_the_pause_or_forbids_a_retry() {
         let layer = RetryLayer::new("test", 2);
         let outcome = run(&layer, None, |attempt| (attempt == 0).then(|| pushback("700"))).await;
         assert_eq!((outcome.attempts, outcome.took.as_millis()), (2, 700));
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_delay_that_was_too_long_for_the_attempt_may_fit_into_the_whole_call() {
+    async fn a_delay_beyond_the_attempt_may_fit_into_the_whole_call() {
         let layer = RetryLayer::new("test", 2);
         let error = || {
             let details = ErrorDetails::with_retry_info(Some(Duration::from_millis(700)));
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn where_a_pause_would_outlast_the_deadline_the_error_comes_at_once() {
+    async fn a_pause_beyond_the_deadline_returns_the_error_immediately() {
         let layer = RetryLayer::new("test", 2);
         let outcome = run(&layer, Some(Duration::from_millis(700)), |_| Some(pushback("700"))).await;
         assert_eq!((outcome.attempts, outcome.took), (1, Duration::ZERO));
@@ -257,9 +257,9 @@ mod tests {
         for _ in 0..50 {
             assert_eq!(run(&layer, None, |_| Some(status(Code::NotFound))).await.attempts, 1);
         }
-        assert_eq!(fail_all(100).await, 10, "one for five that were answered");
+        assert_eq!(fail_all(100).await, 10, "one per five successful calls");
         tokio::time::advance(BUDGET_WINDOW * 2).await;
-        assert_eq!(fail_all(100).await, reserve, "time fills it again");
+        assert_eq!(fail_all(100).await, reserve, "the reserve refills over time");
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,4 +1,4 @@
-//! The guards together, and over a real connection.
+//! Tests of all guards together, and over a real connection.
 
 use std::sync::{
     Arc,
@@ -11,7 +11,8 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::H
 
 use super::*;
 
-/// A client of a service that does as `answer` says with each attempt, and how many attempts there were.
+/// Creates a client of a fake upstream that responds to each attempt as `answer` does; also returns the number of
+/// attempts.
 fn client<Fut: Future<Output = Result<Response<u32>, Status>> + Send + 'static>(
     config: &UpstreamConfig,
     answer: impl Fn(Request<()>, u32) -> Fut + Clone + Send + Sync + 'static,
@@ -29,7 +30,7 @@ async fn ask(client: &Client<(), u32>, time: Option<Duration>) -> (Result<u32, C
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_service_that_hangs_costs_the_deadline_and_then_nothing() {
+async fn a_hanging_upstream_opens_the_breaker() {
     let config = UpstreamConfig::default();
     let (client, attempts) = client(&config, |_, _| std::future::pending());
     let (outcome, took) = ask(&client, None).await;
@@ -44,11 +45,11 @@ async fn a_service_that_hangs_costs_the_deadline_and_then_nothing() {
     let retry_after = outcome.as_ref().expect_err("a refusal").retry_after();
     assert!(matches!(outcome, Err(CallError::BreakerOpen { .. })), "{outcome:?}");
     assert!(retry_after.is_some_and(|delay| delay <= Duration::from_secs(5)), "{retry_after:?}");
-    assert_eq!(took, Duration::ZERO, "while the breaker is open the answer comes at once");
+    assert_eq!(took, Duration::ZERO, "an open breaker rejects immediately");
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_recovers_by_itself() {
+async fn the_breaker_recovers_by_itself() {
     let config = UpstreamConfig::default();
     let (client, attempts) = client(&config, |_, attempt| async move {
         if attempt < 20 { Err(Status::unavailable("down")) } else { Ok(Response::new(attempt)) }
@@ -62,7 +63,7 @@ async fn it_recovers_by_itself() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_callers_deadline_is_said_to_be_the_callers() {
+async fn the_callers_deadline_is_reported_as_such() {
     let (client, _) = client(&UpstreamConfig::default(), |_, _| std::future::pending());
     for time in [50, 300, 700, 1_200] {
         let (outcome, took) = ask(&client, Some(Duration::from_millis(time))).await;
@@ -72,7 +73,7 @@ async fn the_callers_deadline_is_said_to_be_the_callers() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn each_attempt_tells_how_long_an_answer_is_wanted_less_what_is_spent() {
+async fn each_attempt_sends_the_remaining_time() {
     let config = UpstreamConfig { attempt_timeout_ms: 500, ..UpstreamConfig::default() };
     let seen = Arc::new(std::sync::Mutex::new(Vec::new()));
     let noted = seen.clone();
@@ -88,17 +89,17 @@ async fn each_attempt_tells_how_long_an_answer_is_wanted_less_what_is_spent() {
     });
     let (outcome, _) = ask(&client, Some(Duration::from_millis(800))).await;
     assert!(outcome.is_err());
-    // 800, then 200 + 100 later 500, then 200 more; never above the attempt's own 500.
+    // 800, then 200 + 100 later 500, then 200 more; the attempt's own limit is 500.
     let seconds = |text: &String| match text.split_at(text.len() - 1) {
         (number, "n") => number.parse::<f64>().expect("a number") / 1e9,
         (number, "u") => number.parse::<f64>().expect("a number") / 1e6,
         (number, "m") => number.parse::<f64>().expect("a number") / 1e3,
         other => panic!("an unexpected unit: {other:?}"),
     };
-    let told: Vec<_> = seen.lock().expect("no panic").iter().map(seconds).collect();
+    let sent: Vec<_> = seen.lock().expect("no panic").iter().map(seconds).collect();
     let expected = [0.5, 0.5, 0.2];
-    assert_eq!(told.len(), expected.len(), "{told:?}");
-    assert!(told.iter().zip(expected).all(|(told, expected)| (told - expected).abs() < 0.01), "{told:?}");
+    assert_eq!(sent.len(), expected.len(), "{sent:?}");
+    assert!(sent.iter().zip(expected).all(|(sent, expected)| (sent - expected).abs() < 0.01), "{sent:?}");
 }
 
 #[tokio::test(start_paused = true)]
@@ -114,7 +115,7 @@ async fn the_trace_goes_with_the_call() {
 }
 
 #[test]
-fn what_went_wrong_is_told_apart() {
+fn rejections_and_transport_failures_are_distinguished() {
     let status = |code| CallError::Status(Status::new(code, "no"));
     for code in [Code::Unavailable, Code::DeadlineExceeded, Code::Cancelled] {
         assert!(status(code).is_failure() && status(code).refusal().is_none(), "{code:?}");
@@ -161,7 +162,7 @@ fn serve(backend: Backend) -> (std::net::SocketAddr, tokio::sync::oneshot::Sende
 }
 
 #[tokio::test]
-async fn calls_are_spread_over_all_addresses_and_survive_the_death_of_one() {
+async fn calls_use_all_addresses_and_survive_the_loss_of_one() {
     let (first, second, tasks) = (Backend::default(), Backend::default(), Tasks::new());
     let ((one, stop_one), (two, _stop_two)) = (serve(first.clone()), serve(second.clone()));
     let targets = format!("http://{one},http://localhost:{}", two.port()).parse().expect("targets");

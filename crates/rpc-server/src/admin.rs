@@ -1,4 +1,5 @@
-//! `/metrics`, `/livez`, `/readyz` and `/log-level` by HTTP: one for a process, whichever servers it runs.
+//! HTTP endpoints `/metrics`, `/livez`, `/readyz` and `/log-level`: one instance per process, shared by all its
+//! servers.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +21,7 @@ use crate::{
     server::{Running, Server},
 };
 
-/// Which servers there should be, and the health of those that have started; clones speak of the same ones.
+/// The expected servers of a process, and the health of those that have started. Clones share state.
 #[derive(Debug, Clone)]
 pub struct Admin(Arc<Inner>);
 
@@ -31,18 +32,18 @@ struct Inner {
 }
 
 impl Admin {
-    /// None of these servers has started.
+    /// Creates the list of expected servers; none has started.
     #[must_use]
     pub fn new(expected: Vec<&'static str>) -> Self {
         Self(Arc::new(Inner { expected, started: Mutex::new(Vec::new()) }))
     }
 
-    /// A server has started. Without a health it is ready.
+    /// Marks a server as started. A server without a health counts as ready.
     pub fn started(&self, name: &'static str, health: Option<Health>) {
         self.0.started.lock().unwrap_or_else(PoisonError::into_inner).push((name, health));
     }
 
-    /// The servers that are not ready, those that have not started among them.
+    /// Returns the names of the servers that are not ready or have not started.
     #[must_use]
     pub fn not_ready(&self) -> Vec<&'static str> {
         let started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner);
@@ -63,7 +64,7 @@ impl Admin {
         }
     }
 
-    /// Serves until it is stopped.
+    /// Binds the address and serves until the returned server is stopped.
     ///
     /// # Errors
     /// If the address cannot be bound.
@@ -87,7 +88,7 @@ async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
     (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {}\n", not_ready.join(", ")))
 }
 
-/// The body is a level or a filter, as `log.level` of the configuration.
+/// Changes the log level. The body is a level or a filter, with the syntax of the configuration key `log.level`.
 async fn set_log_level(level: String) -> (StatusCode, String) {
     match telemetry::set_log_level(level.trim()) {
         Ok(true) => (StatusCode::NO_CONTENT, String::new()),
@@ -132,7 +133,7 @@ mod tests {
         admin.started("ticket", Some(health.clone()));
         admin.started("gateway", None);
         assert_eq!(admin.not_ready(), ["ticket"]);
-        assert_eq!(get(address, "/livez").await.0, 200, "alive, though not ready");
+        assert_eq!(get(address, "/livez").await.0, 200, "a live process need not be ready");
         health.set_store(true);
         admin.ready().await;
         assert_eq!(get(address, "/readyz").await.0, 200);

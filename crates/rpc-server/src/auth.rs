@@ -1,8 +1,8 @@
-//! Who calls: put into the extensions of each request before a service sees it.
+//! The identity of the caller. A server layer puts it into the extensions of each request.
 //!
-//! With `auth.mode = off` everyone is an admin, and the user of a command is the `user_id` of its request.
+//! With `auth.mode = off` every caller is an admin, and a command acts for the `user_id` in its request.
 
-/// Who calls.
+/// The identity of a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
     subject: Option<String>,
@@ -10,19 +10,19 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// An admin without a name: everyone, where authentication is off.
+    /// Returns an admin without a name: every caller, if authentication is off.
     #[must_use]
     pub fn admin() -> Self {
         Self { subject: None, admin: true }
     }
 
-    /// Whether the caller may do what admins may.
+    /// Returns whether the caller has the rights of an admin.
     #[must_use]
     pub fn is_admin(&self) -> bool {
         self.admin
     }
 
-    /// The caller's name, for hashes and comparisons; never for logs. `None` where authentication is off.
+    /// The caller's name, for hashes and comparisons; do not log it. `None` if authentication is off.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {
         self.subject.as_deref()
@@ -30,7 +30,8 @@ impl Caller {
 }
 
 impl Default for Caller {
-    /// Nobody: a request that no layer has looked at may do nothing that needs a caller.
+    /// Returns a caller without rights: a request that has not passed the authentication layer may do nothing that
+    /// needs a caller.
     fn default() -> Self {
         Self { subject: None, admin: false }
     }

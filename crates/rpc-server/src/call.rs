@@ -1,4 +1,4 @@
-//! What a handler knows of a call besides its message.
+//! The context of a call: everything that a handler reads besides the request message.
 
 use eticket_base::telemetry::TraceContext;
 use tokio::time::Instant;
@@ -10,22 +10,22 @@ use crate::{
     server::{Deadline, Draining},
 };
 
-/// Who calls, until when, and in which trace.
+/// The caller, the deadline and the trace of a call.
 #[derive(Debug, Clone)]
 pub struct Call {
-    /// Who calls.
+    /// The identity of the caller.
     pub caller: Caller,
-    /// When the caller gives up; `None` only for streams whose caller set no limit.
+    /// The caller's deadline; `None` only for streams whose caller set none.
     pub deadline: Option<Instant>,
-    /// The trace to go on with.
+    /// The trace that the call belongs to.
     pub trace: TraceContext,
-    /// Cancelled when the call should end early with `SHUTTING_DOWN`: whoever waits for something watches it.
+    /// Cancelled when the call should end early with `SHUTTING_DOWN`. Every wait in a handler must select on it.
     pub draining: CancellationToken,
 }
 
 impl Call {
-    /// Reads what the server's layers have left in the request. Without those layers, as in tests that call a handler
-    /// directly, the caller is nobody in a new trace that never drains.
+    /// Reads the extensions that the server's layers have set. Without the layers, as in tests that call a handler
+    /// directly, the caller has no rights, the trace is new, and the call never drains.
     #[must_use]
     pub fn from_request<T>(request: &Request<T>) -> Self {
         let extensions = request.extensions();

@@ -1,4 +1,4 @@
-//! The sections of the configuration that a server reads: `auth`, `limits`, `shutdown`, `admin`.
+//! The configuration sections of a server: `auth`, `limits`, `shutdown`, `admin`.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuthConfig {
-    /// How callers are known; must be given unless the server listens on the loopback only.
+    /// How callers are authenticated. Required unless the server listens on a loopback address.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<AuthMode>,
-    /// Lets everyone on the network be an admin.
+    /// Accepts `mode = off` on a network address, where every caller is then an admin.
     #[serde(default)]
     pub allow_off_anywhere: bool,
 }
@@ -21,22 +21,22 @@ pub struct AuthConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum AuthMode {
-    /// Everyone is an admin.
+    /// No authentication: every caller is an admin.
     Off,
-    /// By signed tokens.
+    /// Signed tokens (JWT).
     Jwt,
 }
 
 impl AuthConfig {
-    /// What holds where nothing was given, and nothing had to be.
+    /// Sets the defaults of absent optional keys.
     pub fn resolve(&mut self) {
         self.mode.get_or_insert(AuthMode::Off);
     }
 
-    /// Checks the mode against the address.
+    /// Checks the mode against the listen address.
     ///
     /// # Errors
-    /// If everyone on a network would be an admin without that being said.
+    /// If every caller from the network would be an admin without an explicit setting.
     pub fn check(&self, listen: SocketAddr) -> Result<(), Error> {
         const KEY: &str = "auth.mode";
         match self.mode {
@@ -59,18 +59,18 @@ impl AuthConfig {
     }
 }
 
-/// Streams of health and reflection at once, which do not count towards `limits.concurrency`.
+/// Maximum of concurrent health and reflection streams, which do not count towards `limits.concurrency`.
 pub const EXEMPT_STREAMS: usize = 1024;
 
 /// `limits.*`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LimitsConfig {
-    /// Calls at once before the server sheds.
+    /// Maximum of concurrent calls; the server rejects further calls.
     pub concurrency: NonZeroUsize,
-    /// For unary calls that bring no deadline.
+    /// Deadline in milliseconds of unary calls that set none.
     pub default_deadline_ms: u64,
-    /// An HTTP/1.1 connection that is idle for so long is closed.
+    /// Milliseconds after which an idle HTTP/1.1 connection is closed.
     pub keep_alive_ms: u64,
 }
 
@@ -85,13 +85,14 @@ impl Default for LimitsConfig {
 }
 
 impl LimitsConfig {
-    /// `default_deadline_ms` as a duration.
+    /// Returns `default_deadline_ms` as a duration.
     #[must_use]
     pub fn default_deadline(&self) -> Duration {
         Duration::from_millis(self.default_deadline_ms)
     }
 
-    /// Streams at once on one connection, which alone may carry all calls, and those of health and reflection too.
+    /// Maximum of concurrent streams on one connection: a single connection may carry all admitted calls and all health
+    /// and reflection streams.
     #[must_use]
     pub fn streams(&self) -> u32 {
         let all = self.concurrency.get().saturating_add(EXEMPT_STREAMS);
@@ -101,7 +102,7 @@ impl LimitsConfig {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// The first value outside of its bounds.
+    /// The first value that is out of bounds.
     pub fn check(&self) -> Result<(), Error> {
         within("limits.concurrency", self.concurrency.get() as u64, 1, 1_000_000)?;
         within("limits.default_deadline_ms", self.default_deadline_ms, 1, 3_600_000)?;
@@ -113,9 +114,9 @@ impl LimitsConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ShutdownConfig {
-    /// From "not ready" to taking no more calls.
+    /// Milliseconds between "not ready" and the refusal of new calls.
     pub drain_delay_ms: u64,
-    /// What has not ended after this is cut.
+    /// Milliseconds after which calls that have not ended are aborted.
     pub hard_cap_ms: u64,
 }
 
@@ -126,13 +127,13 @@ impl Default for ShutdownConfig {
 }
 
 impl ShutdownConfig {
-    /// `drain_delay_ms` as a duration.
+    /// Returns `drain_delay_ms` as a duration.
     #[must_use]
     pub fn drain_delay(&self) -> Duration {
         Duration::from_millis(self.drain_delay_ms)
     }
 
-    /// `hard_cap_ms` as a duration.
+    /// Returns `hard_cap_ms` as a duration.
     #[must_use]
     pub fn hard_cap(&self) -> Duration {
         Duration::from_millis(self.hard_cap_ms)
@@ -141,7 +142,7 @@ impl ShutdownConfig {
     /// Checks the bounds.
     ///
     /// # Errors
-    /// The first value outside of its bounds.
+    /// The first value that is out of bounds.
     pub fn check(&self) -> Result<(), Error> {
         within("shutdown.hard_cap_ms", self.hard_cap_ms, 1, 3_600_000)?;
         if self.drain_delay_ms >= self.hard_cap_ms {
@@ -156,7 +157,7 @@ impl ShutdownConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Address of `/metrics`, `/livez` and `/readyz`.
+    /// Address of the HTTP endpoints `/metrics`, `/livez`, `/readyz` and `/log-level`.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
 }

@@ -1,7 +1,7 @@
-//! The one place that turns an error into a `tonic::Status`.
+//! The only place that converts an error into a `tonic::Status`.
 //!
-//! The gRPC code follows from the reason, so that a reason has the same code wherever it is raised. Texts for people come
-//! from the contract in the language of the call, which a layer of the server sets for the task (`server/language.rs`).
+//! The gRPC code follows from the reason, so a reason has the same code wherever it occurs. Localized texts come from
+//! the contract, in the language of the call; a server layer sets the language for the task (`server/language.rs`).
 
 use std::{borrow::Cow, collections::HashMap, error::Error, fmt, fmt::Display, time::Duration};
 
@@ -12,13 +12,14 @@ use tonic_types::{ErrorDetails, FieldViolation, LocalizedMessage, StatusExt};
 
 use crate::server::language;
 
-/// When a refused call may be tried again, if nothing better is known.
+/// Default delay before a retry of a call that was rejected temporarily.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// The longest delay that is sent as `grpc-retry-pushback-ms`. Client libraries sleep that delay without telling their caller.
+/// The longest delay that is sent as `grpc-retry-pushback-ms`. Client libraries sleep for this delay and do not tell
+/// their caller.
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(1);
 
-/// An error of the contract, before it becomes a status.
+/// An error of the contract that is not yet a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError(Box<Inner>);
 
@@ -32,34 +33,35 @@ struct Inner {
 }
 
 impl ApiError {
-    /// An error with the code and the texts of its reason, and with a `RetryInfo` of one second where trying again helps.
+    /// Creates an error with the code and the texts of its reason, and a `RetryInfo` of one second if a retry can
+    /// succeed.
     #[must_use]
     pub fn new(reason: ErrorReason) -> Self {
         let retry_after = matches!(code_of(reason), Code::Unavailable | Code::ResourceExhausted).then_some(RETRY_AFTER);
         Self(Box::new(Inner { reason, message: None, metadata: Vec::new(), fields: Vec::new(), retry_after }))
     }
 
-    /// A field of the request is not valid.
+    /// Creates an `INVALID_FIELD` error for one field of the request.
     #[must_use]
     pub fn invalid_field(field: impl Into<String>, description: impl Into<String>) -> Self {
         Self::new(ErrorReason::InvalidField).field(field, description)
     }
 
-    /// Says it to developers, in English. Without it the reason's own text is the message.
+    /// Sets the English message for developers. The default is the text of the reason.
     #[must_use]
     pub fn message(mut self, text: impl Into<String>) -> Self {
         self.0.message = Some(text.into());
         self
     }
 
-    /// Adds to the `metadata` of `ErrorInfo`: ids, never secrets.
+    /// Adds an entry to the `metadata` of `ErrorInfo`: an id, never a secret.
     #[must_use]
     pub fn with(mut self, key: impl Into<Cow<'static, str>>, value: impl Display) -> Self {
         self.0.metadata.push((key.into(), value.to_string()));
         self
     }
 
-    /// Adds a violation to `BadRequest`. The first one is the message too, unless there is one.
+    /// Adds a violation to `BadRequest`. The first violation also becomes the message, unless a message is set.
     #[must_use]
     pub fn field(mut self, field: impl Into<String>, description: impl Into<String>) -> Self {
         let (field, description) = (short(field.into()), short(description.into()));
@@ -70,55 +72,56 @@ impl ApiError {
         self
     }
 
-    /// Names the fields too that another one names: who is told of all at once need not come back for each.
+    /// Adds the field violations of another error, so that the caller can fix all of them at once.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.0.fields.extend(other.0.fields);
         self
     }
 
-    /// Names all the wrong fields of a request at once: pass the outcome of each.
+    /// Combines the validation results of all fields of a request.
     ///
     /// # Errors
-    /// The error with every field of those given; `Ok` if there is none.
+    /// One error that contains every given field violation; `Ok` if there is none.
     pub fn all<const N: usize>(wrong: [Option<&Self>; N]) -> Result<(), Self> {
         wrong.into_iter().flatten().cloned().reduce(Self::and).map_or(Ok(()), Err)
     }
 
-    /// Says when the call may be tried again: in `RetryInfo`, and in `grpc-retry-pushback-ms` as [`pushback`] has it.
+    /// Sets the delay before a retry: in `RetryInfo`, and in `grpc-retry-pushback-ms` within the limits of
+    /// [`pushback`].
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);
         self
     }
 
-    /// Why.
+    /// Returns the reason.
     #[must_use]
     pub fn reason(&self) -> ErrorReason {
         self.0.reason
     }
 
-    /// The gRPC code of the reason.
+    /// Returns the gRPC code of the reason.
     #[must_use]
     pub fn code(&self) -> Code {
         code_of(self.0.reason)
     }
 
-    /// What went wrong inside is logged with all its causes; the caller learns nothing of it.
+    /// Logs an internal error with all its causes and returns an error that does not reveal them to the caller.
     #[must_use]
     pub fn internal(error: &dyn Error) -> Status {
         tracing::error!(error = %chain(error), "internal error");
         internal_status()
     }
 
-    /// The reason that a status carries, for clients and tests; `None` if it is not one of this contract.
+    /// Reads the reason of a status, for clients and tests; `None` if the status has no reason of this contract.
     #[must_use]
     pub fn from_status(status: &Status) -> Option<ErrorReason> {
         let info = status.get_details_error_info().filter(|info| info.domain == ERROR_DOMAIN)?;
         ErrorReason::from_str_name(&format!("ERROR_REASON_{}", info.reason))
     }
 
-    /// The status, in a given language.
+    /// Converts the error into a status with texts in the given language.
     #[must_use]
     pub fn to_status(&self, language: Language) -> Status {
         let Inner { reason, message: _, metadata, fields, retry_after } = &*self.0;
@@ -155,7 +158,7 @@ impl From<ApiError> for Status {
     }
 }
 
-/// A wrong field, with a text for people in their language. The description is the English one.
+/// Creates a field violation. `description` is the English text; the localized message is in `language`.
 fn violation(field: &str, description: &str, language: Language) -> FieldViolation {
     let field_text::FieldText { reason, korean } = field_text::find(field);
     let message = match language {
@@ -170,18 +173,19 @@ fn violation(field: &str, description: &str, language: Language) -> FieldViolati
     }
 }
 
-/// The value of `grpc-retry-pushback-ms` for a delay: milliseconds, or `-1` for "do not retry". A client library that retries by its
-/// service config sleeps the delay before its caller hears anything. So a delay of more than a second, or one that does not end
-/// within the `left` of the caller's deadline, is `-1`: the caller then gets the error, with its reason, at once.
+/// Returns the value of `grpc-retry-pushback-ms` for a delay: milliseconds, or `-1` for "do not retry". A client
+/// library that retries by its service config sleeps for the delay before its caller sees the error. A delay of more
+/// than a second, or one that exceeds the time `left` until the caller's deadline, therefore becomes `-1`: the caller
+/// gets the error and its reason immediately.
 pub(crate) fn pushback(delay: Duration, left: Option<Duration>) -> i64 {
     let sensible = delay <= LONGEST_PUSHBACK && left.is_none_or(|left| delay < left);
-    // Rounded up, because a retry that comes too early is refused again.
+    // Rounded up: a retry that comes too early is rejected again.
     let milliseconds = delay.as_nanos().div_ceil(1_000_000);
     i64::try_from(milliseconds).ok().filter(|_| sensible).unwrap_or(-1)
 }
 
-/// Cuts what may quote a caller. An error travels in headers, and a client that finds these too long sees no error but a broken
-/// connection.
+/// Shortens a text that may quote the request. Errors travel in headers, and a client that receives oversized headers
+/// closes the connection without reporting the error.
 fn short(mut text: String) -> String {
     const MOST: usize = 500;
     if let Some((end, _)) = text.char_indices().nth(MOST) {
@@ -191,12 +195,12 @@ fn short(mut text: String) -> String {
     text
 }
 
-/// What a caller learns of an error inside: that there was one.
+/// Returns the status of an internal error; it contains no details.
 pub(crate) fn internal_status() -> Status {
     let language = language::current();
     let text = error_text::text(ErrorReason::Unspecified, language);
     let details = ErrorDetails::with_localized_message(language.tag(), text);
-    Status::with_error_details(Code::Internal, "internal error; the log of the service says more", details)
+    Status::with_error_details(Code::Internal, "internal error; see the log of the service", details)
 }
 
 fn code_of(reason: ErrorReason) -> Code {
@@ -249,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn every_wrong_field_is_told_in_the_language_of_the_call() {
+    fn every_invalid_field_is_listed_in_the_language_of_the_call() {
         let wrong = [Some(&ApiError::invalid_field("title", "expected a title")), None];
         let error = ApiError::all(wrong).expect_err("one is wrong").and(ApiError::invalid_field("x", "expected y"));
         assert_eq!(ApiError::all([None, None]), Ok(()));
@@ -267,14 +271,14 @@ mod tests {
     }
 
     #[test]
-    fn what_a_caller_wrote_makes_no_error_long() {
+    fn quoted_input_is_shortened() {
         let status: Status = ApiError::invalid_field("x".repeat(9_000), "한".repeat(9_000)).into();
         assert!(status.message().chars().count() < 1_100 && status.details().len() < 6_000, "{status:?}");
         assert!(status.message().ends_with('…'));
     }
 
     #[test]
-    fn what_may_be_tried_again_says_when() {
+    fn retryable_errors_have_a_delay() {
         let status: Status =
             ApiError::new(ErrorReason::ServiceOverloaded).retry_after(Duration::from_millis(250)).into();
         assert_eq!(status.code(), Code::Unavailable);
@@ -288,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_delay_that_a_client_may_sleep_is_a_pushback() {
+    fn only_short_delays_become_a_pushback() {
         for (delay, expected) in [(10, "10"), (1_000, "1000"), (1_001, "-1"), (5_000, "-1")] {
             let delay = Duration::from_millis(delay);
             let status: Status = ApiError::new(ErrorReason::TicketServiceOverloaded).retry_after(delay).into();
@@ -302,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_that_outlasts_the_callers_deadline_is_no_pushback() {
+    fn a_delay_beyond_the_callers_deadline_is_no_pushback() {
         let left = |milliseconds| Some(Duration::from_millis(milliseconds));
         let delay = Duration::from_millis(300);
         assert_eq!(pushback(delay, left(301)), 300);
@@ -335,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn internals_stay_inside() {
+    fn internal_details_are_not_sent() {
         let status = ApiError::internal(&std::io::Error::other("the password is 1234"));
         assert_eq!(status.code(), Code::Internal);
         assert!(!status.message().contains("1234"));

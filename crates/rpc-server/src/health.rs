@@ -1,9 +1,9 @@
-//! `grpc.health.v1` with the real state of a service.
+//! `grpc.health.v1` that reports the real state of a service.
 //!
-//! Nothing is SERVING before it is known: a component that a service has counts as down until it is set. `readiness`, the empty
-//! name and each gRPC service's full name say whether calls should come (store answers, caught up, not draining); `bus` says
-//! whether events flow and is never part of readiness, or an outage of the bus would take cancelling away; `liveness` says
-//! that the process turns.
+//! Every component of a service counts as down until it is set. `readiness`, the empty name and the full name of each
+//! gRPC service report whether the server should get calls (the store responds, the view has caught up, the server does
+//! not drain). `bus` reports whether events flow. It is not part of readiness: an outage of the bus must not make
+//! commands such as cancel unavailable. `liveness` reports that the process responds.
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
@@ -16,27 +16,27 @@ use tokio::sync::watch;
 use tokio_stream::wrappers::WatchStream;
 use tonic::{Request, Response, Status};
 
-/// The services that every server has beside its own, with the same state.
+/// Services that every server has besides its own; their health is the server's readiness.
 pub const STANDARD_SERVICES: [&str; 3] =
     ["grpc.health.v1.Health", "grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];
 
-/// The health of one server; clones speak of the same one.
+/// The health of one server. Clones share state.
 #[derive(Debug, Clone)]
 pub struct Health {
     services: Arc<Vec<String>>,
     state: Arc<watch::Sender<State>>,
 }
 
-/// What is known of each component; `None` for one that the service does not have.
+/// The state of each component; `None` for a component that the service does not have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct State {
     store: Option<bool>,
     caught_up: Option<bool>,
     bus: Option<bool>,
-    /// The bus does not take what is sent, whatever it delivers.
+    /// The bus rejects published messages, whether or not it delivers events.
     refuses: bool,
     draining: bool,
-    /// Names that answer for something else than this service's readiness.
+    /// Names whose state is independent of this server's readiness, such as backends.
     others: BTreeMap<String, bool>,
 }
 
@@ -45,7 +45,7 @@ impl State {
         !self.draining && self.store.unwrap_or(true) && self.caught_up.unwrap_or(true)
     }
 
-    /// The names beside those of gRPC services.
+    /// Returns the names that are not gRPC services of this server.
     fn special_names(&self) -> impl Iterator<Item = &str> {
         let bus = self.bus.map(|_| "bus");
         ["", "readiness", "liveness"].into_iter().chain(bus).chain(self.others.keys().map(String::as_str))
@@ -53,32 +53,32 @@ impl State {
 }
 
 impl Health {
-    /// The health of a server with these gRPC services (full names). Its components are added by the methods `with_…`.
+    /// Creates the health of a server with these gRPC services (full names). The `with_…` methods add components.
     #[must_use]
     pub fn new<N: Into<String>>(services: impl IntoIterator<Item = N>) -> Self {
         let services = Arc::new(services.into_iter().map(Into::into).collect());
         Self { services, state: Arc::new(watch::Sender::new(State::default())) }
     }
 
-    /// It has a store, which is not known to answer yet.
+    /// Adds a store; it counts as down until `set_store(true)`.
     #[must_use]
     pub fn with_store(self) -> Self {
         self.changed(|state| state.store = Some(false))
     }
 
-    /// It has a view, which is not known to have caught up yet.
+    /// Adds a view; it counts as behind until `set_caught_up(true)`.
     #[must_use]
     pub fn with_catching_up(self) -> Self {
         self.changed(|state| state.caught_up = Some(false))
     }
 
-    /// It listens to the bus, which is not known to answer yet.
+    /// Adds a subscription to the bus; it counts as down until `set_bus(true)`.
     #[must_use]
     pub fn with_bus(self) -> Self {
         self.changed(|state| state.bus = Some(false))
     }
 
-    /// It answers for a service elsewhere by that service's full name, which is not known to be ready yet.
+    /// Adds the state of a remote service under its full name; it counts as not ready until `set_other`.
     #[must_use]
     pub fn with_other(self, name: impl Into<String>) -> Self {
         let name = name.into();
@@ -92,22 +92,23 @@ impl Health {
         self
     }
 
-    /// Whether the store answers.
+    /// Sets whether the store responds.
     pub fn set_store(&self, answers: bool) {
         self.set(|state| &mut state.store, answers);
     }
 
-    /// Whether the view has once caught up.
+    /// Sets whether the view has caught up once.
     pub fn set_caught_up(&self, caught_up: bool) {
         self.set(|state| &mut state.caught_up, caught_up);
     }
 
-    /// Whether the bus answers and consumers progress.
+    /// Sets whether the bus responds and consumers progress.
     pub fn set_bus(&self, progresses: bool) {
         self.set(|state| &mut state.bus, progresses);
     }
 
-    /// Whether the bus takes what is sent. Apart from `set_bus`, because each side knows only when its own way is free again.
+    /// Sets whether the bus accepts published messages. Separate from `set_bus`: receiver and sender detect recovery
+    /// independently.
     pub fn set_sending(&self, sends: bool) {
         self.state.send_if_modified(|state| std::mem::replace(&mut state.refuses, !sends) == sends);
     }
@@ -116,29 +117,29 @@ impl Health {
         self.state.send_if_modified(|state| component(state).replace(value) != Some(value));
     }
 
-    /// Whether a service elsewhere is ready.
+    /// Sets whether a remote service is ready.
     pub fn set_other(&self, name: &str, ready: bool) {
         self.state.send_if_modified(|state| state.others.insert(name.to_owned(), ready) != Some(ready));
     }
 
-    /// Not ready from here on, for good.
+    /// Marks the server as not ready, permanently.
     pub fn set_draining(&self) {
         self.state.send_if_modified(|state| !std::mem::replace(&mut state.draining, true));
     }
 
-    /// Whether calls should come.
+    /// Returns whether the server should get calls.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.state.borrow().is_ready()
     }
 
-    /// Waits until calls should come.
+    /// Waits until the server should get calls.
     pub async fn ready(&self) {
-        // The sender lives as long as `self`.
+        // The wait cannot fail: `self` keeps the sender alive.
         self.state.subscribe().wait_for(State::is_ready).await.ok();
     }
 
-    /// Whether a name is SERVING; `None` for a name that is not known here.
+    /// Returns whether a name is SERVING; `None` for an unknown name.
     #[must_use]
     pub fn is_serving(&self, name: &str) -> Option<bool> {
         self.serving_in(&self.state.borrow(), name)
@@ -171,12 +172,12 @@ impl health_server::Health for Health {
     async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         let name = &request.get_ref().service;
         match self.is_serving(name) {
-            None => Err(Status::not_found("this server has no health under that name")),
+            None => Err(Status::not_found("unknown health name; List returns the known names")),
             serving => Ok(Response::new(response(serving))),
         }
     }
 
-    /// Returns every name that `check` knows, with its state at one moment.
+    /// Returns the state of every name that `check` accepts, read at one moment.
     async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
         let state = self.state.borrow();
         let services = self.services.iter().map(String::as_str).chain(STANDARD_SERVICES);
@@ -187,7 +188,8 @@ impl health_server::Health for Health {
 
     type WatchStream = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
 
-    /// Sends the state at once and then each change. An unknown name is answered with SERVICE_UNKNOWN, as the protocol has it.
+    /// Sends the current state immediately and then each change. For an unknown name it sends SERVICE_UNKNOWN, as the
+    /// health protocol specifies.
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Self::WatchStream>, Status> {
         let (health, name) = (self.clone(), request.into_inner().service);
         let mut last = None;
@@ -246,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_serves_before_it_is_known() {
+    fn nothing_serves_before_its_state_is_set() {
         let health = query();
         for name in ["", "readiness", "bus", NAME].into_iter().chain(STANDARD_SERVICES) {
             assert_eq!(health.is_serving(name), Some(false), "{name:?}");
@@ -262,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bus_is_no_part_of_readiness() {
+    fn the_bus_is_not_part_of_readiness() {
         let health = Health::new([NAME]).with_store().with_bus();
         health.set_store(true);
         assert!(health.is_ready());
@@ -275,12 +277,12 @@ mod tests {
     }
 
     #[test]
-    fn the_bus_serves_when_both_ways_are_free() {
+    fn the_bus_serves_when_receiving_and_publishing_work() {
         let health = Health::new([NAME]).with_bus();
         health.set_bus(true);
         health.set_sending(false);
         health.set_bus(true);
-        assert_eq!(health.is_serving("bus"), Some(false), "what is delivered says nothing of what is sent");
+        assert_eq!(health.is_serving("bus"), Some(false), "delivery does not show that publishing works");
         health.set_sending(true);
         assert_eq!(health.is_serving("bus"), Some(true));
         let without = Health::new([NAME]);
@@ -289,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_ready_whatever_is_behind_it() {
+    fn a_gateway_is_ready_regardless_of_its_backends() {
         let health = Health::new(Vec::<String>::new()).with_other(NAME);
         assert!(health.is_ready());
         assert_eq!(health.is_serving("bus"), None);
@@ -322,7 +324,7 @@ mod tests {
         let status = |item: Option<Result<HealthCheckResponse, Status>>| item.expect("open").expect("ok").status();
         assert_eq!(status(stream.next().await), ServingStatus::NotServing);
         health.set_store(true);
-        assert!(stream.next().now_or_never().is_none(), "of the bus there is nothing new");
+        assert!(stream.next().now_or_never().is_none(), "the state of the bus has not changed");
         health.set_bus(true);
         assert_eq!(status(stream.next().await), ServingStatus::Serving);
     }

@@ -1,4 +1,5 @@
-//! The gRPC server of every binary: the stack of layers, health, the admin endpoint, and the one place that turns errors into statuses.
+//! The gRPC server of every binary: the stack of layers, health, the admin endpoint, and the conversion of errors into
+//! statuses.
 
 #![warn(missing_docs)]
 

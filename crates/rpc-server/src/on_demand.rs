@@ -1,9 +1,9 @@
-//! Streams of responses that hold nothing while their client takes nothing.
+//! Response streams that hold no resource while the client does not read.
 //!
-//! hyper polls the body of a response only while its client gives flow control window. A body that reads a store therefore stops
-//! in the middle of the read, with the pooled connection or the lock in hand, for as long as its client likes. Here the source of
-//! a stream runs in a task of its own: an item that was asked for is made to the end, whatever the client does meanwhile, and
-//! the next one is made only when the body asks for it.
+//! hyper polls a response body only while the client grants flow control window. A body that reads from a store can
+//! therefore stop in the middle of a read and keep a pooled connection or a lock for as long as the client likes. Here
+//! the source of a stream runs in its own task: a requested item is always produced completely, whatever the client
+//! does, and the next item is produced only when the body requests it.
 
 use std::time::Duration;
 
@@ -19,14 +19,14 @@ use tonic::Status;
 
 use crate::error::{ApiError, internal_status};
 
-/// A stream ends, and gives back all it has, when its client takes no message for so long.
+/// A stream ends and releases all its resources when its client has read no message for this long.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Runs `source` in a task and asks it for one item at a time.
+/// Runs `source` in a task and requests one item at a time.
 ///
-/// The stream ends after the first error of `source`; with `SERVICE_OVERLOADED` when the client takes nothing for [`PATIENCE`];
-/// and with `INTERNAL` when `source` panics. `ending` asks `source` for its next item even if the client does not: cancel it
-/// where `source` then has an error to give.
+/// The stream ends after the first error of `source`; with `SERVICE_OVERLOADED` if the client reads nothing for
+/// [`PATIENCE`]; and with `INTERNAL` if `source` panics. Cancelling `ending` polls `source` for its next item without a
+/// request from the client: cancel it when `source` has a final error to return.
 pub fn on_demand<T: Send + 'static>(
     tasks: &Tasks,
     name: &'static str,
@@ -34,7 +34,7 @@ pub fn on_demand<T: Send + 'static>(
     mut source: BoxStream<'static, Result<T, Status>>,
 ) -> BoxStream<'static, Result<T, Status>> {
     let (ask, mut asked) = mpsc::channel::<()>(1);
-    // One item, and beside it the error of a client that has not even taken that.
+    // Capacity for one item, and for the final error of a client that has not read this item.
     let (give, given) = mpsc::channel(2);
     tasks.spawn(name, async move {
         loop {
@@ -50,16 +50,16 @@ pub fn on_demand<T: Send + 'static>(
                     next = source.next() => next,
                 },
                 Ok(None) => return,
-                Err(_) => Some(Err(nothing_taken())),
+                Err(_) => Some(Err(client_reads_nothing())),
             };
             if matches!(next, Some(Ok(_))) {
-                // There is room: an item is made only when the one before was taken, except at the end.
+                // There is capacity: except at the end, an item is produced only after the previous one was read.
                 if give.try_send(next).is_err() {
                     return;
                 }
                 continue;
             }
-            // What the source holds is free before anybody can see the end.
+            // Releases the resources of the source before the client can see the end of the stream.
             drop(source);
             let _ = give.try_send(next);
             return;
@@ -67,7 +67,7 @@ pub fn on_demand<T: Send + 'static>(
     });
     let taken = stream::unfold(Some((ask, given)), |channels| async move {
         let (ask, mut given) = channels?;
-        // Fails when the task has ended: what it left is in the other channel.
+        // Fails if the task has ended; its last item is then in the other channel.
         let _ = ask.send(()).await;
         match given.recv().await {
             Some(Some(item)) => {
@@ -81,8 +81,8 @@ pub fn on_demand<T: Send + 'static>(
     taken.boxed()
 }
 
-fn nothing_taken() -> Status {
-    let message = format!("the client has taken no message for {} s; begin again", PATIENCE.as_secs());
+fn client_reads_nothing() -> Status {
+    let message = format!("the client has read no message for {} s; start the call again", PATIENCE.as_secs());
     ApiError::new(ErrorReason::ServiceOverloaded).message(message).into()
 }
 
@@ -97,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// Counts up, with a wait within each item. The counter shows how many are made.
+    /// Counts up; each item contains a wait. `made` counts the produced items.
     fn numbers(made: Arc<AtomicU32>) -> BoxStream<'static, Result<u32, Status>> {
         let next = |(number, made): (u32, Arc<AtomicU32>)| async move {
             tokio::task::yield_now().await;
@@ -112,12 +112,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_item_is_made_to_its_end_without_being_polled_and_no_other_one() {
+    async fn a_requested_item_completes_without_polls_and_no_further_item_starts() {
         let (tasks, made) = (Tasks::new(), Arc::new(AtomicU32::new(0)));
         let mut stream = on_demand(&tasks, "numbers", CancellationToken::new(), numbers(made.clone()));
         tokio::task::yield_now().await;
-        assert_eq!(made.load(Ordering::SeqCst), 0, "nobody has asked");
-        assert!(stream.next().now_or_never().is_none(), "it takes a moment");
+        assert_eq!(made.load(Ordering::SeqCst), 0, "nothing was requested");
+        assert!(stream.next().now_or_never().is_none(), "the item is not ready yet");
         for _ in 0..20 {
             tokio::task::yield_now().await;
         }
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_client_that_takes_nothing_gives_back_what_the_source_holds() {
+    async fn a_client_that_stops_reading_releases_the_source() {
         let tasks = Tasks::new();
         let held = Arc::new(());
         let holds = held.clone();
@@ -138,19 +138,19 @@ mod tests {
         });
         let mut stream = on_demand(&tasks, "numbers", CancellationToken::new(), source.boxed());
         assert_eq!(stream.next().await.expect("an item").expect("a number"), 1);
-        // Asked for, made, and never taken.
+        // Requested and produced, but never read.
         assert!(stream.next().now_or_never().is_none());
         let begun = tokio::time::Instant::now();
         tasks.finish().await;
         assert_eq!(begun.elapsed(), PATIENCE);
-        assert_eq!(Arc::strong_count(&held), 1, "the source is gone");
-        assert_eq!(stream.next().await.expect("an item").expect("a number"), 2, "what was made is not lost");
+        assert_eq!(Arc::strong_count(&held), 1, "the source was dropped");
+        assert_eq!(stream.next().await.expect("an item").expect("a number"), 2, "the produced item is delivered");
         assert_eq!(reason(stream.next().await), Some(ErrorReason::ServiceOverloaded));
         assert!(stream.next().await.is_none());
     }
 
     #[tokio::test]
-    async fn the_source_says_why_it_ends_also_to_a_client_that_asks_for_nothing() {
+    async fn the_final_error_reaches_a_client_that_does_not_read() {
         let tasks = Tasks::new();
         let ending = CancellationToken::new();
         let ended = ending.clone();
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_end_is_an_end_and_a_panic_is_none() {
+    async fn a_panic_ends_the_stream_with_an_error() {
         let tasks = Tasks::new();
         let mut stream = on_demand(&tasks, "ends", CancellationToken::new(), stream::iter([Ok(1)]).boxed());
         assert_eq!(stream.next().await.expect("an item").expect("a number"), 1);
@@ -175,7 +175,7 @@ mod tests {
         let mut stream: BoxStream<'static, Result<u32, Status>> =
             on_demand(&tasks, "panics", CancellationToken::new(), source.boxed());
         let status = stream.next().await.expect("an item").expect_err("an error");
-        assert_eq!(status.code(), tonic::Code::Internal, "a client must not take it for the end");
+        assert_eq!(status.code(), tonic::Code::Internal, "a client must not mistake a panic for the end");
         tasks.finish().await;
     }
 }

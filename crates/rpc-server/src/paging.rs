@@ -1,5 +1,5 @@
-//! Pages by keyset: a token carries the key after which the next page begins, and which list it belongs to. A page ends after
-//! the rows that were asked for, or earlier where they would make a message that clients do not take.
+//! Keyset pagination. A page token contains the key after which the next page begins, and identifies its list. A page
+//! ends after the requested number of rows, or earlier if its message would exceed the size that clients accept.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -12,23 +12,24 @@ use crate::error::ApiError;
 
 const DEFAULT: i64 = 50;
 const MOST: i64 = 1000;
-/// Bytes of the rows of a page. gRPC libraries refuse a message above 4 MiB unless they are told otherwise; one row alone has
-/// less than 1 MiB.
+/// Limit of the encoded rows of a page, in bytes. gRPC libraries reject messages above 4 MiB by default; a single row
+/// is below 1 MiB.
 const MOST_BYTES: usize = 2 * 1024 * 1024;
-/// The tag and the length of a row within its page, in bytes.
+/// Maximum size of the tag and the length prefix of a row, in bytes.
 const ROW_PREFIX: usize = 6;
 const SCOPE_LENGTH: usize = 8;
 
-/// The page that is asked for.
+/// A requested page.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     size: i64,
-    /// The key of the last row of the page before; `None` for the first page.
+    /// The key of the last row of the previous page; `None` for the first page.
     pub after: Option<String>,
 }
 
 impl Page {
-    /// `scope` names the list with its filters and order: a token of another one is refused.
+    /// Parses the paging fields of a request. `scope` names the list with its filters and order; a token of another
+    /// scope is rejected.
     ///
     /// # Errors
     /// `INVALID_FIELD` for a negative size, `INVALID_PAGE_TOKEN`.
@@ -40,6 +41,8 @@ impl Page {
         Ok(Self { size, after: Some(key(page_token, scope)?) })
     }
 
+    /// Returns the effective page size: the default for 0, and at most the maximum.
+    ///
     /// # Errors
     /// `INVALID_FIELD` for a negative size.
     pub fn size(page_size: i32) -> Result<i64, ApiError> {
@@ -50,13 +53,13 @@ impl Page {
         }
     }
 
-    /// One more than the page holds: it tells whether there is another page.
+    /// One more than the page holds; the extra row shows that there is another page.
     pub fn rows_to_read(&self) -> i64 {
         self.size + 1
     }
 
-    /// The rows that were read as messages, as far as they fit into the page, and the last of these rows if there are more: the
-    /// next page begins after it. A row that `to_message` does not show counts all the same. At least one row always fits.
+    /// Converts the rows into messages until the page is full. Also returns the last consumed row if there are more:
+    /// the next page begins after it. A row that `to_message` hides still counts. At least one row always fits.
     pub fn fill<R, M: Message>(
         &self,
         rows: Vec<R>,
@@ -81,7 +84,7 @@ impl Page {
     }
 }
 
-/// The token of the page after the row with this key.
+/// Returns the token of the page that begins after the row with this key.
 pub fn token(scope: &str, key: &str) -> String {
     let mut payload = fingerprint(scope).to_vec();
     payload.extend_from_slice(key.as_bytes());
@@ -96,10 +99,10 @@ fn key(page_token: &str, scope: &str) -> Result<String, ApiError> {
     match parts {
         Some((of_scope, key)) if *of_scope == fingerprint(scope) => Ok(key),
         Some(_) => Err(refused(
-            "page_token: it is of another list, filter or order; send the next_page_token of this list, or nothing for the first page",
+            "page_token: the token belongs to another list, filter or order; send the next_page_token of this list, or an empty token for the first page",
         )),
         None => Err(refused(
-            "page_token: it is altered, cut, or no page token; send a next_page_token as it came, or nothing for the first page",
+            "page_token: the token is invalid; send a next_page_token unchanged, or an empty token for the first page",
         )),
     }
 }
@@ -122,10 +125,10 @@ mod tests {
         assert_eq!(page.after.as_deref(), Some("t-9"));
         let (altered, other) = (format!("{token}x"), token::seal(Kind::Resume, b"12345678"));
         for (token, scope, problem) in [
-            (token.as_str(), "ListTickets 2", "of another list"),
-            ("nonsense", "ListTickets 1", "altered, cut"),
-            (altered.as_str(), "ListTickets 1", "altered, cut"),
-            (other.as_str(), "ListTickets 1", "altered, cut"),
+            (token.as_str(), "ListTickets 2", "another list"),
+            ("nonsense", "ListTickets 1", "token is invalid"),
+            (altered.as_str(), "ListTickets 1", "token is invalid"),
+            (other.as_str(), "ListTickets 1", "token is invalid"),
         ] {
             let refused = Page::parse(0, token, scope).expect_err("no token of this list");
             assert_eq!(refused.reason(), ErrorReason::InvalidPageToken);
@@ -140,11 +143,11 @@ mod tests {
         assert_eq!(Page::parse(-1, "", "").expect_err("refused").reason(), ErrorReason::InvalidField);
     }
 
-    /// A row as a message; an empty one is not shown.
+    /// Converts a row into a message; an empty row is hidden.
     const TEXT: fn(&String) -> Option<String> = |row| Some(row.clone()).filter(|row| !row.is_empty());
 
     #[test]
-    fn one_row_too_many_tells_of_another_page() {
+    fn an_extra_row_shows_that_there_is_another_page() {
         let page = Page::parse(2, "", "").expect("a page");
         let rows = |rows: &[&str]| rows.iter().map(|row| (*row).to_owned()).collect::<Vec<_>>();
         assert_eq!(page.fill(rows(&["a", "b", "c"]), TEXT), (rows(&["a", "b"]), Some("b".to_owned())));

@@ -1,12 +1,13 @@
-//! The one server of services, gateway and admin: HTTP/1.1 and HTTP/2 on one port, over hyper.
+//! The server of services, gateway and admin endpoint: HTTP/1.1 and HTTP/2 on one port, with hyper.
 //!
-//! It is not tonic's own, whose timeout answers CANCELLED and whose connections do not end by age. Around the services stand,
-//! outermost first: observe → language → catch panic → authenticate → deadline → drain → admission. A plain router goes without
-//! them: what speaks other protocols than gRPC, as the gateway, puts [`layered`] inside of what translates them.
+//! tonic's own server is not used: its timeout returns CANCELLED, and its connections do not drain at a maximum age.
+//! gRPC services are wrapped in these layers, outermost first: observe → language → catch panic → authenticate →
+//! deadline → drain → admission. A plain router is served without layers; a server that translates other protocols,
+//! such as the gateway, applies [`layered`] inside the translation.
 //!
-//! Stopping, in this order: not ready → drain delay → streams and waits end with `SHUTTING_DOWN` → GOAWAY, the port closes →
-//! calls under way finish; those that do not are told `SHUTTING_DOWN` too, and cut if that does not help → the service's own
-//! hooks. All of it within a cap that the caller gives.
+//! Shutdown order: not ready → drain delay → streams and waits end with `SHUTTING_DOWN` → GOAWAY and the port closes →
+//! running calls finish; late calls end with `SHUTTING_DOWN`, and their connections close if they still do not end →
+//! the hooks of the service. The caller of the shutdown sets a time limit for all steps together.
 
 mod admission;
 mod authenticate;
@@ -64,7 +65,7 @@ use crate::{
     health::{Health, STANDARD_SERVICES},
 };
 
-/// A server that has yet to be started.
+/// A server that has not started.
 pub struct Server {
     name: &'static str,
     listen: SocketAddr,
@@ -80,7 +81,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// A server without services.
+    /// Creates a server without services.
     #[must_use]
     pub fn new(name: &'static str, listen: SocketAddr, limits: &LimitsConfig, shutdown: &ShutdownConfig) -> Self {
         Self {
@@ -88,7 +89,8 @@ impl Server {
             listen,
             limits: limits.clone(),
             shutdown: shutdown.clone(),
-            // One connection alone must be able to reach the limit of calls, or its client would queue what should be shed.
+            // A single connection must be able to reach the call limit; otherwise its client queues calls that the
+            // server should reject.
             connection_limits: ConnectionLimits {
                 streams: limits.streams(),
                 idle: Duration::from_millis(limits.keep_alive_ms),
@@ -115,48 +117,48 @@ impl Server {
         self
     }
 
-    /// Describes these services, and those of health and reflection, to those who ask by reflection (v1 and v1alpha).
+    /// Adds server reflection (v1 and v1alpha) for these services and for health and reflection.
     #[must_use]
     pub fn reflection<N: Into<String>>(mut self, services: impl IntoIterator<Item = N>) -> Self {
         self.reflection.extend(services.into_iter().map(Into::into));
         self
     }
 
-    /// Answers `grpc.health.v1` from here, and takes readiness away first when the server stops.
+    /// Serves `grpc.health.v1` from `health`, and clears its readiness first when the server stops.
     #[must_use]
     pub fn health(mut self, health: Health) -> Self {
         self.health = Some(health);
         self
     }
 
-    /// Serves this router and nothing else: services, reflection, health and all layers are then the router's affair.
+    /// Serves only this router. The router is then responsible for services, reflection, health and all layers.
     #[must_use]
     pub fn routes(mut self, router: Router) -> Self {
         self.routes = Some(router);
         self
     }
 
-    /// Which web pages may call, where not only the server's own and those of the loopback.
+    /// Sets which web pages may call. The default is the server's own pages and those of loopback origins.
     #[must_use]
     pub fn browsers(mut self, browsers: Browsers) -> Self {
         self.browsers = browsers;
         self
     }
 
-    /// What one client may take, where the defaults do not suit.
+    /// Replaces the default limits of a connection.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
         self.connection_limits = limits;
         self
     }
 
-    /// Cancelled when waits end because the server stops, for those that do not hang on a request.
+    /// Returns a token that is cancelled when waits must end because the server stops; for waits outside of requests.
     #[must_use]
     pub fn draining(&self) -> CancellationToken {
         self.ending.clone()
     }
 
-    /// Binds and serves. Calls are answered from here on; whether they should come is said by the health.
+    /// Binds the address and serves. Calls succeed from here on; the health reports whether clients should call.
     ///
     /// # Errors
     /// If the address cannot be bound, or the descriptors of the contract cannot be read.
@@ -171,7 +173,7 @@ impl Server {
         let tasks = Tasks::new();
         let guard = Guard { browsers: self.browsers.clone(), only_grpc: self.routes.is_none() };
         let (limits, ends) = (self.connection_limits.clone(), signals.clone());
-        // Two types of service, so two tasks.
+        // The two branches have different service types, so each spawns its own task.
         match self.routes.take() {
             Some(router) => {
                 tasks.spawn("accept", connections::accept(listener, router, guard, limits, ends, tasks.clone()));
@@ -213,7 +215,7 @@ impl Server {
     }
 }
 
-/// Puts the layers of services around one that speaks gRPC, for a router that translates other protocols outside of them.
+/// Wraps a gRPC service in the server's layers, for a router that translates other protocols outside of them.
 pub fn layered<S, B>(name: &'static str, limits: &LimitsConfig, service: S) -> impl Stack<Future: Send> + use<S, B>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
@@ -234,7 +236,7 @@ where
         .service(service)
 }
 
-/// A service with its layers, as connections need it.
+/// A service with its layers, with the bounds that connections need.
 pub trait Stack:
     Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static
 {

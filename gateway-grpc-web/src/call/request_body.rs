@@ -1,7 +1,7 @@
-//! The body of a call on its way to a service: never larger than allowed, and whole.
+//! The request body on its way to a service; checked for size and completeness.
 //!
-//! Messages are not decoded, but their frames are counted through: so a message that is too large is refused by its
-//! header, before its bytes have come, and no service is made to wait for the rest of a body that has ended.
+//! Messages are not decoded, but their frames are parsed. A message that is too large is therefore rejected after its
+//! header, before its bytes arrive, and a truncated body ends the call instead of leaving the service waiting.
 
 use std::{
     pin::Pin,
@@ -16,12 +16,12 @@ use tonic::Status;
 
 use crate::protocol::request::NotBase64;
 
-/// What is wrong with a body.
+/// What is wrong with a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
     #[error("the message has {length} bytes, more than the {limit} that max_message_bytes allows")]
     TooLarge { length: u32, limit: u32 },
-    #[error("the body is not base64, as its content type says")]
+    #[error("the body is not base64, although its content type is gRPC-Web text")]
     NotBase64,
     #[error("a message begins with the flag {0}; 0 or 1 is expected, then four bytes of length")]
     UnknownFlag(u8),
@@ -29,7 +29,7 @@ pub(crate) enum Fault {
     CutOff,
     #[error("the body has several messages; the method takes one")]
     SeveralMessages,
-    #[error("the caller has gone before its request was complete")]
+    #[error("the caller disconnected before its request was complete")]
     CallerGone,
 }
 
@@ -43,18 +43,18 @@ impl From<Fault> for Status {
     }
 }
 
-/// Where a body leaves its fault: the connection to the service would tell no more than that the stream was reset.
+/// Holds the fault of a body for the response: the upstream only sees that the stream was reset.
 pub(crate) type SharedFault = Arc<OnceLock<Fault>>;
 
-/// What a body may hold.
+/// Limits of a request body.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Allowance {
     pub(crate) max_message_bytes: u32,
-    /// Whether the method takes one message, not a stream of them.
+    /// Whether the method takes a single message instead of a stream.
     pub(crate) single: bool,
 }
 
-/// A request's body as the service gets it.
+/// A request body as the service receives it.
 #[derive(Debug)]
 pub(crate) struct RequestBody {
     inner: Body,
@@ -88,7 +88,7 @@ impl http_body::Body for RequestBody {
                         Ok(()) => return Poll::Ready(Some(Ok(Frame::data(data)))),
                         Err(fault) => fault,
                     },
-                    // A request has no trailers in gRPC; what a client sends nevertheless has no meaning.
+                    // gRPC requests have no trailers; those of a client are ignored.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => match NotBase64::is_cause_of(&error) {
@@ -111,13 +111,13 @@ impl http_body::Body for RequestBody {
     }
 }
 
-/// Walks along the frames of a body without looking into the messages.
+/// Tracks the frames of a body without decoding the messages.
 #[derive(Debug)]
 struct Frames {
     allowance: Allowance,
     header: [u8; 5],
     header_bytes: usize,
-    /// Bytes of the present message that are still to come.
+    /// Remaining bytes of the current message.
     left: usize,
     begun: bool,
 }
@@ -146,12 +146,12 @@ impl Frames {
             self.header[self.header_bytes..self.header_bytes + step].copy_from_slice(&data[..step]);
             self.header_bytes += step;
             data = &data[step..];
-            self.look_at_header()?;
+            self.read_header()?;
         }
         Ok(())
     }
 
-    fn look_at_header(&mut self) -> Result<(), Fault> {
+    fn read_header(&mut self) -> Result<(), Fault> {
         let [flag, length @ ..] = self.header;
         if flag > 1 {
             return Err(Fault::UnknownFlag(flag));
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_that_goes_is_told_apart_from_text_that_is_none() {
+    async fn a_disconnect_and_invalid_base64_are_distinguished() {
         for (error, expected) in [
             (axum::Error::new(std::io::Error::other("reset")), Fault::CallerGone),
             (axum::Error::new(NotBase64), Fault::NotBase64),
@@ -246,7 +246,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(bytes in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
+        fn arbitrary_bytes_do_not_panic(bytes in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
             let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
             runtime.block_on(read(&bytes, size, ONE)).ok();
         }

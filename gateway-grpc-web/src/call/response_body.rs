@@ -1,7 +1,7 @@
-//! The body of an answer on its way to the caller: it always ends with a status.
+//! The response body on its way to the caller; it always ends with a status.
 //!
-//! An upstream that breaks off in the middle becomes trailers, which every client can read, instead of a reset stream or,
-//! over HTTP/1.1, a cut connection, which a browser cannot tell from anything else.
+//! If an upstream breaks off, the caller gets trailers, which every client can read, instead of a reset stream. Over
+//! HTTP/1.1 that would be a closed connection, which browsers report like any network error.
 
 use std::{
     convert::Infallible,
@@ -18,11 +18,11 @@ use tonic::Status;
 
 use super::CallContext;
 
-/// The body as it was answered.
+/// The body as it was received.
 #[derive(Debug)]
 pub(crate) enum Inner {
     Upstream(Incoming),
-    /// By a service of the gateway's own.
+    /// The body of one of the gateway's own services.
     Own(tonic::body::Body),
 }
 
@@ -54,20 +54,20 @@ impl Inner {
     }
 }
 
-/// An answer's body. The empty one is that of an answer whose status stands in its headers.
+/// A response body. An empty body belongs to a response with its status in the headers.
 #[derive(Debug, Default)]
 pub(crate) struct ResponseBody {
     inner: Inner,
     /// None once the body has ended.
     call_context: Option<CallContext>,
-    /// The status came with the headers: nothing has to follow.
+    /// The status came with the headers; no trailers follow.
     has_status: bool,
 }
 
 impl ResponseBody {
     pub(crate) fn wrap(response: Response<Inner>, call_context: CallContext) -> Response<Self> {
         let (mut head, inner) = response.into_parts();
-        // The end may come otherwise than announced.
+        // The body may end differently from the announced length.
         head.headers.remove(header::CONTENT_LENGTH);
         let has_status = head.headers.contains_key(Status::GRPC_STATUS);
         let call_context = (!has_status || !inner.is_end()).then_some(call_context);
@@ -75,7 +75,7 @@ impl ResponseBody {
     }
 }
 
-/// The status as trailers; of one whose text no header can carry, the code.
+/// Converts a status into trailers; if its text is not a valid header, only the code is sent.
 fn trailers(status: &Status) -> HeaderMap {
     let mut trailers = HeaderMap::new();
     if status.add_header(&mut trailers).is_err() {
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_the_upstream_says_passes_untouched() {
+    async fn a_complete_response_is_unchanged() {
         let mut trailers = HeaderMap::new();
         trailers.insert(Status::GRPC_STATUS, HeaderValue::from_static("7"));
         trailers.insert("x-of-its-own", HeaderValue::from_static("kept"));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_answer_that_breaks_off_ends_with_a_status() {
+    async fn a_truncated_response_ends_with_a_status() {
         let broken = answer(vec![message(), Err(Status::unknown("reset"))], CallContext::default());
         assert_eq!(status_of(broken).await.code(), Code::Internal);
         assert_eq!(status_of(answer(vec![message()], CallContext::default())).await.code(), Code::Internal);

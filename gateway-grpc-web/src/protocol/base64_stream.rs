@@ -1,6 +1,7 @@
-//! Base64 that arrives in chunks, as bodies of gRPC-Web text do.
+//! Base64 that arrives in chunks, as in bodies of gRPC-Web text.
 //!
-//! Senders may encode piece by piece, so padding may stand anywhere, and chunks are cut anywhere, inside a group of four too.
+//! Senders may encode piece by piece, so padding may occur anywhere, and chunks may end anywhere, even inside a group
+//! of four characters.
 
 use base64::{
     Engine, alphabet,
@@ -13,18 +14,18 @@ const ENGINE: GeneralPurpose = GeneralPurpose::new(
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// What has arrived is not base64.
+/// The received text is not base64.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Malformed;
 
-/// Decodes chunk by chunk; holds back the up to three characters that do not make a group yet.
+/// Decodes chunk by chunk; buffers up to three characters of an incomplete group.
 #[derive(Debug, Default)]
 pub(crate) struct Decoder {
     waiting: Vec<u8>,
 }
 
 impl Decoder {
-    /// The bytes that are complete with this chunk, perhaps none.
+    /// Returns the bytes that this chunk completes, possibly none.
     pub(crate) fn decode(&mut self, chunk: &[u8]) -> Result<Bytes, Malformed> {
         if self.waiting.is_empty() {
             return self.decode_aligned(chunk);
@@ -34,13 +35,13 @@ impl Decoder {
         self.decode_aligned(&text)
     }
 
-    /// The last bytes: a sender may leave out the padding at the very end.
+    /// Returns the last bytes: a sender may omit the padding at the end.
     pub(crate) fn finish(&mut self) -> Result<Bytes, Malformed> {
         let text = std::mem::take(&mut self.waiting);
         ENGINE.decode(&text).map(Bytes::from).map_err(|_| Malformed)
     }
 
-    /// Whether no character waits for the rest of its group.
+    /// Returns whether no incomplete group is buffered.
     pub(crate) fn is_aligned(&self) -> bool {
         self.waiting.is_empty()
     }
@@ -51,7 +52,7 @@ impl Decoder {
         self.waiting.extend_from_slice(rest);
         let mut decoded = Vec::with_capacity(whole / 4 * 3);
         while !text.is_empty() {
-            // A piece ends with the group that has padding.
+            // A piece ends with the group that contains padding.
             let end = text.iter().position(|byte| *byte == b'=').map_or(text.len(), |at| at - at % 4 + 4);
             let (piece, more) = text.split_at(end);
             ENGINE.decode_vec(piece, &mut decoded).map_err(|_| Malformed)?;
@@ -61,7 +62,7 @@ impl Decoder {
     }
 }
 
-/// One piece of an answer, padded, so that the next one can follow at once.
+/// Encodes one piece of a response with padding, so that another piece can follow.
 pub(crate) fn encode(bytes: &[u8]) -> Bytes {
     ENGINE.encode(bytes).into()
 }
@@ -84,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_base64_is_refused() {
+    fn invalid_base64_is_rejected() {
         for text in [&b"A*AA"[..], b"A", b"AAAAA", b"=AAA", b"A=AA", b"AA=A", b"====", b"AAAA\n", b"AA==A"] {
             for size in 1..=text.len() {
                 assert_eq!(decode_in_chunks(text, size), Err(Malformed), "{text:?} by {size}");
@@ -104,7 +105,7 @@ mod tests {
         }
 
         #[test]
-        fn nothing_panics(text in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
+        fn arbitrary_text_does_not_panic(text in prop::collection::vec(any::<u8>(), 0..60), size in 1_usize..50) {
             decode_in_chunks(&text, size).ok();
         }
     }

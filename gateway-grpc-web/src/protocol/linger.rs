@@ -1,7 +1,7 @@
-//! A request body over HTTP/1.1 that is read to its end even if the call is over before.
+//! Reads an HTTP/1.1 request body to its end even if the call has already ended.
 //!
-//! The connection would be closed under a client that still writes, and the client would see a broken pipe instead of the
-//! refusal that has been sent to it. HTTP/2 has streams for that.
+//! Otherwise the connection would close while the client still writes, and the client would see a broken pipe instead
+//! of the response. HTTP/2 does not need this, because it ends single streams.
 
 use std::{
     pin::Pin,
@@ -16,12 +16,12 @@ use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::timeout;
 
-/// Who sends more than this after the answer is not waited for.
+/// Limit of the bytes that are read and discarded.
 const MOST_BYTES: usize = 16 * 1024 * 1024;
-/// Nor who takes longer.
+/// Limit of the time for reading them.
 const LONGEST: Duration = Duration::from_secs(2);
 
-/// Reads on in a task of its own when it is dropped before its end.
+/// Continues reading in its own task if it is dropped before the end of the body.
 #[derive(Debug)]
 pub(crate) struct Lingering {
     inner: Option<Body>,
@@ -66,13 +66,13 @@ impl Drop for Lingering {
     fn drop(&mut self) {
         if let Some(inner) = self.inner.take().filter(|inner| !inner.is_end_stream()) {
             self.tasks.spawn("rest of a request", async move {
-                timeout(LONGEST, read_away(inner)).await.ok();
+                timeout(LONGEST, discard(inner)).await.ok();
             });
         }
     }
 }
 
-async fn read_away(mut body: Body) {
+async fn discard(mut body: Body) {
     let mut left = MOST_BYTES;
     while let Some(Ok(frame)) = body.frame().await {
         let Some(rest) = left.checked_sub(frame.data_ref().map_or(0, Bytes::len)) else { return };
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
 
-    /// A body of so many chunks of 1 MiB, and how many of them have been read.
+    /// Creates a body of `chunks` chunks of 1 MiB; also returns how many of them were read.
     fn body(chunks: usize) -> (Body, Arc<AtomicUsize>) {
         let read = Arc::new(AtomicUsize::new(0));
         let counting = read.clone();
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_not_read_is_read_away_up_to_a_bound() {
+    async fn the_unread_rest_is_discarded_up_to_a_limit() {
         for (chunks, expected) in [(3, 3), (100, 17)] {
             let tasks = Tasks::new();
             let (inner, read) = body(chunks);
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_sends_nothing_is_not_waited_for() {
+    async fn the_wait_for_a_silent_client_is_bounded() {
         let tasks = Tasks::new();
         drop(Lingering::wrap(Body::from_stream(stream::pending::<Result<Bytes, axum::Error>>()), &tasks));
         let start = tokio::time::Instant::now();

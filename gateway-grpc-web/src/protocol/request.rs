@@ -1,4 +1,4 @@
-//! A gRPC-Web request as gRPC: other headers, and the body decoded where it is text.
+//! Translates a gRPC-Web request to gRPC: replaces headers, and decodes text bodies.
 
 use std::{
     error::Error,
@@ -14,26 +14,26 @@ use http_body::Frame;
 
 use super::{Encoding, GRPC, base64_stream::Decoder};
 
-/// The body is not base64, though its content type says so.
+/// The body is not base64, although its content type is gRPC-Web text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct NotBase64;
 
 impl fmt::Display for NotBase64 {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("the body is not base64, as its content type says")
+        formatter.write_str("the body is not base64, although its content type is gRPC-Web text")
     }
 }
 
 impl Error for NotBase64 {}
 
 impl NotBase64 {
-    /// Whether an error is this one: bodies wrap those of the bodies inside of them.
+    /// Returns whether this error is in the source chain: bodies wrap the errors of their inner bodies.
     pub(crate) fn is_cause_of(error: &(dyn Error + 'static)) -> bool {
         std::iter::successors(Some(error), |error| (*error).source()).any(|error| error.is::<Self>())
     }
 }
 
-/// The request that a gRPC client would have sent.
+/// Returns the request as a gRPC client would have sent it.
 pub(crate) fn to_grpc(mut request: Request<Body>, encoding: Encoding) -> Request<Body> {
     *request.version_mut() = Version::HTTP_2;
     let headers = request.headers_mut();
@@ -46,7 +46,7 @@ pub(crate) fn to_grpc(mut request: Request<Body>, encoding: Encoding) -> Request
     }
 }
 
-/// A body in base64, decoded as it comes.
+/// A base64 body that is decoded while it arrives.
 #[derive(Debug)]
 struct TextBody {
     inner: Body,
@@ -67,7 +67,7 @@ impl http_body::Body for TextBody {
             let decoded = match ready!(Pin::new(&mut this.inner).poll_frame(context)) {
                 Some(Ok(frame)) => match frame.into_data() {
                     Ok(chunk) => this.decoder.decode(&chunk),
-                    // A request has no trailers in gRPC; what a client sends nevertheless has no meaning.
+                    // gRPC requests have no trailers; those of a client are ignored.
                     Err(_) => continue,
                 },
                 Some(Err(error)) => {
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn text_is_decoded_as_it_comes() {
+    async fn text_is_decoded_incrementally() {
         let text = BASE64_STANDARD.encode([0, 0, 0, 0, 2, 8, 1]);
         for size in 1..=text.len() {
             assert_eq!(read(&text, size).await.unwrap(), [0, 0, 0, 0, 2, 8, 1]);
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_not_base64_ends_the_body_with_an_error() {
+    async fn invalid_base64_ends_the_body_with_an_error() {
         for text in ["****", "A", "AAAA="] {
             let error = read(text, 8).await.unwrap_err();
             assert!(NotBase64::is_cause_of(&error), "{text}");

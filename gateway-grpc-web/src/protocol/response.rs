@@ -1,4 +1,5 @@
-//! An answer in gRPC as gRPC-Web: the trailers as the last frame of the body, and all of it in base64 where text was asked for.
+//! Translates a gRPC response to gRPC-Web: the trailers become the last frame of the body, and the body is base64 if
+//! the client accepts text.
 
 use std::{
     pin::Pin,
@@ -12,8 +13,8 @@ use http_body::{Frame, SizeHint};
 
 use super::{Encoding, base64_stream, trailers_frame};
 
-/// The answer that a gRPC-Web client reads. A status in the headers stays there: clients look there first, and there is no
-/// body then that a proxy could cut off.
+/// Translates a response. A status in the headers stays there: clients look there first, and such a response has no
+/// body that a proxy could truncate.
 pub(crate) fn to_web(response: Response<Body>, encoding: Encoding) -> Response<Body> {
     let (mut head, inner) = response.into_parts();
     head.headers.remove(header::CONTENT_LENGTH);
@@ -59,7 +60,7 @@ impl http_body::Body for WebBody {
     }
 
     fn size_hint(&self) -> SizeHint {
-        // Never the inner body's, unless it is empty: text and the trailers frame are longer.
+        // The inner body's hint is valid only for an empty body: base64 and the trailers frame make it longer.
         if self.is_end_stream() { SizeHint::with_exact(0) } else { SizeHint::default() }
     }
 }

@@ -1,4 +1,4 @@
-//! Upstreams that are not there, go away, break off and come back.
+//! Upstreams that are missing, stop, break off and return.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -28,7 +28,7 @@ fn assert_names(status: &Status, upstream: &str) {
 }
 
 #[tokio::test]
-async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
+async fn a_stopped_upstream_is_named_and_found_after_its_restart() {
     let mut world = World::new().await;
     let mut client = world.tickets().await;
     let web = Web::connect(&world).await;
@@ -41,7 +41,10 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
             let answer = web.call(method::GET_TICKET, text, ticket("t1").get_ref(), &HeaderMap::new()).await;
             assert_names(&answer.status(), "ticket");
         }
-        assert!(world.views().await.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.is_ok(), "the others go on");
+        assert!(
+            world.views().await.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.is_ok(),
+            "other upstreams still work"
+        );
         world.upstreams.start_one(Backend::Ticket).await;
         eventually("the upstream is found again", async || {
             world.tickets().await.get_ticket(ticket("t1")).await.is_ok()
@@ -51,7 +54,7 @@ async fn an_upstream_that_goes_is_named_and_found_again_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn a_caller_with_little_time_left_is_asked_not_to_retry() {
+async fn little_time_left_forbids_a_retry() {
     let mut world = World::new().await;
     let mut client = world.tickets().await;
     world.upstreams.kill(Backend::Ticket);

@@ -29,7 +29,7 @@ pub(super) fn watch(ticket_id: &str) -> Request<WatchTicketViewsRequest> {
     Request::new(WatchTicketViewsRequest { ticket_ids: vec![ticket_id.to_owned()], resume_token: String::new() })
 }
 
-/// What the upstream has seen of a call's header.
+/// Returns the value of a header that the upstream has received.
 fn seen<'a>(title: &'a str, name: &str) -> Option<&'a str> {
     title.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
 }
@@ -49,7 +49,7 @@ async fn a_call_arrives_with_its_headers_and_comes_back_with_theirs() {
     let response = world.tickets().await.get_ticket(request).await.unwrap();
     assert_eq!(response.metadata().get("x-header").unwrap(), "h");
     assert_eq!(response.metadata().get(headers::CORRELATION_ID).unwrap(), "abc");
-    assert!(response.metadata().get("access-control-expose-headers").is_none(), "no browser reads this");
+    assert!(response.metadata().get("access-control-expose-headers").is_none(), "CORS headers are for browsers only");
     let title = response.into_inner().ticket.unwrap().title;
     assert_eq!(seen(&title, headers::CORRELATION_ID), Some("abc"));
     assert_eq!(seen(&title, "accept-language"), Some("ko"));
@@ -57,7 +57,7 @@ async fn a_call_arrives_with_its_headers_and_comes_back_with_theirs() {
 }
 
 #[tokio::test]
-async fn identity_is_made_for_who_brings_none() {
+async fn a_missing_correlation_id_is_generated() {
     let world = World::new().await;
     let response = world.tickets().await.get_ticket(ticket(HEADERS)).await.unwrap();
     let told = response.metadata().get(headers::CORRELATION_ID).unwrap().to_str().unwrap().to_owned();
@@ -68,11 +68,11 @@ async fn identity_is_made_for_who_brings_none() {
 }
 
 #[tokio::test]
-async fn services_are_told_apart_by_the_path() {
+async fn calls_are_routed_by_path() {
     let world = World::new().await;
     let title = headers_at_upstream(&world, ticket("t1")).await;
     assert_eq!(title, "of ticket");
-    // The fake behind this path serves no reservations: the answer is its own.
+    // The fake at this backend does not serve reservations and returns its own status.
     let mut client = ReservationServiceClient::new(world.channel().await);
     let status = client.get_reservation(GetReservationRequest::default()).await.unwrap_err();
     assert_eq!(status.code(), Code::Unimplemented);
@@ -88,7 +88,7 @@ fn assert_is_the_refusal(status: &Status) {
 }
 
 #[tokio::test]
-async fn a_refusal_passes_untouched_before_and_after_messages() {
+async fn a_rejection_is_unchanged_before_and_after_messages() {
     let world = World::new().await;
     let status = world.tickets().await.get_ticket(ticket(REFUSED)).await.unwrap_err();
     assert_is_the_refusal(&status);
@@ -99,7 +99,7 @@ async fn a_refusal_passes_untouched_before_and_after_messages() {
 }
 
 #[tokio::test]
-async fn a_stream_flows_message_by_message_and_its_caller_may_leave() {
+async fn a_stream_is_not_buffered_and_can_be_cancelled() {
     let mut world = World::new().await;
     let mut stream = world.views().await.watch_ticket_views(watch(HUNDRED)).await.unwrap().into_inner();
     let mut messages = 0;
@@ -115,7 +115,7 @@ async fn a_stream_flows_message_by_message_and_its_caller_may_leave() {
 }
 
 #[tokio::test]
-async fn operations_go_where_the_header_says() {
+async fn operations_are_routed_by_the_header() {
     let world = World::new().await;
     let mut client = OperationsServiceClient::new(world.channel().await);
     for name in ["ticket", "reservation", "pricing", "query"] {
@@ -136,7 +136,7 @@ async fn operations_go_where_the_header_says() {
 }
 
 #[tokio::test]
-async fn what_is_not_served_is_unimplemented() {
+async fn unknown_services_are_unimplemented() {
     let world = World::new().await;
     let mut client = tonic::client::Grpc::new(world.channel().await);
     for path in ["/eticket.wish.v1.WishService/NewReservation", "/eticket.ticket.v1.TicketService/NewReservation", "/"]
@@ -154,7 +154,7 @@ fn assert_deadline_exceeded(status: &Status) {
 }
 
 #[tokio::test]
-async fn deadlines_are_kept_and_passed_on() {
+async fn deadlines_are_enforced_and_forwarded() {
     let world = World::with_default_deadline(Duration::from_millis(150)).await;
     let mut request = ticket(HEADERS);
     request.set_timeout(Duration::from_secs(30));
@@ -165,7 +165,7 @@ async fn deadlines_are_kept_and_passed_on() {
     let title = headers_at_upstream(&world, ticket(HEADERS)).await;
     assert!(seen(&title, "grpc-timeout").is_some(), "the default is passed on too");
 
-    // A client of tonic's would give up by itself: the header is set by hand.
+    // A tonic client would enforce the timeout itself, so the header is set by hand.
     let mut request = ticket(SLOW);
     request.metadata_mut().insert("grpc-timeout", "100m".parse().unwrap());
     let mut client = world.tickets().await;
@@ -174,7 +174,7 @@ async fn deadlines_are_kept_and_passed_on() {
     super::eventually("the upstream stops when the time is over", async || world.upstreams.pending() == 0).await;
 }
 
-/// A call by a client that does not look at `grpc-timeout` itself.
+/// Calls with a client that does not enforce `grpc-timeout` itself.
 async fn raw_unary(world: &World, request: Request<GetTicketRequest>) -> Status {
     use super::web_client::{Web, method};
     let (metadata, _, message) = request.into_parts();
@@ -184,7 +184,7 @@ async fn raw_unary(world: &World, request: Request<GetTicketRequest>) -> Status 
 }
 
 #[tokio::test]
-async fn streams_have_the_deadline_that_their_caller_sets_and_no_other() {
+async fn streams_have_only_the_deadline_of_their_caller() {
     let world = World::with_default_deadline(Duration::from_millis(50)).await;
     let mut client = world.views().await;
     let mut unlimited = client.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.unwrap().into_inner();
@@ -223,7 +223,7 @@ async fn a_stopping_gateway_ends_streams_and_finishes_calls() {
 }
 
 #[tokio::test]
-async fn a_call_too_many_is_shed() {
+async fn a_call_above_the_limit_is_rejected() {
     let concurrency = 1.try_into().unwrap();
     let world = World::with_limits(LimitsConfig { concurrency, ..LimitsConfig::default() }).await;
     let mut stream = world.views().await.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.unwrap().into_inner();
@@ -247,7 +247,7 @@ async fn errors_of_the_gateway_are_in_the_language_of_the_call() {
 }
 
 #[tokio::test]
-async fn health_speaks_of_the_gateway_and_of_its_upstreams() {
+async fn health_covers_the_gateway_and_its_upstreams() {
     let mut world = World::new().await;
     let mut client = HealthClient::new(world.channel().await);
     let of = |service: &str| HealthCheckRequest { service: service.to_owned() };
@@ -315,7 +315,7 @@ macro_rules! services_by_reflection {
 }
 
 #[tokio::test]
-async fn reflection_knows_everything_in_both_versions() {
+async fn reflection_lists_all_services_in_both_versions() {
     let world = World::new().await;
     assert_eq!(services_by_reflection!(v1, world.channel().await), SERVED);
     assert_eq!(services_by_reflection!(v1alpha, world.channel().await), SERVED);

@@ -1,4 +1,4 @@
-//! The services behind the gateway under test: their answers are told by the ids that they are asked for.
+//! Fake services behind the gateway under test: the id in a request selects the response.
 
 use std::{
     net::SocketAddr,
@@ -34,20 +34,20 @@ use tonic_health::server::HealthReporter;
 use super::{Served, bind, serve};
 use crate::routes::Backend;
 
-/// Asked for this ticket, the title of the answer lists the headers that have arrived.
+/// The title of the response lists the received headers.
 pub(super) const HEADERS: &str = "headers";
-/// Refused with details and a trailer.
+/// Rejected with details and a trailer.
 pub(super) const REFUSED: &str = "refused";
 /// Never answered.
 pub(super) const SLOW: &str = "slow";
-/// Two views, then a refusal with details.
+/// Two views, then a rejection with details.
 pub(super) const TWO_THEN_REFUSED: &str = "two-then-refused";
 /// One view, then silence.
 pub(super) const ONE_THEN_SILENCE: &str = "one-then-silence";
 /// A hundred views of 10 kB, then the end.
 pub(super) const HUNDRED: &str = "hundred";
 
-/// Views of 10 kB without end.
+/// An endless stream of views of 10 kB.
 pub(super) const FLOOD: &str = "flood";
 
 pub(super) struct Upstreams {
@@ -60,11 +60,11 @@ pub(super) struct Upstreams {
 #[derive(Clone)]
 pub(super) struct Fake {
     backend: Backend,
-    /// Calls that have been begun and neither answered nor dropped.
+    /// The number of calls that have begun and were neither answered nor dropped.
     pub(super) pending: Arc<AtomicUsize>,
-    /// Calls that have been begun.
+    /// The number of calls that have begun.
     pub(super) begun: Arc<AtomicUsize>,
-    /// Views of floods that have been made.
+    /// The number of views that were produced for endless streams.
     pub(super) made: Arc<AtomicUsize>,
 }
 
@@ -86,7 +86,7 @@ impl Upstreams {
         self.addresses
     }
 
-    /// Starts it on the address that it had before.
+    /// Starts a backend on its previous address.
     pub(super) async fn start_one(&mut self, backend: Backend) {
         let fake = Fake { backend, ..self.fake.clone() };
         let health = tonic_health::pb::health_server::HealthServer::new(
@@ -102,7 +102,7 @@ impl Upstreams {
         self.running[backend as usize] = Some(served);
     }
 
-    /// Kills it with all of its connections.
+    /// Kills a backend with all its connections.
     pub(super) fn kill(&mut self, backend: Backend) {
         self.running[backend as usize] = None;
     }

@@ -1,4 +1,5 @@
-//! What no honest client sends: it is answered, passed to nobody where that can be, and the gateway goes on.
+//! Requests that no correct client sends: the gateway rejects them, where possible without calling an upstream, and
+//! continues to work.
 
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -20,7 +21,7 @@ fn get_ticket() -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn malformed_bodies_are_refused_and_say_what_is_wrong() {
+async fn malformed_bodies_are_rejected_with_the_fault() {
     let world = World::new().await;
     let twice = [get_ticket(), get_ticket()].concat();
     let whole = get_ticket();
@@ -46,11 +47,11 @@ async fn malformed_bodies_are_refused_and_say_what_is_wrong() {
     let status = read(web.send(request(method::GET_TICKET, true, Body::from("!!!!"))).await, true).await.status();
     assert_eq!(status.code(), Code::InvalidArgument);
     assert!(status.message().contains("base64"), "{status}");
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
-async fn bodies_that_no_message_fits_are_the_upstreams_to_refuse() {
+async fn undecodable_messages_are_rejected_by_the_upstream() {
     let world = World::new().await;
     for body in [Vec::new(), frame(&[0xff; 8]), [&[1_u8, 0, 0, 0, 3][..], b"abc"].concat()] {
         let web = Web::connect(&world).await;
@@ -68,7 +69,7 @@ fn titled(length: usize) -> RegisterTicketRequest {
 }
 
 #[tokio::test]
-async fn a_message_that_is_too_large_is_refused_by_its_header() {
+async fn an_oversized_message_is_rejected_after_its_header() {
     let world = World::new().await;
     let largest = MAX_MESSAGE_BYTES as usize;
     let mut client = world.tickets().await;
@@ -80,7 +81,7 @@ async fn a_message_that_is_too_large_is_refused_by_its_header() {
         let web = Web::connect(&world).await;
         let answer = web.call(method::REGISTER_TICKET, text, &titled(largest + 1), &HeaderMap::new()).await;
         assert_eq!(answer.status().code(), Code::ResourceExhausted);
-        // Announced only: not one byte of the message comes.
+        // Only the header of the message is sent.
         let web = Web::connect(&world).await;
         let head: &[u8] = if text { b"AP////8=" } else { b"\0\xff\xff\xff\xff" };
         let chunks = stream::iter([Ok::<_, Status>(Bytes::copy_from_slice(head))]);
@@ -91,7 +92,7 @@ async fn a_message_that_is_too_large_is_refused_by_its_header() {
 }
 
 #[tokio::test]
-async fn odd_headers_do_no_harm() {
+async fn unusual_headers_are_harmless() {
     let world = World::new().await;
     for (name, value) in [
         ("grpc-timeout", &b"\xff\xfe"[..]),
@@ -108,7 +109,7 @@ async fn odd_headers_do_no_harm() {
         let mut call = request(method::GET_TICKET, false, Body::from(get_ticket()));
         let value = HeaderValue::from_bytes(value).unwrap();
         if name == "content-length" {
-            // A false length is the HTTP layer's affair.
+            // The HTTP layer handles an invalid length.
             continue;
         }
         call.headers_mut().insert(name, value);
@@ -117,11 +118,11 @@ async fn odd_headers_do_no_harm() {
         let answer = read(response, false).await;
         assert!(answer.status().code() == Code::Ok || answer.messages.is_empty(), "{name}");
     }
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
-async fn a_caller_that_breaks_off_is_no_fault_of_the_upstream() {
+async fn a_disconnecting_caller_does_not_mark_the_upstream_as_failed() {
     let world = World::new().await;
     let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
     let head = format!(
@@ -134,11 +135,11 @@ async fn a_caller_that_breaks_off_is_no_fault_of_the_upstream() {
     stream.read_to_end(&mut answer).await.ok();
     let answer = String::from_utf8_lossy(&answer);
     assert!(!answer.contains("UPSTREAM"), "{answer}");
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
-async fn garbage_on_the_port_ends_its_own_connection_only() {
+async fn garbage_closes_only_its_own_connection() {
     let world = World::new().await;
     for garbage in [
         &b"\0\x01\x02\x03\r\n\r\n"[..],
@@ -151,14 +152,14 @@ async fn garbage_on_the_port_ends_its_own_connection_only() {
         let mut rest = Vec::new();
         stream.read_to_end(&mut rest).await.ok();
     }
-    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway goes on");
+    assert!(world.tickets().await.get_ticket(super::calls::ticket("t1")).await.is_ok(), "the gateway still works");
 }
 
 #[tokio::test]
-async fn who_still_writes_when_refused_reads_the_refusal() {
+async fn a_client_that_is_still_writing_gets_the_rejection() {
     let world = World::new().await;
     for text in [false, true] {
-        // More than the buffers between the two hold.
+        // More than the buffers between client and gateway can hold.
         let body = frame(&vec![0; 8 * 1024 * 1024]);
         let body = if text { BASE64_STANDARD.encode(body).into_bytes() } else { body };
         let mut stream = tokio::net::TcpStream::connect(world.address).await.unwrap();
@@ -168,7 +169,7 @@ async fn who_still_writes_when_refused_reads_the_refusal() {
             method::GET_TICKET,
             body.len()
         );
-        // As simple clients do: everything is written before anything is read.
+        // Writes everything before it reads, as simple clients do.
         stream.write_all(head.as_bytes()).await.unwrap();
         stream.write_all(&body).await.expect("all of the body is taken");
         let mut answer = Vec::new();

@@ -1,4 +1,4 @@
-//! Connections to an upstream: which are used, made again, left.
+//! Connections to the replicas of an upstream: selection, reconnects, removal.
 
 use std::{
     sync::{
@@ -40,7 +40,7 @@ use crate::{
     upstream::{OwnCalls, Upstream, pool::Pool},
 };
 
-/// A server that answers for the health of a service under its own name.
+/// Starts a server with a health service that also has its own name.
 async fn replica(name: &str, limits: ConnectionLimits) -> Running {
     replica_that_is(Health::new([name]), limits).await
 }
@@ -59,8 +59,8 @@ fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {
     Arc::new(Upstream::new(Backend::Ticket, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
 }
 
-/// Whether who is asked answers, and is the replica of this name.
-async fn answers(upstream: &Arc<Upstream>, name: &str) -> Result<bool, tonic::Status> {
+/// Returns whether the called replica has this name.
+async fn calls_replica(upstream: &Arc<Upstream>, name: &str) -> Result<bool, tonic::Status> {
     let mut client = HealthClient::new(OwnCalls(upstream.clone()));
     match client.check(HealthCheckRequest { service: name.to_owned() }).await {
         Ok(_) => Ok(true),
@@ -79,7 +79,7 @@ async fn connections_that_reach_their_age_lose_no_call() {
     let calls = join_all((0..8).map(async |_| {
         let mut calls = 0;
         while Instant::now() < until {
-            assert!(answers(&upstream, "one").await.expect("no call is lost"));
+            assert!(calls_replica(&upstream, "one").await.expect("no call is lost"));
             calls += 1;
         }
         calls
@@ -88,36 +88,37 @@ async fn connections_that_reach_their_age_lose_no_call() {
 }
 
 #[tokio::test]
-async fn calls_go_around_an_address_that_is_dead() {
+async fn calls_avoid_a_dead_address() {
     let one = replica("one", ConnectionLimits::default()).await;
     let dead = bind(None).await.local_addr().expect("bound");
     let (_sender, addresses) = watch::channel(vec![address(dead), address(one.address())]);
     let upstream = upstream(addresses);
     for _ in 0..20 {
-        assert!(answers(&upstream, "one").await.expect("the other address answers"));
+        assert!(calls_replica(&upstream, "one").await.expect("the other address responds"));
     }
 }
 
 #[tokio::test]
-async fn addresses_are_used_in_turn_and_left_when_they_go() {
+async fn addresses_are_used_in_turn_and_dropped_when_removed() {
     let (one, two) =
         (replica("one", ConnectionLimits::default()).await, replica("two", ConnectionLimits::default()).await);
     let (sender, addresses) = watch::channel(vec![address(one.address()), address(two.address())]);
     let upstream = upstream(addresses);
-    eventually("both are asked", async || {
-        let (first, second) = (answers(&upstream, "one").await.unwrap(), answers(&upstream, "one").await.unwrap());
+    eventually("both are called", async || {
+        let (first, second) =
+            (calls_replica(&upstream, "one").await.unwrap(), calls_replica(&upstream, "one").await.unwrap());
         first != second
     })
     .await;
     sender.send_replace(vec![address(two.address())]);
-    eventually("only the second one is asked", async || {
-        let asked = join_all((0..8).map(|_| answers(&upstream, "two"))).await;
+    eventually("only the second one is called", async || {
+        let asked = join_all((0..8).map(|_| calls_replica(&upstream, "two"))).await;
         asked.into_iter().all(|by_two| by_two.unwrap())
     })
     .await;
 }
 
-/// Two replicas, each under a name of its own beside the one that they share. Only the second one is ready.
+/// Starts two replicas; each has its own name besides the shared one. Only the second one is ready.
 async fn two_replicas() -> ([Health; 2], [Running; 2], Arc<Upstream>) {
     let healths = ["one", "two"].map(|name| Health::new([name, SHARED]).with_store());
     healths[1].set_store(true);
@@ -125,7 +126,7 @@ async fn two_replicas() -> ([Health; 2], [Running; 2], Arc<Upstream>) {
     let replicas = [one.await, two.await];
     let known = replicas.iter().map(|replica| address(replica.address())).collect();
     let (sender, addresses) = watch::channel(known);
-    // Nobody tells of other addresses; the receiver is good without a sender.
+    // The addresses do not change; the receiver works without its sender.
     drop(sender);
     (healths, replicas, upstream(addresses))
 }
@@ -133,19 +134,19 @@ async fn two_replicas() -> ([Health; 2], [Running; 2], Arc<Upstream>) {
 const SHARED: &str = "eticket.ticket.v1.TicketService";
 
 async fn only(upstream: &Arc<Upstream>, name: &str) -> bool {
-    join_all((0..8).map(|_| answers(upstream, name))).await.into_iter().all(|by_it| by_it.expect("answered"))
+    join_all((0..8).map(|_| calls_replica(upstream, name))).await.into_iter().all(|by_it| by_it.expect("answered"))
 }
 
 #[tokio::test]
-async fn who_is_not_ready_is_called_only_if_nobody_is() {
+async fn an_unready_replica_is_called_only_if_none_is_ready() {
     let (healths, _replicas, upstream) = two_replicas().await;
-    assert!(only(&upstream, "two").await, "also of the first calls none goes to one that says it is not ready");
+    assert!(only(&upstream, "two").await, "not even a first call goes to a replica that is not ready");
     healths[0].set_store(true);
     healths[1].set_store(false);
     eventually("only the first one is called", async || only(&upstream, "one").await).await;
     healths[0].set_store(false);
     eventually("both are called, as before", async || {
-        let by_two = join_all((0..8).map(|_| answers(&upstream, "two"))).await;
+        let by_two = join_all((0..8).map(|_| calls_replica(&upstream, "two"))).await;
         let by_two = by_two.into_iter().filter(|by_two| *by_two.as_ref().expect("answered")).count();
         (1..8).contains(&by_two)
     })
@@ -166,8 +167,8 @@ async fn a_service_serves_if_any_of_its_replicas_does() {
     assert_eq!(next().await, ServingStatus::Serving);
     healths[0].set_store(true);
     healths[1].set_store(false);
-    let told = tokio::time::timeout(Duration::from_secs(5), next()).await;
-    assert!(told.is_err(), "the other one serves: {told:?}");
+    let unexpected = tokio::time::timeout(Duration::from_secs(5), next()).await;
+    assert!(unexpected.is_err(), "the other one serves: {unexpected:?}");
     let checked = health.check(request()).await.expect("checked").get_ref().status();
     assert_eq!(checked, ServingStatus::Serving);
     healths[0].set_store(false);
@@ -176,7 +177,7 @@ async fn a_service_serves_if_any_of_its_replicas_does() {
     assert_eq!(next().await, ServingStatus::Serving);
 }
 
-/// Counts connections and answers none of them.
+/// Accepts and counts connections without responding.
 async fn count_connections(listener: TcpListener, count: Arc<AtomicUsize>) {
     let mut held = Vec::new();
     while let Ok((stream, _)) = listener.accept().await {
@@ -186,29 +187,29 @@ async fn count_connections(listener: TcpListener, count: Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn calls_at_once_share_one_connection() {
+async fn concurrent_calls_share_one_connection() {
     let listener = bind(None).await;
     let socket = listener.local_addr().expect("bound");
     let count = Arc::new(AtomicUsize::new(0));
     let counting = tokio::spawn(count_connections(listener, count.clone()));
     let (_sender, addresses) = watch::channel(vec![address(socket)]);
     let upstream = upstream(addresses);
-    let calls = join_all((0..50).map(|_| answers(&upstream, "one")));
-    assert!(tokio::time::timeout(Duration::from_millis(300), calls).await.is_err(), "nobody answers");
+    let calls = join_all((0..50).map(|_| calls_replica(&upstream, "one")));
+    assert!(tokio::time::timeout(Duration::from_millis(300), calls).await.is_err(), "no server responds");
     assert_eq!(count.load(Ordering::SeqCst), 1);
     counting.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_an_address_a_call_fails_long_before_its_deadline() {
+async fn without_an_address_a_call_fails_early() {
     let (_sender, addresses) = watch::channel(Vec::new());
     let upstream = upstream(addresses);
     let start = tokio::time::Instant::now();
-    assert!(answers(&upstream, "one").await.is_err());
+    assert!(calls_replica(&upstream, "one").await.is_err());
     assert!(start.elapsed() < Duration::from_secs(1));
 }
 
-/// A connection to a service that has reached its age goes on until the deadlines of its calls.
+/// A connection that has reached its maximum age stays open until the deadlines of its calls.
 #[tokio::test]
 async fn a_wait_keeps_its_deadline_when_the_connection_to_its_service_ages() {
     let (settings, upstreams) = (Settings::for_tests(), Upstreams::start().await);
@@ -221,7 +222,7 @@ async fn a_wait_keeps_its_deadline_when_the_connection_to_its_service_ages() {
     let mut client = TicketServiceClient::new(OwnCalls(upstream(addresses)));
     let mut wait = tonic::Request::new(GetTicketRequest { ticket_id: SLOW.to_owned() });
     wait.set_timeout(Duration::from_millis(1500));
-    let status = client.get_ticket(wait).await.expect_err("it never answers");
+    let status = client.get_ticket(wait).await.expect_err("the wait never ends");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::DeadlineExceeded), "{status:?}");
     running.stop().await;
 }

@@ -1,4 +1,4 @@
-//! A gateway that stops while calls hang in the services behind it: nobody sees a connection that breaks.
+//! A gateway that stops while calls hang in the services behind it: no client sees a broken connection.
 
 use std::time::{Duration, Instant};
 
@@ -22,9 +22,9 @@ fn is_shutting_down(status: &Status) {
     assert!(status.metadata().contains_key(eticket_proto::headers::RETRY_PUSHBACK), "{status:?}");
 }
 
-/// The hard cap is 25 s, and calls would be cut after 15 s of it.
+/// The hard cap is 25 s; calls would be aborted after 15 s.
 #[tokio::test]
-async fn waits_and_streams_are_told_in_their_own_protocol() {
+async fn waits_and_streams_end_with_a_status_in_their_protocol() {
     let world = World::new().await;
     let (mut tickets, mut views) = (world.tickets().await, world.views().await);
     let mut stream = views.watch_ticket_views(watch(ONE_THEN_SILENCE)).await.unwrap().into_inner();
@@ -50,8 +50,8 @@ async fn waits_and_streams_are_told_in_their_own_protocol() {
         is_shutting_down(&answer.await.unwrap().status());
     }
     stopping.await.unwrap();
-    assert!(began.elapsed() < Duration::from_secs(8), "it need not wait for its cap: {:?}", began.elapsed());
-    eventually("nothing is left behind", async || {
+    assert!(began.elapsed() < Duration::from_secs(8), "the stop ends before the cap: {:?}", began.elapsed());
+    eventually("no call is left at the upstreams", async || {
         world.upstreams.fake.pending.load(std::sync::atomic::Ordering::SeqCst) == 0
     })
     .await;

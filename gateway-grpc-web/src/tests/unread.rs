@@ -1,4 +1,4 @@
-//! Callers that do not read what they have asked for: they must not stop the calls of others to the same service.
+//! Callers that do not read their responses must not block calls of others to the same service.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -8,13 +8,14 @@ use tonic::transport::Endpoint;
 
 use super::{World, calls::watch, fake::FLOOD};
 
-/// Streams, and as many slow downloads. Each may keep a window full, which with windows of 1 MiB was more than a connection had.
+/// The number of unread streams, and of unread downloads. Each may fill a window; with windows of 1 MiB these exceeded
+/// the window of a connection.
 const UNREAD: usize = 8;
-/// The calls of others after which nothing has come any more.
+/// The number of other calls after which no more unread data may have arrived.
 const QUIET: usize = 50;
 
 #[tokio::test]
-async fn callers_that_do_not_read_stop_nobody_else() {
+async fn callers_that_do_not_read_do_not_block_others() {
     let world = World::new().await;
     let endpoint = Endpoint::from_shared(format!("http://{}", world.address)).expect("an address");
     let endpoint = endpoint.initial_stream_window_size(65_535).initial_connection_window_size(65_535);
@@ -30,11 +31,11 @@ async fn callers_that_do_not_read_stop_nobody_else() {
     let (mut made, mut quiet) = (0, 0);
     while quiet < QUIET {
         let call = others.get_ticket_view(GetTicketViewRequest::default());
-        timeout(Duration::from_secs(5), call).await.expect("it does not wait for others").expect("an answer");
+        timeout(Duration::from_secs(5), call).await.expect("other calls do not block it").expect("an answer");
         let now = world.upstreams.fake.made.load(Ordering::SeqCst);
         quiet = if now == made && now >= UNREAD { quiet + 1 } else { 0 };
         made = now;
     }
-    assert!(made * 10_000 < 4 * 1024 * 1024, "what lies unread is bounded: {made} views of 10 kB");
-    assert!(downloads.try_join_next().is_none(), "nobody has read the downloads");
+    assert!(made * 10_000 < 4 * 1024 * 1024, "unread data is bounded: {made} views of 10 kB");
+    assert!(downloads.try_join_next().is_none(), "the downloads are unread");
 }

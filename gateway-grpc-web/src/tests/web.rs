@@ -1,4 +1,4 @@
-//! Calls over gRPC-Web, binary and text, over HTTP/1.1 as browsers without TLS send them; and CORS.
+//! Calls over gRPC-Web, binary and text, over HTTP/1.1 as browsers send them without TLS; and CORS.
 
 use std::sync::atomic::Ordering;
 
@@ -77,7 +77,7 @@ async fn streams_and_refusals_after_messages() {
 }
 
 #[tokio::test]
-async fn a_stream_flows_before_it_ends_and_its_caller_may_leave() {
+async fn a_web_stream_is_not_buffered_and_can_be_cancelled() {
     let world = World::new().await;
     for text in [false, true] {
         let web = Web::connect(&world).await;
@@ -92,7 +92,7 @@ async fn a_stream_flows_before_it_ends_and_its_caller_may_leave() {
 }
 
 #[tokio::test]
-async fn text_may_be_cut_and_padded_anywhere() {
+async fn text_may_be_split_and_padded_anywhere() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let framed = frame(&ticket("t1").encode_to_vec());
@@ -107,7 +107,7 @@ async fn text_may_be_cut_and_padded_anywhere() {
 }
 
 #[tokio::test]
-async fn the_answer_is_encoded_as_accept_says() {
+async fn the_response_has_the_accepted_encoding() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let body = BASE64_STANDARD.encode(frame(&ticket("t1").encode_to_vec()));
@@ -119,7 +119,7 @@ async fn the_answer_is_encoded_as_accept_says() {
 }
 
 #[tokio::test]
-async fn headers_of_the_connection_stay_behind() {
+async fn connection_headers_are_not_forwarded() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let mut extra = HeaderMap::new();
@@ -184,9 +184,9 @@ async fn a_page_of_a_loopback_origin_may_call_and_see_the_error() {
     }
 }
 
-/// A command that a browser sends without asking first, and one that it would ask for.
+/// A command that a browser sends without a preflight, and one that needs a preflight.
 #[tokio::test]
-async fn a_page_of_a_foreign_origin_commands_nothing() {
+async fn a_page_of_a_foreign_origin_cannot_send_commands() {
     let world = World::new().await;
     let response = Web::connect(&world).await.send(preflight("https://evil.example")).await;
     assert!(!response.headers().contains_key(header::ACCESS_CONTROL_ALLOW_ORIGIN), "{response:?}");
@@ -209,7 +209,7 @@ async fn a_page_of_a_foreign_origin_commands_nothing() {
 }
 
 #[tokio::test]
-async fn the_console_is_served_whole_and_under_its_policy() {
+async fn the_console_is_served_completely_and_with_its_policy() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let get = |path: &str| {
@@ -245,7 +245,7 @@ async fn the_console_is_served_whole_and_under_its_policy() {
 }
 
 #[tokio::test]
-async fn the_root_is_a_page_and_the_rest_is_told_what_to_do() {
+async fn the_root_is_a_page_and_other_paths_are_explained() {
     let world = World::new().await;
     let web = Web::connect(&world).await;
     let get = |path: &str| Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();

@@ -1,4 +1,4 @@
-//! A gRPC-Web client over HTTP/1.1, as small as a browser's: it writes and reads the frames itself.
+//! A minimal gRPC-Web client over HTTP/1.1, like one in a browser; it writes and parses the frames itself.
 
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -24,7 +24,7 @@ pub(super) struct Web {
     sender: Mutex<http1::SendRequest<Body>>,
 }
 
-/// What has come back, its frames taken apart.
+/// A response, split into its frames.
 #[derive(Debug)]
 pub(super) struct WebResponse {
     pub(super) headers: HeaderMap,
@@ -33,13 +33,13 @@ pub(super) struct WebResponse {
 }
 
 impl WebResponse {
-    /// The status, from the trailers frame or, if there is none, from the headers.
+    /// Returns the status from the trailers frame, or else from the headers.
     pub(super) fn status(&self) -> Status {
         Status::from_header_map(self.trailers.as_ref().unwrap_or(&self.headers)).expect("a status")
     }
 }
 
-/// A message in its frame.
+/// Wraps a message in a frame.
 pub(super) fn frame(message: &[u8]) -> Vec<u8> {
     let mut frame = vec![0];
     frame.extend_from_slice(&u32::try_from(message.len()).unwrap().to_be_bytes());
@@ -47,7 +47,7 @@ pub(super) fn frame(message: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// A call in gRPC-Web, its body as given.
+/// Creates a gRPC-Web call with the given body.
 pub(super) fn request(path: &str, text: bool, body: Body) -> Request<Body> {
     let content_type = if text { "application/grpc-web-text" } else { "application/grpc-web+proto" };
     Request::post(path)
@@ -100,7 +100,7 @@ pub(super) async fn read(response: Response<Incoming>, text: bool) -> WebRespons
     WebResponse { headers: head.headers, messages, trailers }
 }
 
-/// Base64 in pieces, each padded.
+/// Decodes base64 that consists of separately padded pieces.
 fn decode_pieces(text: &[u8]) -> Vec<u8> {
     let groups = text.chunks(4);
     groups.flat_map(|group| BASE64_STANDARD.decode(group).expect("base64 in groups of four")).collect()

@@ -21,13 +21,13 @@ use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 
 use super::{outgoing::Outgoing, readiness};
 
-/// How long a connection may take to come about.
+/// Limit for establishing a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// How often a connection is asked whether it is alive, and how long it may take to say so: together below the 10 s within
-/// which a change of health has to show.
+/// Interval of keep-alive pings on a connection, and the limit for the response. Their sum is below the 10 s within
+/// which a change of health must be visible.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3));
 
-/// An address did not take a connection.
+/// The connection to an address failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no connection to {address}")]
 pub(crate) struct Unreachable {
@@ -42,47 +42,47 @@ pub(super) struct Endpoint {
     pub(super) address: Address,
     pub(super) authority: Authority,
     connection: RwLock<Option<SendRequest<Outgoing>>>,
-    /// Held by who connects: the others wait and take what comes of it.
+    /// Locked while a task connects; concurrent callers wait and share the result.
     connecting: Mutex<Option<Unreachable>>,
     attempts: AtomicU64,
-    /// It has said that no calls should come to it.
-    refuses: AtomicBool,
+    /// The endpoint reported that it is not ready.
+    is_unready: AtomicBool,
 }
 
 impl Endpoint {
-    /// None if the authority, which was parsed from a URL, is none.
+    /// Returns `None` if the authority is invalid, which cannot happen for one that was parsed from a URL.
     pub(super) fn try_new(address: Address) -> Option<Self> {
         let authority = address.authority.parse().ok()?;
         let (connection, connecting, attempts) = (RwLock::default(), Mutex::default(), AtomicU64::default());
-        Some(Self { address, authority, connection, connecting, attempts, refuses: AtomicBool::new(false) })
+        Some(Self { address, authority, connection, connecting, attempts, is_unready: AtomicBool::new(false) })
     }
 
-    /// The connection, if there is one that takes calls.
+    /// Returns the connection if it is open and accepts calls.
     pub(super) fn live(&self) -> Option<SendRequest<Outgoing>> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner);
         connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
     }
 
-    /// Whether it has said, when last asked, that no calls should come to it.
-    pub(super) fn refuses(&self) -> bool {
-        self.refuses.load(Ordering::Relaxed)
+    /// Returns whether the endpoint was not ready at the last check.
+    pub(super) fn is_unready(&self) -> bool {
+        self.is_unready.load(Ordering::Relaxed)
     }
 
-    /// Asks it again, if it is connected.
-    pub(super) async fn ask(&self) {
+    /// Checks the readiness again if the endpoint is connected.
+    pub(super) async fn refresh_readiness(&self) {
         if let Some(connection) = self.live() {
-            self.ask_over(connection).await;
+            self.refresh_readiness_over(connection).await;
         }
     }
 
-    async fn ask_over(&self, connection: SendRequest<Outgoing>) {
-        let refuses = readiness::is_refused(connection, self.authority.clone()).await;
-        if self.refuses.swap(refuses, Ordering::Relaxed) != refuses {
-            tracing::info!(address = %self.address.socket, ready = !refuses, "the readiness of an address has changed");
+    async fn refresh_readiness_over(&self, connection: SendRequest<Outgoing>) {
+        let is_unready = readiness::is_unready(connection, self.authority.clone()).await;
+        if self.is_unready.swap(is_unready, Ordering::Relaxed) != is_unready {
+            tracing::info!(address = %self.address.socket, ready = !is_unready, "readiness changed");
         }
     }
 
-    /// The connection, made now if there is none. Of many who ask at once one connects.
+    /// Returns the connection, and opens it if there is none. Concurrent callers share one attempt.
     pub(super) async fn connect(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Unreachable> {
         let attempts = self.attempts.load(Ordering::Acquire);
         let mut last = self.connecting.lock().await;
@@ -99,8 +99,8 @@ impl Endpoint {
         self.attempts.fetch_add(1, Ordering::Release);
         match made {
             Ok(connection) => {
-                // Before the first call: of a replica that has just started nothing is known.
-                self.ask_over(connection.clone()).await;
+                // The readiness must be known before the first call: the replica may have just started.
+                self.refresh_readiness_over(connection.clone()).await;
                 *self.connection.write().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
                 Ok(connection)
             }
@@ -123,7 +123,7 @@ impl Endpoint {
         builder.timer(TokioTimer::new());
         builder.keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1).keep_alive_while_idle(true);
         builder.initial_stream_window_size(windows.stream).initial_connection_window_size(windows.connection);
-        // The service decides how many calls it takes at once; until it has said so, none is kept back here.
+        // The service sets the number of concurrent calls; until its settings arrive, none is held back here.
         builder.initial_max_send_streams(1024);
         let (sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
         let (stopping, address) = (tasks.stopping(), self.address.socket);

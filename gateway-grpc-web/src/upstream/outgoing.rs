@@ -1,5 +1,5 @@
-//! A request to an upstream: whom it is for, and its body, which is a caller's or that of a call of the gateway's own, such as one
-//! for health.
+//! A request to an upstream: its absolute URI, and its body, which belongs to a caller or to one of the gateway's own
+//! calls, such as a health check.
 
 use std::{
     pin::Pin,
@@ -16,19 +16,19 @@ use tonic::Status;
 
 use crate::call::request_body::{Fault, RequestBody};
 
-/// Without a box around it, as every call has one.
+/// Not boxed: this body is on the path of every call.
 #[derive(Debug)]
 pub(crate) enum Outgoing {
     Caller(RequestBody),
     Own(tonic::body::Body),
 }
 
-/// Why a body has ended early. The caller is told by other means; the upstream sees a reset.
+/// Why a body has ended early. The upstream sees a reset; the caller gets the error from the response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Broken {
     #[error(transparent)]
     Caller(#[from] Fault),
-    #[error("a call of the gateway's own")]
+    #[error("a body of the gateway's own call failed")]
     Own(#[source] Status),
 }
 
@@ -62,7 +62,7 @@ impl Body for Outgoing {
     }
 }
 
-/// HTTP/2 wants to know whom a request is for.
+/// Adds scheme and authority, which HTTP/2 requires.
 pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
     let mut parts = uri.into_parts();
     parts.scheme = Some(Scheme::HTTP);
@@ -70,6 +70,6 @@ pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
     }
-    // With all three parts it is one.
+    // A URI with all three parts is always valid.
     Uri::from_parts(parts).unwrap_or_default()
 }

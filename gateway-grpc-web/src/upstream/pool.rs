@@ -1,9 +1,9 @@
-//! The connections to all addresses of an upstream: one each, kept up, used in turn.
+//! The connections to all addresses of an upstream: one per address, kept open, used in turn.
 //!
-//! Our own and not tonic's channel: that sends each call through a queue and a task of its own, keeps an error of yesterday
-//! for the call of today, and loses a call that finds its connection closing. Here a call that has not left takes the next
-//! connection: that is safe for every method, and makes restarts of replicas pass unseen. Replicas that say that they are not
-//! ready are called only where no other can be.
+//! tonic's channel is not used: it sends each call through a queue and a task, returns a stale connection error to the
+//! next call, and loses a call if the connection closes meanwhile. Here an unsent call takes the next connection. This
+//! is safe for every method and makes restarts of replicas invisible. A replica that reports that it is not ready is
+//! called only if no other can be.
 
 use std::sync::{
     Arc,
@@ -26,15 +26,15 @@ use super::{
     outgoing::{Outgoing, absolute},
 };
 
-/// How often addresses without a connection are tried while calls find others, and those with one asked for their readiness.
+/// Interval of reconnects to addresses without a connection, and of readiness checks of the others.
 const KEEP_UP_INTERVAL: Duration = Duration::from_secs(1);
-/// A call that finds one closing connection after the other gives up after so many.
+/// Number of closing connections that a call tries before it fails.
 const MOST_CONNECTIONS_TRIED: usize = 4;
 
 type Endpoints = Arc<[Arc<Endpoint>]>;
 type Picked = (Arc<Endpoint>, SendRequest<Outgoing>);
 
-/// Why a call has not been answered.
+/// Why a call got no response.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum PoolError {
     #[error("no address is known")]
@@ -55,8 +55,8 @@ pub(crate) struct Pool {
 }
 
 impl Pool {
-    /// Follows `addresses`; its tasks end with `tasks`. `windows` have room for all calls that the gateway admits: those whose
-    /// callers do not read must not stop the others.
+    /// Follows `addresses`; its tasks end with `tasks`. `windows` must have room for all calls that the gateway admits:
+    /// callers that do not read must not block others.
     pub(crate) fn new(mut addresses: watch::Receiver<Vec<Address>>, windows: Windows, tasks: &Tasks) -> Self {
         let (sender, endpoints) = watch::channel::<Endpoints>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
@@ -81,7 +81,8 @@ impl Pool {
     /// Sends a request over the next connection in turn.
     ///
     /// # Errors
-    /// If there is no connection to be had, or the one that has taken the request breaks before the answer's headers.
+    /// If no connection can be opened, or if the connection breaks after it accepted the request and before the
+    /// response headers arrive.
     pub(crate) async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, PoolError> {
         let mut tried = 0;
         loop {
@@ -103,27 +104,28 @@ impl Pool {
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..endpoints.len()).map(|step| &endpoints[(turn.wrapping_add(step)) % endpoints.len()]);
         let live = |endpoint: &Arc<Endpoint>| Some((endpoint.clone(), endpoint.live()?));
-        if let Some(picked) = in_turn().filter(|endpoint| !endpoint.refuses()).find_map(live) {
+        if let Some(picked) = in_turn().filter(|endpoint| !endpoint.is_unready()).find_map(live) {
             return Ok(picked);
         }
-        // One whose connection has just reached its age is worth another before one that refuses is called.
-        let (refusing, hopeful): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| endpoint.refuses());
+        // Reconnecting to an endpoint whose connection has just reached its maximum age is better than calling one that
+        // is not ready.
+        let (unready, hopeful): (Vec<_>, Vec<_>) = endpoints.iter().partition(|endpoint| endpoint.is_unready());
         let mut connected = self.connect_any(&hopeful).await;
         if let Some(Ok((endpoint, _))) = &connected
-            && endpoint.refuses()
+            && endpoint.is_unready()
         {
             connected = None;
         }
         match (connected, in_turn().find_map(live)) {
             (Some(Ok(picked)), _) | (_, Some(picked)) => Ok(picked),
             (connected, None) => {
-                let last = self.connect_any(&refusing).await.or(connected).ok_or(PoolError::NoAddress)?;
+                let last = self.connect_any(&unready).await.or(connected).ok_or(PoolError::NoAddress)?;
                 last.map_err(PoolError::Unreachable)
             }
         }
     }
 
-    /// The first connection of several to one that does not refuse, else to any; `None` for no address at all.
+    /// Returns the first connection to a ready endpoint, else any connection; `None` without endpoints.
     async fn connect_any(&self, endpoints: &[&Arc<Endpoint>]) -> Option<Result<Picked, Unreachable>> {
         let mut connecting: FuturesUnordered<_> = endpoints
             .iter()
@@ -134,7 +136,7 @@ impl Pool {
         let mut best = None;
         while let Some(outcome) = connecting.next().await {
             match outcome {
-                Ok((endpoint, connection)) if !endpoint.refuses() => return Some(Ok((endpoint, connection))),
+                Ok((endpoint, connection)) if !endpoint.is_unready() => return Some(Ok((endpoint, connection))),
                 Err(_) if best.is_some() => {}
                 outcome => best = Some(outcome),
             }
@@ -142,7 +144,7 @@ impl Pool {
         best
     }
 
-    /// The endpoints; right after the start, once the first name is resolved.
+    /// Returns the endpoints. Right after the start it waits until the first name is resolved.
     async fn endpoints(&self) -> Result<Endpoints, PoolError> {
         let endpoints = self.endpoints.borrow().clone();
         if !endpoints.is_empty() {
@@ -156,13 +158,13 @@ impl Pool {
 
 async fn keep_up(endpoint: &Endpoint, windows: Windows, tasks: &Tasks) {
     match endpoint.live() {
-        Some(_) => endpoint.ask().await,
-        // Why not is told to calls that find no other.
+        Some(_) => endpoint.refresh_readiness().await,
+        // Calls that find no other connection report the error.
         None => drop(endpoint.connect(windows, tasks).await),
     }
 }
 
-/// Takes over new addresses; those that stay keep their connections. Answers whether anything changed.
+/// Replaces the endpoints; an address that stays keeps its connection. Returns whether anything changed.
 fn follow(endpoints: &mut Endpoints, known: Vec<Address>) -> bool {
     if endpoints.iter().map(|endpoint| &endpoint.address).eq(&known) {
         return false;

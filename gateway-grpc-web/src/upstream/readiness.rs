@@ -1,6 +1,7 @@
-//! Asks one address of an upstream whether calls should come to it.
+//! Checks the readiness of one address of an upstream.
 //!
-//! A replica that drains, whose store is away, or whose view has not caught up still answers, but others answer better.
+//! A replica that drains, whose store is unavailable, or whose view has not caught up still responds, but other
+//! replicas are a better choice.
 
 use std::{
     future::Future,
@@ -17,17 +18,17 @@ use tower::Service;
 
 use super::outgoing::{Outgoing, absolute};
 
-/// How long an answer may take. Calls that wait for the connection wait for it too.
+/// Limit of a readiness check. Calls that wait for the connection also wait for the check.
 const PATIENCE: Duration = Duration::from_millis(250);
 
-/// Whether it says that no calls should come. Who cannot be asked has not said so.
-pub(super) async fn is_refused(connection: SendRequest<Outgoing>, authority: Authority) -> bool {
+/// Returns whether the endpoint reports that it is not ready. An endpoint that cannot be checked counts as ready.
+pub(super) async fn is_unready(connection: SendRequest<Outgoing>, authority: Authority) -> bool {
     let mut client = HealthClient::new(One { connection, authority });
     let asked = client.check(HealthCheckRequest { service: "readiness".to_owned() });
     matches!(timeout(PATIENCE, asked).await, Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::NotServing)
 }
 
-/// One connection, as generated clients call it.
+/// A single connection as a client service of generated code.
 struct One {
     connection: SendRequest<Outgoing>,
     authority: Authority,

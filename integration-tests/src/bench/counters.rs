@@ -1,4 +1,4 @@
-//! What the process under load counts of its own work, from `/metrics`: how many commits, how many events.
+//! Metrics of the processes under load, from `/metrics`: the numbers of commits and events.
 
 use std::collections::BTreeMap;
 
@@ -7,15 +7,15 @@ use tokio::{
     net::TcpStream,
 };
 
-/// Numbers by series, as `eticket_batch_size_count{service="ticket"}`.
+/// Values by series, such as `eticket_batch_size_count{service="ticket"}`.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Counters(BTreeMap<String, f64>);
 
 impl Counters {
-    /// Of several processes, added up.
+    /// Reads several processes and adds their values.
     ///
     /// # Panics
-    /// As [`Self::at`].
+    /// Like [`Self::at`].
     pub(super) async fn at_all(admins: &[String]) -> Self {
         let mut sum = BTreeMap::new();
         for admin in admins {
@@ -26,8 +26,10 @@ impl Counters {
         Self(sum)
     }
 
+    /// Reads one process.
+    ///
     /// # Panics
-    /// If `/metrics` does not answer.
+    /// If `/metrics` does not respond.
     async fn at(admin: &str) -> Self {
         let mut stream = TcpStream::connect(admin).await.expect("the admin port is open");
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
@@ -46,7 +48,7 @@ impl Counters {
         Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(number).collect())
     }
 
-    /// How far a series has risen since `earlier`; one that is not there counts as nothing.
+    /// Returns the increase of a series since `earlier`; a missing series counts as 0.
     pub(super) fn since(&self, earlier: &Self, series: &str) -> f64 {
         let value = |counters: &Self| counters.0.get(series).copied().unwrap_or(0.0);
         value(self) - value(earlier)
@@ -58,7 +60,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_series_is_compared_with_what_it_was() {
+    fn a_series_is_compared_with_its_earlier_value() {
         let text = "# TYPE a counter\na{service=\"x y\"} 7\n\nb 1.5\nHTTP/1.1 200 OK";
         let (earlier, later) = (Counters::parse("b 1"), Counters::parse(text));
         assert!((later.since(&earlier, "a{service=\"x y\"}") - 7.0).abs() < 1e-9);

@@ -1,11 +1,11 @@
-//! How long calls took, and their percentiles: every one is kept, so nothing is rounded into buckets.
+//! Latencies and their percentiles. Every value is kept, so nothing is rounded into buckets.
 
 use std::time::Duration;
 
 /// Durations of calls.
 #[derive(Debug, Clone, Default)]
 pub struct Latencies {
-    /// Ascending.
+    /// In ascending order.
     sorted: Vec<Duration>,
 }
 
@@ -22,13 +22,13 @@ impl Latencies {
         self.sorted.len()
     }
 
-    /// The least duration that this share of the calls, in thousandths, did not exceed; none without calls.
+    /// Returns the smallest duration that `share` thousandths of the calls did not exceed; `None` without calls.
     pub fn permille(&self, share: usize) -> Option<Duration> {
         let rank = (self.sorted.len() * share).div_ceil(1000).max(1);
         self.sorted.get(rank - 1).copied()
     }
 
-    /// Both, as one.
+    /// Merges two sets.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         self.sorted.into_iter().chain(other.sorted).collect()
@@ -40,14 +40,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn percentiles_are_durations_that_were_measured() {
+    fn percentiles_are_measured_values() {
         let latencies: Latencies = (1..=1000).rev().map(Duration::from_millis).collect();
         let at = |share| latencies.permille(share).unwrap().as_millis();
         assert_eq!([at(0), at(500), at(900), at(990), at(999), at(1000)], [1, 500, 900, 990, 999, 1000]);
     }
 
     #[test]
-    fn few_calls_have_percentiles_too_and_none_has_none() {
+    fn few_calls_have_percentiles_and_an_empty_set_has_none() {
         let two: Latencies = [4, 2].map(Duration::from_secs).into_iter().collect();
         assert_eq!(two.permille(500), Some(Duration::from_secs(2)));
         assert_eq!(two.permille(501), Some(Duration::from_secs(4)));
@@ -56,7 +56,7 @@ mod tests {
     }
 
     #[test]
-    fn joined_they_are_in_order() {
+    fn merged_latencies_are_sorted() {
         let seconds = |numbers: [u64; 2]| numbers.map(Duration::from_secs).into_iter().collect::<Latencies>();
         let joined = seconds([1, 4]).and(seconds([2, 3]));
         assert_eq!(joined.count(), 4);

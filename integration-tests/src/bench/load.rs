@@ -1,4 +1,4 @@
-//! Callers that call again as soon as they have their answer.
+//! Load generation by callers that start their next call after each response.
 
 use std::{
     collections::BTreeMap,
@@ -14,23 +14,23 @@ use tonic::Status;
 use super::latencies::Latencies;
 use crate::Api;
 
-/// What came of a load.
+/// The results of a load.
 #[derive(Debug, Clone, Default)]
 pub struct Load {
-    /// Of the calls that were answered well.
+    /// Latencies of the successful calls.
     pub latencies: Latencies,
-    /// Failed calls by their status code.
+    /// The number of failed calls by status code.
     pub errors: BTreeMap<String, usize>,
     pub elapsed: Duration,
 }
 
 impl Load {
-    /// Good answers a second.
+    /// Returns the successful calls per second.
     pub fn per_second(&self) -> f64 {
         self.latencies.count() as f64 / self.elapsed.as_secs_f64()
     }
 
-    /// One after the other.
+    /// Combines two loads that ran one after the other.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let mut errors = self.errors;
@@ -41,15 +41,15 @@ impl Load {
     }
 }
 
-/// How a single call went.
+/// The result of a single call.
 pub(super) struct Timed<A> {
     pub(super) number: usize,
     pub(super) took: Duration,
     pub(super) answer: Result<A, Status>,
 }
 
-/// A load and the good answers, by the numbers of their calls.
-pub(super) fn sorted_out<A>(calls: Vec<Timed<A>>, elapsed: Duration) -> (Load, Vec<(usize, A)>) {
+/// Splits calls into a load and the successful responses, which are sorted by call number.
+pub(super) fn split_results<A>(calls: Vec<Timed<A>>, elapsed: Duration) -> (Load, Vec<(usize, A)>) {
     let (mut durations, mut answers, mut errors) = (Vec::with_capacity(calls.len()), Vec::new(), BTreeMap::new());
     for Timed { number, took, answer } in calls {
         match answer {
@@ -64,17 +64,17 @@ pub(super) fn sorted_out<A>(calls: Vec<Timed<A>>, elapsed: Duration) -> (Load, V
     (Load { latencies: durations.into_iter().collect(), errors, elapsed }, answers)
 }
 
-/// When a closed loop is over.
+/// The limit of a closed loop.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limit {
     pub(super) calls: usize,
     pub(super) time: Duration,
 }
 
-/// Each of the callers makes one call after the other until the limit; calls are numbered from 0.
+/// Runs a closed loop: each caller makes one call after the other until the limit. Calls are numbered from 0.
 ///
 /// # Panics
-/// If not one call is answered well, with a code that says why.
+/// With the status codes, if no call succeeds.
 pub(super) async fn closed_loop<A, F>(
     callers: &[Api],
     limit: Limit,
@@ -105,7 +105,7 @@ where
     let done = futures::future::join_all(callers).await;
     let elapsed = begun.elapsed();
     let calls = done.into_iter().flat_map(|calls| calls.expect("no caller panics")).collect();
-    let (load, answers) = sorted_out(calls, elapsed);
+    let (load, answers) = split_results(calls, elapsed);
     assert!(!answers.is_empty(), "no call of {} was answered well: {:?}", limit.calls, load.errors);
     (load, answers)
 }
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn every_number_is_called_once_and_errors_are_counted_apart() {
+    async fn every_number_is_called_once_and_errors_are_counted_separately() {
         let limit = Limit { calls: 20, time: Duration::from_secs(60) };
         let call = |_, number| async move { if number % 4 == 3 { Err(Status::aborted("")) } else { Ok(number) } };
         let (load, answers) = closed_loop(&callers(), limit, call).await;
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_ends_it_too() {
+    async fn a_time_limit_ends_the_loop() {
         let limit = Limit { calls: usize::MAX, time: Duration::from_millis(20) };
         let (load, answers) = closed_loop(&callers(), limit, |_, _| async { Ok(()) }).await;
         assert!(load.elapsed >= limit.time && !answers.is_empty());
@@ -140,7 +140,7 @@ mod tests {
 
     #[tokio::test]
     #[should_panic(expected = "Unavailable")]
-    async fn no_good_answer_at_all_is_no_measurement() {
+    async fn a_load_without_success_panics() {
         let limit = Limit { calls: 2, time: Duration::from_secs(60) };
         closed_loop(&callers(), limit, |_, _| async { Err::<(), _>(Status::unavailable("")) }).await;
     }

@@ -1,4 +1,4 @@
-//! What is measured, step by step, on one running eTicket.
+//! The phases of the benchmark on a running eTicket.
 
 use std::time::{Duration, Instant};
 
@@ -15,16 +15,16 @@ use uuid::Uuid;
 use super::{
     Plan,
     counters::Counters,
-    load::{Limit, Load, Timed, closed_loop, sorted_out},
+    load::{Limit, Load, Timed, closed_loop, split_results},
     report::{Cost, Row, ServiceWork, Work},
     subject::Subject,
     usage::Usage,
 };
 use crate::{Api, Protocol, calendar::upcoming};
 
-/// How many of the last answers are waited for before a load counts as over: events go out in the order of commits, nearly.
+/// The number of last commands whose sagas end a load: events are sent almost in the order of commits.
 const LAST: usize = 64;
-/// Days of tickets: what matters is only that they are to come, and that there is a discount to reckon.
+/// The weekday of all tickets: it only has to be in the future and to have a discount.
 const DAY: Weekday = Weekday::Wed;
 const SERVICES: [&str; 4] = ["reservation", "ticket", "pricing", "query"];
 
@@ -36,14 +36,14 @@ pub(super) struct Bench<'a> {
     subject: &'a Subject,
     gateway: Vec<Api>,
     direct: Vec<Api>,
-    /// Registered, and not given out yet.
+    /// Registered tickets that are not used yet.
     tickets: Vec<String>,
     rows: Vec<Row>,
     work: Option<Work>,
 }
 
 impl<'a> Bench<'a> {
-    /// With every ticket registered, and everything done once.
+    /// Registers all tickets and makes each kind of call once.
     pub(super) async fn prepared(plan: &'a Plan, subject: &'a Subject) -> Self {
         let callers = |protocol| {
             let connections: Vec<Api> = (0..plan.connections).map(|_| subject.api(protocol)).collect();
@@ -69,7 +69,8 @@ impl<'a> Bench<'a> {
         if protocol == Protocol::Direct { &self.direct } else { &self.gateway }
     }
 
-    /// Checks before and after, taken together: what else the machine does may change meanwhile.
+    /// Measures reservations and views, with Checks before and after them. The Checks are merged, because other load on
+    /// the machine may change meanwhile.
     pub(super) async fn measure(&mut self, protocol: Protocol) {
         let before = self.check(protocol).await;
         let count = if protocol == Protocol::Direct { self.plan.direct_reservations } else { self.plan.reservations };
@@ -111,15 +112,15 @@ impl<'a> Bench<'a> {
                 api.call("grpc.health.v1.Health/Check", HealthCheckRequest::default()).await;
             answer.map(drop)
         };
-        // Half, because it is measured twice.
+        // Half of the time, because Checks are measured twice.
         let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
         let meter = Meter::start(self.subject);
         let (load, _) = closed_loop(&callers, limit, call).await;
         Row { name: "health Check", protocol, cost: Some(meter.stop(&load)), load }
     }
 
-    /// Reserves tickets that nobody has touched. Its cost is taken when all that the reservations set off is over; how long
-    /// after the last answer that was, is the second answer.
+    /// Reserves unused tickets. The cost includes all sagas of the reservations. Also returns the time from the last
+    /// response until these sagas have ended.
     async fn reserve(&mut self, protocol: Protocol, count: usize) -> (Row, Duration, Vec<Reserved>) {
         let tickets = self.take(count);
         let limit = Limit { calls: tickets.len(), time: self.plan.reserving };
@@ -148,14 +149,14 @@ impl<'a> Bench<'a> {
         self.tickets.drain(..count).collect()
     }
 
-    /// Waits until what the last of these commands set off is over.
+    /// Waits until the sagas of the last of these commands have ended.
     async fn settle(&self, commands: &[Acknowledged]) {
         let last = &commands[commands.len().saturating_sub(LAST)..];
         let views = last.iter().zip(self.gateway.iter().cycle());
         futures::future::join_all(views.map(|((ticket, token), api)| api.settled(ticket, token))).await;
     }
 
-    /// Every reservation that was acknowledged is there, and its ticket belongs to it.
+    /// Checks that every acknowledged reservation exists and holds its ticket.
     async fn verify(&self, reservations: &[Reserved]) {
         let expected = reservations.to_vec();
         let call = move |api: Api, number: usize| {
@@ -184,7 +185,8 @@ impl<'a> Bench<'a> {
         Row { name: "GetTicketView", protocol, cost: Some(meter.stop(&load)), load }
     }
 
-    /// Reservations at a steady rate that leaves the machine room, each followed to the view from the moment of its answer.
+    /// Reserves at a steady rate below the capacity, and measures for each reservation the time from its response to
+    /// the view.
     pub(super) async fn measure_steady(&mut self) {
         let tickets = self.take(self.plan.steady_reservations());
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / self.plan.steady_rate);
@@ -206,16 +208,16 @@ impl<'a> Bench<'a> {
             }
         }
         let row = |name, load| Row { name, protocol: Protocol::Gateway, cost: None, load };
-        let views = |calls: Vec<Timed<TicketView>>| sorted_out(calls, elapsed).0;
+        let views = |calls: Vec<Timed<TicketView>>| split_results(calls, elapsed).0;
         self.rows.extend([
-            row("ReserveTicket, steady", sorted_out(reserved, elapsed).0),
+            row("ReserveTicket, steady", split_results(reserved, elapsed).0),
             row("answer to view, applied", views(applied)),
             row("answer to view, settled", views(settled)),
         ]);
     }
 }
 
-/// What was acknowledged to a caller.
+/// An acknowledged reservation.
 #[derive(Debug, Clone)]
 struct Reserved {
     ticket: String,
@@ -225,7 +227,7 @@ struct Reserved {
 
 struct Followed {
     reserve: Timed<()>,
-    /// Applied and settled; none if it was not reserved.
+    /// The views with WAIT_FOR_APPLIED and WAIT_FOR_SETTLED; `None` if the reservation failed.
     views: Option<[Timed<TicketView>; 2]>,
 }
 
@@ -246,13 +248,13 @@ async fn follow(api: Api, ticket: String, number: usize) -> Followed {
     Followed { reserve: reserve(Ok(())), views: Some([applied, settled]) }
 }
 
-/// As a careful client does: with an id, so that the record is part of what is measured. Every third user is a VIP.
+/// Reserves with a request id, so that the record is part of the measurement. Every third user is a VIP.
 async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicketResponse, Status> {
     let grade = [UserGrade::Silver, UserGrade::Gold, UserGrade::Vip][number % 3];
     api.reserve_as(ticket, &format!("user-{}", number % 1000), grade, &Uuid::new_v4().to_string()).await
 }
 
-/// What the processes under load, and this one, use from here on.
+/// Measures the resources that the processes under load and this process use from its creation on.
 struct Meter<'a> {
     subject: &'a Subject,
     server: Usage,

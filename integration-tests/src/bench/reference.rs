@@ -1,5 +1,5 @@
-//! What PostgreSQL itself does on this machine, measured by its own pgbench in the same run: the bare transaction that a
-//! reservation cannot do without, by as many clients.
+//! The rate of PostgreSQL itself on this machine, measured by pgbench in the same run: the minimal transaction of a
+//! reservation, with the same number of clients.
 
 use std::{fs, time::Duration};
 
@@ -7,11 +7,11 @@ use eticket_local_servers::postgres::Postgres;
 
 const SCRIPT: &str = "begin;\ninsert into bench (filler) values (repeat('x', 100));\ncommit;\n";
 
-/// Transactions a second.
+/// Returns the transactions per second.
 ///
 /// # Panics
-/// If pgbench is not there, or fails.
-pub(super) fn transactions_a_second(postgres: &Postgres, clients: usize, time: Duration) -> f64 {
+/// If pgbench is missing or fails.
+pub(super) fn transactions_per_second(postgres: &Postgres, clients: usize, time: Duration) -> f64 {
     postgres.create_database("bench").expect("a database");
     postgres.sql("bench", "create table bench (id bigserial primary key, filler text not null)").expect("a table");
     let script = postgres.folder().join("bench.sql");
@@ -23,5 +23,5 @@ pub(super) fn transactions_a_second(postgres: &Postgres, clients: usize, time: D
     let output = pgbench.output().expect("pgbench comes with PostgreSQL");
     let (written, complaints) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     let rate = written.lines().find_map(|line| line.strip_prefix("tps = ")?.split(' ').next()?.parse().ok());
-    rate.unwrap_or_else(|| panic!("pgbench says no rate: {written}{complaints}"))
+    rate.unwrap_or_else(|| panic!("pgbench printed no rate: {written}{complaints}"))
 }

@@ -1,4 +1,4 @@
-//! What was measured: as a table for people, and as JSON for programs.
+//! The results of the benchmark, as a table for people and as JSON for programs.
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{Latencies, Load, Plan, usage::Memory};
 use crate::Protocol;
 
-/// What a load used, until all that it set off was over.
+/// The resources that a load used, including its sagas.
 #[derive(Debug, Clone)]
 pub struct Cost {
     pub calls: usize,
@@ -19,18 +19,18 @@ pub struct Cost {
     pub written_bytes: u64,
 }
 
-/// One kind of call.
+/// The results of one kind of call.
 #[derive(Debug, Clone)]
 pub struct Row {
     pub name: &'static str,
     pub protocol: Protocol,
     pub load: Load,
-    /// None where several kinds of calls were made together; their rate was given, too.
+    /// `None` if several kinds of calls ran together at a given rate.
     pub cost: Option<Cost>,
 }
 
 impl Row {
-    /// The same calls, made again.
+    /// Combines two measurements of the same kind of call.
     #[must_use]
     pub fn and(self, other: Self) -> Self {
         let cost = self.cost.zip(other.cost).map(|(one, two)| Cost {
@@ -50,7 +50,7 @@ impl Row {
         self.load.latencies.permille(permille).map(milliseconds)
     }
 
-    /// Of the process under load, for each call.
+    /// Returns the CPU time of the processes under load per call.
     fn cpu_us(&self) -> Option<f64> {
         self.cost.as_ref().map(|cost| cost.server_cpu.as_secs_f64() * 1e6 / cost.calls as f64)
     }
@@ -64,7 +64,7 @@ impl Row {
     }
 }
 
-/// What a service did for each reservation.
+/// The work of a service per reservation.
 #[derive(Debug, Clone)]
 pub struct ServiceWork {
     pub service: &'static str,
@@ -74,44 +74,44 @@ pub struct ServiceWork {
     pub events_taken_in: f64,
 }
 
-/// What the reservations through the gateway set off.
+/// The work that the reservations through the gateway caused.
 #[derive(Debug, Clone)]
 pub struct Work {
-    /// From the last answer until nothing was outstanding.
+    /// From the last response until all sagas had ended.
     pub settled_after: Duration,
-    /// For each reservation.
+    /// Written bytes per reservation.
     pub written_bytes: f64,
     pub services: [ServiceWork; 4],
 }
 
-/// A start, to the ready line.
+/// A start of the process, up to the ready line.
 #[derive(Debug, Clone)]
 pub struct Start {
     pub took: Duration,
     pub memory: Memory,
 }
 
-/// All of it.
+/// The whole report.
 #[derive(Debug, Clone)]
 pub struct Report {
     pub cores: usize,
     pub plan: Plan,
-    /// 4 KiB made durable in the data folder's file system.
+    /// Synced appends of 4 KiB in the file system of the data folder.
     pub sync: Latencies,
     pub rows: Vec<Row>,
     pub work: Work,
-    /// In an empty folder, and in the folder as the load left it; of one process only.
+    /// Starts in an empty folder and in the folder after the load; only for the all-in-one process.
     pub start: Option<(Start, Start)>,
-    /// Of all processes of ours.
+    /// Memory of all eTicket processes after the load.
     pub after_load: Memory,
-    /// Transactions a second of PostgreSQL's own benchmark, by as many clients, where it was measured.
+    /// Transactions per second of pgbench with the same number of clients, if it was measured.
     pub pgbench: Option<f64>,
 }
 
 const PERMILLES: [(&str, usize); 4] = [("p50", 500), ("p90", 900), ("p99", 990), ("p999", 999)];
 
 impl Report {
-    /// The health Check through the gateway, that everything is compared with.
+    /// Returns the health Check through the gateway, the reference of all ratios.
     ///
     /// # Panics
     /// If it was not measured.
@@ -124,7 +124,7 @@ impl Report {
         figure(row).zip(figure(self.reference())).map(|(one, reference)| one / reference)
     }
 
-    /// Reservations through the gateway for each bare transaction of PostgreSQL's own benchmark.
+    /// Returns the ratio of reservations through the gateway to transactions of pgbench.
     fn to_pgbench(&self) -> Option<f64> {
         let row = self.rows.iter().find(|row| row.name == "ReserveTicket" && row.protocol == Protocol::Gateway)?;
         Some(row.rate()? / self.pgbench?)

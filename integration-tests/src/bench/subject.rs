@@ -1,4 +1,4 @@
-//! What is measured: where its servers are, and which processes they are.
+//! The system under measurement: the addresses of its servers, and its processes.
 
 use std::collections::BTreeMap;
 
@@ -7,20 +7,20 @@ use crate::{Api, Eticket, Protocol, mesh::Mesh, process::SERVERS};
 /// Running servers.
 pub(super) struct Subject {
     addresses: BTreeMap<String, String>,
-    /// All processes of ours; not those of PostgreSQL and NATS.
+    /// All eTicket processes, without those of PostgreSQL and NATS.
     pub(super) processes: Vec<u32>,
-    /// Where each tells its metrics.
+    /// The admin addresses with `/metrics`.
     pub(super) admins: Vec<String>,
 }
 
 impl Subject {
-    /// All in one process.
+    /// The all-in-one process.
     pub(super) fn single(eticket: &Eticket) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), eticket.address(server).to_owned())).into();
         Self { addresses, processes: vec![eticket.id()], admins: vec![eticket.address("admin").to_owned()] }
     }
 
-    /// A process each.
+    /// A mesh with one process per service.
     pub(super) fn distributed(mesh: &Mesh) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), mesh.replicas(server)[0].address().to_owned())).into();
         let running: Vec<&Eticket> = mesh.servers.values().flatten().map(|replica| replica.process()).collect();

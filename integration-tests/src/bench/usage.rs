@@ -1,28 +1,30 @@
-//! What a process has used of the machine, as Linux tells it in `/proc`.
+//! Resources that a process has used, read from `/proc` on Linux.
 
 use std::{fs, time::Duration};
 
-/// Used since the process started.
+/// Resources used since the start of the process.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Usage {
-    /// Of all threads, in user mode and in the kernel.
+    /// CPU time of all threads, in user mode and in the kernel.
     pub(super) cpu: Duration,
-    /// Sent towards the disk.
+    /// Bytes written towards the disk.
     pub(super) written_bytes: u64,
     pub(super) memory: Memory,
 }
 
-/// In KiB.
+/// Memory in KiB.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Memory {
     pub resident: u64,
-    /// The most that was ever resident.
+    /// Peak of the resident memory.
     pub peak: u64,
 }
 
 impl Usage {
+    /// Reads the usage of one process.
+    ///
     /// # Panics
-    /// If there is no such process, or no `/proc`.
+    /// If the process or `/proc` does not exist.
     pub(super) fn read(process: u32) -> Self {
         let read = |name: &str| {
             let path = format!("/proc/{process}/{name}");
@@ -35,10 +37,10 @@ impl Usage {
         Self { cpu, written_bytes: field(&io, "write_bytes"), memory }
     }
 
-    /// Of several processes, added up.
+    /// Reads several processes and adds their values.
     ///
     /// # Panics
-    /// As [`Self::of`].
+    /// Like [`Self::read`].
     pub(super) fn read_all(processes: &[u32]) -> Self {
         let nothing = Self { cpu: Duration::ZERO, written_bytes: 0, memory: Memory { resident: 0, peak: 0 } };
         processes.iter().map(|process| Self::read(*process)).fold(nothing, |sum, one| Self {
@@ -51,21 +53,22 @@ impl Usage {
         })
     }
 
-    /// Of the process that asks.
+    /// Reads the usage of this process.
     pub(super) fn read_own() -> Self {
         Self::read(std::process::id())
     }
 }
 
-/// `utime` and `stime` of `/proc/PID/stat`. The second field is the program's name in brackets, which may hold anything.
+/// Returns `utime` plus `stime` from `/proc/PID/stat`. The second field is the program's name in parentheses, which may
+/// contain any character.
 fn ticks(stat: &str) -> u64 {
     let (_, after_name) = stat.rsplit_once(") ").expect("the name is in brackets");
-    // The 14th and 15th field; the first one here is the third.
+    // Fields 14 and 15; the first field after the name is field 3.
     let times = after_name.split(' ').skip(11).take(2);
     times.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum()
 }
 
-/// The number after `name:`, whatever its unit.
+/// Returns the number after `name:`, without its unit.
 fn field(text: &str, name: &str) -> u64 {
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
     let number = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
@@ -77,7 +80,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn fields_are_found_whatever_the_program_is_called() {
+    fn fields_are_found_for_any_program_name() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 900 0 0 0 250 50 7 7 20 0 9 0 1234";
         assert_eq!(ticks(stat), 300);
         let status = "Name:\tVmRSS\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
@@ -85,7 +88,7 @@ mod tests {
     }
 
     #[test]
-    fn this_process_uses_something() {
+    fn this_process_has_a_usage() {
         let before = Usage::read_own();
         assert!(before.memory.resident > 0 && before.memory.peak >= before.memory.resident);
         let mut sum = 0_u64;

@@ -1,7 +1,7 @@
-//! A bus that a schedule has in its hands: it says which messages a consumer gets, loses acknowledgements, makes the stream anew
-//! or takes its tail away.
+//! A bus under the control of a schedule: it selects the messages that a consumer gets, loses acknowledgements, creates
+//! the stream again, or removes its newest messages.
 //!
-//! Streams that are gone are kept to the side: what a service had fetched from one before it was lost may still reach it.
+//! Lost streams are kept: messages that a service had fetched from a stream before its loss may still be applied.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, matches};
 
-/// A message with its place in its stream.
+/// A message with its sequence in its stream.
 pub type Stored = (u64, Arc<Message>);
 
 #[derive(Default)]
@@ -23,7 +23,7 @@ struct Stream {
 }
 
 struct State {
-    /// The last one is the stream of now.
+    /// The last element is the current stream.
     streams: Vec<Stream>,
     kept_per_subject: usize,
     loses_acknowledgements: bool,
@@ -64,37 +64,37 @@ impl TestBus {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How many messages of each subject the stream keeps from now on.
+    /// Sets how many messages of each subject the stream keeps from now on.
     pub fn keep_per_subject(&self, most: usize) {
         self.state().kept_per_subject = most;
     }
 
-    /// Whether acknowledgements get lost on the way.
+    /// Sets whether acknowledgements are lost.
     pub fn lose_acknowledgements(&self, lost: bool) {
         self.state().loses_acknowledgements = lost;
     }
 
-    /// How many messages a reader gets at a time.
+    /// Sets how many messages a reader gets at a time.
     pub fn set_page(&self, most: usize) {
         self.state().page = most.max(1);
     }
 
-    /// Counts the streams there have been.
+    /// Returns the number of streams that have existed.
     pub fn generation(&self) -> usize {
         self.state().generation()
     }
 
-    /// The end of the stream of now.
+    /// Returns the last sequence of the current stream.
     pub fn last_sequence(&self) -> u64 {
         self.state().current().last_sequence
     }
 
-    /// All is lost; the stream that comes after it has another epoch.
+    /// Loses all messages; the next stream has another epoch.
     pub fn wipe(&self) {
         self.state().streams.push(Stream::default());
     }
 
-    /// The newest messages are lost, the epoch stays: a server that came back from an older disk.
+    /// Loses the newest messages and keeps the epoch, like a server that was restored from an older disk.
     pub fn lose_tail(&self, count: u64) {
         let mut state = self.state();
         let stream = state.current();
@@ -106,7 +106,7 @@ impl TestBus {
         }
     }
 
-    /// What a stream holds under these filters.
+    /// Returns the messages of a stream that match the filters.
     pub fn messages(&self, generation: usize, filters: &[&str]) -> Vec<Stored> {
         let state = self.state();
         let messages = &state.streams[generation].messages;
@@ -115,7 +115,7 @@ impl TestBus {
         found.map(|(sequence, message)| (*sequence, message.clone())).collect()
     }
 
-    /// What a durable consumer has not acknowledged in a stream.
+    /// Returns the messages of a stream that a durable consumer has not acknowledged.
     pub fn unacknowledged(&self, generation: usize, name: &str, filters: &[&str]) -> Vec<Stored> {
         let mut found = self.messages(generation, filters);
         if let Some(acknowledged) = self.state().streams[generation].acknowledged.get(name) {
@@ -124,7 +124,7 @@ impl TestBus {
         found
     }
 
-    /// Appends to the stream of now.
+    /// Appends a message to the current stream.
     pub fn append(&self, message: Arc<Message>) -> u64 {
         let mut state = self.state();
         let kept = state.kept_per_subject;
@@ -171,7 +171,7 @@ impl Bus for TestBus {
     }
 
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {
-        Err(Error::Unavailable("nobody compares here: the schedule is all there is".to_owned()))
+        Err(Error::Unavailable("the comparison is not part of schedules".to_owned()))
     }
 
     async fn request(&self, _: &str, _: Bytes) -> Result<Option<Bytes>, Error> {
@@ -218,7 +218,7 @@ struct InOrder {
 
 #[async_trait]
 impl Reader for InOrder {
-    /// Answers at once, also where there is nothing: who steps it knows.
+    /// Returns immediately even without messages: the schedule calls it at the right time.
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
         let mut state = self.bus.state();
         if state.generation() != self.generation {
@@ -236,7 +236,7 @@ impl Reader for InOrder {
     }
 }
 
-/// A message as it is handed out.
+/// Converts a stored message into a delivery.
 pub fn delivery((sequence, message): Stored) -> Delivery {
     Delivery { sequence, attempts: 1, message }
 }

@@ -1,4 +1,4 @@
-//! How a schedule drives what takes events in: the services' consumers, and query's reader, one batch at a time.
+//! Drives the services' consumers and the view's reader under a schedule, one batch at a time.
 
 use anyhow::{Context, Result, ensure};
 use async_trait::async_trait;
@@ -12,24 +12,24 @@ use eticket_service::{
 
 use super::bus::TestBus;
 
-/// A service's consumer, whatever its events are.
+/// A service's consumer, independent of its event type.
 #[async_trait(?Send)]
 pub trait Intake {
     fn name(&self) -> &'static str;
     fn filters(&self) -> &'static [&'static str];
 
-    /// Counts the streams: the one attached to; none while it is not.
+    /// The number of the stream that the consumer is attached to; `None` if it is detached.
     fn attached_to(&self) -> Option<usize>;
 
-    /// Attaches, if it is not; meeting a new stream it publishes all its states.
+    /// Attaches the consumer if it is detached. On a new stream the service publishes all its states.
     async fn attach(&mut self) -> Result<()>;
 
     fn detach(&mut self);
 
-    /// Applies a batch. What the bus does not take of it afterwards ends the session, as it does in production.
+    /// Applies a batch. If the bus rejects a message afterwards, the session ends, as in production.
     async fn apply(&mut self, batch: Vec<Delivery>) -> Result<()>;
 
-    /// As the operator's command.
+    /// Runs the operator's command.
     async fn republish(&mut self) -> Result<()>;
 }
 
@@ -118,7 +118,7 @@ impl<'w> ViewIntake<'w> {
         self.session = None;
     }
 
-    /// The next messages in order, applied; none where there are none.
+    /// Reads and applies the next messages in order; returns none at the end of the stream.
     pub async fn read_on(&mut self, most: usize) -> Result<Vec<Delivery>> {
         self.bus.set_page(most);
         let (session, _) = self.session.as_mut().context("attached")?;
@@ -135,7 +135,7 @@ impl<'w> ViewIntake<'w> {
         }
     }
 
-    /// Any messages, applied.
+    /// Applies arbitrary messages.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<()> {
         ensure!(!batch.is_empty(), "an empty batch has no last message to keep as the position");
         let (session, _) = self.session.as_mut().context("attached")?;

@@ -1,4 +1,4 @@
-//! One schedule worked off, judged after every step, and brought to rest at the end.
+//! Runs one schedule, checks the state after every step, and delivers everything at the end.
 
 mod commands;
 mod rest;
@@ -27,10 +27,10 @@ use super::{
     world::{Service, World},
 };
 
-/// More subjects than a schedule and those before it leave in an outbox.
+/// More subjects than this schedule and earlier ones can leave in an outbox.
 const SUBJECTS: usize = 10_000;
 
-/// What schedules have come to, so that a test can say that it has seen it all.
+/// Counts what schedules have covered, so that a test can assert full coverage.
 #[derive(Default)]
 pub struct Coverage(Mutex<BTreeMap<&'static str, u64>>);
 
@@ -44,7 +44,7 @@ impl Coverage {
     }
 }
 
-/// A claim, and the rows of it that the bus has.
+/// A claim, and its rows that the bus has acknowledged.
 type Sent = (Box<dyn Claim>, Vec<i64>);
 
 struct Run<'w> {
@@ -57,16 +57,16 @@ struct Run<'w> {
     truths: Vec<Truth>,
     requests: Vec<Request>,
     held_up: Vec<HeldUp>,
-    /// Of each relay what it has sent and not deleted yet.
+    /// For each relay, the rows that are sent and not yet deleted.
     claims: [Option<Sent>; 3],
     stragglers: usize,
     owes_republish: bool,
 }
 
-/// Works a schedule off. The world can be used again unless this fails.
+/// Runs a schedule. The world can be reused unless this fails.
 ///
 /// # Errors
-/// What does not agree with what the test knows.
+/// A contradiction to the model.
 pub async fn run(world: &World, coverage: &Coverage, schedule: &Schedule) -> Result<()> {
     world.bus.keep_per_subject(schedule.kept_per_subject);
     let bus = || world.bus.clone();
@@ -136,8 +136,8 @@ impl Run<'_> {
         }
     }
 
-    /// The ticket that a message speaks of, if it is one of this schedule's. Those of schedules before are at rest: what is
-    /// published again of them changes nothing, and is left out for speed.
+    /// Returns the ticket of a message if it belongs to this schedule. Tickets of earlier schedules are at rest:
+    /// publishing their states again has no effect, so their messages are skipped for speed.
     fn truth_of(&mut self, message: &Message) -> Option<&mut Truth> {
         let id = message.header(headers::SUBJECT)?;
         self.truths.iter_mut().find(|truth| truth.id.as_str() == id)
@@ -147,7 +147,7 @@ impl Run<'_> {
         messages.into_iter().filter(|(_, message)| self.truth_of(message).is_some()).collect()
     }
 
-    /// Takes note of what a service is about to publish.
+    /// Records the events that a service is about to publish.
     async fn note_outbox(&mut self, service: Service) -> Result<()> {
         let mut claim = self.world.housekeeping(service).claim_outbox(SUBJECTS).await?;
         for row in claim.subjects().into_iter().flatten() {
@@ -158,9 +158,9 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sends some of what waits, each subject's rows in order, as the relay does.
+    /// Sends some of the waiting rows, those of each subject in order, like the relay.
     async fn relay(&mut self, service: Service, first: usize, most: usize, afterwards: Afterwards) -> Result<()> {
-        // One relay a process: it has done with the rows before it claims others.
+        // A process has one relay, which finishes its claim before the next one.
         self.finish_relay(service).await?;
         let mut claim = self.world.housekeeping(service).claim_outbox(SUBJECTS).await?;
         let mut subjects = claim.subjects();
@@ -198,7 +198,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// As many as the stream's retention is made for.
+    /// Publishes as many late duplicates as the retention of the stream allows.
     fn straggle(&mut self, which: usize) {
         let bus = &self.world.bus;
         let all = (0..=bus.generation()).flat_map(|generation| bus.messages(generation, &[subjects::ALL])).collect();
@@ -233,7 +233,8 @@ impl Run<'_> {
         Ok(self.world.bus.generation())
     }
 
-    /// Hands chosen messages to a service. One that is attached to a stream which is lost still has what it fetched before.
+    /// Delivers selected messages to a service. A service that is attached to a lost stream still has the messages that
+    /// it fetched before.
     async fn deliver(&mut self, service: Service, picks: &[usize], acknowledged: bool) -> Result<()> {
         let generation = match self.intakes[service as usize].attached_to() {
             Some(generation) => generation,
@@ -276,7 +277,7 @@ impl Run<'_> {
         self.note_outbox(service).await
     }
 
-    /// Lets the view read on, or gives it any messages.
+    /// Lets the view read on, or delivers arbitrary messages to it.
     async fn show(&mut self, picks: &[usize]) -> Result<()> {
         self.view.attach().await?;
         let generation = self.view.attached_to().context("attached")?;
@@ -296,7 +297,7 @@ impl Run<'_> {
         self.judge_after(&read).await
     }
 
-    /// The view has read these: does it say what it must, and no more?
+    /// Checks that the view shows exactly what it must after reading these messages.
     async fn judge_after(&mut self, read: &[Stored]) -> Result<()> {
         for (_, message) in read {
             if let Some(truth) = self.truth_of(message) {
@@ -313,15 +314,15 @@ impl Run<'_> {
 
 fn judge(truth: &Truth, view: Option<&View>, coverage: &Coverage) -> Result<()> {
     let seen = truth.seen_revisions();
-    ensure!(view.is_some() == (seen[0] > 0), "it was told of revisions {seen:?}");
+    ensure!(view.is_some() == (seen[0] > 0), "it has read revisions {seen:?}");
     let Some(view) = view else { return Ok(()) };
     let shown = [
         view.ticket.as_ref().map_or(0, |part| part.revision),
         view.ledger.revision,
         view.price.as_ref().map_or(0, |part| part.revision),
     ];
-    ensure!(shown == seen, "it was told of revisions {seen:?} and shows {shown:?}");
-    let (settled, complete) = (domain::settled(view), truth.no_reaction_is_missing());
+    ensure!(shown == seen, "it has read revisions {seen:?} and shows {shown:?}");
+    let (settled, complete) = (domain::settled(view), truth.has_all_reactions());
     ensure!(complete || !settled, "settled is early");
     ensure!(settled || !complete, "settled is late: {:?}", domain::missing(view));
     ensure!(

@@ -1,7 +1,7 @@
-//! Random schedules: what is commanded, what the relays send, what is delivered to whom, and what is lost, in any order.
+//! Random schedules: commands, sends of the relays, deliveries and losses, in any order.
 //!
-//! Numbers in steps are taken round whatever there is to choose from, so that a step means something wherever it stands and a
-//! schedule that fails can be made shorter.
+//! Numbers in steps are reduced modulo the available choices, so that a step is valid anywhere and a failing schedule
+//! can be shrunk.
 
 use proptest::prelude::*;
 
@@ -10,26 +10,26 @@ use super::world::Service;
 #[derive(Debug, Clone, Copy)]
 pub enum Change {
     Title,
-    /// Hours from now.
+    /// In hours from now.
     Start(i64),
-    /// Minutes from now.
+    /// In minutes from now.
     End(i64),
 }
 
-/// The condition that an admin puts on an edit.
+/// The precondition of an admin's edit.
 #[derive(Debug, Clone, Copy)]
 pub enum Etag {
     None,
     Newest,
-    /// As it was right after the ticket was registered.
+    /// The etag right after the ticket's registration.
     First,
 }
 
-/// What becomes of the rows that a relay has sent.
+/// What happens to the rows that a relay has sent.
 #[derive(Debug, Clone, Copy)]
 pub enum Afterwards {
     Deleted,
-    /// The relay dies: they are sent once more.
+    /// The relay dies before it deletes them; they are sent again.
     Forgotten,
     /// They are deleted some steps later.
     DeletedLate,
@@ -56,14 +56,14 @@ pub enum Step {
         vip: bool,
         held_up: bool,
     },
-    /// A reserve that was held up after its check commits.
+    /// A reserve that was paused after its check commits.
     GoOn {
         which: usize,
     },
     Cancel {
         which: usize,
     },
-    /// Any earlier request once more, with its id.
+    /// An earlier request is sent again with its id.
     Retry {
         which: usize,
         held_up: bool,
@@ -72,7 +72,7 @@ pub enum Step {
         minutes: i64,
     },
     Sweep,
-    /// Up to `most` rows, beginning with any subject.
+    /// Sends up to `most` rows, beginning with any subject.
     Relay {
         service: Service,
         first: usize,
@@ -82,27 +82,27 @@ pub enum Step {
     FinishRelay {
         service: Service,
     },
-    /// A message of any stream there has been arrives once more, late.
+    /// A message of any current or lost stream is published again, late.
     Straggler {
         which: usize,
     },
-    /// Even picks are among what the service has not acknowledged, odd ones among all that it listens to.
+    /// Even picks select messages that the service has not acknowledged, odd ones any messages that match its filters.
     Deliver {
         service: Service,
         picks: Vec<usize>,
         acknowledged: bool,
     },
-    /// The view reads on, or is given any messages.
+    /// The view reads on, or gets arbitrary messages.
     View {
         picks: Vec<usize>,
     },
-    /// A consumer (the last one is the view) loses its connection.
+    /// A consumer (the last number is the view) loses its connection.
     Detach {
         reader: usize,
     },
-    /// The stream is lost and made anew.
+    /// The stream is lost and created again.
     Wipe,
-    /// The newest messages are lost, the stream keeps its epoch; an operator has all states published again later.
+    /// The newest messages are lost and the stream keeps its epoch; an operator republishes all states later.
     LoseTail {
         count: u64,
     },
@@ -114,19 +114,19 @@ pub enum Step {
 #[derive(Debug, Clone)]
 pub struct Schedule {
     pub tickets: usize,
-    /// So many are registered before anything else.
+    /// Number of tickets that are registered first.
     pub registered: usize,
-    /// When these end.
+    /// When these tickets end.
     pub end_minutes: i64,
-    /// The view reads in order from its own position, as it does in production; otherwise it is given messages in any order.
+    /// The view reads in order from its own position, as in production; otherwise it gets messages in any order.
     pub view_in_order: bool,
     pub kept_per_subject: usize,
     pub steps: Vec<Step>,
-    /// Decides the order in which what is left over is delivered at the end.
+    /// Determines the order of the remaining deliveries at the end.
     pub order: u64,
 }
 
-/// As many as the retention must bear at the least: two stragglers and the newest.
+/// The minimum retention that the protocol requires: two late duplicates and the newest message.
 const KEPT: usize = 4;
 pub const MOST_STRAGGLERS: usize = 2;
 
@@ -186,7 +186,7 @@ fn any_mishap() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Everything that may be tried.
+/// Returns a strategy for all schedules.
 pub fn any_schedule() -> impl Strategy<Value = Schedule> {
     let step = prop_oneof![10 => any_command(), 20 => any_passage(), 2 => any_mishap()];
     let kept = proptest::sample::select(vec![KEPT, usize::MAX]);

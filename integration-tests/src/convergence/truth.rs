@@ -1,7 +1,8 @@
-//! What a test knows of one ticket by itself, and how it judges what the services say.
+//! The model of one ticket, and the checks of the services against it.
 //!
-//! Every command that was acknowledged is a cause. Which causes a state reflects is told by what its owner was delivered, not by
-//! the revisions in it: so `settled` and the tokens are judged by another rule than the one under test.
+//! Every acknowledged command is a cause. The causes that a state reflects are derived from the messages that its owner
+//! received, instead of from the revisions in the state: so `settled` and the tokens are checked by another rule than
+//! the one under test.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -19,26 +20,26 @@ use prost::Message as _;
 
 use super::world::Service;
 
-/// Something that was commanded, or (a closing) followed from it, numbered as the test came to know of it.
+/// A command, or a closing that follows from one, numbered in the order in which the test observed it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     Edit(u32),
     Schedule(u32),
     Withdrawal(u32),
-    /// Reserved, cancelled or closed.
+    /// A reservation, cancellation or closing.
     Ledger(u32),
 }
 
 type Causes = BTreeSet<Cause>;
 
-/// From when to when a ticket is good.
+/// The start and the end of a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
     pub start: DateTime<Utc>,
     pub end: DateTime<Utc>,
 }
 
-/// Who holds a ticket.
+/// The holder of a ticket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hold {
     pub id: ReservationId,
@@ -58,38 +59,38 @@ struct LedgerState {
     closed: bool,
 }
 
-/// What is over when a token is answered.
+/// Which saga has ended when a token's wait returns.
 enum Saga {
     Ledger(Cause),
     Edit { edit: Cause, schedule: Cause },
     Withdrawal(Cause),
 }
 
-/// The newest message about a part of the view row that the view was delivered.
+/// The newest message about a part of the view's row that the view has read.
 #[derive(Clone)]
 struct Seen {
     revision: i64,
     causes: Causes,
 }
 
-/// See the module.
+/// The model of one ticket; see the module documentation.
 pub struct Truth {
     pub id: TicketId,
-    /// As an admin last saw it.
+    /// The etag that an admin last received.
     pub etag: String,
-    /// What became of each reservation, and the revision that did it.
+    /// The state of each reservation, and the revision that caused it.
     pub reservations: BTreeMap<ReservationId, (Fate, i64)>,
-    causes_told: u32,
-    /// By schedule revision, from 1.
+    causes_recorded: u32,
+    /// By schedule revision, starting at 1.
     schedules: Vec<(Cause, Times)>,
-    /// By ledger revision, from 1.
+    /// By ledger revision, starting at 1.
     ledger: Vec<LedgerState>,
-    /// The withdrawal and the ticket's revision with it.
+    /// The withdrawal and its ticket revision.
     withdrawal: Option<(Cause, i64)>,
     sagas: Vec<(Consistency, Saga)>,
-    /// What each owner's row reflects: ticket, reservation, pricing.
+    /// The causes that each owner's row reflects: ticket, reservation, pricing.
     rows: [Causes; 3],
-    /// By the id of the event.
+    /// By event id.
     published: HashMap<String, Causes>,
     view: [Option<Seen>; 3],
 }
@@ -100,7 +101,7 @@ impl Truth {
             id,
             etag: String::new(),
             reservations: BTreeMap::new(),
-            causes_told: 0,
+            causes_recorded: 0,
             schedules: Vec::new(),
             ledger: Vec::new(),
             withdrawal: None,
@@ -112,11 +113,11 @@ impl Truth {
     }
 
     fn number(&mut self) -> u32 {
-        self.causes_told += 1;
-        self.causes_told
+        self.causes_recorded += 1;
+        self.causes_recorded
     }
 
-    /// The schedule in force; none before the ticket is registered.
+    /// Returns the current schedule; `None` before the registration.
     pub fn times(&self) -> Option<Times> {
         self.schedules.last().map(|(_, times)| *times)
     }
@@ -137,7 +138,7 @@ impl Truth {
         i64::try_from(self.ledger.len()).unwrap_or(i64::MAX)
     }
 
-    /// Registered or updated: acknowledged with this token.
+    /// Records an acknowledged registration or update with its token.
     pub fn edited(&mut self, times: Times, token: Consistency) -> Result<()> {
         let (edit, schedule) = (Cause::Edit(self.number()), Cause::Schedule(self.number()));
         if self.times() != Some(times) {
@@ -147,8 +148,8 @@ impl Truth {
         self.rows[0].insert(edit);
         let schedule_revision = self.schedules.len() as i64;
         ensure!(
-            matches!(&token, Consistency::Ticket { ticket, schedule_revision: told, withdrawn: false, .. }
-                if *ticket == self.id && *told == schedule_revision),
+            matches!(&token, Consistency::Ticket { ticket, schedule_revision: stated, withdrawn: false, .. }
+                if *ticket == self.id && *stated == schedule_revision),
             "schedule revision {schedule_revision} was acknowledged with {token:?}"
         );
         let (schedule, _) = *self.schedules.last().context("there is a schedule by now")?;
@@ -191,7 +192,7 @@ impl Truth {
         Ok(())
     }
 
-    /// A service has applied a message.
+    /// Records that a service has applied a message.
     pub fn delivered(&mut self, to: Service, message: &Message) -> Result<()> {
         let causes = self.causes_of(message)?;
         match (to, owner(message)) {
@@ -222,7 +223,7 @@ impl Truth {
         }
     }
 
-    /// An event waits in its owner's outbox: a new one reflects what its owner's row reflects now.
+    /// Records an event in its owner's outbox: a new event reflects the causes of its owner's row.
     pub fn noted(&mut self, message: &Message) -> Result<()> {
         let id = event_id(message)?;
         if self.published.contains_key(id) {
@@ -231,7 +232,7 @@ impl Truth {
         let causes = match owner(message) {
             Service::Ticket => self.rows[0].clone(),
             Service::Reservation => self.rows[1].clone(),
-            // Of a batch with both a schedule and a holder the price is computed twice, in any order.
+            // For a batch with a schedule and a holder, the price is computed twice, in any order.
             Service::Pricing => {
                 let event = price_event(message)?;
                 let schedules = self.schedules.iter().take(event.schedule_revision as usize).map(|(cause, _)| *cause);
@@ -244,7 +245,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Whether the body of an event is the state as of its revision.
+    /// Checks that the body of an event is the state at its revision.
     pub fn verify(&self, message: &Message) -> Result<()> {
         let causes = self.causes_of(message)?;
         match owner(message) {
@@ -273,8 +274,8 @@ impl Truth {
                 let hold = self.hold(price.reservation_revision, &causes)?;
                 let start = self.schedule(price.schedule_revision)?.start;
                 let expected = won(start, hold.map(|hold| hold.grade));
-                let told = price.discounted_price.as_ref().map(|money| money.units);
-                ensure!(told == Some(expected), "{expected} won for {start} and {hold:?}: {price:?}");
+                let units = price.discounted_price.as_ref().map(|money| money.units);
+                ensure!(units == Some(expected), "{expected} won for {start} and {hold:?}: {price:?}");
             }
         }
         Ok(())
@@ -285,11 +286,11 @@ impl Truth {
         self.schedules.get(index).map(|(_, times)| *times).with_context(|| format!("no schedule revision {revision}"))
     }
 
-    /// Who held the ticket as of a revision of its ledger, which must be among what the teller has been told of.
-    fn hold(&self, revision: i64, told: &Causes) -> Result<Option<Hold>> {
+    /// Returns the holder at a ledger revision, which must be among the causes that the sender knows.
+    fn hold(&self, revision: i64, known: &Causes) -> Result<Option<Hold>> {
         let Some(index) = usize::try_from(revision)?.checked_sub(1) else { return Ok(None) };
         let state = self.ledger.get(index).with_context(|| format!("there is no ledger revision {revision}"))?;
-        ensure!(told.contains(&state.cause), "ledger revision {revision} is told of before it was heard of");
+        ensure!(known.contains(&state.cause), "ledger revision {revision} is used before its message was delivered");
         Ok(state.active)
     }
 
@@ -298,7 +299,7 @@ impl Truth {
         self.published.get(id).cloned().with_context(|| format!("{id} was published without an effect"))
     }
 
-    /// The view has read a message.
+    /// Records that the view has read a message.
     pub fn seen_by_view(&mut self, message: &Message) -> Result<()> {
         let revision = event_id(message)?.rsplit('/').next().context("a revision")?.parse()?;
         let causes = self.causes_of(message)?;
@@ -309,7 +310,7 @@ impl Truth {
         Ok(())
     }
 
-    /// Revisions of the parts that the view must show: ticket, ledger, price; 0 for none.
+    /// Returns the revisions that the view must show: ticket, ledger, price; 0 for none.
     pub fn seen_revisions(&self) -> [i64; 3] {
         [0, 1, 2].map(|part| self.view[part].as_ref().map_or(0, |seen: &Seen| seen.revision))
     }
@@ -318,8 +319,8 @@ impl Truth {
         [0, 1, 2].map(|part| self.view[part].as_ref().map(|seen: &Seen| seen.causes.clone()).unwrap_or_default())
     }
 
-    /// Whether what the view has been told lacks no reaction to anything that it has been told.
-    pub fn no_reaction_is_missing(&self) -> bool {
+    /// Returns whether the messages that the view has read include every reaction to each other.
+    pub fn has_all_reactions(&self) -> bool {
         let [ticket, ledger, price] = self.parts();
         let reflected: Causes = ticket.iter().chain(&ledger).chain(&price).copied().collect();
         let all_in = |part: &Causes, concerns: fn(&Cause) -> bool| {
@@ -332,7 +333,8 @@ impl Truth {
             && all_in(&price, |cause| matches!(cause, Cause::Ledger(_) | Cause::Schedule(_)))
     }
 
-    /// Of each acknowledged command its token, and whether the view owes APPLIED and SETTLED to whoever has it.
+    /// Returns the token of each acknowledged command, and whether waits with it for APPLIED and for SETTLED must
+    /// return.
     pub fn tokens(&self) -> Vec<(&Consistency, bool, bool)> {
         let parts = self.parts();
         let [ticket, ledger, price] = &parts;
@@ -362,7 +364,7 @@ fn price_event(message: &Message) -> Result<eticket_proto::pricing::Price> {
     PriceEvent::decode(message.body.clone())?.price.context("a price")
 }
 
-/// Whose state an event carries.
+/// Returns the service whose state an event carries.
 pub fn owner(message: &Message) -> Service {
     match message.subject.split('.').nth(2) {
         Some("ticket") => Service::Ticket,
@@ -375,8 +377,8 @@ fn event_id(message: &Message) -> Result<&str> {
     message.header(headers::ID).context("an event has an id")
 }
 
-/// What a ticket costs, by the rules as people say them: 10,000 won, a fifth off if it starts on a Wednesday or Thursday in Seoul
-/// (nine hours ahead, all year round), a thousand off for a VIP.
+/// Returns the price of a ticket by the rules in words: 10,000 won, minus a fifth if it starts on a Wednesday or
+/// Thursday in Seoul (UTC+9 all year), minus 1,000 for a VIP.
 pub fn won(start: DateTime<Utc>, held_by: Option<UserGrade>) -> i64 {
     let midweek = matches!((start + TimeDelta::hours(9)).weekday(), Weekday::Wed | Weekday::Thu);
     let price = if midweek { 8_000 } else { 10_000 };

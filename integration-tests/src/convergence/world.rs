@@ -1,5 +1,5 @@
-//! The four services in one process: their real applications over real SQLite files, with a bus and a clock that the schedule
-//! holds. Neither relays nor consumers run; they are stepped.
+//! The four services in one process: the real applications over real SQLite files, with a bus and a clock that the
+//! schedule controls. Relays and consumers do not run by themselves; the schedule steps them.
 
 use std::{
     collections::HashMap,
@@ -56,7 +56,7 @@ impl Service {
     pub const ALL: [Self; 3] = [Self::Ticket, Self::Reservation, Self::Pricing];
 }
 
-/// See the module.
+/// The services, the bus and the clock; see the module documentation.
 pub struct World {
     pub bus: TestBus,
     pub clock: Arc<ManualClock>,
@@ -75,11 +75,11 @@ pub struct World {
     folder: tempfile::TempDir,
 }
 
-/// Nothing here is to outlive the machine, and a sync per commit is most of the time that a schedule takes.
+/// No data must survive a crash of the machine, and syncing every commit would dominate the run time of a schedule.
 const DURABILITY: Durability = Durability::Unsynced;
 
 impl World {
-    /// New stores, and a stream that nobody has met yet.
+    /// Creates new stores and a new stream.
     pub async fn new(now: DateTime<Utc>) -> Self {
         let folder = tempfile::tempdir().expect("a folder");
         let (bus, clock, tasks) = (TestBus::default(), Arc::new(ManualClock::new(now)), Tasks::new());
@@ -123,12 +123,12 @@ impl World {
         }
     }
 
-    /// Outbox, parked messages and the like of a service.
+    /// Returns outbox and parked events of a service.
     pub fn housekeeping(&self, service: Service) -> &dyn Housekeeping {
         &self.stores[service as usize]
     }
 
-    /// Closes the stores and removes them.
+    /// Closes and removes the stores.
     pub async fn close(self) {
         for service in Service::ALL {
             self.housekeeping(service).close().await;
@@ -211,8 +211,8 @@ struct Gate {
     go_on: oneshot::Receiver<()>,
 }
 
-/// The availability check without a protocol between. A call may be held up after its check was answered: what is commanded
-/// meanwhile comes between check and commit.
+/// The availability check as a direct call. A call may be paused after its check, so that other commands run between
+/// check and commit.
 pub struct DirectCheck {
     tickets: Tickets,
     /// By the correlation id of the call.
@@ -220,7 +220,8 @@ pub struct DirectCheck {
 }
 
 impl DirectCheck {
-    /// Holds the call of this trace up. It says when it has got there, and goes on when it is told to.
+    /// Pauses the call of this trace after its check. The receiver completes when the call is paused; the sender
+    /// resumes it.
     pub fn hold_up(&self, trace: &TraceContext) -> (oneshot::Receiver<()>, oneshot::Sender<()>) {
         let ((arrived, has_arrived), (go, go_on)) = (oneshot::channel(), oneshot::channel());
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
@@ -246,7 +247,7 @@ impl Availability for DirectCheck {
         });
         let gate = self.gates.lock().unwrap_or_else(PoisonError::into_inner).remove(&trace.correlation_id);
         if let Some(Gate { arrived, go_on }) = gate {
-            // A schedule that has ended early waits for nobody.
+            // The receiver is gone if the schedule has ended early.
             let _ = arrived.send(());
             let _ = go_on.await;
         }

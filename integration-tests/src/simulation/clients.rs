@@ -1,4 +1,4 @@
-//! Users and admins: what they command, again and again under the same id until it is answered, and whether the answers are right.
+//! Users and admins: they send commands, retry them with the same id until they are answered, and check the responses.
 
 mod admin;
 mod user;
@@ -18,7 +18,7 @@ use super::{
     scheduler::locked,
 };
 
-/// Tasks that end when faults have ceased and their last command is answered.
+/// Starts the clients; each task ends when faults have ceased and its last command is answered.
 pub(super) fn start(fleet: &Fleet) -> Vec<JoinHandle<()>> {
     let users = (0..fleet.plan.clients).map(|number| tokio::spawn(user::User::new(fleet, number).live()));
     std::iter::once(tokio::spawn(admin::Admin::new(fleet).live())).chain(users).collect()
@@ -28,7 +28,7 @@ fn ticket_id(number: u64) -> TicketId {
     format!("t-{number}").parse().expect("an id")
 }
 
-/// What all clients do alike.
+/// The common parts of all clients.
 struct Client {
     name: String,
     fleet: Fleet,
@@ -55,40 +55,40 @@ impl Client {
         self.fleet.scheduler.fail(format!("{}: {what}", self.name));
     }
 
-    /// Sends a request to some process that runs. `None`: it is not known what came of it.
+    /// Sends a request to any running process. `None` if the outcome is unknown.
     async fn attempt<H: Clone, A>(&self, slots: &[Slot<H>; 2], call: impl AsyncFnOnce(H) -> A) -> Option<A> {
         let scheduler = &self.fleet.scheduler;
         scheduler.pause().await;
         let (handle, process_state) = self.fleet.any(slots)?;
         let answer = until_death(&process_state, call(handle)).await?;
         scheduler.pause().await;
-        if scheduler.mishap(self.fleet.plan.losses) {
+        if scheduler.fault(self.fleet.plan.losses) {
             scheduler.count("an answer was lost");
             return None;
         }
         Some(answer)
     }
 
-    /// Before the next attempt.
+    /// Waits before the next attempt.
     async fn back_off(&self) {
         self.fleet.scheduler.count("a client tried again");
         self.fleet.scheduler.sleep(5..=400).await;
     }
 
-    /// A command was not run: all is well as long as that does not lie in the command.
+    /// Reports a command that was not run because of its own content; every other reason is allowed.
     fn not_run(&self, error: &batch::Error) {
         if let batch::Error::Failed(why) = error {
             self.fail(&format!("a command fails by itself: {why}"));
         }
     }
 
-    /// Sometimes a client that has its answer asks once more.
+    /// Returns whether the client retries although it has the response.
     fn asks_again(&self) -> bool {
-        self.fleet.scheduler.mishap(150)
+        self.fleet.scheduler.fault(150)
     }
 
-    /// A client was told that it is done; now and then it reads its own write.
-    async fn told(&self, ticket: &TicketId, token: Consistency) {
+    /// Records the response to a client; sometimes the client reads its own write.
+    async fn acknowledged(&self, ticket: &TicketId, token: Consistency) {
         locked(&self.fleet.history).tickets.entry(ticket.clone()).or_default().tokens.push(token.clone());
         let scheduler = &self.fleet.scheduler;
         if !scheduler.chance(400) {
@@ -101,14 +101,14 @@ impl Client {
         };
         if let Some(Ok(view)) = self.attempt(&self.fleet.views, call).await {
             scheduler.count("a client read its own write");
-            if !judge::is_over(&view, &token, wait) {
+            if !judge::has_ended(&view, &token, wait) {
                 self.fail(&format!("{token:?} is answered before {wait:?}: {view:?}"));
             }
         }
     }
 }
 
-/// The answer, unless the process dies first.
+/// Returns the response, unless the process dies first.
 async fn until_death<A>(process_state: &Process, answer: impl Future<Output = A>) -> Option<A> {
     tokio::select! {
         biased;

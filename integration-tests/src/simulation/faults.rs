@@ -1,4 +1,4 @@
-//! What goes wrong while clients are at work.
+//! The faults that are injected while clients work.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -7,13 +7,13 @@ use tokio::time::Instant;
 
 use super::{plan::Repair, replicas::Fleet, service::Service};
 
-/// Longer than it takes a process to come back, or a bus.
+/// Longer than a process or the bus is down.
 const LONGEST: u64 = 2_500;
 
-/// Longer than anything takes.
+/// Longer than every recovery.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Has one mishap after another for as long as the plan says; what an operator must mend is mended at the end.
+/// Injects one fault after another for the planned time; at the end repairs what needs an operator.
 pub(super) async fn until_the_end(fleet: &Fleet) {
     let end = Instant::now() + Duration::from_secs(fleet.plan.seconds);
     let mut deaths = 0;
@@ -24,7 +24,7 @@ pub(super) async fn until_the_end(fleet: &Fleet) {
             30..=37 => delete_a_view(fleet),
             38..=50 => bus_is_out(fleet),
             51..=60 => {
-                fleet.scheduler.log("mishap", "the connections to the bus are cut");
+                fleet.scheduler.log("fault", "the connections to the bus are cut");
                 fleet.transport.stream.lose_last(0);
             }
             61..=68 => {
@@ -39,11 +39,11 @@ pub(super) async fn until_the_end(fleet: &Fleet) {
     }
 }
 
-/// At once, or at some step of its own; sooner or later it comes back.
+/// Kills a process now or at a later step; it restarts eventually.
 fn kill(fleet: &Fleet, deaths: &mut u64) {
     let mut service = *fleet.scheduler.pick(&Service::ALL).unwrap_or(&Service::Query);
     if service != Service::Query {
-        // A relay that dies may leave something under way: the stream is made for so many.
+        // A relay that dies may leave a message in flight: the retention of the stream allows for a limited number.
         if *deaths == fleet.plan.relay_deaths {
             service = Service::Query;
         } else {
@@ -75,33 +75,33 @@ fn delete_a_view(fleet: &Fleet) {
     let Some(process_state) = fleet.process_state(Service::Query, number) else { return };
     start_after_death(fleet, Service::Query, number);
     process_state.kill_switch.stop();
-    fleet.scheduler.log("mishap", &format!("the file of query-{number} is deleted"));
+    fleet.scheduler.log("fault", &format!("the file of query-{number} is deleted"));
     fleet.scheduler.count("a view was deleted");
     fleet.delete_view(number);
 }
 
 fn bus_is_out(fleet: &Fleet) {
-    fleet.scheduler.log("mishap", "the bus is out");
+    fleet.scheduler.log("fault", "the bus is out");
     fleet.scheduler.count("the bus was out");
     fleet.scheduler.set_bus_out(true);
     let fleet = fleet.clone();
     tokio::spawn(async move {
         fleet.scheduler.sleep(50..=LONGEST).await;
         fleet.scheduler.set_bus_out(false);
-        fleet.scheduler.log("mishap", "the bus is back");
+        fleet.scheduler.log("fault", "the bus is back");
     });
 }
 
 fn wipe(fleet: &Fleet) {
-    fleet.scheduler.log("mishap", "the stream is made anew");
+    fleet.scheduler.log("fault", "the stream is created again");
     fleet.transport.stream.wipe();
     fleet.transport.network.stream_is_lost();
 }
 
-/// A stream that lost its newest messages counts as lost: sooner or later an operator mends it.
+/// Loses the newest messages of the stream, which then counts as lost; an operator repairs it eventually.
 async fn lose_tail(fleet: &Fleet) {
     let count = fleet.scheduler.number(1..=8);
-    fleet.scheduler.log("mishap", &format!("the stream loses its last {count}"));
+    fleet.scheduler.log("fault", &format!("the stream loses its last {count}"));
     fleet.scheduler.count("the stream lost its tail");
     fleet.transport.stream.lose_last(count);
     fleet.scheduler.sleep(0..=LONGEST).await;
@@ -115,15 +115,15 @@ async fn lose_tail(fleet: &Fleet) {
     }
 }
 
-/// Messages vanish from the stream, wherever they stand, and nobody is told.
+/// Removes messages anywhere in the stream without any notification.
 fn lose_some(fleet: &Fleet) {
     let in_a_thousand = fleet.scheduler.number(50..=600);
-    fleet.scheduler.log("mishap", "the stream loses messages");
+    fleet.scheduler.log("fault", "the stream loses messages");
     fleet.scheduler.count("the stream lost messages one by one");
     fleet.transport.stream.lose(|_, _| fleet.scheduler.chance(in_a_thousand));
 }
 
-/// As the operators' command does: the consumer goes back to the start, and all states are sent again.
+/// Runs the operator's command: the consumer restarts at the beginning, and all states are sent again.
 pub(super) async fn republish(fleet: &Fleet) {
     fleet.scheduler.count("all states were published again");
     let all = async {
@@ -138,7 +138,7 @@ pub(super) async fn republish(fleet: &Fleet) {
     }
 }
 
-/// Two operators at once, one at each replica: that must not matter.
+/// Two operators run the command concurrently, one at each replica, which must be safe.
 async fn republished(fleet: &Fleet, service: Service) -> bool {
     futures::future::join_all((0..2).map(|number| republished_by(fleet, service, number))).await.contains(&true)
 }

@@ -1,5 +1,5 @@
-//! What was committed, in its order, as the simulation sees it: every state that an owner has published, checked against the one
-//! before it and against what it claims to react to.
+//! The commits in order, as the simulation observes them: every published state is checked against the previous one and
+//! against the states that it reacts to.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -18,7 +18,7 @@ use prost::Message as _;
 use super::service::Service;
 use crate::convergence::truth::won;
 
-/// Counts commits: the only order that is known for certain.
+/// Counts commits: the only total order.
 pub(super) type Moment = u64;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -35,7 +35,7 @@ pub(super) struct TicketState {
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct LedgerState {
-    /// Who holds the ticket; empty: nobody.
+    /// The reservation that holds the ticket; empty without one.
     pub(super) active: String,
     pub(super) closed: bool,
     grade: Option<UserGrade>,
@@ -48,46 +48,48 @@ pub(super) struct PriceState {
     pub(super) units: i64,
 }
 
-/// A state and when it was committed.
+/// States with the moments of their commits.
 type States<S> = Vec<(Moment, S)>;
 
-/// All that has happened to a ticket; states by revision, from 1.
+/// The history of a ticket; states by revision, starting at 1.
 #[derive(Debug, Default)]
 pub(super) struct Past {
     pub(super) tickets: States<TicketState>,
     pub(super) ledger: States<LedgerState>,
     pub(super) prices: States<PriceState>,
-    /// By id: status and revision, and when it was first made.
+    /// By id: status and revision, and when it was created.
     pub(super) reservations: BTreeMap<ReservationId, (ReservationStatus, i64, Moment)>,
-    /// What clients were told.
+    /// The tokens that clients received.
     pub(super) tokens: Vec<Consistency>,
 }
 
-/// See the module.
+/// The history of all tickets; see the module documentation.
 #[derive(Debug, Default)]
 pub(super) struct History {
     pub(super) moment: Moment,
     pub(super) tickets: BTreeMap<TicketId, Past>,
-    /// Of each request to reserve the ticket, and what its attempts would make: one of them at the most.
+    /// For each request to reserve, its ticket and the reservations that its attempts would create; at most one of them
+    /// may exist.
     pub(super) requests: Vec<(TicketId, Vec<ReservationId>)>,
-    /// By the correlation id of an attempt to reserve, what it will make.
+    /// The reservation that an attempt would create, by the correlation id of the attempt.
     attempts: BTreeMap<String, ReservationId>,
-    /// The end that the availability check of a reservation has shown.
+    /// The ticket's end that the availability check of a reservation returned.
     checked_ends: BTreeMap<ReservationId, DateTime<Utc>>,
-    /// Subjects and revisions that wait in an outbox.
+    /// Subjects and revisions of waiting outbox rows.
     waiting: BTreeSet<(String, i64)>,
-    /// The traces of messages that were put into an outbox where the same state waited already.
+    /// The traces of messages that were added to an outbox while the same state was already waiting.
     pub(super) put_beside_the_same: BTreeSet<String>,
 }
 
-/// That a state cannot follow from what is known.
+/// An error if a state contradicts the history.
 pub(super) type Verdict = Result<(), String>;
 
 fn right(holds: bool, otherwise: impl FnOnce() -> String) -> Verdict {
     if holds { Ok(()) } else { Err(otherwise()) }
 }
 
-/// Adds the state of a revision. One that is known must be told as it was; one after the next was never committed.
+/// Adds the state of a revision. A known revision must have the same state; a gap means that a revision was never
+/// committed.
 fn add<S: PartialEq + std::fmt::Debug>(
     states: &mut States<S>,
     revision: i64,
@@ -105,12 +107,12 @@ fn add<S: PartialEq + std::fmt::Debug>(
     Ok(false)
 }
 
-/// As of a revision, from 1.
+/// Returns the state at a revision, starting at 1.
 pub(super) fn at<S>(states: &States<S>, revision: i64) -> Option<&S> {
     usize::try_from(revision - 1).ok().and_then(|index| states.get(index)).map(|(_, state)| state)
 }
 
-/// Whether a state of the time between two moments, both included, is so.
+/// Returns whether a state between two moments, both included, satisfies the condition.
 pub(super) fn at_some_time<S>(states: &States<S>, from: Moment, until: Moment, is_so: impl Fn(&S) -> bool) -> bool {
     let first = states.iter().rposition(|(moment, _)| *moment <= from).unwrap_or(0);
     states.iter().skip(first).filter(|(moment, _)| *moment <= until).any(|(_, state)| is_so(state))
@@ -121,7 +123,7 @@ impl History {
         self.tickets.get(ticket)
     }
 
-    /// A commit has left these rows in the outbox.
+    /// Records the outbox rows of a commit.
     pub(super) fn wrote(&mut self, service: Service, outbox: &[OutboxRow]) -> Verdict {
         if !outbox.is_empty() {
             self.moment += 1;
@@ -130,13 +132,13 @@ impl History {
             if !self.waiting.insert((row.message.subject.clone(), row.revision)) {
                 self.put_beside_the_same.extend(row.message.header("traceparent").map(ToOwned::to_owned));
             }
-            let told = match service {
+            let verdict = match service {
                 Service::Ticket => self.ticket(&row.message),
                 Service::Reservation => self.ledger(&row.message),
                 Service::Pricing => self.price(&row.message),
                 Service::Query => Err("the view publishes something".to_owned()),
             };
-            told.map_err(|what| format!("{service:?} commits {}: {what}", row.message.subject))?;
+            verdict.map_err(|what| format!("{service:?} commits {}: {what}", row.message.subject))?;
         }
         Ok(())
     }
@@ -145,12 +147,12 @@ impl History {
         self.waiting.remove(&(subject.to_owned(), revision));
     }
 
-    /// An attempt to reserve begins.
+    /// Records the start of an attempt to reserve.
     pub(super) fn attempted(&mut self, correlation_id: &str, id: ReservationId) {
         self.attempts.insert(correlation_id.to_owned(), id);
     }
 
-    /// It was told when the ticket ends.
+    /// Records the ticket's end that the check of this attempt returned.
     pub(super) fn was_checked(&mut self, correlation_id: &str, end: DateTime<Utc>) {
         if let Some(id) = self.attempts.get(correlation_id) {
             self.checked_ends.insert(*id, end);
@@ -199,7 +201,7 @@ impl History {
             String::new()
         } else {
             let ledger = at(&past.ledger, state.reservation_revision);
-            ledger.ok_or_else(|| format!("it knows of a ledger that is not: {state:?}"))?.active.clone()
+            ledger.ok_or_else(|| format!("it refers to an unknown ledger: {state:?}"))?.active.clone()
         };
         right(state.holder == holder, || format!("{holder:?} holds it, not {state:?}"))?;
         add(&mut past.tickets, ticket.revision, state, moment).map(drop)
@@ -223,7 +225,7 @@ impl History {
         }
         let Some(reservation) = event.reservation else { return Ok(()) };
         let id: ReservationId = reservation.reservation_id.parse().map_err(|_| "no id")?;
-        right(reservation.revision == revision, || format!("told at {revision}: {reservation:?}"))?;
+        right(reservation.revision == revision, || format!("recorded at revision {revision}: {reservation:?}"))?;
         if is_new {
             let reserved = reservation.reserve_time.as_ref().and_then(from_proto).ok_or("no time")?;
             if let Some(end) = checked_end {
@@ -247,7 +249,7 @@ impl History {
             units: price.discounted_price.ok_or("no amount")?.units,
         };
         let schedules = past.tickets.iter().find(|(_, ticket)| ticket.schedule_revision == state.schedule_revision);
-        let (_, schedule) = schedules.ok_or_else(|| format!("it knows of a schedule that is not: {state:?}"))?;
+        let (_, schedule) = schedules.ok_or_else(|| format!("it refers to an unknown schedule: {state:?}"))?;
         let grade = at(&past.ledger, state.reservation_revision).and_then(|ledger| ledger.grade);
         let expected = won(schedule.start, grade);
         right(state.units == expected, || format!("{expected} won, not {state:?}"))?;

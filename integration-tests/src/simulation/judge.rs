@@ -1,4 +1,4 @@
-//! What a view may show, by what was committed: independent of how the view itself reckons.
+//! The rules for what a view may show, derived from the commits and independent of the view's own computation.
 
 use eticket_proto::{
     ids::{ReservationId, TicketId},
@@ -11,11 +11,11 @@ use super::{
     history::{History, Past, Verdict, at},
 };
 
-/// Whether each part is a state that there was, and the row says of itself exactly what is so.
+/// Checks that each part is a state that was committed, and that the row's own properties are correct.
 pub(super) fn view(history: &History, ticket: &TicketId, view: &View, wrong: Option<Wrong>) -> Verdict {
     let past = history.lookup(ticket).ok_or_else(|| format!("a row of {ticket}, of which nothing is known"))?;
     parts(past, view).map_err(|what| format!("{what}: {view:?}"))?;
-    let (complete, settled) = (no_reaction_is_missing(view), Wrong::settled(wrong, view));
+    let (complete, settled) = (has_all_reactions(view), Wrong::settled(wrong, view));
     if settled && !complete {
         return Err(format!("settled is early: {view:?}"));
     }
@@ -24,7 +24,7 @@ pub(super) fn view(history: &History, ticket: &TicketId, view: &View, wrong: Opt
     }
     for token in &past.tokens {
         for wait in [Wait::Applied, Wait::Settled] {
-            let (expected, answered) = (is_over(view, token, wait), Wrong::answers(wrong, view, token, wait));
+            let (expected, answered) = (has_ended(view, token, wait), Wrong::answers(wrong, view, token, wait));
             if expected != answered {
                 return Err(format!("{token:?} waits for {wait:?}, answered is {answered}: {view:?}"));
             }
@@ -62,8 +62,8 @@ fn parts(past: &Past, view: &View) -> Verdict {
     Ok(())
 }
 
-/// Of all that any part of the row knows, does each part that must react to it know as well?
-fn no_reaction_is_missing(view: &View) -> bool {
+/// Returns whether every part of the row includes its reactions to the other parts.
+fn has_all_reactions(view: &View) -> bool {
     let (Some(ticket), Some(price)) = (&view.ticket, &view.price) else { return false };
     let reservations = [ticket.reservation_revision, view.ledger.revision, price.reservation_revision];
     let schedules = [ticket.schedule_revision, price.schedule_revision];
@@ -75,8 +75,8 @@ fn no_reaction_is_missing(view: &View) -> bool {
         && (!withdrawals.contains(&true) || !withdrawals.contains(&false))
 }
 
-/// Whether the saga of a token's own command is over, as far as the row shows.
-pub(super) fn is_over(view: &View, token: &Consistency, wait: Wait) -> bool {
+/// Returns whether the saga of a token's command has ended, as far as the row shows.
+pub(super) fn has_ended(view: &View, token: &Consistency, wait: Wait) -> bool {
     let Some(ticket) = &view.ticket else { return false };
     let price = view.price.as_ref();
     let (applied, settled) = match *token {

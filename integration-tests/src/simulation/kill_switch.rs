@@ -1,4 +1,4 @@
-//! Whether a process is alive, and at which of its steps it dies.
+//! Tracks whether a process is alive, and at which of its steps it dies.
 
 use std::sync::{
     Arc,
@@ -7,14 +7,14 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-/// Clones are of the same process.
+/// Clones belong to the same process.
 #[derive(Clone, Default)]
 pub(super) struct KillSwitch(Arc<Inner>);
 
 #[derive(Default)]
 struct Inner {
     is_dead: AtomicBool,
-    /// Steps until it dies; 0 for no plan.
+    /// Steps until the process dies; 0 if no death is planned.
     left: AtomicU64,
     died: CancellationToken,
 }
@@ -24,7 +24,7 @@ impl KillSwitch {
         !self.0.is_dead.load(Ordering::Relaxed)
     }
 
-    /// A step of the process: whether it gets so far.
+    /// Counts a step of the process; returns whether the process is still alive.
     pub(super) fn beat(&self) -> bool {
         let left = self.0.left.load(Ordering::Relaxed);
         self.0.left.store(left.saturating_sub(1), Ordering::Relaxed);
@@ -34,18 +34,18 @@ impl KillSwitch {
         self.is_alive()
     }
 
-    /// As kill -9.
+    /// Kills the process like SIGKILL.
     pub(super) fn stop(&self) {
         self.0.is_dead.store(true, Ordering::Relaxed);
         self.0.died.cancel();
     }
 
-    /// Dies at its step of this number from now.
+    /// Plans the death of the process at this step from now.
     pub(super) fn doom(&self, steps: u64) {
         self.0.left.store(steps, Ordering::Relaxed);
     }
 
-    /// Nothing is planned for it any more.
+    /// Cancels a planned death.
     pub(super) fn spare(&self) {
         self.doom(0);
     }

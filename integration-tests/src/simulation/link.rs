@@ -1,5 +1,5 @@
-//! The bus as one process reaches it: over a network that loses, doubles, holds up and turns round, and that goes on carrying what
-//! a process has sent after the process is dead.
+//! The connection of one process to the bus: a network that loses, duplicates, delays and reorders messages, and that
+//! still delivers what a process has sent after the process is dead.
 
 use std::sync::{
     Arc, Mutex,
@@ -21,29 +21,29 @@ use super::{
     wrong::{Network, Wrong},
 };
 
-/// Messages of a batch: few, so that more can happen between two.
+/// Messages of a batch: few, so that more can happen between two batches.
 const PAGE: usize = 6;
 
-/// What is common to all links.
+/// The state that all links share.
 #[derive(Clone)]
 pub(super) struct Transport {
     pub(super) scheduler: Scheduler,
     pub(super) stream: Stream,
-    /// Times in a thousand that something is lost, doubled or held up.
+    /// Probability, in thousandths, that something is lost, duplicated or delayed.
     pub(super) losses: u64,
-    /// Messages that are under way.
+    /// The number of messages in flight.
     pub(super) under_way: Arc<AtomicU64>,
     pub(super) network: Arc<Network>,
     pub(super) wrong: Option<Wrong>,
 }
 
-/// See the module.
+/// The link of one process; see the module documentation.
 pub(super) struct Link {
     name: String,
     transport: Transport,
     memory: Memory,
     kill_switch: KillSwitch,
-    /// Subjects and revisions that it has sent.
+    /// Subjects and revisions that the process has sent.
     pub(super) published: Mutex<Vec<(String, i64)>>,
 }
 
@@ -62,7 +62,7 @@ impl Link {
         Self { name, transport, memory, kill_switch, published: Mutex::default() }
     }
 
-    /// A question and its answer.
+    /// Simulates a request and its response.
     async fn travel(&self) -> Result<(), Error> {
         self.transport.scheduler.pause().await;
         if !self.kill_switch.beat() {
@@ -77,11 +77,11 @@ impl Transport {
         if self.scheduler.bus_is_out() {
             return Err(out("the bus is out"));
         }
-        if self.scheduler.mishap(self.losses / 4) { Err(out("it is lost on the way")) } else { Ok(()) }
+        if self.scheduler.fault(self.losses / 4) { Err(out("it is lost on the way")) } else { Ok(()) }
     }
 }
 
-/// Carries a message to the stream, whoever waits for it; one whose sender has died comes late.
+/// Carries a message to the stream independently of its sender; the message of a dead sender arrives late.
 async fn carry(
     transport: Transport,
     name: String,
@@ -91,7 +91,7 @@ async fn carry(
 ) {
     let scheduler = &transport.scheduler;
     scheduler.pause().await;
-    if Network::is_in_a_hurry(transport.wrong) {
+    if Network::skips_acknowledgement(transport.wrong) {
         scheduler.sleep(0..=300).await;
     }
     if !kill_switch.is_alive() {
@@ -104,7 +104,7 @@ async fn carry(
     if transport.network.carries(transport.wrong, &message) {
         let sequence = transport.stream.append(message);
         scheduler.log(&name, &format!("{what} {id} is stored at {sequence}"));
-        // Who has died does not hear of it.
+        // A dead sender does not receive the result.
         let _ = stored.send(sequence);
     } else {
         scheduler.log(&name, &format!("{what} {id} is swallowed"));
@@ -130,12 +130,12 @@ impl Bus for Link {
         if !self.kill_switch.beat() {
             return Err(out("the process is dead"));
         }
-        if Network::is_in_a_hurry(self.transport.wrong) {
+        if Network::skips_acknowledgement(self.transport.wrong) {
             return Ok(0);
         }
         let sequence = answer.await.map_err(|_| out("the message went nowhere"))?;
         locked(&self.published).extend(published);
-        if self.transport.scheduler.mishap(self.transport.losses) {
+        if self.transport.scheduler.fault(self.transport.losses) {
             self.transport.scheduler.count("an acknowledgement of the bus was lost");
             return Err(out("the acknowledgement is lost"));
         }
@@ -193,7 +193,7 @@ impl Bus for Link {
     }
 }
 
-/// Delivers at least once, in any order.
+/// Delivers at least once and in any order.
 struct Unreliable {
     name: String,
     transport: Transport,
@@ -212,13 +212,13 @@ impl Consumer for Unreliable {
             if scheduler.bus_is_out() {
                 return Err(out("the bus is out"));
             }
-            // What is lost comes again once its acknowledgement is overdue.
-            batch.retain(|_| !scheduler.mishap(*losses));
+            // A lost message is delivered again when its acknowledgement is overdue.
+            batch.retain(|_| !scheduler.fault(*losses));
         }
-        if scheduler.mishap(losses * 4) {
+        if scheduler.fault(losses * 4) {
             scheduler.shuffle(&mut batch);
         }
-        if scheduler.mishap(losses * 2)
+        if scheduler.fault(losses * 2)
             && let Some(old) = scheduler.pick(&self.delivered)
         {
             scheduler.count("a message came again, late");
@@ -233,7 +233,7 @@ impl Consumer for Unreliable {
     async fn ack(&mut self, sequences: &[u64]) -> Result<(), Error> {
         let Transport { scheduler, losses, .. } = &self.transport;
         scheduler.pause().await;
-        if scheduler.bus_is_out() || scheduler.mishap(*losses) {
+        if scheduler.bus_is_out() || scheduler.fault(*losses) {
             scheduler.count("a consumer's acknowledgement was lost");
             return Err(out("the acknowledgement is lost"));
         }
@@ -246,7 +246,7 @@ impl Consumer for Unreliable {
     }
 }
 
-/// What a view reads is in order, or it notices.
+/// Delivers in order; the view detects a gap.
 struct InOrder {
     name: String,
     transport: Transport,

@@ -1,15 +1,15 @@
-//! What a seed has in store.
+//! The parameters of a run, derived from its seed.
 
 use super::{Wrong, scheduler::Scheduler};
 
-/// How the operator mends a stream that has lost its newest messages.
+/// How the operator repairs a stream that has lost its newest messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repair {
-    /// As the protocol says: it is deleted, and the services make it anew.
+    /// As the protocol specifies: the operator deletes the stream, and the services create it again.
     Delete,
-    /// It stays, and all publish their states again. Tokens of watchers mean nothing then.
+    /// The stream stays, and all services publish their states again. Tokens of watchers are then invalid.
     Republish,
-    /// Nobody does: services and views compare themselves with the owners. The stream loses messages one by one, too.
+    /// No operator acts: services and views compare themselves with the owners. The stream also loses single messages.
     Compare,
 }
 
@@ -17,14 +17,14 @@ pub(super) enum Repair {
 pub(super) struct Plan {
     pub(super) tickets: u64,
     pub(super) clients: u64,
-    /// How long faults go on.
+    /// How long faults are injected, in seconds.
     pub(super) seconds: u64,
-    /// Messages of each subject that the stream keeps.
+    /// Number of messages of each subject that the stream keeps.
     pub(super) kept: usize,
-    /// Relays that may die with something under way.
+    /// Number of relays that may die with a message in flight.
     pub(super) relay_deaths: u64,
     pub(super) repair: Repair,
-    /// Times in a thousand that a message or an answer is lost, doubled or held up.
+    /// Probability, in thousandths, that a message or response is lost, duplicated or delayed.
     pub(super) losses: u64,
 }
 
@@ -42,9 +42,9 @@ impl Plan {
             losses: [0, 10, 40, 120][scheduler.number(0..=3) as usize],
         };
         match wrong {
-            // A comparison would repair what a rule given wrongly has spoilt.
+            // A comparison would repair the effects of a broken rule.
             None if scheduler.chance(300) => Self { repair: Repair::Compare, ..plan },
-            // What these rules are for is met more often so.
+            // The situations that these rules protect occur more often this way.
             Some(Wrong::PositionWithoutFingerprint) => Self { repair: Repair::Republish, ..plan },
             Some(Wrong::AsManyDeathsAsKept) => Self { relay_deaths: 1, kept: 1, ..plan },
             _ => plan,

@@ -1,4 +1,4 @@
-//! The processes: two of each service, each with what production gives it, on stores that its replicas share.
+//! The processes: two of each service, each assembled as in production, on stores that its replicas share.
 
 use std::sync::{
     Arc, Mutex,
@@ -38,16 +38,16 @@ use super::{
 
 mod start;
 
-/// Jobs of a batch: few, so that a batch's fate is not everybody's.
+/// Write commands of a batch: few, so that one batch rarely contains everything.
 pub(super) const LIMITS: Limits = Limits { queue: 64, batch: 8 };
 
-/// A process that runs.
+/// A running process.
 pub(super) struct Running<H> {
     pub(super) handle: H,
     process_state: Process,
 }
 
-/// What ends with a process.
+/// Everything that ends with a process.
 #[derive(Clone)]
 pub(super) struct Process {
     pub(super) name: String,
@@ -84,8 +84,8 @@ impl Process {
         &*self.link
     }
 
-    /// Once it has died nothing of it gets further than the step it is at.
-    fn bury_when_dead(&self) {
+    /// When the process dies, aborts all its tasks at their current step.
+    fn abort_when_dead(&self) {
         let process_state = self.clone();
         tokio::spawn(async move {
             process_state.kill_switch.died().await;
@@ -97,7 +97,7 @@ impl Process {
     }
 }
 
-/// What happens between two steps of a store.
+/// Injects faults between two steps of a store.
 #[async_trait]
 impl Steps for Process {
     async fn step(&self, step: &'static str) -> Result<(), Error> {
@@ -108,7 +108,7 @@ impl Steps for Process {
             return unavailable();
         }
         scheduler.log(&self.name, step);
-        if scheduler.mishap(3) {
+        if scheduler.fault(3) {
             scheduler.count("a store did not answer");
             return unavailable();
         }
@@ -132,7 +132,7 @@ impl Steps for Process {
     }
 }
 
-/// A place where a process of a service runs, or not.
+/// A place for a process of a service, which may be empty.
 pub(super) struct Slot<H> {
     running: Mutex<Option<Running<H>>>,
 }
@@ -149,7 +149,7 @@ impl<H: Clone> Slot<H> {
     }
 }
 
-/// All processes, and what they share.
+/// All processes, and the state that they share.
 pub(super) struct FleetInner {
     pub(super) scheduler: Scheduler,
     pub(super) plan: Plan,
@@ -158,7 +158,7 @@ pub(super) struct FleetInner {
     pub(super) transport: Transport,
     /// Cancelled when faults cease.
     pub(super) ceased: CancellationToken,
-    /// The stream gives sequences that watchers have in their tokens once more.
+    /// Set when the stream assigns sequences again that watchers have in their tokens.
     pub(super) tokens_mean_nothing: AtomicBool,
     pub(super) tickets: [Slot<Tickets>; 2],
     pub(super) reservations: [Slot<Reservations>; 2],
@@ -170,7 +170,7 @@ pub(super) struct FleetInner {
     view_rows: [Mutex<Arc<MemoryViews>>; 2],
 }
 
-/// Clones are the same.
+/// Clones share the fleet.
 pub(super) type Fleet = Arc<FleetInner>;
 
 impl FleetInner {
@@ -209,7 +209,7 @@ impl FleetInner {
         Arc::new(fleet)
     }
 
-    /// The rows of a view as they are, without any fault.
+    /// Returns the rows of a view without faults.
     pub(super) fn shown(&self, number: usize) -> MemoryViews {
         locked(&self.view_rows[number]).process(Arc::new(NoSteps))
     }
@@ -227,12 +227,12 @@ impl FleetInner {
         }
     }
 
-    /// Whether services compare themselves with the owners.
+    /// Returns whether services compare themselves with the owners.
     fn compares(&self) -> bool {
         self.plan.repair == Repair::Compare
     }
 
-    /// Starts what does not run; what does is in no danger any more.
+    /// Starts all processes that are not running, and cancels the planned deaths of the others.
     pub(super) fn start_all(self: &Arc<Self>) {
         for service in Service::ALL {
             for number in 0..2 {
@@ -242,7 +242,7 @@ impl FleetInner {
         }
     }
 
-    /// The process that runs there, if one does.
+    /// Returns the process in this slot, if one is running.
     pub(super) fn process_state(&self, service: Service, number: usize) -> Option<Process> {
         match service {
             Service::Ticket => self.tickets[number].get().map(|(_, process_state)| process_state),
@@ -252,7 +252,7 @@ impl FleetInner {
         }
     }
 
-    /// The file of a view is deleted while its process does not run.
+    /// Deletes the file of a view while its process is not running.
     pub(super) fn delete_view(&self, number: usize) {
         let mut rows = locked(&self.view_rows[number]);
         rows.delete();
@@ -260,14 +260,14 @@ impl FleetInner {
         self.transport.network.forget(&format!("query-{number}"));
     }
 
-    /// One that runs, if any does.
+    /// Returns any running process.
     pub(super) fn any<H: Clone>(&self, slots: &[Slot<H>; 2]) -> Option<(H, Process)> {
         let running: Vec<(H, Process)> = slots.iter().filter_map(Slot::get).collect();
         self.scheduler.pick(&running).cloned()
     }
 }
 
-/// How services compare themselves: faster than in production, since a simulation is over soon.
+/// Settings of the comparison: faster than in production, because a simulation is short.
 const COMPARED: AuditConfig = AuditConfig { rows_per_second: 1_000, confirm_after_ms: 3_000 };
 
 fn comparer(process_state: &Process, service: &'static str, owners: &'static [&'static str]) -> Comparer {

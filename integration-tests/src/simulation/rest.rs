@@ -1,4 +1,4 @@
-//! The end: faults have ceased, all processes run, every command gets its answer, and everything must agree.
+//! The end of a run: faults have ceased, all processes run, every command gets its response, and everything must agree.
 
 use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
@@ -26,12 +26,12 @@ use super::{
     wrong::Wrong,
 };
 
-/// What is asked for in vain so long will never be answered.
+/// Limit for reaching agreement; a wait beyond it would never succeed.
 const PATIENCE: Duration = Duration::from_secs(240);
-/// Longer than a message that was lost takes to come again.
+/// Longer than the redelivery of a lost message takes.
 const QUIET: Duration = Duration::from_secs(35);
 
-/// Waits until everything agrees, and longer, since what is late may still disturb it.
+/// Waits until everything agrees, and then a while longer, because late messages must not change anything.
 pub(super) async fn come_to_rest(fleet: &Fleet, clients: Vec<JoinHandle<()>>, watchers: Vec<Watcher>) -> Verdict {
     let limit = Instant::now() + PATIENCE;
     for client in clients {
@@ -89,7 +89,8 @@ async fn agreement(fleet: &Fleet, watchers: &[Watcher]) -> Verdict {
             watchers_agree(fleet, watchers, &ticket, &shown).map_err(at)?;
         }
     }
-    // What everybody has the comparison leaves alone: who reads the stream from the start compares itself too.
+    // The comparison does not repair messages that every view has already; a reader from the start runs a comparison
+    // itself.
     if fleet.plan.repair != Repair::Compare {
         stream_agrees(fleet)?;
     }
@@ -181,7 +182,7 @@ fn status(shown: domain::ReservationStatus) -> ReservationStatus {
     }
 }
 
-/// A watcher ends with the newest state, wherever it was on the way.
+/// Checks that a watcher ends with the newest state, whatever it has received before.
 fn watchers_agree(fleet: &Fleet, watchers: &[Watcher], ticket: &TicketId, view: &View) -> Verdict {
     if fleet.tokens_mean_nothing.load(Ordering::Relaxed) {
         return Ok(());
@@ -204,7 +205,7 @@ fn watchers_agree(fleet: &Fleet, watchers: &[Watcher], ticket: &TicketId, view: 
     Ok(())
 }
 
-/// The newest state of every aggregate is there: who reads from the start gets all.
+/// Checks that the stream has the newest state of every aggregate, so that a reader from the start gets all of them.
 fn stream_agrees(fleet: &Fleet) -> Verdict {
     let mut newest: BTreeMap<String, i64> = BTreeMap::new();
     for message in fleet.transport.stream.messages() {

@@ -1,4 +1,4 @@
-//! The one source of chance, time and order in a simulation, and its log.
+//! The only source of randomness, time and order in a simulation, and its log.
 
 use std::{
     collections::BTreeMap,
@@ -25,17 +25,17 @@ struct Inner {
     failure: Mutex<Option<String>>,
     coverage: Mutex<BTreeMap<&'static str, u64>>,
     start: Instant,
-    /// The faults of network and stores have ceased.
+    /// Set when the faults of network and stores have ceased.
     calm: AtomicBool,
-    /// The bus does not answer.
+    /// The bus does not respond.
     bus_is_out: AtomicBool,
 }
 
-/// See the module. Clones are the same.
+/// The scheduler; see the module documentation. Clones share state.
 #[derive(Clone)]
 pub(super) struct Scheduler(Arc<Inner>);
 
-/// What one thread alone ever locks.
+/// Locks a mutex that only one thread uses.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // A panic ends the simulation anyway.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -57,18 +57,18 @@ impl Scheduler {
         }))
     }
 
-    /// A number of the range, each as likely.
+    /// Returns a uniformly distributed number of the range.
     pub(super) fn number(&self, range: RangeInclusive<u64>) -> u64 {
         locked(&self.0.chance).random_range(range)
     }
 
-    /// True so many times in a thousand.
+    /// Returns true with this probability in thousandths.
     pub(super) fn chance(&self, in_a_thousand: u64) -> bool {
         self.number(1..=1_000) <= in_a_thousand
     }
 
-    /// As [`Self::chance`], but never once faults have ceased.
-    pub(super) fn mishap(&self, in_a_thousand: u64) -> bool {
+    /// Like [`Self::chance`], but always false once faults have ceased.
+    pub(super) fn fault(&self, in_a_thousand: u64) -> bool {
         self.chance(in_a_thousand) && !self.is_calm()
     }
 
@@ -83,13 +83,13 @@ impl Scheduler {
         }
     }
 
-    /// Ids come in the order in which they were asked for.
+    /// Returns a new id; ids are ordered by the calls.
     pub(super) fn uuid(&self) -> Uuid {
         let elapsed = self.0.start.elapsed().as_millis();
         Uuid::from_u128((elapsed << 80) | u128::from(locked(&self.0.chance).random::<u64>()))
     }
 
-    /// Lets others get on: most often for no longer than they need for a step, now and then for much longer.
+    /// Yields to other tasks: usually for about one step, sometimes for much longer.
     pub(super) async fn pause(&self) {
         let millis = match self.number(0..=99) {
             0..=59 => 0,
@@ -134,7 +134,7 @@ impl Scheduler {
         *locked(&self.0.coverage).entry(what).or_default() += 1;
     }
 
-    /// The first failure is the one that counts.
+    /// Reports a failure; the first one counts.
     pub(super) fn fail(&self, what: impl Into<String>) {
         let what = what.into();
         self.log("FAILURE", &what);

@@ -1,4 +1,4 @@
-//! Clients that watch views, lose their connections, and go on with their token at whichever replica there is.
+//! Clients that watch views, lose their connections, and resume with their token at any replica.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{replicas::Fleet, scheduler::locked, wrong::Wrong};
 
-/// What a watcher has been sent.
+/// What a watcher has received.
 #[derive(Default)]
 pub(super) struct Seen {
     pub(super) rows: BTreeMap<TicketId, View>,
@@ -32,13 +32,13 @@ impl Seen {
     }
 }
 
-/// A watcher, and which rows it watches.
+/// A watcher, and the rows that it watches.
 pub(super) struct Watcher {
     pub(super) seen: Arc<Mutex<Seen>>,
     pub(super) watched: Watched,
 }
 
-/// They go on for as long as the simulation does.
+/// Starts the watchers; they run until the end of the simulation.
 pub(super) fn start(fleet: &Fleet) -> Vec<Watcher> {
     let one = BTreeSet::from(["t-0".parse().expect("an id")]);
     let watched = [Watched::All, Watched::These(one)];
@@ -83,7 +83,7 @@ async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<See
     }
 }
 
-/// The token as it is sent.
+/// Returns the token in its sent form.
 async fn as_sent(fleet: &Fleet, number: usize, token: Option<ResumePoint>) -> Option<ResumePoint> {
     let token = token?;
     if fleet.wrong != Some(Wrong::TokenWithoutIdentity) {

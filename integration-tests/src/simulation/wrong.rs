@@ -1,6 +1,7 @@
-//! The rules of the protocol, each given wrongly, one at a time: what the simulation would not notice is not known to hold.
+//! The rules of the protocol, each broken on its own: a rule is verified only if the simulation detects its violation.
 //!
-//! No switch in the product: what is wrong is in ports and clients that are the simulation's own, or around those of the product.
+//! The product has no switches for this: the broken code is in ports and clients of the simulation, or wraps those of
+//! the product.
 
 mod network;
 mod stores;
@@ -36,7 +37,7 @@ pub(super) use self::{
 };
 use super::{history::History, scheduler::locked, service::Service};
 
-/// A rule that is not kept; the letters are those of the invariants.
+/// A broken rule; the letters name the invariants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wrong {
     /// a, b
@@ -47,7 +48,7 @@ pub enum Wrong {
     PricingUpdatesOnlyRowsItHas,
     /// c
     NoCompensation,
-    /// d: as it was first written, "at least" and no word of withdrawals.
+    /// d: as it was first written, with "at least" and without withdrawals.
     SettledAsFirstWritten,
     /// d: without the closing of the ledger.
     SettledWithEqualOnly,
@@ -63,7 +64,7 @@ pub enum Wrong {
     OnConflictDoNothing,
     /// h
     NoRepublishAfterALoss,
-    /// h: a sequence and nothing else.
+    /// h: only a sequence.
     PositionWithoutEpoch,
     /// h
     PositionWithoutFingerprint,
@@ -93,7 +94,7 @@ pub enum Wrong {
     RepublishUnderTheFirstMessageId,
     /// n
     ReservedIsAlwaysBelieved,
-    /// n: with nothing looked at again, which would make up for it.
+    /// n: without the second check of the end, which would hide the error.
     ReservedHidesExpired,
     /// n
     EndIsNotLookedAtAgain,
@@ -102,7 +103,7 @@ pub enum Wrong {
 }
 
 impl Wrong {
-    /// All of them, in the order of the protocol.
+    /// All broken rules, in the order of the protocol.
     pub const ALL: [Self; 30] = [
         Self::NoConditionOnTheLedger,
         Self::NoConditionOnTheRevision,
@@ -161,7 +162,7 @@ impl Wrong {
         }
     }
 
-    /// What the ticket service says, as the reservation service hears it.
+    /// Returns the result of the ticket service as the reservation service receives it.
     pub(super) fn check(wrong: Option<Self>, check: Check, held: Option<Check>) -> Check {
         let end = DateTime::<Utc>::MAX_UTC;
         let check = match (wrong, check, held) {
@@ -183,7 +184,7 @@ impl Wrong {
         }
     }
 
-    /// The stream as a process knows it.
+    /// Returns the epoch of the stream as a process sees it.
     pub(super) fn epoch(wrong: Option<Self>, process: &str, epoch: String) -> String {
         match wrong {
             Some(Self::PositionWithoutEpoch) if process.starts_with("query") => "the stream".to_owned(),
@@ -192,13 +193,13 @@ impl Wrong {
     }
 }
 
-/// What a service hears, and does about it.
+/// Wraps the event handler of a service.
 pub(super) struct Heard<T> {
     pub(super) wrong: Option<Wrong>,
     pub(super) service: Service,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) events: T,
-    /// Counts the batches that are being taken in.
+    /// Counts the batches that are being applied.
     pub(super) taking_in: Arc<AtomicU64>,
 }
 
@@ -218,7 +219,7 @@ impl<T: EventHandler> Heard<T> {
     }
 }
 
-/// A batch that is being taken in, also if whoever does it dies.
+/// A batch that is being applied; counted down even if the process dies.
 struct TakingIn(Arc<AtomicU64>);
 
 impl TakingIn {
@@ -281,7 +282,7 @@ impl Owner for NoStates {
     }
 }
 
-/// What the view reads out of a message.
+/// Returns the decoder of the view.
 pub(super) fn decode(wrong: Option<Wrong>) -> Arc<dyn Decode> {
     match wrong {
         Some(Wrong::ReservationsByTheTicketsRevision) => Arc::new(ByTheTicketsRevision::default()),
@@ -289,7 +290,7 @@ pub(super) fn decode(wrong: Option<Wrong>) -> Arc<dyn Decode> {
     }
 }
 
-/// Leaves reservations out that are behind the newest of their ticket.
+/// Skips reservation events that are older than the newest one of their ticket.
 #[derive(Default)]
 struct ByTheTicketsRevision(Mutex<BTreeMap<TicketId, i64>>);
 

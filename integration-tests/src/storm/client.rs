@@ -1,4 +1,4 @@
-//! A client that asks for one thing after another, until it is cut off.
+//! A client that sends commands until it is disconnected.
 
 use std::time::Duration;
 
@@ -18,20 +18,20 @@ use super::{
 };
 use crate::Api;
 
-/// Refusals for now that a client takes in a row.
+/// Number of consecutive temporary rejections that a client accepts.
 const PATIENCE: usize = 200;
-/// After a call that did not reach any server.
+/// Pause after a call that did not reach a server.
 const PAUSE: Duration = Duration::from_millis(50);
 
 pub struct Client {
     random: StdRng,
-    /// What it has had an answer to.
+    /// Commands with a known result.
     done: Vec<Command>,
-    /// What it has not, if anything.
+    /// The command without a known result, if there is one.
     open: Option<Command>,
-    /// Tickets it has, by its reservations.
+    /// Tickets that this client holds, with their reservations.
     held: Vec<(String, String)>,
-    /// How many of `done` were seen to have outlived a kill.
+    /// How many commands of `done` were checked to have survived a kill.
     checked: usize,
 }
 
@@ -41,7 +41,7 @@ impl Client {
         Self { random: StdRng::seed_from_u64(seed), done, open: None, held, checked: 0 }
     }
 
-    /// Works until the server is gone.
+    /// Sends commands until the server is gone.
     pub async fn work(&mut self, api: &Api, arena: &Arena) {
         if self.check_kept(api).await.is_err() {
             return;
@@ -49,31 +49,31 @@ impl Client {
         while self.step(api, arena).await.is_ok() {}
     }
 
-    /// Works until it is told to stop, whatever happens to the servers meanwhile.
+    /// Sends commands until `stopping` is cancelled, across failures of the servers.
     pub async fn work_until(&mut self, api: &Api, arena: &Arena, stopping: &CancellationToken) {
         while !stopping.is_cancelled() {
             if self.step(api, arena).await.is_err() {
-                // A connection that is refused is refused at once: others want to work too.
+                // A refused connection fails immediately; yield to other clients.
                 tokio::time::sleep(PAUSE).await;
             }
         }
     }
 
-    /// Asks for what is still open, and for everything again.
+    /// Sends the open command and all earlier commands again.
     ///
     /// # Panics
-    /// If anything has no answer, or another than before.
+    /// If a command gets no result, or another result than before.
     pub async fn ask_everything_again(&mut self, api: &Api, arena: &Arena) {
-        self.check_kept(api).await.expect("nobody kills the server now");
+        self.check_kept(api).await.expect("the server is running");
         if self.open.is_some() {
-            self.step(api, arena).await.expect("nobody kills the server now");
+            self.step(api, arena).await.expect("the server is running");
         }
         for command in self.done.iter_mut().filter(|command| matches!(command.outcome, Outcome::Answered(_))) {
-            patiently(command, api, false).await.expect("nobody kills the server now");
+            patiently(command, api, false).await.expect("the server is running");
         }
     }
 
-    /// Whether it was cut off in the middle of a command.
+    /// Returns whether a command has no known result.
     pub fn is_cut_off(&self) -> bool {
         self.open.is_some()
     }
@@ -140,7 +140,7 @@ impl Client {
         }
     }
 
-    /// What was answered before the kill is there after it, before anything is asked for again.
+    /// Checks that results from before the kill are still there, before any command is retried.
     async fn check_kept(&mut self, api: &Api) -> Result<(), Status> {
         for command in &self.done[self.checked..] {
             if let Outcome::Answered(answer) = &command.outcome {
@@ -152,7 +152,7 @@ impl Client {
     }
 }
 
-/// That the server still knows what it has answered.
+/// Checks that the server still has an answered command.
 async fn check(order: &Order, answer: &[u8], api: &Api) -> Result<(), Status> {
     match order {
         Order::Register { ticket, .. } => api.ticket(ticket).await.map(drop),
@@ -179,13 +179,13 @@ async fn check(order: &Order, answer: &[u8], api: &Api) -> Result<(), Status> {
     }
 }
 
-/// A server that lives lets everybody read.
+/// Passes on errors of a lost connection; a running server must allow every read.
 fn only_gone(status: Status) -> Status {
     assert!(!is_server_fault(&status), "what was answered cannot be read: {status:?}");
     status
 }
 
-/// Asks again, when it is told to, for as long as the server says that it cannot now.
+/// Retries a command for as long as the server asks for a retry.
 async fn patiently(command: &mut Command, api: &Api, twice: bool) -> Result<(), Status> {
     for _ in 0..PATIENCE {
         let asked = if twice { command.ask_twice(api).await } else { command.ask(api).await };
@@ -193,11 +193,11 @@ async fn patiently(command: &mut Command, api: &Api, twice: bool) -> Result<(), 
             Err(status) if is_server_fault(&status) && status.code() == Code::DeadlineExceeded => return Err(status),
             Err(status) if is_server_fault(&status) => {
                 let retry = status.get_details_retry_info().and_then(|retry| retry.retry_delay);
-                let delay = retry.unwrap_or_else(|| panic!("it can neither be done nor tried again: {status:?}"));
+                let delay = retry.unwrap_or_else(|| panic!("the command failed permanently: {status:?}"));
                 tokio::time::sleep(delay.min(Duration::from_millis(500))).await;
             }
             outcome => return outcome,
         }
     }
-    panic!("it could not be done in {PATIENCE} attempts: {command:?}")
+    panic!("the command did not succeed in {PATIENCE} attempts: {command:?}")
 }

@@ -1,4 +1,4 @@
-//! What a client asks for, and what it remembers of it.
+//! The commands of a client, and the recorded results.
 
 use std::time::Instant;
 
@@ -20,7 +20,7 @@ pub enum Order {
         ticket: String,
         slot: Slot,
     },
-    /// Has the ticket end later.
+    /// Moves the end of the ticket to a later time.
     Update {
         ticket: String,
         slot: Slot,
@@ -83,24 +83,24 @@ impl Order {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// No answer has come: it may be done, or not.
+    /// No response: the command may be done or not.
     Unknown,
     Answered(Raw),
     /// The reason.
     Refused(String),
 }
 
-/// An order with its `request_id`, and its one outcome, however often it is asked for.
+/// A command with its `request_id` and its single outcome over all attempts.
 #[derive(Debug)]
 pub struct Command {
     pub order: Order,
     request_id: String,
-    /// When it was first asked for.
+    /// When the first attempt was sent.
     pub began: Instant,
     /// When the outcome was known.
     pub ended: Option<Instant>,
     pub outcome: Outcome,
-    /// Refusals of single attempts: asked, answered, why.
+    /// Rejections of single attempts: sent, received, reason.
     pub refusals: Vec<(Instant, Instant, String)>,
 }
 
@@ -110,13 +110,13 @@ impl Command {
         Self { order, request_id, began: Instant::now(), ended: None, outcome: Outcome::Unknown, refusals: Vec::new() }
     }
 
-    /// Asks for it, again if need be.
+    /// Sends the command, or sends it again.
     ///
     /// # Errors
-    /// Where nothing is known of it afterwards: it has to be asked for again.
+    /// If the outcome is still unknown; the command must be sent again.
     ///
     /// # Panics
-    /// If it has another outcome than before.
+    /// If the outcome differs from an earlier one.
     pub async fn ask(&mut self, api: &Api) -> Result<(), Status> {
         let asked = Instant::now();
         let outcome = outcome(self.order.send(api, &self.request_id).await)?;
@@ -124,13 +124,13 @@ impl Command {
         Ok(())
     }
 
-    /// The same by two attempts at once, as by a client that is impatient.
+    /// Sends two attempts concurrently, like an impatient client.
     ///
     /// # Errors
-    /// As [`Self::ask`].
+    /// Like [`Self::ask`].
     ///
     /// # Panics
-    /// If it has another outcome than before.
+    /// If the outcome differs from an earlier one.
     pub async fn ask_twice(&mut self, api: &Api) -> Result<(), Status> {
         let asked = Instant::now();
         let send = || self.order.send(api, &self.request_id);
@@ -143,7 +143,8 @@ impl Command {
                 Err(status) => unknown = Some(status),
             }
         }
-        // One may be refused, for another's sake, before the other can be done; so the refusal alone decides nothing.
+        // One attempt may be rejected because of another reservation before the other attempt succeeds; so a rejection
+        // alone does not decide.
         outcomes.sort_by_key(|outcome| matches!(outcome, Outcome::Answered(_)));
         let answered = matches!(outcomes.last(), Some(Outcome::Answered(_)));
         for outcome in outcomes {
@@ -166,18 +167,21 @@ impl Command {
         }
         match (&self.outcome, &outcome) {
             (Outcome::Unknown, _) => (self.outcome, self.ended) = (outcome, Some(Instant::now())),
-            // What is refused leaves nothing behind, so another refusal may have another reason.
+            // A rejection leaves no record, so a later rejection may have another reason.
             (Outcome::Refused(_), Outcome::Refused(_)) => {}
             (first, again) => assert_eq!(first, again, "one request has one answer: {:?}", self.order),
         }
     }
 }
 
-/// What an answer says of the command; an error if nothing.
+/// Returns the outcome that a response proves.
+///
+/// # Errors
+/// If it proves nothing.
 fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
     match answer {
         Ok(answer) => Ok(Outcome::Answered(answer)),
-        // Of what the deadline has ended nothing is known.
+        // The outcome after a deadline is unknown.
         Err(status)
             if is_server_fault(&status) && ![Code::Unavailable, Code::DeadlineExceeded].contains(&status.code()) =>
         {
@@ -189,7 +193,7 @@ fn outcome(answer: Result<Raw, Status>) -> Result<Outcome, Status> {
     }
 }
 
-/// Whether the server said it, not the broken connection to it.
+/// Returns whether the server sent the status, as opposed to a broken connection.
 pub fn is_server_fault(status: &Status) -> bool {
     status.get_details_error_info().is_some()
 }

@@ -1,4 +1,4 @@
-//! What must be true of what clients remember of one ticket, by itself and beside what the services say in the end.
+//! Checks the records of clients about one ticket, by themselves and against the final state of the services.
 
 use std::{collections::BTreeMap, time::Instant};
 
@@ -11,30 +11,30 @@ use prost::Message;
 
 use super::command::{Command, Order, Outcome};
 
-/// A reservation as its client knows it.
+/// A reservation from the view of its client.
 #[derive(Debug)]
 struct Hold {
     revision: i64,
-    /// When it was first asked for, and when it was answered: somewhere between it began.
+    /// When it was first requested and when it was answered; the hold began in between.
     asked: Instant,
     answered: Instant,
-    /// When its cancelling was first asked for.
+    /// When its cancellation was first requested.
     cancel_asked: Option<Instant>,
-    /// When that was answered, with its revision.
+    /// When the cancellation was answered, with its revision.
     cancelled: Option<(Instant, i64)>,
 }
 
-/// An attempt to reserve that was refused.
+/// A rejected attempt to reserve.
 #[derive(Debug)]
 struct Refused {
     asked: Instant,
     answered: Instant,
     reason: String,
-    /// What another attempt with the same id had made of it, if anything.
+    /// The reservation that another attempt with the same id has created, if any.
     own: Option<String>,
 }
 
-/// All that clients know of one ticket.
+/// All records of clients about one ticket.
 #[derive(Debug, Default)]
 pub struct Story {
     holds: BTreeMap<String, Hold>,
@@ -45,12 +45,12 @@ pub struct Story {
     not_cancelled: Vec<String>,
 }
 
-/// The commands of all clients, by their ticket.
+/// Groups the commands of all clients by ticket.
 pub fn stories<'a>(commands: impl IntoIterator<Item = &'a Command>) -> BTreeMap<String, Story> {
     let (mut stories, mut cancels) = (BTreeMap::<String, Story>::new(), Vec::new());
     for command in commands {
         if matches!(command.order, Order::Cancel { .. }) {
-            // Nobody cancels what they have not reserved: they find their hold once all are there.
+            // Cancellations are matched once all reservations are known.
             cancels.push(command);
         } else {
             stories.entry(command.order.ticket().to_owned()).or_default().tell(command);
@@ -71,20 +71,21 @@ impl Story {
         let (asked, answered) = (command.began, command.ended.expect("no command is open"));
         match (&command.order, &command.outcome) {
             (Order::Reserve { .. }, Outcome::Answered(answer)) => {
-                let told = decoded::<ReserveTicketResponse>(&answer.0).reservation.expect("its resource");
-                let (reservation, revision) = (told.reservation_id, told.revision);
+                let resource = decoded::<ReserveTicketResponse>(&answer.0).reservation.expect("its resource");
+                let (reservation, revision) = (resource.reservation_id, resource.revision);
                 let hold = Hold { revision, asked, answered, cancel_asked: None, cancelled: None };
                 self.note_refusals(command, Some(&reservation));
                 assert!(self.holds.insert(reservation, hold).is_none(), "two commands made one reservation");
             }
             (Order::Reserve { .. }, Outcome::Refused(_)) => self.note_refusals(command, None),
             (Order::Cancel { reservation, .. }, outcome) => {
-                let hold = self.holds.get_mut(reservation).expect("who cancels has reserved");
+                let hold = self.holds.get_mut(reservation).expect("a cancelled reservation is known");
                 hold.cancel_asked = Some(asked);
                 match outcome {
                     Outcome::Answered(answer) => {
-                        let told = decoded::<CancelReservationResponse>(&answer.0).reservation.expect("its resource");
-                        hold.cancelled = Some((answered, told.revision));
+                        let resource =
+                            decoded::<CancelReservationResponse>(&answer.0).reservation.expect("its resource");
+                        hold.cancelled = Some((answered, resource.revision));
                     }
                     _ => self.not_cancelled.push(reservation.clone()),
                 }
@@ -113,10 +114,10 @@ impl Story {
         }));
     }
 
-    /// What clients alone can tell: by their clocks, and by the revisions they were told.
+    /// Checks the records by themselves: by the clocks of the clients and by the returned revisions.
     ///
     /// # Panics
-    /// If two had the ticket at once, or one was refused for no reason.
+    /// If two reservations held the ticket at the same time, or if a request was rejected without reason.
     pub fn check_by_itself(&self, ticket: &str) {
         let mut holds: Vec<&Hold> = self.holds.values().collect();
         holds.sort_by_key(|hold| hold.revision);
@@ -126,7 +127,7 @@ impl Story {
             let in_turn = end.is_some_and(|end| first.revision < end && end < next.revision);
             assert!(in_turn, "{ticket} was given away while it was held: {first:?}, then {next:?}");
         }
-        // From its answer until its cancelling is asked for, a ticket is certainly held.
+        // The ticket is certainly held from the response until its cancellation is requested.
         let mut certain: Vec<(Instant, Instant, &Hold)> = Vec::new();
         for hold in &holds {
             let end = hold.cancel_asked.into_iter().chain(self.withdraw_asked).min();
@@ -153,7 +154,7 @@ impl Story {
         assert!(self.not_cancelled.is_empty() || self.withdraw_asked.is_some(), "{ticket}: {:?}", self.not_cancelled);
     }
 
-    /// Whether everything that was answered has arrived everywhere: only then is there an end to check.
+    /// Returns whether every acknowledged effect has arrived in all services; the final check makes sense only then.
     pub fn is_at_rest(&self, reservations: &[Reservation], ticket: &Ticket, view: &TicketView) -> bool {
         let revisions = view.revisions.unwrap_or_default();
         let active = reservations.iter().any(|reservation| reservation.status() == ReservationStatus::Reserved);
@@ -164,7 +165,8 @@ impl Story {
             && !(self.withdrawn && active)
     }
 
-    /// Each making and each end is one revision, and so is closing where nobody was rejected by it.
+    /// Returns the expected revision: each reservation and each end is one revision, and so is a closing that rejected
+    /// no reservation.
     fn effects(&self, reservations: &[Reservation]) -> i64 {
         let is = |status| reservations.iter().filter(move |reservation| reservation.status() == status).count();
         let (cancelled, rejected) = (is(ReservationStatus::Cancelled), is(ReservationStatus::Rejected));
@@ -172,10 +174,11 @@ impl Story {
         i64::try_from(reservations.len() + cancelled + rejected + closed_alone).expect("few")
     }
 
-    /// Every answered command had one effect, nothing else had any, and all services tell the same in the end.
+    /// Checks that every answered command had exactly one effect, that there are no other effects, and that all
+    /// services agree.
     ///
     /// # Panics
-    /// If that is not so.
+    /// If a check fails.
     pub fn check_end(&self, reservations: &[Reservation], ticket: &Ticket, view: &TicketView) {
         let id = &ticket.ticket_id;
         let count = |status| reservations.iter().filter(|reservation| reservation.status() == status).count();
@@ -183,7 +186,7 @@ impl Story {
         assert!(active <= 1 && rejected <= 1 && (active == 0 || !self.withdrawn), "{id}: {reservations:?}");
         for reservation in reservations {
             let hold = self.holds.get(&reservation.reservation_id);
-            let hold = hold.unwrap_or_else(|| panic!("{id}: nobody knows of {reservation:?}"));
+            let hold = hold.unwrap_or_else(|| panic!("{id}: no client has created {reservation:?}"));
             let expected = match (hold.cancelled, self.withdrawn) {
                 (Some(_), _) => ReservationStatus::Cancelled,
                 (None, true) => ReservationStatus::Rejected,
@@ -217,7 +220,7 @@ impl Story {
 }
 
 impl Hold {
-    /// Whether it may have been held still at this time.
+    /// Returns whether the ticket may still have been held at this time.
     fn ended_after(&self, time: Instant) -> bool {
         self.cancelled.is_none_or(|(cancelled, _)| cancelled >= time)
     }
@@ -229,7 +232,7 @@ mod tests {
 
     use super::*;
 
-    /// Held from second to second, with revisions to match.
+    /// A hold between these seconds, with matching revisions.
     fn hold(story: &mut Story, began: Instant, from: u64, to: u64, revisions: (i64, i64)) {
         let at = |second| began + Duration::from_secs(second);
         let reservation = format!("r-{from}");
@@ -244,12 +247,12 @@ mod tests {
     }
 
     #[test]
-    fn one_after_another_is_well() {
+    fn consecutive_holds_are_valid() {
         let (mut story, began) = (Story::default(), Instant::now());
         hold(&mut story, began, 1, 3, (1, 2));
         hold(&mut story, began, 3, 5, (3, 4));
         story.refused.push(refused(began, 0, 2, None));
-        // The same request, asked for while another had the ticket and again when it was free.
+        // One request that was sent while another reservation held the ticket, and again when it was free.
         story.refused.push(refused(began, 2, 3, Some("r-3")));
         story.check_by_itself("t");
         assert_eq!(story.holds.len(), 2);
@@ -257,7 +260,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "held twice at once")]
-    fn two_at_once_are_found_by_the_clock() {
+    fn overlapping_holds_are_found_by_the_clock() {
         let (mut story, began) = (Story::default(), Instant::now());
         hold(&mut story, began, 1, 3, (1, 2));
         hold(&mut story, began, 2, 5, (3, 4));
@@ -266,7 +269,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "given away while it was held")]
-    fn two_at_once_are_found_by_revision() {
+    fn overlapping_holds_are_found_by_revision() {
         let (mut story, began) = (Story::default(), Instant::now());
         hold(&mut story, began, 1, 3, (1, 3));
         hold(&mut story, began, 4, 5, (2, 4));
@@ -293,7 +296,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "stood against what was refused")]
-    fn to_be_refused_for_ones_own_sake_is_found() {
+    fn a_rejection_because_of_the_own_reservation_is_found() {
         let (mut story, began) = (Story::default(), Instant::now());
         hold(&mut story, began, 1, 3, (1, 2));
         story.refused.push(refused(began, 1, 2, Some("r-1")));

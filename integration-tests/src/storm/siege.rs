@@ -1,4 +1,4 @@
-//! A storm over a mesh, while something happens to it.
+//! A storm over a mesh during a fault.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,16 +9,16 @@ use super::{Arena, client::Client, verdict, watcher::Watcher};
 use crate::{Protocol, eventually::SOON, mesh::Mesh};
 
 const CLIENTS: u64 = 6;
-/// Answers before it happens, and after it: enough for every kind of command.
+/// Number of results before and after the fault: enough for every kind of command.
 const ANSWERS: usize = 150;
-/// Before a watcher whose stream broke watches again.
+/// Pause before a watcher reconnects.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Has clients work before, during and after what `happens`; then nothing acknowledged may be lost, nothing doubled, every view
-/// must settle, and the services, the view and the bus must agree.
+/// Runs clients before, during and after the fault `happens`. Afterwards no acknowledged command may be lost or applied
+/// twice, every view must settle, and the services, the view and the bus must agree.
 ///
 /// # Panics
-/// If that is not so.
+/// If a check fails.
 pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut Mesh)) {
     let (arena, watcher, stopping) = (Arc::new(Arena::start()), Watcher::over_any_stream(), CancellationToken::new());
     let watching = tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned()));
@@ -35,7 +35,7 @@ pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut
         .collect();
     let more = async |arena: &Arena| {
         let goes_on = timeout(SOON, arena.reached(arena.answered() + ANSWERS)).await;
-        goes_on.unwrap_or_else(|_| panic!("{what}: nobody is answered any more"));
+        goes_on.unwrap_or_else(|_| panic!("{what}: clients get no more responses"));
     };
     more(&arena).await;
     happens(mesh).await;
@@ -57,7 +57,7 @@ pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut
     watching.abort();
 }
 
-/// Watches again whenever the stream breaks.
+/// Reconnects whenever the stream breaks.
 async fn watch_on(watcher: Watcher, gateway: String) {
     loop {
         watcher.clone().watch(gateway.clone()).await;

@@ -1,4 +1,4 @@
-//! What must be true once a storm is over.
+//! Checks after a storm.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -14,20 +14,21 @@ use eticket_proto::{
 use super::{client::Client, judge, watcher::Watcher};
 use crate::{Api, api::channel, eventually};
 
-/// Longer than everything that waits for somebody's return: acknowledgements of who was killed, connections that hang.
+/// Longer than every recovery, such as redeliveries of unacknowledged messages and timeouts of hanging connections.
 const BOUND: Duration = Duration::from_secs(60);
 
-/// Judges everything that clients remember, against what the services say once all has settled; answers of how many tickets.
+/// Checks all records of the clients against the settled state of the services; returns the number of tickets.
 ///
 /// # Panics
-/// If anything acknowledged is lost or doubled, a view does not settle, or the watcher has missed something.
+/// If an acknowledged command is lost or was applied twice, if a view does not settle, or if the watcher has missed a
+/// change.
 pub async fn judge_all(api: &Api, clients: &[Client], watcher: &Watcher) -> usize {
     let stories = judge::stories(clients.iter().flat_map(Client::commands));
     let mut views = BTreeMap::new();
     for (id, story) in &stories {
         story.check_by_itself(id);
         let (reservations, ticket, view) = eventually(BOUND, "every view settles", async || {
-            // The bus may not even have what the view must show: so it is compared with what the owners say.
+            // The bus may lack messages that the view must show, so the view is compared with the owners.
             let view = api.view(id, "", WaitFor::None).await.map_err(|status| format!("{status:?}"))?;
             let ticket = api.ticket(id).await.expect("it is there");
             let reservations = reservations(api, id).await;
@@ -73,10 +74,10 @@ async fn reservations(api: &Api, ticket: &str) -> Vec<Reservation> {
     }
 }
 
-/// What a query service itself finds, when it asks the owners.
+/// Runs the query service's own comparison with the owners.
 ///
 /// # Panics
-/// If it finds any difference, or a view that has not settled.
+/// If it finds a difference, or a view that has not settled.
 pub async fn compare_views(query: &str) {
     let api = Api::at(query);
     let method = "eticket.operations.v1.OperationsService/ListUnsettled";

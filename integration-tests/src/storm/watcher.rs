@@ -1,4 +1,4 @@
-//! A client that watches all views, and after each break resumes with the last token that it got.
+//! A client that watches all views and resumes with its last token after each disconnect.
 
 use std::{
     collections::BTreeMap,
@@ -9,7 +9,7 @@ use eticket_proto::query::{TicketView, WatchTicketViewsRequest, query_service_cl
 
 use crate::api::channel;
 
-/// Clones share what they have seen.
+/// Clones share the received views.
 #[derive(Debug, Clone, Default)]
 pub struct Watcher(Arc<Mutex<Seen>>);
 
@@ -17,28 +17,28 @@ pub struct Watcher(Arc<Mutex<Seen>>);
 struct Seen {
     token: String,
     views: BTreeMap<String, TicketView>,
-    /// Whether the stream may be made anew: its watchers begin with all views again.
+    /// Whether the stream may be created again: then a watch restarts with all views.
     any_stream: bool,
 }
 
 impl Watcher {
-    /// For a stream that may be lost.
+    /// Creates a watcher for a stream that may be lost.
     pub fn over_any_stream() -> Self {
         Self(Arc::new(Mutex::new(Seen { any_stream: true, ..Seen::default() })))
     }
 
-    /// The newest view that it was sent of each ticket.
+    /// Returns the newest received view of each ticket.
     pub fn views(&self) -> BTreeMap<String, TicketView> {
-        self.0.lock().expect("nobody panics with it").views.clone()
+        self.0.lock().expect("not poisoned").views.clone()
     }
 
     /// Watches until the stream breaks.
     ///
     /// # Panics
-    /// If what comes is older than what came, or everything although a token was given.
+    /// If a view is older than an earlier one, or if all views are sent although a token was given.
     pub async fn watch(self, address: String) {
         let (resume_token, any_stream) = {
-            let seen = self.0.lock().expect("nobody panics with it");
+            let seen = self.0.lock().expect("not poisoned");
             (seen.token.clone(), seen.any_stream)
         };
         let resumes = !resume_token.is_empty() && !any_stream;
@@ -47,18 +47,18 @@ impl Watcher {
         let Ok(stream) = client.watch_ticket_views(request).await else { return };
         let mut stream = stream.into_inner();
         while let Ok(Some(sent)) = stream.message().await {
-            assert!(!resumes || !sent.resume_token.is_empty(), "who resumes is sent what has changed: {sent:?}");
-            let mut seen = self.0.lock().expect("nobody panics with it");
+            assert!(!resumes || !sent.resume_token.is_empty(), "a resumed watch starts with changes: {sent:?}");
+            let mut seen = self.0.lock().expect("not poisoned");
             if let Some(view) = sent.view {
                 let before = seen.views.get(&view.ticket_id);
                 let newer = before.is_none_or(|before| not_older(&view, before));
-                // All views again may come from a replica that lags: it sends the newer ones when it has them.
+                // A restarted snapshot may come from a replica that lags behind; it sends newer views later.
                 assert!(newer || any_stream, "{view:?} after {before:?}");
                 if newer {
                     seen.views.insert(view.ticket_id.clone(), view);
                 }
             }
-            // Within a snapshot there is none: who breaks off there begins it again.
+            // Messages of a snapshot have no token: after a disconnect the snapshot restarts.
             if !sent.resume_token.is_empty() {
                 seen.token = sent.resume_token;
             }

@@ -1,4 +1,4 @@
-//! Addresses that come and go, as a name server would tell of them.
+//! Address changes, as a name server reports them.
 
 use std::{collections::VecDeque, sync::Mutex};
 
@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 
-/// Answers one after another, then the last one for ever.
+/// Returns the given results one after another, then the last one forever.
 struct Script(Mutex<VecDeque<io::Result<Vec<&'static str>>>>);
 
 impl Script {
@@ -23,17 +23,18 @@ impl Resolve for Script {
     }
 }
 
-/// What the channel is told for each answer of the resolver: `+` a new address, `-` one that has gone.
-async fn told(answers: impl IntoIterator<Item = io::Result<Vec<&'static str>>>) -> Vec<String> {
+/// Returns the changes that the channel receives for the results of the resolver: `+` for an added address, `-` for a
+/// removed one.
+async fn changes_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static str>>>) -> Vec<String> {
     let (changes, mut received) = mpsc::channel(CHANGES);
     let script = Script::new(answers);
     let targets: Targets = "http://ticket:8082".parse().expect("a target");
     let following = async move { follow("test", &targets.0, &script, &changes).await };
-    // Time is paused: the script has been read to its end long before.
+    // Time is paused: the resolver reaches the last result long before this timeout.
     tokio::time::timeout(POLL_INTERVAL * 100, following).await.ok();
-    let mut told = Vec::new();
+    let mut seen = Vec::new();
     while let Some(change) = received.recv().await {
-        told.push(match change {
+        seen.push(match change {
             Change::Insert((address, _), endpoint) => {
                 assert_eq!(endpoint.uri().to_string(), format!("http://{address}/"));
                 format!("+{address}")
@@ -41,26 +42,26 @@ async fn told(answers: impl IntoIterator<Item = io::Result<Vec<&'static str>>>) 
             Change::Remove((address, _)) => format!("-{address}"),
         });
     }
-    told
+    seen
 }
 
 const A: &str = "10.0.0.1:8082";
 const B: &str = "10.0.0.2:8082";
 
 #[tokio::test(start_paused = true)]
-async fn addresses_are_followed_new_ones_first() {
+async fn new_addresses_are_added_before_old_ones_are_removed() {
     assert_eq!(
-        told([Ok(vec![A]), Ok(vec![A]), Ok(vec![A, B]), Ok(vec![B])]).await,
+        changes_for([Ok(vec![A]), Ok(vec![A]), Ok(vec![A, B]), Ok(vec![B])]).await,
         [format!("+{A}"), format!("+{B}"), format!("-{A}")]
     );
-    assert_eq!(told([Ok(vec![A]), Ok(vec![B])]).await, [format!("+{A}"), format!("+{B}"), format!("-{A}")]);
+    assert_eq!(changes_for([Ok(vec![A]), Ok(vec![B])]).await, [format!("+{A}"), format!("+{B}"), format!("-{A}")]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_cannot_be_resolved_keeps_its_addresses() {
     let failure = || Err(io::Error::other("no such name"));
-    assert_eq!(told([Ok(vec![A]), failure(), Ok(vec![]), failure(), Ok(vec![A])]).await, [format!("+{A}")]);
-    assert_eq!(told([failure(), Ok(vec![A])]).await, [format!("+{A}")], "it is asked again");
+    assert_eq!(changes_for([Ok(vec![A]), failure(), Ok(vec![]), failure(), Ok(vec![A])]).await, [format!("+{A}")]);
+    assert_eq!(changes_for([failure(), Ok(vec![A])]).await, [format!("+{A}")], "the name is resolved again");
 }
 
 #[test]
@@ -102,7 +103,7 @@ fn targets_are_read_and_written() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_follows_the_addresses_sees_each_change() {
+async fn a_receiver_of_addresses_sees_each_change() {
     let failure = || Err(io::Error::other("no such name"));
     let script = Script::new([failure(), Ok(vec![A]), failure(), Ok(vec![A]), Ok(vec![A, B])]);
     let targets: Targets = "http://ticket:8082".parse().expect("a target");
@@ -115,5 +116,5 @@ async fn who_follows_the_addresses_sees_each_change() {
         assert_eq!(*addresses.borrow_and_update(), expected);
     }
     tasks.stop().await;
-    assert!(addresses.changed().await.is_err(), "nobody follows them any more");
+    assert!(addresses.changed().await.is_err(), "the task has stopped");
 }

@@ -1,4 +1,4 @@
-//! The breaker under paused time.
+//! Tests of the breaker under paused time.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,7 +9,7 @@ use tower::{ServiceExt, service_fn};
 
 use super::*;
 
-/// What the service behind the breaker does with a call.
+/// How the fake upstream responds to a call.
 #[derive(Clone, Copy)]
 enum Does {
     Answer,
@@ -56,12 +56,13 @@ impl Fixture {
         }
     }
 
-    /// Asks without letting the other service see it, if that is so.
+    /// Returns the delay of a rejection by the breaker, and checks that the upstream did not receive the call; `None`
+    /// if the breaker admits the call.
     async fn refused_for(&self) -> Option<Duration> {
         let before = self.arrived.load(Ordering::SeqCst);
         match self.call(Does::Answer).await {
             Err(CallError::BreakerOpen { retry_after }) => {
-                assert_eq!(self.arrived.load(Ordering::SeqCst), before, "nothing may get through");
+                assert_eq!(self.arrived.load(Ordering::SeqCst), before, "no call may reach the upstream");
                 Some(retry_after)
             }
             _ => None,
@@ -83,8 +84,8 @@ impl Fixture {
 async fn it_opens_when_the_ratio_of_enough_calls_has_failed() {
     let fixture = Fixture::new();
     fixture.calls(19, Does::Say(Code::Unavailable)).await;
-    assert_eq!(fixture.refused_for().await, None, "19 calls say nothing");
-    // That was the 20th call: 19 of 20 have failed, and it is evaluated on any outcome.
+    assert_eq!(fixture.refused_for().await, None, "19 calls are too few");
+    // The breaker is evaluated at every outcome. This was the 20th call, and 19 of 20 have failed.
     assert_eq!(fixture.refused_for().await, Some(Duration::from_secs(5)));
 
     let fixture = Fixture::new();
@@ -98,7 +99,7 @@ async fn it_opens_when_the_ratio_of_enough_calls_has_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn every_way_of_not_answering_counts_and_so_does_slowness() {
+async fn missing_and_slow_responses_count_as_failures() {
     for does in
         [Does::Say(Code::Unavailable), Does::Say(Code::DeadlineExceeded), Does::Say(Code::Cancelled), Does::TakeLong]
     {
@@ -109,7 +110,7 @@ async fn every_way_of_not_answering_counts_and_so_does_slowness() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_thousand_refusals_change_nothing() {
+async fn rejections_do_not_open_the_breaker() {
     let fixture = Fixture::new();
     for code in [
         Code::NotFound,
@@ -139,7 +140,7 @@ async fn old_failures_are_forgotten() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn while_open_it_says_when_it_will_try_again() {
+async fn while_open_it_returns_the_remaining_time() {
     let fixture = Fixture::new();
     fixture.open().await;
     advance(Duration::from_millis(1_500)).await;
@@ -147,17 +148,17 @@ async fn while_open_it_says_when_it_will_try_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_closes_when_all_probes_went_well() {
+async fn it_closes_when_all_probes_succeed() {
     let fixture = Fixture::new();
     fixture.half_open().await;
     fixture.calls(3, Does::Answer).await;
     assert_eq!(fixture.refused_for().await, None);
     fixture.calls(15, Does::Say(Code::Unavailable)).await;
-    assert_eq!(fixture.refused_for().await, None, "it counts from nothing: 15 calls say little");
+    assert_eq!(fixture.refused_for().await, None, "the window is empty again, and 15 calls are too few");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refusal_is_a_probe_that_went_well() {
+async fn a_rejection_is_a_successful_probe() {
     let fixture = Fixture::new();
     fixture.half_open().await;
     fixture.calls(3, Does::Say(Code::NotFound)).await;
@@ -165,7 +166,7 @@ async fn a_refusal_is_a_probe_that_went_well() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_bad_probe_opens_it_again() {
+async fn a_failed_probe_opens_it_again() {
     for does in [Does::Say(Code::Unavailable), Does::TakeLong] {
         let fixture = Fixture::new();
         fixture.half_open().await;
@@ -176,7 +177,7 @@ async fn one_bad_probe_opens_it_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn half_open_lets_only_so_many_through_at_once() {
+async fn half_open_admits_a_limited_number_of_probes() {
     let fixture = Fixture::new();
     fixture.half_open().await;
     let mut probes: Vec<_> = (0..3).map(|_| fixture.call(Does::Hang)).collect();
@@ -187,19 +188,19 @@ async fn half_open_lets_only_so_many_through_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_probe_that_is_given_up_gives_its_place_back() {
+async fn a_cancelled_probe_frees_its_slot() {
     let fixture = Fixture::new();
     fixture.half_open().await;
     for _ in 0..10 {
         let mut probe = fixture.call(Does::Hang);
-        assert!(futures::poll!(&mut probe).is_pending(), "there is a place for it");
+        assert!(futures::poll!(&mut probe).is_pending(), "a slot is free for the probe");
     }
     fixture.calls(3, Does::Answer).await;
     assert_eq!(fixture.refused_for().await, None, "closed");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_call_that_is_given_up_counts_only_if_it_was_slow_by_then() {
+async fn a_cancelled_call_counts_only_if_it_was_slow() {
     let hurry = async |fixture: &Fixture, patience: u64| {
         for _ in 0..40 {
             tokio::time::timeout(Duration::from_millis(patience), fixture.call(Does::Hang)).await.ok();
@@ -213,7 +214,7 @@ async fn a_call_that_is_given_up_counts_only_if_it_was_slow_by_then() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn calls_of_an_earlier_state_say_nothing_about_this_one() {
+async fn results_of_an_earlier_state_are_ignored() {
     let fixture = Fixture::new();
     let mut late: Vec<_> = (0..30).map(|_| fixture.call(Does::TakeLong)).collect();
     for call in &mut late {

@@ -1,6 +1,6 @@
-//! Counts calls over a sliding span of time, in slots that are forgotten one by one.
+//! Counts calls over a sliding window of time. The window consists of slots that expire one by one.
 
-/// Slots in a window.
+/// The number of slots in a window.
 pub(super) const SLOTS: u32 = 10;
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -24,7 +24,7 @@ impl Window {
         slot.failures = slot.failures.saturating_add(u32::from(failed));
     }
 
-    /// Calls, and how many of them failed.
+    /// Returns the number of calls and of failed calls in the window that ends at `tick`.
     pub(super) fn totals(&self, tick: u64) -> (u32, u32) {
         let recent = self.0.iter().filter(|slot| tick.saturating_sub(slot.tick) < u64::from(SLOTS));
         recent.fold((0, 0), |(calls, failures), slot| {
@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_older_than_the_window_is_forgotten_slot_by_slot() {
+    fn calls_older_than_the_window_expire_slot_by_slot() {
         let mut window = Window::default();
         for tick in 0..10 {
             window.add(tick, tick < 2);
@@ -47,6 +47,6 @@ mod tests {
             assert_eq!(window.totals(now), expected, "at {now}");
         }
         window.add(10, true);
-        assert_eq!(window.totals(10), (10, 2), "the slot was taken over, not added to");
+        assert_eq!(window.totals(10), (10, 2), "the slot was reset before its reuse");
     }
 }

@@ -1,8 +1,9 @@
-//! Bounds the calls under way. One too many is refused at once: a queue would only add its wait to what is late already.
+//! Bounds the number of running calls. A call above the limit is rejected immediately: a queue would only add its delay
+//! to calls that are already late.
 //!
-//! It is the innermost layer: what others refuse takes no permit. A permit is held until the response's body has ended or
-//! its caller has gone, whichever comes first. A client that takes nothing of its response must not keep a place for that: where
-//! the permits run out, those of bodies that nobody has asked for more for [`IDLE`] are taken back.
+//! This is the innermost layer, so calls that other layers reject take no permit. A call holds its permit until its
+//! response body ends or its caller disconnects. A client that does not read its response must not occupy a permit:
+//! when no permit is free, those of bodies that were not polled for [`IDLE`] are revoked.
 
 use std::{
     collections::HashMap,
@@ -27,12 +28,12 @@ use tower::{Layer, Service};
 use super::{methods, reply};
 use crate::{config::EXEMPT_STREAMS, error::ApiError};
 
-/// A body that has given something, or could, and that its client has not asked for more for so long is idle.
+/// A body is idle if its client has not polled it for this long although it may have data.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
-/// How often the permits of idle bodies are looked for.
+/// Minimum time between two searches for idle bodies.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Permits, and the bodies that hold some.
+/// The permits, and the bodies that hold them.
 #[derive(Debug)]
 struct Permits {
     free: Arc<Semaphore>,
@@ -49,7 +50,7 @@ struct Held {
 #[derive(Debug)]
 struct Hold {
     permit: OwnedSemaphorePermit,
-    /// Since when the body waits for its client; `None` while it waits for the service.
+    /// When the body began to wait for its client; `None` while it waits for the service.
     idle: Option<Instant>,
 }
 
@@ -61,12 +62,12 @@ impl Permits {
     fn try_acquire(&self) -> Option<OwnedSemaphorePermit> {
         let acquire = || self.free.clone().try_acquire_owned().ok();
         acquire().or_else(|| {
-            self.take_back();
+            self.revoke_idle();
             acquire()
         })
     }
 
-    fn take_back(&self) {
+    fn revoke_idle(&self) {
         let (now, mut held) = (Instant::now(), self.held());
         if held.looked.is_some_and(|looked| now - looked < LOOK) {
             return;
@@ -75,7 +76,7 @@ impl Permits {
         held.bodies.retain(|_, hold| hold.idle.is_none_or(|idle| now - idle < IDLE));
     }
 
-    /// What holds the permit until it is dropped. Its body has not been asked for anything yet.
+    /// Registers a body, which holds the permit until the returned value is dropped. The body counts as not polled yet.
     fn hold(self: &Arc<Self>, permit: OwnedSemaphorePermit) -> BodyPermit {
         let mut held = self.held();
         held.begun += 1;
@@ -86,12 +87,12 @@ impl Permits {
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
-        // Changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Every change of the map is a single step, so a panic in another thread leaves it consistent.
         self.held.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A body's permit, unless it was taken back.
+/// The permit of a body, unless it was revoked.
 #[derive(Debug)]
 struct BodyPermit {
     permits: Arc<Permits>,
@@ -118,7 +119,7 @@ impl Drop for BodyPermit {
 pub(crate) struct AdmissionLayer {
     service: &'static str,
     permits: Arc<Permits>,
-    /// For streams of health and reflection: a client that opens them without end must be refused too.
+    /// For health and reflection streams: a client that opens them without limit must be rejected too.
     exempt: Arc<Permits>,
 }
 
@@ -180,7 +181,7 @@ where
 
 pin_project! {
     pub(crate) struct AdmissionFuture<F> {
-        // None if the call is shed.
+        // None if the call is rejected.
         #[pin]
         inner: Option<F>,
         permit: Option<(Arc<Permits>, OwnedSemaphorePermit)>,
@@ -206,7 +207,7 @@ where
     }
 }
 
-/// A body that holds its call's permit.
+/// A body that holds the permit of its call.
 #[derive(Debug, Default)]
 pub(crate) struct AdmissionBody<B> {
     inner: B,

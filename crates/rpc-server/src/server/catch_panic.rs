@@ -1,7 +1,7 @@
-//! A panic in a handler answers INTERNAL and ends that call only.
+//! Converts a panic in a handler into INTERNAL; only that call ends.
 //!
-//! It stands inside the layers that observe and that know the language, and outside all that hold something for a call: their
-//! futures and bodies are dropped by the unwinding, so a permit comes back.
+//! This layer is inside the observe and language layers and outside of all layers that hold resources for a call:
+//! unwinding drops their futures and bodies, which releases permits.
 
 use std::{
     any::Any,
@@ -51,7 +51,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // Generated services run nothing of a handler before the first poll.
+        // Only polling needs protection: generated services run no handler code in `call`.
         CatchPanicFuture { inner: self.inner.call(request) }
     }
 }
@@ -84,7 +84,7 @@ fn status_of(panic: &(dyn Any + Send)) -> Status {
     error::internal_status()
 }
 
-/// A body that a panic ends with INTERNAL; empty after that.
+/// A body that ends with INTERNAL after a panic; empty afterwards.
 #[derive(Debug)]
 pub(crate) struct CatchPanicBody<B> {
     inner: Option<B>,

@@ -1,10 +1,11 @@
-//! Accepts connections and serves HTTP/1.1 and HTTP/2 on each, whichever the client speaks.
+//! Accepts connections and serves HTTP/1.1 or HTTP/2 on each, depending on the client.
 //!
-//! A connection ends by itself after an age that is drawn for each, so that new replicas get traffic and not all clients come
-//! back at once: it takes no new calls, and its watches end with `SHUTTING_DOWN`. Calls under way keep their deadlines: the
-//! connection goes on until the last of them, up to a cap, where what is left ends with `SHUTTING_DOWN`; then it is cut. When the
-//! server drains the same happens to all, within its own hard cap; a client without calls that does not acknowledge GOAWAY is cut
-//! soon. Everything that a client decides about is bounded: connections, streams, headers, resets, idle time.
+//! Each connection has a random maximum age, so that new replicas receive traffic and clients do not all reconnect at
+//! once. At that age a connection accepts no new calls, and its watches end with `SHUTTING_DOWN`. Running calls keep
+//! their deadlines: the connection stays open until the last of these deadlines, up to a cap. At the cap the remaining
+//! calls end with `SHUTTING_DOWN`; then the connection closes. When the server drains, the same happens to all
+//! connections, within the server's hard cap; an idle client that does not acknowledge GOAWAY is disconnected early.
+//! Everything that a client controls is bounded: connections, streams, headers, resets, idle time.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
@@ -34,28 +35,28 @@ use super::{
     windows::Windows,
 };
 
-/// What one client may take.
+/// Limits for one client.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
-    /// Connections at once; more wait in the kernel's queue.
+    /// Concurrent connections; further ones wait in the kernel's queue.
     pub connections: usize,
-    /// Streams at once on one connection.
+    /// Concurrent streams on one connection.
     pub streams: u32,
-    /// After this, give or take a fifth, a connection takes no new calls.
+    /// Age at which a connection accepts no new calls; the actual age is random, within 20 %.
     pub max_age: Duration,
-    /// How long it then goes on at least, while clients read what ends their watches.
+    /// Minimum time that a connection stays open after `max_age`, so that clients can read the end of their watches.
     pub max_age_grace: Duration,
-    /// How long it goes on at most, for calls whose deadlines are later than that.
+    /// Maximum time that a connection stays open after `max_age`, for calls with later deadlines.
     pub max_age_cap: Duration,
-    /// A client that answers no ping for `ping_timeout` is gone.
+    /// Interval of pings; a client that does not respond within `ping_timeout` is disconnected.
     pub ping_interval: Duration,
     /// See `ping_interval`.
     pub ping_timeout: Duration,
-    /// How long an HTTP/1.1 connection may be without a request.
+    /// How long an HTTP/1.1 connection may be idle between requests.
     pub idle: Duration,
-    /// For the headers of an HTTP/1.1 request.
+    /// How long the headers of an HTTP/1.1 request may take.
     pub header_read_timeout: Duration,
-    /// Bytes of all headers of a request.
+    /// Limit of the headers of a request, in bytes.
     pub header_bytes: u32,
 }
 
@@ -76,24 +77,24 @@ impl Default for ConnectionLimits {
     }
 }
 
-/// How connections and calls learn of the server's end. In the order in which they are cancelled.
+/// Signals of the server's shutdown to connections and calls, in the order in which they are cancelled.
 #[derive(Debug, Clone)]
 pub(crate) struct Signals {
-    /// Waits and streams end, the new ones too.
+    /// Waits and streams end, including new ones.
     pub(crate) ending: CancellationToken,
-    /// Take nothing new, finish what there is.
+    /// Connections accept no new calls and finish the running ones.
     pub(crate) draining: CancellationToken,
-    /// What is left is told that it ends.
+    /// The remaining calls end with `SHUTTING_DOWN`.
     pub(crate) forced_end: ForcedEnd,
-    /// Cut what is left.
+    /// The remaining connections close.
     pub(crate) kill: CancellationToken,
 }
 
-/// A client with no calls on its connection has this long to answer that the connection ends. The answer is due in one round
-/// trip; who hangs would hold up every server of the process in its turn.
+/// How long a client without running calls may take to acknowledge GOAWAY. An acknowledgement needs one round trip;
+/// without this limit one dead client would delay the shutdown of every server of the process in turn.
 const GOAWAY_ACK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs each call of an HTTP/2 connection as a task that the server's stop waits for.
+/// Spawns each call of an HTTP/2 connection as a task that the shutdown waits for.
 #[derive(Clone)]
 struct Calls {
     tasks: Tasks,
@@ -105,16 +106,16 @@ impl Calls {
         Self { tasks, under_way: watch::Sender::new(0) }
     }
 
-    fn begin(&self) -> UnderWay {
+    fn begin(&self) -> RunningCall {
         self.under_way.send_modify(|count| *count += 1);
-        UnderWay(self.under_way.clone())
+        RunningCall(self.under_way.clone())
     }
 
-    /// Returns once nothing has been under way for [`GOAWAY_ACK_TIMEOUT`].
-    async fn fall_silent(&self) {
+    /// Returns once no call has been running for [`GOAWAY_ACK_TIMEOUT`].
+    async fn no_calls_for_timeout(&self) {
         let mut counts = self.under_way.subscribe();
         loop {
-            // The sender is ours: it is never gone.
+            // The wait cannot fail: `self` owns the sender.
             counts.wait_for(|count| *count == 0).await.ok();
             if timeout(GOAWAY_ACK_TIMEOUT, counts.wait_for(|count| *count != 0)).await.is_err() {
                 return;
@@ -123,10 +124,10 @@ impl Calls {
     }
 }
 
-/// Dropped when what is under way has ended.
-struct UnderWay(watch::Sender<usize>);
+/// Dropped when the call has ended.
+struct RunningCall(watch::Sender<usize>);
 
-impl Drop for UnderWay {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -145,7 +146,7 @@ where
     }
 }
 
-/// Accepts until the server drains; the listener closes then.
+/// Accepts connections until the server drains; then the listener closes.
 pub(crate) async fn accept<S>(
     listener: TcpListener,
     service: S,
@@ -178,7 +179,7 @@ pub(crate) async fn accept<S>(
                 });
             }
             Err(error) => {
-                // Out of file descriptors, most likely: without a pause this would spin until some are free.
+                // Most likely the process has no free file descriptors: without a pause this loop would spin.
                 tracing::warn!(%error, "a connection could not be accepted");
                 sleep(Duration::from_millis(50)).await;
             }
@@ -192,7 +193,7 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
     builder
         .http1()
         .timer(TokioTimer::new())
-        // Both are looked after by `http1`.
+        // `http1` enforces both timeouts.
         .header_read_timeout(None)
         .half_close(true)
         .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
@@ -206,7 +207,7 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
         .max_frame_size(16 * 1024)
         .initial_stream_window_size(windows.stream)
         .initial_connection_window_size(windows.connection)
-        // Callers whose deadlines pass reset many streams at once: a number as small as the default closes the connection on them.
+        // When deadlines expire, clients reset many streams at once. The small default would close the connection.
         .max_pending_accept_reset_streams(1024)
         .max_local_error_reset_streams(1024);
     builder
@@ -229,7 +230,7 @@ where
         let mut busy = None;
         if request.version() != Version::HTTP_2 {
             busy = Some(noted.begin(methods::find(request.uri().path()).is_some_and(|method| method.streams)));
-            // No task of its own tells when this call ends: such a connection is never taken for one without calls.
+            // No task marks the end of this call, so the connection never counts as idle.
             counted.under_way.send_modify(|count| *count += 1);
         }
         if let Some(refusal) = guard.refuse(&request) {
@@ -250,37 +251,37 @@ where
     let builder = builder(&limits, calls.clone());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
-    let mut is_over = pin!(http1.is_over(&limits));
+    let mut should_close = pin!(http1.should_close(&limits));
     let ended = tokio::select! {
         end = connection.as_mut() => Some(Some(end)),
-        () = is_over.as_mut() => Some(None),
+        () = should_close.as_mut() => Some(None),
         () = signals.draining.cancelled() => None,
         () = sleep(age) => None,
     };
     let end = if let Some(end) = ended {
         end
     } else {
-        // Where the server drains, its hard cap and not the age decides.
+        // While the server drains, its hard cap applies instead of the age.
         let by_age = !signals.draining.is_cancelled();
         ends.streams.cancel();
         connection.as_mut().graceful_shutdown();
         tokio::select! {
             end = connection => Some(end),
-            () = is_over => None,
+            () = should_close => None,
             () = signals.kill.cancelled() => None,
-            () = calls.fall_silent() => None,
-            () = ends.last_words(&limits), if by_age => None,
+            () = calls.no_calls_for_timeout() => None,
+            () = ends.end_after_grace(&limits), if by_age => None,
         }
     };
     match end {
         Some(Ok(())) => {}
-        // Clients that go away without a word are everyday's business.
+        // Clients that disconnect without a message are normal.
         Some(Err(error)) => tracing::debug!(%error, "a connection ended with an error"),
-        None => tracing::debug!("a connection was cut"),
+        None => tracing::debug!("a connection was aborted"),
     }
 }
 
-/// What ends the calls of one connection.
+/// The signals that end the calls of one connection.
 struct Ends {
     streams: CancellationToken,
     forced_end: ForcedEnd,
@@ -289,7 +290,7 @@ struct Ends {
 
 impl Ends {
     fn from_signals(signals: &Signals) -> Self {
-        // Of the connection's own, as all calls of the server would meet at one lock.
+        // Child tokens of the connection: with shared tokens all calls of the server would contend for one lock.
         let forced_end = ForcedEnd {
             work: signals.ending.child_token(),
             reads: signals.forced_end.reads.child_token(),
@@ -298,7 +299,7 @@ impl Ends {
         Self { streams: signals.ending.child_token(), forced_end, deadlines: Deadlines::default() }
     }
 
-    /// What each request brings to the layers.
+    /// Returns the extensions that the layers expect in each request.
     fn extensions(&self, signals: &Signals) -> Extensions {
         let mut extensions = Extensions::new();
         extensions.insert(Draining(signals.ending.clone()));
@@ -308,9 +309,9 @@ impl Ends {
         extensions
     }
 
-    /// Waits until a connection that has reached its age need not go on, and ends what is left with a reason.
-    async fn last_words(&self, limits: &ConnectionLimits) {
-        outlive(&self.deadlines, limits).await;
+    /// Waits until a connection that has reached its age may close, then ends the remaining calls with a reason.
+    async fn end_after_grace(&self, limits: &ConnectionLimits) {
+        wait_for_deadlines(&self.deadlines, limits).await;
         let ForcedEnd { work, reads, all } = &self.forced_end;
         for token in [work, reads, all] {
             token.cancel();
@@ -319,8 +320,8 @@ impl Ends {
     }
 }
 
-/// Waits for the last deadline under way and its answer, within the bounds of the grace.
-async fn outlive(deadlines: &Deadlines, limits: &ConnectionLimits) {
+/// Waits until the last deadline of the running calls, plus the time for its response, within the grace limits.
+async fn wait_for_deadlines(deadlines: &Deadlines, limits: &ConnectionLimits) {
     let now = Instant::now();
     let (least, most) = (now + limits.max_age_grace, now + limits.max_age_cap.max(limits.max_age_grace));
     loop {

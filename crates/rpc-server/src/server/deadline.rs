@@ -1,8 +1,9 @@
-//! Ends each call at its caller's deadline, or, where a unary call brings none, at the server's.
+//! Ends each call at its caller's deadline, or at the server's default deadline if a unary call has none.
 //!
-//! Tonic's own timeout answers CANCELLED and forgets the bodies of streams; this one answers DEADLINE_EXCEEDED with a reason and
-//! holds for the whole response. It stands outside the admission, so that a call that has expired gives back its permit.
-//! It also limits `grpc-retry-pushback-ms`, of all layers and handlers inside of it, by what is left of the deadline.
+//! tonic's own timeout returns CANCELLED and does not cover response streams; this layer returns DEADLINE_EXCEEDED with
+//! a reason and covers the whole response. It is outside of the admission layer, so that an expired call releases its
+//! permit. It also limits every `grpc-retry-pushback-ms` of inner layers and handlers to the time left until the
+//! deadline.
 
 use std::{
     future::Future,
@@ -28,25 +29,25 @@ use crate::error::ApiError;
 const HEADER: &str = "grpc-timeout";
 const UNARY_FRAMES: u64 = 2;
 
-/// A later deadline than this is no limit that anyone would live to see, but may not fit into an `Instant`.
+/// Longer timeouts are clamped to one year; `Instant + Duration` could overflow.
 const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// The moment at which the caller, or the server for it, gives up: an extension of every request that has one.
+/// The deadline of the call: of the caller, or else the server's default. An extension of every request that has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(pub Instant);
 
 impl Deadline {
-    /// What is left, zero once it has passed.
+    /// The time left; zero once the deadline has passed.
     #[must_use]
     pub fn remaining(self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
 
-/// The time that a caller gives; `None` if they set no limit.
+/// Parses the caller's timeout; `None` if there is none.
 ///
 /// # Errors
-/// INVALID_ARGUMENT naming the header, if it is not 1 to 8 digits and a unit.
+/// INVALID_ARGUMENT that names the header, unless the value is 1 to 8 digits and a unit.
 pub fn timeout_of(map: &HeaderMap) -> Result<Option<Duration>, ApiError> {
     let Some(value) = map.get(HEADER) else { return Ok(None) };
     let malformed =
@@ -71,7 +72,7 @@ pub fn timeout_of(map: &HeaderMap) -> Result<Option<Duration>, ApiError> {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct DeadlineLayer {
-    /// For unary calls that bring none.
+    /// For unary calls without a deadline.
     pub(crate) default: Duration,
 }
 
@@ -101,13 +102,13 @@ impl<S> DeadlineService<S> {
     }
 }
 
-/// What is left until then, zero once it has passed; `None` without a deadline.
+/// The time left; zero once the deadline has passed, `None` without a deadline.
 fn left_until(at: Option<Instant>) -> Option<Duration> {
     at.map(|at| Deadline(at).remaining())
 }
 
-/// Has the connection go on until the call's deadline. Work that ends by itself has none, and may take as long as the connection
-/// allows.
+/// Keeps the connection open until the call's deadline. Finite streams of work have no deadline and may take as long as
+/// the connection allows.
 fn hold<A>(request: &Request<A>, deadline: Option<Deadline>) -> Option<Held> {
     let finishes = || methods::find(request.uri().path()).is_some_and(|method| method.finishes);
     let until = deadline.map(|deadline| deadline.0).or_else(|| finishes().then(|| Instant::now() + LONGEST))?;
@@ -147,7 +148,7 @@ where
 
 pin_project! {
     pub(crate) struct DeadlineFuture<F> {
-        // None only if the call is refused before it began.
+        // None only if the call was rejected at once.
         #[pin]
         inner: Option<F>,
         #[pin]
@@ -179,21 +180,21 @@ where
         }
         let Some(sleep) = this.sleep.as_mut().as_pin_mut() else { return Poll::Pending };
         ready!(sleep.poll(context));
-        // Whatever the call holds is given back now, not when the answer has been sent.
+        // Releases the resources of the call now instead of after the response is sent.
         this.inner.set(None);
         Poll::Ready(Ok(reply::only_trailers(expired())))
     }
 }
 
-/// A body that ends with DEADLINE_EXCEEDED at the deadline; empty after that.
+/// A body that ends with DEADLINE_EXCEEDED at the deadline; empty afterwards.
 #[derive(Debug)]
 pub(crate) struct DeadlineBody<B> {
     inner: Option<B>,
     at: Option<Instant>,
-    /// Made when the body first keeps its reader waiting, which a unary one never does.
+    /// Created at the first pending poll, which a unary response does not have.
     sleep: Option<Pin<Box<Sleep>>>,
     frames: u64,
-    /// Until the answer has been sent.
+    /// Held until the response is sent.
     _held: Option<Held>,
 }
 
@@ -224,7 +225,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for DeadlineBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
-        // A unary body has two frames, message and trailers: what has more is a stream, which may always have more.
+        // A unary body has two frames, message and trailers. A body with more frames is a stream. If a
+        // stream is always ready, only this comparison ends it: the timer is polled while the body is pending.
         let is_late = this.frames >= UNARY_FRAMES && this.at.is_some_and(|at| at <= Instant::now());
         if !is_late {
             if let Poll::Ready(mut frame) = Pin::new(inner).poll_frame(context) {
@@ -281,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_one_is_refused_by_name() {
+    fn a_malformed_timeout_names_the_header() {
         for text in ["", "S", "5", "5s", "5 S", "-1S", "+1S", "1.5S", "123456789S", "5SS"] {
             let error = parse(text).expect_err(text);
             assert_eq!(error.reason(), ErrorReason::InvalidField);

@@ -1,10 +1,14 @@
-//! Ends calls with `SHUTTING_DOWN` when the server drains, so that nobody who is still there sees a connection that breaks.
+//! Ends calls with `SHUTTING_DOWN` when the server drains, so that no connected client sees a broken connection.
 //!
-//! Each request carries [`Draining`], for handlers that wait. What they do not end themselves is ended from here, so this must
-//! be outside of all services and inside the deadline: a stream at once, and also when only its connection has reached its
-//! age, so that its client moves on before the connection is cut, unless it shows the progress of some work that ends by itself; a read that has no answer yet after a short grace, since
-//! what takes so long is a wait, of which a gateway knows no more than that; everything else when there is no time left. A
-//! command is not ended sooner, because its effect may stand already.
+//! Each request carries [`Draining`], for handlers that wait. This layer ends the calls that their handlers do not end,
+//! so it must be outside of all services and inside the deadline layer:
+//!
+//! - Streams end immediately, also when only their connection has reached its maximum age, so that the client moves to
+//!   another connection before this one closes. A stream that reports the progress of finite work continues when only
+//!   the connection ages.
+//! - Unanswered read-only calls end after a short grace: the gateway cannot tell a wait from work.
+//! - Everything else ends when no time is left. Commands do not end earlier, because their effect may already be
+//!   committed.
 
 use std::{
     future::Future,
@@ -23,25 +27,27 @@ use tower::{Layer, Service};
 use super::{methods, reply};
 use crate::error::ApiError;
 
-/// An answer that drains may still deliver this many frames that are ready, such as the last news of its health.
+/// A draining response may still deliver this many frames that are ready, such as the last health change.
 const LAST_FRAMES: u32 = 16;
 
-/// Cancelled when a call should end early with `SHUTTING_DOWN`: an extension of every request.
+/// Cancelled when a call should end early with `SHUTTING_DOWN`. An extension of every request.
 #[derive(Debug, Clone, Default)]
 pub struct Draining(pub CancellationToken);
 
-/// Cancelled when the connection drains, with the server or because of its age: an extension of every request.
+/// Cancelled when the connection drains, because the server stops or because of the connection's age. An extension of
+/// every request.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionDraining(pub CancellationToken);
 
-/// When calls end that nothing else has ended: an extension of every request. Each token is cancelled with the one after it.
+/// Ends calls that nothing else has ended. An extension of every request. The tokens are cancelled in the order of the
+/// fields.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ForcedEnd {
-    /// For streams that show the progress of some work.
+    /// For streams that report the progress of finite work.
     pub(crate) work: CancellationToken,
-    /// For reads without an answer.
+    /// For read-only calls without a response.
     pub(crate) reads: CancellationToken,
-    /// For all that are left.
+    /// For all remaining calls.
     pub(crate) all: CancellationToken,
 }
 
@@ -85,7 +91,7 @@ where
                 request.extensions_mut().insert(Draining(token.clone()));
                 Ends { unanswered: end(token.clone()), answered: Some(token) }
             }
-            // An answer that has begun is sent to its end.
+            // A read-only response that has begun is sent to its end.
             _ if method.is_some_and(|method| method.reads && !method.streams) => {
                 Ends { unanswered: end(forced_end.reads), answered: Some(forced_end.all) }
             }
@@ -101,10 +107,10 @@ fn end(token: CancellationToken) -> End {
     Box::pin(token.cancelled_owned())
 }
 
-/// What ends a call before its answer, and what ends the answer.
+/// The signals that end a call before its response, and during the response.
 struct Ends {
     unanswered: End,
-    /// None once the answer has begun.
+    /// None once the response has begun.
     answered: Option<CancellationToken>,
 }
 
@@ -125,7 +131,8 @@ where
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        // A handler that listens answers first, with more to say than is known here.
+        // The handler is polled first: one that observes `Draining` returns a more specific response than this layer
+        // can.
         let Poll::Ready(response) = this.inner.poll(context) else {
             ready!(this.ends.unanswered.as_mut().poll(context));
             return Poll::Ready(Ok(reply::only_trailers(ApiError::new(ErrorReason::ShuttingDown))));
@@ -137,11 +144,11 @@ where
     }
 }
 
-/// A body that ends with SHUTTING_DOWN once its token is cancelled and it has nothing ready; empty after that.
+/// A body that ends with SHUTTING_DOWN once its token is cancelled and it has no ready frame; empty afterwards.
 pub(crate) struct DrainBody<B> {
     inner: Option<B>,
     draining: Option<End>,
-    /// Set once the answer drains.
+    /// Set once the response drains.
     frames_left: Option<u32>,
 }
 
@@ -159,7 +166,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for DrainBody<B> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else { return Poll::Ready(None) };
         if this.draining.as_mut().is_some_and(|token| token.as_mut().poll(context).is_ready()) {
-            // A future that has ended must not be polled again.
+            // A completed future must not be polled again.
             this.draining = None;
             this.frames_left = Some(LAST_FRAMES);
         }

@@ -1,4 +1,4 @@
-//! How long a connection that has reached its age goes on: until the last deadline that was accepted on it.
+//! Determines how long a connection stays open after its maximum age: until the last deadline of its running calls.
 
 use std::{
     collections::BTreeMap,
@@ -7,24 +7,24 @@ use std::{
 
 use tokio::time::Instant;
 
-/// The deadlines of the calls under way on one connection: an extension of every request. Clones share them.
+/// The deadlines of the running calls of one connection. An extension of every request. Clones share state.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Deadlines(Arc<Mutex<BTreeMap<Instant, usize>>>);
 
 impl Deadlines {
-    /// A call that may take until then, and ends when the returned value is dropped.
+    /// Registers a call with this deadline until the returned value is dropped.
     pub(crate) fn hold(&self, until: Instant) -> Held {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner).entry(until).or_default() += 1;
         Held { deadlines: self.clone(), until }
     }
 
-    /// The last deadline of the calls under way.
+    /// The latest deadline of the running calls.
     pub(crate) fn last(&self) -> Option<Instant> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).last_key_value().map(|(last, _)| *last)
     }
 }
 
-/// A call under way.
+/// A registered call.
 #[derive(Debug)]
 pub(crate) struct Held {
     deadlines: Deadlines,

@@ -1,41 +1,42 @@
-//! Refuses requests before any layer or handler sees them: what is no HTTP, what a web page must not send, and, at a server of gRPC
-//! services, what is no gRPC.
+//! Rejects requests before any layer or handler: invalid HTTP, requests that a web page must not send, and, at a server
+//! of gRPC services, everything except gRPC.
 //!
-//! A server on the loopback without authentication trusts everybody who reaches it. Web pages of any origin reach it through their
-//! visitor's browser, so what a browser sends counts only if it names a loopback host (else a name of the page's owner has been
-//! rebound to this machine) and comes from a page of the server's own or of a loopback origin. Browsers cannot send HTTP/2 without
-//! TLS, nor `application/grpc` without asking first.
+//! A server on a loopback address without authentication trusts every client that reaches it. Web pages of any origin
+//! can reach it through the browser of a visitor. A browser's request is therefore accepted only if it names a loopback
+//! host (otherwise the owner of the page may have rebound its DNS name to this machine) and if it comes from a page of
+//! the server or of a loopback origin. Browsers cannot send HTTP/2 without TLS, nor `application/grpc` without a
+//! preflight request.
 
 use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header, request, uri::Authority};
 
-/// Origins whose pages may call, beside a server's own and those of the loopback.
+/// Origins whose pages may call, besides the server's own and loopback origins.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Origins {
-    /// All.
+    /// All origins.
     Any,
-    /// As browsers send them: `https://example.org`.
+    /// The listed origins, written as browsers send them: `https://example.org`.
     These(Vec<HeaderValue>),
 }
 
-/// What a server answers to browsers.
+/// Which requests of browsers a server accepts.
 #[derive(Debug, Clone)]
 pub struct Browsers {
     origins: Origins,
-    /// Requests that are no gRPC must name a loopback host, or the host of an allowed origin.
+    /// Requests other than gRPC over HTTP/2 must name a loopback host, or the host of an allowed origin.
     by_loopback_names: bool,
 }
 
 impl Browsers {
-    /// For a server without authentication that listens there.
+    /// The rules for a server without authentication on the address `listen`.
     #[must_use]
     pub fn new(origins: Origins, listen: SocketAddr) -> Self {
         Self { origins, by_loopback_names: listen.ip().is_loopback() }
     }
 
-    /// Whether a page of this origin may call a server that the request calls by this name.
+    /// Returns whether a page of this origin may send this request; a page of the server's own host may.
     #[must_use]
     pub fn allow(&self, origin: &HeaderValue, head: &request::Parts) -> bool {
         self.allows(origin, host(&head.headers, head.uri.authority()))
@@ -70,7 +71,7 @@ impl Browsers {
             (Some(origin), None) => !self.allows(origin, host),
             _ => true,
         };
-        // A preflight runs nothing: whoever answers it says that the origin is not allowed.
+        // A preflight has no effect; its handler reports that the origin is not allowed.
         if foreign && request.method() != Method::OPTIONS {
             let text =
                 "pages of this origin may not call; add it to cors.allowed_origins of the gateway if they should\n";
@@ -86,7 +87,7 @@ impl Browsers {
     }
 }
 
-/// What a server takes in.
+/// Which requests a server accepts.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
     pub(crate) browsers: Browsers,
@@ -95,7 +96,7 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// The answer to a request that goes no further.
+    /// Returns the response of a rejected request; `None` if the request may continue.
     pub(crate) fn refuse<B>(&self, request: &Request<B>) -> Option<Response<Body>> {
         if request.version() == Version::HTTP_11 && !has_one_host(request.headers()) {
             let text = "an HTTP/1.1 request has exactly one Host header\n";
@@ -113,8 +114,8 @@ impl Guard {
     }
 }
 
-/// The media type of a request without its parameters, which a media type may always have (RFC 9110, 8.3.1); `None` if there is
-/// not exactly one.
+/// Returns the media type of a request without parameters, which every media type may have (RFC 9110, 8.3.1); `None`
+/// unless there is exactly one.
 #[must_use]
 pub fn media_type(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
@@ -123,7 +124,7 @@ pub fn media_type(headers: &HeaderMap) -> Option<&str> {
     (!text.contains(',')).then_some(text)
 }
 
-/// Whether the content type is that of gRPC with protobuf messages.
+/// Returns whether the content type is gRPC with protobuf messages.
 #[must_use]
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     let known = ["application/grpc", "application/grpc+proto"];
@@ -136,18 +137,18 @@ fn has_one_host(headers: &HeaderMap) -> bool {
     Authority::try_from(host.as_bytes()).is_ok()
 }
 
-/// By which name a request calls the server, with the port.
+/// Returns the host that the request names, with its port.
 fn host<'a>(headers: &'a HeaderMap, authority: Option<&'a Authority>) -> Option<&'a str> {
     let host = headers.get(header::HOST).map(|host| host.to_str().unwrap_or_default());
     host.or_else(|| authority.map(Authority::as_str))
 }
 
-/// Host and port of an origin.
+/// Returns host and port of an origin.
 fn authority_of(origin: &str) -> Option<&str> {
     origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"))
 }
 
-/// Whether a host, with or without a port, is this machine.
+/// Returns whether a host, with or without a port, is a loopback name or address.
 fn is_loopback(host: &str) -> bool {
     let Ok(authority) = host.parse::<Authority>() else { return false };
     let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
@@ -174,7 +175,7 @@ mod tests {
         Guard { browsers: Browsers::new(origins, listen.parse().expect("an address")), only_grpc }
     }
 
-    /// The status of a refusal; 0 without one.
+    /// Returns the HTTP status of a rejection; 0 if the request is accepted.
     fn refused(guard: &Guard, version: Version, headers: &[(&str, &str)]) -> u16 {
         let mut request = Request::post("/").version(version);
         for (name, value) in headers {
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_is_rebound_to_this_machine_is_refused() {
+    fn a_dns_name_rebound_to_this_machine_is_rejected() {
         let (local, open) = (guard(&["https://own.example"], HERE, false), guard(&[], EVERYWHERE, false));
         for (host, expected) in [
             ("localhost:8088", 0),
@@ -243,7 +244,7 @@ mod tests {
             assert_eq!(refused(&open, Version::HTTP_11, &[("host", host)]), 0, "{host}");
         }
         let grpc = [("host", "ticket.internal:8082"), ("content-type", "application/grpc")];
-        assert_eq!(refused(&local, Version::HTTP_2, &grpc), 0, "no browser sends this");
+        assert_eq!(refused(&local, Version::HTTP_2, &grpc), 0, "browsers cannot send it");
     }
 
     #[test]
@@ -270,7 +271,7 @@ mod tests {
         }
         let twice = [("host", "localhost"), ("origin", "http://localhost"), ("origin", "http://localhost")];
         assert_eq!(refused(&local, Version::HTTP_11, &twice), 403);
-        // Elsewhere a server's own pages call it by its own name.
+        // On a network address a server's own pages use its own name.
         let open = guard(&[], EVERYWHERE, false);
         for (origin, expected) in [("https://tickets.example", 0), ("https://evil.example", 403)] {
             let headers = [("host", "tickets.example"), ("origin", origin)];

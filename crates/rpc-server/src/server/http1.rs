@@ -1,7 +1,7 @@
-//! HTTP/1.1 connections between and under their requests, as far as hyper does not look after them.
+//! Timeouts and disconnects of HTTP/1.1 connections that hyper does not handle.
 //!
-//! hyper has one timeout for the headers of a request and the idle time before it, and it either ends a call when its client
-//! closes the sending half of the connection, or does not see at all that a client has gone.
+//! hyper has one timeout for both the idle time and the headers of a request. When a client closes its sending half,
+//! hyper either aborts the call or does not notice that the client has disconnected.
 
 use std::{
     io::{self, ErrorKind, IoSlice},
@@ -25,25 +25,25 @@ use tokio::{
 
 use super::ConnectionLimits;
 
-/// What an HTTP/2 connection begins with, and no method of HTTP/1.1 does.
+/// The start of an HTTP/2 connection; no HTTP/1.1 method begins like this.
 const PREFACE: &[u8] = b"PRI ";
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// Nothing has come since the connection or the last answer.
+    /// Nothing was received since the connection opened or since the last response.
     Idle,
-    /// A request has begun to come.
+    /// The headers of a request are being received.
     Headers,
-    /// A request is answered.
+    /// A response is being sent.
     Busy {
-        /// By a stream, which may go on without end.
+        /// The response is a stream, which may be endless.
         streams: bool,
     },
-    /// The connection is none of HTTP/1.1.
+    /// The connection uses HTTP/2.
     Http2,
 }
 
-/// What is known of one connection; clones share it.
+/// The state of one connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Http1 {
     phase: watch::Sender<Phase>,
@@ -51,7 +51,7 @@ pub(crate) struct Http1 {
 }
 
 impl Http1 {
-    /// Takes a socket in, and returns it as the connection uses it.
+    /// Wraps a socket; returns the state and the socket for the connection to use.
     pub(crate) fn new(stream: TcpStream) -> (Self, Noted) {
         let (read, write) = stream.into_split();
         let http1 = Self { phase: watch::Sender::new(Phase::Idle), read: Arc::new(read) };
@@ -62,27 +62,27 @@ impl Http1 {
         self.phase.send_if_modified(|phase| std::mem::replace(phase, next) != next);
     }
 
-    /// A request has come; its answer ends when the returned value is dropped.
+    /// Marks the start of a request; its response ends when the returned value is dropped.
     pub(crate) fn begin(&self, streams: bool) -> Busy {
         self.set(Phase::Busy { streams });
         Busy(self.clone())
     }
 
-    /// Returns once the connection should be closed: it is idle or sends its headers for too long, or a stream is sent to a
-    /// client that has closed its half. Such a client has gone, most likely, and nothing else would tell; what has an end is
-    /// answered all the same.
-    pub(crate) async fn is_over(&self, limits: &ConnectionLimits) {
+    /// Returns once the connection should close: it was idle or received headers for too long, or it sends a stream to
+    /// a client that has closed its sending half. Such a client has most likely disconnected, and nothing else detects
+    /// it; a finite response is still sent.
+    pub(crate) async fn should_close(&self, limits: &ConnectionLimits) {
         tokio::select! {
-            () = self.overstays(limits) => {}
+            () = self.exceeds_timeout(limits) => {}
             () = self.is_abandoned() => {}
         }
     }
 
-    async fn overstays(&self, limits: &ConnectionLimits) {
+    async fn exceeds_timeout(&self, limits: &ConnectionLimits) {
         let mut phase = self.phase.subscribe();
         loop {
             let now = *phase.borrow_and_update();
-            // The sender is ours: it is never gone.
+            // The wait cannot fail: `self` owns the sender.
             let changed = async { phase.changed().await.ok() };
             let bound = match now {
                 Phase::Idle => limits.idle,
@@ -102,7 +102,7 @@ impl Http1 {
         let mut phase = self.phase.subscribe();
         let stream: &TcpStream = (*self.read).as_ref();
         loop {
-            // The sender is ours: it is never gone.
+            // The wait cannot fail: `self` owns the sender.
             phase.wait_for(|phase| *phase == Phase::Busy { streams: true }).await.ok();
             let mut next = [0];
             let peeked = tokio::select! {
@@ -111,14 +111,14 @@ impl Http1 {
             };
             match peeked {
                 Ok(0) | Err(_) => return,
-                // The next request has come already, so that what comes after it cannot be seen.
+                // The next request is already buffered and hides a later disconnect.
                 Ok(_) => drop(phase.changed().await),
             }
         }
     }
 }
 
-/// An answer under way.
+/// A response that is being sent.
 pub(crate) struct Busy(Http1);
 
 impl Drop for Busy {
@@ -127,7 +127,7 @@ impl Drop for Busy {
     }
 }
 
-/// A body whose end is the end of the answer.
+/// A body whose end marks the end of the response.
 pub(crate) struct BusyBody {
     pub(crate) inner: Body,
     pub(crate) _busy: Busy,
@@ -153,11 +153,11 @@ impl http_body::Body for BusyBody {
     }
 }
 
-/// A socket that notes what its connection does.
+/// A socket that records the state of its connection.
 pub(crate) struct Noted {
     write: OwnedWriteHalf,
     http1: Http1,
-    /// How much of the preface has come; `None` once something else has.
+    /// The number of received bytes of the preface; `None` once other bytes were received.
     preface: Option<usize>,
 }
 
@@ -168,7 +168,7 @@ impl Noted {
             self.preface = (bytes[..count] == PREFACE[known..known + count]).then_some(known + count);
         }
         let next = if self.preface == Some(PREFACE.len()) { Phase::Http2 } else { Phase::Headers };
-        // Under an answer come the rest of its request, and the next one.
+        // Bytes that arrive during a response belong to its request or to the next one.
         self.http1.phase.send_if_modified(|phase| match phase {
             Phase::Idle | Phase::Headers => std::mem::replace(phase, next) != next,
             Phase::Busy { .. } | Phase::Http2 => false,

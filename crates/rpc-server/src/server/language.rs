@@ -1,8 +1,8 @@
-//! The language of a call, for the texts of its errors, from `accept-language`.
+//! The language of a call, from `accept-language`, for the texts of its errors.
 //!
-//! It travels as a task-local and not as an argument, because errors are made wherever a call may fail and nothing there
-//! should have to carry it. A task that is spawned for a call answers by value; its error becomes a status in the call's
-//! own task. The layer stands outside all that raise errors.
+//! The language is a task-local instead of an argument, because errors occur in every part of a call. A task that is
+//! spawned for a call returns its error by value; the call's own task converts it into a status. This layer is outside
+//! of all layers that create errors.
 
 use std::{
     future::Future,
@@ -57,7 +57,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // Several lines are one list (RFC 9110, 5.3).
+        // Several header lines form one list (RFC 9110, 5.3).
         let lines: Vec<_> =
             request.headers().get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok()).collect();
         let language = Language::negotiate(&lines.join(","));
@@ -88,7 +88,7 @@ where
     }
 }
 
-/// A body whose errors, those of a stream, are in the language of the call too.
+/// A body that also creates the errors of a stream in the language of the call.
 #[derive(Debug, Default)]
 pub(crate) struct LanguageBody<B> {
     inner: B,

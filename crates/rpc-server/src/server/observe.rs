@@ -1,11 +1,11 @@
-//! The outermost layer: one span, one log line and the metrics of each call, and the trace that it belongs to.
+//! The outermost layer: trace, span, log line and metrics of each call.
 //!
-//! Log and metrics share a layer because both need the one thing that is hard to get right, the end of the call: a gRPC
-//! failure travels in the headers or trailers of an HTTP 200, a stream ends long after its headers, and a caller may go
-//! away at any point. It stands outside the layer that catches panics, so that these are seen as the INTERNAL they become.
+//! Log and metrics share a layer because both need the exact end of a call, which is hard to detect: a gRPC failure
+//! travels in the headers or trailers of an HTTP 200, a stream ends long after its headers, and a caller may disconnect
+//! at any point. The layer is outside of the catch-panic layer, so that panics are recorded as INTERNAL.
 //!
-//! Refusals and bad input are the callers' business and are logged at debug; they are counted like all others. Nothing of
-//! the message is logged, nor of the status's text, which may quote it.
+//! Rejections and invalid input are the caller's errors; they are logged at debug and counted like all others. Neither
+//! the message nor the status text, which may quote it, is logged.
 
 use std::{
     future::Future,
@@ -36,8 +36,8 @@ const CODES: usize = 17;
 #[derive(Debug, Clone)]
 pub(crate) struct ObserveLayer(Arc<Handles>);
 
-/// Handles are kept, since looking one up by its labels costs as much as a cheap call's other bookkeeping together. The
-/// last place is that of calls to no known method.
+/// Cached metric handles: a look-up by labels costs as much as the other bookkeeping of a cheap call together. The last
+/// place counts calls of unknown methods.
 struct Handles {
     service: &'static str,
     in_flight: OnceLock<Gauge>,
@@ -91,7 +91,7 @@ fn name_of(method: Option<&'static Method>) -> &'static str {
     method.map_or("unknown", |method| method.name.as_str())
 }
 
-/// A call under way. Dropped before its end it counts as CANCELLED: the caller has gone.
+/// A running call. Dropped before its end it is recorded as CANCELLED, because the caller has disconnected.
 struct Observation {
     handles: Arc<Handles>,
     method: Option<&'static Method>,
@@ -125,7 +125,7 @@ impl Observation {
         self.handles.record(self.method, code, elapsed.as_secs_f64());
         let (code_name, ms) = (reply::code_name(code), elapsed.as_secs_f64() * 1_000.0);
         self.span.in_scope(|| match code {
-            // Without details it is not our own: the body was no message of the method's type.
+            // A status without details comes from tonic: the body was not a message of the method's type.
             Code::Internal if !explained => tracing::info!(code = code_name, ms, "call failed, with a malformed body"),
             Code::Internal | Code::Unknown | Code::DataLoss => tracing::error!(code = code_name, ms, "call failed"),
             _ => tracing::debug!(code = code_name, ms, "call ended"),
@@ -196,7 +196,7 @@ where
         let mut response = ready!(this.inner.poll(context))?;
         drop(entered);
         let mut observation = this.observation.take();
-        // The status in the headers: there is no more to come.
+        // A status in the headers ends the call; no body follows.
         if let Some(code) = reply::code_of(response.headers())
             && let Some(mut observation) = observation.take()
         {
@@ -239,7 +239,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for ObserveBody<B> {
             Some(Ok(frame)) => frame
                 .trailers_ref()
                 .and_then(|trailers| Some((reply::code_of(trailers)?, reply::is_explained(trailers)))),
-            // A body without a status is one of plain HTTP.
+            // A body without a status is a plain HTTP response.
             None => Some((Code::Ok, false)),
             Some(Err(_)) => Some((Code::Unknown, false)),
         };

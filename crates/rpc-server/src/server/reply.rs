@@ -1,4 +1,4 @@
-//! How layers answer in a service's place: whole responses before there is one, trailers in the middle of one.
+//! Responses that layers create in place of a service: whole responses, or trailers after the response has begun.
 
 use std::time::Duration;
 
@@ -11,36 +11,36 @@ use tonic::{Code, Status};
 use super::methods;
 use crate::error::pushback;
 
-/// An error before the service has answered: HTTP 200 with the status in its headers, as gRPC's "trailers only".
+/// Returns an error before the response has begun: HTTP 200 with the status in the headers ("trailers only" in gRPC).
 pub(crate) fn only_trailers<B: Default>(status: impl Into<Status>) -> Response<B> {
     status.into().into_http()
 }
 
-/// An error after the response has begun.
+/// Returns an error after the response has begun.
 pub(crate) fn trailers<E>(status: impl Into<Status>) -> Result<Frame<Bytes>, E> {
     let mut map = HeaderMap::new();
     if status.into().add_header(&mut map).is_err() {
-        // Of a status with text that is no header only the code can be sent.
+        // If the text of a status is not a valid header, only the code is sent.
         map.insert(Status::GRPC_STATUS, HeaderValue::from_static("13"));
     }
     Ok(Frame::trailers(map))
 }
 
-/// The status code in headers or trailers; `None` if they carry none.
+/// Reads the status code of headers or trailers; `None` without one.
 pub(crate) fn code_of(map: &HeaderMap) -> Option<Code> {
     map.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 
-/// Replaces a `grpc-retry-pushback-ms` in headers or trailers that the caller cannot sleep within the `left` of its deadline, or that
-/// is too long for any caller (services of an earlier version behind the gateway send such), by `-1`.
+/// Replaces `grpc-retry-pushback-ms` by `-1` if the delay does not fit into the time `left` until the caller's
+/// deadline, or if it is too long for any caller. Services of an earlier version behind the gateway send such delays.
 pub(crate) fn limit_pushback(map: &mut HeaderMap, left: Option<Duration>) {
     let Some(value) = map.get_mut(headers::RETRY_PUSHBACK) else { return };
     let delay = value.to_str().ok().and_then(|text| text.parse().ok()).map(Duration::from_millis);
     *value = delay.map_or(-1, |delay| pushback(delay, left)).into();
 }
 
-/// A message beyond the limit of its size is `RESOURCE_EXHAUSTED`, as at the gateway and everywhere else in gRPC, not `OUT_OF_RANGE`
-/// as tonic has it; nothing of the contract is that.
+/// Converts the status of a message above the size limit to `RESOURCE_EXHAUSTED`, as the gateway and other gRPC
+/// implementations report it, instead of tonic's `OUT_OF_RANGE`. The contract itself never uses `OUT_OF_RANGE`.
 pub(crate) fn too_large_is_exhausted<B>(mut response: Response<B>) -> Response<B> {
     if code_of(response.headers()) == Some(Code::OutOfRange) {
         response.headers_mut().insert(Status::GRPC_STATUS, HeaderValue::from_static("8"));
@@ -48,8 +48,8 @@ pub(crate) fn too_large_is_exhausted<B>(mut response: Response<B>) -> Response<B
     response
 }
 
-/// Rewrites a `grpc-message` so that only what the specification asks for is percent-encoded: bytes outside of 0x20 to 0x7e, and
-/// `%`. tonic encodes spaces and more, which clients that do not decode show as they are.
+/// Rewrites `grpc-message` so that only the bytes that the specification names are percent-encoded: those outside of
+/// 0x20 to 0x7e, and `%`. tonic also encodes spaces and others, which clients that do not decode display as they are.
 pub(crate) fn decode_message(map: &mut HeaderMap) {
     let Some(value) = map.get_mut(Status::GRPC_MESSAGE) else { return };
     let encoded = value.as_bytes();
@@ -57,7 +57,7 @@ pub(crate) fn decode_message(map: &mut HeaderMap) {
     let mut rest = encoded;
     while let Some((first, after)) = rest.split_first() {
         let decoded = after.get(..2).filter(|_| *first == b'%').and_then(hex).filter(|byte| is_plain(*byte));
-        // HTTP takes spaces at the ends away.
+        // HTTP strips spaces at both ends.
         let is_end = message.is_empty() || after.len() == 2;
         match decoded {
             Some(b' ') if is_end => {
@@ -89,7 +89,7 @@ fn is_plain(byte: u8) -> bool {
     (0x20..=0x7e).contains(&byte) && byte != b'%'
 }
 
-/// Says what is unknown, where tonic answers a call with `UNIMPLEMENTED` and nothing else.
+/// Names the unknown service or method; tonic only returns `UNIMPLEMENTED`.
 pub(crate) fn name_unknown(map: &mut HeaderMap, path: &str) {
     let path: String = path.chars().take(200).collect();
     let message = match path.strip_prefix('/').and_then(|path| path.split_once('/')) {
@@ -99,16 +99,16 @@ pub(crate) fn name_unknown(map: &mut HeaderMap, path: &str) {
         Some((service, _)) => format!("unknown service {service}; reflection lists what is served here"),
         None => format!("the path {path} is not /SERVICE/METHOD; reflection lists what is served"),
     };
-    // A path is ASCII, so its text is a header.
+    // A path is ASCII, so the text is a valid header.
     Status::unimplemented(message).add_header(map).ok();
 }
 
-/// Whether the status in headers or trailers comes with details, as all of ours do.
+/// Returns whether the status in headers or trailers has details, as all statuses of this project do.
 pub(crate) fn is_explained(map: &HeaderMap) -> bool {
     map.contains_key(Status::GRPC_STATUS_DETAILS)
 }
 
-/// A code's name as the specification writes it.
+/// Returns the name of a code as the specification writes it.
 pub(crate) fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_named() {
+    fn an_unknown_service_or_method_is_named() {
         for (path, expected) in [
             (
                 "/eticket.ticket.v1.TicketService/Nothing",

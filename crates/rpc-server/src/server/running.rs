@@ -1,4 +1,4 @@
-//! A server that serves, and how it stops.
+//! A running server and its shutdown.
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
@@ -9,19 +9,19 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::connections::Signals;
 use crate::{config::ShutdownConfig, health::Health};
 
-/// Of the time there is for stopping, calls under way may take this share; the rest belongs to the service's own hooks.
+/// Share of the shutdown time that running calls may use; the rest belongs to the hooks of the service.
 const SHARE_OF_CALLS: f64 = 0.6;
 
-/// A read has this long to be answered once the server drains; what takes longer is a wait.
+/// How long a read-only call may take to respond once the server drains; a longer one is treated as a wait.
 const GRACE_OF_READS: Duration = Duration::from_secs(1);
 
-/// Calls that are told at last that the server stops have this share of what is left to be heard, before they are cut.
+/// Share of the remaining time that calls have to deliver `SHUTTING_DOWN` before their connections close.
 const SHARE_OF_LAST_WORDS: f64 = 0.2;
 
-/// A step of a service's stop.
+/// A step of the service's shutdown.
 pub type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 
-/// A server that serves until it is stopped. Dropped it goes on serving.
+/// A running server. Dropping it does not stop it.
 pub struct Running {
     name: &'static str,
     address: SocketAddr,
@@ -56,25 +56,26 @@ impl Running {
         Self { name, address, health, drain_delay, hard_cap, signals, tasks, hooks: Vec::new() }
     }
 
-    /// The name that it was given.
+    /// The name of the server.
     #[must_use]
     pub fn name(&self) -> &'static str {
         self.name
     }
 
-    /// Where it listens, the port known also where it was 0.
+    /// The listen address, with the actual port if it was configured as 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// What it says of itself, if it says anything.
+    /// The health of the server, if it has one.
     #[must_use]
     pub fn health(&self) -> Option<&Health> {
         self.health.as_ref()
     }
 
-    /// Adds a step to the stop: after the calls, and after the steps added before. A step is cut when the hard cap is reached.
+    /// Adds a shutdown step, which runs after the calls have ended and after the steps added before. A step is aborted
+    /// at the hard cap.
     #[must_use]
     pub fn then<F>(mut self, step: impl FnOnce() -> F + Send + 'static) -> Self
     where
@@ -90,8 +91,8 @@ impl Running {
         self.stop_until(until).await;
     }
 
-    /// Says that it is not ready any more, and answers how long it should then go on serving. [`Running::stop_until`] does the
-    /// same unless this was called: where several servers stop, they wait together.
+    /// Marks the server as not ready and returns how long it should continue to serve. [`Running::stop_until`] does the
+    /// same unless this was called before; a process that stops several servers waits once for all of them.
     pub fn announce_stop(&mut self) -> Duration {
         if let Some(health) = &self.health {
             health.set_draining();
@@ -99,13 +100,15 @@ impl Running {
         std::mem::take(&mut self.drain_delay)
     }
 
-    /// Ends waits and streams, and those to come, while all else is still served. [`Running::stop_until`] does the same; where
-    /// several servers stop in turn, who is called by another one must not be the last to let go.
+    /// Ends waits and streams, including new ones, while all other calls are still served. [`Running::stop_until`] does
+    /// the same. When several servers stop in turn, call it on all of them first: a server that others call must not be
+    /// the last to end its waits.
     pub fn end_waits(&self) {
         self.signals.ending.cancel();
     }
 
-    /// Stops in the order that the head of `server` gives. What has not ended at `until` is cut; answers whether nothing was.
+    /// Stops in the order that the module `server` documents. Everything that has not ended at `until` is aborted;
+    /// returns whether nothing was.
     pub async fn stop_until(mut self, until: Instant) -> bool {
         let began = Instant::now();
         let delay = self.announce_stop();
@@ -115,7 +118,7 @@ impl Running {
         let mut complete = finish_calls(self.name, &self.tasks, &self.signals, until).await;
         for (index, hook) in self.hooks.into_iter().enumerate() {
             if timeout_at(until, hook()).await.is_err() {
-                tracing::warn!(service = self.name, step = index, "a step of the stop did not finish in time");
+                tracing::warn!(service = self.name, step = index, "a shutdown step did not finish in time");
                 complete = false;
             }
         }
@@ -124,7 +127,8 @@ impl Running {
     }
 }
 
-/// Lets calls finish, tells those that do not, and cuts what is left. Answers whether none had to be told for want of time.
+/// Waits for running calls, ends the late ones with `SHUTTING_DOWN`, then closes the remaining connections. Returns
+/// whether all calls ended in time by themselves.
 async fn finish_calls(name: &str, tasks: &Tasks, signals: &Signals, until: Instant) -> bool {
     let share = |of: f64| Instant::now() + until.saturating_duration_since(Instant::now()).mul_f64(of);
     let last = share(SHARE_OF_CALLS);
@@ -135,12 +139,12 @@ async fn finish_calls(name: &str, tasks: &Tasks, signals: &Signals, until: Insta
     if timeout_at(last, tasks.finish()).await.is_ok() {
         return true;
     }
-    tracing::warn!(service = name, "calls that did not finish in time are ended");
+    tracing::warn!(service = name, "ending calls that did not finish in time");
     signals.forced_end.all.cancel();
     if timeout_at(share(SHARE_OF_LAST_WORDS), tasks.finish()).await.is_err() {
-        tracing::warn!(service = name, "connections that do not end are cut");
+        tracing::warn!(service = name, "closing connections that did not end in time");
         signals.kill.cancel();
-        // Cut calls end as soon as they are polled; one that blocks its thread is left behind.
+        // Calls of closed connections end at their next poll; a call that blocks its thread is abandoned.
         timeout_at(share(SHARE_OF_CALLS), tasks.finish()).await.ok();
     }
     false

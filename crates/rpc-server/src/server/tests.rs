@@ -1,5 +1,5 @@
-//! A service that does whatever a test asks for, and the calls to it: without a network for the layers, whose time is paused,
-//! over the loopback for the connections.
+//! A fake service whose behaviour each test selects, and helpers to call it. Tests of the layers use no network and
+//! paused time; tests of connections use the loopback.
 
 mod connections;
 mod layers;
@@ -40,24 +40,24 @@ pub(super) const RESEND: &str = "/eticket.operations.v1.OperationsService/Resend
 pub(super) const REBUILD: &str = "/eticket.operations.v1.OperationsService/RebuildView";
 pub(super) const SERVICE: &str = "eticket.operations.v1.OperationsService";
 
-/// Unary calls do what their page token or id says; streams send one message and then what `stream` says, but for RebuildView,
-/// which never answers.
+/// Unary calls do what their page token or id names. Streams send one message and then do what `stream` names, except
+/// RebuildView, which never responds.
 #[derive(Clone)]
 pub(super) struct Fake {
-    /// Handlers and streams that have begun and not ended.
+    /// The number of handlers and streams that have begun and not ended.
     pub(super) under_way: Arc<watch::Sender<usize>>,
     pub(super) stream: StreamKind,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum StreamKind {
-    /// Waits for ever.
+    /// Waits forever.
     Waits,
-    /// Always has more.
+    /// Always has another message.
     Endless,
     /// Panics.
     Panics,
-    /// Ends with a refusal.
+    /// Returns an error of the contract.
     Refuses,
 }
 
@@ -66,12 +66,12 @@ impl Fake {
         Self { under_way: Arc::new(watch::Sender::new(0)), stream }
     }
 
-    fn begin(&self) -> UnderWay {
+    fn begin(&self) -> RunningCall {
         self.under_way.send_modify(|count| *count += 1);
-        UnderWay(self.under_way.clone())
+        RunningCall(self.under_way.clone())
     }
 
-    /// Waits until so many calls are under way.
+    /// Waits until this many calls are running.
     pub(super) async fn reaches(&self, count: usize) {
         let mut changes = self.under_way.subscribe();
         let waiting = changes.wait_for(|now| *now == count);
@@ -79,9 +79,9 @@ impl Fake {
     }
 }
 
-pub(super) struct UnderWay(Arc<watch::Sender<usize>>);
+pub(super) struct RunningCall(Arc<watch::Sender<usize>>);
 
-impl Drop for UnderWay {
+impl Drop for RunningCall {
     fn drop(&mut self) {
         self.0.send_modify(|count| *count -= 1);
     }
@@ -143,7 +143,7 @@ impl OperationsService for Fake {
         let first = stream::iter([Ok(RepublishResponse::default())]);
         let kind = self.stream;
         let rest = stream::unfold(under_way, move |under_way| async move {
-            // Messages that are ready together travel together.
+            // Yields, because messages that are ready together are sent together.
             tokio::task::yield_now().await;
             match kind {
                 StreamKind::Waits => std::future::pending().await,
@@ -190,7 +190,7 @@ pub(super) fn limits(concurrency: usize) -> LimitsConfig {
     LimitsConfig { concurrency: concurrency.try_into().expect("above zero"), ..LimitsConfig::default() }
 }
 
-/// A request as gRPC clients send it.
+/// Creates a request as gRPC clients send it.
 pub(super) fn request(path: &str, message: &impl Message, headers: &[(&'static str, &str)]) -> Request<Body> {
     let mut body = BytesMut::new();
     body.put_u8(0);
@@ -207,7 +207,7 @@ pub(super) fn list(what: &str, headers: &[(&'static str, &str)]) -> Request<Body
     request(LIST, &ListParkedEventsRequest { page_token: what.into(), ..Default::default() }, headers)
 }
 
-/// The messages and the status of a whole answer.
+/// The messages and the status of a complete response.
 pub(super) struct HttpResponse {
     pub(super) http_status: u16,
     pub(super) headers: HeaderMap,
@@ -225,7 +225,7 @@ impl HttpResponse {
         ApiError::from_status(&self.status)
     }
 
-    /// It says that the server stops, in all the words that the contract has for that.
+    /// Returns whether code, reason and texts are those of `SHUTTING_DOWN`.
     pub(super) fn is_shutting_down(&self) -> bool {
         let pushback = self.status.metadata().contains_key(eticket_proto::headers::RETRY_PUSHBACK);
         let details = self.status.get_error_details();
@@ -236,10 +236,10 @@ impl HttpResponse {
     }
 }
 
-/// Longer than anything here takes; a test that reaches it has failed.
+/// Longer than any step takes; a test that reaches it has failed.
 pub(super) const BOUND: Duration = Duration::from_secs(90);
 
-/// Reads an answer to its end.
+/// Reads a response to its end.
 pub(super) async fn read(response: http::Response<Body>) -> HttpResponse {
     tokio::time::timeout(BOUND, read_to_end(response)).await.expect("it ends")
 }
@@ -252,7 +252,7 @@ async fn read_to_end(response: http::Response<Body>) -> HttpResponse {
         match frame.expect("no transport error").into_data() {
             Ok(data) => {
                 messages.push(data);
-                // A stream that always has more must not keep the bound from being seen.
+                // Yields, so that an endless stream cannot prevent the timeout from firing.
                 tokio::task::yield_now().await;
             }
             Err(frame) => {

@@ -1,26 +1,26 @@
-//! HTTP/2 flow control: how many bytes of a body a peer may send before anybody has read them.
+//! HTTP/2 flow control: how many bytes of a body a peer may send before they are read.
 //!
-//! A connection's window is as large as those of all its streams together. With a smaller one, a few streams that nobody reads
-//! use it up, and every other stream of the connection stops too (head-of-line blocking). What may lie unread in memory is
-//! bounded by the streams that there may be: the calls that a server admits, not the connections to it.
+//! The window of a connection is as large as the windows of all its streams together. With a smaller one, a few unread
+//! streams exhaust it, and every other stream of the connection stops too (head-of-line blocking). The bound on unread
+//! data in memory is the number of calls that a server admits, not the number of connections.
 
-/// A stream's window unless there are very many streams: what HTTP/2 has by default, enough for most messages.
+/// The window of a stream, unless there are very many streams: the default of HTTP/2, sufficient for most messages.
 const STREAM: u32 = 64 * 1024;
 
 /// The largest window that HTTP/2 allows (RFC 9113, 6.9.1).
 const LARGEST: u32 = (1 << 31) - 1;
 
-/// The windows of one end of a connection, in bytes.
+/// The flow control windows of one end of a connection, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Windows {
-    /// Of each stream.
+    /// The window of each stream.
     pub stream: u32,
-    /// Of the connection.
+    /// The window of the connection.
     pub connection: u32,
 }
 
 impl Windows {
-    /// The windows of a connection with up to `streams` streams at once.
+    /// Returns the windows of a connection with up to `streams` concurrent streams.
     #[must_use]
     pub fn for_streams(streams: u32) -> Self {
         let streams = streams.clamp(1, LARGEST);

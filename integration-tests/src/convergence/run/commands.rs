@@ -1,5 +1,5 @@
-//! Commands as clients give them, with retries, and with calls that are held up between their check and their commit. An answer
-//! is judged by what the test knows at that moment: who holds the ticket, its end, who has edited it.
+//! Commands of clients, with retries and with calls that are paused between check and commit. Each response is checked
+//! against the model at that moment: the holder of the ticket, its end, its last edit.
 
 use anyhow::{Context, Result, bail, ensure};
 use chrono::{DateTime, TimeDelta, Utc};
@@ -30,12 +30,12 @@ use crate::convergence::{
     world::Service,
 };
 
-/// A request as it is sent, however often.
+/// A request, for any number of attempts.
 pub(super) struct Request {
     id: Uuid,
     ticket: usize,
     what: What,
-    /// The answer that every retry must get.
+    /// The response that every retry must get.
     first_answer: Option<EncodedResponse>,
 }
 
@@ -48,10 +48,10 @@ enum What {
     Cancel(ReservationId),
 }
 
-/// A reserve whose check was answered and that has not gone on yet.
+/// A reserve that is paused after its check.
 pub(super) struct HeldUp {
     request: usize,
-    /// The end that the check showed.
+    /// The end of the ticket that the check returned.
     end: Option<DateTime<Utc>>,
     go: oneshot::Sender<()>,
     call: JoinHandle<Result<reservation::Outcome, reservation::Error>>,
@@ -114,7 +114,7 @@ impl Run<'_> {
         }
     }
 
-    /// Most often who holds a ticket cancels; now and then somebody whose reservation has ended tries to.
+    /// Usually the holder of the ticket cancels; sometimes a user whose reservation has ended tries to.
     async fn cancel(&mut self, which: usize) -> Result<()> {
         let held = |ticket: usize| self.truths[ticket].holder().map(|hold| (ticket, hold.id));
         let made = |ticket: usize| self.truths[ticket].reservations.keys().next().map(|id| (ticket, *id));
@@ -177,7 +177,7 @@ impl Run<'_> {
                 self.held_up.push(HeldUp { request, end, go, call });
                 Ok(())
             }
-            // Answered without a check.
+            // The call ended without a check.
             outcome = &mut call => self.reserve_answered(request, end, outcome??).await,
         }
     }
@@ -189,7 +189,7 @@ impl Run<'_> {
         self.reserve_answered(request, end, call.await??).await
     }
 
-    /// True if it is a retry of a request that has its answer.
+    /// Returns true for a retry of a request that was already answered.
     fn is_answered_again(&mut self, request: usize, outcome: Result<&EncodedResponse, String>) -> Result<bool> {
         let request = &mut self.requests[request];
         match (&request.first_answer, outcome) {
@@ -294,10 +294,10 @@ impl Run<'_> {
             Err(reservation::Refusal::RequestIdReused) => bail!("a request_id was taken for another's"),
             Err(reservation::Refusal::Domain(refusal)) => {
                 let (right, what) = match refusal {
-                    Refusal::TicketAlreadyReserved => (truth.holder().is_some(), "refused: somebody holds it"),
+                    Refusal::TicketAlreadyReserved => (truth.holder().is_some(), "refused: the ticket is held"),
                     Refusal::TicketExpired => (end.is_some_and(|end| now >= end), "refused: it has expired"),
                     Refusal::TicketWithdrawn => (truth.is_withdrawn() || truth.is_closed(), "refused: it is withdrawn"),
-                    Refusal::TicketNotFound => (end.is_none(), "refused: there is none"),
+                    Refusal::TicketNotFound => (end.is_none(), "refused: there is no ticket"),
                     Refusal::ReservationNotFound | Refusal::ReservationNotActive => (false, "refused: no reservation"),
                 };
                 ensure!(right, "{refusal:?} at {now}, end {end:?}, held by {:?}", truth.holder());

@@ -1,4 +1,4 @@
-//! The end of a schedule: everything that is owed is done, everything that is left over is delivered, and then all must agree.
+//! The end of a schedule: delivers all remaining messages, and then all services must agree.
 
 use anyhow::{Context, Result, ensure};
 use eticket_proto::subjects;
@@ -13,7 +13,7 @@ use crate::convergence::{
     world::Service,
 };
 
-/// Each round answers what the round before has said; a saga has but a few.
+/// Each round delivers the reactions to the previous one; a saga has only a few.
 const MOST_ROUNDS: usize = 20;
 
 impl Run<'_> {
@@ -49,7 +49,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Sends and delivers all that there is; false if there was nothing.
+    /// Sends and delivers everything that is waiting; returns false if there was nothing.
     async fn round(&mut self, order: u64) -> Result<bool> {
         let mut any = false;
         for service in Service::ALL {
@@ -89,7 +89,7 @@ impl Run<'_> {
             }
         } else {
             let all = bus.messages(bus.generation(), &[subjects::ALL]);
-            // The last one comes last, so that who reads in order next time goes on from there.
+            // The last message stays last, so that an in-order reader continues after it.
             let last = all.last().cloned();
             let mut rest = self.ours(all);
             shuffle(&mut rest, order);
@@ -102,7 +102,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    /// Ticket, price and view are where the ledger says.
+    /// Checks ticket, price and view against the ledger.
     async fn compare(&self, truth: &Truth) -> Result<()> {
         let world = self.world;
         let ticket = world.tickets.ticket(&truth.id).await?;
@@ -182,7 +182,7 @@ fn is_same(owned: &Reservation, shown: &domain::Reservation) -> bool {
         && (shown.reserve_time, shown.update_time) == (owned.reserve_time, owned.update_time)
 }
 
-/// Some order that depends on `order`.
+/// Shuffles the messages in an order that depends on `order`.
 fn shuffle(messages: &mut [Stored], order: u64) {
     messages.sort_by_key(|(sequence, _)| {
         (sequence.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ order).rotate_left(29).wrapping_mul(order | 1)

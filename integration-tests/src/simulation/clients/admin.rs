@@ -1,4 +1,4 @@
-//! Somebody who registers tickets, edits them and withdraws them.
+//! A client that registers, edits and withdraws tickets.
 
 use std::collections::BTreeSet;
 
@@ -24,11 +24,11 @@ pub(super) struct Admin {
     withdrawn: BTreeSet<TicketId>,
 }
 
-/// What is asked, as it must be judged.
+/// An edit and what is needed to check it.
 struct Edit {
     ticket: TicketId,
     command: Command,
-    /// The title that no other edit gives; none for a withdrawal.
+    /// The title, which is unique to this edit; `None` for a withdrawal.
     title: Option<String>,
     etag: String,
 }
@@ -59,7 +59,7 @@ impl Admin {
         }
     }
 
-    /// Starts on a day that costs less or on one that does not; some end while clients look on.
+    /// Returns times on a discounted day or on another; some tickets end while clients use them.
     fn times(&self) -> (DateTime<Utc>, DateTime<Utc>) {
         let scheduler = &self.client.fleet.scheduler;
         let now = scheduler.now();
@@ -99,7 +99,7 @@ impl Admin {
         self.edit(Edit { ticket, command, title: Some(text), etag }).await;
     }
 
-    /// Once for each ticket, so that it is known whose withdrawal it is.
+    /// Withdraws each ticket at most once, so that the withdrawal has a known author.
     async fn withdraw(&mut self, ticket: TicketId) {
         if self.withdrawn.contains(&ticket) {
             return;
@@ -112,7 +112,7 @@ impl Admin {
         }
     }
 
-    /// None, as it was at the start, or as it is now.
+    /// Returns no etag, the first one, or the current one.
     async fn etag(&self, ticket: &TicketId) -> String {
         match self.client.fleet.scheduler.number(0..=9) {
             0..=4 => String::new(),
@@ -126,7 +126,7 @@ impl Admin {
         }
     }
 
-    /// Whether it was done.
+    /// Returns whether the edit succeeded.
     async fn edit(&self, edit: Edit) -> bool {
         let client = &self.client;
         let (idempotency, mut first) = (client.idempotency(), None);
@@ -137,14 +137,14 @@ impl Admin {
             let call = async |tickets: Tickets| tickets.command(command, Some(idempotency), trace, None).await;
             match client.attempt(&client.fleet.tickets, call).await {
                 Some(Ok(Ok(answer))) => {
-                    let told = RegisterTicketResponse::decode(answer.bytes.clone()).expect("an answer");
-                    let token = Consistency::decode(&told.consistency_token).expect("a token");
-                    client.log(&format!("is told {token:?}"));
+                    let response = RegisterTicketResponse::decode(answer.bytes.clone()).expect("an answer");
+                    let token = Consistency::decode(&response.consistency_token).expect("a token");
+                    client.log(&format!("received {token:?}"));
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {
                         client.fail("a retry got another answer");
                     }
                     self.check_done(&edit);
-                    client.told(&edit.ticket, token).await;
+                    client.acknowledged(&edit.ticket, token).await;
                     if !client.asks_again() {
                         return true;
                     }
@@ -163,7 +163,7 @@ impl Admin {
         }
     }
 
-    /// What was acknowledged is there, and went by the etag.
+    /// Checks that an acknowledged edit exists and matched the etag.
     fn check_done(&self, edit: &Edit) {
         let verdict = {
             let history = locked(&self.client.fleet.history);
@@ -196,7 +196,7 @@ impl Admin {
         let none = Past::default();
         let past = history.lookup(&edit.ticket).unwrap_or(&none);
         let until = history.moment;
-        // Another attempt of the same request was done before this one began: its answer is owed.
+        // Another attempt of the same request succeeded before this one began: its response must be returned.
         let was_done = past
             .tickets
             .iter()

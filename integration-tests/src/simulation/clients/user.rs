@@ -1,4 +1,4 @@
-//! Somebody who reserves tickets and cancels them.
+//! A client that reserves and cancels tickets.
 
 use eticket_base::telemetry::TraceContext;
 use eticket_proto::{
@@ -42,7 +42,7 @@ impl User {
         }
     }
 
-    /// The reservation, unless it was refused.
+    /// Returns the reservation, unless it was rejected.
     async fn reserve(&self, ticket: &TicketId, grade: UserGrade) -> Option<ReservationId> {
         let client = &self.0;
         let (idempotency, mut first) = (client.idempotency(), None);
@@ -66,7 +66,7 @@ impl User {
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {
                         client.fail("a retry got another answer");
                     }
-                    client.told(ticket, token).await;
+                    client.acknowledged(ticket, token).await;
                     if !client.asks_again() {
                         return Some(id);
                     }
@@ -120,7 +120,7 @@ impl User {
         let made_before = made_before.copied();
         let right = match refusal {
             Refusal::Domain(domain::Refusal::TicketAlreadyReserved) => {
-                client.fleet.scheduler.count("refused: somebody holds it");
+                client.fleet.scheduler.count("refused: the ticket is held");
                 at_some_time(&past.ledger, began, until, |state| !state.active.is_empty())
             }
             Refusal::Domain(domain::Refusal::TicketExpired) => {
@@ -132,7 +132,7 @@ impl User {
                 at_some_time(&past.tickets, began, until, |state| state.withdrawn)
             }
             Refusal::Domain(domain::Refusal::TicketNotFound) => {
-                client.fleet.scheduler.count("refused: there is none");
+                client.fleet.scheduler.count("refused: there is no ticket");
                 past.tickets.first().is_none_or(|(registered, _)| *registered > began)
             }
             Refusal::Domain(_) | Refusal::RequestIdReused => false,
@@ -146,7 +146,7 @@ impl User {
         }
     }
 
-    /// Nobody else cancels this reservation, and nothing but a withdrawal ends it.
+    /// Cancels a reservation. No other client cancels it, so only a withdrawal can end it before.
     async fn cancel(&self, ticket: &TicketId, id: ReservationId) {
         let client = &self.0;
         let (idempotency, mut first) = (client.idempotency(), None);
@@ -158,13 +158,13 @@ impl User {
             match client.attempt(&client.fleet.reservations, call).await {
                 Some(Ok(Ok(answer))) => {
                     client.fleet.scheduler.count("a reservation was cancelled");
-                    let told = ReserveTicketResponse::decode(answer.bytes.clone()).expect("an answer");
-                    let token = Consistency::decode(&told.consistency_token).expect("a token");
+                    let response = ReserveTicketResponse::decode(answer.bytes.clone()).expect("an answer");
+                    let token = Consistency::decode(&response.consistency_token).expect("a token");
                     if first.replace(answer.clone()).is_some_and(|first| first != answer) {
                         client.fail("a retry got another answer");
                     }
                     self.check_cancelled(ticket, id);
-                    client.told(ticket, token).await;
+                    client.acknowledged(ticket, token).await;
                     if !client.asks_again() {
                         return;
                     }
@@ -197,7 +197,7 @@ impl User {
                 past.and_then(|past| past.reservations.get(&id).map(|(status, revision, _)| (status, revision)));
             match status {
                 Some((ReservationStatus::Rejected, _)) => true,
-                // By an earlier attempt that was still under way when this one began.
+                // An earlier attempt that was still running when this one began has cancelled it.
                 Some((ReservationStatus::Cancelled, revision)) => past
                     .and_then(|past| past.ledger.get(*revision as usize - 1))
                     .is_some_and(|(cancelled, _)| *cancelled > began),

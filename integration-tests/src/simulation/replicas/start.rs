@@ -49,7 +49,7 @@ impl FleetInner {
         }
         let process_state = Process::new(self, service, number);
         self.scheduler.log(&process_state.name, "starts");
-        process_state.bury_when_dead();
+        process_state.abort_when_dead();
         match service {
             Service::Ticket => self.start_ticket(process_state, number),
             Service::Reservation => self.start_reservation(process_state, number),
@@ -74,7 +74,7 @@ impl FleetInner {
         process_state.spawn(async move {
             loop {
                 tokio::time::sleep(Duration::from_secs(1)).await;
-                // One that fails is made up for by the next.
+                // The next sweep repeats a failed one.
                 let _ = sweeper.sweep().await;
             }
         });
@@ -143,7 +143,7 @@ impl FleetInner {
         take_place(&self.views[number], views, process_state);
     }
 
-    /// Before anything else happens: without a policy nothing has a price.
+    /// Runs first: without a policy no ticket has a price.
     pub(super) async fn adopt_a_policy(&self) {
         let clock = Arc::new(self.scheduler.clone());
         let store = Arc::new(self.price_rows.clone());
@@ -178,7 +178,7 @@ fn take_place<H>(slot: &Slot<H>, handle: H, process_state: Process) {
     *locked(&slot.running) = Some(Running { handle, process_state });
 }
 
-/// Judges all rows after each commit of a view.
+/// Checks all rows after each commit of a view.
 async fn judged(fleet: Fleet, number: usize, mut commits: Listener<u64>) {
     loop {
         commits.changed().await;
@@ -191,7 +191,7 @@ async fn judged(fleet: Fleet, number: usize, mut commits: Listener<u64>) {
     }
 }
 
-/// The availability check over the network, to any ticket process.
+/// The availability check over the network, at any ticket process.
 struct CheckByCall {
     fleet: std::sync::Weak<FleetInner>,
     process_state: Process,

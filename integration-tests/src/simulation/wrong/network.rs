@@ -1,4 +1,4 @@
-//! What the network does wrongly, and what a view takes for granted about it.
+//! Broken rules of the network, and of what a view assumes about it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -22,14 +22,14 @@ struct Reading {
     in_hand: Vec<(String, String)>,
     /// By sequence.
     remembered: BTreeMap<u64, Message>,
-    /// The stream's sequence of each message, in the order in which they were read.
+    /// The stream's sequence of each message, in reading order.
     counted: Vec<u64>,
 }
 
-/// See the module.
+/// The state of the broken rules; see the module documentation.
 pub(in crate::simulation) struct Network {
     history: Arc<Mutex<History>>,
-    /// The ids that the server remembers.
+    /// The message ids that the server remembers.
     stored: Mutex<BTreeSet<String>>,
     readings: Mutex<BTreeMap<String, Reading>>,
 }
@@ -39,7 +39,7 @@ impl Network {
         Self { history, stored: Mutex::default(), readings: Mutex::default() }
     }
 
-    /// Whether a message that was sent gets to the stream.
+    /// Returns whether a sent message reaches the stream.
     pub(in crate::simulation) fn carries(&self, wrong: Option<Wrong>, message: &Message) -> bool {
         match wrong {
             Some(Wrong::NoEventWhenAnUnheldTicketIsClosed) => !message.subject.ends_with(".closed"),
@@ -52,7 +52,7 @@ impl Network {
         }
     }
 
-    /// Where a message goes.
+    /// Returns the subject under which a message is published.
     pub(in crate::simulation) fn subject(wrong: Option<Wrong>, subject: String) -> String {
         match (wrong, subject.strip_prefix("eticket.v1.reservation.").and_then(|rest| rest.split_once('.'))) {
             (Some(Wrong::OneSubjectForAllOfATicket), Some((ticket, _))) => {
@@ -62,12 +62,12 @@ impl Network {
         }
     }
 
-    /// Whether the relay goes on before a message is stored.
-    pub(in crate::simulation) fn is_in_a_hurry(wrong: Option<Wrong>) -> bool {
+    /// Returns whether the relay continues before a message is stored.
+    pub(in crate::simulation) fn skips_acknowledgement(wrong: Option<Wrong>) -> bool {
         wrong == Some(Wrong::SentInAnyOrder)
     }
 
-    /// The message that a view takes to be at a sequence, without asking.
+    /// Returns the message that a view assumes at a sequence without reading it.
     pub(in crate::simulation) fn remembered(
         &self,
         wrong: Option<Wrong>,
@@ -82,7 +82,7 @@ impl Network {
         }
     }
 
-    /// The stream's sequence behind the one that a view has kept.
+    /// Returns the stream's sequence for the one that a view has stored.
     pub(in crate::simulation) fn sequence_of(&self, wrong: Option<Wrong>, process: &str, kept: u64) -> u64 {
         if wrong != Some(Wrong::TokenCountsTheReplicasChanges) || kept == 0 {
             return kept;
@@ -92,7 +92,7 @@ impl Network {
         counted.copied().unwrap_or(kept)
     }
 
-    /// What of a batch a view takes note of.
+    /// Records and filters the messages of a batch for a view.
     pub(in crate::simulation) fn to_the_view(
         &self,
         wrong: Option<Wrong>,
@@ -101,7 +101,7 @@ impl Network {
     ) -> Vec<Delivery> {
         let mut readings = locked(&self.readings);
         let reading = readings.entry(process.to_owned()).or_default();
-        // Who reads on has applied what it had.
+        // A view that reads on has applied its previous batch.
         for (id, ticket) in std::mem::take(&mut reading.in_hand) {
             reading.known.insert(id);
             reading.placed.insert(ticket);
@@ -109,7 +109,7 @@ impl Network {
         batch.into_iter().filter_map(|delivery| reading.take(wrong, delivery)).collect()
     }
 
-    /// A view begins to read: what it had in hand may not be applied.
+    /// A view starts to read; its previous batch may not have been applied.
     pub(in crate::simulation) fn attached(&self, process: &str) {
         locked(&self.readings).entry(process.to_owned()).or_default().in_hand.clear();
     }

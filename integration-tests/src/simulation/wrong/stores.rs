@@ -1,4 +1,4 @@
-//! Stores and writers that keep a rule of theirs wrongly.
+//! Stores and writers that break one of their rules.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +31,7 @@ use uuid::Uuid;
 use super::Wrong;
 use crate::simulation::scheduler::locked;
 
-/// Tickets as the replica of this number keeps them.
+/// Returns the tickets as the replica with this number stores them.
 pub(in crate::simulation) fn tickets(
     wrong: Option<Wrong>,
     number: usize,
@@ -45,7 +45,7 @@ struct Tickets {
     wrong: Option<Wrong>,
     number: usize,
     rows: Store<TicketTables>,
-    /// Counts the batches of events that are under way.
+    /// Counts the batches of events that are being applied.
     taking_in: Arc<AtomicU64>,
 }
 
@@ -57,7 +57,7 @@ impl Tickets {
         }
     }
 
-    /// Two that lock the same rows in opposite orders wait for each other.
+    /// Commits with locks in order of arrival: two commits that lock the same rows in opposite orders deadlock.
     async fn commit_in_order_of_arrival(
         &self,
         keys: &BTreeSet<TicketId>,
@@ -100,7 +100,7 @@ impl Commit for Tickets {
     ) -> Result<(), Error> {
         match self.wrong {
             Some(Wrong::LocksInOrderOfArrival) => self.commit_in_order_of_arrival(keys, requests, apply_batch).await,
-            // Admins' commands bring an id, so this batch is of events.
+            // Commands of admins have a request id, so this batch contains events.
             Some(Wrong::NoConditionOnTheRevision)
                 if requests.is_empty() && self.taking_in.load(Ordering::Relaxed) > 0 =>
             {
@@ -152,7 +152,7 @@ impl TicketStore for Tickets {
     }
 }
 
-/// Ledgers and reservations, as the reservation service keeps them.
+/// Returns ledgers and reservations as the reservation service stores them.
 pub(in crate::simulation) fn ledgers(wrong: Option<Wrong>, rows: Store<ReservationTables>) -> Arc<Ledgers> {
     Arc::new(Ledgers { wrong, rows, before_the_batch: Mutex::default() })
 }
@@ -161,7 +161,7 @@ pub(in crate::simulation) fn ledgers(wrong: Option<Wrong>, rows: Store<Reservati
 pub(in crate::simulation) struct Ledgers {
     wrong: Option<Wrong>,
     rows: Store<ReservationTables>,
-    /// Ledgers as they were when the batch began, while one is worked off.
+    /// The ledgers at the start of the batch that is being applied.
     before_the_batch: Mutex<Option<BTreeMap<TicketId, Ledger>>>,
 }
 
@@ -185,7 +185,7 @@ impl Ledgers {
         }
     }
 
-    /// What another has made meanwhile stays, and all who ask are told that theirs is done.
+    /// Commits with "on conflict do nothing": rows of another commit stay, and all callers get a success.
     async fn commit_or_do_nothing(
         &self,
         keys: &Keys,
@@ -272,7 +272,7 @@ impl ReservationStore for Ledgers {
     }
 }
 
-/// The one writer of a reservation process.
+/// Returns the writer of a reservation process.
 pub(in crate::simulation) fn writer(
     wrong: Option<Wrong>,
     ledgers: Arc<Ledgers>,
@@ -282,7 +282,7 @@ pub(in crate::simulation) fn writer(
     SimulatedWriter { before_the_batch, ledgers, inner }
 }
 
-/// The writer, or one that applies each command of a batch to the state before the batch.
+/// The real writer, or one that applies each command of a batch to the state before the batch.
 pub(in crate::simulation) struct SimulatedWriter {
     before_the_batch: bool,
     ledgers: Arc<Ledgers>,

@@ -1,4 +1,4 @@
-//! Connections over the loopback: protocols, age, bounds, and the stop.
+//! Connections over the loopback: protocols, maximum age, bounds, shutdown.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ async fn both_protocols_on_one_port() {
     running.stop().await;
 }
 
-/// A router that speaks gRPC in HTTP/1.1 too, as the gateway does behind its translation.
+/// Starts a router that also serves gRPC over HTTP/1.1, as the gateway does behind its translation.
 async fn plain_grpc(bounds: ConnectionLimits) -> Running {
     let fake = Fake::new(StreamKind::Waits);
     let routes = tonic::service::Routes::new(OperationsServiceServer::new(fake)).prepare().into_axum_router();
@@ -43,7 +43,7 @@ async fn plain_grpc(bounds: ConnectionLimits) -> Running {
     server.routes(router).connection_limits(bounds).start().await.expect("started")
 }
 
-/// A call over HTTP/1.1.
+/// Builds a call over HTTP/1.1.
 fn http_1(path: &str, headers: &str, page_token: &str) -> Vec<u8> {
     let message = what(page_token).encode_to_vec();
     let length = u8::try_from(message.len()).expect("short");
@@ -54,7 +54,7 @@ fn http_1(path: &str, headers: &str, page_token: &str) -> Vec<u8> {
     [head.as_bytes(), &[0, 0, 0, 0, length], &message].concat()
 }
 
-/// All that comes back until the server closes the connection.
+/// Sends a request and returns everything that is received until the server closes the connection.
 async fn by_http_1(running: &Running, request: &[u8]) -> String {
     let mut stream = TcpStream::connect(running.address()).await.expect("connected");
     stream.write_all(request).await.expect("sent");
@@ -90,7 +90,7 @@ async fn an_idle_connection_is_closed_later_than_one_that_does_not_end_its_heade
     ] {
         let bounds = ConnectionLimits { idle, header_read_timeout, ..ConnectionLimits::default() };
         let running = plain_grpc(bounds).await;
-        // That it ends at all shows the bound that counts: the other one is longer than the test waits.
+        // The end itself shows which timeout applies: the other one is longer than the test waits.
         let answer = by_http_1(&running, &request).await;
         assert_eq!(answer.contains("HTTP/1.1 200"), request.starts_with(b"POST /e"), "{answer}");
         running.stop().await;
@@ -98,7 +98,7 @@ async fn an_idle_connection_is_closed_later_than_one_that_does_not_end_its_heade
 }
 
 #[tokio::test]
-async fn a_client_that_sends_nothing_more_is_answered() {
+async fn a_half_closed_client_gets_its_response() {
     let running = plain_grpc(ConnectionLimits::default()).await;
     for (path, page_token, expected) in [(LIST, "hang", "grpc-status: 4"), (LIST, "ok", "HTTP/1.1 200")] {
         let mut stream = TcpStream::connect(running.address()).await.expect("connected");
@@ -109,7 +109,7 @@ async fn a_client_that_sends_nothing_more_is_answered() {
         let answer = String::from_utf8_lossy(&answer);
         assert!(answer.contains(expected), "{page_token}: {answer}");
     }
-    // A stream would go on for nobody: its client has gone, most likely.
+    // A stream would continue without a reader: the client has most likely disconnected.
     let mut stream = TcpStream::connect(running.address()).await.expect("connected");
     stream.write_all(&http_1(REPUBLISH, "", "")).await.expect("sent");
     stream.shutdown().await.expect("half closed");
@@ -118,7 +118,7 @@ async fn a_client_that_sends_nothing_more_is_answered() {
     running.stop().await;
 }
 
-/// With hardly any grace of its own: what counts is what the calls were promised.
+/// Limits with almost no grace, so that only the deadlines of the calls keep a connection open.
 fn aged() -> ConnectionLimits {
     let short = Duration::from_millis(50);
     ConnectionLimits { max_age: short, max_age_grace: short, ..ConnectionLimits::default() }
@@ -127,13 +127,14 @@ fn aged() -> ConnectionLimits {
 #[tokio::test]
 async fn calls_keep_their_deadlines_when_their_connection_reaches_its_age() {
     let fake = Fake::new(StreamKind::Waits);
-    // Its own client would give up at the same moment, so the wait has the server's deadline.
+    // The client would give up at the same moment, so this wait has the server's default deadline.
     let limits = LimitsConfig { default_deadline_ms: 1500, ..limits(8) };
     let running = server(&fake, &limits).connection_limits(aged()).start().await.expect("started");
     let (mut reads, mut streams) = (client(&running).await, client(&running).await);
     let mut work = tonic::Request::new(RepublishRequest::default());
     work.metadata_mut().insert("grpc-timeout", "1500m".parse().expect("ASCII"));
-    let wait = tokio::spawn(async move { reads.list_parked_events(what("hang")).await.expect_err("it never answers") });
+    let wait =
+        tokio::spawn(async move { reads.list_parked_events(what("hang")).await.expect_err("it never responds") });
     let work = tokio::spawn(async move {
         let mut stream = streams.republish(work).await.expect("open").into_inner();
         stream.message().await.expect("ok").expect("the first message");
@@ -150,7 +151,7 @@ async fn calls_keep_their_deadlines_when_their_connection_reaches_its_age() {
 }
 
 #[tokio::test]
-async fn calls_beyond_the_longest_grace_are_told_so() {
+async fn calls_beyond_the_longest_grace_end_with_shutting_down() {
     let bounds = ConnectionLimits { max_age_cap: Duration::from_millis(200), ..aged() };
     let fake = Fake::new(StreamKind::Waits);
     let patient = LimitsConfig { default_deadline_ms: 3_600_000, ..limits(8) };
@@ -176,7 +177,7 @@ async fn calls_beyond_the_longest_grace_are_told_so() {
 }
 
 #[tokio::test]
-async fn a_port_that_is_taken_is_named() {
+async fn a_port_in_use_is_named_in_the_error() {
     let fake = Fake::new(StreamKind::Waits);
     let running = server(&fake, &limits(8)).start().await.expect("started");
     let second = Server::new("second", running.address(), &limits(8), &ShutdownConfig::default());
@@ -195,8 +196,8 @@ async fn headers_are_bounded() {
     request.metadata_mut().insert("x-long", "x".repeat(200_000).parse().expect("ASCII"));
     let status = client(&running).await.list_parked_events(request).await.expect_err("refused");
     assert_ne!(status.code(), Code::Ok);
-    let answer = client(&running).await.list_parked_events(what("goes on")).await.expect("answered");
-    assert_eq!(answer.get_ref().next_page_token, "goes on");
+    let answer = client(&running).await.list_parked_events(what("next")).await.expect("answered");
+    assert_eq!(answer.get_ref().next_page_token, "next");
     running.stop().await;
 }
 
@@ -210,7 +211,7 @@ async fn one_connection_can_reach_the_limit_of_calls() {
     fake.reaches(1).await;
     let status = client.clone().list_parked_events(what("ok")).await.expect_err("shed, not queued");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ServiceOverloaded));
-    // Over the network too a caller that goes away gives its place back.
+    // A caller that disconnects releases its permit over the network too.
     hanging.abort();
     fake.reaches(0).await;
     assert!(client.clone().list_parked_events(what("ok")).await.is_ok());
@@ -218,7 +219,7 @@ async fn one_connection_can_reach_the_limit_of_calls() {
 }
 
 #[tokio::test]
-async fn a_connection_ends_by_age_and_its_streams_are_told() {
+async fn a_connection_ends_by_age_and_its_streams_end_with_shutting_down() {
     let fake = Fake::new(StreamKind::Waits);
     let aged = ConnectionLimits { max_age: Duration::from_millis(50), ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(aged).start().await.expect("started");
@@ -227,9 +228,9 @@ async fn a_connection_ends_by_age_and_its_streams_are_told() {
     let watched = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
     let mut stream = client.watch(watched.clone()).await.expect("open").into_inner();
     stream.message().await.expect("ok").expect("the first message");
-    let status = timeout(BOUND, stream.message()).await.expect("in time").expect_err("told");
+    let status = timeout(BOUND, stream.message()).await.expect("in time").expect_err("the stream ended");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ShuttingDown));
-    // The channel connects again.
+    // The channel reconnects.
     assert!(client.check(watched).await.is_ok());
     running.stop().await;
 }
@@ -265,7 +266,7 @@ async fn calls_under_way_finish_and_waits_end_when_the_server_stops() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_cut_at_the_cap() {
+async fn calls_that_do_not_end_are_aborted_at_the_cap() {
     let fake = Fake::new(StreamKind::Waits);
     let patient = LimitsConfig { default_deadline_ms: 3_600_000, ..limits(8) };
     let running = server(&fake, &patient).start().await.expect("started");
@@ -282,11 +283,11 @@ async fn what_does_not_end_is_cut_at_the_cap() {
     assert!(start.elapsed() < BOUND);
     assert!(timeout(BOUND, hanging).await.expect("cut").expect("joined").is_err());
     fake.reaches(0).await;
-    assert_eq!(closed.load(Ordering::SeqCst), 1, "the steps have their share of the time");
+    assert_eq!(closed.load(Ordering::SeqCst), 1, "the hooks have their share of the time");
 }
 
 #[tokio::test]
-async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
+async fn a_silent_client_does_not_delay_the_stop() {
     let fake = Fake::new(StreamKind::Waits);
     let bounds = ConnectionLimits { header_read_timeout: Duration::from_millis(100), ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(bounds).start().await.expect("started");
@@ -299,12 +300,13 @@ async fn a_client_that_says_nothing_does_not_hold_up_the_stop() {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_acknowledge_goaway_does_not_hold_up_the_stop() {
+async fn a_client_that_does_not_acknowledge_goaway_does_not_delay_the_stop() {
     let fake = Fake::new(StreamKind::Waits);
     let patient = ConnectionLimits { ping_interval: BOUND, ..ConnectionLimits::default() };
     let running = server(&fake, &limits(8)).connection_limits(patient).start().await.expect("started");
     let mut mute = TcpStream::connect(running.address()).await.expect("connected");
-    // The preface and empty settings: an HTTP/2 client that then says nothing more, not even that it got GOAWAY.
+    // The preface and empty settings: an HTTP/2 client that then sends nothing more, not even the acknowledgement of
+    // GOAWAY.
     mute.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0").await.expect("sent");
     mute.read_exact(&mut [0; 9]).await.expect("the server's settings");
     assert!(running.stop_until(tokio::time::Instant::now() + Duration::from_secs(10)).await, "no call was cut");
@@ -344,9 +346,10 @@ async fn reflection_answers_in_both_versions() {
     running.stop().await;
 }
 
-/// Nobody who is still there sees a connection that breaks: a read is told soon, a command when there is no time left.
+/// No connected client sees a broken connection: an unanswered read-only call ends early, a command when no time is
+/// left.
 #[tokio::test]
-async fn calls_that_hang_are_told_that_the_server_stops() {
+async fn calls_that_hang_end_with_shutting_down() {
     let fake = Fake::new(StreamKind::Waits);
     let running = server(&fake, &limits(8)).start().await.expect("started");
     let (mut reads, mut commands) = (client(&running).await, client(&running).await);

@@ -20,7 +20,7 @@ fn stack(fake: &Fake, limits: &LimitsConfig) -> impl Stack<Future: Send> + use<>
 }
 
 #[tokio::test]
-async fn a_call_comes_with_caller_and_trace() {
+async fn a_handler_gets_caller_and_trace() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
     let answer = ask(&stack, list("caller", &[])).await;
     assert_eq!((answer.status.code(), answer.token().as_str()), (Code::Ok, "true None"));
@@ -37,7 +37,7 @@ async fn a_deadline_is_answered_with_its_reason() {
     for (headers, expected) in [
         (&[("grpc-timeout", "250m")][..], Duration::from_millis(250)),
         (&[("grpc-timeout", "1M")], Duration::from_secs(60)),
-        // None of its own: the server's default.
+        // Without a deadline of its own: the server's default applies.
         (&[], Duration::from_secs(10)),
     ] {
         let start = Instant::now();
@@ -69,7 +69,7 @@ async fn a_malformed_timeout_is_refused_by_name() {
 }
 
 #[tokio::test]
-async fn one_call_too_many_is_shed_and_told_when_to_come_back() {
+async fn a_call_above_the_limit_is_rejected_with_a_retry_delay() {
     let fake = Fake::new(StreamKind::Waits);
     let stack = stack(&fake, &limits(1));
     let first = tokio::spawn(stack.clone().oneshot(list("hang", &[])));
@@ -85,14 +85,14 @@ async fn one_call_too_many_is_shed_and_told_when_to_come_back() {
     assert_eq!(
         hurried.status.metadata().get("grpc-retry-pushback-ms").expect("a pushback"),
         "-1",
-        "no time to sleep it"
+        "no time left for the delay"
     );
     assert!(hurried.status.get_details_retry_info().is_some_and(|info| info.retry_delay.is_some()));
-    // Health is answered also then.
+    // Health calls succeed even then.
     let check = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
     let health = ask(&stack, request("/grpc.health.v1.Health/Check", &check, &[])).await;
     assert_eq!(health.status.code(), Code::Ok);
-    // The first caller goes away: the place is free again.
+    // The first caller disconnects, which frees its permit.
     first.abort();
     assert!(first.await.is_err_and(|error| error.is_cancelled()));
     fake.reaches(0).await;
@@ -100,7 +100,7 @@ async fn one_call_too_many_is_shed_and_told_when_to_come_back() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_expired_call_gives_its_place_back() {
+async fn an_expired_call_releases_its_permit() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(1));
     for _ in 0..3 {
         let answer = ask(&stack, list("hang", &[("grpc-timeout", "10m")])).await;
@@ -109,7 +109,7 @@ async fn an_expired_call_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_place_is_held_until_the_answer_is_read() {
+async fn a_permit_is_held_until_the_response_is_read() {
     let fake = Fake::new(StreamKind::Waits);
     let stack = stack(&fake, &limits(1));
     let Ok(response) = stack.clone().oneshot(request(REPUBLISH, &RepublishRequest::default(), &[])).await;
@@ -119,14 +119,14 @@ async fn a_place_is_held_until_the_answer_is_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn clients_that_take_nothing_keep_no_places_from_others() {
+async fn clients_that_do_not_read_lose_their_permits() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(2));
     let open = async |request| {
         let Ok(response) = stack.clone().oneshot(request).await;
         response
     };
     let republish = || request(REPUBLISH, &RepublishRequest::default(), &[]);
-    // One has taken nothing at all, the other one message and no more.
+    // One client has read nothing, the other one a single message.
     let _mute = open(list("ok", &[])).await;
     let mut stalled = open(republish()).await;
     assert!(stalled.body_mut().frame().await.expect("open").is_ok());
@@ -136,30 +136,30 @@ async fn clients_that_take_nothing_keep_no_places_from_others() {
     let mut both = Vec::new();
     for _ in 0..2 {
         let mut response = open(republish()).await;
-        assert!(response.body_mut().frame().await.expect("their places are taken back").is_ok());
-        assert!(response.body_mut().frame().now_or_never().is_none(), "it asks for more");
+        assert!(response.body_mut().frame().await.expect("the permits of idle bodies are revoked").is_ok());
+        assert!(response.body_mut().frame().now_or_never().is_none(), "it polls for more");
         both.push(response);
     }
     tokio::time::sleep(2 * super::super::admission::IDLE).await;
-    assert_eq!(ask(&stack, list("ok", &[])).await.reason(), shed, "these wait for the service, not it for them");
+    assert_eq!(
+        ask(&stack, list("ok", &[])).await.reason(),
+        shed,
+        "these bodies wait for the service, not for their clients"
+    );
     drop(both);
     drop(stalled);
     let _first = open(republish()).await;
-    assert_eq!(
-        ask(&stack, list("ok", &[])).await.status.code(),
-        Code::Ok,
-        "no place is given back twice, none is lost"
-    );
+    assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok, "each permit is released exactly once");
 }
 
 #[tokio::test]
-async fn a_panic_is_internal_and_gives_its_place_back() {
+async fn a_panic_is_internal_and_releases_its_permit() {
     let fake = Fake::new(StreamKind::Panics);
     let stack = stack(&fake, &limits(1));
     for _ in 0..2 {
         let answer = ask(&stack, list("panic", &[])).await;
         assert_eq!((answer.http_status, answer.status.code()), (200, Code::Internal));
-        assert!(!answer.status.message().contains("on purpose"), "internals stay inside");
+        assert!(!answer.status.message().contains("on purpose"), "the panic text is not sent");
         fake.reaches(0).await;
         let answer = ask(&stack, request(REPUBLISH, &RepublishRequest::default(), &[])).await;
         assert_eq!((answer.messages.len(), answer.status.code()), (1, Code::Internal));
@@ -193,7 +193,7 @@ async fn errors_are_in_the_language_of_the_caller() {
 }
 
 #[tokio::test]
-async fn what_is_not_there_is_unimplemented() {
+async fn unknown_methods_are_unimplemented() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
     let message = ListParkedEventsRequest::default();
     for path in ["/nobody.v1.Nothing/Do", "/eticket.operations.v1.OperationsService/Nothing", "/", "/x"] {
@@ -203,14 +203,14 @@ async fn what_is_not_there_is_unimplemented() {
 }
 
 #[tokio::test]
-async fn a_body_that_is_no_message_is_an_error_of_its_own_call_only() {
+async fn a_malformed_body_fails_its_own_call_only() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(1));
     for body in [&b"\0\0\0\0\x02\xff\xff"[..], b"\0\xff\xff\xff\xff", b"\x07garbage", b""] {
         let mut broken = list("ok", &[]);
         *broken.body_mut() = Body::from(body);
         let status = ask(&stack, broken).now_or_never().expect("at once").status;
         assert!(!matches!(status.code(), Code::Ok | Code::Unknown), "{status:?}");
-        // As the gateway says it.
+        // The error has the text that the gateway uses.
         assert_eq!(status.code() == Code::ResourceExhausted, body.starts_with(b"\0\xff"), "{status:?}");
     }
     assert_eq!(ask(&stack, list("ok", &[])).await.status.code(), Code::Ok);
@@ -227,7 +227,7 @@ fn calls_are_counted_by_name_and_code() {
             ask(&stack, list("ok", &[])).await;
             ask(&stack, list("refuse", &[])).await;
             ask(&stack, request("/invented.by.a.Caller/Name", &RepublishRequest::default(), &[])).await;
-            // Its caller goes away.
+            // The caller disconnects.
             assert!(ask(&stack, list("hang", &[])).now_or_never().is_none());
         });
     });
@@ -241,7 +241,7 @@ fn calls_are_counted_by_name_and_code() {
     assert!(text.contains("eticket_rpc_in_flight{service=\"test\"} 0"), "{text}");
 }
 
-/// What a log wrote.
+/// The captured output of a log.
 #[derive(Clone, Default)]
 struct Written(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -275,7 +275,7 @@ fn only_our_own_failures_are_errors_in_the_log() {
             ask(&stack, list("ok", &[("grpc-timeout", "nonsense"), ("eticket-correlation-id", "followed")])).await;
             let mut malformed = list("", &id);
             *malformed.body_mut() = Body::from(&b"\0\0\0\0\x02\xff\xff"[..]);
-            assert_eq!(ask(&stack, malformed).await.status.code(), tonic::Code::Internal, "tonic's own word");
+            assert_eq!(ask(&stack, malformed).await.status.code(), tonic::Code::Internal, "tonic's own code");
             let text = String::from_utf8(written.0.lock().expect("unpoisoned").clone()).expect("UTF-8");
             assert!(!text.contains("ERROR") && !text.contains("WARN"), "{text}");
             assert!(!text.contains("user-of-the-message"), "nothing of a message is logged: {text}");
@@ -293,7 +293,7 @@ fn only_our_own_failures_are_errors_in_the_log() {
 }
 
 #[tokio::test]
-async fn what_is_unknown_is_named() {
+async fn an_unknown_service_or_method_is_named() {
     let stack = stack(&Fake::new(StreamKind::Waits), &limits(8));
     for (path, expected) in [
         ("/eticket.operations.v1.OperationsService/Nothing", "unknown method Nothing of service"),

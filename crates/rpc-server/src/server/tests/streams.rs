@@ -1,4 +1,5 @@
-//! What ends calls through the layers that would go on: their caller's deadline, the server or their connection that drains.
+//! How the layers end streams and calls that would otherwise continue: at the caller's deadline, or when the server or
+//! the connection drains.
 
 use std::time::Duration;
 
@@ -29,7 +30,7 @@ async fn a_stream_ends_at_its_callers_deadline() {
     fake.reaches(0).await;
 }
 
-/// Not under paused time, which stands still while a task is busy.
+/// Without paused time: paused time does not advance while a task is busy.
 #[tokio::test]
 async fn a_stream_that_always_has_more_ends_at_its_deadline_too() {
     let fake = Fake::new(StreamKind::Endless);
@@ -50,7 +51,7 @@ async fn a_stream_without_a_deadline_gets_none() {
 }
 
 #[tokio::test]
-async fn work_ends_when_there_is_no_time_left() {
+async fn a_work_stream_ends_when_no_time_is_left() {
     for kind in [StreamKind::Waits, StreamKind::Endless] {
         let (fake, token) = (Fake::new(kind), CancellationToken::new());
         let mut request = republish(&[]);
@@ -61,7 +62,7 @@ async fn work_ends_when_there_is_no_time_left() {
         let answer = read(response).await;
         assert_eq!(answer.status.code(), Code::Unavailable);
         assert_eq!(answer.reason(), Some(ErrorReason::ShuttingDown));
-        assert!(answer.messages.len() <= 16, "it does not go on for ever");
+        assert!(answer.messages.len() <= 16, "the stream ends soon");
         fake.reaches(0).await;
     }
 }
@@ -83,7 +84,7 @@ async fn a_stream_that_drains_asks_for_a_retry_only_within_its_deadline() {
 }
 
 #[tokio::test]
-async fn the_last_news_of_health_still_arrive() {
+async fn the_last_health_change_still_arrives() {
     let (token, health) = (CancellationToken::new(), Health::new([SERVICE]));
     let stack = server(&Fake::new(StreamKind::Waits), &limits(8)).health(health.clone());
     let stack = { stack }.around_services().expect("a stack");
@@ -119,7 +120,7 @@ async fn a_unary_call_outlives_the_age_of_its_connection() {
     assert_eq!(answer.await.expect("read").reason(), Some(ErrorReason::ShuttingDown));
 }
 
-/// How a call ends that its handler would not end, once one token after the other is cancelled.
+/// Returns how a call ends whose handler never ends it, while the tokens are cancelled one after the other.
 async fn ended(request: Request<Body>, tokens: &[&CancellationToken], forced_end: &ForcedEnd) -> HttpResponse {
     let fake = Fake::new(StreamKind::Waits);
     let mut request = request;
@@ -130,7 +131,7 @@ async fn ended(request: Request<Body>, tokens: &[&CancellationToken], forced_end
     });
     fake.reaches(1).await;
     for token in tokens {
-        assert!(!answer.is_finished(), "it ends with the last one only");
+        assert!(!answer.is_finished(), "only the last token ends the call");
         token.cancel();
         tokio::task::yield_now().await;
     }
@@ -140,7 +141,7 @@ async fn ended(request: Request<Body>, tokens: &[&CancellationToken], forced_end
 }
 
 #[tokio::test]
-async fn a_read_that_waits_is_told_before_a_command_is() {
+async fn a_waiting_read_ends_before_a_command() {
     let forced_end = ForcedEnd::default();
     assert!(ended(list("hang", &[]), &[&forced_end.reads], &forced_end).await.is_shutting_down());
     let forced_end = ForcedEnd::default();
@@ -149,14 +150,14 @@ async fn a_read_that_waits_is_told_before_a_command_is() {
 }
 
 #[tokio::test]
-async fn work_that_has_not_answered_yet_ends_too() {
+async fn unanswered_work_ends_too() {
     let forced_end = ForcedEnd::default();
     let request = request(REBUILD, &RebuildViewRequest::default(), &[]);
     assert!(ended(request, &[&forced_end.work], &forced_end).await.is_shutting_down());
 }
 
 #[tokio::test]
-async fn work_outlives_the_age_of_its_connection() {
+async fn a_work_stream_outlives_the_age_of_its_connection() {
     let (connection, forced_end) = (CancellationToken::new(), ForcedEnd::default());
     let mut request = request(REBUILD, &RebuildViewRequest::default(), &[]);
     request.extensions_mut().insert(ConnectionDraining(connection.clone()));

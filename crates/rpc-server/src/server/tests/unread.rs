@@ -1,5 +1,5 @@
-//! What lies unread on a connection: it must not stop the other streams, and streams that are exempt from the limit of calls have
-//! a limit of their own.
+//! Unread data on a connection must not block other streams, and streams that are exempt from the call limit have their
+//! own limit.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -15,11 +15,11 @@ use tower::ServiceExt;
 use super::*;
 use crate::config::EXEMPT_STREAMS;
 
-/// Bodies that nobody reads. With windows of 1 MiB each they took all that a connection had.
+/// The number of unread bodies. With windows of 1 MiB each they would use the whole window of a connection.
 const HELD: usize = 8;
 const CHUNK: usize = 16 * 1024;
 
-/// A client that shares its connection, as a proxy does.
+/// Creates a client that sends all calls over one connection, as a proxy does.
 async fn shared(running: &Running) -> http2::SendRequest<Body> {
     let stream = TcpStream::connect(running.address()).await.expect("connected");
     let (client, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.expect("HTTP/2");
@@ -32,7 +32,7 @@ fn to(path: &str, body: Body) -> Request<Body> {
 }
 
 #[tokio::test]
-async fn a_body_that_nobody_reads_does_not_stop_the_others_of_its_connection() {
+async fn an_unread_body_does_not_block_other_streams_of_its_connection() {
     let held = post(async |_request: Request<Body>| std::future::pending::<()>().await);
     let router = Router::new().route("/held", held).route("/read", post(async |body: Bytes| body));
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -52,20 +52,20 @@ async fn a_body_that_nobody_reads_does_not_stop_the_others_of_its_connection() {
     let (mut before, mut quiet) = (0, 0);
     while quiet < 50 {
         let answer = client.clone().send_request(to("/read", Body::from("read")));
-        let answer = timeout(Duration::from_secs(5), answer).await.expect("it does not wait for others");
+        let answer = timeout(Duration::from_secs(5), answer).await.expect("other streams do not block it");
         let answer = answer.expect("an answer").collect().await.expect("a body").to_bytes();
         assert_eq!(answer, "read");
         let now = sent.load(Ordering::SeqCst);
         quiet = if now == before && now >= HELD { quiet + 1 } else { 0 };
         before = now;
     }
-    assert!(before * CHUNK < 4 * 1024 * 1024, "what lies unread is bounded: {before} chunks");
+    assert!(before * CHUNK < 4 * 1024 * 1024, "unread data is bounded: {before} chunks");
     assert!(calls.try_join_next().is_none(), "no held call has ended");
     calls.abort_all();
     running.stop().await;
 }
 
-/// Else a client could open them without end, and each may hold a window of memory.
+/// Without the limit a client could open health streams without end, and each may use a window of memory.
 #[tokio::test]
 async fn streams_of_health_have_a_limit_of_their_own() {
     let stack = server(&Fake::new(StreamKind::Waits), &limits(1)).around_services().expect("a stack");
@@ -76,14 +76,14 @@ async fn streams_of_health_have_a_limit_of_their_own() {
     let mut open = Vec::new();
     for _ in 0..EXEMPT_STREAMS {
         let Ok(response) = stack.clone().oneshot(watch()).await;
-        assert!(Status::from_header_map(response.headers()).is_none(), "it is open");
+        assert!(Status::from_header_map(response.headers()).is_none(), "the stream is open");
         open.push(response);
     }
     let Ok(response) = stack.clone().oneshot(watch()).await;
     assert_eq!(read(response).await.reason(), Some(ErrorReason::ServiceOverloaded));
     let check = tonic_health::pb::HealthCheckRequest { service: "liveness".into() };
     let Ok(response) = stack.clone().oneshot(request("/grpc.health.v1.Health/Check", &check, &[])).await;
-    assert_eq!(read(response).await.status.code(), tonic::Code::Ok, "probes are answered all the same");
+    assert_eq!(read(response).await.status.code(), tonic::Code::Ok, "unary probes still succeed");
     open.pop();
     let Ok(response) = stack.clone().oneshot(watch()).await;
     assert!(Status::from_header_map(response.headers()).is_none(), "there is room again");
