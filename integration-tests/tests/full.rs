@@ -268,7 +268,7 @@ async fn where_nats_has_no_room_commands_go_on_and_events_flow_when_it_has() {
         shows(&eticket, server, "readiness", ServingStatus::Serving).await;
     }
     let log = eticket.log();
-    assert!(log.contains("file too large") && log.contains("give the server or the account more room"), "{log}");
+    assert!(log.contains("file too large") && log.contains("give the server or the account more storage"), "{log}");
     assert_eq!(api.ticket("later").await.expect("it was registered").ticket_id, "later");
     let view = api.view("held", "", WaitFor::Unspecified).await.expect("as it was");
     assert_eq!(view.ticket_status(), TicketStatus::Reserved, "it has not heard of it");
