@@ -1,8 +1,9 @@
-//! What every store keeps beside its service's own rows (outbox, records, parked messages, stream epoch), and the shape of a
-//! commit: lock and read, work the batch off in memory, write, all in one transaction.
+//! The state that every store keeps in addition to the rows of its service (outbox, records, parked messages, epoch of
+//! the stream), and the structure of a commit: lock and read rows, apply the batch in memory, write, in one
+//! transaction.
 //!
-//! `Work` is that memory. A service's `apply_batch` is a plain function over it, so the rules of the domain are tested without a
-//! database and are the same on every one.
+//! `Work` holds that memory. The `apply_batch` of a service is a synchronous function over `Work`, so domain rules are
+//! tested without a database and are the same with every store.
 
 #![warn(missing_docs)]
 
@@ -20,19 +21,20 @@ use chrono::{DateTime, Utc};
 use eticket_bus::Message;
 use uuid::Uuid;
 
-/// Why a store did not do what it was asked. Nothing is known to be written after any of them.
+/// Errors of store operations. After any of them, nothing is known to be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store does not answer, or the outcome of the commit is unknown: ask again later; the record tells whether it was done.
-    #[error("the store does not answer")]
+    /// The store does not respond, or the outcome of the commit is unknown. Retry later; the record of the request
+    /// shows whether it was committed.
+    #[error("the store does not respond")]
     Unavailable(#[source] sqlx::Error),
-    /// The fault lies in the data of one command: the others of the batch are worth another try without it.
+    /// The data of one command is at fault. The rest of the batch can be retried without it.
     #[error("the store refuses the data")]
     Data(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
-    /// For rows that do not hold what this program writes.
+    /// Creates the error of a row with content that this program never writes.
     pub fn data(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Data(error.into())
     }
@@ -40,52 +42,52 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let lies_in_the_data = match &error {
-            sqlx::Error::Database(cause) => postgres::lies_in_the_data(&**cause)
-                .unwrap_or_else(|| sqlite::lies_in_the_data(cause.code().as_deref())),
+        let is_caused_by_data = match &error {
+            sqlx::Error::Database(cause) => postgres::is_caused_by_data(&**cause)
+                .unwrap_or_else(|| sqlite::is_caused_by_data(cause.code().as_deref())),
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => true,
             _ => false,
         };
-        if lies_in_the_data { Self::data(error) } else { Self::Unavailable(error) }
+        if is_caused_by_data { Self::data(error) } else { Self::Unavailable(error) }
     }
 }
 
-/// A message that waits in the outbox for the relay.
+/// A message in the outbox, to be published by the relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// Of the aggregate: the relay sends each subject's rows in this order.
+    /// The revision of the aggregate. The relay publishes the rows of a subject in this order.
     pub revision: i64,
-    /// What is sent, as it is sent.
+    /// The message to publish.
     pub message: Message,
 }
 
-/// The first answer to a request that carried a `request_id`.
+/// The stored response of a request with a `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The caller's.
+    /// The idempotency key of the caller.
     pub request_id: Uuid,
-    /// Of method, caller and fields.
+    /// A hash of method, caller and fields.
     pub hash: [u8; 32],
-    /// The response, encoded.
+    /// The encoded response.
     pub answer: Vec<u8>,
 }
 
-/// Identifies a request, so that a retry gets the first answer: the caller's `request_id`, and a hash of method, caller and fields.
+/// The idempotency key of a request and a hash of its content; a retry with both gets the stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idempotency {
-    /// The caller's.
+    /// The idempotency key of the caller.
     pub request_id: Uuid,
-    /// Of method, caller and fields.
+    /// A hash of method, caller and fields.
     pub hash: [u8; 32],
 }
 
-/// The same `request_id` came with another method, caller or fields.
+/// The `request_id` was used with another method, caller or other fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request_id was used for another request")]
 pub struct RequestIdReused;
 
 impl Idempotency {
-    /// The answer that a record holds for this request.
+    /// Returns the stored response if the record is of this request.
     ///
     /// # Errors
     /// `RequestIdReused` if the record is of another request.
@@ -94,22 +96,22 @@ impl Idempotency {
     }
 }
 
-/// A message that could not be applied: kept with the reason until an admin has it applied again.
+/// A message that could not be applied. It is kept until an admin resends or discards it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
-    /// Names it.
+    /// The id of the event.
     pub event_id: String,
-    /// What is sent, as it is sent.
+    /// The message as received.
     pub message: Message,
     /// Why it could not be applied.
     pub reason: String,
-    /// How often that was tried.
+    /// Number of attempts to apply it.
     pub attempts: u32,
-    /// Since when it is set aside.
+    /// When it was parked.
     pub park_time: DateTime<Utc>,
 }
 
-/// Rows by key, as read and as changed since. A map, so that a commit can never carry two input rows for one row written.
+/// Rows by key, as read and as changed since. A map, because a commit must not write one row twice.
 #[derive(Debug, Clone)]
 pub struct Rows<K, V> {
     rows: BTreeMap<K, V>,
@@ -124,48 +126,49 @@ impl<K, V> Default for Rows<K, V> {
 }
 
 impl<K: Ord + Clone, V> Rows<K, V> {
-    /// The row as it stands now in this batch.
+    /// Returns the current row, including changes of this batch.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
     }
 
-    /// Adds a row as the store holds it.
+    /// Adds a row as read from the store.
     pub fn insert_read(&mut self, key: K, row: V) {
         self.read.insert(key.clone());
         self.rows.insert(key, row);
     }
 
-    /// Makes or changes a row: the commit writes it.
+    /// Inserts or updates a row; the commit writes it.
     pub fn put(&mut self, key: K, row: V) {
         self.changed.insert(key.clone());
         self.rows.insert(key, row);
     }
 
-    /// What the commit has to write, in the order of the keys.
+    /// Returns the changed rows in the order of their keys.
     pub fn changed(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed.iter().filter_map(|key| self.rows.get_key_value(key))
     }
 
-    /// Of these, the rows that the store did not show when it was read. Another process may have made them since.
+    /// Returns the changed rows that were not in the store when it was read. Another process may have inserted them
+    /// since.
     pub fn made(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed().filter(|(key, _)| !self.read.contains(key))
     }
 
-    /// Of these, the rows that the store holds, locked.
+    /// Returns the changed rows that were in the store, and are locked.
     pub fn updated(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed().filter(|(key, _)| self.read.contains(key))
     }
 
-    /// All rows, in the order of the keys.
+    /// Returns all rows in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.rows.iter()
     }
 }
 
-/// A batch being worked off: the rows it locked, the records it found, and what it has brought about so far.
+/// The state of a batch while it is applied: the locked rows, the records found, and the effects so far.
 #[derive(Debug, Default)]
 pub struct Work<R> {
-    /// The service's own rows.
+    /// The rows of the service.
     pub rows: R,
     found: HashMap<Uuid, Record>,
     pub(crate) new_records: BTreeMap<Uuid, Record>,
@@ -175,7 +178,7 @@ pub struct Work<R> {
 }
 
 impl<R> Work<R> {
-    /// Nothing has been worked off yet.
+    /// Creates the state before the first command of the batch.
     pub fn new(rows: R, records: impl IntoIterator<Item = Record>) -> Self {
         Self {
             rows,
@@ -187,11 +190,12 @@ impl<R> Work<R> {
         }
     }
 
-    /// Runs one command. The record is looked for here, under the row locks and before any guard: another attempt with the same
-    /// id may have succeeded since the request came in, and then a refusal would be wrong. A refusal leaves no record.
+    /// Runs one command. The record is checked here, under the row locks and before any rule: another attempt with the
+    /// same id may have succeeded since the request arrived, and then a refusal would be wrong. A refusal leaves no
+    /// record.
     ///
     /// # Errors
-    /// The refusal of `effect`, or `RequestIdReused`.
+    /// Returns the refusal of `effect`, or `RequestIdReused`.
     pub fn run<E: From<RequestIdReused>>(
         &mut self,
         idempotency: Option<Idempotency>,
@@ -208,49 +212,49 @@ impl<R> Work<R> {
         Ok(answer)
     }
 
-    /// Has a message sent once the transaction is committed.
+    /// Adds a message to the outbox; it is published after the commit.
     pub fn publish(&mut self, row: OutboxRow) {
         self.outbox.push(row);
     }
 
-    /// Sets a message aside, in the same transaction.
+    /// Parks a message in this transaction.
     pub fn park(&mut self, parked: Parked) {
         self.parked.push(parked);
     }
 
-    /// Takes a message out of those set aside, in the same transaction.
+    /// Removes a parked message in this transaction.
     pub fn unpark(&mut self, event_id: String) {
         self.unparked.push(event_id);
     }
 
-    /// What the relay will send.
+    /// The messages that this batch publishes.
     pub fn outbox(&self) -> &[OutboxRow] {
         &self.outbox
     }
 
-    /// What is set aside.
+    /// The messages that this batch parks.
     pub fn parked(&self) -> &[Parked] {
         &self.parked
     }
 }
 
-/// Works a batch off in memory.
+/// A function that applies a batch in memory.
 pub type ApplyBatch<'a, R> = &'a mut (dyn for<'w> FnMut(&'w mut Work<R>) + Send);
 
-/// A store that commits batches: `Keys` names the rows to lock, `Rows` is what is read and written.
+/// A store that commits batches. `Keys` names the rows to lock; `Rows` holds the rows that are read and written.
 #[async_trait]
 pub trait Commit: Send + Sync {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
-    /// The service's own rows.
+    /// The rows of the service.
     type Rows: Send + 'static;
 
-    /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `apply_batch` work the batch
-    /// off, writes what it changed, commits. Where another transaction inserted a key of this one meanwhile, all of that is done
-    /// again; [`CommitExt::commit_with`] returns what the last of these calls has returned.
+    /// In one transaction: locks the rows of `keys` in their order, reads them and the records of `requests`, calls
+    /// `apply_batch`, and writes its changes. If another transaction has inserted one of the keys meanwhile, everything
+    /// is repeated; [`CommitExt::commit_with`] returns the result of the last call.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is written then, or (`Unavailable`) it is not known.
+    /// See [`Error`]. Nothing is written, or with `Unavailable` the outcome may be unknown.
     async fn commit(
         &self,
         keys: &Self::Keys,
@@ -259,13 +263,13 @@ pub trait Commit: Send + Sync {
     ) -> Result<(), Error>;
 }
 
-/// For callers of [`Commit`], also through `dyn`.
+/// Extends [`Commit`], also as a trait object.
 #[async_trait]
 pub trait CommitExt: Commit {
-    /// As [`Commit::commit`]; returns what `apply_batch` has returned for the attempt that was committed, and nothing of earlier ones.
+    /// Like [`Commit::commit`]; returns the result of `apply_batch` in the committed attempt.
     ///
     /// # Errors
-    /// As [`Commit::commit`].
+    /// Like [`Commit::commit`].
     async fn commit_with<A, F>(&self, keys: &Self::Keys, requests: &[Uuid], mut apply_batch: F) -> Result<A, Error>
     where
         A: Send,
@@ -274,67 +278,67 @@ pub trait CommitExt: Commit {
         let mut returned = None;
         let mut keep = |work: &mut Work<Self::Rows>| returned = Some(apply_batch(work));
         self.commit(keys, requests, &mut keep).await?;
-        returned.ok_or_else(|| Error::data("the store has committed a batch without applying it"))
+        returned.ok_or_else(|| Error::data("the store committed a batch without applying it"))
     }
 }
 
 impl<S: Commit + ?Sized> CommitExt for S {}
 
-/// A row of the outbox with its id, by which it is deleted.
+/// A row of the outbox.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WaitingRow {
-    /// By which it is deleted.
+    /// The key for deleting the row.
     pub id: i64,
-    /// Of the aggregate.
+    /// The revision of the aggregate.
     pub revision: i64,
-    /// What is sent, as it is sent.
+    /// The message to publish.
     pub message: Message,
 }
 
-/// Subjects that one relay owns, with all their waiting rows, until it is dropped or done.
+/// Outbox subjects claimed by one relay with their rows, until `done` is called or the claim is dropped.
 #[async_trait]
 pub trait Claim: Send {
-    /// The waiting rows, a list a subject, each in the order (revision, id).
+    /// Returns the rows, one list per subject, each in the order of (revision, id).
     fn subjects(&mut self) -> Vec<Vec<WaitingRow>>;
 
-    /// Deletes the rows that the bus has acknowledged and gives the subjects back.
+    /// Deletes the rows that the bus has acknowledged, and releases the subjects.
     async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error>;
 }
 
-/// What the relay, the consumers and the operators need of every store.
+/// Store operations for the relay, consumers and operators.
 #[async_trait]
 pub trait Housekeeping: Send + Sync {
-    /// Whether the store answers.
+    /// Fails if the store does not respond or cannot be written.
     async fn ping(&self) -> Result<(), Error>;
 
-    /// Claims up to `most` subjects that wait in the outbox and that no other relay owns.
+    /// Claims up to `most` subjects of the outbox that no other relay has claimed.
     async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error>;
 
-    /// How many rows wait in the outbox.
+    /// Returns the number of rows in the outbox.
     async fn outbox_depth(&self) -> Result<i64, Error>;
 
-    /// The epoch of the stream that this store last met.
+    /// Returns the epoch of the stream that this store last used.
     async fn stream_epoch(&self) -> Result<Option<String>, Error>;
 
-    /// Notes which stream was met.
+    /// Stores the epoch of the current stream.
     async fn set_stream_epoch(&self, epoch: &str) -> Result<(), Error>;
 
-    /// The record of a request, for a look before anything else is asked.
+    /// Returns the record of a request, for a check before the commit.
     async fn record(&self, request_id: Uuid) -> Result<Option<Record>, Error>;
 
-    /// Deletes records made before `before`; answers how many.
+    /// Deletes records created before `before`, and returns their number.
     async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error>;
 
-    /// Parked messages with an id above `after`, in the order of their ids.
+    /// Returns parked messages with an id above `after`, in the order of their ids.
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error>;
 
-    /// One parked message.
+    /// Returns one parked message.
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
 
-    /// Deletes a parked message for good; answers whether it was there.
+    /// Deletes a parked message; returns whether it existed.
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
 
-    /// Ends all use: waits for what is under way and closes the files or connections.
+    /// Waits for pending operations, and closes files or connections.
     async fn close(&self);
 }
 
@@ -359,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_gets_the_first_answer_and_no_second_effect() {
+    fn a_retry_gets_the_first_response_without_a_second_effect() {
         let mut work = Work::new((), []);
         let first = work.run::<Refusal>(idempotency(1), |_| Ok(vec![7]));
         let again = work.run(idempotency(1), |_| Err(Refusal::Guard));
@@ -368,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn the_record_is_looked_for_before_any_refusal() {
+    fn the_record_is_checked_before_any_refusal() {
         let record = Record { request_id: Uuid::from_u128(1), hash: [1; 32], answer: vec![9] };
         let mut work = Work::new((), [record]);
         assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(vec![9]));
