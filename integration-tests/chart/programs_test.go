@@ -55,7 +55,7 @@ func TestFeaturesAreThoseOfThePrograms(t *testing.T) {
 		}
 		// A value may still be refused, for a file that is not there, but not the key.
 		output, _ := checkConfig(t, result, "ticket", text+"\n"+key+"\n")
-		unknown := strings.Contains(output, "no such key") || strings.Contains(output, "cannot check tokens yet")
+		unknown := strings.Contains(output, "unknown key") || strings.Contains(output, "cannot check tokens yet")
 		if can, listed := features[feature]; !listed || can == unknown {
 			t.Errorf("features.yaml says %s: %v, the program: %s", feature, can, output)
 		}

@@ -133,13 +133,13 @@ async fn an_unknown_key_is_refused() {
     let file = folder.path().join("eticket.toml");
     fs::write(&file, "[reservation.upstream.tiket]\nurl = \"http://127.0.0.1:1\"\n").expect("written");
     let launch = Launch::program("eticket").argument("--config").argument(file.to_str().expect("UTF-8"));
-    refused(launch, &["reservation.upstream.tiket.url = http://127.0.0.1:1: no such key"]).await;
+    refused(launch, &["reservation.upstream.tiket.url = http://127.0.0.1:1: unknown key"]).await;
     let upstreams = ["ticket", "reservation", "pricing", "query"].into_iter();
     let gateway = upstreams.fold(Launch::program("eticket-gateway").key("bus.url", "embedded"), |launch, name| {
         launch.key(&format!("upstream.{name}.url"), "http://127.0.0.1:1")
     });
     let exit = check(gateway).await;
-    let (_, known) = exit.log.split_once("bus.url = embedded: no such key; known here: ").expect("it is refused");
+    let (_, known) = exit.log.split_once("bus.url = embedded: unknown key; expected one of ").expect("it is refused");
     assert!(!known.contains("bus") && known.contains("upstream"), "{}", exit.log);
 }
 

@@ -268,7 +268,7 @@ async fn nats_without_space_delays_events_but_not_commands() {
         shows(&eticket, server, "readiness", ServingStatus::Serving).await;
     }
     let log = eticket.log();
-    assert!(log.contains("file too large") && log.contains("give the server or the account more room"), "{log}");
+    assert!(log.contains("file too large") && log.contains("give the server or the account more storage"), "{log}");
     assert_eq!(api.ticket("later").await.expect("it was registered").ticket_id, "later");
     let view = api.view("held", "", WaitFor::Unspecified).await.expect("as it was");
     assert_eq!(view.ticket_status(), TicketStatus::Reserved, "the view has not received the event");

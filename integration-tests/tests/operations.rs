@@ -44,12 +44,12 @@ async fn each_command_prints_its_result() {
         (
             &["republish"][..],
             &[
-                "ticket: 3 states put into the outbox again",
-                "reservation: 3 states put into the outbox again",
-                "pricing: 3 states put into the outbox again",
+                "ticket: 3 states added to the outbox",
+                "reservation: 3 states added to the outbox",
+                "pricing: 3 states added to the outbox",
             ][..],
         ),
-        (&["republish", "--service", "pricing"], &["pricing: 3 states put into the outbox again"]),
+        (&["republish", "--service", "pricing"], &["pricing: 3 states added to the outbox"]),
         (&["parked", "--service", "query"], &["query: 0 parked"]),
         (&["resend", "--service", "ticket"], &["ticket: 0 applied again"]),
         (&["compare-view"], &["query: 9 rows compared, 0 differences"]),
@@ -63,7 +63,7 @@ async fn each_command_prints_its_result() {
     // Sent to a service directly; the output names no service.
     let direct = Launch::program("eticket-ticket").argument("republish").argument("--address");
     let exit = direct.argument(eticket.address("ticket")).run().await;
-    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["3 states put into the outbox again"]), "{}", exit.log);
+    assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["3 states added to the outbox"]), "{}", exit.log);
     eticket.stop().await;
 }
 
@@ -179,7 +179,11 @@ async fn a_service_serves_only_its_own_operations() {
     };
     let exit = at_ticket(&["parked"]).await;
     assert_eq!((exit.code, lines(&exit)), (Some(1), vec!["ticket: 0 parked"]), "{}", exit.log);
-    assert!(exit.log.contains("is no gateway") && exit.log.contains("this is the ticket service"), "{}", exit.log);
+    assert!(
+        exit.log.contains("is a service, not a gateway") && exit.log.contains("this is the ticket service"),
+        "{}",
+        exit.log
+    );
     let exit = at_ticket(&["parked", "--service", "ticket"]).await;
     assert_eq!((exit.code, lines(&exit)), (Some(0), vec!["ticket: 0 parked"]), "{}", exit.log);
     for arguments in [&["parked", "--service", "query"][..], &["compare-view"], &["resend", "--service", "pricing"]] {

@@ -1,4 +1,4 @@
-//! Which processes the distributed form has on one machine, where each listens, and what each must be told of the others.
+//! The processes of the distributed form on one machine, their addresses, and their configuration.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -6,47 +6,47 @@ use anyhow::Result;
 
 use crate::free_port;
 
-/// Those that keep state and publish, in the order of their start.
+/// The services that write to a store, in the order of their start.
 pub const WRITERS: [&str; 3] = ["ticket", "pricing", "reservation"];
-/// All that there are replicas of.
+/// All services with replicas.
 pub const SERVICES: [&str; 4] = ["ticket", "pricing", "query", "reservation"];
-/// The one that people call.
+/// The gateway, which clients call.
 pub const GATEWAY: &str = "gateway";
 
 /// One process.
 #[derive(Debug, Clone)]
 pub struct Process {
-    /// As in `eticket-<service>`.
+    /// The name in `eticket-<service>`.
     pub service: &'static str,
-    /// Where it listens: a free port of loopback, the same each time it is started.
+    /// The listen address: a free loopback port, which stays the same after a restart.
     pub address: String,
-    /// Its configuration, by the names of the keys.
+    /// The configuration by key.
     pub keys: BTreeMap<String, String>,
 }
 
 impl Process {
-    /// A key's name in the environment.
+    /// Returns the environment variable of a key.
     #[must_use]
     pub fn variable(key: &str) -> String {
         format!("ETICKET__{}", key.to_uppercase().replace('.', "__"))
     }
 }
 
-/// What the processes stand on.
+/// The servers and the folder that the processes use.
 #[derive(Debug, Clone, Copy)]
 pub struct Ground<'a> {
-    /// `postgres://…`, for those that write.
+    /// `postgres://…`, for the services that write.
     pub store_url: &'a str,
     /// `nats://…`.
     pub bus_url: &'a str,
-    /// Where each gets a folder of its own.
+    /// The parent of the data folders of the processes.
     pub data: &'a Path,
 }
 
-/// So many replicas of each service, and of the gateway in front of them.
+/// Lays out the replicas of each service and of the gateway.
 ///
 /// # Errors
-/// If no port can be had.
+/// Fails if there is no free port.
 pub fn processes(replicas: impl Fn(&str) -> usize, ground: Ground<'_>) -> Result<Vec<Process>> {
     let mut processes = Vec::new();
     for service in SERVICES {
@@ -85,7 +85,7 @@ fn listening(service: &'static str) -> Result<Process> {
     Ok(Process { service, address, keys })
 }
 
-/// All replicas of a service, as in `upstream.<service>.url`.
+/// The addresses of all replicas of a service, as in `upstream.<service>.url`.
 fn urls(processes: &[Process], service: &str) -> String {
     let replicas = processes.iter().filter(|process| process.service == service);
     replicas.map(|process| format!("http://{}", process.address)).collect::<Vec<_>>().join(",")
@@ -96,19 +96,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_is_told_where_those_are_that_it_calls() {
+    fn each_process_has_the_addresses_of_its_upstreams() {
         let ground = Ground { store_url: "postgres://s", bus_url: "nats://b", data: Path::new("/d") };
         let processes = processes(|_| 2, ground).expect("ports");
         assert_eq!(processes.len(), 10);
         let tickets = urls(&processes, "ticket");
         assert_eq!(tickets.split(',').count(), 2);
         for process in &processes {
-            let told = |key: &str| process.keys.get(key).map(String::as_str);
+            let key = |key: &str| process.keys.get(key).map(String::as_str);
             let calls_ticket = ["reservation", "query", "gateway"].contains(&process.service);
-            assert_eq!(told("upstream.ticket.url"), calls_ticket.then_some(tickets.as_str()), "{process:?}");
+            assert_eq!(key("upstream.ticket.url"), calls_ticket.then_some(tickets.as_str()), "{process:?}");
             let writes = WRITERS.contains(&process.service);
-            assert_eq!(told("store.url"), writes.then_some("postgres://s"), "{process:?}");
-            assert_eq!(told("bus.url"), (process.service != GATEWAY).then_some("nats://b"), "{process:?}");
+            assert_eq!(key("store.url"), writes.then_some("postgres://s"), "{process:?}");
+            assert_eq!(key("bus.url"), (process.service != GATEWAY).then_some("nats://b"), "{process:?}");
         }
         assert_eq!(Process::variable("store.url"), "ETICKET__STORE__URL");
     }

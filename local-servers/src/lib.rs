@@ -1,7 +1,7 @@
-//! Servers of one's own: each in a folder of its own, on free ports of loopback, stopped when dropped. For tests, benchmarks and
-//! `cargo xtask up`; several runs stand side by side.
+//! Servers for tests, benchmarks and `cargo xtask up`: each in a folder of its own, on free loopback ports, and stopped
+//! when dropped. Several runs can work side by side.
 //!
-//! Everything here blocks: starting a server takes a second or so, and who starts one has nothing else to do.
+//! All functions block: starting a server takes about a second, and its callers have nothing else to do.
 
 pub mod layout;
 pub mod nats;
@@ -16,18 +16,18 @@ use std::{
 
 use anyhow::{Result, bail};
 
-/// No server takes longer to start or to stop.
+/// Bound of each start and stop.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// Below those that systems take for outgoing connections: one of these would keep a server that was killed from coming back.
+/// Below the ephemeral ports: an outgoing connection on one of those could prevent the restart of a killed server.
 const PORTS: std::ops::Range<u16> = 12_000..32_000;
 
-/// A port of loopback that nobody listens on.
+/// Returns a free loopback port.
 ///
 /// # Errors
-/// If there is none.
+/// Fails if there is none.
 pub fn free_port() -> Result<u16> {
-    // By chance, so that runs side by side do not all begin with the same one.
+    // Starts at a random port, so that parallel runs do not all try the same ports.
     let chance = RandomState::new().build_hasher().finish();
     let count = PORTS.len() as u64;
     for step in 0..count {
@@ -36,10 +36,10 @@ pub fn free_port() -> Result<u16> {
             return Ok(port);
         }
     }
-    bail!("no port of loopback can be had")
+    bail!("no loopback port is free")
 }
 
-/// Looks again until `done`, or an error after [`BOUND`].
+/// Polls until `done` returns true; fails after [`BOUND`].
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {
     let end = Instant::now() + BOUND;
     while !done()? {

@@ -1,4 +1,4 @@
-//! nats-server 2.10 or newer with JetStream, found on the path: one node, or a cluster.
+//! nats-server 2.10 or newer with JetStream, from the path: one node or a cluster.
 
 use std::{
     env, fs,
@@ -16,7 +16,7 @@ use tempfile::TempDir;
 
 use crate::{free_port, program::Program, wait_until};
 
-/// With other ports each time.
+/// Maximum number of starts, each with other ports.
 const ATTEMPTS: u32 = 3;
 
 /// A running node.
@@ -30,18 +30,18 @@ pub struct Nats {
 }
 
 impl Nats {
-    /// A node for a test, in a folder that goes with it.
+    /// Starts a node for a test, in a temporary folder.
     ///
     /// # Errors
-    /// If nats-server is not on the path, or does not start.
+    /// Fails if nats-server is not on the path or does not start.
     pub fn start() -> Result<Self> {
         Self::start_with("")
     }
 
-    /// The same, with further lines of configuration.
+    /// Like [`Self::start`], with further lines of configuration.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn start_with(lines: &str) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("eticket-nats-").tempdir()?;
         let mut node = Self::start_in(temporary.path(), lines)?;
@@ -49,17 +49,17 @@ impl Nats {
         Ok(node)
     }
 
-    /// A node in this folder.
+    /// Starts a node in this folder.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn start_in(folder: &Path, lines: &str) -> Result<Self> {
         let mut attempts = 1;
         loop {
             let mut node = Self::configured(folder, lines)?;
             match node.start_again() {
                 Ok(()) => return Ok(node),
-                // Its ports were free a moment before it started, and may have been taken meanwhile.
+                // The ports were free before the start, and may have been taken meanwhile.
                 Err(_) if attempts < ATTEMPTS && node.has_ended() => attempts += 1,
                 Err(error) => return Err(error),
             }
@@ -70,10 +70,11 @@ impl Nats {
         self.program.as_mut().is_some_and(|program| program.ended().unwrap_or(true))
     }
 
-    /// A node in this folder, by this program, which Ctrl-C at the terminal passes by: its owner stops it in order.
+    /// Starts this program as a node in this folder, in a process group of its own: Ctrl-C on the terminal does not
+    /// reach it, and its owner stops it in order.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn start_shielded(folder: &Path, program: &Path) -> Result<Self> {
         let mut node = Self::configured(folder, "")?;
         node.shielded = Some(program.to_owned());
@@ -81,10 +82,10 @@ impl Nats {
         Ok(node)
     }
 
-    /// Three nodes that know each other; a stream can have three replicas.
+    /// Starts a cluster of three nodes; a stream can have three replicas.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn cluster() -> Result<Vec<Self>> {
         let routes = [free_port()?, free_port()?, free_port()?];
         let others = routes.map(|port| format!("\"nats-route://127.0.0.1:{port}\"")).join(", ");
@@ -102,7 +103,8 @@ impl Nats {
         for node in &mut nodes {
             node.wait_until_healthy()?;
         }
-        // Healthy is a node that knows of a leader; a stream of three replicas needs all to have been heard of.
+        // A node is healthy once it knows a leader. A stream with three replicas needs all nodes to be known to the
+        // leader.
         wait_until("a cluster of three", || Ok(nodes.iter().any(|node| leads(node.monitor, 2))))?;
         Ok(nodes)
     }
@@ -110,7 +112,7 @@ impl Nats {
     fn configured(folder: &Path, lines: &str) -> Result<Self> {
         let (port, monitor) = (free_port()?, free_port()?);
         let store = folder.join("jetstream");
-        // Synced, as a single node must be: its acknowledgement would else not mean that the message is on the disk.
+        // Synced, as required for a single node: otherwise an acknowledged message might not be on the disk.
         let configuration = format!(
             "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
              jetstream {{ store_dir: \"{}\", sync_interval: always }}\n{lines}\n",
@@ -133,20 +135,20 @@ impl Nats {
         Ok(())
     }
 
-    /// Starts it where it does not run, on the port it had before.
+    /// Starts a stopped node on the same ports.
     ///
     /// # Errors
-    /// If it ends at once, with its log.
+    /// Fails with the log if it ends at once.
     pub fn start_again(&mut self) -> Result<()> {
         self.launch()?;
         self.wait_until_healthy()
     }
 
-    /// Healthy: JetStream answers too, in a cluster with a leader.
+    /// Waits until JetStream responds too, in a cluster with a leader.
     fn wait_until_healthy(&mut self) -> Result<()> {
         let monitor = self.monitor;
         let program = self.program.as_mut().context("nats-server does not run")?;
-        wait_until("an answer of nats-server", || {
+        wait_until("a response of nats-server", || {
             if program.ended()? {
                 bail!("nats-server does not start:\n{}", program.log());
             }
@@ -154,60 +156,60 @@ impl Nats {
         })
     }
 
-    /// For `bus.url`.
+    /// Returns the URL for `bus.url`.
     #[must_use]
     pub fn url(&self) -> String {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// On loopback.
+    /// Returns the loopback port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// kill -9.
+    /// Kills the node with SIGKILL.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn kill(&mut self) -> Result<()> {
         let mut program = self.program.take().context("nats-server does not run")?;
         program.signal(Signal::KILL)?;
         program.wait()
     }
 
-    /// Stops it in good order.
+    /// Stops the node with SIGTERM.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn stop(&mut self) -> Result<()> {
         let mut program = self.program.take().context("nats-server does not run")?;
         program.signal(Signal::TERM)?;
         program.wait()
     }
 
-    /// Sends a signal, as STOP or CONT.
+    /// Sends a signal, such as STOP or CONT.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.program.as_ref().context("nats-server does not run")?.signal(signal)
     }
 
-    /// Lets it write nothing beyond so many bytes of any file, or all again. It answers then as it does where its disk is full, and
-    /// nobody's permission is needed.
+    /// Limits the size of the files that the node writes, or removes the limit. The node reacts as to a full disk, and
+    /// no privileges are needed.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         let program = self.program.as_ref().context("nats-server does not run")?;
         program.limit_files(bytes, || Command::new("prlimit"))
     }
 
-    /// Deletes all that JetStream has stored; only while it does not run.
+    /// Deletes all data of JetStream. The node must be stopped.
     ///
     /// # Errors
-    /// If it runs, or the folder cannot be deleted.
+    /// Fails if it runs or the folder cannot be deleted.
     pub fn wipe(&mut self) -> Result<()> {
         if self.program.is_some() {
             bail!("nats-server runs");
@@ -215,10 +217,10 @@ impl Nats {
         Ok(fs::remove_dir_all(self.folder.join("jetstream"))?)
     }
 
-    /// Keeps a copy of all that JetStream has stored, as a backup does; only while it does not run.
+    /// Copies all data of JetStream, like a backup. The node must be stopped.
     ///
     /// # Errors
-    /// If it runs, or the files cannot be copied.
+    /// Fails if it runs or the files cannot be copied.
     pub fn keep_copy(&mut self) -> Result<()> {
         if self.program.is_some() {
             bail!("nats-server runs");
@@ -226,22 +228,22 @@ impl Nats {
         copy(&self.folder.join("jetstream"), &self.folder.join("copy"))
     }
 
-    /// Puts that copy in the place of what JetStream has stored since; only while it does not run.
+    /// Replaces the data of JetStream with the copy. The node must be stopped.
     ///
     /// # Errors
-    /// If it runs, or the files cannot be copied.
+    /// Fails if it runs or the files cannot be copied.
     pub fn restore_copy(&mut self) -> Result<()> {
         self.wipe()?;
         copy(&self.folder.join("copy"), &self.folder.join("jetstream"))
     }
 
-    /// What it has logged.
+    /// Returns its log.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
-    /// Where its files lie.
+    /// Returns the folder of its files.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
@@ -252,7 +254,7 @@ impl Nats {
     }
 }
 
-/// A folder with all that is in it.
+/// Copies a folder recursively.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     for entry in fs::read_dir(from)? {
@@ -270,7 +272,7 @@ fn healthy(monitor: u16) -> bool {
     ask(monitor, "/healthz").is_ok_and(|answer| answer.contains(" 200 "))
 }
 
-/// Whether the node leads, and so many others follow.
+/// Whether the node is the leader and has this number of followers.
 fn leads(monitor: u16, followers: usize) -> bool {
     ask(monitor, "/jsz").is_ok_and(|answer| answer.replace(' ', "").matches("\"current\":true").count() == followers)
 }
@@ -297,11 +299,11 @@ mod tests {
 
     #[test]
     #[ignore = "needs nats-server: cargo xtask test runs it"]
-    fn a_node_comes_back_where_it_was_and_three_make_a_cluster() {
-        let mut node = Nats::start().expect("it starts");
+    fn a_node_restarts_on_its_port_and_three_form_a_cluster() {
+        let mut node = Nats::start().expect("the server starts");
         let url = node.url();
         node.kill().expect("killed");
-        node.start_again().expect("it starts again");
+        node.start_again().expect("the server starts again");
         assert_eq!(node.url(), url);
         node.stop().expect("stopped");
         assert_eq!(Nats::cluster().expect("they start").len(), 3);

@@ -1,4 +1,4 @@
-//! PostgreSQL 15 or newer, as Debian's `postgresql` package brings it.
+//! PostgreSQL 15 or newer, as installed by Debian's package `postgresql`.
 
 use std::{
     fs::{self, Permissions},
@@ -16,19 +16,20 @@ use tempfile::TempDir;
 
 use crate::{free_port, program::Program, wait_until};
 
-/// PostgreSQL refuses to run as root: then it runs as this user, `nobody` on every Linux.
+/// PostgreSQL refuses to run as root. Root runs it as this user, which is `nobody` on Linux.
 const NOBODY: u32 = 65534;
 
-/// How a server is set up.
+/// The setup of a server.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
-    /// Further lines of `postgresql.conf`, as `max_connections = 20`.
+    /// Further lines of `postgresql.conf`, such as `max_connections = 20`.
     pub lines: Vec<String>,
-    /// Whether commits reach the disk. Without it a commit outlives the server's death, but not the machine's: enough for tests.
+    /// Whether commits are synced to disk. Without it, commits survive a crash of the server but not of the machine,
+    /// which is enough for tests.
     pub synced: bool,
-    /// Megabytes in a file of its log; PostgreSQL's own choice if it is none.
+    /// Size of a WAL segment in megabytes. Default: that of PostgreSQL.
     pub log_file_mb: Option<u32>,
-    /// Whether Ctrl-C at the terminal passes it by, for an owner who stops it in order.
+    /// Whether Ctrl-C on the terminal does not reach the server, because its owner stops it in order.
     pub own_group: bool,
 }
 
@@ -43,18 +44,18 @@ pub struct Postgres {
 }
 
 impl Postgres {
-    /// A server for a test, in a folder that goes with it.
+    /// Starts a server for a test, in a temporary folder.
     ///
     /// # Errors
-    /// If PostgreSQL is not installed, or does not start.
+    /// Fails if PostgreSQL is not installed or does not start.
     pub fn start() -> Result<Self> {
         Self::start_with(&Settings::default())
     }
 
-    /// The same, set up otherwise.
+    /// Like [`Self::start`], with other settings.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn start_with(settings: &Settings) -> Result<Self> {
         let temporary = tempfile::Builder::new().prefix("eticket-postgres-").tempdir()?;
         let mut server = Self::start_in(temporary.path(), settings)?;
@@ -62,10 +63,10 @@ impl Postgres {
         Ok(server)
     }
 
-    /// A server in this folder, made if it is empty.
+    /// Starts a server in this folder, and initializes the folder if it is empty.
     ///
     /// # Errors
-    /// As [`Self::start`].
+    /// Like [`Self::start`].
     pub fn start_in(folder: &Path, settings: &Settings) -> Result<Self> {
         let binaries = binaries()?;
         if geteuid().is_root() {
@@ -96,7 +97,7 @@ impl Postgres {
         if let Some(megabytes) = settings.log_file_mb {
             initdb.arg(format!("--wal-segsize={megabytes}"));
         }
-        let output = initdb.arg("--pgdata").arg(self.data()).output().context("initdb cannot be started")?;
+        let output = initdb.arg("--pgdata").arg(self.data()).output().context("cannot start initdb")?;
         if !output.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -111,10 +112,10 @@ impl Postgres {
         Ok(fs::write(path, configuration)?)
     }
 
-    /// Starts it where it does not run, on the port it had before.
+    /// Starts a stopped server on the same port.
     ///
     /// # Errors
-    /// If it ends at once, with its log.
+    /// Fails with the log if it ends at once.
     pub fn start_again(&mut self) -> Result<()> {
         let log = self.folder.join("log");
         wait_until("the start of PostgreSQL", || {
@@ -125,12 +126,12 @@ impl Postgres {
                 postgres.process_group(0);
             }
             let mut program = Program::start(postgres, &log)?;
-            wait_until("an answer of PostgreSQL", || Ok(program.ended()? || self.answers()?))?;
+            wait_until("a response of PostgreSQL", || Ok(program.ended()? || self.is_ready()?))?;
             if !program.ended()? {
                 self.program = Some(program);
                 return Ok(true);
             }
-            // The children of one that was killed need a moment to end.
+            // The child processes of a killed server need a moment to end.
             let log = program.log();
             if log.contains("is still in use") || log.contains("lock file") {
                 return Ok(false);
@@ -139,22 +140,22 @@ impl Postgres {
         })
     }
 
-    /// Of a database, for `store.url`.
+    /// Returns the URL of a database, for `store.url`.
     #[must_use]
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// On loopback.
+    /// Returns the loopback port.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Runs SQL as the superuser; answers what it prints, a line a row.
+    /// Runs SQL as the superuser; returns its output, one line per row.
     ///
     /// # Errors
-    /// If the server does not answer or refuses it.
+    /// Fails if the server does not respond or refuses the statements.
     pub fn sql(&self, database: &str, statements: &str) -> Result<String> {
         let mut psql = self.command("psql");
         psql.args(["--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1", "--dbname"]);
@@ -165,81 +166,81 @@ impl Postgres {
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
     }
 
-    /// Makes an empty database; answers its URL.
+    /// Creates an empty database; returns its URL.
     ///
     /// # Errors
-    /// As [`Self::sql`].
+    /// Like [`Self::sql`].
     pub fn create_database(&self, name: &str) -> Result<String> {
         self.sql("postgres", &format!("create database {name}"))?;
         Ok(self.url(name))
     }
 
-    /// kill -9 of the server and all its children.
+    /// Kills the server and its child processes with SIGKILL.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn kill(&mut self) -> Result<()> {
         let mut program = self.program.take().context("PostgreSQL does not run")?;
         program.signal_with_children(Signal::KILL)?;
         program.wait()
     }
 
-    /// Stops it in good order, without waiting for clients to leave.
+    /// Stops the server without waiting for clients to disconnect.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn stop(&mut self) -> Result<()> {
         let mut program = self.program.take().context("PostgreSQL does not run")?;
         program.signal(Signal::INT)?;
         program.wait()
     }
 
-    /// Sends a signal, as STOP or CONT, to the server and all its children.
+    /// Sends a signal, such as STOP or CONT, to the server and its child processes.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn signal(&self, signal: Signal) -> Result<()> {
         self.program.as_ref().context("PostgreSQL does not run")?.signal_with_children(signal)
     }
 
-    /// Lets no process of it write beyond so many bytes of any file, or all again. It answers then as it does where its disk is full,
-    /// and nobody's permission is needed.
+    /// Limits the size of the files that the server processes write, or removes the limit. The server reacts as to a
+    /// full disk, and no privileges are needed.
     ///
     /// # Errors
-    /// If it does not run.
+    /// Fails if it does not run.
     pub fn limit_files(&self, bytes: Option<u64>) -> Result<()> {
         let program = self.program.as_ref().context("PostgreSQL does not run")?;
-        program.limit_files(bytes, || as_its_user(Command::new("prlimit")))
+        program.limit_files(bytes, || as_server_user(Command::new("prlimit")))
     }
 
-    /// Waits until a session waits for a lock that another one holds.
+    /// Waits until a session waits for a lock of another session.
     ///
     /// # Errors
-    /// If none does in time, or as [`Self::sql`].
+    /// Fails if none does within the bound. Otherwise like [`Self::sql`].
     pub fn wait_until_blocked(&self) -> Result<()> {
         let blocked = "select count(*) > 0 from pg_stat_activity where wait_event_type = 'Lock'";
         wait_until("that one session waits for another", || Ok(self.sql("postgres", blocked)? == "t"))
     }
 
-    /// From here on only the superuser comes in without a password.
+    /// Requires passwords from all users except the superuser.
     ///
     /// # Errors
-    /// As [`Self::sql`].
+    /// Like [`Self::sql`].
     pub fn ask_for_passwords(&self) -> Result<()> {
         let rules = "host all postgres 127.0.0.1/32 trust\nhost all all 127.0.0.1/32 scram-sha-256\n";
         fs::write(self.data().join("pg_hba.conf"), rules)?;
         self.sql("postgres", "select pg_reload_conf()").map(drop)
     }
 
-    /// Starts it again with TLS, by this certificate and key in PEM.
+    /// Restarts the server with TLS, with this certificate and key in PEM.
     ///
     /// # Errors
-    /// If it does not start.
+    /// Fails if it does not start.
     pub fn start_with_tls(&mut self, certificate: &str, key: &str) -> Result<()> {
         for (name, text) in [("server.crt", certificate), ("server.key", key)] {
             let path = self.data().join(name);
             fs::write(&path, text)?;
-            // It takes no key that others may read.
+            // PostgreSQL refuses a key that other users can read.
             fs::set_permissions(&path, Permissions::from_mode(0o600))?;
             if geteuid().is_root() {
                 chown(&path, Some(NOBODY), Some(NOBODY))?;
@@ -250,53 +251,53 @@ impl Postgres {
         self.start_again()
     }
 
-    /// What it has logged since its last start.
+    /// Returns its log since its last start.
     #[must_use]
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Where its files lie.
+    /// Returns the folder of its files.
     #[must_use]
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    fn answers(&self) -> Result<bool> {
+    fn is_ready(&self) -> Result<bool> {
         let mut ready = self.command("pg_isready");
         ready.args(["--quiet", "--host=127.0.0.1", "--port"]).arg(self.port.to_string());
-        Ok(ready.status().context("pg_isready cannot be started")?.success())
+        Ok(ready.status().context("cannot start pg_isready")?.success())
     }
 
-    /// One of PostgreSQL's programs, as the user that owns the folder.
+    /// Returns a command for a program of PostgreSQL, run as the owner of the folder.
     #[must_use]
     pub fn command(&self, name: &str) -> Command {
         let mut command = Command::new(self.binaries.join(name));
         command.current_dir(&self.folder).env_clear().env("LC_ALL", "C");
-        as_its_user(command)
+        as_server_user(command)
     }
 }
 
-fn as_its_user(mut command: Command) -> Command {
+fn as_server_user(mut command: Command) -> Command {
     if geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);
     }
     command
 }
 
-/// Whether its server programs are there.
+/// Whether the server programs are installed.
 #[must_use]
 pub fn installed() -> bool {
     binaries().is_ok()
 }
 
-/// Whether it must be run as another user, and may be installed by us.
+/// Whether this process is root, so that PostgreSQL must run as another user, and packages can be installed.
 #[must_use]
 pub fn runs_as_root() -> bool {
     geteuid().is_root()
 }
 
-/// The folder of the newest PostgreSQL, whose server programs Debian keeps away from the path.
+/// The folder of the newest server programs, which Debian does not put on the path.
 fn binaries() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
@@ -318,13 +319,13 @@ mod tests {
 
     #[test]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-    fn what_was_committed_outlives_a_kill() {
-        let mut server = Postgres::start().expect("it starts");
+    fn commits_survive_a_kill() {
+        let mut server = Postgres::start().expect("the server starts");
         server.create_database("kept").expect("made");
         server.sql("kept", "create table t (n int); insert into t values (7)").expect("written");
         server.kill().expect("killed");
         assert!(server.sql("kept", "select 1").is_err());
-        server.start_again().expect("it starts again");
+        server.start_again().expect("the server starts again");
         assert_eq!(server.sql("kept", "select n from t").expect("read"), "7");
         server.stop().expect("stopped");
     }

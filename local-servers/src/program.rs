@@ -1,4 +1,4 @@
-//! A program that runs in the background, its output in a file, and ends with its owner.
+//! A background program that logs to a file and ends with its owner.
 
 use std::{
     fs::File,
@@ -18,12 +18,11 @@ impl Program {
     pub(crate) fn start(mut command: Command, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
         command.stdin(Stdio::null()).stdout(output.try_clone()?).stderr(output);
-        let child =
-            command.spawn().with_context(|| format!("{} cannot be started", command.get_program().display()))?;
+        let child = command.spawn().with_context(|| format!("cannot start {}", command.get_program().display()))?;
         Ok(Self { child, log: log.to_owned() })
     }
 
-    /// Whether it has ended by itself, or was killed.
+    /// Whether it has ended.
     pub(crate) fn ended(&mut self) -> Result<bool> {
         Ok(self.child.try_wait()?.is_some())
     }
@@ -33,10 +32,10 @@ impl Program {
     }
 
     pub(crate) fn signal(&self, signal: Signal) -> Result<()> {
-        kill_process(self.pid()?, signal).context("a server cannot be signalled")
+        kill_process(self.pid()?, signal).context("cannot signal a server")
     }
 
-    /// It and the processes that it has started.
+    /// Signals the program and its child processes.
     pub(crate) fn signal_with_children(&self, signal: Signal) -> Result<()> {
         let children = self.children();
         self.signal(signal)?;
@@ -53,20 +52,21 @@ impl Program {
         children.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)).collect()
     }
 
-    /// Lets it and the processes that it has started write nothing beyond so many bytes of any file, or all again. `limit` is
-    /// prlimit(1), run as the user that the processes belong to: root may be forbidden to limit those of others.
+    /// Limits the size of the files that the program and its child processes write, or removes the limit. `limit`
+    /// creates a command for prlimit(1) that runs as the user of the processes: even root may not be allowed to limit
+    /// processes of others.
     pub(crate) fn limit_files(&self, bytes: Option<u64>, limit: impl Fn() -> Command) -> Result<()> {
         let most = bytes.map_or_else(|| "unlimited".to_owned(), |bytes| bytes.to_string());
         let limited = |pid: Pid| {
             let mut command = limit();
             command.arg(format!("--fsize={most}:")).arg("--pid").arg(pid.as_raw_nonzero().to_string());
-            command.output().context("prlimit cannot be started")
+            command.output().context("cannot start prlimit")
         };
         let output = limited(self.pid()?)?;
         if !output.status.success() {
-            bail!("a server cannot be limited: {}", String::from_utf8_lossy(&output.stderr));
+            bail!("cannot limit a server: {}", String::from_utf8_lossy(&output.stderr));
         }
-        // Those that it starts from here on have its limit.
+        // Child processes started from here on inherit its limit.
         for child in self.children() {
             // It may have ended meanwhile.
             limited(child)?;
@@ -86,7 +86,7 @@ impl Program {
 
 impl Drop for Program {
     fn drop(&mut self) {
-        // Continued first: a stopped process would not be reaped with its children.
+        // Continued first: a stopped process would not be reaped with its child processes.
         self.signal_with_children(Signal::CONT).ok();
         self.child.kill().ok();
         self.child.wait().ok();

@@ -1,4 +1,4 @@
-//! `cargo xtask bench`: how fast eTicket is on this machine, beside a health Check measured in the same run.
+//! `cargo xtask bench`: measures eTicket on this machine, as ratios to a health Check of the same run.
 
 use std::path::{Path, absolute};
 
@@ -6,16 +6,18 @@ use anyhow::{Context, Result};
 
 use crate::{checkout::Checkout, command, tools};
 
-/// Builds `eticket` as people run it, and measures it; the table goes to standard output, and the same as JSON to a file.
+/// Builds and measures release binaries. Prints a table, and writes the results as JSON to a file.
 pub(crate) fn run(checkout: &Checkout, json: Option<&Path>, distributed: bool) -> Result<()> {
-    let json = json.map(|file| absolute(file).with_context(|| format!("what is {}?", file.display()))).transpose()?;
+    let json = json
+        .map(|file| absolute(file).with_context(|| format!("{} is not a valid path", file.display())))
+        .transpose()?;
     let mut build = checkout.cargo();
     build.args(["build", "--release", "--locked"]);
     if distributed {
         tools::postgres(checkout)?;
         build.args(["--workspace", "--bins", "--exclude", "xtask"]);
     } else {
-        // By itself, as the README does: together with the load generator it could be built with other features.
+        // In a build of its own, as in the README: with the load generator, cargo could select other features.
         build.args(["--package", "eticket"]);
     }
     command::run(&mut build)?;
@@ -31,7 +33,7 @@ pub(crate) fn run(checkout: &Checkout, json: Option<&Path>, distributed: bool) -
     command::run(bench.env("ETICKET_BINARIES", checkout.target().join("release")))
 }
 
-/// The commit that is checked out; marked if anything was changed since. Nothing depends on it.
+/// Describes the current commit, marked if there are changes. Only informative.
 fn commit(checkout: &Checkout) -> String {
     let described = command::output(checkout.command("git").args(["describe", "--always", "--dirty", "--abbrev=12"]));
     described.map_or_else(|_| "an unknown commit".to_owned(), |text| text.trim().to_owned())

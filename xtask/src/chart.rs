@@ -1,4 +1,4 @@
-//! `cargo xtask chart`: the tests of the Helm chart, which are a Go program with Helm's own engine and Kubernetes' own types.
+//! `cargo xtask chart`: the tests of the Helm chart, a Go program with the engine of Helm and the types of Kubernetes.
 
 use std::process::Command;
 
@@ -6,16 +6,17 @@ use anyhow::Result;
 
 use crate::{checkout::Checkout, command};
 
-const ADVICE: &str = "install Go 1.25 or newer; the tests of the Helm chart are built with it";
+const ADVICE: &str = "install Go 1.25 or newer, which builds the tests of the Helm chart";
 
-/// Runs all tests. `prepare` may name built binaries, without which the tests that start them are skipped.
+/// Runs all tests. `prepare` may set the path of built binaries; without them, the tests that start servers are
+/// skipped.
 pub(crate) fn test(checkout: &Checkout, prepare: impl FnOnce(&mut Command)) -> Result<()> {
     let mut test = go_test(checkout)?;
     prepare(&mut test);
     command::run(&mut test)
 }
 
-/// Writes the files that are made from the chart's values.yaml.
+/// Writes the files that are generated from values.yaml.
 pub(crate) fn update(checkout: &Checkout) -> Result<()> {
     command::run(go_test(checkout)?.args(["-run", "TestGeneratedFilesAreUpToDate"]).env("UPDATE", "1"))
 }
@@ -23,7 +24,7 @@ pub(crate) fn update(checkout: &Checkout) -> Result<()> {
 fn go_test(checkout: &Checkout) -> Result<Command> {
     command::require("go", "version", ADVICE)?;
     let mut test = checkout.command("go");
-    // Without Go's cache of results: it does not see which files of the chart a test has read.
+    // Without Go's cache of test results, which does not track the files of the chart.
     test.args(["test", "-count=1", "."]).current_dir(checkout.root().join("integration-tests/chart"));
     Ok(test)
 }

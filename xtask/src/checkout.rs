@@ -1,4 +1,4 @@
-//! Where the checkout and its target folder are, and which files belong to it.
+//! The checkout, its target folder, and its files.
 
 use std::{
     env,
@@ -16,10 +16,10 @@ pub(crate) struct Checkout {
 }
 
 impl Checkout {
-    /// Cargo says where the package is when it runs us, so that a checkout may be moved after it was built.
+    /// Uses the path that cargo passes at run time, because a checkout may be moved after the build.
     pub(crate) fn find() -> Result<Self> {
         let package = env::var_os("CARGO_MANIFEST_DIR").context("run it as `cargo xtask`")?;
-        let root = Path::new(&package).parent().context("xtask lies in the checkout")?.to_owned();
+        let root = Path::new(&package).parent().context("xtask is in the checkout")?.to_owned();
         let target = env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), |folder| root.join(folder));
         Ok(Self { root, target })
     }
@@ -32,24 +32,24 @@ impl Checkout {
         &self.target
     }
 
-    /// Tools that are not on every machine, each of a pinned version.
+    /// The folder of tools with pinned versions.
     pub(crate) fn tools(&self) -> PathBuf {
         self.target.join("tools")
     }
 
-    /// A command in the root of the checkout.
+    /// Creates a command that runs in the root of the checkout.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new(program);
         command.current_dir(&self.root);
         command
     }
 
-    /// Cargo in the root of the checkout, the same that runs us.
+    /// Creates a command for the cargo that runs this program, in the root of the checkout.
     pub(crate) fn cargo(&self) -> Command {
         self.command(&env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()))
     }
 
-    /// Paths, from the root, of all files that are or would be committed.
+    /// Returns the paths, relative to the root, of all files that are or would be committed.
     pub(crate) fn files(&self) -> Result<Vec<PathBuf>> {
         let mut list = self.command("git");
         list.args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
@@ -58,7 +58,7 @@ impl Checkout {
             .split('\0')
             .filter(|path| !path.is_empty())
             .map(PathBuf::from)
-            // One that was deleted and not yet committed is still listed.
+            // A deleted file is listed until the deletion is committed.
             .filter(|path| self.root.join(path).is_file())
             .collect();
         ensure!(!files.is_empty(), "git lists no files in {}", self.root.display());

@@ -1,7 +1,8 @@
-//! gRPC clients in four languages that the tests drive: generated from the protos, and built, with pinned versions of all they use.
+//! gRPC clients in four languages for the tests: generated from the protos and built, with pinned versions of all
+//! dependencies.
 //!
-//! Each ends up in the tools' `bin` folder: `eticket-stub-go`, `eticket-stub-python`, `eticket-stub-java`, `eticket-stub-node`, and
-//! `eticket-caller`, which is in Go too.
+//! The programs are in the `bin` folder of the tools: `eticket-stub-go`, `eticket-stub-python`, `eticket-stub-java`,
+//! `eticket-stub-node`, and `eticket-caller`, which is also in Go.
 
 use std::{
     fs,
@@ -18,13 +19,14 @@ use crate::{checkout::Checkout, command, tools};
 const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 const GO_MODULE: &str = "eticket/integration-tests/clients/go";
 
-/// Installs what is missing and builds what has changed. The languages go side by side, because each of them waits for a registry.
+/// Installs missing dependencies and builds changed clients. The languages run in parallel, because each waits for a
+/// package registry.
 pub(crate) fn install(checkout: &Checkout) -> Result<()> {
     let bin = bin(checkout);
-    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     thread::scope(|scope| {
         let others = [scope.spawn(|| java(checkout)), scope.spawn(|| node(checkout))];
-        // Python's package of gRPC tools brings the compiler for protos that Go needs as well.
+        // The Python package of the gRPC tools contains the protobuf compiler that Go needs as well.
         let first = python(checkout).and_then(|()| go(checkout));
         let outcomes = others.map(|other| other.join().unwrap_or_else(|_| Err(anyhow!("a thread has panicked"))));
         outcomes.into_iter().fold(first, Result::and)
@@ -43,13 +45,13 @@ fn python(checkout: &Checkout) -> Result<()> {
         let mut venv = checkout.command("python3");
         command::run(venv.args(["-m", "venv", "--clear"]).arg(&environment)).context(advice)?;
         let mut pip = checkout.command(text(&environment.join("bin/python"))?);
-        // Nothing is compiled: that takes ten minutes, and a compiler for C++.
+        // Only binary packages: compiling them takes ten minutes and needs a C++ compiler.
         pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:", "-r"]);
         command::run(pip.arg(&requirements))?;
         fs::write(&note, wanted).with_context(|| format!("cannot write {}", note.display()))?;
     }
     let generated = checkout.tools().join("python-generated");
-    fs::create_dir_all(&generated).with_context(|| format!("cannot make {}", generated.display()))?;
+    fs::create_dir_all(&generated).with_context(|| format!("cannot create {}", generated.display()))?;
     let (out, grpc_out) = (option("--python_out=", &generated), option("--grpc_python_out=", &generated));
     protoc(checkout, &[out, grpc_out])?;
     let lines = format!(
@@ -62,7 +64,7 @@ fn python(checkout: &Checkout) -> Result<()> {
 }
 
 fn go(checkout: &Checkout) -> Result<()> {
-    command::require("go", "version", "install Go 1.25 or newer; clients of the tests are built with it")?;
+    command::require("go", "version", "install Go 1.25 or newer, which builds clients of the tests")?;
     let (source, bin) = (folder(checkout, "go"), bin(checkout));
     let build = |name: &str, package: &str| {
         let mut build = checkout.command("go");
@@ -76,7 +78,7 @@ fn go(checkout: &Checkout) -> Result<()> {
         options.push(option("--plugin=", &bin.join(plugin)));
         options.push(option(&format!("--{kind}_out="), &source));
         options.push(format!("--{kind}_opt=module={GO_MODULE}"));
-        // The protos name no package of Go: whoever generates code from them decides where it goes.
+        // The protos have no option for the Go package, so it is set here.
         let package = |service: &str| format!("--{kind}_opt=M{}={GO_MODULE}/gen/{service}", proto(service));
         options.extend(SERVICES.map(package));
     }
@@ -109,16 +111,16 @@ fn java(checkout: &Checkout) -> Result<()> {
 
 fn node(checkout: &Checkout) -> Result<()> {
     let source = folder(checkout, "node");
-    tools::npm_ci(checkout, &source, "a client of the tests runs on it")?;
+    tools::npm_ci(checkout, &source, "one client of the tests needs it")?;
     launcher(checkout, "node", &format!("exec node '{}'", source.join("stub.js").display()))
 }
 
-/// Generates code from the protos of all services that are called.
+/// Generates code from the protos of the called services.
 fn protoc(checkout: &Checkout, options: &[String]) -> Result<()> {
     let python = python_environment(checkout).join("bin/python");
     let mut packages = checkout.command(text(&python)?);
     packages.args(["-c", "import sysconfig; print(sysconfig.get_path('purelib'))"]);
-    // There lie the protos of google, which one of the packages brings.
+    // One of the packages contains the protos of Google.
     let packages = command::output(&mut packages)?;
     let mut protoc = checkout.command(text(&python)?);
     protoc.args(["-m", "grpc_tools.protoc", "-I.", "-I", packages.trim()]).args(options).args(SERVICES.map(proto));
@@ -129,7 +131,7 @@ fn proto(service: &str) -> String {
     format!("eticket/{service}/v1/{service}.proto")
 }
 
-/// A program beside the other tools, so that tests need not know how each language starts one.
+/// Writes a script beside the other tools, so that tests start clients of all languages in the same way.
 fn launcher(checkout: &Checkout, language: &str, command: &str) -> Result<()> {
     let file = bin(checkout).join(format!("eticket-stub-{language}"));
     let write = || -> std::io::Result<()> {

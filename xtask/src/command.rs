@@ -1,4 +1,4 @@
-//! Running other programs, with errors that show what was run.
+//! Runs other programs; errors show the command line.
 
 use std::{
     io::ErrorKind,
@@ -7,31 +7,31 @@ use std::{
 
 use anyhow::{Context, Result, anyhow, bail};
 
-/// Runs it with our output, and without input, so that nothing can wait for a person.
+/// Runs a command with inherited output and without input, so that it cannot wait for a person.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let shown = shown(command);
     eprintln!("> {shown}");
     let status = command.stdin(Stdio::null()).status().with_context(|| format!("cannot start `{shown}`"))?;
-    if status.success() { Ok(()) } else { Err(anyhow!("`{shown}` ended with {status}")) }
+    if status.success() { Ok(()) } else { Err(anyhow!("`{shown}` failed: {status}")) }
 }
 
-/// What it writes to standard output.
+/// Runs a command and returns its standard output.
 pub(crate) fn output(command: &mut Command) -> Result<String> {
     let shown = shown(command);
     let output = captured(command)?;
     if !output.status.success() {
-        bail!("`{shown}` ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+        bail!("`{shown}` failed: {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
     }
-    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` wrote something that is not UTF-8"))
+    String::from_utf8(output.stdout).with_context(|| format!("`{shown}` wrote output that is not UTF-8"))
 }
 
-/// All that it writes, and how it ended.
+/// Runs a command and returns its output and exit status.
 pub(crate) fn captured(command: &mut Command) -> Result<Output> {
     let shown = shown(command);
     command.stdin(Stdio::null()).output().with_context(|| format!("cannot start `{shown}`"))
 }
 
-/// Fails with `advice` if there is no such program.
+/// Fails with `advice` if the program is not installed.
 pub(crate) fn require(program: &str, version: &str, advice: &str) -> Result<()> {
     match Command::new(program).arg(version).stdin(Stdio::null()).output() {
         Ok(_) => Ok(()),

@@ -1,4 +1,4 @@
-//! The web console: its checks, and what its tests in a browser need.
+//! The web console: its checks, and the installation for its browser tests.
 
 use std::path::{Path, PathBuf};
 
@@ -6,14 +6,14 @@ use anyhow::{Result, bail};
 
 use crate::{checkout::Checkout, command, tools};
 
-/// Where Debian and others put it.
+/// The path of Debian's package.
 const CHROMIUM: &str = "/usr/bin/chromium";
 
 fn folder(checkout: &Checkout) -> PathBuf {
     checkout.root().join("gateway-grpc-web/web")
 }
 
-/// Types, and that the committed bundle is what the sources build.
+/// Checks types, and that the committed bundle matches the sources.
 pub(crate) fn lint(checkout: &Checkout) -> Result<()> {
     prepare(checkout)?;
     for script in ["check", "check:dist"] {
@@ -28,7 +28,7 @@ pub(crate) fn install(checkout: &Checkout) -> Result<()> {
     if Path::new(CHROMIUM).is_file() {
         return Ok(());
     }
-    // With fonts, or texts in Korean have no width.
+    // Without fonts, Korean text would have no width.
     let packages = ["chromium", "fonts-noto-cjk", "fonts-noto-core"];
     if !tools::may_install_packages() {
         bail!("Chromium is missing: install it as {CHROMIUM} (on Debian: apt-get install {})", packages.join(" "));
@@ -37,7 +37,7 @@ pub(crate) fn install(checkout: &Checkout) -> Result<()> {
 }
 
 fn prepare(checkout: &Checkout) -> Result<()> {
-    tools::npm_ci(checkout, &folder(checkout), "the web console is built with it")?;
+    tools::npm_ci(checkout, &folder(checkout), "it builds the web console")?;
     command::run(npm(checkout).args(["run", "--silent", "generate"]))
 }
 

@@ -1,6 +1,7 @@
-//! Negative controls: each takes one guard out of a scratch copy of the checkout, and the test named for it must fail there.
+//! Negative controls: each removes one guard in a scratch copy of the checkout, and the named test must then fail.
 //!
-//! A guard that no test misses is not known to work. The indexes are the TOML files in `integration-tests/controls`.
+//! A guard is only known to work if a test fails without it. The indexes are the TOML files in
+//! `integration-tests/controls`.
 
 mod scratch;
 
@@ -20,9 +21,9 @@ use serde::Deserialize;
 use crate::{checkout::Checkout, command, rotation::Rotation, tools};
 use scratch::Scratch;
 
-/// One builds while the test of the other waits for what no longer comes.
+/// While the test of one control waits until its bound, the other builds.
 const WORKERS: usize = 2;
-/// Where patches and indexes lie, from the root.
+/// The folder of patches and indexes, relative to the root.
 const FOLDER: &str = "integration-tests/controls";
 
 #[derive(Deserialize)]
@@ -31,31 +32,31 @@ struct Index {
     control: Vec<Control>,
 }
 
-/// One guard and the test that misses it.
+/// A guard and the test that fails without it.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Control {
-    /// File name of the patch, beside the index.
+    /// File name of the patch, in the folder of the index.
     patch: String,
-    /// What the patch takes out.
+    /// The rule that the patch breaks.
     guard: String,
     /// Package of the test.
     package: String,
-    /// Which of its targets holds the test, as arguments of `cargo test`: `["--lib"]`, `["--test", "store"]`.
+    /// Target of the test, as arguments of `cargo test`: `["--lib"]`, `["--test", "store"]`.
     target: Vec<String>,
     /// Full name of the test.
     test: String,
 }
 
-/// Which controls to run.
+/// The controls to run.
 pub(crate) enum Selection<'a> {
-    /// Those whose patch has one of these in its name.
+    /// The controls whose patch has one of these texts in its name.
     Named(&'a [String]),
-    /// Those that the rotation covers.
+    /// The controls that the rotation covers.
     Rotating(&'a Rotation),
 }
 
-/// Runs the selected controls; names those that went wrong.
+/// Runs the selected controls; the error names those that failed.
 pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> {
     let folder = checkout.root().join(FOLDER);
     let controls = load(&folder)?;
@@ -63,7 +64,7 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     for (index, control) in controls.iter().enumerate() {
         let wanted = match selection {
             Selection::Named(parts) => parts.iter().any(|part| control.patch.contains(part)),
-            Selection::Rotating(rotation) => rotation.covers(index, &concerned(&folder, &control.patch)?),
+            Selection::Rotating(rotation) => rotation.covers(index, &dependencies_of(&folder, &control.patch)?),
         };
         if wanted {
             chosen.push(control);
@@ -72,7 +73,7 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     if let Selection::Named(parts) = selection {
         for part in *parts {
             let known = controls.iter().any(|control| control.patch.contains(part));
-            ensure!(known, "no control has {part:?} in its name");
+            ensure!(known, "no patch of a control has {part:?} in its name");
         }
     }
     eprintln!("{} of {} controls", chosen.len(), controls.len());
@@ -106,8 +107,8 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     if wrong.is_empty() { Ok(()) } else { bail!("controls failed: {}", wrong.join(", ")) }
 }
 
-/// The files that a control depends on: the patch itself and what it changes.
-fn concerned(folder: &Path, patch: &str) -> Result<Vec<PathBuf>> {
+/// The files that a control depends on: its patch and the patched files.
+fn dependencies_of(folder: &Path, patch: &str) -> Result<Vec<PathBuf>> {
     let path = folder.join(patch);
     let text = fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let changed = text.lines().filter_map(|line| line.strip_prefix("+++ b/")).map(PathBuf::from);
@@ -118,7 +119,8 @@ fn next<'c>(queue: &Mutex<std::vec::IntoIter<&'c Control>>) -> Option<&'c Contro
     queue.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
 
-/// All indexes, in the order of the packages, so that each is built in one row; every patch must be in one.
+/// Loads all indexes, sorted by package so that the tests of one package follow each other. Fails if a patch is in no
+/// index.
 fn load(folder: &Path) -> Result<Vec<Control>> {
     let (mut controls, mut present) = (Vec::new(), BTreeSet::new());
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
@@ -137,7 +139,7 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
     }
     let listed: BTreeSet<String> = controls.iter().map(|control| control.patch.clone()).collect();
     let odd: Vec<&String> = listed.symmetric_difference(&present).collect();
-    ensure!(odd.is_empty(), "each patch has its entry in an index and the other way round, but not {odd:?}");
+    ensure!(odd.is_empty(), "these patches have no entry in an index, or the entries no patch: {odd:?}");
     controls.sort_by(|one, other| (&one.package, &one.patch).cmp(&(&other.package, &other.patch)));
     Ok(controls)
 }
@@ -146,7 +148,7 @@ fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) ->
     scratch.apply(&folder.join(&control.patch))?;
     let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
     arguments.extend(control.target.iter().map(String::as_str));
-    // Apart from the run, so that a patch that does not compile is never taken for a test that fails.
+    // Built separately, so that a compile error does not count as a failed test.
     let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
     let ran = command::captured(scratch.cargo().env("PATH", path).args(&arguments).args([
@@ -158,19 +160,19 @@ fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) ->
     judge(&ran, &control.test)
 }
 
-/// One test ran, and it failed.
+/// Succeeds if one test ran and failed.
 fn judge(ran: &Output, test: &str) -> Result<()> {
-    let said = String::from_utf8_lossy(&ran.stdout);
-    let results: Vec<&str> = said.lines().filter(|line| line.starts_with("test result:")).collect();
+    let output = String::from_utf8_lossy(&ran.stdout);
+    let results: Vec<&str> = output.lines().filter(|line| line.starts_with("test result:")).collect();
     if !ran.status.success() && results.iter().any(|line| line.contains(" 0 passed; 1 failed;")) {
         return Ok(());
     }
     ensure!(
         results.iter().any(|line| line.contains(" 1 passed;")),
-        "{test} did not run:\n{said}{}",
+        "{test} did not run:\n{output}{}",
         String::from_utf8_lossy(&ran.stderr)
     );
-    bail!("{test} passes although the guard is gone")
+    bail!("{test} passes without the guard")
 }
 
 #[cfg(test)]
@@ -191,7 +193,7 @@ mod tests {
     fn only_one_failed_test_counts() {
         assert!(judge(&ran(101, "test result: FAILED. 0 passed; 1 failed; 0 ignored"), "a").is_ok());
         let passed = judge(&ran(0, "test result: ok. 1 passed; 0 failed; 0 ignored"), "a").expect_err("it passed");
-        assert!(passed.to_string().contains("passes although"), "{passed}");
+        assert!(passed.to_string().contains("passes without"), "{passed}");
         let none = judge(&ran(0, "test result: ok. 0 passed; 0 failed; 0 ignored"), "a").expect_err("none ran");
         assert!(none.to_string().contains("did not run"), "{none}");
         let crashed = judge(&ran(101, "error: could not compile"), "a").expect_err("nothing ran");

@@ -1,4 +1,4 @@
-//! The rules of the house that can be seen in a file by itself.
+//! Checks the rules for single files.
 
 use std::{fs, path::Path};
 
@@ -7,45 +7,45 @@ use anyhow::{Context, Result, bail};
 use crate::checkout::Checkout;
 
 const MOST_LINES: usize = 500;
-/// What Vite builds.
+/// The bundle built by Vite.
 const BUNDLE: &str = "gateway-grpc-web/web/dist";
 
-/// Looks at every file that is, or would be, committed; names all that break a rule.
+/// Checks all files that are or would be committed; the error lists all violations.
 pub(crate) fn check(checkout: &Checkout) -> Result<()> {
     let mut wrong = Vec::new();
     for file in checkout.files()? {
-        // What was vendored or built keeps the shape it came in.
+        // Vendored and built files keep their form.
         if file.components().any(|part| part.as_os_str() == "third_party") || file.starts_with(BUNDLE) {
             continue;
         }
         let bytes = fs::read(checkout.root().join(&file)).with_context(|| format!("cannot read {}", file.display()))?;
         if let Ok(text) = String::from_utf8(bytes) {
             wrong.extend(
-                complaints(&file, &text).into_iter().map(|complaint| format!("{}: {complaint}", file.display())),
+                violations(&file, &text).into_iter().map(|violation| format!("{}: {violation}", file.display())),
             );
         }
     }
     if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
 }
 
-fn complaints(file: &Path, text: &str) -> Vec<String> {
+fn violations(file: &Path, text: &str) -> Vec<String> {
     let mut wrong = Vec::new();
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     let lock = name.ends_with("Cargo.lock") || name.ends_with("-lock.json") || name == "go.sum";
     let generated = lock || name == "values.schema.json";
     let lines = text.lines().count();
     if !generated && lines >= MOST_LINES {
-        wrong.push(format!("{lines} lines: divide it, a file stays under {MOST_LINES}"));
+        wrong.push(format!("{lines} lines: split it, a file has fewer than {MOST_LINES}"));
     }
     if name.ends_with(".rs") && !text.starts_with("//!") {
-        wrong.push("a file opens with `//!` and one sentence of purpose".to_owned());
+        wrong.push("a file must start with `//!` and its purpose in one sentence".to_owned());
     }
     if name == "mod.rs" {
-        wrong.push("a module is `foo.rs` beside `foo/`, never `mod.rs`".to_owned());
+        wrong.push("a module must be `foo.rs` beside `foo/`, not `mod.rs`".to_owned());
     }
     if name.ends_with("-lock.json") && text.contains("\"resolved\"") {
         wrong.push(
-            "a lock file says versions and hashes, never where they were fetched from: `resolved` must go".to_owned(),
+            "a lock file must contain versions and hashes, but no download address: remove `resolved`".to_owned(),
         );
     }
     wrong
@@ -56,23 +56,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_as_it_should_be_is_left_alone() {
-        assert!(complaints(Path::new("a/b.rs"), "//! Does a thing.\n").is_empty());
+    fn a_correct_file_has_no_violations() {
+        assert!(violations(Path::new("a/b.rs"), "//! Does a thing.\n").is_empty());
         for generated in ["Cargo.lock", "a/go.sum", "a/values.schema.json"] {
-            assert!(complaints(Path::new(generated), &"line\n".repeat(9000)).is_empty(), "{generated}");
+            assert!(violations(Path::new(generated), &"line\n".repeat(9000)).is_empty(), "{generated}");
         }
     }
 
     #[test]
-    fn each_broken_rule_is_named() {
+    fn every_violation_is_named() {
         let long = format!("//! Long.\n{}", "\n".repeat(MOST_LINES));
         for (file, text, part) in [
-            ("a.rs", long.as_str(), "divide it"),
-            ("a.rs", "use std::fs;\n", "opens with"),
-            ("a/mod.rs", "//! Old.\n", "never `mod.rs`"),
-            ("package-lock.json", "{\"resolved\": \"\"}", "`resolved` must go"),
+            ("a.rs", long.as_str(), "split it"),
+            ("a.rs", "use std::fs;\n", "must start with"),
+            ("a/mod.rs", "//! Old.\n", "not `mod.rs`"),
+            ("package-lock.json", "{\"resolved\": \"\"}", "remove `resolved`"),
         ] {
-            let wrong = complaints(Path::new(file), text);
+            let wrong = violations(Path::new(file), text);
             assert!(matches!(wrong.as_slice(), [one] if one.contains(part)), "{file}: {wrong:?}");
         }
     }

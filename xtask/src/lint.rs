@@ -1,4 +1,5 @@
-//! `cargo xtask lint`: formatting, clippy, dependencies and their licenses, the contract's rules, the rules of the house.
+//! `cargo xtask lint`: formatting, clippy, dependencies and licenses, the protobuf contract, and the rules for single
+//! files.
 
 use anyhow::{Result, bail};
 
@@ -6,7 +7,7 @@ use crate::{checkout::Checkout, command, console, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
-/// Runs every check, also after one has failed, and names those that did.
+/// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
     let checks: [(&str, Check); 6] = [
         ("fmt", fmt),
@@ -34,14 +35,14 @@ fn fmt(checkout: &Checkout) -> Result<()> {
 fn clippy(checkout: &Checkout) -> Result<()> {
     let mut clippy = checkout.cargo();
     clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--"]);
-    // A function fits a screen; the threshold is in clippy.toml.
+    // A function should fit on a screen; clippy.toml has the limit.
     command::run(clippy.args(["-D", "warnings", "-D", "clippy::too_many_lines"]))
 }
 
-/// Without the advisories: their database is fetched from the net, so what this says would change by itself.
+/// Without advisories: their database is downloaded, so the result would change by itself.
 fn deny(checkout: &Checkout) -> Result<()> {
     let deny = tools::cargo_deny(checkout)?;
-    // Also what other platforms need: without these cargo cannot say offline what the tree is.
+    // Includes dependencies of other platforms, which cargo needs to resolve the tree offline.
     command::run(checkout.cargo().args(["fetch", "--locked", "--quiet"]))?;
     let mut check = checkout.command(&deny.to_string_lossy());
     command::run(check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))

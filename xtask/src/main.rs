@@ -1,4 +1,4 @@
-//! `cargo xtask`: the tools that people, and the pipeline, would otherwise type by hand.
+//! `cargo xtask`: development tasks for people and the pipeline.
 
 mod bench;
 mod chart;
@@ -22,7 +22,7 @@ use clap::{Parser, Subcommand};
 use crate::{checkout::Checkout, controls::Selection, rotation::Rotation};
 
 #[derive(Parser)]
-#[command(name = "cargo xtask", about = "The tools that people would otherwise type by hand")]
+#[command(name = "cargo xtask", about = "Development tasks of eTicket")]
 struct Arguments {
     #[command(subcommand)]
     task: Task,
@@ -30,49 +30,50 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Everything that can be said of the code without running it
+    /// Run all static checks
     Lint,
-    /// All tests, also those that need built binaries and tools, and then the negative controls
+    /// Run all tests, including those that need built binaries and tools, and then the negative controls
     ///
-    /// Controls and seeds of the simulation rotate: a run takes a fifth of them, chosen by the number of commits, and all controls
-    /// whose files the last 20 commits changed.
+    /// Controls and seeds of the simulation rotate: a run covers a fifth of them, selected by the number of commits,
+    /// and all controls whose files the last 20 commits changed.
     Test {
         /// Run all controls and all seeds
         #[arg(long)]
         full: bool,
-        /// Leave the negative controls out
+        /// Skip the negative controls
         #[arg(long)]
         without_controls: bool,
     },
-    /// How fast it is on this machine, beside a health Check measured in the same run; about a minute
+    /// Measure rates and latencies as ratios to a health Check of the same run; takes about a minute
     Bench {
-        /// Write what was measured to this file as well, as JSON
+        /// Also write the results to this file as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
-        /// The distributed form, on a PostgreSQL and a nats-server of its own, beside pgbench
+        /// Measure the distributed form, with PostgreSQL and nats-server, and compare it with pgbench
         #[arg(long)]
         distributed: bool,
     },
-    /// The distributed form on this machine: PostgreSQL, nats-server, two replicas of each service and a gateway, until Ctrl-C
+    /// Run the distributed form on this machine until Ctrl-C: PostgreSQL, nats-server, two replicas of each service and
+    /// a gateway
     Up {
-        /// Where state and logs lie
+        /// Folder of state and logs
         #[arg(long, value_name = "DIR", default_value = "eticket-up")]
         data: PathBuf,
-        /// Run the binaries in this folder, instead of building them
+        /// Run the binaries in this folder instead of building them
         #[arg(long, value_name = "DIR")]
         binaries: Option<PathBuf>,
     },
-    /// The Helm chart: lint, all ways to render it, and the tests of its templates
+    /// Lint and render the Helm chart in every tested way, and test its templates
     ///
-    /// `test` runs this too, and then also the tests that start the servers with what the chart renders.
+    /// `test` includes this, and also runs the tests that start servers with the rendered configuration.
     Chart {
-        /// Make values.schema.json and the table in its README anew from the comments in values.yaml
+        /// Generate values.schema.json and the table in the README of the chart from the comments in values.yaml
         #[arg(long)]
         update: bool,
     },
-    /// Take one guard after the other out of a scratch copy: the test named for it must fail there
+    /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
-        /// Only controls whose patch has one of these in its name
+        /// Run only controls whose patch has one of these texts in its name
         only: Vec<String>,
     },
 }

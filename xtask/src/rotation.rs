@@ -1,7 +1,7 @@
-//! Which part of the heavy suites a run covers.
+//! Selects the part of the slow suites that a run covers.
 //!
-//! All controls and all seeds take longer than a change should have to wait. A plain run takes one slice of each, chosen by the
-//! number of commits, so that the runs of five commits in a row cover everything. `--full` runs everything.
+//! All controls and all seeds take too long for every change. A plain run covers one slice of each, selected by the
+//! number of commits, so that five consecutive commits cover everything. `--full` covers everything.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -10,22 +10,22 @@ use anyhow::Result;
 use crate::{checkout::Checkout, command};
 
 const SLICES: u64 = 5;
-/// A control whose files were changed within so many commits runs always.
+/// Controls whose files the last 20 commits changed always run.
 const RECENT_COMMITS: &str = "-20";
-/// A commit that changes more files than this renames or moves; it is no reason to run everything.
+/// Commits with more files than this are renames or moves, which do not count as changes.
 const MOST_FILES: usize = 100;
-/// Seeds of the simulation in a full run: `SEEDS` in integration-tests/tests/simulation.rs.
+/// Number of seeds in a full run: `SEEDS` in integration-tests/tests/simulation.rs.
 const SEEDS: u64 = 10_000;
 
 pub(crate) enum Rotation {
     /// Everything.
     Full,
-    /// One slice, and what concerns these files.
+    /// One slice, and all controls that depend on these files.
     Slice { number: u64, changed: BTreeSet<PathBuf> },
 }
 
 impl Rotation {
-    /// The slice of the commit that is checked out. Without a history, as in an unpacked archive, everything runs.
+    /// Selects the slice of the current commit. Without a git history, as in an unpacked archive, everything runs.
     pub(crate) fn new(checkout: &Checkout, full: bool) -> Result<Self> {
         let mut count = checkout.command("git");
         let counted = command::captured(count.args(["rev-list", "--count", "HEAD"]))?;
@@ -43,7 +43,7 @@ impl Rotation {
         Ok(Self::Slice { number: commits % SLICES, changed })
     }
 
-    /// Whether the item at `index` of a list runs; it concerns these files.
+    /// Whether to run the item at `index` of a list, which depends on these files.
     pub(crate) fn covers(&self, index: usize, files: &[PathBuf]) -> bool {
         match self {
             Self::Full => true,
@@ -53,7 +53,7 @@ impl Rotation {
         }
     }
 
-    /// The seeds of the simulation to run, as its test takes them; `None` for its own default, which is all.
+    /// The seeds in the format of the simulation test; `None` for its default, which is all seeds.
     pub(crate) fn seeds(&self) -> Option<String> {
         match self {
             Self::Full => None,
@@ -65,7 +65,7 @@ impl Rotation {
     }
 }
 
-/// The files of those commits that are no renaming; each begins with a zero byte.
+/// The files of all commits that do not count as renames. Each commit starts with a zero byte.
 fn changed_files(log: &str) -> BTreeSet<PathBuf> {
     let files = |commit: &str| commit.lines().filter(|line| !line.is_empty()).map(PathBuf::from).collect::<Vec<_>>();
     log.split('\0').map(files).filter(|files| files.len() <= MOST_FILES).flatten().collect()
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_moves_everything_changes_nothing() {
+    fn commits_that_move_files_do_not_count() {
         let moved: String = (0..=MOST_FILES).map(|number| format!("moved/{number}.rs\n")).collect();
         let log = format!("\0\na.rs\n\n\0\n{moved}\n\0\nb.rs\n");
         assert_eq!(changed_files(&log), ["a.rs", "b.rs"].map(PathBuf::from).into());

@@ -1,4 +1,4 @@
-//! The steps of a run and how long each took, as a table at the end.
+//! Records the steps of a run and their durations, and prints them as a table.
 
 use std::{
     fmt::Write as _,
@@ -12,10 +12,10 @@ use anyhow::Result;
 
 use crate::checkout::Checkout;
 
-/// Where `.ci/run` finds the steps of all commands that it ran; each command appends to it.
+/// The file where `.ci/run` finds the steps of all commands; each command appends to it.
 const FILE: &str = "xtask-steps.txt";
 
-/// Prints its table when it is dropped, so that a run that fails shows its steps too.
+/// The steps of a command. The table is printed on drop, so that a failed run shows it too.
 pub(crate) struct Steps {
     command: &'static str,
     file: PathBuf,
@@ -33,7 +33,7 @@ impl Steps {
         Self { command, file: checkout.target().join(FILE), done: Vec::new() }
     }
 
-    /// Runs one step and records its time, whether it passes or fails.
+    /// Runs one step and records its duration, whether it passes or fails.
     pub(crate) fn run<T>(&mut self, name: &str, step: impl FnOnce() -> Result<T>) -> Result<T> {
         let begin = Instant::now();
         let outcome = step();
@@ -50,7 +50,7 @@ impl Steps {
         let mut table = String::new();
         for Step { name, took, passed } in &self.done {
             let failed = if *passed { "" } else { "  FAILED" };
-            // Writing to a String cannot fail.
+            // Writing to a `String` cannot fail.
             let _ = writeln!(table, "{:>8.1} s  {} {name}{failed}", took.as_secs_f64(), self.command);
         }
         table
@@ -62,7 +62,7 @@ impl Drop for Steps {
         let table = self.table();
         eprint!("\n{table}");
         let append = fs::OpenOptions::new().create(true).append(true).open(&self.file);
-        // The table is for people; a run must not fail because a disk is full at its end.
+        // The table is informative, so an error such as a full disk does not fail the run.
         if let Err(error) = append.and_then(|mut file| file.write_all(table.as_bytes())) {
             eprintln!("xtask: cannot write {}: {error}", self.file.display());
         }

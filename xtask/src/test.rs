@@ -1,4 +1,4 @@
-//! `cargo xtask test`: all tests, also those that need built binaries and tools, and the negative controls.
+//! `cargo xtask test`: all tests, including those that need built binaries and tools, and the negative controls.
 
 use std::{
     io::{BufRead, BufReader},
@@ -18,10 +18,10 @@ use crate::{
     tools,
 };
 
-/// A suite that takes less is not listed by itself.
+/// Suites that take less time are not listed separately.
 const LISTED: Duration = Duration::from_secs(5);
 
-/// Installs what is missing, builds once, and runs everything that `cargo test` alone would leave out as well.
+/// Installs missing tools, builds once, and runs all tests, including the ignored ones.
 pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Result<()> {
     let mut steps = Steps::new(checkout, "test");
     let rotation = Rotation::new(checkout, full)?;
@@ -31,7 +31,8 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     steps.run("console", || console::install(checkout))?;
     let nats_server = steps.run("nats-server", || tools::nats_server(checkout))?;
     let path = tools::path_with(&nats_server)?;
-    // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
+    // One build for binaries and tests: in separate builds cargo would select other features and build everything
+    // twice.
     let mut build = checkout.cargo();
     build.args(["build", "--workspace", "--bins", "--tests", "--locked"]);
     steps.run("build", || command::run(&mut build))?;
@@ -43,7 +44,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     })?;
     let mut tests = checkout.cargo();
     tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
-    // Tells the tests that the binaries are built (integration-tests/src/binary.rs).
+    // Shows the tests where the built binaries are (integration-tests/src/binary.rs).
     tests.env("PATH", path).env("ETICKET_BINARIES", binaries);
     if let Some(seeds) = rotation.seeds() {
         tests.env("SIMULATION_SEEDS", seeds);
@@ -63,7 +64,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     Ok(())
 }
 
-/// What cargo says of each suite that it runs.
+/// Reads the names and results of suites from the output of cargo.
 #[derive(Default)]
 struct Suites {
     running: String,
@@ -71,14 +72,14 @@ struct Suites {
 }
 
 impl Suites {
-    /// Runs it and passes on what it prints. Both of its outputs share one pipe: cargo names a suite on one of them, and the suite
-    /// prints its result on the other.
+    /// Runs a command and forwards its output. Standard output and standard error share one pipe, because cargo prints
+    /// the name of a suite on one of them and the suite prints its result on the other.
     fn run(&mut self, command: &mut Command) -> Result<()> {
-        let (reader, writer) = std::io::pipe().context("cannot make a pipe")?;
+        let (reader, writer) = std::io::pipe().context("cannot create a pipe")?;
         command.stdout(writer.try_clone().context("cannot share a pipe")?).stderr(writer);
         command.stdin(std::process::Stdio::null());
         let mut child = command.spawn().context("cannot start cargo")?;
-        // The command keeps the write ends; only without them does reading end when the child does.
+        // The command holds the write ends; they must be closed so that reading ends with the child process.
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut reader = BufReader::new(reader);
         let mut line = Vec::new();
@@ -92,8 +93,8 @@ impl Suites {
         if status.success() { Ok(()) } else { bail!("the tests ended with {status}") }
     }
 
-    /// Takes note of a line such as `Running tests/race.rs (target/debug/deps/race-…)` or
-    /// `test result: ok. 3 passed; …; finished in 12.34s`.
+    /// Records a line such as `Running tests/race.rs (target/debug/deps/race-…)` or `test result: ok. 3 passed; …;
+    /// finished in 12.34s`.
     fn note(&mut self, line: &str) {
         let line = line.trim();
         if let Some(suite) = line.strip_prefix("Running ") {
@@ -110,7 +111,7 @@ impl Suites {
         }
     }
 
-    /// The suites that failed or took long, the longest first.
+    /// The suites that failed or took long, slowest first.
     fn slow(&self) -> Vec<(String, Duration, bool)> {
         let mut slow: Vec<_> =
             self.done.iter().filter(|(_, took, passed)| *took >= LISTED || !passed).cloned().collect();

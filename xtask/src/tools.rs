@@ -1,4 +1,4 @@
-//! Tools that are not on every machine: fetched once, each of a pinned version, into the target folder or `node_modules`.
+//! Tools that are installed once, with pinned versions, into the target folder or `node_modules`.
 
 use std::{
     env,
@@ -15,7 +15,7 @@ const CARGO_DENY: &str = "0.20.2";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
 
-/// cargo-deny; built when missing, which takes some minutes.
+/// Returns cargo-deny, and builds it if it is missing, which takes some minutes.
 pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
     let program = checkout.tools().join("bin/cargo-deny");
     let wanted = format!("cargo-deny {CARGO_DENY}");
@@ -28,53 +28,53 @@ pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
     Ok(program)
 }
 
-/// buf, of the version in `proto/package-lock.json`.
+/// Returns buf in the version of `proto/package-lock.json`.
 pub(crate) fn buf(checkout: &Checkout) -> Result<PathBuf> {
     let folder = checkout.root().join("proto");
     let program = folder.join("node_modules/.bin/buf");
-    npm_ci(checkout, &folder, "buf comes by npm")?;
+    npm_ci(checkout, &folder, "it installs buf")?;
     Ok(program)
 }
 
-/// Installs what a package-lock.json names into the `node_modules` beside it.
+/// Installs the packages of a package-lock.json into the `node_modules` beside it.
 pub(crate) fn npm_ci(checkout: &Checkout, folder: &Path, why: &str) -> Result<()> {
-    // npm notes here what it has installed; a lock file that is younger asks for something else.
+    // npm writes this file when it installs; a newer lock file requires another installation.
     let installed = modified(&folder.join("node_modules/.package-lock.json"));
     if installed.is_some() && installed >= modified(&folder.join("package-lock.json")) {
         return Ok(());
     }
-    command::require("npm", "--version", &format!("install Node.js 20 or newer, which brings npm; {why}"))?;
+    command::require("npm", "--version", &format!("install Node.js 20 or newer, which includes npm: {why}"))?;
     command::run(checkout.command("npm").args(["ci", "--no-progress"]).current_dir(folder))
 }
 
-/// grpcurl, for the tests that see the system as a person with grpcurl does.
+/// Returns grpcurl, for tests that use the system through it.
 pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", GRPCURL)
 }
 
-/// nats-server, which Debian has in a version that is too old.
+/// Returns nats-server; Debian's version is too old.
 pub(crate) fn nats_server(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "nats-server", "github.com/nats-io/nats-server/v2", NATS_SERVER)
 }
 
-/// The search path with the folder of this tool in front.
+/// Returns the search path with the folder of this tool first.
 pub(crate) fn path_with(tool: &Path) -> Result<OsString> {
-    let bin = tool.parent().context("a program lies in a folder")?.to_owned();
+    let bin = tool.parent().context("a program is in a folder")?.to_owned();
     let rest = env::var_os("PATH").unwrap_or_default();
     Ok(env::join_paths(std::iter::once(bin).chain(env::split_paths(&rest)))?)
 }
 
-/// A program that `go install` builds.
+/// Returns a program built by `go install`.
 fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> Result<PathBuf> {
     let bin = checkout.tools().join("bin");
     let program = bin.join(name);
-    // What `go install` builds does not always know its own version, so it is written down beside it.
+    // Programs built by `go install` do not always report their version, so it is stored in a file.
     let note = checkout.tools().join(format!("{name}.version"));
     if program.is_file() && fs::read_to_string(&note).is_ok_and(|noted| noted == version) {
         return Ok(program);
     }
-    command::require("go", "version", &format!("install Go 1.25 or newer; {name} is built with it"))?;
-    fs::create_dir_all(&bin).with_context(|| format!("cannot make {}", bin.display()))?;
+    command::require("go", "version", &format!("install Go 1.25 or newer, which builds {name}"))?;
+    fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     let mut install = checkout.command("go");
     install.arg("install").arg(format!("{package}@{version}"));
     command::run(install.env("GOBIN", &bin))?;
@@ -82,7 +82,7 @@ fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> 
     Ok(program)
 }
 
-/// PostgreSQL's server programs: of Debian's package where we may install it.
+/// Ensures that the PostgreSQL server programs are installed; installs Debian's package if possible.
 pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     if eticket_local_servers::postgres::installed() {
         return Ok(());
@@ -93,12 +93,12 @@ pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
     apt_get(checkout, &["postgresql", "postgresql-contrib"])
 }
 
-/// Whether this is Debian, and we are root.
+/// Whether this is Debian and the user is root.
 pub(crate) fn may_install_packages() -> bool {
     PathBuf::from("/usr/bin/apt-get").is_file() && eticket_local_servers::postgres::runs_as_root()
 }
 
-/// Installs packages of Debian.
+/// Installs Debian packages.
 pub(crate) fn apt_get(checkout: &Checkout, packages: &[&str]) -> Result<()> {
     let mut update = checkout.command("apt-get");
     command::run(update.args(["update", "--quiet"]))?;

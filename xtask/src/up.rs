@@ -1,4 +1,4 @@
-//! `cargo xtask up`: the distributed form on this machine, on a PostgreSQL and a nats-server of its own, until Ctrl-C.
+//! `cargo xtask up`: runs the distributed form on this machine, with PostgreSQL and nats-server, until Ctrl-C.
 
 use std::{
     fs::File,
@@ -19,12 +19,12 @@ use eticket_local_servers::{
 
 use crate::{checkout::Checkout, command, tools};
 
-/// Of each service.
+/// Number of replicas of each service.
 const REPLICAS: usize = 2;
-/// For the start of all, and for the stop of each.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Bound of the start of all processes, and of the stop of each.
+const BOUND: Duration = Duration::from_secs(60);
 
-/// Starts everything, says where, and stops it at Ctrl-C. State lies in `folder`, and is found there again.
+/// Starts everything, prints the addresses, and stops everything on Ctrl-C. State is kept in `folder` for the next run.
 pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>) -> Result<()> {
     tools::postgres(checkout)?;
     let nats_server = tools::nats_server(checkout)?;
@@ -42,10 +42,10 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>)
     ctrlc::set_handler(move || {
         stop.send(()).ok();
     })
-    .context("signals cannot be handled")?;
+    .context("cannot handle signals")?;
     let servers = ["postgres", "nats", "log"].map(|name| folder.join(name));
     for server in &servers {
-        std::fs::create_dir_all(server).with_context(|| format!("cannot make {}", server.display()))?;
+        std::fs::create_dir_all(server).with_context(|| format!("cannot create {}", server.display()))?;
     }
     let [postgres, nats, log] = servers;
     let settings = Settings {
@@ -67,8 +67,8 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>)
         running.0.push((process, child));
     }
     running.wait_until_ready(&log)?;
-    running.tell(&store_url, &bus_url, &log);
-    stopped.recv().context("nobody can stop it any more")?;
+    running.print_addresses(&store_url, &bus_url, &log);
+    stopped.recv().context("the signal handler ended")?;
     eprintln!("stopping");
     running.stop()
 }
@@ -76,23 +76,23 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>)
 fn start(binaries: &Path, process: &Process, log: &Path) -> Result<Child> {
     let program = binaries.join(format!("eticket-{}", process.service));
     let mut command = Command::new(&program);
-    // A group of its own: Ctrl-C is for us, who stop all in order.
+    // A process group of its own, so that Ctrl-C reaches only this program, which stops the processes in order.
     command.process_group(0).stdin(Stdio::null()).stdout(Stdio::piped());
     command.stderr(File::create(log).with_context(|| format!("cannot write {}", log.display()))?);
     command.env(Process::variable("shutdown.drain_delay_ms"), "0");
     command.envs(process.keys.iter().map(|(key, value)| (Process::variable(key), value)));
-    command.spawn().with_context(|| format!("{} cannot be started", program.display()))
+    command.spawn().with_context(|| format!("cannot start {}", program.display()))
 }
 
 /// Processes in the order of their start.
 struct Running(Vec<(Process, Child)>);
 
 impl Running {
-    /// Each says so in a line of its standard output.
+    /// Each process prints a line to standard output when it is ready.
     fn wait_until_ready(&mut self, log: &Path) -> Result<()> {
         let (ready, lines) = mpsc::channel();
         for (process, child) in &mut self.0 {
-            let output = child.stdout.take().context("its output is ours")?;
+            let output = child.stdout.take().context("standard output is piped")?;
             let (ready, service) = (ready.clone(), process.service);
             std::thread::spawn(move || {
                 let mut line = String::new();
@@ -101,38 +101,39 @@ impl Running {
             });
         }
         for _ in 0..self.0.len() {
-            match lines.recv_timeout(PATIENCE) {
+            match lines.recv_timeout(BOUND) {
                 Ok((_, true)) => {}
                 Ok((service, false)) => bail!("{service} ended before it was ready: see its log in {}", log.display()),
-                Err(_) => bail!("not all are ready after {PATIENCE:?}: see their logs in {}", log.display()),
+                Err(_) => bail!("not all are ready after {BOUND:?}: see their logs in {}", log.display()),
             }
         }
         Ok(())
     }
 
-    fn tell(&self, store_url: &str, bus_url: &str, log: &Path) {
+    /// Prints the addresses.
+    fn print_addresses(&self, store_url: &str, bus_url: &str, log: &Path) {
         println!("{:<12} {store_url}\n{:<12} {bus_url}", "postgresql", "nats");
         for (process, _) in &self.0 {
             println!("{:<12} {}", process.service, process.address);
         }
         println!("logs         {}", log.display());
         if let Some((gateway, _)) = self.0.last() {
-            println!("try: grpcurl -plaintext {} list\nCtrl-C stops all of it", gateway.address);
+            println!("Try: grpcurl -plaintext {} list\nPress Ctrl-C to stop everything", gateway.address);
         }
     }
 
-    /// From the gateway to those that nobody calls.
+    /// Stops all processes, the gateway first.
     fn stop(mut self) -> Result<()> {
-        let mut unwell = Vec::new();
+        let mut failed = Vec::new();
         while let Some((process, mut child)) = self.0.pop() {
             let pid = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw);
             let pid = pid.context("a process has an id")?;
             rustix::process::kill_process(pid, rustix::process::Signal::TERM).ok();
             if !child.wait()?.success() {
-                unwell.push(process.service);
+                failed.push(process.service);
             }
         }
-        if unwell.is_empty() { Ok(()) } else { bail!("did not end well: {}", unwell.join(", ")) }
+        if failed.is_empty() { Ok(()) } else { bail!("did not stop cleanly: {}", failed.join(", ")) }
     }
 }
 

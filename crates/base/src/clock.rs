@@ -1,7 +1,7 @@
-//! The one source of wall-clock time: injected, so that tests decide what time it is.
+//! Wall-clock time, injected so that tests can control it.
 //!
-//! Times are cut to microseconds here, because that is the finest that every store keeps; what is compared in memory
-//! then equals what is read back.
+//! Times are truncated to microseconds, the precision of every store, so that a value in memory equals the value read
+//! back from a store.
 
 use std::{
     fmt::Debug,
@@ -11,16 +11,16 @@ use std::{
 use chrono::{DateTime, TimeDelta, Utc};
 use eticket_proto::time::truncated;
 
-/// Tells the time, cut to microseconds.
+/// A source of the current time, truncated to microseconds.
 pub trait Clock: Send + Sync + Debug {
-    /// The time now.
+    /// Returns the current time.
     fn now(&self) -> DateTime<Utc>;
 }
 
-/// A clock that many parts of a process share.
+/// A clock shared by several parts of a process.
 pub type SharedClock = Arc<dyn Clock>;
 
-/// The clock of the machine.
+/// The system clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct SystemClock;
 
@@ -30,25 +30,25 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that stands still until it is told otherwise, for the tests of all crates.
+/// A clock for tests that changes only through [`set`](Self::set) and [`advance`](Self::advance).
 #[derive(Debug)]
 pub struct ManualClock {
     time: Mutex<DateTime<Utc>>,
 }
 
 impl ManualClock {
-    /// A clock that shows `time`.
+    /// Creates a clock that shows `time`.
     #[must_use]
     pub fn new(time: DateTime<Utc>) -> Self {
         Self { time: Mutex::new(truncated(time)) }
     }
 
-    /// Shows `time` from now on, which may be earlier than before.
+    /// Sets the clock to `time`, which may be earlier than the current value.
     pub fn set(&self, time: DateTime<Utc>) {
         *self.time.lock().unwrap_or_else(PoisonError::into_inner) = truncated(time);
     }
 
-    /// Moves on by `delta`.
+    /// Moves the clock by `delta`.
     pub fn advance(&self, delta: TimeDelta) {
         let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
         *time = truncated(*time + delta);
@@ -66,14 +66,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_system_clock_is_cut_to_microseconds() {
+    fn the_system_clock_is_truncated_to_microseconds() {
         let now = SystemClock.now();
         assert_eq!(now.timestamp_subsec_nanos() % 1_000, 0);
         assert!((Utc::now() - now).num_seconds() < 60);
     }
 
     #[test]
-    fn a_manual_clock_moves_only_when_told() {
+    fn a_manual_clock_changes_only_by_set_and_advance() {
         let start = DateTime::from_timestamp(1_000, 1_999).expect("a valid time");
         let clock = ManualClock::new(start);
         assert_eq!(clock.now(), DateTime::from_timestamp(1_000, 1_000).expect("a valid time"));

@@ -1,6 +1,7 @@
-//! What several crates read of the configuration: the error of a key, bounds, lists, files, URLs, and the sections of store, bus and log.
+//! Configuration that several crates share: the error of a key, bounds, lists, files, URLs, and the sections `store`,
+//! `bus` and `log`.
 //!
-//! Each section refuses keys that it does not know, because a misspelt key that is ignored looks as if it worked.
+//! Each section refuses unknown keys: an ignored misspelt key would look as if it worked.
 
 pub mod bus;
 pub mod comma_list;
@@ -14,7 +15,7 @@ use std::{fmt, net::SocketAddr};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use tracing_subscriber::EnvFilter;
 
-/// A value that is wrong, or missing.
+/// A missing or invalid configuration value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Error {
     key: String,
@@ -23,26 +24,26 @@ pub struct Error {
 }
 
 impl Error {
-    /// `value` is `None` where nothing was given. Passwords in it are hidden.
+    /// Creates the error of `key`. `value` is `None` if the key is not set. Passwords in `value` are masked.
     #[must_use]
     pub fn new(key: impl Into<String>, value: Option<String>, expected: impl Into<String>) -> Self {
         let value = value.map(|value| urls::without_password(&value));
         Self { key: key.into(), value, expected: expected.into() }
     }
 
-    /// A value that has to be given and was not.
+    /// Creates the error of a required key that is not set.
     #[must_use]
     pub fn missing(key: impl Into<String>, expected: impl Into<String>) -> Self {
         Self::new(key, None, expected)
     }
 
-    /// The key, from the root of the tree.
+    /// The full key, from the root of the configuration.
     #[must_use]
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// The same of a key that stands in a section.
+    /// Prefixes the key with the name of a section.
     #[must_use]
     pub fn within(mut self, section: Option<&str>) -> Self {
         if let Some(section) = section {
@@ -68,32 +69,32 @@ impl std::error::Error for Error {}
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `sqlite:PATH` or `postgres://...`; without it a file in the data folder.
+    /// `sqlite:PATH` or `postgres://...`. Default: a SQLite file in the data folder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
 }
 
 impl StoreConfig {
-    /// Whether no key was given.
+    /// Whether no key is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.url.is_none()
     }
 }
 
-/// For fields that hold the address of a server. The standard library's own words do not say what an address looks like.
+/// Deserializes a socket address. The error of the standard library does not show the expected format.
 ///
 /// # Errors
-/// If the text is no address with a port.
+/// Fails if the text is not an IP address with a port.
 pub fn address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let expected = "expected an address and a port, as 127.0.0.1:8082; port 0 takes a free one";
+    let expected = "expected an address and a port, such as 127.0.0.1:8082; port 0 selects a free port";
     String::deserialize(deserializer)?.parse().map_err(|_| D::Error::custom(expected))
 }
 
-/// Refuses a number outside of its bounds; for the checks of services too.
+/// Checks that a number is within its bounds.
 ///
 /// # Errors
-/// If it is below `least` or above `most`.
+/// Fails if `value` is below `least` or above `most`.
 pub fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), Error> {
     if (least..=most).contains(&value) {
         return Ok(());
@@ -105,16 +106,17 @@ pub fn within(key: &str, value: u64, least: u64, most: u64) -> Result<(), Error>
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct LogConfig {
-    /// Without it text on a terminal, else JSON.
+    /// Default: text on a terminal, else JSON.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<LogFormat>,
-    /// A level, or a filter as in `RUST_LOG`. Without it `RUST_LOG`, else info, and on a terminal warn until all is ready.
+    /// A level, or a filter in the format of `RUST_LOG`. Default: `RUST_LOG`, else `info`; on a terminal, `warn` until
+    /// all servers are ready.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub level: Option<String>,
 }
 
 impl LogConfig {
-    /// Whether no key was given.
+    /// Whether no key is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -123,17 +125,17 @@ impl LogConfig {
     /// Checks `level`.
     ///
     /// # Errors
-    /// If it is neither a level nor a filter.
+    /// Fails if it is neither a level nor a filter.
     pub fn check(&self) -> Result<(), Error> {
         const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
         let Some(level) = &self.level else { return Ok(()) };
-        // A filter takes any word for the name of a module, so a misspelt level would silence the log.
+        // A filter accepts any word as the name of a module, so a misspelt level would silence the log.
         let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
         let words = level.split(',').map(str::trim).all(|word| word.contains(['=', '[']) || is_level(word));
         if words && EnvFilter::builder().parse(level).is_ok() {
             return Ok(());
         }
-        let expected = format!("expected one of {}, or a filter, as info,sqlx=debug", LEVELS.join(", "));
+        let expected = format!("expected one of {}, or a filter such as info,sqlx=debug", LEVELS.join(", "));
         Err(Error::new("log.level", Some(level.clone()), expected))
     }
 }
@@ -142,8 +144,8 @@ impl LogConfig {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// For people.
+    /// Lines for people.
     Text,
-    /// For collectors.
+    /// One JSON object per line, for log collectors.
     Json,
 }

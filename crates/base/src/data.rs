@@ -1,4 +1,4 @@
-//! The folder where a process keeps its files, locked so that two processes never share one.
+//! The data folder of a process, locked so that two processes never share one.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -9,20 +9,21 @@ use std::{
 
 use crate::exit::StartError;
 
-/// A data folder that this process has locked; clones share the lock, which ends with the last of them, or with the process.
+/// A data folder locked by this process. Clones share the lock; it is released when the last clone is dropped or the
+/// process ends.
 #[derive(Debug, Clone)]
 pub struct DataFolder {
     path: Arc<PathBuf>,
     _lock: Arc<Lock>,
 }
 
-/// A locked file. Closing it is not enough to let go: a program that this process starts at that moment has a copy of the
-/// descriptor until it runs, and with it the lock.
+/// A locked file. Dropping it unlocks the file explicitly, because closing it is not enough: a child process holds a
+/// copy of the descriptor between `fork` and `exec`, and the copy keeps the lock.
 #[derive(Debug)]
 pub struct Lock(File);
 
 impl Lock {
-    /// Locks a file unless somebody else has it locked.
+    /// Locks `file`. Fails if another open file has the lock.
     pub fn try_take(file: File) -> Result<Self, TryLockError> {
         file.try_lock().map(|()| Self(file))
     }
@@ -31,37 +32,39 @@ impl Lock {
 impl Drop for Lock {
     fn drop(&mut self) {
         if let Err(error) = self.0.unlock() {
-            tracing::warn!(%error, "the lock of a file or of the data folder stays until the process ends");
+            tracing::warn!(%error, "cannot unlock a file or the data folder; the lock remains until the process ends");
         }
     }
 }
 
 impl DataFolder {
-    /// Makes the folder if it is absent, and locks it.
+    /// Creates the folder if it does not exist, and locks it.
     ///
     /// # Errors
-    /// If it cannot be made or written to, or another process has it.
+    /// Fails if the folder cannot be created or written, or if another process has locked it.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, StartError> {
         let path = path.as_ref();
         let cannot = |error: io::Error| {
             let advice = match error.kind() {
-                io::ErrorKind::PermissionDenied => "let the process write there, or give another by --data",
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                    "make room there, or give another by --data"
+                io::ErrorKind::PermissionDenied => {
+                    "allow the process to write to it, or choose another folder with --data"
                 }
-                _ => "give another by --data",
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "free some space, or choose another folder with --data"
+                }
+                _ => "choose another folder with --data",
             };
             StartError::unavailable(format!("the data folder {} cannot be used: {advice}", path.display()), error)
         };
         fs::create_dir_all(path).map_err(cannot)?;
-        // A file beside the data: locking a database's own file would meet its library's locks.
+        // A separate file: locking the file of a database would conflict with the locks of the database library.
         let lock = File::options().create(true).truncate(false).write(true).open(path.join("lock")).map_err(cannot)?;
         match Lock::try_take(lock) {
             Ok(lock) => Ok(Self { path: Arc::new(path.to_owned()), _lock: Arc::new(lock) }),
             Err(TryLockError::Error(error)) => Err(cannot(error)),
             Err(TryLockError::WouldBlock) => Err(StartError::Unavailable {
                 what: format!(
-                    "the data folder {} is in use by another process: stop it, or give another folder by --data",
+                    "the data folder {} is in use by another process: stop it, or choose another folder with --data",
                     path.display()
                 ),
                 source: None,
@@ -69,7 +72,7 @@ impl DataFolder {
         }
     }
 
-    /// Where it is.
+    /// The path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
@@ -81,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_folder_is_made_and_belongs_to_one() {
+    fn a_folder_is_created_and_locked_by_one_process() {
         let parent = tempfile::tempdir().expect("a folder");
         let path = parent.path().join("a/b");
         let first = DataFolder::open(&path).expect("free");
@@ -91,13 +94,13 @@ mod tests {
         assert!(second.to_string().contains(&path.display().to_string()), "{second}");
         let clone = first.clone();
         drop(first);
-        assert!(DataFolder::open(&path).is_err(), "a clone still holds it");
+        assert!(DataFolder::open(&path).is_err(), "the clone still holds the lock");
         drop(clone);
         DataFolder::open(&path).expect("free again");
     }
 
     #[test]
-    fn a_copy_of_the_descriptor_in_a_program_being_started_keeps_nobody_out() {
+    fn a_copy_of_the_descriptor_does_not_keep_the_lock() {
         let folder = tempfile::tempdir().expect("a folder");
         let first = DataFolder::open(folder.path()).expect("free");
         let copy = first._lock.0.try_clone().expect("a second descriptor of the same open file");
@@ -107,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_that_cannot_be_made_is_named() {
+    fn a_folder_that_cannot_be_created_is_named_in_the_error() {
         let parent = tempfile::tempdir().expect("a folder");
         let file = parent.path().join("file");
         fs::write(&file, "").expect("written");

@@ -1,17 +1,18 @@
-//! Errors as text for people and logs.
+//! Formatting of errors for logs and people.
 
 use std::error::Error;
 
-/// An error and all its causes in one line. Those of others often end with what their cause says: that is not said twice.
+/// Formats an error and its causes in one line. Many errors already end with the text of their cause; that text is not
+/// repeated.
 #[must_use]
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
-        let said = error.to_string();
-        if !text.ends_with(&said) {
+        let cause_text = error.to_string();
+        if !text.ends_with(&cause_text) {
             text.push_str(": ");
-            text.push_str(&said);
+            text.push_str(&cause_text);
         }
         cause = error.source();
     }

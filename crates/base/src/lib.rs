@@ -1,7 +1,6 @@
-//! What every other crate stands on: clock, tasks, log and metrics, exit codes, and the sections of the configuration that several
-//! crates read.
+//! The base of all other crates: clock, tasks, log, metrics, exit codes, and the shared sections of the configuration.
 //!
-//! It knows no protocol: neither gRPC nor SQL nor NATS.
+//! It does not depend on gRPC, SQL or NATS.
 
 #![warn(missing_docs)]
 

@@ -1,6 +1,6 @@
-//! Percent-encoding, as URLs carry passwords and the CloudEvents binding carries header values.
+//! Percent-encoding, for passwords in URLs and for header values of the CloudEvents binding.
 
-/// A value that a header can carry: printable ASCII without blanks.
+/// Encodes a text as a header value: printable ASCII without blanks.
 pub fn encode(text: &str) -> String {
     let mut encoded = String::with_capacity(text.len());
     for byte in text.bytes() {
@@ -12,7 +12,7 @@ pub fn encode(text: &str) -> String {
     encoded
 }
 
-/// The opposite. What is no encoding stays as it is: others may write headers without knowing of it.
+/// Decodes a header value. Malformed sequences stay unchanged, because other writers of headers may not encode them.
 pub fn decode(text: &str) -> String {
     let mut decoded = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -39,18 +39,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_needs_no_encoding_stays_readable() {
+    fn plain_text_stays_readable() {
         for text in ["ticket/42/7", "2026-11-06T10:00:00.123456Z", "00-abc-def-01"] {
             assert_eq!(encode(text), text);
         }
         assert_eq!(encode("50 % \"off\"\r\n"), "50%20%25%20%22off%22%0D%0A");
         assert_eq!(decode("50 % off, 100%"), "50 % off, 100%");
-        assert_eq!(decode("%FF"), "%FF", "it would be no text");
+        assert_eq!(decode("%FF"), "%FF", "the bytes are not UTF-8");
     }
 
     proptest! {
         #[test]
-        fn every_text_comes_back(text in ".*") {
+        fn every_text_survives_a_round_trip(text in ".*") {
             let encoded = encode(&text);
             prop_assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic()));
             prop_assert_eq!(decode(&encoded), text);

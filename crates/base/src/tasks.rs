@@ -1,7 +1,7 @@
-//! Every task of a service is spawned here: named, and joined when the service stops.
+//! Spawns all tasks of a service, with names, and joins them when the service stops.
 //!
-//! A task that panics ends alone. The panic is logged with the task's name and counted in `eticket_task_panics_total`,
-//! because a consumer or relay that has died unseen is worse than one that never ran.
+//! A panic ends only its own task. It is logged with the name of the task and counted in `eticket_task_panics_total`,
+//! because a consumer or relay that ended unnoticed is worse than one that never started.
 
 use std::{any::Any, future::Future, panic::AssertUnwindSafe};
 
@@ -9,7 +9,7 @@ use futures::FutureExt;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// The tasks of one service; clones speak of the same ones.
+/// The tasks of one service. Clones refer to the same tasks.
 #[derive(Debug, Clone, Default)]
 pub struct Tasks {
     tracker: TaskTracker,
@@ -17,13 +17,13 @@ pub struct Tasks {
 }
 
 impl Tasks {
-    /// No tasks yet.
+    /// Creates an empty set of tasks.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Runs `future` to its end. It is never aborted: what has to end early watches [`Tasks::stopping`].
+    /// Runs `future` to completion. It is never aborted; a task that must end early watches [`Tasks::stopping`].
     pub fn spawn(&self, name: &'static str, future: impl Future<Output = ()> + Send + 'static) {
         let guarded = AssertUnwindSafe(future).catch_unwind().map(move |end| {
             if let Err(panic) = end {
@@ -34,26 +34,26 @@ impl Tasks {
         self.tracker.spawn(guarded.instrument(tracing::Span::current()));
     }
 
-    /// Cancelled when the service stops.
+    /// Returns the token that is cancelled when the service stops.
     #[must_use]
     pub fn stopping(&self) -> CancellationToken {
         self.stopping.clone()
     }
 
-    /// Asks all tasks to end and waits until they have. Tasks that are spawned meanwhile are waited for too.
+    /// Cancels [`Tasks::stopping`] and waits until all tasks have ended, including those spawned meanwhile.
     pub async fn stop(&self) {
         self.stopping.cancel();
         self.finish().await;
     }
 
-    /// Waits until all tasks have ended, without asking them to.
+    /// Waits until all tasks have ended, without cancelling them.
     pub async fn finish(&self) {
         self.tracker.close();
         self.tracker.wait().await;
     }
 }
 
-/// What a panic said, if it said it in words.
+/// Returns the message of a panic, if it is text.
 pub fn panic_text(panic: &(dyn Any + Send)) -> &str {
     panic
         .downcast_ref::<&str>()
@@ -76,7 +76,7 @@ mod tests {
         let tasks = Tasks::new();
         let ended = Arc::new(AtomicBool::new(false));
         let (stopping, flag) = (tasks.stopping(), ended.clone());
-        tasks.spawn("waits", async move {
+        tasks.spawn("waiting", async move {
             stopping.cancelled().await;
             tokio::task::yield_now().await;
             flag.store(true, Ordering::SeqCst);
@@ -89,7 +89,7 @@ mod tests {
     async fn finish_waits_without_cancelling() {
         let tasks = Tasks::new();
         let (send, receive) = tokio::sync::oneshot::channel::<()>();
-        tasks.spawn("waits", async move {
+        tasks.spawn("waiting", async move {
             receive.await.ok();
         });
         assert!(tasks.finish().now_or_never().is_none());
@@ -103,7 +103,7 @@ mod tests {
         let tasks = Tasks::new();
         tasks.spawn("panics", async { panic!("on purpose") });
         let (send, receive) = tokio::sync::oneshot::channel();
-        tasks.spawn("goes on", async move {
+        tasks.spawn("unaffected", async move {
             send.send(()).ok();
         });
         tasks.finish().await;

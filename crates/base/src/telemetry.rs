@@ -1,4 +1,4 @@
-//! What a process tells of itself: its log on standard error, its metrics, and the traces that its calls belong to.
+//! The log on standard error, the metrics, and the trace context of calls.
 
 mod log_writer;
 pub mod trace_context;
@@ -19,25 +19,26 @@ use self::log_writer::LogWriter;
 pub use self::trace_context::TraceContext;
 use crate::config::{self, LogConfig, LogFormat};
 
-/// Upper bounds of the buckets of all histograms whose names end in `_seconds`: from a cached read to the default deadline.
+/// Upper bounds of the buckets of all histograms whose names end in `_seconds`: from a cached read to the default
+/// deadline.
 const SECONDS: [f64; 14] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0];
 
-/// Lines of the log that were dropped because nobody read them.
+/// Log lines that were dropped because standard error was not read in time.
 const DROPPED: &str = "eticket_log_lines_dropped_total";
-/// How long the end of the process waits for the last lines of the log to be read.
+/// How long the end of the process waits until the last log lines are written.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// The log of this process, once it has begun.
+/// The log writer of this process, once [`init_log`] has run.
 static LOG: OnceLock<LogWriter> = OnceLock::new();
-/// Sets the filter of the log. `None`: back to the one for the time after the start.
+/// Sets the filter of the log. `None` restores the configured filter.
 type SetFilter = Box<dyn Fn(Option<&str>) + Send + Sync>;
 static SET_FILTER: OnceLock<SetFilter> = OnceLock::new();
 
-/// Begins the log, once for a process: `log.level`, else `RUST_LOG`, else everything from info up. On a terminal, where
-/// neither is given, it shows warnings only until [`has_started`].
+/// Starts the log; call it once per process. The filter is `log.level`, else `RUST_LOG`, else `info`. On a terminal
+/// without either, only warnings are shown until [`has_started`].
 ///
 /// # Errors
-/// If `RUST_LOG` is no filter.
+/// Fails if `RUST_LOG` is not a valid filter.
 pub fn init_log(config: &LogConfig) -> Result<(), config::Error> {
     let format = format_of(config);
     let given = match &config.level {
@@ -45,30 +46,30 @@ pub fn init_log(config: &LogConfig) -> Result<(), config::Error> {
         None => rust_log()?,
     };
     let quiet = given.is_none() && io::stderr().is_terminal();
-    let usual = given.unwrap_or_else(|| directives("info"));
+    let default = given.unwrap_or_else(|| directives("info"));
     let notice = match format {
         LogFormat::Text => text_notice,
         LogFormat::Json => json_notice,
     };
-    // Without a thread there is no log; serving goes on.
+    // If the thread cannot be started, the process runs without a log.
     let Ok(writer) = LogWriter::start(io::stderr(), log_writer::MOST_BYTES, notice) else { return Ok(()) };
-    let first = EnvFilter::new(if quiet { directives("warn") } else { usual.clone() });
+    let first = EnvFilter::new(if quiet { directives("warn") } else { default.clone() });
     let builder = tracing_subscriber::fmt().with_env_filter(first).with_writer(writer.clone());
-    // Where a test or an embedding program has begun a log, that one stays.
+    // If a test or an embedding program has installed a subscriber, that one stays.
     let begun = match format {
         LogFormat::Text => {
             let builder = builder.with_ansi(io::stderr().is_terminal()).with_filter_reloading();
             let handle = builder.reload_handle();
-            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&usual))))
+            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&default))))
         }
         LogFormat::Json => {
             let builder = builder.json().flatten_event(true).with_filter_reloading();
             let handle = builder.reload_handle();
-            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&usual))))
+            builder.try_init().is_ok().then(|| on_filter(move |filter| reload(&handle, filter.unwrap_or(&default))))
         }
     };
     if begun.is_some() && LOG.set(writer).is_ok() {
-        // The standard hook would write to standard error itself, and block where nobody reads.
+        // The default hook would write to standard error itself, and block if nobody reads it.
         std::panic::set_hook(Box::new(|panic| {
             let trace = Backtrace::capture();
             match trace.status() {
@@ -86,37 +87,38 @@ fn on_filter(set: impl Fn(Option<&str>) + Send + Sync + 'static) {
 
 fn reload<S>(handle: &Handle<EnvFilter, S>, filter: &str) {
     if let Err(error) = handle.reload(EnvFilter::new(filter)) {
-        tracing::warn!(%error, "the filter of the log stays as it was");
+        tracing::warn!(%error, "cannot change the log filter");
     }
 }
 
-/// Everything answers: from now on the log shows what it usually does.
+/// Ends the quiet phase of the start: restores the configured filter. Call it when all servers are ready.
 pub fn has_started() {
     if let Some(set) = SET_FILTER.get() {
         set(None);
     }
 }
 
-/// Changes what the log shows from now on, until the process ends: a level or a filter, as in `log.level`. Returns whether this process
-/// has a log to change.
+/// Changes the filter of the log until the process ends; `level` is a level or a filter, as in `log.level`. Returns
+/// `false` if this process has no log.
 ///
 /// # Errors
-/// If it is neither a level nor a filter.
+/// Fails if `level` is neither a level nor a filter.
 pub fn set_log_level(level: &str) -> Result<bool, config::Error> {
     LogConfig { level: Some(level.to_owned()), ..LogConfig::default() }.check()?;
     let Some(set) = SET_FILTER.get() else { return Ok(false) };
     set(Some(&directives(level)));
-    tracing::info!(level, "the level of the log has changed");
+    tracing::info!(level, "the log level has changed");
     Ok(true)
 }
 
-/// The format of the log: as configured, else text for a terminal and JSON for everything else.
+/// The format of the log: as configured, else text for a terminal and JSON for anything else.
 pub fn format_of(log: &LogConfig) -> LogFormat {
-    let usual = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
-    log.format.unwrap_or(usual)
+    let default = if io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+    log.format.unwrap_or(default)
 }
 
-/// Writes text for people to standard error, in its place among the lines of the log. Blocks only where no log has begun.
+/// Writes text for people to standard error, in order with the lines of the log. Blocks only if the log has not been
+/// started.
 pub fn say(text: &str) {
     match LOG.get() {
         Some(log) => log.queue(text.as_bytes()),
@@ -124,18 +126,18 @@ pub fn say(text: &str) {
     }
 }
 
-/// Gives the last lines of the log a moment to be read, before the process ends.
+/// Waits up to half a second until the queued log lines are written. Call it before the process ends.
 pub fn flush_log() {
     if let Some(log) = LOG.get() {
         log.flush(LAST_LINES);
     }
 }
 
-/// The filter for a `log.level`. A level alone is of eticket's own code where it is finer than info: the libraries below would
-/// drown it.
+/// The filter for a `log.level`. A level finer than `info` applies to the code of eTicket only; the libraries would
+/// flood the log.
 fn directives(level: &str) -> String {
-    // The client of NATS is silent: the bus tells what happens to its connection, and this one would tell it again, and each
-    // attempt to connect.
+    // The NATS client is silenced: the bus logs the events of its connection, and the client would log them again, with
+    // each attempt to connect.
     match level.to_ascii_lowercase().as_str() {
         fine @ ("debug" | "trace") => format!("info,eticket={fine},async_nats=off"),
         level @ ("off" | "error" | "warn" | "info") => format!("{level},async_nats=off"),
@@ -146,11 +148,7 @@ fn directives(level: &str) -> String {
 fn rust_log() -> Result<Option<String>, config::Error> {
     const KEY: &str = "RUST_LOG";
     let refuse = |value: String| {
-        config::Error::new(
-            KEY,
-            Some(value),
-            "expected a filter, as info,sqlx=debug; or leave it out, and set log.level",
-        )
+        config::Error::new(KEY, Some(value), "expected a filter such as info,sqlx=debug; or unset it and set log.level")
     };
     match env::var(KEY) {
         Ok(text) if text.trim().is_empty() => Ok(None),
@@ -161,7 +159,7 @@ fn rust_log() -> Result<Option<String>, config::Error> {
     }
 }
 
-const DROPPED_TEXT: &str = "lines of the log were dropped here, because standard error was not read in time";
+const DROPPED_TEXT: &str = "log lines were dropped here because standard error was not read in time";
 
 fn text_notice(lines: u64) -> String {
     let time = Utc::now().to_rfc3339_opts(SecondsFormat::Micros, true);
@@ -177,13 +175,14 @@ fn json_notice(lines: u64) -> String {
     format!("{line}\n")
 }
 
-/// The metrics of this process, recorded from the first call on; `None` if an embedding program records them elsewhere.
+/// Installs the recorder of metrics at the first call, and returns its handle; `None` if an embedding program has
+/// installed another recorder.
 pub fn metrics() -> Option<PrometheusHandle> {
     static HANDLE: OnceLock<Option<PrometheusHandle>> = OnceLock::new();
     let install = || {
         let builder = PrometheusBuilder::new().set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS);
         let handle = builder.and_then(PrometheusBuilder::install_recorder).ok();
-        // It is there before the first line is dropped.
+        // Registers the counter before the first line is dropped.
         metrics::counter!(DROPPED).increment(0);
         handle
     };
@@ -195,14 +194,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_level_alone_is_of_our_own_code() {
+    fn a_fine_level_applies_to_our_own_code_only() {
         assert_eq!(directives("warn"), "warn,async_nats=off");
         assert_eq!(directives("DEBUG"), "info,eticket=debug,async_nats=off");
         assert_eq!(directives("info,sqlx=debug"), "info,sqlx=debug");
     }
 
     #[test]
-    fn what_was_dropped_is_said_in_the_format_of_the_log() {
+    fn the_notice_of_dropped_lines_has_the_format_of_the_log() {
         let line: serde_json::Value = serde_json::from_str(&json_notice(7)).expect("JSON");
         assert_eq!((line["lines"].as_u64(), line["level"].as_str()), (Some(7), Some("WARN")));
         assert!(text_notice(7).ends_with("lines=7\n"), "{}", text_notice(7));

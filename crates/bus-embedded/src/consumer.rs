@@ -1,4 +1,4 @@
-//! A durable consumer of the embedded bus: which messages are out, which wait for another try, and what has been dealt with.
+//! Durable consumers of the embedded bus: messages in flight, messages to redeliver, and the acknowledged position.
 
 use std::{
     collections::BTreeMap,
@@ -15,38 +15,38 @@ use tokio::{sync::watch, time::Instant};
 
 use super::{Shared, Stored, closed, locked, log};
 
-/// A message that is not acknowledged for so long is delivered again.
+/// An unacknowledged message is delivered again after this time.
 const ACK_WAIT: Duration = Duration::from_secs(30);
 
-/// A message that is out.
+/// A message that was delivered and is not acknowledged.
 struct InFlight {
     attempts: u32,
     owner: u64,
     until: Instant,
 }
 
-/// A message that is to be delivered again.
-struct Again {
+/// A message to be delivered again.
+struct Redelivery {
     attempts: u32,
     due: Instant,
 }
 
-/// What those who share a durable consumer have in common.
+/// The state that the members of a durable consumer share.
 pub(super) struct Progress {
     filters: Vec<String>,
-    /// Everything up to here has been delivered at least once, or is not asked for.
+    /// Everything up to here has been delivered at least once or does not match the filters.
     cursor: u64,
     in_flight: BTreeMap<u64, InFlight>,
-    again: BTreeMap<u64, Again>,
-    /// What of the position is not in the file yet.
-    moved: bool,
-    kept_floor: u64,
+    again: BTreeMap<u64, Redelivery>,
+    /// Whether the position has changed since it was last written to the file.
+    unwritten: bool,
+    written_floor: u64,
 }
 
 impl Progress {
     pub(super) fn new(filters: Vec<String>, floor: u64) -> Self {
         let (in_flight, again) = (BTreeMap::new(), BTreeMap::new());
-        Self { filters, cursor: floor, in_flight, again, moved: false, kept_floor: floor }
+        Self { filters, cursor: floor, in_flight, again, unwritten: false, written_floor: floor }
     }
 
     pub(super) fn set_filters(&mut self, filters: Vec<String>) {
@@ -54,39 +54,39 @@ impl Progress {
             self.filters = filters;
             self.restart();
         }
-        // A consumer that is new is written down too, with the position 0.
-        self.moved = true;
+        // A new consumer is also written, with position 0.
+        self.unwritten = true;
     }
 
     pub(super) fn restart(&mut self) {
         self.cursor = 0;
         self.in_flight.clear();
         self.again.clear();
-        self.moved = true;
+        self.unwritten = true;
     }
 
-    /// Everything up to here has been dealt with.
+    /// Everything up to here has been acknowledged.
     fn floor(&self) -> u64 {
         let open = self.in_flight.keys().next().into_iter().chain(self.again.keys().next()).min();
         open.map_or(self.cursor, |first| first.saturating_sub(1).min(self.cursor))
     }
 
-    /// The position, if it is not in the file yet. From here on it counts as written.
-    pub(super) fn take_moved(&mut self, name: &str) -> Option<log::Position> {
+    /// Returns the position if it is not in the file yet, and marks it as written.
+    pub(super) fn take_unwritten(&mut self, name: &str) -> Option<log::Position> {
         let floor = self.floor();
-        if !self.moved && floor == self.kept_floor {
+        if !self.unwritten && floor == self.written_floor {
             return None;
         }
-        (self.moved, self.kept_floor) = (false, floor);
+        (self.unwritten, self.written_floor) = (false, floor);
         Some(log::Position { name: name.to_owned(), filters: self.filters.clone(), floor })
     }
 
-    /// The position that was taken could not be written.
-    pub(super) fn not_kept(&mut self) {
-        self.moved = true;
+    /// Marks the position as unwritten after a failed write.
+    pub(super) fn mark_unwritten(&mut self) {
+        self.unwritten = true;
     }
 
-    /// Which messages are due again, and when the next one will be.
+    /// Returns the messages due for redelivery, and the time when the next one is due.
     fn due(&mut self, now: Instant, most: usize) -> (Vec<u64>, Option<Instant>) {
         let late: Vec<u64> =
             self.in_flight.iter().filter(|(_, out)| out.until <= now).map(|(sequence, _)| *sequence).collect();
@@ -101,7 +101,7 @@ impl Progress {
 
     fn give_back(&mut self, sequence: u64, due: Instant) {
         if let Some(out) = self.in_flight.remove(&sequence) {
-            self.again.insert(sequence, Again { attempts: out.attempts, due });
+            self.again.insert(sequence, Redelivery { attempts: out.attempts, due });
         }
     }
 
@@ -124,7 +124,8 @@ impl EmbeddedConsumer {
         Self { shared, progress, changes, id }
     }
 
-    /// Messages that are due again. One that has left the stream meanwhile is dropped: its subject has newer ones.
+    /// Returns the messages due for redelivery. A message that has left the stream is dropped: its subject has newer
+    /// ones.
     async fn again(&self, due: Vec<u64>) -> Result<Vec<Delivery>, Error> {
         let mut loaded = Vec::with_capacity(due.len());
         for sequence in due {
@@ -133,7 +134,7 @@ impl EmbeddedConsumer {
         let (mut progress, now) = (locked(&self.progress), Instant::now());
         let mut deliveries = Vec::with_capacity(loaded.len());
         for (sequence, message) in loaded {
-            // Another who shares the consumer may have taken it while it was read.
+            // Another member may have taken it during the read.
             let Some(again) = progress.again.remove(&sequence) else { continue };
             if let Some(message) = message {
                 let attempts = again.attempts + 1;
@@ -144,7 +145,8 @@ impl EmbeddedConsumer {
         Ok(deliveries)
     }
 
-    /// Takes what is asked for from a page that begins at the cursor; `None` if another who shares the consumer was faster.
+    /// Selects the matching messages of a page that begins at the cursor; `None` if another member has moved the
+    /// cursor.
     fn take(&self, cursor: u64, page: Vec<Stored>, most: usize) -> Option<Vec<Delivery>> {
         let (mut progress, now) = (locked(&self.progress), Instant::now());
         if progress.cursor != cursor {
@@ -218,7 +220,7 @@ impl Drop for EmbeddedConsumer {
             progress.give_back(sequence, now);
         }
         drop(progress);
-        // Wakes those who share the consumer: there is something for them.
+        // Wakes other members of the consumer, which can receive the messages now.
         self.shared.last_sequence.send_modify(|_| ());
     }
 }

@@ -1,8 +1,9 @@
-//! The bus in a SQLite file of its own, for everything in one process.
+//! The embedded bus: a SQLite file, for all services in one process.
 //!
-//! Publishing is grouped as commits are: one writer appends whatever waits and syncs once. The newest messages are also kept in
-//! memory, so that consumers which keep up never read the file. A consumer's position is written with the next batch or within a
-//! second: losing it in a crash repeats messages, which readers must bear anyway.
+//! Publishing uses group commit: one writer appends all waiting messages and syncs once. The newest messages are also
+//! kept in memory, so that consumers that keep up do not read the file. The position of a consumer is written with the
+//! next batch or within a second. If a crash loses it, messages are delivered again, which receivers must tolerate
+//! anyway.
 
 #![warn(missing_docs)]
 
@@ -23,22 +24,22 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
 
-/// Newest messages kept in memory.
+/// Number of newest messages kept in memory.
 const TAIL: usize = 4096;
-/// Messages read from the file at a time.
+/// Maximum number of messages per read of the file.
 const PAGE: usize = 512;
-/// Messages appended in one transaction, and that may wait for it.
+/// Maximum number of messages per transaction, and capacity of the queue to the writer.
 const BATCH: usize = 512;
 const QUEUE: usize = 4096;
 
-/// A message as it stands in the stream.
+/// A message of the stream with its sequence.
 #[derive(Debug, Clone)]
 struct Stored {
     sequence: u64,
     message: Arc<Message>,
 }
 
-/// The newest messages: all that the stream holds from `from` on.
+/// The newest messages: all messages of the stream from the sequence `from` on.
 struct Tail {
     from: u64,
     messages: BTreeMap<u64, Arc<Message>>,
@@ -51,21 +52,21 @@ struct Publish {
 
 enum Request {
     Publish(Publish),
-    /// Writes the positions down now.
-    KeepPositions(oneshot::Sender<Result<(), Error>>),
+    /// Writes the positions to the file now.
+    WritePositions(oneshot::Sender<Result<(), Error>>),
 }
 
 struct Shared {
     epoch: String,
     log: Log,
     tail: Mutex<Tail>,
-    /// The newest sequence; consumers and readers wait for it to rise.
+    /// The newest sequence; consumers and readers wait for changes.
     last_sequence: watch::Sender<u64>,
     consumers: Mutex<HashMap<String, Arc<Mutex<Progress>>>>,
     switchboard: Switchboard,
 }
 
-/// See the module.
+/// The embedded bus.
 pub struct Embedded {
     shared: Arc<Shared>,
     requests: mpsc::Sender<Request>,
@@ -73,10 +74,10 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, or makes one with an epoch of its own.
+    /// Opens the file. Creates it, with a new epoch, if it does not exist.
     ///
     /// # Errors
-    /// `Unavailable` if the file cannot be opened, made or written.
+    /// `Unavailable` if the file cannot be opened, created or written.
     pub async fn open(path: &Path) -> Result<Self, Error> {
         let (log, contents) = Log::open(path).await.map_err(unavailable)?;
         let consumers = contents.positions.into_iter().map(|position| {
@@ -96,10 +97,10 @@ impl Embedded {
         Ok(Self { shared, requests, tasks })
     }
 
-    async fn keep_positions(&self) -> Result<(), Error> {
-        let (reply, kept) = oneshot::channel();
-        self.requests.send(Request::KeepPositions(reply)).await.map_err(|_| closed())?;
-        kept.await.map_err(|_| closed())?
+    async fn write_positions(&self) -> Result<(), Error> {
+        let (reply, written) = oneshot::channel();
+        self.requests.send(Request::WritePositions(reply)).await.map_err(|_| closed())?;
+        written.await.map_err(|_| closed())?
     }
 }
 
@@ -112,12 +113,12 @@ fn closed() -> Error {
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // What these guard is changed in single steps; a panic elsewhere leaves nothing half done in it.
+    // Every change is one step, so a panic elsewhere leaves no partial change.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Shared {
-    /// Up to a page of messages above `after`, in their order.
+    /// Returns up to one page of messages after the sequence `after`, in order.
     async fn messages_after(&self, after: u64) -> Result<Vec<Stored>, Error> {
         if after >= *self.last_sequence.borrow() {
             return Ok(Vec::new());
@@ -142,7 +143,7 @@ impl Shared {
         }
     }
 
-    /// Appends a batch and lets readers see it. Nothing is seen before it is durable.
+    /// Appends a batch. Readers see it only after it is durable.
     async fn append(&self, batch: Vec<Publish>) {
         let mut sequence = *self.last_sequence.borrow();
         let (mut stored, mut replies) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
@@ -151,7 +152,7 @@ impl Shared {
             stored.push(Stored { sequence, message: Arc::new(message) });
             replies.push((sequence, reply));
         }
-        let outcome = self.keep(&stored, &self.moved_positions()).await;
+        let outcome = self.write_batch(&stored, &self.unwritten_positions()).await;
         if let Ok(trimmed) = &outcome {
             let mut tail = locked(&self.tail);
             tail.messages.extend(stored.into_iter().map(|stored| (stored.sequence, stored.message)));
@@ -167,27 +168,27 @@ impl Shared {
             self.last_sequence.send_replace(sequence);
         }
         for (sequence, reply) in replies {
-            // Who no longer waits publishes again, or has gone.
+            // The publisher may have stopped waiting.
             let _ = reply.send(outcome.as_ref().map(|_| sequence).map_err(Error::clone));
         }
     }
 
-    /// Writes both down. Positions that could not be are written another time.
-    async fn keep(&self, messages: &[Stored], positions: &[log::Position]) -> Result<Vec<u64>, Error> {
+    /// Writes messages and positions. Positions that cannot be written are written later.
+    async fn write_batch(&self, messages: &[Stored], positions: &[log::Position]) -> Result<Vec<u64>, Error> {
         let outcome = self.log.append(messages, positions).await.map_err(unavailable);
         if outcome.is_err() {
             let consumers = locked(&self.consumers);
             for progress in positions.iter().filter_map(|position| consumers.get(&position.name)) {
-                locked(progress).not_kept();
+                locked(progress).mark_unwritten();
             }
         }
         outcome
     }
 
-    /// Positions that are not written down yet.
-    fn moved_positions(&self) -> Vec<log::Position> {
+    /// Returns the positions that are not in the file yet.
+    fn unwritten_positions(&self) -> Vec<log::Position> {
         let consumers = locked(&self.consumers);
-        consumers.iter().filter_map(|(name, progress)| locked(progress).take_moved(name)).collect()
+        consumers.iter().filter_map(|(name, progress)| locked(progress).take_unwritten(name)).collect()
     }
 }
 
@@ -202,35 +203,35 @@ async fn write(
         tokio::select! {
             biased;
             count = waiting.recv_many(&mut requests, BATCH) => if count == 0 { break },
-            _ = every_second.tick() => keep_positions(&shared, Vec::new()).await,
+            _ = every_second.tick() => write_positions(&shared, Vec::new()).await,
             () = stopping.cancelled() => waiting.close(),
         }
-        let (mut batch, mut kept) = (Vec::new(), Vec::new());
+        let (mut batch, mut position_replies) = (Vec::new(), Vec::new());
         for request in requests {
             match request {
                 Request::Publish(publish) => batch.push(publish),
-                Request::KeepPositions(reply) => kept.push(reply),
+                Request::WritePositions(reply) => position_replies.push(reply),
             }
         }
         if !batch.is_empty() {
             shared.append(batch).await;
         }
-        if !kept.is_empty() {
-            keep_positions(&shared, kept).await;
+        if !position_replies.is_empty() {
+            write_positions(&shared, position_replies).await;
         }
     }
-    keep_positions(&shared, Vec::new()).await;
+    write_positions(&shared, Vec::new()).await;
     shared.log.close().await;
 }
 
-async fn keep_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<(), Error>>>) {
-    let positions = shared.moved_positions();
+async fn write_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<(), Error>>>) {
+    let positions = shared.unwritten_positions();
     let outcome = match positions[..] {
         [] => Ok(()),
-        _ => shared.keep(&[], &positions).await.map(drop),
+        _ => shared.write_batch(&[], &positions).await.map(drop),
     };
     if let Err(error) = &outcome {
-        tracing::warn!(%error, "positions on the bus are not written down");
+        tracing::warn!(%error, "cannot write the positions of consumers to the bus file");
     }
     for reply in replies {
         let _ = reply.send(outcome.clone());
@@ -255,9 +256,9 @@ impl Bus for Embedded {
             .entry(name.to_owned())
             .or_insert_with(|| Arc::new(Mutex::new(Progress::new(filters.clone(), 0))))
             .clone();
-        // Other filters: what they add lies also below the position.
+        // New filters may match messages below the position, so the consumer starts again.
         locked(&progress).set_filters(filters);
-        self.keep_positions().await?;
+        self.write_positions().await?;
         Ok(Box::new(EmbeddedConsumer::new(self.shared.clone(), progress)))
     }
 
@@ -265,9 +266,9 @@ impl Bus for Embedded {
         if let Some(progress) = locked(&self.shared.consumers).get(name) {
             locked(progress).restart();
         }
-        // Wakes those who wait for a new message: the old ones are new to them now.
+        // Wakes consumers that wait for a new message: old messages are due again.
         self.shared.last_sequence.send_modify(|_| ());
-        self.keep_positions().await
+        self.write_positions().await
     }
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
@@ -334,7 +335,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_was_deleted_is_another_stream() {
+    async fn after_a_deletion_of_the_file_the_stream_has_another_epoch() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus.db");
         let first = Embedded::open(&path).await.unwrap();
@@ -348,7 +349,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn when_there_is_room_again_it_goes_on_where_it_was() {
+    async fn after_a_full_disk_the_bus_continues_at_its_position() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus.db");
         let message = |length: usize| Message {
@@ -371,11 +372,11 @@ mod tests {
         let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
         let deliveries = consumer.next(10).await.unwrap();
         let sequences: Vec<u64> = deliveries.iter().map(|delivery| delivery.sequence).collect();
-        assert_eq!(sequences, [2], "the position that could not be written at first is there");
+        assert_eq!(sequences, [2], "the position that could not be written at first was written later");
     }
 
     #[tokio::test]
-    async fn messages_that_left_memory_are_read_from_the_file() {
+    async fn messages_no_longer_in_memory_are_read_from_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let bus = Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap());
         let count = u64::try_from(TAIL + 100).unwrap();

@@ -1,4 +1,4 @@
-//! The file of the embedded bus: messages, positions, epoch.
+//! The file of the embedded bus: messages, positions and epoch.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -18,7 +18,7 @@ use super::Stored;
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// How far a consumer has got: everything up to `floor` has been dealt with.
+/// The position of a consumer: everything up to `floor` has been acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Position {
     pub(super) name: String,
@@ -26,7 +26,7 @@ pub(super) struct Position {
     pub(super) floor: u64,
 }
 
-/// What the file held when it was opened.
+/// The contents of the file when it was opened.
 pub(super) struct Contents {
     pub(super) epoch: String,
     pub(super) last_sequence: u64,
@@ -34,7 +34,7 @@ pub(super) struct Contents {
 }
 
 pub(super) struct Log {
-    /// The file is let go after its connection.
+    /// The file is unlocked after its connection is closed.
     writer: Mutex<Option<(Writer, OwnedFile)>>,
     readers: SqlitePool,
 }
@@ -59,12 +59,12 @@ impl Log {
         Ok((Self { writer: Mutex::new(Some((writer, file))), readers }, contents))
     }
 
-    /// Appends messages, drops the oldest of their subjects beyond the limit, and notes positions: all, durably, or nothing.
-    /// Answers the sequences dropped.
+    /// In one durable transaction: appends messages, removes the oldest messages of their subjects beyond the limit,
+    /// and stores positions. Returns the removed sequences.
     pub(super) async fn append(&self, messages: &[Stored], positions: &[Position]) -> sqlx::Result<Vec<u64>> {
         const INSERT: &str = "insert into message (sequence, subject, headers, body)
             select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) from json_each(?1)";
-        // Uses message_by_subject twice: for the oldest sequence to keep, and for those below it.
+        // Uses the index message_by_subject twice: for the oldest sequence to keep, and for those below it.
         const TRIM: &str = "delete from message where sequence in (
             select old.sequence from json_each(?1) touched join message old on old.subject = touched.value
             where old.sequence <= (select sequence from message kept where kept.subject = touched.value
@@ -73,7 +73,7 @@ impl Log {
             select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
         let mut writer = self.writer.lock().await;
         let (writer, file) = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        // Writing to a file that was removed works, and is lost with the process.
+        // Writes to a removed file succeed, and would be lost with the process.
         file.check()?;
         let mut transaction = writer.ready().await?.begin_with("begin immediate").await?;
         let mut dropped = Vec::new();
@@ -112,12 +112,12 @@ impl Log {
         row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
     }
 
-    /// Leaves no room in the file, until its connection is made anew.
+    /// Makes the file full until its connection is opened again.
     #[cfg(test)]
     pub(super) async fn fill(&self) {
         let mut writer = self.writer.lock().await;
         let connection = writer.as_mut().unwrap().0.ready().await.unwrap();
-        // SQLite takes the number of pages there are for it.
+        // SQLite raises the limit to the current number of pages.
         sqlx::query("pragma max_page_count = 1").execute(connection).await.unwrap();
     }
 
@@ -127,7 +127,7 @@ impl Log {
         if let Some((writer, _file)) = guard.take()
             && let Err(error) = writer.close().await
         {
-            tracing::warn!(%error, "the bus file did not close cleanly");
+            tracing::warn!(%error, "cannot close the bus file");
         }
     }
 }
@@ -138,7 +138,7 @@ async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
         .execute(&mut *connection)
         .await?;
     let epoch = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
-    // The newest message of a subject is always kept, so the newest of all is there.
+    // The newest message of a subject is always kept, so the newest message of the stream is in the table.
     let last: Option<i64> = sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
     let rows = sqlx::query("select name, filters, floor from position").fetch_all(connection).await?;
     let positions = rows.iter().map(|row| {
@@ -157,7 +157,7 @@ fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {
     Ok(Stored { sequence: unsigned(row.try_get("sequence")?), message })
 }
 
-/// SQLite's integers are signed; sequences never come near the limit.
+/// SQLite has signed integers; sequences never come near the limit.
 fn signed(sequence: u64) -> i64 {
     i64::try_from(sequence).unwrap_or(i64::MAX)
 }

@@ -1,7 +1,7 @@
-//! The connection to the servers, which is made and kept in the background, and questions asked over it.
+//! The connection to the NATS servers, which is established and kept in the background, and requests over it.
 //!
-//! What cannot be sent now is refused at once: a message that waited for the connection to come back would reach the stream after
-//! messages that others have published meanwhile.
+//! Anything that cannot be sent now fails at once. A message that waited for the next connection would be stored after
+//! messages that other processes have published meanwhile.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,48 +29,48 @@ use tokio_util::sync::CancellationToken;
 
 use super::Bounds;
 
-/// Between attempts to connect for the first time.
+/// First delay between attempts to establish the first connection.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// A server that does not answer two pings in a row is left for another.
+/// The client changes to another server after two pings without a response.
 const PING: Duration = Duration::from_secs(2);
 
-/// How to connect.
+/// Where and how to connect.
 pub(super) struct Target {
     pub(super) address: Address,
-    /// `bus.url` for people's eyes.
+    /// `bus.url` with masked passwords.
     pub(super) shown: String,
     pub(super) credentials: Option<PathBuf>,
     pub(super) ca_file: Option<PathBuf>,
 }
 
-/// What is known of the connection.
+/// The state of the connection.
 #[derive(Debug, Default)]
 struct State {
-    /// Counts the connections made.
+    /// Number of connections so far.
     number: u64,
     connected: bool,
     closed: bool,
-    /// Why there is none.
+    /// Why there is no connection.
     problem: Option<String>,
-    /// What the server has refused on this one, for want of rights.
+    /// A permissions violation that the server has reported on this connection.
     forbidden: Option<String>,
 }
 
-/// Why a question has no answer.
+/// Why a request has no result.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// It could not be asked.
+    /// The request was not sent.
     Bus(Error),
-    /// The server was asked, and nobody knows what it did.
+    /// The request was sent, and its outcome is unknown.
     Unanswered(Error),
-    /// Nobody listens to such questions.
+    /// No server subscribes to the subject of the request.
     NoResponders,
-    /// JetStream said no.
+    /// JetStream returned an error.
     Refused(Refusal),
 }
 
-/// JetStream's own words.
+/// An error of JetStream.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Refusal {
     #[serde(rename = "err_code", default)]
@@ -86,28 +86,28 @@ enum ApiResponse<T> {
     Given(T),
 }
 
-/// See the module.
+/// The connection to the NATS servers.
 pub(super) struct Connection {
     target: Target,
     pub(super) bounds: Bounds,
     client: OnceLock<Client>,
     state: watch::Sender<State>,
-    /// Until then who comes before the connection stands waits for it.
-    patience: Instant,
+    /// Until this time, requests wait for the first connection.
+    first_deadline: Instant,
 }
 
 impl Connection {
     pub(super) fn new(target: Target, bounds: Bounds) -> Self {
-        let patience = Instant::now() + bounds.first_connection;
-        Self { target, bounds, client: OnceLock::new(), state: watch::Sender::default(), patience }
+        let first_deadline = Instant::now() + bounds.first_connection;
+        Self { target, bounds, client: OnceLock::new(), state: watch::Sender::default(), first_deadline }
     }
 
-    /// `bus.url` for people's eyes.
+    /// `bus.url` with masked passwords.
     pub(super) fn shown(&self) -> &str {
         &self.target.shown
     }
 
-    /// Connects, however long it takes; from then on the client does so by itself.
+    /// Connects, with unlimited retries; afterwards the client reconnects by itself.
     pub(super) async fn connect(self: Arc<Self>, stopping: CancellationToken) {
         let mut pause = RETRY_FIRST;
         loop {
@@ -117,12 +117,12 @@ impl Connection {
             };
             match outcome {
                 Ok(client) => {
-                    // Nobody else sets it.
+                    // This task is the only one that sets it.
                     let _ = self.client.set(client);
                     self.state.send_modify(|_| ());
                     return;
                 }
-                Err(problem) => self.has_problem(problem),
+                Err(problem) => self.set_problem(problem),
             }
             tokio::select! {
                 () = sleep(pause) => pause = (pause * 2).min(RETRY_LONGEST),
@@ -154,7 +154,7 @@ impl Connection {
             let this = Weak::upgrade(&state);
             async move {
                 if let Some(this) = this {
-                    this.happened(event);
+                    this.on_event(event);
                 }
             }
         });
@@ -163,16 +163,16 @@ impl Connection {
         options.connect(servers).await.map_err(|error| chain(&error))
     }
 
-    fn has_problem(&self, problem: String) {
-        let news =
+    fn set_problem(&self, problem: String) {
+        let changed =
             self.state.send_if_modified(|state| state.problem.replace(problem.clone()).as_ref() != Some(&problem));
-        if news {
+        if changed {
             let advice = advice(&problem);
-            tracing::warn!(bus = self.target.shown, problem, advice, "the bus cannot be reached yet");
+            tracing::warn!(bus = self.target.shown, problem, advice, "cannot connect to the bus yet");
         }
     }
 
-    fn happened(&self, event: Event) {
+    fn on_event(&self, event: Event) {
         match event {
             Event::Connected => {
                 tracing::info!(bus = self.target.shown, "connected to the bus");
@@ -182,21 +182,21 @@ impl Connection {
                 });
             }
             Event::Disconnected => {
-                tracing::warn!(bus = self.target.shown, "the connection to the bus is lost");
+                tracing::warn!(bus = self.target.shown, "lost the connection to the bus");
                 self.state.send_modify(|state| state.connected = false);
             }
             Event::Closed => self.state.send_modify(|state| (state.connected, state.closed) = (false, true)),
             Event::ServerError(ServerError::Other(text)) if text.to_lowercase().contains("permissions violation") => {
-                tracing::warn!(bus = self.target.shown, error = text, "the bus refuses for want of rights");
+                tracing::warn!(bus = self.target.shown, error = text, "the bus reports missing permissions");
                 self.state.send_modify(|state| state.forbidden = Some(text));
             }
-            Event::ServerError(error) => self.has_problem(error.to_string()),
-            Event::ClientError(error) => self.has_problem(error.to_string()),
+            Event::ServerError(error) => self.set_problem(error.to_string()),
+            Event::ClientError(error) => self.set_problem(error.to_string()),
             Event::LameDuckMode | Event::Draining | Event::SlowConsumer(_) => {}
         }
     }
 
-    /// The client, if it is connected. Only in the first moments of a process the connection is waited for.
+    /// Returns the client if it is connected. Shortly after the start of the process, waits for the first connection.
     pub(super) async fn client(&self) -> Result<&Client, Error> {
         let mut changes = self.state.subscribe();
         loop {
@@ -207,19 +207,20 @@ impl Connection {
                 }
                 state.number > 0
             };
-            let patience = self.patience.saturating_duration_since(Instant::now());
+            let remaining = self.first_deadline.saturating_duration_since(Instant::now());
             match self.client.get() {
                 Some(client) if was_connected && client.connection_state() == Link::Connected => return Ok(client),
                 Some(_) if was_connected => return Err(self.not_connected()),
-                _ if patience.is_zero() => return Err(self.not_connected()),
+                _ if remaining.is_zero() => return Err(self.not_connected()),
                 _ => {}
             }
             // The sender lives as long as `self`.
-            let _ = timeout(patience, changes.changed()).await;
+            let _ = timeout(remaining, changes.changed()).await;
         }
     }
 
-    /// Counts connections, once there is one: what was found out over one of them may be otherwise over the next.
+    /// Returns the number of the current connection. Facts about the server hold for one connection only: the next may
+    /// be to another server.
     pub(super) async fn connected(&self) -> Result<u64, Error> {
         self.client().await?;
         Ok(self.state.borrow().number)
@@ -229,10 +230,10 @@ impl Connection {
         let state = self.state.borrow();
         let problem = state.problem.as_deref().unwrap_or("no answer yet");
         let advice = advice(problem);
-        Error::Unavailable(format!("{} cannot be reached, trying on: {problem}: {advice}", self.target.shown))
+        Error::Unavailable(format!("{} cannot be reached, still trying: {problem}: {advice}", self.target.shown))
     }
 
-    /// Asks JetStream.
+    /// Sends a request to JetStream and parses its response.
     pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         subject: impl Into<Subject>,
@@ -245,13 +246,13 @@ impl Connection {
             Ok(ApiResponse::Given(value)) => Ok(value),
             Ok(ApiResponse::Refused { error }) => Err(Failure::Refused(error)),
             Err(_) => Err(Failure::Unanswered(Error::Unavailable(format!(
-                "{} answers {subject} with something else than JetStream does",
+                "{} sent a response to {subject} that is not from JetStream",
                 self.target.shown
             )))),
         }
     }
 
-    /// Sends a request to whoever listens to a subject, and returns the answer as it came.
+    /// Sends a request and returns the raw response.
     pub(super) async fn request(
         &self,
         subject: impl Into<Subject>,
@@ -272,7 +273,7 @@ impl Connection {
         })
     }
 
-    /// Waits until this connection ends: what was asked over it is not answered any more.
+    /// Waits until this connection ends; its pending requests get no response.
     async fn lost(&self) {
         let mut state = self.state.subscribe();
         let number = state.borrow().number;
@@ -282,17 +283,17 @@ impl Connection {
 
     fn unanswered(&self, subject: &Subject) -> Error {
         let shown = &self.target.shown;
-        // The server tells of missing rights apart from the question.
+        // The server reports missing permissions separately from the request.
         if let Some(forbidden) = &self.state.borrow().forbidden {
-            let help = "give the user of bus.url the right to publish to eticket.v1.>, $JS.API.> and $JS.ACK.>, and to \
+            let help = "allow the user of bus.url to publish to eticket.v1.>, $JS.API.> and $JS.ACK.>, and to \
                         subscribe to _INBOX.>";
-            return Error::Unavailable(format!("{shown} refuses ({forbidden}): {help}"));
+            return Error::Unavailable(format!("{shown} denies the request ({forbidden}): {help}"));
         }
         let waited = self.bounds.request;
-        Error::Unavailable(format!("{shown} has not answered {subject} in {waited:?}: is the server well?"))
+        Error::Unavailable(format!("{shown} has not answered {subject} in {waited:?}: check the health of the server"))
     }
 
-    /// Sends without an answer.
+    /// Sends a message without waiting for a response.
     pub(super) async fn send(&self, subject: Subject, reply: Option<Subject>, payload: Bytes) -> Result<(), Error> {
         let client = self.client().await?;
         let sent = async {
@@ -304,16 +305,16 @@ impl Connection {
         match timeout(self.bounds.request, sent).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(Error::Unavailable(format!("{}: {}", self.target.shown, chain(&error)))),
-            Err(_) => Err(Error::Unavailable(format!("{} takes nothing more", self.target.shown))),
+            Err(_) => Err(Error::Unavailable(format!("{} does not accept messages", self.target.shown))),
         }
     }
 
-    /// The version that the server says it has.
+    /// Returns the version that the server reports.
     pub(super) async fn server_version(&self) -> Result<String, Error> {
         Ok(self.client().await?.server_info().version)
     }
 
-    /// Sends what is on its way, and ends.
+    /// Flushes pending messages and closes the connection.
     pub(super) async fn close(&self) {
         self.state.send_modify(|state| state.closed = true);
         let Some(client) = self.client.get() else { return };
@@ -324,13 +325,16 @@ impl Connection {
             client.drain().await.ok();
         };
         if timeout(self.bounds.request, end).await.is_err() {
-            tracing::warn!(bus = self.target.shown, "the bus did not take in time what was on its way");
+            tracing::warn!(
+                bus = self.target.shown,
+                "messages were still unsent when the connection to the bus was closed"
+            );
         }
     }
 }
 
-/// What to do about a problem, which is in the words of others: what is not known of them gets the advice that is never wrong.
-/// The library would skip a certificate behind a byte order mark, and take a file without any for an authority that signs none.
+/// Checks a CA file. The library would skip a certificate after a byte order mark, and would accept a file without
+/// certificates, which then trusts no server.
 async fn check_authority(path: &Path) -> Result<(), String> {
     let bytes = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
     if text_file::has_mark(&bytes) {
@@ -342,13 +346,14 @@ async fn check_authority(path: &Path) -> Result<(), String> {
     }
 }
 
+/// Advice for an error of the client library or of [`check_authority`]; a general one for unknown errors.
 fn advice(problem: &str) -> &'static str {
     let known = [
-        ("authorization violation", "look at the user or token in bus.url, and at bus.credentials"),
-        ("UnknownIssuer", "set bus.ca_file to the certificates that the server's own is signed by"),
-        ("InvalidContentType", "it does not speak TLS: enable that at the server, or write nats:// in bus.url"),
-        ("bus.credentials", "put the file right, or set another"),
-        ("bus.ca_file", "put the file right, or set another"),
+        ("authorization violation", "check the user or token in bus.url, or the file of bus.credentials"),
+        ("UnknownIssuer", "set bus.ca_file to the CA certificates that signed the certificate of the server"),
+        ("InvalidContentType", "the server does not use TLS: enable it there, or use nats:// in bus.url"),
+        ("bus.credentials", "correct the file, or set another"),
+        ("bus.ca_file", "correct the file, or set another"),
     ];
     let found = known.iter().find(|(words, _)| problem.contains(words));
     found.map_or("start nats-server, or set bus.url", |(_, advice)| advice)

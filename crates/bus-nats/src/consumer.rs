@@ -1,7 +1,7 @@
-//! One that shares a durable consumer.
+//! A member of a durable consumer.
 //!
-//! Acknowledgements are sent and not waited for: one that is lost brings its message again, which readers must bear anyway, and a
-//! confirmed one would cost each message a way to the server and back.
+//! Acknowledgements are not confirmed. If one is lost, its message is delivered again, which receivers must tolerate
+//! anyway; a confirmation would cost a round trip per message.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -23,37 +23,37 @@ use super::{
     stream::{Stream, StreamInfo},
 };
 
-/// For giving back what is left when a consumer is dropped.
+/// Timeout for giving back the remaining messages when a consumer is dropped.
 const GIVE_BACK: Duration = Duration::from_secs(2);
 
-/// See the module.
+/// A member of a durable consumer.
 pub(super) struct NatsConsumer {
     stream: Arc<Stream>,
     tasks: Tasks,
     durable: Durable,
     found: StreamInfo,
-    /// Until it is dropped.
+    /// `None` after it was dropped.
     pull: Option<Pull>,
-    /// What came and was not handed out yet.
+    /// Messages received and not yet returned.
     ready: VecDeque<Delivery>,
-    /// Where what was handed out is acknowledged.
+    /// The reply subjects of unacknowledged messages.
     out: BTreeMap<u64, Subject>,
     progress: Progress,
-    look_at: Instant,
+    next_check: Instant,
 }
 
 impl NatsConsumer {
     pub(super) async fn attach(stream: Arc<Stream>, tasks: Tasks, name: &str, filters: &[&str]) -> Result<Self, Error> {
-        let info = stream.look().await?;
+        let info = stream.ensure().await?;
         let bounds = stream.connection.bounds;
         let durable = Durable::new(&info, name, filters, bounds.ack_wait);
-        durable.find_or_make(&stream).await?;
-        // Else it might be in the next stream under the name that it has in this one.
-        stream.is_still(&info).await?;
+        durable.find_or_create(&stream).await?;
+        // Otherwise the consumer could be in the next stream, under the name for this one.
+        stream.check_unchanged(&info).await?;
         let pull = Pull::new(&stream.connection, &durable.name).await?;
         Ok(Self {
             found: info,
-            look_at: Instant::now() + bounds.look,
+            next_check: Instant::now() + bounds.look,
             pull: Some(pull),
             ready: VecDeque::new(),
             out: BTreeMap::new(),
@@ -64,15 +64,15 @@ impl NatsConsumer {
         })
     }
 
-    fn came(&mut self, message: async_nats::Message) {
-        self.progress.came();
+    fn receive(&mut self, message: async_nats::Message) {
+        self.progress.received();
         if let Some((delivery, _, reply)) = delivery_of(message) {
             self.out.insert(delivery.sequence, reply);
             self.ready.push_back(delivery);
         }
     }
 
-    /// Waits for one thing to happen. Cancellation loses nothing: what came is kept in `self` at once.
+    /// Waits for one event. Cancel safe: received messages are stored in `self` at once.
     async fn step(&mut self, most: usize) -> Result<(), Error> {
         let closed = || Error::Unavailable("the consumer is closed".to_owned());
         let pull = self.pull.as_mut().ok_or_else(closed)?;
@@ -80,65 +80,67 @@ impl NatsConsumer {
         let event = tokio::select! {
             biased;
             event = pull.next() => event,
-            () = sleep_until(self.look_at) => return self.look().await,
+            () = sleep_until(self.next_check) => return self.check().await,
         };
         match event {
             Event::Message(message) => {
-                self.came(*message);
+                self.receive(*message);
                 Ok(())
             }
             Event::Over => Ok(()),
-            Event::Silent => self.look().await,
-            Event::Nobody => {
-                self.look().await?;
+            Event::Silent => self.check().await,
+            Event::NoResponders => {
+                self.check().await?;
                 sleep(AGAIN).await;
                 Ok(())
             }
-            Event::Gone(said) => Err(self.gone(&said).await),
+            Event::Gone(status) => Err(self.lost(&status).await),
         }
     }
 
-    /// Why a consumer does not answer: its stream is another, or it was deleted.
-    async fn gone(&self, said: &str) -> Error {
-        match self.stream.is_still(&self.found).await {
+    /// Why a consumer does not respond: the stream has changed, or the consumer was deleted.
+    async fn lost(&self, status: &str) -> Error {
+        match self.stream.check_unchanged(&self.found).await {
             Err(error) => error,
             Ok(()) => {
-                let text = format!("the consumer {} was put back to the start, or deleted: {said}", self.durable.name);
+                let text =
+                    format!("the consumer {} was moved back to the start or deleted: {status}", self.durable.name);
                 Error::Unavailable(text)
             }
         }
     }
 
-    /// The watchdog: whether the consumer is still there and in its stream, and messages that wait are delivered. That the stream
-    /// is another shows in that the consumer is gone.
-    async fn look(&mut self) -> Result<(), Error> {
+    /// The watchdog: checks that the consumer exists in its stream and delivers pending messages. If the stream has
+    /// changed, the consumer is missing.
+    async fn check(&mut self) -> Result<(), Error> {
         let Some(info) = durable::info(&self.stream, &self.durable.name).await? else {
-            return Err(self.gone("it is not there").await);
+            return Err(self.lost("it does not exist").await);
         };
         if durable::is_ahead(&self.stream, &info).await? {
             return Err(Error::Unavailable(format!("the consumer {} is ahead of the stream", self.durable.name)));
         }
         let bounds = self.stream.connection.bounds;
-        let patience = match (info.num_pending, info.num_ack_pending) {
+        let limit = match (info.num_pending, info.num_ack_pending) {
             (0, 0) => None,
             (1.., ..MAX_ACK_PENDING) => Some(bounds.stall),
-            // They are out, here or with others who share it, and come again when their time is over.
+            // The pending messages are with this or other members, and are delivered again after `ack_wait`.
             _ => Some(bounds.ack_wait + bounds.stall),
         };
-        self.look_at = Instant::now() + bounds.look;
-        if !self.progress.is_stalled(info.delivered.consumer_seq, patience) {
+        self.next_check = Instant::now() + bounds.look;
+        if !self.progress.is_stalled(info.delivered.consumer_seq, limit) {
             return Ok(());
         }
         super::count_stall(&self.durable.label);
-        self.durable.remake(&self.stream, &info).await?;
+        self.durable.recreate(&self.stream, &info).await?;
         let (name, pending) = (&self.durable.name, info.num_pending + info.num_ack_pending);
-        let text = format!("the consumer {name} has delivered none of {pending} messages for {patience:?}: made anew");
+        let text =
+            format!("the consumer {name} has delivered none of {pending} messages for {limit:?}: created it again");
         Err(Error::Unavailable(text))
     }
 
-    async fn answer(&mut self, sequence: u64, words: String) -> Result<(), Error> {
+    async fn reply(&mut self, sequence: u64, payload: String) -> Result<(), Error> {
         if let Some(reply) = self.out.get(&sequence) {
-            self.stream.connection.send(reply.clone(), None, words.into()).await?;
+            self.stream.connection.send(reply.clone(), None, payload.into()).await?;
             self.out.remove(&sequence);
         }
         Ok(())
@@ -151,29 +153,30 @@ impl Consumer for NatsConsumer {
         while self.ready.is_empty() {
             self.step(most).await?;
         }
-        // What is here already. More is not waited for: it comes while this batch is worked on, and is the next one.
+        // Adds messages that have arrived already, without waiting for more: those arrive while the caller works on
+        // this batch.
         while self.ready.len() < most
             && let Some(Some(Event::Message(message))) = self.pull.as_mut().map(|pull| pull.next().now_or_never())
         {
-            self.came(*message);
+            self.receive(*message);
         }
         Ok(self.ready.drain(..most.min(self.ready.len())).collect())
     }
 
     async fn ack(&mut self, sequences: &[u64]) -> Result<(), Error> {
         for sequence in sequences {
-            self.answer(*sequence, "+ACK".to_owned()).await?;
+            self.reply(*sequence, "+ACK".to_owned()).await?;
         }
         Ok(())
     }
 
     async fn retry(&mut self, sequence: u64, after: Duration) -> Result<(), Error> {
-        self.answer(sequence, format!("-NAK {{\"delay\": {}}}", after.as_nanos())).await
+        self.reply(sequence, format!("-NAK {{\"delay\": {}}}", after.as_nanos())).await
     }
 }
 
 impl Drop for NatsConsumer {
-    /// Gives back what has not been acknowledged: others need not wait until its time is over.
+    /// Gives back unacknowledged messages, so that other members get them before `ack_wait` ends.
     fn drop(&mut self) {
         let Some(pull) = self.pull.take().filter(|_| tokio::runtime::Handle::try_current().is_ok()) else { return };
         let (stream, mut left) = (self.stream.clone(), std::mem::take(&mut self.out));

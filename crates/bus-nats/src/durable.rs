@@ -1,4 +1,5 @@
-//! Consumers as the server keeps them: made, compared, remade where they cannot go on.
+//! Durable consumers on the server: created, compared with the required settings, and created again if they cannot
+//! continue.
 
 use std::time::Duration;
 
@@ -12,10 +13,10 @@ use super::{
     stream::{STREAM, Stream, StreamInfo, differences},
 };
 
-/// Messages out at once of one durable consumer, for all who share it.
+/// Maximum number of unacknowledged messages of a durable consumer, over all members.
 pub(super) const MAX_ACK_PENDING: u64 = 8192;
 
-/// A consumer as the server tells of it.
+/// A consumer as reported by the server.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct ConsumerInfo {
     config: Value,
@@ -25,25 +26,26 @@ pub(super) struct ConsumerInfo {
     pub(super) num_pending: u64,
 }
 
-/// How far a consumer has come.
+/// A position of a consumer.
 #[derive(Debug, Clone, Copy, Deserialize)]
 pub(super) struct Reached {
-    /// Deliveries, each attempt counted.
+    /// Number of deliveries, each attempt counted.
     pub(super) consumer_seq: u64,
     pub(super) stream_seq: u64,
 }
 
 impl ConsumerInfo {
-    /// It has delivered what the stream does not have: the stream has lost its tail, and would be skipped up to here.
+    /// Whether the consumer has delivered messages that the stream does not have. The stream has lost its end; the
+    /// consumer would skip new messages up to its position.
     fn is_ahead_of(&self, stream: &StreamInfo) -> bool {
         self.delivered.stream_seq.max(self.ack_floor.stream_seq) > stream.last_sequence()
     }
 }
 
-/// What all who share a durable consumer have in common.
+/// The settings that the members of a durable consumer share.
 #[derive(Debug, Clone)]
 pub(super) struct Durable {
-    /// As the service calls it, and as the server does.
+    /// Its name for the service, and its name on the server.
     pub(super) label: String,
     pub(super) name: String,
     filters: Vec<String>,
@@ -51,8 +53,8 @@ pub(super) struct Durable {
 }
 
 impl Durable {
-    /// The stream's creation is in the name: what a process still says about messages of a stream that is gone, it must not be
-    /// able to say about those that have their numbers in the next one.
+    /// The name contains the creation time of the stream, so that late acknowledgements of messages in a deleted stream
+    /// cannot apply to messages with the same sequences in the next stream.
     pub(super) fn name_on(stream: &StreamInfo, name: &str) -> String {
         format!("{name}-{}", stream.created.format("%Y%m%dT%H%M%S%9f"))
     }
@@ -62,14 +64,14 @@ impl Durable {
         Self { label: name.to_owned(), name: Self::name_on(stream, name), filters, ack_wait }
     }
 
-    fn asked(&self) -> Value {
+    fn settings(&self) -> Value {
         json!({
             "durable_name": self.name,
             "filter_subjects": self.filters,
             "ack_policy": "explicit",
             "ack_wait": u64::try_from(self.ack_wait.as_nanos()).unwrap_or(u64::MAX),
             "max_ack_pending": MAX_ACK_PENDING,
-            // How often a message may fail is decided by who reads it.
+            // The service decides how often a message may fail.
             "max_deliver": -1,
             "replay_policy": "instant",
             "deliver_policy": "all",
@@ -79,66 +81,74 @@ impl Durable {
         })
     }
 
-    /// What of it the server lets nobody change, and what filters add lies also below the position.
-    fn asked_for_good(&self) -> Value {
-        let mut asked = self.asked();
-        if let Some(settings) = asked.as_object_mut() {
-            settings.retain(|key, _| ["filter_subjects", "ack_policy", "replay_policy"].contains(&key.as_str()));
+    /// The settings whose change requires a new consumer: some cannot be changed on the server, and new filters would
+    /// not deliver messages below the position.
+    fn fixed_settings(&self) -> Value {
+        let mut settings = self.settings();
+        if let Some(fields) = settings.as_object_mut() {
+            fields.retain(|key, _| ["filter_subjects", "ack_policy", "replay_policy"].contains(&key.as_str()));
         }
-        asked
+        settings
     }
 
-    /// Sees to it that the consumer is there and as it must be.
-    pub(super) async fn find_or_make(&self, stream: &Stream) -> Result<(), Error> {
+    /// Ensures that the consumer exists with the required settings.
+    pub(super) async fn find_or_create(&self, stream: &Stream) -> Result<(), Error> {
         let Some(known) = self.healthy(stream).await? else {
-            return self.make(stream, &self.asked()).await;
+            return self.create(stream, &self.settings()).await;
         };
-        let mut asked = self.asked();
-        if let [difference, ..] = &differences(&self.asked_for_good(), &known.config)[..] {
-            tracing::info!(consumer = self.name, difference, "made anew, from the start of the stream");
+        let mut settings = self.settings();
+        if let [difference, ..] = &differences(&self.fixed_settings(), &known.config)[..] {
+            tracing::info!(
+                consumer = self.name,
+                difference,
+                "created the consumer again, from the start of the stream"
+            );
             delete(stream, &self.name).await?;
-            return self.make(stream, &asked).await;
+            return self.create(stream, &settings).await;
         }
-        // Where it began does not matter any more.
+        // The initial position no longer matters.
         for key in ["deliver_policy", "opt_start_seq"] {
-            asked[key] = known.config.get(key).cloned().unwrap_or(Value::Null);
+            settings[key] = known.config.get(key).cloned().unwrap_or(Value::Null);
         }
-        match differences(&asked, &known.config)[..] {
+        match differences(&settings, &known.config)[..] {
             [] => Ok(()),
-            _ => self.make(stream, &asked).await,
+            _ => self.create(stream, &settings).await,
         }
     }
 
-    /// The consumer, if there is one that can go on.
+    /// Returns the consumer if it exists and can continue.
     async fn healthy(&self, stream: &Stream) -> Result<Option<ConsumerInfo>, Error> {
         let Some(known) = info(stream, &self.name).await? else { return Ok(None) };
         if !is_ahead(stream, &known).await? {
             return Ok(Some(known));
         }
-        tracing::warn!(consumer = self.name, "it is ahead of the stream: made anew, from the start of the stream");
+        tracing::warn!(
+            consumer = self.name,
+            "the consumer is ahead of the stream; creating it again, from the start of the stream"
+        );
         delete(stream, &self.name).await?;
         Ok(None)
     }
 
-    async fn make(&self, stream: &Stream, asked: &Value) -> Result<(), Error> {
-        create(stream, &self.name, asked).await
+    async fn create(&self, stream: &Stream, settings: &Value) -> Result<(), Error> {
+        create(stream, &self.name, settings).await
     }
 
-    /// Makes it anew where it stands: everything above what has been dealt with comes again.
-    pub(super) async fn remake(&self, stream: &Stream, known: &ConsumerInfo) -> Result<(), Error> {
-        let mut asked = self.asked();
-        asked["deliver_policy"] = json!("by_start_sequence");
-        asked["opt_start_seq"] = json!(known.ack_floor.stream_seq + 1);
+    /// Creates the consumer again at its acknowledged position; everything after it is delivered again.
+    pub(super) async fn recreate(&self, stream: &Stream, known: &ConsumerInfo) -> Result<(), Error> {
+        let mut settings = self.settings();
+        settings["deliver_policy"] = json!("by_start_sequence");
+        settings["opt_start_seq"] = json!(known.ack_floor.stream_seq + 1);
         delete(stream, &self.name).await?;
-        self.make(stream, &asked).await
+        self.create(stream, &settings).await
     }
 }
 
-/// Whether it stands where the stream never was. The two are asked one after the other, and may be led by different servers: only
-/// what lasts is true.
+/// Whether the consumer is beyond the end of the stream. The two are queried one after the other, and may have
+/// different leaders, so only a lasting result counts.
 pub(super) async fn is_ahead(stream: &Stream, known: &ConsumerInfo) -> Result<bool, Error> {
     for _ in 0..3 {
-        if !known.is_ahead_of(&stream.look().await?) {
+        if !known.is_ahead_of(&stream.ensure().await?) {
             return Ok(false);
         }
         sleep(Duration::from_millis(100)).await;
@@ -146,64 +156,66 @@ pub(super) async fn is_ahead(stream: &Stream, known: &ConsumerInfo) -> Result<bo
     Ok(true)
 }
 
-/// A consumer; `None` if there is none.
+/// Returns a consumer; `None` if it does not exist.
 pub(super) async fn info(stream: &Stream, name: &str) -> Result<Option<ConsumerInfo>, Error> {
     match stream.api(&format!("CONSUMER.INFO.{STREAM}.{name}"), &json!({})).await {
         Ok(info) => Ok(Some(info)),
-        Err(failure) => none_if_gone(stream, failure),
+        Err(failure) => none_if_missing(stream, failure),
     }
 }
 
-/// Deletes a consumer, if there is one.
+/// Deletes a consumer if it exists.
 pub(super) async fn delete(stream: &Stream, name: &str) -> Result<(), Error> {
     match stream.api::<Value>(&format!("CONSUMER.DELETE.{STREAM}.{name}"), &json!({})).await {
         Ok(_) => Ok(()),
-        Err(failure) => none_if_gone::<()>(stream, failure).map(drop),
+        Err(failure) => none_if_missing::<()>(stream, failure).map(drop),
     }
 }
 
-fn none_if_gone<T>(stream: &Stream, failure: Failure) -> Result<Option<T>, Error> {
+fn none_if_missing<T>(stream: &Stream, failure: Failure) -> Result<Option<T>, Error> {
     match failure {
         Failure::Refused(refusal) if refusal.is_consumer_not_found() || refusal.is_stream_not_found() => Ok(None),
         failure => Err(stream.explain(failure)),
     }
 }
 
-/// Makes a consumer, or changes it. What the server says that it is must be what was asked.
-pub(super) async fn create(stream: &Stream, name: &str, asked: &Value) -> Result<(), Error> {
-    let payload = json!({ "stream_name": STREAM, "config": asked });
+/// Creates or changes a consumer, and checks that the server reports the requested settings.
+pub(super) async fn create(stream: &Stream, name: &str, settings: &Value) -> Result<(), Error> {
+    let payload = json!({ "stream_name": STREAM, "config": settings });
     let outcome = stream.api::<ConsumerInfo>(&format!("CONSUMER.CREATE.{STREAM}.{name}"), &payload).await;
     let made = outcome.map_err(|failure| stream.explain(failure))?;
-    match differences(asked, &made.config).first() {
+    match differences(settings, &made.config).first() {
         None => Ok(()),
         Some(difference) => {
             let shown = stream.connection.shown();
-            Err(Error::Unavailable(format!("{shown} has made the consumer {name} with {difference}: is it too old?")))
+            Err(Error::Unavailable(format!(
+                "{shown} created the consumer {name} with {difference}; its version may be too old"
+            )))
         }
     }
 }
 
-/// Whether a consumer that owes messages delivers any.
+/// Detects that a consumer with pending messages delivers none.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     delivered: u64,
-    stands_since: Option<Instant>,
+    idle_since: Option<Instant>,
 }
 
 impl Progress {
-    /// A message has come.
-    pub(super) fn came(&mut self) {
-        self.stands_since = None;
+    /// Call it for each received message.
+    pub(super) fn received(&mut self) {
+        self.idle_since = None;
     }
 
-    /// Whether it has stood for too long. `patience` is how long it may; `None` if it owes nothing.
-    pub(super) fn is_stalled(&mut self, delivered: u64, patience: Option<Duration>) -> bool {
+    /// Whether the consumer has delivered nothing for `limit`; `None` if nothing is pending.
+    pub(super) fn is_stalled(&mut self, delivered: u64, limit: Option<Duration>) -> bool {
         let moved = std::mem::replace(&mut self.delivered, delivered) != delivered;
-        let Some(patience) = patience.filter(|_| !moved) else {
-            self.stands_since = None;
+        let Some(limit) = limit.filter(|_| !moved) else {
+            self.idle_since = None;
             return false;
         };
-        self.stands_since.get_or_insert_with(Instant::now).elapsed() >= patience
+        self.idle_since.get_or_insert_with(Instant::now).elapsed() >= limit
     }
 }
 
@@ -216,31 +228,31 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(10);
 
     #[tokio::test(start_paused = true)]
-    async fn who_owes_and_delivers_nothing_stalls() {
+    async fn pending_messages_without_deliveries_are_a_stall() {
         let mut progress = Progress::default();
-        assert!(!progress.is_stalled(0, Some(PATIENCE)), "seen for the first time");
+        assert!(!progress.is_stalled(0, Some(PATIENCE)), "the first check");
         advance(PATIENCE / 2).await;
         assert!(!progress.is_stalled(0, Some(PATIENCE)));
         advance(PATIENCE / 2).await;
         assert!(progress.is_stalled(0, Some(PATIENCE)));
-        assert!(!progress.is_stalled(1, Some(PATIENCE)), "it delivers, if only to others");
+        assert!(!progress.is_stalled(1, Some(PATIENCE)), "it delivers, although to other members");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn time_in_which_nothing_was_owed_or_nobody_asked_does_not_count() {
+    async fn time_without_pending_messages_or_requests_does_not_count() {
         let mut progress = Progress::default();
         progress.is_stalled(0, Some(PATIENCE));
         advance(PATIENCE * 2).await;
         assert!(!progress.is_stalled(0, None));
-        assert!(!progress.is_stalled(0, Some(PATIENCE)), "what it owes is new");
-        progress.came();
-        // Who has a message works on it, and asks for no more.
+        assert!(!progress.is_stalled(0, Some(PATIENCE)), "the message has just become pending");
+        progress.received();
+        // A member that works on a message requests no more.
         advance(PATIENCE * 2).await;
         assert!(!progress.is_stalled(0, Some(PATIENCE)));
     }
 
     #[test]
-    fn who_has_delivered_what_the_stream_has_not_is_ahead() {
+    fn a_consumer_beyond_the_end_of_the_stream_is_ahead() {
         let info = |delivered: u64, floor: u64| -> ConsumerInfo {
             let reached = |sequence: u64| json!({ "consumer_seq": sequence, "stream_seq": sequence });
             let info = json!({

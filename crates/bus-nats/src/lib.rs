@@ -1,9 +1,11 @@
-//! The bus in NATS JetStream, for services that run apart.
+//! The bus on NATS JetStream, for services in separate processes.
 //!
-//! It speaks JetStream's own interface over the connection, not the client's objects for it: what the server returns is compared
-//! with what was asked setting by setting, requests for messages outlive the call that waits, and each wait has a bound.
-//! A user of the server needs the rights to publish to `eticket.v1.>`, `$JS.API.>` and `$JS.ACK.>`, and to subscribe to `_INBOX.>`;
-//! for the comparison with the owners also to publish and subscribe to `eticket.audit.v1.*`, and to publish to `_INBOX.>`.
+//! This adapter uses the JSON API of JetStream instead of the client's stream and consumer types: it compares each
+//! setting that the server returns with the required one, its pull requests survive a cancelled call, and each wait has
+//! a bound.
+//! A user of the server needs permission to publish to `eticket.v1.>`, `$JS.API.>` and `$JS.ACK.>`, and to subscribe to
+//! `_INBOX.>`; the comparison with the owners also needs publish and subscribe on `eticket.audit.v1.*`, and publish on
+//! `_INBOX.>`.
 
 #![warn(missing_docs)]
 
@@ -37,18 +39,18 @@ use self::{
     stream::{STREAM, Stream},
 };
 
-/// How long is waited for what.
+/// Timeouts and intervals.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Who asks before the process has connected for the first time waits at most so long.
+    /// How long after the start of the process a call waits for the first connection.
     pub first_connection: Duration,
-    /// A question, or a message to be stored, without an answer.
+    /// Timeout of a request, including the storing of a message.
     pub request: Duration,
-    /// Between looks at a consumer: whether it and its stream are still there, and whether it stalls.
+    /// Interval between checks of a consumer: whether it and its stream exist, and whether it stalls.
     pub look: Duration,
-    /// A consumer that has messages and delivers none for so long is made anew.
+    /// A consumer that has pending messages and delivers none for this time is created again.
     pub stall: Duration,
-    /// A message that is not acknowledged for so long is delivered again.
+    /// An unacknowledged message is delivered again after this time.
     pub ack_wait: Duration,
 }
 
@@ -64,25 +66,25 @@ impl Default for Bounds {
     }
 }
 
-/// See the module.
+/// The bus on NATS JetStream.
 pub struct Nats {
     stream: Arc<Stream>,
     tasks: Tasks,
 }
 
 impl Nats {
-    /// Begins to connect, and answers at once: the bus may come later than the process.
+    /// Starts connecting and returns at once, even if the servers start later than this process.
     ///
     /// # Errors
-    /// If `bus.url` names no servers.
+    /// Fails if `bus.url` is not a list of NATS servers.
     pub fn open(config: &BusConfig) -> Result<Self, config::Error> {
         Self::open_with(config, Bounds::default())
     }
 
-    /// The same with other bounds.
+    /// Like [`Self::open`], with other timeouts and intervals.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Like [`Self::open`].
     pub fn open_with(config: &BusConfig, bounds: Bounds) -> Result<Self, config::Error> {
         let target = Target {
             address: config.address()?,
@@ -104,12 +106,15 @@ fn count_stall(consumer: &str) {
 #[async_trait]
 impl Bus for Nats {
     async fn state(&self) -> Result<StreamState, Error> {
-        Ok(self.stream.look().await?.state())
+        Ok(self.stream.ensure().await?.state())
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
         let headers = headers_of(&message).ok_or_else(|| {
-            Error::Unavailable(format!("a message of {} has a header that NATS cannot carry", message.subject))
+            Error::Unavailable(format!(
+                "a message with the subject {} has a header that NATS cannot carry",
+                message.subject
+            ))
         })?;
         self.stream.publish(&message.subject, headers, message.body).await
     }
@@ -119,8 +124,8 @@ impl Bus for Nats {
     }
 
     async fn restart(&self, name: &str) -> Result<(), Error> {
-        // Who is attached, or attaches next, makes it anew, at the start.
-        let name = Durable::name_on(&self.stream.look().await?, name);
+        // Members that are attached, or attach next, create it again at the start.
+        let name = Durable::name_on(&self.stream.ensure().await?, name);
         durable::delete(&self.stream, &name).await
     }
 
@@ -136,7 +141,7 @@ impl Bus for Nats {
         if sequence == 0 {
             return Ok(None);
         }
-        // Of the stream's leader: another server's copy may lag, and what it does not have yet would count as lost.
+        // Asks the leader of the stream: the copy of another server may lag, and a missing message would count as lost.
         match self.stream.api::<Found>(&format!("STREAM.MSG.GET.{STREAM}"), &json!({ "seq": sequence })).await {
             Ok(found) => Ok(found.message.into_message()),
             Err(Failure::Refused(refusal)) if refusal.is_no_message() || refusal.is_stream_not_found() => Ok(None),

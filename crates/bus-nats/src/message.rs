@@ -1,7 +1,7 @@
-//! Messages as NATS carries them.
+//! Conversion between messages of the bus and of NATS.
 //!
-//! Header values are percent-encoded, as the CloudEvents binding has it: whatever a header says comes back as it was. Their order
-//! does not survive the connection's map; they are delivered in the order of their names.
+//! Header values are percent-encoded, as in the CloudEvents binding, so that every value is unchanged after delivery.
+//! The header map of NATS does not keep the order; headers are delivered sorted by name.
 
 use std::{str::FromStr, sync::Arc};
 
@@ -10,10 +10,10 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use eticket_base::percent;
 use eticket_bus::{Delivery, Message};
 
-/// Headers that servers add, or act upon: ours never have one.
-const OF_THE_SERVER: &str = "nats-";
+/// Prefix of headers that servers add or act on; messages of the bus never have them.
+const SERVER_PREFIX: &str = "nats-";
 
-/// The headers of a message; `None` for a name that NATS cannot carry.
+/// Returns the NATS headers of a message; `None` if NATS cannot carry one of the names.
 pub(super) fn headers_of(message: &Message) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &message.headers {
@@ -26,24 +26,24 @@ pub(super) fn headers_of(message: &Message) -> Option<HeaderMap> {
 fn own_headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
     let mut headers: Vec<(String, String)> = pairs
         .map(|(name, value)| (name.to_ascii_lowercase(), percent::decode(value)))
-        .filter(|(name, _)| !name.starts_with(OF_THE_SERVER))
+        .filter(|(name, _)| !name.starts_with(SERVER_PREFIX))
         .collect();
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
     headers
 }
 
-/// What a delivery says of itself in the subject that it is to be acknowledged on.
+/// The facts about a delivery in its acknowledgement subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct DeliveryInfo {
-    /// In the stream.
+    /// The sequence in the stream.
     pub(super) sequence: u64,
-    /// Of the consumer's deliveries, each attempt counted.
+    /// The number of the delivery within the consumer, each attempt counted.
     pub(super) delivered: u64,
     pub(super) attempts: u32,
 }
 
-/// Of `$JS.ACK.<stream>.<consumer>.<attempts>.<sequence>.<delivered>.<time>.<pending>`, or with domain and account before the
-/// stream's name, and then perhaps more at the end.
+/// Parses `$JS.ACK.<stream>.<consumer>.<attempts>.<sequence>.<delivered>.<time>.<pending>`. Newer servers add domain
+/// and account before the name of the stream, and may add tokens at the end.
 pub(super) fn delivery_info(reply: &str) -> Option<DeliveryInfo> {
     let tokens: Vec<&str> = reply.strip_prefix("$JS.ACK.")?.split('.').collect();
     let numbers = match tokens.len() {
@@ -56,7 +56,7 @@ pub(super) fn delivery_info(reply: &str) -> Option<DeliveryInfo> {
     Some(DeliveryInfo { attempts, sequence: number(1)?, delivered: number(2)? })
 }
 
-/// A delivery, with its place and where it is to be acknowledged; `None` for what is none.
+/// Converts a delivery, with its acknowledgement subject; `None` if the message is not a delivery.
 pub(super) fn delivery_of(message: async_nats::Message) -> Option<(Delivery, DeliveryInfo, async_nats::Subject)> {
     let reply = message.reply?;
     let place = delivery_info(&reply)?;
@@ -68,7 +68,7 @@ pub(super) fn delivery_of(message: async_nats::Message) -> Option<(Delivery, Del
     Some((delivery, place, reply))
 }
 
-/// A message as the stream's own interface shows it.
+/// A stored message as returned by the JSON API.
 #[derive(serde::Deserialize)]
 pub(super) struct Stored {
     subject: String,
@@ -79,7 +79,7 @@ pub(super) struct Stored {
 }
 
 impl Stored {
-    /// The message; `None` if it is not one.
+    /// Decodes the message; `None` if it is malformed.
     pub(super) fn into_message(self) -> Option<Message> {
         let lines = String::from_utf8(BASE64_STANDARD.decode(self.hdrs).ok()?).ok()?;
         let pairs = lines.lines().filter_map(|line| line.split_once(':'));
@@ -94,7 +94,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_delivery_says_where_it_stands() {
+    fn acknowledgement_subjects_are_parsed() {
         let expected = Some(DeliveryInfo { attempts: 2, sequence: 17, delivered: 9 });
         for reply in [
             "$JS.ACK.ETICKET.ticket.2.17.9.1700000000000000000.4",
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_stored_is_shown_whole() {
+    fn stored_messages_are_decoded() {
         let hdrs = BASE64_STANDARD.encode("NATS/1.0\r\nce-id: a%20b:c\r\nNats-Expected-Stream: X\r\nA: 1\r\n\r\n");
         let stored = Stored { subject: "a.b".into(), hdrs, data: BASE64_STANDARD.encode([0, 255]) };
         let headers = vec![("a".to_owned(), "1".to_owned()), ("ce-id".to_owned(), "a b:c".to_owned())];

@@ -1,6 +1,6 @@
-//! Messages of a consumer, asked for one request at a time.
+//! Pull requests for the messages of a consumer, one at a time.
 //!
-//! The request outlives the call that made it: who gives up waiting finds what it brought when they come again.
+//! A request survives a cancelled call: the next call returns the messages that have arrived meanwhile.
 
 use std::time::Duration;
 
@@ -12,40 +12,40 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::{connection::Connection, stream::STREAM};
 
-/// A request ends after so long; the next one follows.
+/// A request expires after this time, and another follows.
 const EXPIRES: Duration = Duration::from_secs(30);
-/// Before a request that nobody has taken is made again.
+/// Delay before a request that no server has accepted is sent again.
 pub(super) const AGAIN: Duration = Duration::from_millis(50);
 
-/// What came.
+/// An event of a consumer.
 #[derive(Debug)]
 pub(super) enum Event {
     Message(Box<Message>),
-    /// The request has ended: there will be no more without another.
+    /// The request has ended; messages need another one.
     Over,
-    /// Not even a sign of life, for longer than may be.
+    /// Heartbeats are missing.
     Silent,
-    /// Nobody has taken the request: the consumer is gone, or another server begins to lead it.
-    Nobody,
-    /// There is no such consumer any more, in the server's words.
+    /// No server has accepted the request: the consumer does not exist, or its leader is changing.
+    NoResponders,
+    /// The consumer does not exist any more; the text is from the server.
     Gone(String),
 }
 
-/// See the module.
+/// The pull requests of one consumer.
 pub(super) struct Pull {
     subscriber: Subscriber,
     inbox: String,
     question: String,
     heartbeat: Duration,
-    /// Of the newest request.
+    /// Number of the newest request.
     number: u64,
-    /// What the newest request still brings at most.
-    owed: usize,
+    /// Number of messages that the newest request can still deliver.
+    outstanding: usize,
     heard: Instant,
 }
 
 impl Pull {
-    /// For messages of this consumer; nothing is asked for yet.
+    /// Subscribes to the messages of a consumer, without requesting any.
     pub(super) async fn new(connection: &Connection, consumer: &str) -> Result<Self, Error> {
         let client = connection.client().await?;
         let inbox = client.new_inbox();
@@ -53,12 +53,12 @@ impl Pull {
         let subscriber = subscriber.map_err(|error| Error::Unavailable(error.to_string()))?;
         let question = format!("$JS.API.CONSUMER.MSG.NEXT.{STREAM}.{consumer}");
         let heartbeat = connection.bounds.look;
-        Ok(Self { subscriber, inbox, question, heartbeat, number: 0, owed: 0, heard: Instant::now() })
+        Ok(Self { subscriber, inbox, question, heartbeat, number: 0, outstanding: 0, heard: Instant::now() })
     }
 
-    /// Asks for messages, unless some are on their way already.
+    /// Requests messages, unless a request is active.
     pub(super) async fn ask(&mut self, connection: &Connection, most: usize) -> Result<(), Error> {
-        if self.owed > 0 {
+        if self.outstanding > 0 {
             return Ok(());
         }
         let nanoseconds = |duration: Duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
@@ -67,11 +67,11 @@ impl Pull {
         self.number += 1;
         let reply = format!("{}.{}", self.inbox, self.number);
         connection.send(self.question.clone().into(), Some(reply.into()), payload.to_string().into()).await?;
-        (self.owed, self.heard) = (most, Instant::now());
+        (self.outstanding, self.heard) = (most, Instant::now());
         Ok(())
     }
 
-    /// Waits for what comes. Cancellation loses nothing.
+    /// Waits for the next event. Cancel safe: no message is lost.
     pub(super) async fn next(&mut self) -> Event {
         loop {
             // One heartbeat may be lost or late.
@@ -79,43 +79,43 @@ impl Pull {
             let message = tokio::select! {
                 biased;
                 message = self.subscriber.next() => message,
-                () = sleep_until(silent), if self.owed > 0 => {
-                    self.owed = 0;
+                () = sleep_until(silent), if self.outstanding > 0 => {
+                    self.outstanding = 0;
                     return Event::Silent;
                 }
             };
             let Some(message) = message else {
-                self.owed = 0;
+                self.outstanding = 0;
                 return Event::Gone("the connection is closed".to_owned());
             };
             self.heard = Instant::now();
-            if let Some(event) = self.understand(message) {
+            if let Some(event) = self.classify(message) {
                 return event;
             }
         }
     }
 
-    fn understand(&mut self, message: Message) -> Option<Event> {
+    fn classify(&mut self, message: Message) -> Option<Event> {
         let Some(status) = message.status.filter(|status| *status != StatusCode::OK) else {
-            self.owed = self.owed.saturating_sub(1);
+            self.outstanding = self.outstanding.saturating_sub(1);
             return Some(Event::Message(Box::new(message)));
         };
         let of_this_request = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         if status == StatusCode::IDLE_HEARTBEAT || of_this_request != Some(self.number) {
             return None;
         }
-        self.owed = 0;
-        let said = message.description.unwrap_or_default();
+        self.outstanding = 0;
+        let description = message.description.unwrap_or_default();
         match status {
             StatusCode::TIMEOUT | StatusCode::NOT_FOUND => Some(Event::Over),
             // Another server leads the consumer now.
-            _ if said == "Leadership Change" || said == "Batch Completed" => Some(Event::Over),
-            StatusCode::NO_RESPONDERS => Some(Event::Nobody),
-            status => Some(Event::Gone(format!("{said} ({status})"))),
+            _ if description == "Leadership Change" || description == "Batch Completed" => Some(Event::Over),
+            StatusCode::NO_RESPONDERS => Some(Event::NoResponders),
+            status => Some(Event::Gone(format!("{description} ({status})"))),
         }
     }
 
-    /// What has come and nobody has taken yet, and what is under way until the server has heard that nothing is wanted any more.
+    /// Unsubscribes, and passes each message that has arrived or still arrives to `each`.
     pub(super) async fn finish(mut self, bound: Duration, mut each: impl FnMut(Message)) {
         let until = Instant::now() + bound;
         if !matches!(timeout_at(until, self.subscriber.drain()).await, Ok(Ok(()))) {

@@ -1,6 +1,6 @@
-//! One that reads the whole stream in order, by a consumer of its own that the server forgets.
+//! An ordered reader of the whole stream, with an ephemeral consumer of its own.
 //!
-//! Whatever goes wrong ends it: who reads keeps the position, and reads on from there with another.
+//! Any failure ends the reader: the caller keeps the position, and continues there with a new reader.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use super::{
     stream::{Stream, StreamInfo},
 };
 
-/// A reader that has not asked for so long is gone.
-const FORGOTTEN_AFTER: Duration = Duration::from_secs(300);
+/// The server deletes the consumer of a reader that has sent no request for this time.
+const INACTIVE_THRESHOLD: Duration = Duration::from_secs(300);
 
-/// See the module.
+/// An ordered reader of the stream.
 pub(super) struct NatsReader {
     stream: Arc<Stream>,
     tasks: Tasks,
@@ -30,19 +30,19 @@ pub(super) struct NatsReader {
     found: StreamInfo,
     pull: Pull,
     ready: VecDeque<Delivery>,
-    /// Deliveries that have come: none may be missing between them.
+    /// Number of deliveries received. A gap means lost messages.
     delivered: u64,
-    /// The sequence of the last message that has come, or of where the reader was opened.
+    /// The sequence of the last received message, or where the reader was opened.
     position: u64,
     progress: Progress,
-    look_at: Instant,
+    next_check: Instant,
 }
 
 impl NatsReader {
     pub(super) async fn open(stream: Arc<Stream>, tasks: Tasks, after: u64) -> Result<Self, Error> {
-        let info = stream.look().await?;
+        let info = stream.ensure().await?;
         let name = format!("reader-{}", Uuid::new_v4().simple());
-        let asked = json!({
+        let settings = json!({
             "name": name,
             "deliver_policy": "by_start_sequence",
             "opt_start_seq": after + 1,
@@ -50,14 +50,14 @@ impl NatsReader {
             "replay_policy": "instant",
             "mem_storage": true,
             "num_replicas": 1,
-            "inactive_threshold": u64::try_from(FORGOTTEN_AFTER.as_nanos()).unwrap_or(u64::MAX),
+            "inactive_threshold": u64::try_from(INACTIVE_THRESHOLD.as_nanos()).unwrap_or(u64::MAX),
         });
-        durable::create(&stream, &name, &asked).await?;
-        stream.is_still(&info).await?;
+        durable::create(&stream, &name, &settings).await?;
+        stream.check_unchanged(&info).await?;
         let pull = Pull::new(&stream.connection, &name).await?;
         Ok(Self {
             found: info,
-            look_at: Instant::now() + stream.connection.bounds.look,
+            next_check: Instant::now() + stream.connection.bounds.look,
             ready: VecDeque::new(),
             delivered: 0,
             position: after,
@@ -69,11 +69,11 @@ impl NatsReader {
         })
     }
 
-    fn came(&mut self, message: async_nats::Message) -> Result<(), Error> {
-        self.progress.came();
+    fn receive(&mut self, message: async_nats::Message) -> Result<(), Error> {
+        self.progress.received();
         let Some((delivery, place, _)) = delivery_of(message) else { return Ok(()) };
         if place.delivered != self.delivered + 1 {
-            return Err(Error::Unavailable("messages were lost on their way, reading them again".to_owned()));
+            return Err(Error::Unavailable("messages were lost in transit and will be read again".to_owned()));
         }
         self.delivered = place.delivered;
         self.position = delivery.sequence;
@@ -86,45 +86,45 @@ impl NatsReader {
         let event = tokio::select! {
             biased;
             event = self.pull.next() => event,
-            () = sleep_until(self.look_at) => return self.look().await,
+            () = sleep_until(self.next_check) => return self.check().await,
         };
         match event {
-            Event::Message(message) => self.came(*message),
+            Event::Message(message) => self.receive(*message),
             Event::Over => Ok(()),
-            Event::Silent => self.look().await,
-            Event::Nobody => {
-                self.look().await?;
+            Event::Silent => self.check().await,
+            Event::NoResponders => {
+                self.check().await?;
                 sleep(AGAIN).await;
                 Ok(())
             }
-            Event::Gone(said) => Err(self.gone(&said).await),
+            Event::Gone(status) => Err(self.lost(&status).await),
         }
     }
 
-    async fn gone(&self, said: &str) -> Error {
-        match self.stream.is_still(&self.found).await {
+    async fn lost(&self, status: &str) -> Error {
+        match self.stream.check_unchanged(&self.found).await {
             Err(error) => error,
-            Ok(()) => Error::Unavailable(format!("the server has forgotten this reader: {said}")),
+            Ok(()) => Error::Unavailable(format!("the server has deleted this reader: {status}")),
         }
     }
 
-    /// The watchdog, as that of consumers.
-    async fn look(&mut self) -> Result<(), Error> {
+    /// The watchdog, like that of durable consumers.
+    async fn check(&mut self) -> Result<(), Error> {
         let Some(info) = durable::info(&self.stream, &self.name).await? else {
-            return Err(self.gone("it is not there").await);
+            return Err(self.lost("it does not exist").await);
         };
         if durable::is_ahead(&self.stream, &info).await? {
-            return Err(Error::Unavailable("the stream has lost its end: looking where to go on".to_owned()));
+            return Err(Error::Unavailable("the stream has lost its last messages".to_owned()));
         }
         let bounds = self.stream.connection.bounds;
-        self.look_at = Instant::now() + bounds.look;
-        // What was delivered and has not come is as good as not delivered.
-        let owes = info.num_pending > 0 || info.delivered.consumer_seq > self.delivered;
-        if !self.progress.is_stalled(info.delivered.consumer_seq, owes.then_some(bounds.stall)) {
+        self.next_check = Instant::now() + bounds.look;
+        // A delivery that has not arrived counts as pending.
+        let has_pending = info.num_pending > 0 || info.delivered.consumer_seq > self.delivered;
+        if !self.progress.is_stalled(info.delivered.consumer_seq, has_pending.then_some(bounds.stall)) {
             return Ok(());
         }
         super::count_stall("reader");
-        let text = format!("none of {} messages has been delivered for {:?}", info.num_pending, bounds.stall);
+        let text = format!("none of {} pending messages was delivered for {:?}", info.num_pending, bounds.stall);
         Err(Error::Unavailable(text))
     }
 }
@@ -135,17 +135,17 @@ impl Reader for NatsReader {
         while self.ready.is_empty() {
             self.step(most).await?;
         }
-        // What came with the first.
+        // Adds messages that have arrived already.
         while self.ready.len() < most
             && let Some(Event::Message(message)) = self.pull.next().now_or_never()
         {
-            self.came(*message)?;
+            self.receive(*message)?;
         }
         Ok(self.ready.drain(..most.min(self.ready.len())).collect())
     }
 
     async fn is_at_end(&mut self) -> Result<bool, Error> {
-        self.stream.is_still(&self.found).await?;
+        self.stream.check_unchanged(&self.found).await?;
         Ok(self.ready.is_empty() && !self.stream.has_message_after(self.position).await?)
     }
 }
@@ -155,7 +155,7 @@ impl Drop for NatsReader {
         if tokio::runtime::Handle::try_current().is_ok() {
             let (stream, name) = (self.stream.clone(), std::mem::take(&mut self.name));
             self.tasks.spawn("bus-forget", async move {
-                // The server forgets it by itself too.
+                // Only saves time: the server also deletes it after a while.
                 durable::delete(&stream, &name).await.ok();
             });
         }

@@ -1,4 +1,4 @@
-//! Requests and responses by core NATS, on subjects outside of the stream's.
+//! Requests and responses over core NATS, on subjects outside of the stream.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use tokio::time::timeout;
 
 use super::connection::{Connection, Failure};
 
-/// Where requests to a service go. Those that serve it are one queue group, so each request reaches one of them.
+/// The subject of requests to a service. Its servers form a queue group, so that each request reaches one of them.
 fn subject(service: &str) -> String {
     format!("eticket.audit.v1.{service}")
 }
 
-/// See the module.
+/// The requests to one server of a service.
 pub(super) struct NatsRequests {
     connection: Arc<Connection>,
     tasks: Tasks,
@@ -30,11 +30,11 @@ impl NatsRequests {
         let unavailable = |reason: String| Error::Unavailable(format!("{}: {reason}", connection.shown()));
         let subscribed = client.queue_subscribe(subject(service), service.to_owned()).await;
         let subscriber = subscribed.map_err(|error| unavailable(chain(&error)))?;
-        // Else the first requests could find nobody.
+        // Ensures that the first requests find the subscription.
         match timeout(connection.bounds.request, client.flush()).await {
             Ok(Ok(())) => Ok(Self { connection, tasks, subscriber }),
             Ok(Err(error)) => Err(unavailable(chain(&error))),
-            Err(_) => Err(unavailable("it takes nothing more".to_owned())),
+            Err(_) => Err(unavailable("the server does not accept the subscription".to_owned())),
         }
     }
 }
@@ -52,7 +52,7 @@ impl Requests for NatsRequests {
                 if let Ok(payload) = answer.await
                     && let Err(error) = connection.send(reply, None, payload).await
                 {
-                    tracing::debug!(%error, "a response was not sent");
+                    tracing::debug!(%error, "cannot send a response");
                 }
             });
             return Ok(request);
@@ -60,7 +60,7 @@ impl Requests for NatsRequests {
     }
 }
 
-/// Asks one of those that serve a service; `None` if nobody does.
+/// Sends a request to one server of a service; `None` if there is no server.
 pub(super) async fn request(connection: &Connection, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
     match connection.request(subject(service), None, payload).await {
         Ok(answer) => Ok(Some(answer.payload)),

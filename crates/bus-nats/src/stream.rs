@@ -1,4 +1,4 @@
-//! The stream: made where it is missing, and refused where it is not as it must be.
+//! The stream: created if it is missing, and refused if its settings are wrong.
 
 use std::{
     sync::{
@@ -23,20 +23,20 @@ use super::connection::{Connection, Failure, Refusal};
 
 pub(super) const STREAM: &str = "ETICKET";
 pub(super) const SUBJECTS: &str = "eticket.v1.>";
-/// Older servers ignore several filters of a consumer without a word.
+/// Older servers silently ignore all but one filter of a consumer.
 const OLDEST_SERVER: (u64, u64) = (2, 10);
-/// Many who publish at once share one look at a stream that cannot be had.
-const FAILURE_HOLDS: Duration = Duration::from_millis(500);
+/// Concurrent publishers share one failed check of the stream for this time.
+const FAILURE_SHARED_FOR: Duration = Duration::from_millis(500);
 
-/// How long a stream that the server fails to make is tried again. A server that has answered to the deletion of its last stream still
-/// removes a folder (nats-server 2.12), and a stream that is made at that moment fails.
-const MAKING: Duration = Duration::from_millis(500);
-const MAKING_PAUSE: Duration = Duration::from_millis(25);
+/// How long the creation of a stream is retried. After nats-server (2.12) has responded to the deletion of a stream, it
+/// still removes a folder, and the creation of the next stream fails until then.
+const CREATE_RETRY: Duration = Duration::from_millis(500);
+const CREATE_PAUSE: Duration = Duration::from_millis(25);
 
-/// JetStream's numbers for what it refuses.
+/// JetStream's error codes.
 mod codes {
     pub(super) const INSUFFICIENT_RESOURCES: [u64; 6] = [10002, 10023, 10028, 10047, 10077, 10122];
-    /// What a server says that cannot write what it must remember of a stream or consumer.
+    /// The server cannot write the metadata of a stream or consumer.
     pub(super) const STORE_FAILED: [u64; 3] = [10012, STREAM_CREATE, 10104];
     pub(super) const STREAM_CREATE: u64 = 10049;
     pub(super) const NOT_ENABLED: [u64; 2] = [10039, 10076];
@@ -63,7 +63,7 @@ impl Refusal {
     }
 }
 
-/// The stream as the server tells of it.
+/// The stream as reported by the server.
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct StreamInfo {
     config: Value,
@@ -87,18 +87,18 @@ impl StreamInfo {
     }
 }
 
-/// The stream on one connection.
+/// The stream, and what is known about it on the current connection.
 pub(super) struct Stream {
     pub(super) connection: Arc<Connection>,
     replicas: u8,
     checked: Mutex<Checked>,
-    /// The connection whose server does not protect the stream: it is not asked again.
+    /// The connection whose server cannot protect the stream; protection is not tried again on it.
     unprotected_on: AtomicU64,
 }
 
 #[derive(Default)]
 struct Checked {
-    /// The connection over which the stream was last seen to be right.
+    /// The connection on which the stream was last seen with the right settings.
     on: Option<u64>,
     failed: Option<(Instant, Error)>,
 }
@@ -117,9 +117,9 @@ impl Stream {
         Self { connection, replicas, checked: Mutex::default(), unprotected_on: AtomicU64::new(0) }
     }
 
-    /// What is asked of the stream. The newest messages of each subject, whatever their age and number: nothing else may take
-    /// messages out.
-    pub(super) fn asked(&self) -> Value {
+    /// The required settings: the newest messages of each subject are kept regardless of age and number, and no other
+    /// limit removes messages.
+    pub(super) fn settings(&self) -> Value {
         json!({
             "name": STREAM,
             "subjects": [SUBJECTS],
@@ -136,56 +136,56 @@ impl Stream {
         })
     }
 
-    /// What is asked when the stream is made.
-    fn asked_at_first(&self) -> Value {
-        with(&self.asked(), &protection())
+    /// The settings of a new stream.
+    fn initial_settings(&self) -> Value {
+        with(&self.settings(), &protection())
     }
 
-    /// The stream as it is now: right in all that was asked, made if there was none.
-    pub(super) async fn look(&self) -> Result<StreamInfo, Error> {
+    /// Returns the stream with verified settings; creates it if it does not exist.
+    pub(super) async fn ensure(&self) -> Result<StreamInfo, Error> {
         let number = self.connection.connected().await?;
-        let outcome = self.find_or_make().await;
+        let outcome = self.find_or_create().await;
         self.checked.lock().await.note(number, &outcome);
         outcome
     }
 
-    /// Whether the stream is still the one that was found before.
-    pub(super) async fn is_still(&self, before: &StreamInfo) -> Result<(), Error> {
-        match self.look().await?.created == before.created {
+    /// Fails if the stream has been created again since `before`.
+    pub(super) async fn check_unchanged(&self, before: &StreamInfo) -> Result<(), Error> {
+        match self.ensure().await?.created == before.created {
             true => Ok(()),
             false => Err(Error::StreamChanged),
         }
     }
 
-    async fn find_or_make(&self) -> Result<StreamInfo, Error> {
+    async fn find_or_create(&self) -> Result<StreamInfo, Error> {
         let version = self.connection.server_version().await?;
         if !is_new_enough(&version) {
             let (major, minor) = OLDEST_SERVER;
             let shown = self.connection.shown();
-            let needed = format!("{major}.{minor} or newer is needed: update it, or set bus.url");
-            let text = format!("{shown} is nats-server {version}: {needed}");
+            let needed = format!("version {major}.{minor} or newer is needed: update the server, or set bus.url");
+            let text = format!("{shown} runs nats-server {version}: {needed}");
             return Err(Error::Unavailable(text));
         }
         let info = match self.info().await {
-            Err(Failure::Refused(refusal)) if refusal.is_stream_not_found() => self.make().await,
+            Err(Failure::Refused(refusal)) if refusal.is_stream_not_found() => self.create().await,
             outcome => outcome,
         };
         let info = info.map_err(|failure| self.explain(failure))?;
-        match differences(&self.asked(), &info.config).first() {
+        match differences(&self.settings(), &info.config).first() {
             None => self.protect(info).await,
             Some(difference) => {
                 let shown = self.connection.shown();
-                let help = "change it with `nats stream edit`, or delete the stream: it is made anew, and filled again";
+                let help = "change it with `nats stream edit`, or delete the stream: services create and fill it again";
                 Err(Error::Unavailable(format!("the stream {STREAM} at {shown} has {difference}: {help}")))
             }
         }
     }
 
-    /// Whether the stream has a message beyond a sequence. The leader of the stream answers: a consumer may run on another server,
-    /// which knows nothing yet of a message that the leader has acknowledged.
+    /// Whether the stream has a message after `sequence`. Asks the leader of the stream: a consumer may run on another
+    /// server, which may not have a message yet that the leader has acknowledged.
     pub(super) async fn has_message_after(&self, sequence: u64) -> Result<bool, Error> {
-        let asked = json!({ "seq": sequence + 1, "next_by_subj": SUBJECTS });
-        match self.api::<Value>(&format!("STREAM.MSG.GET.{STREAM}"), &asked).await {
+        let request = json!({ "seq": sequence + 1, "next_by_subj": SUBJECTS });
+        match self.api::<Value>(&format!("STREAM.MSG.GET.{STREAM}"), &request).await {
             Ok(_) => Ok(true),
             Err(Failure::Refused(refusal)) if refusal.is_no_message() => Ok(false),
             Err(failure) => Err(self.explain(failure)),
@@ -196,8 +196,9 @@ impl Stream {
         self.api(&format!("STREAM.INFO.{STREAM}"), &json!({})).await
     }
 
-    /// Turns the protection on where an older program, or a person, made the stream without it. A server that does not know these
-    /// settings, or refuses the change, is used all the same: the comparison with the owners repairs what is lost there.
+    /// Protects a stream that an older version of eTicket, or a person, created without protection. If the server does
+    /// not support the settings or refuses the change, the stream is used anyway: the comparison with the owners
+    /// repairs losses.
     async fn protect(&self, info: StreamInfo) -> Result<StreamInfo, Error> {
         let number = self.connection.connected().await?;
         if differences(&protection(), &info.config).is_empty() || self.unprotected_on.load(Ordering::Relaxed) == number
@@ -213,7 +214,7 @@ impl Stream {
                 );
                 return Ok(updated);
             }
-            Ok(_) => "the server does not know deny_purge and deny_delete".to_owned(),
+            Ok(_) => "the server does not support deny_purge and deny_delete".to_owned(),
             Err(Failure::Refused(Refusal { code, description })) => format!("{description} ({code})"),
             Err(failure) => return Err(self.explain(failure)),
         };
@@ -222,32 +223,34 @@ impl Stream {
         Ok(info)
     }
 
-    async fn make(&self) -> Result<StreamInfo, Failure> {
+    async fn create(&self) -> Result<StreamInfo, Failure> {
         let begun = Instant::now();
         loop {
-            match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.asked_at_first()).await {
+            match self.api::<StreamInfo>(&format!("STREAM.CREATE.{STREAM}"), &self.initial_settings()).await {
                 Ok(info) => {
-                    tracing::info!(bus = self.connection.shown(), created = %info.created, "made the stream {STREAM}");
+                    tracing::info!(bus = self.connection.shown(), created = %info.created, "created stream {STREAM}");
                     return Ok(info);
                 }
-                // Somebody was faster, and asked for something else.
+                // Another process created it first, with other settings.
                 Err(Failure::Refused(refusal)) if refusal.code == codes::STREAM_NAME_IN_USE => {
                     return self.info().await;
                 }
-                Err(Failure::Refused(refusal)) if refusal.code == codes::STREAM_CREATE && begun.elapsed() < MAKING => {
-                    sleep(MAKING_PAUSE).await;
+                Err(Failure::Refused(refusal))
+                    if refusal.code == codes::STREAM_CREATE && begun.elapsed() < CREATE_RETRY =>
+                {
+                    sleep(CREATE_PAUSE).await;
                 }
                 Err(failure) => return Err(failure),
             }
         }
     }
 
-    /// Asks a question of JetStream's interface.
+    /// Sends a request to the JSON API of JetStream.
     pub(super) async fn api<T: DeserializeOwned>(&self, question: &str, payload: &Value) -> Result<T, Failure> {
         self.connection.ask(format!("$JS.API.{question}"), None, payload.to_string().into()).await
     }
 
-    /// Sees to it that the stream was right on this connection. Costs nothing while nothing has happened.
+    /// Ensures that the stream was checked on this connection. Does nothing if it was.
     async fn ready(&self) -> Result<(), Error> {
         let number = self.connection.connected().await?;
         let mut checked = self.checked.lock().await;
@@ -255,19 +258,19 @@ impl Stream {
             return Ok(());
         }
         if let Some((at, error)) = &checked.failed
-            && at.elapsed() < FAILURE_HOLDS
+            && at.elapsed() < FAILURE_SHARED_FOR
         {
             return Err(error.clone());
         }
-        let outcome = self.find_or_make().await;
+        let outcome = self.find_or_create().await;
         checked.note(number, &outcome);
         outcome.map(drop)
     }
 
     /// Appends a message.
     ///
-    /// After an attempt whose outcome is not known nothing is sent before the server has answered a question: otherwise each
-    /// attempt at a server that hangs would become one more message, all of them late.
+    /// After an attempt with an unknown outcome, nothing is sent until the server has responded to a check. Otherwise
+    /// each attempt at a hanging server would store one more message, late.
     pub(super) async fn publish(&self, subject: &str, headers: HeaderMap, body: Bytes) -> Result<u64, Error> {
         let mut again = true;
         loop {
@@ -277,20 +280,20 @@ impl Stream {
             let failure = match outcome {
                 Ok(published) if published.stream == STREAM => return Ok(published.seq),
                 Ok(published) => {
-                    let text = format!("the stream {} has taken {subject}, which is of {STREAM}", published.stream);
+                    let text = format!("the stream {} stored {subject}, which belongs to {STREAM}", published.stream);
                     Failure::Bus(Error::Unavailable(text))
                 }
                 Err(failure) => failure,
             };
             self.checked.lock().await.on = None;
-            // The stream was deleted: it is made anew.
+            // The stream was deleted, so create it again.
             if !matches!(failure, Failure::NoResponders) || !std::mem::take(&mut again) {
                 return Err(self.explain(failure));
             }
         }
     }
 
-    /// A failure in words that say what to do.
+    /// Converts a failure into an error that says what to do.
     pub(super) fn explain(&self, failure: Failure) -> Error {
         let shown = self.connection.shown();
         let text = match failure {
@@ -302,43 +305,46 @@ impl Stream {
             Failure::Refused(Refusal { code, description }) => {
                 let help = match code {
                     code if codes::NOT_ENABLED.contains(&code) => "enable JetStream for the server and the account",
-                    code if codes::INSUFFICIENT_RESOURCES.contains(&code) => "give the server or the account more room",
+                    code if codes::INSUFFICIENT_RESOURCES.contains(&code) => {
+                        "give the server or the account more storage"
+                    }
                     code if codes::STORE_FAILED.contains(&code) => {
-                        "look at the server's log, and whether its store_dir can be written and has room"
+                        "check the log of the server, and that its store_dir is writable and not full"
                     }
-                    codes::SUBJECTS_OVERLAP => "another stream has the subjects eticket.v1.>: delete it",
+                    codes::SUBJECTS_OVERLAP => "delete the other stream that has the subjects eticket.v1.>",
                     codes::REPLICAS_WITHOUT_CLUSTER | codes::NO_PEERS => {
-                        "bus.replicas needs as many servers with JetStream in a cluster"
+                        "bus.replicas needs a cluster with at least as many JetStream servers"
                     }
-                    _ => "look at the server's log",
+                    _ => "check the log of the server",
                 };
-                format!("{shown} says \"{description}\" ({code}): {help}")
+                format!("{shown} reports \"{description}\" ({code}): {help}")
             }
         };
         Error::Unavailable(text)
     }
 }
 
-/// Nothing in this project purges the stream or deletes messages, and a server allows an update to turn these on, never off.
+/// Nothing in this project purges the stream or deletes messages. A server allows an update to enable these settings,
+/// not to disable them.
 fn protection() -> Value {
     json!({ "deny_purge": true, "deny_delete": true })
 }
 
-/// The settings of both; those of `more` win.
+/// Merges two sets of settings; `more` takes precedence.
 fn with(settings: &Value, more: &Value) -> Value {
     let mut all = settings.as_object().cloned().unwrap_or_default();
     all.extend(more.as_object().cloned().unwrap_or_default());
     Value::Object(all)
 }
 
-/// What the server answers once a message is stored.
+/// The response to a stored message.
 #[derive(Deserialize)]
 struct Published {
     stream: String,
     seq: u64,
 }
 
-/// Whether a server of this version does what is asked of it. A version that says nothing is taken for an old one.
+/// Whether the server is new enough. An unknown version counts as too old.
 fn is_new_enough(version: &str) -> bool {
     let mut numbers = version.trim_start_matches('v').split(['.', '-', '+']).map(str::parse::<u64>);
     match (numbers.next(), numbers.next()) {
@@ -347,18 +353,18 @@ fn is_new_enough(version: &str) -> bool {
     }
 }
 
-/// What of a configuration is not as it was asked for, in words. What is left out is what says nothing.
-pub(super) fn differences(asked: &Value, is: &Value) -> Vec<String> {
-    let says_nothing = |value: &Value| [json!(null), json!(0), json!(false), json!([]), json!("")].contains(value);
-    let keys = asked.as_object().into_iter().flatten();
-    let different = keys.filter(|(key, asked)| match is.get(*key) {
-        None => !says_nothing(asked),
-        // More copies are no fault: an operator may want them before the configuration does.
-        Some(is) if *key == "num_replicas" => is.as_u64() < asked.as_u64(),
-        Some(is) => is != *asked,
+/// Describes the settings that differ from the required ones. The server omits settings with a zero value.
+pub(super) fn differences(required: &Value, is: &Value) -> Vec<String> {
+    let is_zero = |value: &Value| [json!(null), json!(0), json!(false), json!([]), json!("")].contains(value);
+    let keys = required.as_object().into_iter().flatten();
+    let different = keys.filter(|(key, required)| match is.get(*key) {
+        None => !is_zero(required),
+        // More replicas are accepted: an operator may raise them before the configuration does.
+        Some(is) if *key == "num_replicas" => is.as_u64() < required.as_u64(),
+        Some(is) => is != *required,
     });
     let none = Value::Null;
-    different.map(|(key, asked)| format!("{key} = {} where {asked} is needed", is.get(key).unwrap_or(&none))).collect()
+    different.map(|(key, required)| format!("{key} = {} instead of {required}", is.get(key).unwrap_or(&none))).collect()
 }
 
 #[cfg(test)]
@@ -376,18 +382,19 @@ mod tests {
     }
 
     #[test]
-    fn differences_name_the_setting_what_it_is_and_what_is_needed() {
-        let asked = json!({ "storage": "file", "max_age": 0, "no_ack": false, "num_replicas": 3, "subjects": ["a"] });
+    fn differences_name_the_setting_its_value_and_the_required_value() {
+        let required =
+            json!({ "storage": "file", "max_age": 0, "no_ack": false, "num_replicas": 3, "subjects": ["a"] });
         let right = json!({ "storage": "file", "num_replicas": 5, "subjects": ["a"], "more": 1 });
-        assert_eq!(differences(&asked, &right), [""; 0]);
+        assert_eq!(differences(&required, &right), [""; 0]);
         let wrong = json!({ "storage": "memory", "max_age": 5, "no_ack": true, "num_replicas": 1 });
         let expected = [
-            "max_age = 5 where 0 is needed",
-            "no_ack = true where false is needed",
-            "num_replicas = 1 where 3 is needed",
-            "storage = \"memory\" where \"file\" is needed",
-            "subjects = null where [\"a\"] is needed",
+            "max_age = 5 instead of 0",
+            "no_ack = true instead of false",
+            "num_replicas = 1 instead of 3",
+            "storage = \"memory\" instead of \"file\"",
+            "subjects = null instead of [\"a\"]",
         ];
-        assert_eq!(differences(&asked, &wrong), expected);
+        assert_eq!(differences(&required, &wrong), expected);
     }
 }

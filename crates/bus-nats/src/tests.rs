@@ -1,4 +1,4 @@
-//! The adapter against servers of its own.
+//! Tests of the adapter against NATS servers.
 
 mod access;
 mod breaks;
@@ -16,10 +16,10 @@ use tokio::{
 
 use super::*;
 
-/// No test waits longer for what must come.
+/// Bound of each wait.
 const BOUND: Duration = Duration::from_secs(30);
 
-/// As a process has them, only sooner.
+/// Short timeouts for tests.
 const SOON: Bounds = Bounds {
     first_connection: Duration::from_secs(5),
     request: Duration::from_secs(1),
@@ -45,7 +45,7 @@ fn ids(deliveries: &[Delivery]) -> Vec<&str> {
     deliveries.iter().map(|delivery| delivery.message.header("ce-id").unwrap()).collect()
 }
 
-/// Tries until there is an answer.
+/// Retries until there is a result.
 async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let tries = async {
         loop {
@@ -58,17 +58,18 @@ async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     timeout(BOUND, tries).await.unwrap_or_else(|_| panic!("{what} did not happen in {BOUND:?}"))
 }
 
+/// Limits a wait to [`BOUND`].
 async fn in_time<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND, future).await.expect("an answer in time")
 }
 
-/// For what takes the adapter about a second: a guard that is missing shall not cost the whole bound.
+/// For results within about a second, so that a test without its guard fails sooner than after [`BOUND`].
 async fn soon<T>(future: impl Future<Output = T>) -> T {
     timeout(BOUND / 3, future).await.expect("an answer soon")
 }
 
-/// The words of an error that says that the bus cannot be had.
-fn words<T>(outcome: Result<T, Error>) -> String {
+/// The text of an `Unavailable` error.
+fn unavailable_text<T>(outcome: Result<T, Error>) -> String {
     match outcome {
         Err(Error::Unavailable(words)) => words,
         Err(error) => panic!("another error: {error}"),
@@ -88,7 +89,7 @@ async fn keeps_the_contract() {
 async fn keeps_the_contract_on_a_cluster() {
     let nodes = server::Nats::cluster().unwrap();
     let config = config_of_cluster(&nodes);
-    // A cluster refuses a stream of three replicas until its leader has heard of the room that each server has.
+    // The cluster refuses a stream with three replicas until its leader knows the storage of each server.
     let first = Nats::open(&config).unwrap();
     eventually("a stream of three", async || first.state().await.ok()).await;
     first.close().await;
@@ -101,7 +102,7 @@ async fn a_reader_on_a_server_that_lags_is_not_at_the_end() {
     let nodes = server::Nats::cluster().unwrap();
     let bus = Nats::open(&config_of_cluster(&nodes)).unwrap();
     eventually("a stream of three", async || bus.state().await.ok()).await;
-    // The cluster places each on a server of its choice: some are not with the leader.
+    // The cluster places each consumer on a server of its choice, so some are not with the leader of the stream.
     let mut readers = Vec::new();
     for _ in 0..6 {
         readers.push(bus.read(0).await.unwrap());

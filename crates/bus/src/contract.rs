@@ -1,4 +1,4 @@
-//! What every adapter of the bus must do, as one suite: each adapter's tests run it unchanged.
+//! The contract suite of the bus: the tests of each adapter run it unchanged.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test that runs the suite")]
 
@@ -6,27 +6,27 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use super::{Bus, Consumer, Delivery, Message};
 
-/// No step of the suite waits longer for what must come.
+/// Bound of each wait.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// Runs all of it. `open` gives the bus on one and the same stream each time, as a process started again would; the one before is
-/// closed by then.
+/// Runs the suite. `open` opens the bus with the same stream each time, like a restarted process; the previous bus is
+/// closed before.
 pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
     let bus = open().await;
-    sequences_rise_and_messages_come_back_whole(&*bus).await;
-    filters_hold_and_others_are_not_delivered(&*bus).await;
-    who_shares_a_consumer_shares_its_messages(&*bus).await;
-    what_is_not_acknowledged_comes_again(&*bus).await;
-    a_message_asked_for_again_comes_again_and_is_counted(&*bus).await;
+    sequences_rise_and_messages_are_unchanged(&*bus).await;
+    only_matching_messages_are_delivered(&*bus).await;
+    members_of_a_consumer_share_its_messages(&*bus).await;
+    unacknowledged_messages_are_delivered_again(&*bus).await;
+    retried_messages_are_delivered_again_and_counted(&*bus).await;
     a_restarted_consumer_reads_from_the_start(&*bus).await;
-    the_newest_of_each_subject_is_kept(&*bus).await;
-    readers_go_on_after_their_position(&*bus).await;
-    readers_know_the_end(&*bus).await;
-    requests_reach_one_of_those_that_serve(&*bus).await;
-    waiting_for_a_message_loses_nothing_when_given_up(&*bus).await;
-    let bus = positions_and_epoch_outlive_the_process(bus, &open).await;
+    the_newest_messages_of_each_subject_are_kept(&*bus).await;
+    readers_continue_after_their_position(&*bus).await;
+    readers_detect_the_end(&*bus).await;
+    each_request_reaches_one_server(&*bus).await;
+    a_cancelled_wait_loses_no_message(&*bus).await;
+    let bus = positions_and_epoch_survive_a_restart(bus, &open).await;
     bus.close().await;
-    assert!(bus.publish(message("closed.1", 1)).await.is_err(), "a closed bus takes nothing");
+    assert!(bus.publish(message("closed.1", 1)).await.is_err(), "a closed bus accepts no message");
 }
 
 fn message(subject: &str, number: u8) -> Message {
@@ -42,10 +42,10 @@ async fn next(consumer: &mut dyn Consumer, most: usize) -> Vec<Delivery> {
     tokio::time::timeout(BOUND, consumer.next(most))
         .await
         .expect("a message within the bound")
-        .expect("the bus answers")
+        .expect("the bus responds")
 }
 
-/// Takes and acknowledges `count` messages; answers their ids in the order of arrival.
+/// Receives and acknowledges `count` messages; returns their ids in the order of arrival.
 async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<String> {
     let mut ids = Vec::new();
     while ids.len() < count {
@@ -56,7 +56,7 @@ async fn take(consumer: &mut dyn Consumer, count: usize) -> Vec<String> {
     ids
 }
 
-/// Takes `count` messages and acknowledges none; they may come in several batches.
+/// Receives `count` messages, possibly in several batches, without acknowledging them.
 async fn gather(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivery> {
     let mut gathered = Vec::new();
     while gathered.len() < count {
@@ -79,7 +79,7 @@ async fn attach(bus: &dyn Bus, name: &str) -> Box<dyn Consumer> {
     bus.attach(name, &[&filter(name)]).await.expect("attached")
 }
 
-async fn sequences_rise_and_messages_come_back_whole(bus: &dyn Bus) {
+async fn sequences_rise_and_messages_are_unchanged(bus: &dyn Bus) {
     let headers =
         [("a", " blanks, \"quotes\" and 100 % "), ("b", "one"), ("b", "two"), ("c", "가격\r\nx: y"), ("d", "")];
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
@@ -92,7 +92,7 @@ async fn sequences_rise_and_messages_come_back_whole(bus: &dyn Bus) {
     assert_eq!(bus.message_at(second + 1).await.expect("answered"), None);
 }
 
-async fn filters_hold_and_others_are_not_delivered(bus: &dyn Bus) {
+async fn only_matching_messages_are_delivered(bus: &dyn Bus) {
     publish(bus, "filtered", 1..=1).await;
     publish(bus, "other", 1..=3).await;
     publish(bus, "filtered", 2..=2).await;
@@ -100,14 +100,14 @@ async fn filters_hold_and_others_are_not_delivered(bus: &dyn Bus) {
     assert_eq!(take(&mut *consumer, 2).await, ["filtered/1", "filtered/2"]);
 }
 
-async fn who_shares_a_consumer_shares_its_messages(bus: &dyn Bus) {
+async fn members_of_a_consumer_share_its_messages(bus: &dyn Bus) {
     publish(bus, "shared", 1..=6).await;
     let (mut one, mut two) = (attach(bus, "shared").await, attach(bus, "shared").await);
     let (first, second) = (take(&mut *one, 3).await, take(&mut *two, 3).await);
     assert_eq!(first.iter().chain(&second).collect::<BTreeSet<_>>().len(), 6, "{first:?} {second:?}");
 }
 
-async fn what_is_not_acknowledged_comes_again(bus: &dyn Bus) {
+async fn unacknowledged_messages_are_delivered_again(bus: &dyn Bus) {
     publish(bus, "dropped", 1..=3).await;
     let mut consumer = attach(bus, "dropped").await;
     let batch = gather(&mut *consumer, 3).await;
@@ -117,12 +117,12 @@ async fn what_is_not_acknowledged_comes_again(bus: &dyn Bus) {
     assert_eq!(take(&mut *consumer, 2).await, ["dropped/1", "dropped/3"]);
 }
 
-async fn a_message_asked_for_again_comes_again_and_is_counted(bus: &dyn Bus) {
+async fn retried_messages_are_delivered_again_and_counted(bus: &dyn Bus) {
     publish(bus, "again", 1..=2).await;
     let mut consumer = attach(bus, "again").await;
     let batch = gather(&mut *consumer, 2).await;
     consumer.ack(&[batch[1].sequence]).await.expect("an ack");
-    consumer.retry(batch[0].sequence, Duration::from_millis(10)).await.expect("asked again");
+    consumer.retry(batch[0].sequence, Duration::from_millis(10)).await.expect("redelivery requested");
     let again = next(&mut *consumer, 2).await;
     assert_eq!((again.len(), again[0].sequence, again[0].attempts), (1, batch[0].sequence, 2));
     consumer.ack(&[again[0].sequence]).await.expect("an ack");
@@ -138,7 +138,7 @@ async fn a_restarted_consumer_reads_from_the_start(bus: &dyn Bus) {
     assert_eq!(take(&mut *consumer, 2).await, ["restarted/1", "restarted/2"]);
 }
 
-async fn the_newest_of_each_subject_is_kept(bus: &dyn Bus) {
+async fn the_newest_messages_of_each_subject_are_kept(bus: &dyn Bus) {
     publish(bus, "kept", 1..=40).await;
     publish(bus, "kept-once", 1..=1).await;
     let subjects = [filter("kept"), filter("kept-once")];
@@ -147,7 +147,7 @@ async fn the_newest_of_each_subject_is_kept(bus: &dyn Bus) {
     assert_eq!((ids[0].as_str(), ids[31].as_str(), ids[32].as_str()), ("kept/9", "kept/40", "kept-once/1"));
 }
 
-async fn readers_go_on_after_their_position(bus: &dyn Bus) {
+async fn readers_continue_after_their_position(bus: &dyn Bus) {
     let position = bus.state().await.expect("state").last_sequence;
     publish(bus, "read", 1..=3).await;
     let mut reader = bus.read(position).await.expect("a reader");
@@ -159,13 +159,13 @@ async fn readers_go_on_after_their_position(bus: &dyn Bus) {
     assert_eq!(read[2].message.header("ce-id"), Some("read/3"));
 }
 
-async fn readers_know_the_end(bus: &dyn Bus) {
+async fn readers_detect_the_end(bus: &dyn Bus) {
     publish(bus, "end", 1..=2).await;
     let position = bus.state().await.expect("state").last_sequence - 2;
     let mut reader = bus.read(position).await.expect("a reader");
     let mut read = 0;
     while read < 2 {
-        assert!(!reader.is_at_end().await.expect("answered"), "{} are left", 2 - read);
+        assert!(!reader.is_at_end().await.expect("the bus responds"), "{} are left", 2 - read);
         read += tokio::time::timeout(BOUND, reader.next(1)).await.expect("in time").expect("read").len();
     }
     assert!(reader.is_at_end().await.expect("answered"));
@@ -173,46 +173,46 @@ async fn readers_know_the_end(bus: &dyn Bus) {
     assert!(!reader.is_at_end().await.expect("answered"));
 }
 
-async fn requests_reach_one_of_those_that_serve(bus: &dyn Bus) {
+async fn each_request_reaches_one_server(bus: &dyn Bus) {
     let ask = async |payload: &'static str| {
         let response = tokio::time::timeout(BOUND, bus.request("audited", payload.into())).await.expect("in time");
-        response.expect("the bus answers").map(|response| String::from_utf8_lossy(&response).into_owned())
+        response.expect("the bus responds").map(|response| String::from_utf8_lossy(&response).into_owned())
     };
-    assert_eq!(ask("nobody is there").await, None);
+    assert_eq!(ask("no server").await, None);
     let (mut one, mut two) = (bus.serve("audited").await.expect("served"), bus.serve("audited").await.expect("served"));
     let before = bus.state().await.expect("state");
     for _ in 0..4 {
         let serve = async {
-            let (who, request) = tokio::select! {
+            let (server, request) = tokio::select! {
                 request = one.next() => ("one", request),
                 request = two.next() => ("two", request),
             };
             let request = request.expect("a request");
             assert_eq!(request.payload, "how many?");
-            request.respond(format!("{who} says four").into());
+            request.respond(format!("{server} responds four").into());
         };
         let (response, ()) = tokio::join!(ask("how many?"), serve);
-        assert!(["one says four", "two says four"].contains(&response.expect("a response").as_str()));
+        assert!(["one responds four", "two responds four"].contains(&response.expect("a response").as_str()));
     }
     assert_eq!(bus.state().await.expect("state"), before, "requests are not part of the stream");
     drop(one);
     let serve = async { two.next().await.expect("a request").respond("two is left".into()) };
-    assert_eq!(tokio::join!(ask("who is there?"), serve).0.as_deref(), Some("two is left"));
+    assert_eq!(tokio::join!(ask("which server?"), serve).0.as_deref(), Some("two is left"));
     drop(two);
-    // A server hears of it a moment later.
-    let gone = async { while ask("nobody is left").await.is_some() {} };
+    // A server is unregistered with a delay.
+    let gone = async { while ask("no server").await.is_some() {} };
     tokio::time::timeout(BOUND, gone).await.expect("in time");
 }
 
-async fn waiting_for_a_message_loses_nothing_when_given_up(bus: &dyn Bus) {
+async fn a_cancelled_wait_loses_no_message(bus: &dyn Bus) {
     let mut consumer = attach(bus, "given-up").await;
     for number in 1..=20 {
         let waiting = consumer.next(1);
         let published = bus.publish(message("given-up", number));
-        // Whichever comes first: often the waiting is dropped just when the message arrives.
+        // Whichever is first: often the wait is cancelled just as the message arrives.
         tokio::select! {
             batch = waiting => {
-                let batch = batch.expect("the bus answers");
+                let batch = batch.expect("the bus responds");
                 consumer.ack(&[batch[0].sequence]).await.expect("an ack");
             }
             sequence = published => {
@@ -225,7 +225,7 @@ async fn waiting_for_a_message_loses_nothing_when_given_up(bus: &dyn Bus) {
     }
 }
 
-async fn positions_and_epoch_outlive_the_process(
+async fn positions_and_epoch_survive_a_restart(
     bus: Arc<dyn Bus>,
     open: &impl AsyncFn() -> Arc<dyn Bus>,
 ) -> Arc<dyn Bus> {

@@ -1,8 +1,10 @@
-//! The bus port: an append-only stream of messages with an epoch and sequences, durable consumers that acknowledge message by
-//! message, and ordered readers that keep their own position. Beside the stream it carries requests to a service and their responses.
+//! The bus port: an append-only stream of messages with an epoch and sequences, durable consumers that acknowledge
+//! single messages, and ordered readers that keep their own position. The bus also carries requests to a service and
+//! their responses, outside of the stream.
 //!
-//! Delivery is at least once and in any order; who reads goes by revisions. The stream keeps only the newest messages of each
-//! subject, and may be lost: services publish their states again when they meet a stream of another epoch.
+//! Messages are delivered at least once and in any order; receivers compare revisions. The stream keeps only the newest
+//! messages of each subject and can be lost: when services find a stream with another epoch, they publish their states
+//! again.
 
 #![warn(missing_docs)]
 
@@ -18,155 +20,157 @@ use async_trait::async_trait;
 pub use bytes::Bytes;
 use tokio::sync::oneshot;
 
-/// Messages kept of each subject: the newest always among them.
+/// Number of messages kept per subject; the newest message is always kept.
 pub const MESSAGES_PER_SUBJECT: u32 = 32;
 
-/// Why the bus did not do what it was asked.
+/// Errors of bus operations.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// It does not answer, or is not as it must be: try again later. Nothing else may depend on it.
+    /// The bus cannot be reached or is misconfigured. Temporary: retry later, and do not fail anything else because of
+    /// it.
     #[error("the bus cannot be used: {0}")]
     Unavailable(String),
-    /// The stream is another than the one attached to: attach again.
-    #[error("the stream was made anew")]
+    /// The stream is not the one that was attached to. Attach again.
+    #[error("the stream was created again")]
     StreamChanged,
 }
 
-/// A message as it is published and delivered.
+/// A message to publish, or as delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Message {
-    /// Where it belongs: one aggregate a subject.
+    /// The subject; there is one per aggregate.
     pub subject: String,
-    /// Names are lower case, and their order means nothing: it may be that of the names when the message comes back.
+    /// Names are lower case. The order is not preserved: an adapter may deliver headers sorted by name.
     pub headers: Vec<(String, String)>,
-    /// The state, encoded.
+    /// The encoded state.
     pub body: Bytes,
 }
 
 impl Message {
-    /// The value of a header; the first if there are several.
+    /// Returns the value of a header; the first if there are several.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 }
 
-/// A message with its place in the stream.
+/// A message and its position in the stream.
 #[derive(Debug, Clone)]
 pub struct Delivery {
-    /// Its place in the stream.
+    /// The position in the stream.
     pub sequence: u64,
-    /// 1 for the first time; counted at least since the consumer attached.
+    /// 1 at the first delivery. Adapters may count again when a consumer attaches.
     pub attempts: u32,
-    /// What was published.
+    /// The published message.
     pub message: Arc<Message>,
 }
 
-/// The stream as it is now.
+/// The current state of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
-    /// Changes when the stream is made anew.
+    /// Changes when the stream is created again.
     pub epoch: String,
-    /// Of the newest message; 0 if there never was one.
+    /// The sequence of the newest message; 0 if there has been none.
     pub last_sequence: u64,
 }
 
 /// A stream of messages that services share.
 #[async_trait]
 pub trait Bus: Send + Sync {
-    /// Identity and end of the stream.
+    /// Returns the epoch and the last sequence of the stream.
     async fn state(&self) -> Result<StreamState, Error>;
 
-    /// Appends a message; answers its sequence once it is durable.
+    /// Appends a message. Returns its sequence once it is durable.
     async fn publish(&self, message: Message) -> Result<u64, Error>;
 
-    /// Attaches to a durable consumer, made if there is none; those who attach under one name share its messages. `filters` are
-    /// subjects with `*` for one token and `>` for all that follow.
+    /// Attaches to a durable consumer, and creates it if it does not exist. All that attach under one name share its
+    /// messages. `filters` are subjects with `*` for one token and `>` for all following tokens.
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error>;
 
-    /// Puts a durable consumer back to the start of the stream.
+    /// Moves a durable consumer back to the start of the stream.
     async fn restart(&self, name: &str) -> Result<(), Error>;
 
-    /// Reads all messages above `after` in order, without a durable position.
+    /// Reads all messages after the sequence `after` in order, without a durable position.
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error>;
 
-    /// The message at a sequence; `None` if it is gone or not there yet.
+    /// Returns the message at a sequence; `None` if it was removed or does not exist yet.
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error>;
 
-    /// Takes requests to a service until what is returned is dropped. Of those that serve the same service one gets each request.
+    /// Registers a server of `service`. Each request goes to one server. Dropping the returned value unregisters the
+    /// server.
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error>;
 
-    /// Sends a request to one of those that serve a service, and returns its response; `None` if nobody serves it. Requests are not
-    /// part of the stream: nothing keeps them, and nobody repeats them.
+    /// Sends a request to one server of `service` and returns its response; `None` if there is no server. Requests are
+    /// not part of the stream: they are neither stored nor repeated.
     ///
     /// # Errors
-    /// `Unavailable` if the bus does not answer, or the one that got the request gives no response in a few seconds.
+    /// `Unavailable` if the bus does not respond, or if the server does not respond within a few seconds.
     async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error>;
 
-    /// Stops taking messages and closes files or connections.
+    /// Stops accepting messages, and closes files or connections.
     async fn close(&self);
 }
 
-/// Requests to a service, as they come.
+/// The requests to one server of a service.
 #[async_trait]
 pub trait Requests: Send + Sync {
-    /// Waits for a request. Cancellation loses nothing.
+    /// Waits for the next request. Cancel safe: no request is lost.
     ///
     /// # Errors
-    /// `Unavailable` once there will be no more: serve again.
+    /// `Unavailable` if no more requests can arrive. Call [`Bus::serve`] again.
     async fn next(&mut self) -> Result<Request, Error>;
 }
 
-/// A request that waits for its response. If it is dropped the requester gets `Unavailable`, maybe only after its timeout.
+/// A request to be answered. If it is dropped, the requester gets `Unavailable`, possibly only after its timeout.
 #[derive(Debug)]
 pub struct Request {
-    /// What is asked.
+    /// The encoded request.
     pub payload: Bytes,
     response: oneshot::Sender<Bytes>,
 }
 
 impl Request {
-    /// A request, and what receives its response; the receiver fails if the request is dropped without one.
+    /// Creates a request, and the receiver of its response; the receiver fails if the request is dropped.
     #[must_use]
     pub fn new(payload: Bytes) -> (Self, oneshot::Receiver<Bytes>) {
         let (response, received) = oneshot::channel();
         (Self { payload, response }, received)
     }
 
-    /// Sends the response: below 1 MiB, which is as much as NATS carries.
+    /// Sends the response, which must be smaller than 1 MiB, the limit of NATS.
     pub fn respond(self, payload: Bytes) {
-        // A requester that no longer waits has gone.
+        // The requester may have stopped waiting.
         let _ = self.response.send(payload);
     }
 }
 
-/// One that shares the messages of a durable consumer. Dropped, what it has not acknowledged is delivered again.
+/// A member of a durable consumer. When it is dropped, its unacknowledged messages are delivered again.
 #[async_trait]
 pub trait Consumer: Send + Sync {
-    /// Waits for at least one message and answers up to `most`. Cancellation loses nothing.
+    /// Waits for at least one message and returns up to `most`. Cancel safe: no message is lost.
     ///
     /// # Errors
-    /// `StreamChanged` if the stream is no longer the one attached to.
+    /// `StreamChanged` if the stream is not the one that was attached to.
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error>;
 
-    /// These have been dealt with.
+    /// Acknowledges messages; they are not delivered again.
     async fn ack(&mut self, sequences: &[u64]) -> Result<(), Error>;
 
-    /// Asks for one again, after a delay.
+    /// Requests another delivery of a message after a delay.
     async fn retry(&mut self, sequence: u64, after: Duration) -> Result<(), Error>;
 }
 
-/// One that reads the stream in order and keeps its position itself.
+/// An ordered reader of the stream; the caller keeps the position.
 #[async_trait]
 pub trait Reader: Send + Sync {
-    /// As [`Consumer::next`], in the order of sequences.
+    /// Like [`Consumer::next`], in the order of sequences.
     async fn next(&mut self, most: usize) -> Result<Vec<Delivery>, Error>;
 
-    /// Whether the stream has no message above those that `next` has returned. Its last sequence does not tell: the messages there
-    /// may have been purged or deleted.
+    /// Whether the stream has no message after those that `next` has returned. The last sequence is not enough to
+    /// decide that: its message may have been purged or deleted.
     async fn is_at_end(&mut self) -> Result<bool, Error>;
 }
 
-/// Whether a subject is one that a filter asks for.
+/// Whether a filter matches a subject.
 pub fn matches(filter: &str, subject: &str) -> bool {
     let mut tokens = subject.split('.');
     for wanted in filter.split('.') {

@@ -1,4 +1,4 @@
-//! Requests and responses within one process, for the adapters whose stream is in the process too.
+//! Requests and responses within one process, for adapters whose stream is in the process.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -12,27 +12,27 @@ use tokio::{sync::mpsc, time::timeout};
 
 use super::{Error, Request, Requests};
 
-/// Requests that wait for one server; who sends more waits.
+/// Requests that one server queues; further senders wait.
 const QUEUE: usize = 16;
-/// A request without a response.
+/// Timeout of a request.
 const RESPONSE: Duration = Duration::from_secs(5);
 
-/// Who serves which service; those that serve the same take turns.
+/// The servers of each service; requests to one service go to its servers in turn.
 #[derive(Default)]
 pub struct Switchboard(Mutex<BTreeMap<String, VecDeque<mpsc::Sender<Request>>>>);
 
 impl Switchboard {
-    /// Receives requests to a service until what it returns is dropped.
+    /// Registers a server of `service`. Dropping the returned value unregisters it.
     pub fn serve(&self, service: &str) -> Box<dyn Requests> {
         let (requests, waiting) = mpsc::channel(QUEUE);
         self.servers().entry(service.to_owned()).or_default().push_back(requests);
         Box::new(LocalRequests(waiting))
     }
 
-    /// Sends a request to one that serves; `None` if nobody does.
+    /// Sends a request to one server and returns its response; `None` if the service has no server.
     ///
     /// # Errors
-    /// If there is no response within 5 seconds.
+    /// Fails if there is no response within 5 seconds.
     pub async fn request(&self, service: &str, payload: Bytes) -> Result<Option<Bytes>, Error> {
         while let Some(server) = self.next_server(service) {
             let (request, answer) = Request::new(payload.clone());
@@ -41,11 +41,11 @@ impl Switchboard {
                 Some(answer.await)
             };
             return match timeout(RESPONSE, answer).await {
-                // It ended after it was chosen.
+                // The server ended after it was chosen.
                 Ok(None) => continue,
                 Ok(Some(Ok(payload))) => Ok(Some(payload)),
-                Ok(Some(Err(_))) => Err(Error::Unavailable(format!("{service} gave no response"))),
-                Err(_) => Err(Error::Unavailable(format!("{service} gave no response in {RESPONSE:?}"))),
+                Ok(Some(Err(_))) => Err(Error::Unavailable(format!("{service} sent no response"))),
+                Err(_) => Err(Error::Unavailable(format!("{service} sent no response within {RESPONSE:?}"))),
             };
         }
         Ok(None)
@@ -60,7 +60,7 @@ impl Switchboard {
     }
 
     fn servers(&self) -> std::sync::MutexGuard<'_, BTreeMap<String, VecDeque<mpsc::Sender<Request>>>> {
-        // Changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Every change is one step, so a panic elsewhere leaves no partial change.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

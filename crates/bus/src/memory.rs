@@ -1,7 +1,7 @@
-//! The bus in memory, for tests and simulations: nothing outlives the process, and whoever holds the stream may take it away.
+//! An in-memory bus for tests and simulations. Its content is lost with the process, and tests can cause faults.
 //!
-//! A `Stream` is what a server is to the buses of many processes. It can be wiped, lose its newest messages and break off its
-//! connections, which the adapters of production only meet in a real accident.
+//! `Stream` stands for the server, `Memory` for the connection of one process. A stream can be wiped, lose its newest
+//! messages and close its connections, faults that are hard to cause in the production adapters.
 
 mod consumer;
 
@@ -24,9 +24,9 @@ use super::{
 };
 
 struct State {
-    /// Counts the streams there have been.
+    /// Number of streams so far.
     generation: u64,
-    /// Counts the times that all connections were broken off.
+    /// Number of times that all connections were closed.
     breaks: u64,
     kept_per_subject: usize,
     last_sequence: u64,
@@ -39,12 +39,11 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     switchboard: Switchboard,
-    /// Rung at everything that those who wait for messages should look at: in the order in which they wait, so that a
-    /// simulation can be repeated.
+    /// Wakes all waiters after a change, in the order in which they wait, so that a simulation is repeatable.
     changes: Notify,
 }
 
-/// See the module. Clones are the same stream.
+/// The server side of the in-memory bus. Clones refer to the same stream.
 #[derive(Clone)]
 pub struct Stream(Arc<Shared>);
 
@@ -65,7 +64,7 @@ impl Default for Stream {
 
 impl Stream {
     fn state(&self) -> MutexGuard<'_, State> {
-        // What it guards is changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Every change is one step, so a panic elsewhere leaves no partial change.
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -73,31 +72,31 @@ impl Stream {
         self.0.changes.notify_waiters();
     }
 
-    /// A bus on this stream, as a process has it.
+    /// Connects a process to this stream.
     #[must_use]
     pub fn connect(&self) -> Memory {
         Memory { stream: self.clone(), closed: AtomicBool::new(false) }
     }
 
-    /// How many messages of each subject are kept from now on: the newest.
+    /// Sets the number of messages to keep per subject from now on.
     pub fn keep_per_subject(&self, most: usize) {
         self.state().kept_per_subject = most;
     }
 
-    /// Appends a message; answers its sequence.
+    /// Appends a message and returns its sequence.
     pub fn append(&self, message: Message) -> u64 {
         let sequence = self.state().append(message);
         self.changed();
         sequence
     }
 
-    /// What the stream holds, in the order of sequences.
+    /// Returns all messages in the order of sequences.
     #[must_use]
     pub fn messages(&self) -> Vec<Arc<Message>> {
         self.state().messages.values().cloned().collect()
     }
 
-    /// Everything is lost, and the stream that comes after it has another epoch.
+    /// Removes all messages. The next stream has another epoch.
     pub fn wipe(&self) {
         let mut state = self.state();
         state.generation += 1;
@@ -109,8 +108,8 @@ impl Stream {
         self.changed();
     }
 
-    /// The newest `count` sequences are lost and will be given again, and the epoch stays: a server that came back from an
-    /// older disk. Its connections are broken off, and consumers that had got further begin at the start.
+    /// Removes the newest `count` sequences, which will be assigned again; the epoch stays. Simulates a server restored
+    /// from an older disk. All connections are closed, and consumers beyond the new end start again.
     pub fn lose_last(&self, count: u64) {
         let mut state = self.state();
         state.breaks += 1;
@@ -125,7 +124,7 @@ impl Stream {
 }
 
 impl Stream {
-    /// Messages are lost, and nobody is told: `lost` decides by sequence and message. Sequences stay given.
+    /// Removes the messages for which `lost` returns true, without notice. Their sequences are not assigned again.
     pub fn lose(&self, lost: impl Fn(u64, &Message) -> bool) {
         let mut state = self.state();
         let State { messages, subjects, .. } = &mut *state;
@@ -153,7 +152,7 @@ impl State {
     }
 }
 
-/// What somebody attached to: it may be gone.
+/// The stream and connection at the time of attaching, to detect that either has changed.
 #[derive(Clone, Copy)]
 struct Attachment {
     generation: u64,
@@ -169,14 +168,14 @@ impl Attachment {
         if state.generation != self.generation {
             Err(Error::StreamChanged)
         } else if state.breaks != self.breaks {
-            Err(Error::Unavailable("the connection was broken off".to_owned()))
+            Err(Error::Unavailable("the connection was closed".to_owned()))
         } else {
             Ok(())
         }
     }
 }
 
-/// See the module.
+/// The connection of one process to a [`Stream`].
 pub struct Memory {
     stream: Stream,
     closed: AtomicBool,
@@ -302,7 +301,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stream_that_is_wiped_is_another() {
+    async fn a_wiped_stream_has_another_epoch() {
         let stream = Stream::default();
         let bus = stream.connect();
         stream.append(message("a.1", 1));
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn messages_that_are_lost_leave_their_places_empty() {
+    async fn lost_messages_leave_gaps() {
         let stream = Stream::default();
         let bus = stream.connect();
         (1..=3).for_each(|number| assert_eq!(stream.append(message("a.1", number)), u64::from(number)));
@@ -325,11 +324,11 @@ mod tests {
         assert_eq!(Bus::state(&bus).await.unwrap().last_sequence, 3);
         let mut reader = bus.read(0).await.unwrap();
         assert_eq!(reader.next(9).await.unwrap()[0].sequence, 2);
-        assert!(reader.is_at_end().await.unwrap(), "though the stream has given another place");
+        assert!(reader.is_at_end().await.unwrap(), "though the stream has assigned another sequence");
     }
 
     #[tokio::test]
-    async fn a_stream_that_loses_its_last_messages_gives_their_places_again() {
+    async fn sequences_of_lost_last_messages_are_assigned_again() {
         let stream = Stream::default();
         let bus = stream.connect();
         let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
@@ -339,7 +338,7 @@ mod tests {
         stream.lose_last(2);
         assert!(matches!(consumer.next(1).await, Err(Error::Unavailable(_))));
         assert_eq!(stream.append(message("a.1", 9)), 2);
-        // It had got further than the stream: it is made anew, from the start.
+        // The consumer was beyond the new end of the stream, so it starts again.
         let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
         let bodies: Vec<u8> = consumer.next(9).await.unwrap().iter().map(|it| it.message.body[0]).collect();
         assert_eq!(bodies, [1, 9]);

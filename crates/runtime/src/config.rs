@@ -1,7 +1,7 @@
-//! Configuration: one typed tree, from embedded defaults → file → environment → flags, checked before anything binds.
+//! Configuration: typed structs from embedded defaults, file, environment and flags, checked before anything is bound.
 //!
-//! The keys that every server has are here; each service adds a struct of its own keys. Both refuse what they do not know,
-//! because a misspelt key that is ignored looks as if it worked.
+//! The keys of every server are here; each service adds a struct with its specific keys. Both refuse unknown keys: an
+//! ignored misspelt key would look as if it worked.
 
 pub(crate) mod load;
 
@@ -11,27 +11,27 @@ use eticket_base::config::{Error, LogConfig, StoreConfig, address, bus::BusConfi
 use eticket_rpc_server::config::{AdminConfig, AuthConfig, LimitsConfig, ShutdownConfig};
 use serde::{Deserialize, Serialize};
 
-/// What one server needs beside its own keys.
+/// The settings of a server that every server has.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
-    /// Address of the gRPC server.
+    /// Listen address of the gRPC server.
     #[serde(deserialize_with = "address")]
     pub listen: SocketAddr,
-    /// Where it keeps its state.
+    /// The store.
     #[serde(default, skip_serializing_if = "StoreConfig::is_empty")]
     pub store: StoreConfig,
-    /// Who may call.
+    /// Authentication.
     #[serde(default)]
     pub auth: AuthConfig,
-    /// Bounds of its work.
+    /// Limits of its load and of calls.
     pub limits: LimitsConfig,
-    /// How it stops.
+    /// The shutdown.
     pub shutdown: ShutdownConfig,
 }
 
 impl Settings {
-    /// On a free port of the loopback, stopping without delay: for tests that build a service in their own process.
+    /// Listens on a free loopback port and stops without delay, for tests that build a service in their own process.
     #[must_use]
     pub fn for_tests() -> Self {
         Self {
@@ -43,7 +43,7 @@ impl Settings {
         }
     }
 
-    /// What a type cannot say.
+    /// Checks what the types cannot.
     fn check(&self) -> Result<(), Error> {
         self.auth.check(self.listen)?;
         self.limits.check()?;
@@ -51,7 +51,7 @@ impl Settings {
     }
 }
 
-/// What the process needs, whichever servers it runs.
+/// The settings of the process, independent of its servers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessSettings {
@@ -65,7 +65,7 @@ pub(crate) struct ProcessSettings {
 }
 
 impl ProcessSettings {
-    /// What a type cannot say, but for the bus, which not every process has.
+    /// Checks what the types cannot, except for the bus, which not every process has.
     fn check(&self) -> Result<(), Error> {
         self.log.check()
     }

@@ -1,4 +1,4 @@
-//! What `main` makes and gives to a service's `build`.
+//! The resources that `main` passes to `build` of a service.
 
 use std::{
     collections::BTreeMap,
@@ -19,100 +19,101 @@ use eticket_rpc_server::server::Server;
 
 use crate::config::Settings;
 
-/// What a service stands on.
+/// The resources of a service.
 #[derive(Clone)]
 pub struct Context {
-    /// The service's name.
+    /// The name of the service.
     pub name: &'static str,
     /// The keys that every server has.
     pub settings: Settings,
-    /// Where its files lie; `None` for one that has none.
+    /// The data folder; `None` for a server without a store.
     pub data: Option<DataFolder>,
-    /// The bus; `None` for one that neither publishes nor listens.
+    /// The bus; `None` for a server that does not use it.
     pub bus: Option<Arc<dyn Bus>>,
-    /// What time it is.
+    /// The clock.
     pub clock: SharedClock,
     /// The other servers of this process.
     pub siblings: Siblings,
 }
 
 impl Context {
-    /// A context by the machine's clock, with neither data folder nor bus; the fields are for whoever has more.
+    /// System clock, no data folder, no bus; set the fields to add them.
     #[must_use]
     pub fn new(name: &'static str, settings: Settings) -> Self {
         let (clock, siblings) = (Arc::new(SystemClock), Siblings::default());
         Self { name, settings, data: None, bus: None, clock, siblings }
     }
 
-    /// A server by the service's settings.
+    /// Creates a server with the settings of the service.
     #[must_use]
     pub fn server(&self) -> Server {
         Server::new(self.name, self.settings.listen, &self.settings.limits, &self.settings.shutdown)
     }
 
-    /// The data folder.
+    /// Returns the data folder.
     ///
     /// # Errors
-    /// If there is none: a fault of the program, not of its user.
+    /// Fails if there is none, which is a bug.
     pub fn data(&self) -> Result<&DataFolder, StartError> {
-        self.data.as_ref().ok_or_else(|| StartError::failed("the service was given no data folder"))
+        self.data.as_ref().ok_or_else(|| StartError::failed("the service has no data folder"))
     }
 
-    /// The bus.
+    /// Returns the bus.
     ///
     /// # Errors
-    /// If there is none: a fault of the program, not of its user.
+    /// Fails if there is none, which is a bug.
     pub fn bus(&self) -> Result<Arc<dyn Bus>, StartError> {
-        self.bus.clone().ok_or_else(|| StartError::failed("the service was given no bus"))
+        self.bus.clone().ok_or_else(|| StartError::failed("the service has no bus"))
     }
 
-    /// The file of a store on SQLite: as `store.url` says, else `<name>.db` in the data folder.
+    /// Returns the path of a SQLite store: that of `store.url`, or else `<name>.db` in the data folder.
     ///
     /// # Errors
-    /// If `store.url` is no `sqlite:PATH`.
+    /// Fails if `store.url` is not `sqlite:PATH`.
     pub fn store_path(&self) -> Result<PathBuf, StartError> {
         match self.store_place(StoreSupport::SqliteOnly)? {
             StorePlace::Sqlite(path) => Ok(path),
-            StorePlace::Postgres(_) => Err(StartError::failed("a file was asked for")),
+            StorePlace::Postgres(_) => Err(StartError::failed("the store is not a file")),
         }
     }
 
-    /// Where the service keeps its state: as `store.url` says, else in the data folder.
+    /// Returns the store of the service: that of `store.url`, or else a file in the data folder.
     ///
     /// # Errors
-    /// If `store.url` names no store that `support` allows.
+    /// Fails if `store.url` is not a store that `support` allows.
     pub fn store_place(&self, support: StoreSupport) -> Result<StorePlace, StartError> {
         match &self.settings.store.url {
             Some(url) => Ok(urls::store_place(support, url)?),
-            None => Ok(StorePlace::Sqlite(usual_store(self.data()?.path(), self.name))),
+            None => Ok(StorePlace::Sqlite(default_store(self.data()?.path(), self.name))),
         }
     }
 
-    /// Where another service is: as configured, else the server of that name in this process, if it has started.
+    /// Returns the addresses of another service: as configured, or else the server of that name in this process, if it
+    /// has started.
     #[must_use]
     pub fn upstream(&self, name: &str, configured: Option<&Targets>) -> Option<Targets> {
-        // An address is always a target.
+        // A socket address is always a valid target.
         configured.cloned().or_else(|| format!("http://{}", self.siblings.address(name)?).parse().ok())
     }
 }
 
-/// Where a service keeps its store unless it is told.
-pub(crate) fn usual_store(data: &Path, name: &str) -> PathBuf {
+/// The default store of a service.
+pub(crate) fn default_store(data: &Path, name: &str) -> PathBuf {
     data.join(format!("{name}.db"))
 }
 
-/// The addresses of the servers in this process, as they start; clones see the same ones.
+/// The addresses of the servers started in this process. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Siblings(Arc<RwLock<BTreeMap<&'static str, SocketAddr>>>);
 
 impl Siblings {
-    /// Where a server of this process listens; `None` if there is none of that name, or not yet.
+    /// Returns the address of a server; `None` if it does not exist or has not started.
     #[must_use]
     pub fn address(&self, name: &str) -> Option<SocketAddr> {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
     }
 
-    /// Makes a server known to the others.
+    /// Adds the address of a started server.
     pub fn started(&self, name: &'static str, address: SocketAddr) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, address);
     }
@@ -123,7 +124,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_store_lies_in_the_data_folder_unless_told() {
+    fn the_default_store_is_in_the_data_folder() {
         let folder = tempfile::tempdir().expect("a folder");
         let mut context = Context::new("ticket", Settings::for_tests());
         assert!(context.store_path().is_err() && context.bus().is_err());
@@ -134,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_configured_comes_before_a_sibling() {
+    fn a_configured_address_overrides_a_sibling() {
         let context = Context::new("reservation", Settings::for_tests());
         assert_eq!(context.upstream("ticket", None), None);
         context.siblings.started("ticket", SocketAddr::from(([127, 0, 0, 1], 7)));

@@ -1,6 +1,6 @@
 //! `main` of every binary: flags, configuration, data folder, servers, signals, exit code.
 //!
-//! It opens neither store nor bus: a service brings both, so the gateway links no driver of either.
+//! This crate opens neither a store nor a bus: services pass functions for both, so the gateway links no driver.
 
 #![warn(missing_docs)]
 

@@ -1,7 +1,7 @@
 //! `main` of every binary: flags, configuration, log, data folder, bus, servers, ready line, signals, exit code.
 //!
-//! Several servers in one process differ from one by configuration only: they are built in the order given, each from a
-//! context of its own, and stopped in the opposite order, the bus last.
+//! Several servers in one process differ from one only by configuration: they are built in the given order, each with
+//! its own context, and stopped in reverse order, the bus last.
 
 mod admin_command;
 mod flags;
@@ -29,7 +29,7 @@ pub fn main<S: Service>() -> ExitCode {
     start(Program { name, entries: vec![entry::<S>()], together: false })
 }
 
-/// Runs several servers in one process, started in this order and stopped in the opposite one.
+/// Runs several servers in one process, started in this order and stopped in reverse order.
 #[must_use]
 pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>) -> ExitCode {
     start(Program { name: program.to_owned(), entries, together: true })
@@ -38,8 +38,8 @@ pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>) -> ExitCode 
 fn start(program: Program) -> ExitCode {
     let flags = Flags::from_process(&program.name, program.binary(), &Help::for_program(&program));
     let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
-    if let Some(order) = flags.order {
-        let done = order.carry_out(|| program.listens_at(&sources()?));
+    if let Some(command) = flags.admin_command {
+        let done = command.run(|| program.listen_address(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));
     }
     let configured = match sources().and_then(|sources| program.configure(&sources)) {

@@ -1,4 +1,4 @@
-//! What every store must do beside its service's own rows, as one suite: each adapter's tests run it unchanged.
+//! The contract suite of the store, apart from the rows of services: the tests of each adapter run it unchanged.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,10 +12,10 @@ use super::{
     Commit, EncodedResponse, Error, Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, WaitingRow, Work,
 };
 
-/// No step of the suite waits longer for what must come.
+/// Bound of each wait.
 const BOUND: Duration = Duration::from_secs(10);
 
-/// An empty store without rows of its own.
+/// An empty store without rows of a service.
 pub(crate) struct Subject {
     pub(crate) housekeeping: Arc<dyn Housekeeping>,
     pub(crate) commits: Arc<dyn Commit<Keys = (), Rows = ()>>,
@@ -23,21 +23,21 @@ pub(crate) struct Subject {
     pub(crate) clock: Arc<ManualClock>,
 }
 
-/// Runs all of it.
+/// Runs the suite.
 pub(crate) async fn suite(subject: Subject) {
-    subject.housekeeping.ping().await.expect("it answers");
+    subject.housekeeping.ping().await.expect("the store responds");
     an_empty_store_has_nothing(&subject).await;
-    a_commit_that_leaves_rows_rings(&subject).await;
+    a_commit_with_outbox_rows_notifies(&subject).await;
     a_claim_has_all_rows_of_its_subjects_in_order(&subject).await;
-    what_was_not_published_is_claimed_again(&subject).await;
-    a_claim_that_is_dropped_gives_back(&subject).await;
+    unpublished_rows_are_claimed_again(&subject).await;
+    a_dropped_claim_releases_its_subjects(&subject).await;
     records_are_kept_until_they_are_purged(&subject).await;
-    parked_messages_come_back_whole_and_by_pages(&subject).await;
-    parking_replaces_and_applying_takes_out(&subject).await;
-    discarding_takes_out_one_for_good(&subject).await;
-    what_a_text_cannot_hold_is_parked_all_the_same(&subject).await;
-    the_stream_last_met_is_remembered(&subject).await;
-    a_closed_store_answers_with_errors(&subject).await;
+    parked_messages_are_unchanged_and_paged(&subject).await;
+    parking_replaces_and_applying_removes(&subject).await;
+    discarding_deletes_one_message(&subject).await;
+    a_reason_with_a_nul_character_is_parked(&subject).await;
+    the_epoch_of_the_stream_is_stored(&subject).await;
+    a_closed_store_returns_errors(&subject).await;
 }
 
 async fn commit(subject: &Subject, change: impl Fn(&mut Work<()>) + Send + Sync) {
@@ -59,7 +59,8 @@ async fn write(subject: &Subject, rows: &[(&str, i64)]) {
     .await;
 }
 
-/// What a claim of so many subjects has, as subject and revision; it ends with these published.
+/// Claims up to `most` subjects, and completes the claim with the published rows. Returns subject and revision of all
+/// claimed rows.
 async fn claim(subject: &Subject, most: usize, published: impl Fn(&WaitingRow) -> bool) -> Vec<Vec<(String, i64)>> {
     let mut claim = subject.housekeeping.claim_outbox(most).await.expect("claimed");
     let subjects = claim.subjects();
@@ -82,37 +83,37 @@ async fn an_empty_store_has_nothing(subject: &Subject) {
     assert_eq!(subject.housekeeping.parked_by_id("nobody").await.expect("read"), None);
 }
 
-async fn a_commit_that_leaves_rows_rings(subject: &Subject) {
+async fn a_commit_with_outbox_rows_notifies(subject: &Subject) {
     write(subject, &[("bell", 1)]).await;
-    tokio::time::timeout(BOUND, subject.outbox_written.notified()).await.expect("the bell was rung");
+    tokio::time::timeout(BOUND, subject.outbox_written.notified()).await.expect("the notification arrives");
     assert_eq!(claim(subject, 10, |_| true).await, [rows("bell", &[1])]);
 }
 
 async fn a_claim_has_all_rows_of_its_subjects_in_order(subject: &Subject) {
     write(subject, &[("a", 2), ("b", 1), ("a", 3)]).await;
-    // Written last and of the lowest revision; and a republished state, of a revision that waits already.
+    // The last row has the lowest revision, and one revision occurs twice, as after republishing.
     write(subject, &[("a", 1), ("b", 1), ("c", 7)]).await;
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 6);
     let mut oldest = subject.housekeeping.claim_outbox(1).await.expect("claimed");
     let subjects = oldest.subjects();
     assert_eq!(subjects.len(), 1, "bounded, the oldest first: {subjects:?}");
-    assert_eq!(subjects[0][0].message, message("a", &[0, 255, 1]), "as it was written");
-    oldest.done(&[]).await.expect("given back");
+    assert_eq!(subjects[0][0].message, message("a", &[0, 255, 1]), "the message is unchanged");
+    oldest.done(&[]).await.expect("released");
     let all = claim(subject, 10, |_| true).await;
     assert_eq!(all, [rows("a", &[1, 2, 3]), rows("b", &[1, 1]), rows("c", &[7])]);
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 0);
 }
 
-async fn what_was_not_published_is_claimed_again(subject: &Subject) {
+async fn unpublished_rows_are_claimed_again(subject: &Subject) {
     write(subject, &[("d", 1), ("d", 2), ("e", 1), ("d", 3)]).await;
     claim(subject, 10, |row| row.message.subject == "d" && row.revision == 1).await;
     assert_eq!(claim(subject, 10, |_| true).await, [rows("d", &[2, 3]), rows("e", &[1])]);
 }
 
-async fn a_claim_that_is_dropped_gives_back(subject: &Subject) {
+async fn a_dropped_claim_releases_its_subjects(subject: &Subject) {
     write(subject, &[("f", 1), ("g", 1)]).await;
     drop(subject.housekeeping.claim_outbox(10).await.expect("claimed"));
-    // A store may need a moment to see that its owner is gone.
+    // A store may need a moment to detect that the owner is gone.
     let mut sent = Vec::new();
     eventually(async || {
         sent.extend(claim(subject, 10, |_| true).await);
@@ -122,11 +123,11 @@ async fn a_claim_that_is_dropped_gives_back(subject: &Subject) {
     assert_eq!(sent, [rows("f", &[1]), rows("g", &[1])]);
 }
 
-/// Looks again until it is so.
-pub(crate) async fn eventually(mut look: impl AsyncFnMut() -> bool) {
+/// Polls until the condition holds.
+pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
     let until = tokio::time::Instant::now() + BOUND;
-    while !look().await {
-        assert!(tokio::time::Instant::now() < until, "it did not come to that in {BOUND:?}");
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < until, "the condition did not hold within {BOUND:?}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -150,7 +151,7 @@ async fn records_are_kept_until_they_are_purged(subject: &Subject) {
     let kept = subject.housekeeping.record(idempotency.request_id).await.expect("read").expect("kept");
     assert_eq!((kept.hash, kept.response), (idempotency.hash, response));
     let made = eticket_base::clock::Clock::now(&*subject.clock);
-    assert_eq!(subject.housekeeping.purge_records(made).await.expect("purged"), 0, "it was not made before");
+    assert_eq!(subject.housekeeping.purge_records(made).await.expect("purged"), 0, "it was not created before");
     assert_eq!(subject.housekeeping.purge_records(made + TimeDelta::microseconds(1)).await.expect("purged"), 1);
     assert_eq!(subject.housekeeping.record(idempotency.request_id).await.expect("read"), None);
 }
@@ -164,8 +165,8 @@ fn parked(event_id: &str, reason: &str) -> Parked {
     Parked { event_id: event_id.to_owned(), message, reason: reason.to_owned(), attempts: 5, park_time: time() }
 }
 
-async fn parked_messages_come_back_whole_and_by_pages(subject: &Subject) {
-    // In the order of bytes, whatever the language of the server: capitals before small letters.
+async fn parked_messages_are_unchanged_and_paged(subject: &Subject) {
+    // In byte order, independent of the locale of the server: upper case before lower case.
     let ids = ["P/1", "p-2", "p/10", "p/2", "파"];
     let all: Vec<_> = ids.iter().map(|id| parked(id, "no reason")).collect();
     commit(subject, |work| all.iter().rev().for_each(|parked| work.park(parked.clone()))).await;
@@ -183,7 +184,7 @@ async fn parked_messages_come_back_whole_and_by_pages(subject: &Subject) {
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), []);
 }
 
-async fn parking_replaces_and_applying_takes_out(subject: &Subject) {
+async fn parking_replaces_and_applying_removes(subject: &Subject) {
     let again = Parked { attempts: 7, ..parked("twice", "the newer") };
     commit(subject, |work| work.park(parked("twice", "the older"))).await;
     commit(subject, |work| {
@@ -196,30 +197,30 @@ async fn parking_replaces_and_applying_takes_out(subject: &Subject) {
     assert_eq!(subject.housekeeping.parked_by_id("twice").await.expect("read"), None);
 }
 
-async fn discarding_takes_out_one_for_good(subject: &Subject) {
+async fn discarding_deletes_one_message(subject: &Subject) {
     commit(subject, |work| ["p/1", "p/2"].iter().for_each(|id| work.park(parked(id, "never")))).await;
     assert!(subject.housekeeping.discard_parked("p/1").await.expect("discarded"));
-    assert!(!subject.housekeeping.discard_parked("p/1").await.expect("asked"), "it is gone");
+    assert!(!subject.housekeeping.discard_parked("p/1").await.expect("asked"), "it was deleted");
     assert_eq!(subject.housekeeping.parked_by_id("p/1").await.expect("read"), None);
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), [parked("p/2", "never")]);
     assert!(subject.housekeeping.discard_parked("p/2").await.expect("discarded"));
 }
 
-async fn what_a_text_cannot_hold_is_parked_all_the_same(subject: &Subject) {
+async fn a_reason_with_a_nul_character_is_parked(subject: &Subject) {
     commit(subject, |work| work.park(parked("odd", "expected an id, got \"\0\""))).await;
     let kept = subject.housekeeping.parked_by_id("odd").await.expect("read").expect("kept");
     assert!(kept.reason.starts_with("expected an id, got"), "{kept:?}");
     commit(subject, |work| work.unpark("odd".to_owned())).await;
 }
 
-async fn the_stream_last_met_is_remembered(subject: &Subject) {
+async fn the_epoch_of_the_stream_is_stored(subject: &Subject) {
     for epoch in ["one", "other"] {
         subject.housekeeping.set_stream_epoch(epoch).await.expect("noted");
         assert_eq!(subject.housekeeping.stream_epoch().await.expect("read").as_deref(), Some(epoch));
     }
 }
 
-async fn a_closed_store_answers_with_errors(subject: &Subject) {
+async fn a_closed_store_returns_errors(subject: &Subject) {
     subject.housekeeping.close().await;
     assert!(matches!(subject.housekeeping.ping().await, Err(Error::Unavailable(_))));
     assert!(matches!(subject.housekeeping.claim_outbox(1).await.map(drop), Err(Error::Unavailable(_))));

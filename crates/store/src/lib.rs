@@ -1,8 +1,9 @@
-//! What every store keeps beside its service's own rows (outbox, records, parked messages, stream epoch), and the shape of a
-//! commit: lock and read, work the batch off in memory, write, all in one transaction.
+//! The state that every store keeps in addition to the rows of its service (outbox, records, parked messages, epoch of
+//! the stream), and the structure of a commit: lock and read rows, apply the batch in memory, write, in one
+//! transaction.
 //!
-//! `Work` is that memory. A service's `apply_batch` is a plain function over it, so the rules of the domain are tested without a
-//! database and are the same on every one.
+//! `Work` holds that memory. The `apply_batch` of a service is a synchronous function over `Work`, so domain rules are
+//! tested without a database and are the same with every store.
 
 #![warn(missing_docs)]
 
@@ -25,19 +26,20 @@ pub use self::ports::{
     Claim, Housekeeping, OutboxStore, ParkedStore, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
 };
 
-/// Why a store did not do what it was asked. Nothing is known to be written after any of them.
+/// Errors of store operations. After any of them, nothing is known to be written.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The store does not answer, or the outcome of the commit is unknown: ask again later; the record tells whether it was done.
-    #[error("the store does not answer")]
+    /// The store does not respond, or the outcome of the commit is unknown. Retry later; the record of the request
+    /// shows whether it was committed.
+    #[error("the store does not respond")]
     Unavailable(#[source] sqlx::Error),
-    /// The fault lies in the data of one command: the others of the batch are worth another try without it.
+    /// The data of one command is at fault. The rest of the batch can be retried without it.
     #[error("the store refuses the data")]
     Data(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 impl Error {
-    /// For rows that do not hold what this program writes.
+    /// Creates the error of a row with content that this program never writes.
     pub fn data(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Data(error.into())
     }
@@ -45,31 +47,31 @@ impl Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        let lies_in_the_data = match &error {
-            sqlx::Error::Database(cause) => postgres::lies_in_the_data(&**cause)
-                .unwrap_or_else(|| sqlite::lies_in_the_data(cause.code().as_deref())),
+        let is_caused_by_data = match &error {
+            sqlx::Error::Database(cause) => postgres::is_caused_by_data(&**cause)
+                .unwrap_or_else(|| sqlite::is_caused_by_data(cause.code().as_deref())),
             sqlx::Error::Decode(_) | sqlx::Error::ColumnDecode { .. } | sqlx::Error::Encode(_) => true,
             _ => false,
         };
-        if lies_in_the_data { Self::data(error) } else { Self::Unavailable(error) }
+        if is_caused_by_data { Self::data(error) } else { Self::Unavailable(error) }
     }
 }
 
-/// A message that waits in the outbox for the relay.
+/// A message in the outbox, to be published by the relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboxRow {
-    /// Of the aggregate: the relay sends each subject's rows in this order.
+    /// The revision of the aggregate. The relay publishes the rows of a subject in this order.
     pub revision: i64,
-    /// What is sent, as it is sent.
+    /// The message to publish.
     pub message: Message,
 }
 
-/// The first answer to a request that carried a `request_id`.
+/// The stored response of a request with a `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// The caller's.
+    /// The idempotency key of the caller.
     pub request_id: Uuid,
-    /// Of method, caller and fields.
+    /// A hash of method, caller and fields.
     pub hash: [u8; 32],
     /// The response.
     pub response: EncodedResponse,
@@ -86,22 +88,22 @@ pub struct EncodedResponse {
     pub bytes: Bytes,
 }
 
-/// Identifies a request, so that a retry gets the first answer: the caller's `request_id`, and a hash of method, caller and fields.
+/// The idempotency key of a request and a hash of its content; a retry with both gets the stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idempotency {
-    /// The caller's.
+    /// The idempotency key of the caller.
     pub request_id: Uuid,
-    /// Of method, caller and fields.
+    /// A hash of method, caller and fields.
     pub hash: [u8; 32],
 }
 
-/// The same `request_id` came with another method, caller or fields.
+/// The `request_id` was used with another method, caller or other fields.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the request_id was used for another request")]
 pub struct RequestIdReused;
 
 impl Idempotency {
-    /// Returns the response that a record holds for this request.
+    /// Returns the stored response if the record is of this request.
     ///
     /// # Errors
     /// `RequestIdReused` if the record is of another request.
@@ -110,22 +112,22 @@ impl Idempotency {
     }
 }
 
-/// A message that could not be applied: kept with the reason until an admin has it applied again.
+/// A message that could not be applied. It is kept until an admin resends or discards it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
-    /// Names it.
+    /// The id of the event.
     pub event_id: String,
-    /// What is sent, as it is sent.
+    /// The message as received.
     pub message: Message,
     /// Why it could not be applied.
     pub reason: String,
-    /// How often that was tried.
+    /// Number of attempts to apply it.
     pub attempts: u32,
-    /// Since when it is set aside.
+    /// When it was parked.
     pub park_time: DateTime<Utc>,
 }
 
-/// Rows by key, as read and as changed since. A map, so that a commit can never carry two input rows for one row written.
+/// Rows by key, as read and as changed since. A map, because a commit must not write one row twice.
 #[derive(Debug, Clone)]
 pub struct Rows<K, V> {
     rows: BTreeMap<K, V>,
@@ -140,48 +142,49 @@ impl<K, V> Default for Rows<K, V> {
 }
 
 impl<K: Ord + Clone, V> Rows<K, V> {
-    /// The row as it stands now in this batch.
+    /// Returns the current row, including changes of this batch.
     pub fn get(&self, key: &K) -> Option<&V> {
         self.rows.get(key)
     }
 
-    /// Adds a row as the store holds it.
+    /// Adds a row as read from the store.
     pub fn insert_read(&mut self, key: K, row: V) {
         self.read.insert(key.clone());
         self.rows.insert(key, row);
     }
 
-    /// Makes or changes a row: the commit writes it.
+    /// Inserts or updates a row; the commit writes it.
     pub fn put(&mut self, key: K, row: V) {
         self.changed.insert(key.clone());
         self.rows.insert(key, row);
     }
 
-    /// What the commit has to write, in the order of the keys.
+    /// Returns the changed rows in the order of their keys.
     pub fn changed(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed.iter().filter_map(|key| self.rows.get_key_value(key))
     }
 
-    /// Of these, the rows that the store did not show when it was read. Another process may have made them since.
+    /// Returns the changed rows that were not in the store when it was read. Another process may have inserted them
+    /// since.
     pub fn made(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed().filter(|(key, _)| !self.read.contains(key))
     }
 
-    /// Of these, the rows that the store holds, locked.
+    /// Returns the changed rows that were in the store, and are locked.
     pub fn updated(&self) -> impl Iterator<Item = (&K, &V)> {
         self.changed().filter(|(key, _)| self.read.contains(key))
     }
 
-    /// All rows, in the order of the keys.
+    /// Returns all rows in the order of their keys.
     pub fn iter(&self) -> impl Iterator<Item = (&K, &V)> {
         self.rows.iter()
     }
 }
 
-/// A batch being worked off: the rows it locked, the records it found, and what it has brought about so far.
+/// The state of a batch while it is applied: the locked rows, the records found, and the effects so far.
 #[derive(Debug, Default)]
 pub struct Work<R> {
-    /// The service's own rows.
+    /// The rows of the service.
     pub rows: R,
     found: HashMap<Uuid, Record>,
     pub(crate) new_records: BTreeMap<Uuid, Record>,
@@ -191,7 +194,7 @@ pub struct Work<R> {
 }
 
 impl<R> Work<R> {
-    /// Nothing has been worked off yet.
+    /// Creates the state before the first command of the batch.
     pub fn new(rows: R, records: impl IntoIterator<Item = Record>) -> Self {
         Self {
             rows,
@@ -203,11 +206,12 @@ impl<R> Work<R> {
         }
     }
 
-    /// Runs one command. The record is looked for here, under the row locks and before any guard: another attempt with the same
-    /// id may have succeeded since the request came in, and then a refusal would be wrong. A refusal leaves no record.
+    /// Runs one command. The record is checked here, under the row locks and before any rule: another attempt with the
+    /// same id may have succeeded since the request arrived, and then a refusal would be wrong. A refusal leaves no
+    /// record.
     ///
     /// # Errors
-    /// The refusal of `effect`, or `RequestIdReused`.
+    /// Returns the refusal of `effect`, or `RequestIdReused`.
     pub fn run<E: From<RequestIdReused>>(
         &mut self,
         idempotency: Option<Idempotency>,
@@ -224,49 +228,49 @@ impl<R> Work<R> {
         Ok(response)
     }
 
-    /// Has a message sent once the transaction is committed.
+    /// Adds a message to the outbox; it is published after the commit.
     pub fn publish(&mut self, row: OutboxRow) {
         self.outbox.push(row);
     }
 
-    /// Sets a message aside, in the same transaction.
+    /// Parks a message in this transaction.
     pub fn park(&mut self, parked: Parked) {
         self.parked.push(parked);
     }
 
-    /// Takes a message out of those set aside, in the same transaction.
+    /// Removes a parked message in this transaction.
     pub fn unpark(&mut self, event_id: String) {
         self.unparked.push(event_id);
     }
 
-    /// What the relay will send.
+    /// The messages that this batch publishes.
     pub fn outbox(&self) -> &[OutboxRow] {
         &self.outbox
     }
 
-    /// What is set aside.
+    /// The messages that this batch parks.
     pub fn parked(&self) -> &[Parked] {
         &self.parked
     }
 }
 
-/// Works a batch off in memory.
+/// A function that applies a batch in memory.
 pub type ApplyBatch<'a, R> = &'a mut (dyn for<'w> FnMut(&'w mut Work<R>) + Send);
 
-/// A store that commits batches: `Keys` names the rows to lock, `Rows` is what is read and written.
+/// A store that commits batches. `Keys` names the rows to lock; `Rows` holds the rows that are read and written.
 #[async_trait]
 pub trait Commit: Send + Sync {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
-    /// The service's own rows.
+    /// The rows of the service.
     type Rows: Send + 'static;
 
-    /// Begins, locks the rows of `keys` in their order, reads them and the records of `requests`, has `apply_batch` work the batch
-    /// off, writes what it changed, commits. Where another transaction inserted a key of this one meanwhile, all of that is done
-    /// again; [`CommitExt::commit_with`] returns what the last of these calls has returned.
+    /// In one transaction: locks the rows of `keys` in their order, reads them and the records of `requests`, calls
+    /// `apply_batch`, and writes its changes. If another transaction has inserted one of the keys meanwhile, everything
+    /// is repeated; [`CommitExt::commit_with`] returns the result of the last call.
     ///
     /// # Errors
-    /// See [`Error`]; nothing is written then, or (`Unavailable`) it is not known.
+    /// See [`Error`]. Nothing is written, or with `Unavailable` the outcome may be unknown.
     async fn commit(
         &self,
         keys: &Self::Keys,
@@ -275,13 +279,13 @@ pub trait Commit: Send + Sync {
     ) -> Result<(), Error>;
 }
 
-/// For callers of [`Commit`], also through `dyn`.
+/// Extends [`Commit`], also as a trait object.
 #[async_trait]
 pub trait CommitExt: Commit {
-    /// As [`Commit::commit`]; returns what `apply_batch` has returned for the attempt that was committed, and nothing of earlier ones.
+    /// Like [`Commit::commit`]; returns the result of `apply_batch` in the committed attempt.
     ///
     /// # Errors
-    /// As [`Commit::commit`].
+    /// Like [`Commit::commit`].
     async fn commit_with<A, F>(&self, keys: &Self::Keys, requests: &[Uuid], mut apply_batch: F) -> Result<A, Error>
     where
         A: Send,
@@ -290,7 +294,7 @@ pub trait CommitExt: Commit {
         let mut returned = None;
         let mut keep = |work: &mut Work<Self::Rows>| returned = Some(apply_batch(work));
         self.commit(keys, requests, &mut keep).await?;
-        returned.ok_or_else(|| Error::data("the store has committed a batch without applying it"))
+        returned.ok_or_else(|| Error::data("the store committed a batch without applying it"))
     }
 }
 
@@ -321,7 +325,7 @@ mod tests {
     }
 
     #[test]
-    fn a_retry_gets_the_first_answer_and_no_second_effect() {
+    fn a_retry_gets_the_first_response_without_a_second_effect() {
         let mut work = Work::new((), []);
         let first = work.run::<Refusal>(idempotency(1), |_| Ok(response(7)));
         let again = work.run(idempotency(1), |_| Err(Refusal::Guard));
@@ -330,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn the_record_is_looked_for_before_any_refusal() {
+    fn the_record_is_checked_before_any_refusal() {
         let record = Record { request_id: Uuid::from_u128(1), hash: [1; 32], response: response(9) };
         let mut work = Work::new((), [record]);
         assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(response(9)));

@@ -1,8 +1,8 @@
-//! The store in memory, for tests and simulations: nothing outlives the process.
+//! The in-memory store, for tests and simulations. Its content is lost with the process.
 //!
-//! It is as adversarial as a database server that processes share may be. A transaction locks its rows one after another, and
-//! those only that are there; others act between any two of its steps. What appears meanwhile makes it start over, and it is
-//! rolled back where it is dropped before its commit. `Steps` lets a simulation say what happens between two steps.
+//! It allows every interleaving that a shared database server allows. A transaction locks its existing rows one after
+//! another, and other processes can act between any two steps. If a row appears meanwhile, the transaction starts
+//! again; if it is dropped before its commit, it is rolled back. `Steps` lets a simulation act between two steps.
 
 mod housekeeping;
 #[cfg(test)]
@@ -26,45 +26,45 @@ use uuid::Uuid;
 pub use self::transaction::{Outcome, Transaction};
 use super::{ApplyBatch, Commit, Error, OutboxRow, Parked, Record};
 
-/// A service's own rows in memory.
+/// The rows of a service in memory.
 pub trait Tables: Default + Clone + Send + 'static {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
-    /// The service's own rows.
+    /// The rows of the service.
     type Rows: Send + Sync;
 
-    /// The rows of `keys` that are there, in the order in which they are locked.
+    /// Returns the existing rows of `keys`, in the order in which they are locked.
     fn locks(&self, keys: &Self::Keys) -> BTreeSet<String>;
 
     /// Reads the rows of `keys`.
     fn read(&self, keys: &Self::Keys) -> Self::Rows;
 
-    /// Writes what has changed.
+    /// Writes the changed rows.
     ///
     /// # Errors
-    /// `Data` where a constraint forbids it: nothing of the transaction is kept then.
+    /// `Data` if a constraint is violated; the transaction is rolled back.
     fn write(&mut self, rows: &Self::Rows) -> Result<(), Error>;
 }
 
-/// What a simulation knows of the steps of a store, and does about them. The default lets all of it happen.
+/// Hooks of a simulation into the steps of a store. The defaults do nothing.
 #[async_trait]
 pub trait Steps: Send + Sync {
-    /// A step is about to be taken, or (`committed`) was taken and is not answered yet.
+    /// Called before a step, or (`committed`) after the commit and before its result is returned.
     ///
     /// # Errors
-    /// `Unavailable`: the process does not get further.
+    /// `Unavailable` ends the process of the simulation at this step.
     async fn step(&self, step: &'static str) -> Result<(), Error> {
         let _ = step;
         Ok(())
     }
 
-    /// A commit has happened and left these rows in the outbox.
+    /// Called after a commit with its new outbox rows.
     fn wrote(&self, outbox: &[OutboxRow]) {
         let _ = outbox;
     }
 }
 
-/// Lets everything happen.
+/// Hooks that do nothing.
 pub struct NoSteps;
 
 impl Steps for NoSteps {}
@@ -76,26 +76,26 @@ struct State<T> {
     outbox_ids: i64,
     parked: BTreeMap<String, Parked>,
     stream_epoch: Option<String>,
-    /// Rows that a transaction has locked.
+    /// Rows locked by transactions.
     locked: BTreeSet<String>,
-    /// Subjects that a relay owns.
+    /// Subjects claimed by relays.
     claimed: BTreeSet<String>,
 }
 
 struct Shared<T> {
     state: Mutex<State<T>>,
-    /// Rung when locks were given back.
+    /// Notified when locks are released.
     unlocked: Notify,
 }
 
 impl<T> Shared<T> {
     fn state(&self) -> MutexGuard<'_, State<T>> {
-        // What it guards is changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Every change is one step, so a panic elsewhere leaves no partial change.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What one process has of a store. Clones are the same process's.
+/// The connection of one process to a store. Clones belong to the same process.
 pub struct Store<T> {
     shared: Arc<Shared<T>>,
     clock: SharedClock,
@@ -117,7 +117,7 @@ impl<T> Clone for Store<T> {
 }
 
 impl<T: Tables> Store<T> {
-    /// An empty store.
+    /// Creates an empty store.
     #[must_use]
     pub fn new(clock: SharedClock) -> Self {
         let state = State {
@@ -134,7 +134,7 @@ impl<T: Tables> Store<T> {
         Self::with_shared(shared, clock, Arc::new(NoSteps))
     }
 
-    /// The same store as another process has it.
+    /// Connects another process to this store.
     #[must_use]
     pub fn process(&self, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         Self::with_shared(self.shared.clone(), clock, steps)
@@ -144,25 +144,25 @@ impl<T: Tables> Store<T> {
         Self { shared, clock, steps, outbox_written: Arc::new(Notify::new()), closed: Arc::new(AtomicBool::new(false)) }
     }
 
-    /// Rung whenever a commit of this process has left rows in the outbox.
+    /// Notified when a commit of this process has written outbox rows.
     #[must_use]
     pub fn outbox_written(&self) -> Arc<Notify> {
         self.outbox_written.clone()
     }
 
-    /// A look at the rows, all of one moment.
+    /// Reads rows at one point in time.
     ///
     /// # Errors
-    /// `Unavailable` if it is closed, or a simulation says so.
+    /// `Unavailable` if the store is closed or the simulation ends the process.
     pub async fn look<R>(&self, look: impl FnOnce(&T) -> R) -> Result<R, Error> {
         self.step("read").await?;
         Ok(look(&self.shared.state().tables))
     }
 
-    /// The rows and the record of a request, both of one moment.
+    /// Reads rows and the record of a request at one point in time.
     ///
     /// # Errors
-    /// As [`Self::look`].
+    /// Like [`Self::look`].
     pub async fn look_with_record<R>(
         &self,
         request_id: Option<Uuid>,

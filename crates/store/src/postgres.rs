@@ -1,8 +1,8 @@
-//! PostgreSQL under the store port: a schema a service, shared by its replicas.
+//! The store on PostgreSQL: one schema per service, shared by its replicas.
 //!
-//! A process has one connection for commits, because it has one writer, and two small pools: reads must not wait behind claims of the
-//! outbox, nor the other way round. Everything has a limit below the deadlines of calls, on the server for statements and locks,
-//! and here for a server that does not answer at all.
+//! A process has one connection for commits, because it has one writer, and two small pools, so that reads do not wait
+//! for outbox claims and vice versa. Everything has a limit below the deadline of calls: statements and locks on the
+//! server, and all operations in this process, in case the server does not respond at all.
 
 mod bookkeeping;
 mod claim;
@@ -27,12 +27,12 @@ use sqlx::{
 use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
-pub(super) use self::fault::lies_in_the_data;
+pub(super) use self::fault::is_caused_by_data;
 pub use self::{bookkeeping::response, migrate::OpenError, url::options};
 use self::{session::Limits, writer::Writer};
 use super::{ApplyBatch, Commit, Error, Work};
 
-/// How often a batch is begun in all, where others insert its keys or hold its rows in another order.
+/// Maximum number of attempts per batch, if others insert its keys or lock its rows in another order.
 const ATTEMPTS: u32 = 5;
 
 /// The schema of one service in a database. Clones share its connections.
@@ -47,11 +47,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes the schema of this name if it is absent and brings it up to date: the common tables and those of `migrations`, whose
-    /// versions must be above 100. Migrations that this program does not know are left alone: a newer one has made them.
+    /// Creates the schema if it does not exist, and applies the common migrations and `migrations`, whose versions must
+    /// be above 100. Unknown migrations are ignored: a newer program has applied them.
     ///
     /// # Errors
-    /// `OpenError`, which says whether it is worth another try.
+    /// `OpenError`, which tells whether a retry can help.
     pub async fn open(
         options: &PgConnectOptions,
         schema: &'static str,
@@ -80,37 +80,37 @@ impl Database {
         })
     }
 
-    /// Rung whenever a commit of this process has left rows in the outbox.
+    /// Notified when a commit of this process has written outbox rows.
     pub fn outbox_written(&self) -> Arc<Notify> {
         self.outbox_written.clone()
     }
 
-    /// Reads outside a commit: all that was committed before is seen.
+    /// Reads outside of a commit. Sees everything committed before.
     ///
     /// # Errors
-    /// `Unavailable` if the server does not answer in time.
+    /// `Unavailable` if the server does not respond in time.
     pub async fn fetch_all(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Vec<PgRow>, Error> {
         within(self.limits.read, query.fetch_all(&self.readers)).await
     }
 
-    /// The same of one row that may be absent.
+    /// Like [`Self::fetch_all`], for one row that may not exist.
     ///
     /// # Errors
-    /// As [`Self::fetch_all`].
+    /// Like [`Self::fetch_all`].
     pub async fn fetch_optional(&self, query: Query<'_, Postgres, PgArguments>) -> Result<Option<PgRow>, Error> {
         within(self.limits.read, query.fetch_optional(&self.readers)).await
     }
 
-    /// The same of one row that is always there.
+    /// Like [`Self::fetch_all`], for one row that always exists.
     ///
     /// # Errors
-    /// As [`Self::fetch_all`].
+    /// Like [`Self::fetch_all`].
     pub async fn fetch_one(&self, query: Query<'_, Postgres, PgArguments>) -> Result<PgRow, Error> {
         within(self.limits.read, query.fetch_one(&self.readers)).await
     }
 }
 
-/// A server that is frozen or cut off ends no statement: its clients have to.
+/// Limits a statement: a frozen or disconnected server does not end it.
 async fn within<T>(limit: Duration, answer: impl Future<Output = sqlx::Result<T>>) -> Result<T, Error> {
     Ok(tokio::time::timeout(limit, answer).await.unwrap_or_else(|_| Err(timed_out()))?)
 }
@@ -119,24 +119,25 @@ fn timed_out() -> sqlx::Error {
     sqlx::Error::Io(io::ErrorKind::TimedOut.into())
 }
 
-/// How a service's own rows are read and written within a commit. Other processes use the same schema, and programs of other
-/// versions: statements name their columns, so that a column that is added changes nothing for them.
+/// How the rows of a service are read and written within a commit. Processes of other versions share the schema, so
+/// statements name their columns: an additional column must not affect them.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
-    /// The service's own rows.
+    /// The rows of the service.
     type Rows: Send + Sync;
 
-    /// Locks the rows of `keys` in the order of their ids, the same in every process, and reads what they show under the lock.
+    /// Locks the rows of `keys` in the order of their ids, which is the same in every process, and reads them under the
+    /// lock.
     async fn lock_in_tx(connection: &mut PgConnection, keys: &Self::Keys) -> Result<Self::Rows, Error>;
 
-    /// Writes what has changed, in a few multi-row statements. What was not there is inserted, not upserted: another process may
-    /// have made it since, and that must be met, not written over.
+    /// Writes the changed rows in a few multi-row statements. New rows are inserted, not upserted: if another process
+    /// has inserted the same key, the conflict must be detected.
     async fn write_in_tx(connection: &mut PgConnection, rows: &Self::Rows) -> Result<(), Error>;
 }
 
-/// A service's store on PostgreSQL.
+/// The store of a service on PostgreSQL.
 pub struct Store<T> {
     /// The schema.
     pub database: Database,
@@ -144,7 +145,7 @@ pub struct Store<T> {
 }
 
 impl<T> Store<T> {
-    /// Keeps its rows in this schema.
+    /// Creates a store that keeps its rows in this schema.
     pub fn new(database: Database) -> Self {
         Self { database, tables: PhantomData }
     }
@@ -165,9 +166,9 @@ impl<T: Tables> Commit for Store<T> {
         let attempts = async {
             for _ in 1..ATTEMPTS {
                 match self.attempt(&mut writer, keys, requests, apply_batch).await {
-                    Err(error) if fault::is_of_others(&error) => {
+                    Err(error) if fault::is_conflict(&error) => {
                         metrics::counter!("eticket_batches_begun_again_total").increment(1);
-                        tracing::debug!(%error, "another process was faster: the batch is begun again");
+                        tracing::debug!(%error, "another process committed a conflicting batch first: retrying");
                     }
                     outcome => return outcome,
                 }
@@ -187,7 +188,7 @@ impl<T: Tables> Store<T> {
         requests: &[Uuid],
         apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<(), Error> {
-        // Owned from here on: dropped before its end, the connection goes with the transaction.
+        // Taken out of the writer: if this future is dropped, the connection is closed with its transaction.
         let mut connection = writer.begin().await?;
         match self.run_in_tx(&mut connection, keys, requests, apply_batch).await {
             Ok(work) => {
@@ -212,7 +213,7 @@ impl<T: Tables> Store<T> {
         apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<Work<T::Rows>, Error> {
         let rows = T::lock_in_tx(connection, keys).await?;
-        // Only under the locks: a batch of another process on the same rows has left its records by now.
+        // Read under the locks: batches of other processes on the same rows have written their records by now.
         let records = bookkeeping::records_in_tx(connection, requests).await?;
         let mut work = Work::new(rows, records);
         apply_batch(&mut work);

@@ -1,8 +1,8 @@
-//! SQLite under the store port: one file a service, WAL, fsync on commit.
+//! The store on SQLite: one file per service, WAL mode, fsync on commit.
 //!
-//! One lock of this process stands before all writing. SQLite would let a second writer poll for its turn and give up under load;
-//! waiting in line costs nothing. Behind it are two connections: commits are synced, the housekeeping (deleting what is sent,
-//! noting positions) is not, because losing it in a crash only repeats what is harmless to repeat.
+//! A mutex of this process serializes writers, because SQLite would let a second writer poll for the lock and fail
+//! under load. There are two write connections: commits are synced; housekeeping (deleting published rows, storing
+//! positions) is not, because repeating it after a crash is harmless.
 
 mod bookkeeping;
 mod file;
@@ -25,30 +25,32 @@ use super::{ApplyBatch, Commit, Error, Work};
 
 static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// Longest wait for a lock that another process holds, below every deadline. In practice only a tool that looks into the file.
+/// Longest wait for a lock of another process, below every deadline. Usually only a tool that inspects the file has
+/// one.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const READERS: u32 = 4;
 
-/// Primary result codes of SQLite that speak of the data: 18 too big, 19 constraint, 20 type mismatch, 25 bind out of range.
-pub(super) fn lies_in_the_data(extended_code: Option<&str>) -> bool {
+/// Whether the data is at fault. Primary result codes: 18 too big, 19 constraint, 20 type mismatch, 25 bind out of
+/// range.
+pub(super) fn is_caused_by_data(extended_code: Option<&str>) -> bool {
     let code = extended_code.and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
     matches!(code, Some(18 | 19 | 20 | 25))
 }
 
-/// What a commit promises.
+/// The durability of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It outlives the machine's crash.
+    /// Commits survive a crash of the machine.
     Synced,
-    /// It outlives the process's crash. After the machine's, the newest commits may be missing, but none before one that is there:
-    /// for what can be read again from elsewhere, from a position kept in the same commits.
+    /// Commits survive a crash of the process. A crash of the machine may lose the newest commits, but none before a
+    /// surviving one. For data that can be read again from a position stored in the same commits.
     Unsynced,
 }
 
 struct Writers {
     synced: Writer,
     unsynced: Writer,
-    /// Let go last.
+    /// Unlocked after the connections are closed.
     file: OwnedFile,
 }
 
@@ -62,19 +64,18 @@ pub struct Database {
 }
 
 impl Database {
-    /// Opens or makes the file and brings its schema up to date: the common tables and those of `migrations`, whose versions must
-    /// be above 100.
+    /// Opens or creates the file, and applies the common migrations and `migrations`, whose versions must be above 100.
     ///
     /// # Errors
-    /// `Unavailable` if the file cannot be opened, made or written, or another process has it.
+    /// `Unavailable` if the file cannot be opened, created or written, or is locked by another process.
     pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
         Self::open_with(path, migrations, clock, Durability::Synced).await
     }
 
-    /// The same, with commits that promise what `durability` says.
+    /// Like [`Self::open`], with another durability of commits.
     ///
     /// # Errors
-    /// As [`Self::open`].
+    /// Like [`Self::open`].
     pub async fn open_with(
         path: &Path,
         migrations: &Migrator,
@@ -107,15 +108,15 @@ impl Database {
         Ok(Self { writers, readers, outbox_written: Arc::new(Notify::new()), clock })
     }
 
-    /// For reads outside a commit: each sees all that was committed before it began.
+    /// The pool for reads outside of a commit. Each read sees everything committed before it began.
     pub fn readers(&self) -> &SqlitePool {
         &self.readers
     }
 
-    /// How SQLite would go about a statement, for tests that look whether an index serves it.
+    /// Returns the query plan of a statement, for tests that check the use of an index.
     ///
     /// # Errors
-    /// If it cannot be planned.
+    /// Fails if the statement cannot be planned.
     #[cfg(any(test, feature = "memory"))]
     pub async fn plan(&self, statement: &str) -> Result<String, sqlx::Error> {
         let explained = sqlx::query_as(sqlx::AssertSqlSafe(format!("explain query plan {statement}")));
@@ -123,20 +124,20 @@ impl Database {
         Ok(steps.into_iter().map(|(.., detail)| detail).collect::<Vec<_>>().join("; "))
     }
 
-    /// Rung whenever a commit has left rows in the outbox.
+    /// Notified when a commit has written outbox rows.
     pub fn outbox_written(&self) -> Arc<Notify> {
         self.outbox_written.clone()
     }
 
     async fn writers(&self) -> Result<WritersGuard<'_>, Error> {
         let guard = self.writers.lock().await;
-        // Writing to a file that was removed works, and is lost with the process.
+        // Writes to a removed file succeed, and would be lost with the process.
         guard.as_ref().ok_or(sqlx::Error::PoolClosed)?.file.check()?;
         Ok(WritersGuard(guard))
     }
 }
 
-/// The lock before all writing, held, on a database that is not closed.
+/// The lock on the write connections of an open database.
 struct WritersGuard<'a>(MutexGuard<'a, Option<Writers>>);
 
 impl WritersGuard<'_> {
@@ -153,7 +154,8 @@ impl WritersGuard<'_> {
     }
 }
 
-/// Over a pool of its own, closed afterwards: a connection that failed in the middle would take the lock with it.
+/// Applies migrations over a separate pool, which is closed afterwards: a connection that failed midway would keep its
+/// lock.
 pub async fn migrate(options: SqliteConnectOptions, migrator: &Migrator) -> sqlx::Result<()> {
     let pool = SqlitePoolOptions::new().max_connections(1).connect_with(options).await?;
     let outcome = migrator.run(&pool).await;
@@ -161,22 +163,22 @@ pub async fn migrate(options: SqliteConnectOptions, migrator: &Migrator) -> sqlx
     outcome.map_err(|error| sqlx::Error::Migrate(Box::new(error)))
 }
 
-/// How a service's own rows are read and written within a commit.
+/// How the rows of a service are read and written within a commit.
 #[async_trait]
 pub trait Tables: Send + Sync + 'static {
     /// Names the rows that a batch needs.
     type Keys: Send + Sync;
-    /// The service's own rows.
+    /// The rows of the service.
     type Rows: Send + Sync;
 
-    /// Reads the rows of `keys`. The whole file is locked for writing by then.
+    /// Reads the rows of `keys`. The whole file is already locked for writing.
     async fn read_in_tx(connection: &mut SqliteConnection, keys: &Self::Keys) -> Result<Self::Rows, Error>;
 
-    /// Writes what has changed, in a few multi-row statements.
+    /// Writes the changed rows in a few multi-row statements.
     async fn write_in_tx(connection: &mut SqliteConnection, rows: &Self::Rows) -> Result<(), Error>;
 }
 
-/// A service's store on SQLite.
+/// The store of a service on SQLite.
 pub struct Store<T> {
     /// The file.
     pub database: Database,
@@ -184,7 +186,7 @@ pub struct Store<T> {
 }
 
 impl<T> Store<T> {
-    /// Keeps its rows in this file.
+    /// Creates a store that keeps its rows in this file.
     pub fn new(database: Database) -> Self {
         Self { database, tables: PhantomData }
     }
@@ -202,7 +204,7 @@ impl<T: Tables> Commit for Store<T> {
         apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<(), Error> {
         let mut writers = self.database.writers().await?;
-        // IMMEDIATE takes the lock for writing at once: nothing read here can be outdated at the commit.
+        // IMMEDIATE takes the write lock at once, so that nothing read here can be outdated at the commit.
         let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
         let rows = T::read_in_tx(&mut transaction, keys).await?;
         let records = bookkeeping::records_in_tx(&mut transaction, requests).await?;
@@ -218,13 +220,14 @@ impl<T: Tables> Commit for Store<T> {
     }
 }
 
-/// The rows of a multi-row statement, as one JSON array of arrays to bind: SQLite has no other form that keeps the statement's
-/// text the same whatever the number of rows. Bytes travel as [`hex`] and are put back by `unhex`.
+/// Encodes the rows of a multi-row statement as one JSON array of arrays to bind. SQLite has no other form that keeps
+/// the text of the statement independent of the number of rows. Bytes are encoded with [`hex`] and decoded with
+/// `unhex`.
 pub fn json_rows(rows: impl IntoIterator<Item = serde_json::Value>) -> String {
     serde_json::Value::Array(rows.into_iter().collect()).to_string()
 }
 
-/// Bytes for [`json_rows`].
+/// Encodes bytes for [`json_rows`].
 pub fn hex(bytes: &[u8]) -> String {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut text = String::with_capacity(bytes.len() * 2);
@@ -235,10 +238,10 @@ pub fn hex(bytes: &[u8]) -> String {
     text
 }
 
-/// A time column: microseconds since 1970, UTC.
+/// Reads a time column: microseconds since 1970, UTC.
 ///
 /// # Errors
-/// `Data` if the column is none.
+/// `Data` if the value is not a time.
 pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateTime<chrono::Utc>, Error> {
     let micros = sqlx::Row::try_get(row, column)?;
     chrono::DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data(format!("{column} is out of range")))
@@ -288,7 +291,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_belongs_to_one_database_until_it_is_closed() {
+    async fn a_file_is_locked_until_its_database_is_closed() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("test.db");
         let first = open(&path).await.unwrap();
@@ -300,13 +303,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nothing_is_written_to_a_file_that_was_removed() {
+    async fn nothing_is_written_to_a_removed_file() {
         let folder = tempfile::tempdir().unwrap();
         let (path, aside) = (folder.path().join("test.db"), folder.path().join("aside.db"));
         let database = open(&path).await.unwrap();
         database.set_stream_epoch("a").await.unwrap();
         std::fs::rename(&path, &aside).unwrap();
-        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))), "health says so");
+        assert!(matches!(database.ping().await, Err(Error::Unavailable(_))), "health reports it");
         assert!(matches!(database.set_stream_epoch("b").await, Err(Error::Unavailable(_))));
         std::fs::rename(&aside, &path).unwrap();
         database.ping().await.unwrap();
@@ -315,15 +318,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_file_that_can_only_be_read_does_not_answer() {
+    async fn a_read_only_file_fails_the_ping() {
         let folder = tempfile::tempdir().unwrap();
         let database = open(&folder.path().join("test.db")).await.unwrap();
         database.ping().await.unwrap();
-        // Stands for a file without the right to write, which these tests may have anyway.
+        // Simulates a file without write permission, which the user of these tests might bypass.
         let mut writers = database.writers().await.unwrap();
         sqlx::query("pragma query_only = true").execute(writers.unsynced().await.unwrap()).await.unwrap();
         drop(writers);
         assert!(matches!(database.ping().await, Err(Error::Unavailable(_))));
-        assert_eq!(database.outbox_depth().await.unwrap(), 0, "it can be read");
+        assert_eq!(database.outbox_depth().await.unwrap(), 0, "reading still works");
     }
 }

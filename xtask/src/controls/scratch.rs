@@ -1,8 +1,8 @@
-//! The scratch copy of the checkout that guards are taken out of.
+//! The scratch copy of the checkout in which guards are removed.
 //!
-//! It is kept from run to run and only files that differ are written, so that cargo builds again only what a patch touches.
-//! Its target folder is its own: cargo names what it builds by paths within the workspace, so that in a shared one a crate
-//! without its guard would be taken for the real one.
+//! The copy is kept between runs, and only different files are written, so that cargo rebuilds only what a patch
+//! changes. It has its own target folder: cargo names build results by paths within the workspace, so with a shared
+//! folder a crate without its guard could be used in a normal build.
 
 use std::{
     collections::BTreeSet,
@@ -30,7 +30,7 @@ impl Scratch {
         self.folder.join("tree")
     }
 
-    /// Makes the copy equal to the checkout again.
+    /// Makes the copy equal to the checkout.
     pub(super) fn restore(&self, checkout: &Checkout) -> Result<()> {
         let wanted: BTreeSet<PathBuf> = checkout.files()?.into_iter().collect();
         for file in &wanted {
@@ -41,20 +41,21 @@ impl Scratch {
                 continue;
             }
             if let Some(parent) = copy.parent() {
-                fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
+                fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
             }
             fs::write(&copy, bytes).with_context(|| format!("cannot write {}", copy.display()))?;
         }
         remove_others(&self.tree(), &self.tree(), &wanted)
     }
 
-    /// Takes a guard out.
+    /// Removes a guard.
     ///
     /// # Errors
-    /// A patch that no longer applies: the guard has changed, and the patch must follow it.
+    /// Fails if the patch does not apply: the guarded code has changed, and the patch must be updated.
     pub(super) fn apply(&self, patch: &Path) -> Result<()> {
         let mut apply = Command::new("git");
-        // The copy lies in an ignored folder of the checkout, whose git would leave it alone.
+        // The copy is in an ignored folder of the checkout; without the ceiling, git would use the checkout's
+        // repository and skip the files.
         apply.current_dir(self.tree()).env("GIT_CEILING_DIRECTORIES", &self.folder);
         command::output(apply.arg("apply").arg(patch)).map(drop).context("the patch no longer applies")
     }
@@ -63,15 +64,15 @@ impl Scratch {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(self.tree());
         cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
-        // Tests of one crate need no speed, and libraries that are not optimised are built in half the time. Nobody reads where in
-        // the source they failed.
+        // Less optimization and no debug information halve the build time of libraries; the tests of one crate need
+        // neither.
         cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
         cargo
     }
 }
 
-/// Removes files that a patch made, or that the checkout has no more, and folders that are empty then: cargo takes `services/chassis`
-/// for a member of `services/*` also where nothing is left in it.
+/// Removes files that a patch added or that are no longer in the checkout, and folders that become empty: cargo takes
+/// an empty folder in `services/` for a member of the workspace.
 fn remove_others(root: &Path, folder: &Path, wanted: &BTreeSet<PathBuf>) -> Result<()> {
     for entry in fs::read_dir(folder).with_context(|| format!("cannot read {}", folder.display()))? {
         let path = entry?.path();
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_checkout_has_no_more_goes_with_its_folder() {
+    fn removed_files_are_deleted_with_their_folders() {
         let root = tempfile::tempdir().unwrap();
         for file in ["kept/a.rs", "gone/src/b.rs", "kept/c.rs"] {
             let path = root.path().join(file);

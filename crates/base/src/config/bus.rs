@@ -1,4 +1,4 @@
-//! `bus.*`: where the bus is, and who one is there.
+//! `bus.*`: the address of the bus and the credentials for it.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::nats_address::{self, Address};
 use super::{Error, file_path};
 
-/// The URL of the bus in the process itself.
+/// The URL of the embedded bus.
 pub const EMBEDDED: &str = "embedded";
 /// The file of the embedded bus, in the data folder.
 pub const FILE: &str = "bus.db";
@@ -17,16 +17,16 @@ const EXPECTED: &str = "expected embedded (one process only) or nats://host:4222
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BusConfig {
-    /// `embedded`, or where the bus is.
+    /// `embedded`, or the URL of the NATS servers.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub url: Option<String>,
-    /// A file of NATS credentials (`.creds`), in place of a user or token in the URL.
+    /// A NATS credentials file (`.creds`), instead of a user or token in the URL.
     #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub credentials: Option<PathBuf>,
-    /// Certificates (PEM) that the servers' own are signed by; without it the system's.
+    /// CA certificates (PEM) for the certificates of the servers. Default: those of the system.
     #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Servers that keep the stream, at least.
+    /// Minimum number of replicas of the stream.
     pub replicas: u8,
 }
 
@@ -37,16 +37,16 @@ impl Default for BusConfig {
 }
 
 impl BusConfig {
-    /// Whether no key was given.
+    /// Whether no key is set.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Where the servers are.
+    /// Parses the URL.
     ///
     /// # Errors
-    /// If the URL names none.
+    /// Fails if it is not a list of NATS servers.
     pub fn address(&self) -> Result<Address, Error> {
         let url = self.url.as_deref().unwrap_or_default();
         nats_address::parse(url).map_err(|expected| self.refused(format!("{EXPECTED}: {expected}")))
@@ -56,10 +56,10 @@ impl BusConfig {
         Error::new("bus.url", self.url.clone(), expected)
     }
 
-    /// Whether a bus of this configuration can be had.
+    /// Checks the keys against each other.
     ///
     /// # Errors
-    /// If not.
+    /// Fails if the URL is missing or invalid, or if another key does not apply to it.
     pub fn check(&self) -> Result<(), Error> {
         let only_nats = "is only for nats://";
         match self.url.as_deref() {
@@ -73,7 +73,7 @@ impl BusConfig {
             Some(url) if url.starts_with("nats://") || url.starts_with("tls://") => {
                 super::within("bus.replicas", self.replicas.into(), 1, 5)?;
                 if self.address()?.login.is_some() && self.credentials.is_some() {
-                    let expected = "no user or token here where bus.credentials is given".to_owned();
+                    let expected = "no user or token in the URL if bus.credentials is set".to_owned();
                     return Err(self.refused(expected));
                 }
                 Ok(())
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bus_is_embedded_or_of_nats() {
+    fn a_bus_is_embedded_or_nats() {
         for url in ["embedded", "nats://a:4222", "nats://u:p@a:4222,b:4222", "tls://t@a"] {
             assert_eq!(bus(url).check(), Ok(()), "{url}");
         }
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_nats_has_is_refused_of_the_embedded_bus() {
+    fn keys_for_nats_are_refused_for_the_embedded_bus() {
         let file = || Some(PathBuf::from("a"));
         for (config, key) in [
             (BusConfig { credentials: file(), ..bus("embedded") }, "bus.credentials"),

@@ -1,4 +1,4 @@
-//! Lists that may be written with commas in one text, as the environment must: `#[serde(with = "comma_list")]`.
+//! Lists that can be written as one text with commas, for environment variables: `#[serde(with = "comma_list")]`.
 
 use std::{
     fmt::{Display, Write},
@@ -14,15 +14,17 @@ enum TextOrList {
     List(Vec<String>),
 }
 
+/// Deserializes a list, or a text with commas.
+///
 /// # Errors
-/// If it is neither text nor a list of texts, or one of them is not a `T`.
+/// Fails if the value is neither text nor a list of texts, or if one of them is not a `T`.
 pub fn deserialize<'de, D, T>(deserializer: D) -> Result<Vec<T>, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: Display>,
 {
     let form = TextOrList::deserialize(deserializer)
-        .map_err(|_| D::Error::custom("expected a text with commas, or a list of texts"))?;
+        .map_err(|_| D::Error::custom("expected a text with commas or a list of texts"))?;
     let parts = match form {
         TextOrList::Text(text) => text.split(',').map(str::to_owned).collect(),
         TextOrList::List(parts) => parts,
@@ -31,8 +33,10 @@ where
     parts.map(|part| part.parse().map_err(D::Error::custom)).collect()
 }
 
+/// Serializes a list as a text with commas.
+///
 /// # Errors
-/// Those of the serializer.
+/// Returns the errors of the serializer.
 pub fn serialize<S: Serializer, T: Display>(parts: &[T], serializer: S) -> Result<S::Ok, S::Error> {
     let mut text = String::new();
     for (index, part) in parts.iter().enumerate() {

@@ -1,18 +1,18 @@
-//! Paths in the configuration: `#[serde(deserialize_with = "file_path::optional")]`.
+//! Deserializes paths: `#[serde(deserialize_with = "file_path::optional")]`.
 
 use std::path::PathBuf;
 
 use serde::{Deserialize, Deserializer, de::Error};
 
-/// A path that may be left out, but not be empty: an empty one is most often a variable that nobody has set.
+/// Deserializes an optional path. An empty path is refused, because it usually comes from an unset variable.
 ///
 /// # Errors
-/// If it is no text, or empty.
+/// Fails if the value is empty or not text.
 pub fn optional<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PathBuf>, D::Error> {
     let path = Option::<PathBuf>::deserialize(deserializer)?;
     match path {
         Some(path) if path.as_os_str().is_empty() => {
-            Err(D::Error::custom("expected a path; leave it out for the default"))
+            Err(D::Error::custom("expected a path; omit the key for the default"))
         }
         path => Ok(path),
     }

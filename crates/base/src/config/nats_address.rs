@@ -1,28 +1,28 @@
-//! What `bus.url` says: `nats://[user:password@|token@]host:4222[,…]`, or `tls://` likewise.
+//! Parses `bus.url`: `nats://[user:password@|token@]host:4222[,…]`, or `tls://` likewise.
 
 use crate::percent;
 
-/// Where the servers are, and who one is there.
+/// NATS servers and the credentials for them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
-    /// `host:port` each.
+    /// `host:port` of each server.
     pub servers: Vec<String>,
-    /// Whether the connection must be encrypted, whatever the server asks for.
+    /// Whether TLS is required, even if the server does not ask for it.
     pub tls: bool,
-    /// `None`: the servers need none, or it is in a file.
+    /// `None` if the servers need no login or it is in a credentials file.
     pub login: Option<Login>,
 }
 
-/// How one is known to the servers.
+/// The credentials of a NATS client.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Login {
-    /// By a token.
+    /// A token.
     Token(String),
-    /// By name and password.
+    /// A user and password.
     User {
-        /// Not encoded.
+        /// The decoded name.
         name: String,
-        /// Not encoded.
+        /// The decoded password.
         password: String,
     },
 }
@@ -35,11 +35,11 @@ impl std::fmt::Debug for Login {
 
 const PORT: u16 = 4222;
 
-/// Reads a list of servers. The scheme stands before the first, and may stand before each; so may the login, which is one for all:
-/// it is also shown to servers that are found through the others.
+/// Parses a list of servers. Only the first needs a scheme; a scheme on the others must be the same. All servers share
+/// one login, which the client also sends to servers that it discovers.
 ///
 /// # Errors
-/// What is wrong, without what may be a password.
+/// Describes the error without any part that may be a password.
 pub fn parse(url: &str) -> Result<Address, String> {
     let mut address = Address { servers: Vec::new(), tls: false, login: None };
     for (number, one) in url.split(',').enumerate() {
@@ -50,7 +50,7 @@ pub fn parse(url: &str) -> Result<Address, String> {
                 rest
             }
             (None, None) if number > 0 && !one.contains("://") => one,
-            _ => return Err("one of nats:// and tls:// for all".to_owned()),
+            _ => return Err("the same scheme, nats:// or tls://, for all servers".to_owned()),
         };
         let (login, server) = match rest.rsplit_once('@') {
             Some((login, server)) => (Some(parse_login(login)?), server),
@@ -58,7 +58,9 @@ pub fn parse(url: &str) -> Result<Address, String> {
         };
         match (&address.login, login) {
             (None, Some(login)) => address.login = Some(login),
-            (Some(known), Some(login)) if *known != login => return Err("one user or token for all".to_owned()),
+            (Some(known), Some(login)) if *known != login => {
+                return Err("the same user or token for all servers".to_owned());
+            }
             _ => {}
         }
         address.servers.push(parse_server(server)?);
@@ -69,7 +71,7 @@ pub fn parse(url: &str) -> Result<Address, String> {
 fn parse_login(login: &str) -> Result<Login, String> {
     let known = match login.split_once(':') {
         Some((name, password)) => Login::User { name: percent::decode(name), password: percent::decode(password) },
-        // Without a colon it is a token, as NATS writes it.
+        // NATS reads a login without a colon as a token.
         None => Login::Token(percent::decode(login)),
     };
     match &known {
@@ -79,7 +81,7 @@ fn parse_login(login: &str) -> Result<Login, String> {
 }
 
 fn parse_server(server: &str) -> Result<String, String> {
-    let refuse = || format!("a host and a port, as bus.example:{PORT}, and not {server:?}");
+    let refuse = || format!("a host and a port such as bus.example:{PORT}, not {server:?}");
     let bracketed = server.strip_prefix('[').and_then(|rest| rest.split_once(']'));
     let (host, port) = match bracketed {
         Some((host, port)) => (format!("[{host}]"), port.strip_prefix(':').or(port.is_empty().then_some(""))),
@@ -104,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn lists_of_servers_are_read() {
+    fn lists_of_servers_are_parsed() {
         let address = parse("nats://a:4222,b:4223,nats://[::1]:1,c").unwrap();
         assert_eq!(address.servers, ["a:4222", "b:4223", "[::1]:1", "c:4222"]);
         assert_eq!((address.tls, address.login), (false, None));
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_lists_are_refused_and_show_no_password() {
+    fn errors_of_malformed_lists_show_no_password() {
         for url in [
             "nats://",
             "nats://a,",

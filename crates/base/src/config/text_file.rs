@@ -1,22 +1,22 @@
-//! Files of text that people write: UTF-8, with or without a byte order mark, which some editors put at the start.
+//! Text files written by people: UTF-8, with or without a byte order mark, which some editors add.
 
 use std::{fs, path::Path};
 
 const UTF_8: &[u8] = &[0xef, 0xbb, 0xbf];
 const UTF_16: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
 
-/// Reads a file of text.
+/// Reads a text file.
 ///
 /// # Errors
-/// Why it is none, for a person who knows the file's name.
+/// Returns why the file cannot be read or decoded, without its name.
 pub fn read(path: &Path) -> Result<String, String> {
     decode(fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?)
 }
 
-/// The text in these bytes, without a byte order mark.
+/// Decodes a file, and removes a byte order mark.
 ///
 /// # Errors
-/// Where it is not UTF-8.
+/// Fails if it is not UTF-8.
 pub fn decode(mut bytes: Vec<u8>) -> Result<String, String> {
     if UTF_16.iter().any(|mark| bytes.starts_with(mark)) {
         return Err("the file is in UTF-16: save it in UTF-8".to_owned());
@@ -31,8 +31,8 @@ pub fn decode(mut bytes: Vec<u8>) -> Result<String, String> {
     })
 }
 
-/// Whether a file begins with a byte order mark: for the sake of libraries that read it themselves, and would skip what stands
-/// behind.
+/// Whether a file begins with a UTF-8 byte order mark. Libraries that read the file themselves may ignore the first
+/// line after a mark.
 #[must_use]
 pub fn has_mark(bytes: &[u8]) -> bool {
     bytes.starts_with(UTF_8)
@@ -43,14 +43,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_byte_order_mark_is_no_part_of_the_text() {
+    fn a_byte_order_mark_is_removed() {
         assert_eq!(decode("\u{feff}a = 1".into()).as_deref(), Ok("a = 1"));
         assert_eq!(decode("a = 1".into()).as_deref(), Ok("a = 1"));
         assert_eq!(decode(Vec::new()).as_deref(), Ok(""));
     }
 
     #[test]
-    fn what_is_not_utf_8_is_told_with_its_line() {
+    fn the_error_names_the_line_that_is_not_utf_8() {
         let refused = decode(b"a = 1\n# caf\xe9\n".to_vec()).expect_err("Latin-1");
         assert!(refused.contains("line 2") && refused.contains("UTF-8"), "{refused}");
         for bytes in [b"\xff\xfea\0".to_vec(), b"\xfe\xff\0a".to_vec()] {

@@ -1,27 +1,27 @@
-//! URLs of stores and buses: which there are, and what of them may be shown.
+//! URLs of stores and buses: parsing, and masking of passwords.
 
 use std::path::PathBuf;
 
 use super::Error;
 
-/// What a service can keep its state in.
+/// The stores that a service supports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreSupport {
-    /// It has no store, no bus and no data folder.
+    /// No store, no bus and no data folder.
     None,
-    /// SQLite only: one file a replica.
+    /// SQLite only: one file per replica.
     SqliteOnly,
-    /// Every store there is.
+    /// SQLite and PostgreSQL.
     Any,
 }
 
-/// A URL without the password that it may carry, for people's eyes.
+/// Masks the passwords of one URL or of a list of URLs.
 #[must_use]
 pub fn without_password(text: &str) -> String {
     let mut urls: Vec<String> = Vec::new();
     for part in text.split(',') {
         match urls.last_mut() {
-            // Lists of NATS leave the scheme out, and a password may have a comma.
+            // In a NATS list only the first URL needs a scheme, and a password may contain a comma.
             Some(last) if !part.contains("://") => *last = format!("{last},{part}"),
             _ => urls.push(part.to_owned()),
         }
@@ -31,11 +31,11 @@ pub fn without_password(text: &str) -> String {
 
 fn one_without_password(text: &str) -> String {
     let Some((scheme, rest)) = text.split_once("://") else { return text.to_owned() };
-    // From the last @ on: what is before it may be a password with any character, rightly encoded or not.
+    // Search from the last @: the part before it may be a password with any character, encoded or not.
     let host = rest.rfind('@').unwrap_or_default();
     let (authority, tail) = rest.split_at(rest[host..].find(['/', '?', '#', '&']).map_or(rest.len(), |end| host + end));
     let authority = match authority.rsplit_once('@') {
-        // Without a colon it is a token, as NATS writes it.
+        // NATS reads a login without a colon as a token.
         Some((user, host)) => match user.split_once(':') {
             Some((user, _)) => format!("{user}:***@{host}"),
             None => format!("***@{host}"),
@@ -46,7 +46,7 @@ fn one_without_password(text: &str) -> String {
     format!("{scheme}://{authority}{tail}")
 }
 
-/// With what separates it from the next.
+/// Masks one parameter of a query; `text` includes the separator after it.
 fn parameter_without_password(text: &str) -> String {
     let (pair, end) = text.split_at(text.trim_end_matches(['?', '&']).len());
     match pair.split_once('=') {
@@ -59,27 +59,25 @@ fn is_postgres(url: &str) -> bool {
     url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
-/// Where a service keeps its state.
+/// Where a service stores its state.
 #[derive(Debug)]
 pub enum StorePlace {
-    /// A file of its own.
+    /// A SQLite file.
     Sqlite(PathBuf),
-    /// A schema of its own name in the database of this URL.
+    /// A schema named after the service, in the database of this URL.
     Postgres(String),
 }
 
-/// What a `store.url` of one service names.
+/// Parses the `store.url` of one service.
 ///
 /// # Errors
-/// If it is neither `sqlite:PATH` nor `postgres://...`, or the latter where only a file will do. What a URL of PostgreSQL says beyond its
-/// scheme is checked by the service that opens it.
+/// Fails if the URL is neither `sqlite:PATH` nor `postgres://...`, or if it is `postgres://...` and the service
+/// supports SQLite only. Only the scheme of a PostgreSQL URL is checked; the store checks the rest when it opens.
 pub fn store_place(support: StoreSupport, url: &str) -> Result<StorePlace, Error> {
     let refuse = |expected: String| Err(Error::new("store.url", Some(url.to_owned()), expected));
     if is_postgres(url) {
         return match support {
-            StoreSupport::SqliteOnly => {
-                refuse("this service keeps its state in SQLite only; expected sqlite:PATH".to_owned())
-            }
+            StoreSupport::SqliteOnly => refuse("this service supports SQLite only; expected sqlite:PATH".to_owned()),
             _ => Ok(StorePlace::Postgres(url.to_owned())),
         };
     }
@@ -88,7 +86,7 @@ pub fn store_place(support: StoreSupport, url: &str) -> Result<StorePlace, Error
         _ => "expected sqlite:PATH",
     };
     let Some(path) = url.strip_prefix("sqlite:") else { return refuse(expected.to_owned()) };
-    // `sqlite:///var/x` is how other programs write it.
+    // Other programs write `sqlite:///var/x`.
     let path = path.strip_prefix("//").unwrap_or(path);
     if path.is_empty() || path.starts_with(':') || path.contains('?') {
         return refuse("expected sqlite:PATH with the path of a file".to_owned());
@@ -96,13 +94,15 @@ pub fn store_place(support: StoreSupport, url: &str) -> Result<StorePlace, Error
     Ok(StorePlace::Sqlite(PathBuf::from(path)))
 }
 
-/// What a `store.url` at the root of several services means for one of them; `None` if nothing.
+/// Returns the part of a `store.url` at the root of several services that applies to one of them; `None` if it does not
+/// apply.
 ///
 /// # Errors
-/// For a file, which several cannot share, and for what is no store at all.
+/// Fails if the URL names a file, which several services cannot share, or is not a store.
 pub fn shared_store(support: StoreSupport, url: &str) -> Result<Option<&str>, Error> {
     if url.starts_with("sqlite:") {
-        let expected = "several services cannot share one file; set it for each, as ticket.store.url, or leave it out";
+        let expected =
+            "several services cannot share one file; set it for each service, as in ticket.store.url, or omit it";
         return Err(Error::new("store.url", Some(url.to_owned()), expected));
     }
     match support {
@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_of_ones_own_is_a_file_or_a_schema() {
+    fn the_store_of_one_service_is_a_file_or_a_schema() {
         for support in [StoreSupport::Any, StoreSupport::SqliteOnly] {
             for (url, expected) in [("sqlite:a/b.db", "a/b.db"), ("sqlite:///a/b.db", "/a/b.db")] {
                 let place = store_place(support, url);
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_for_all_is_no_file_and_means_nothing_to_some() {
+    fn a_shared_store_is_not_a_file_and_does_not_apply_to_all_services() {
         assert!(shared_store(StoreSupport::Any, "sqlite:a").is_err());
         assert!(shared_store(StoreSupport::SqliteOnly, "sqlite:a").is_err());
         assert_eq!(shared_store(StoreSupport::SqliteOnly, "postgres://db"), Ok(None));

@@ -1,8 +1,8 @@
-//! The writer of the log. A thread of its own writes to standard error, so that a pipe that nobody reads blocks that thread
-//! only; what does not fit into a bounded queue is dropped and counted.
+//! The log writer. A dedicated thread writes to standard error, so that a full pipe blocks only that thread. Lines that
+//! do not fit into the bounded queue are dropped and counted.
 //!
-//! tracing-appender does the same, but its guard writes to standard output, and may block there, when the queue is full at
-//! the end of the process.
+//! tracing-appender does the same, but if the queue is full at the end of the process, its guard writes to standard
+//! output and may block there.
 
 use std::{
     io::{self, Write},
@@ -17,29 +17,29 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
-/// Bytes that wait to be written, at most.
+/// Maximum size of the queue in bytes.
 pub(super) const MOST_BYTES: usize = 4 << 20;
 
-/// Says in the log that so many lines were dropped before this place. The line ends with a line feed.
+/// Formats the notice that this many lines were dropped here. It ends with a line feed.
 pub(super) type Notice = fn(u64) -> String;
 
 enum WriterMessage {
     Write(Vec<u8>),
-    /// Everything ordered before has been written.
+    /// Signals that everything queued before has been written.
     Flush(mpsc::Sender<()>),
 }
 
 #[derive(Debug, Default)]
 struct Counts {
     queued_bytes: AtomicUsize,
-    /// Since the last notice.
+    /// Lines dropped since the last notice.
     dropped: AtomicU64,
 }
 
-/// Queues lines for the thread that writes. Clones write to the same place.
+/// Queues lines for the writer thread. Clones use the same queue.
 #[derive(Debug, Clone)]
 pub(super) struct LogWriter {
-    orders: mpsc::Sender<WriterMessage>,
+    sender: mpsc::Sender<WriterMessage>,
     counts: Arc<Counts>,
     most_bytes: usize,
 }
@@ -48,20 +48,20 @@ impl LogWriter {
     /// Starts the thread, which runs until the process ends.
     ///
     /// # Errors
-    /// If the system gives no thread.
+    /// Fails if the system cannot start a thread.
     pub(super) fn start(out: impl Write + Send + 'static, most_bytes: usize, notice: Notice) -> io::Result<Self> {
-        let (orders, queue) = mpsc::channel();
+        let (sender, queue) = mpsc::channel();
         let counts = Arc::new(Counts::default());
         let shared = counts.clone();
         thread::Builder::new().name("log".to_owned()).spawn(move || write_all(out, &queue, &shared, notice))?;
-        Ok(Self { orders, counts, most_bytes })
+        Ok(Self { sender, counts, most_bytes })
     }
 
     /// Queues one line, or drops it. Never blocks.
     pub(super) fn queue(&self, line: &[u8]) {
         let Counts { queued_bytes, dropped } = &*self.counts;
         let before = queued_bytes.fetch_add(line.len(), Ordering::Relaxed);
-        if before + line.len() <= self.most_bytes && self.orders.send(WriterMessage::Write(line.to_vec())).is_ok() {
+        if before + line.len() <= self.most_bytes && self.sender.send(WriterMessage::Write(line.to_vec())).is_ok() {
             return;
         }
         queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
@@ -69,23 +69,23 @@ impl LogWriter {
         metrics::counter!(super::DROPPED).increment(1);
     }
 
-    /// Waits until what is queued now has been written, but not longer than this.
-    pub(super) fn flush(&self, patience: Duration) {
+    /// Waits until the lines queued so far have been written, at most `timeout`.
+    pub(super) fn flush(&self, timeout: Duration) {
         let (done, written) = mpsc::channel();
-        if self.orders.send(WriterMessage::Flush(done)).is_ok() {
-            written.recv_timeout(patience).ok();
+        if self.sender.send(WriterMessage::Flush(done)).is_ok() {
+            written.recv_timeout(timeout).ok();
         }
     }
 }
 
 fn write_all(mut out: impl Write, queue: &mpsc::Receiver<WriterMessage>, counts: &Counts, notice: Notice) {
-    while let Ok(order) = queue.recv() {
+    while let Ok(message) = queue.recv() {
         let dropped = counts.dropped.swap(0, Ordering::Relaxed);
         if dropped > 0 {
-            // Where nobody reads the log any more, serving goes on.
+            // Errors are ignored: the process serves on without a reader of the log.
             out.write_all(notice(dropped).as_bytes()).ok();
         }
-        match order {
+        match message {
             WriterMessage::Write(line) => {
                 out.write_all(&line).ok();
                 counts.queued_bytes.fetch_sub(line.len(), Ordering::Relaxed);
@@ -98,7 +98,7 @@ fn write_all(mut out: impl Write, queue: &mpsc::Receiver<WriterMessage>, counts:
     }
 }
 
-/// One event of the log: tracing-subscriber writes each with a single call.
+/// One event of the log: tracing-subscriber writes each event with a single call.
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         self.queue(line);
@@ -126,7 +126,7 @@ mod tests {
 
     const SOON: Duration = Duration::from_secs(10);
 
-    /// Blocks each write until it may go on, as a full pipe does.
+    /// Blocks each write until it is released, as a full pipe does.
     struct Pipe {
         go_on: mpsc::Receiver<()>,
         written: Arc<Mutex<String>>,
@@ -145,12 +145,12 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_dropped_and_counted() {
+    fn lines_that_do_not_fit_are_dropped_and_counted() {
         let (reader, go_on) = mpsc::channel();
         let written = Arc::new(Mutex::new(String::new()));
         let pipe = Pipe { go_on, written: written.clone() };
         let log = LogWriter::start(pipe, 40, |count| format!("{count} dropped\n")).expect("a thread");
-        // Ten bytes each: four fit, whether or not the thread has taken the first one already.
+        // Ten bytes each: four lines fit, whether or not the thread has already taken the first.
         for number in 0..7 {
             log.queue(format!("line {number:04}\n").as_bytes());
         }
@@ -161,7 +161,7 @@ mod tests {
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.iter().filter(|line| line.starts_with("line")).count(), 4, "{text}");
         assert!(lines.contains(&"line 0003"), "{text}");
-        // In one notice, or in several where the thread wrote one between two of the lines.
+        // One notice, or several if the thread wrote one between two lines.
         let dropped = lines.iter().filter_map(|line| line.strip_suffix(" dropped")?.parse::<u32>().ok());
         assert_eq!(dropped.sum::<u32>(), 3, "{text}");
         log.queue(b"line 0007\n");
@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn a_log_that_cannot_be_written_holds_nobody_up() {
+    fn write_errors_do_not_block_or_drop_lines() {
         struct Closed;
         impl Write for Closed {
             fn write(&mut self, _: &[u8]) -> io::Result<usize> {

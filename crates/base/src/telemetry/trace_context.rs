@@ -1,7 +1,7 @@
-//! The identity that follows one request through every service and event.
+//! The trace context and correlation id that follow a request through services and events.
 //!
-//! Both parts come from callers, so both are checked: what is malformed or too long is replaced, not passed on. Each
-//! service puts a parent id of its own into `traceparent`, as W3C Trace Context asks.
+//! Callers send both, so both are checked: malformed or too long values are replaced. Each service puts its own parent
+//! id into `traceparent`, as W3C Trace Context requires.
 
 use std::fmt::Write;
 
@@ -22,20 +22,20 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// A trace that begins here.
+    /// Starts a new trace.
     #[must_use]
     pub fn new_root() -> Self {
         Self::from_parts(None, None)
     }
 
-    /// The trace that a request belongs to; what it lacks is made.
+    /// Reads the trace context of a request. Missing or malformed parts are generated.
     #[must_use]
     pub fn from_headers(map: &HeaderMap) -> Self {
         let text = |name| map.get(name).and_then(|value| value.to_str().ok());
         Self::from_parts(text(headers::TRACE_PARENT), text(headers::CORRELATION_ID))
     }
 
-    /// The trace that two texts from outside speak of; what is missing or malformed is made.
+    /// Reads a trace context from untrusted text. Missing or malformed parts are generated.
     #[must_use]
     pub fn from_parts(parent: Option<&str>, correlation_id: Option<&str>) -> Self {
         let (trace_id, flags) = parent.and_then(parse).unwrap_or_else(|| (random_id(), 0));
@@ -49,7 +49,7 @@ impl TraceContext {
         Self { traceparent: traceparent(trace_id, flags), correlation_id }
     }
 
-    /// Passes the trace on with a call.
+    /// Writes the trace context into the headers of a call.
     pub fn write_to(&self, map: &mut HeaderMap) {
         for (name, value) in
             [(headers::TRACE_PARENT, &self.traceparent), (headers::CORRELATION_ID, &self.correlation_id)]
@@ -60,14 +60,15 @@ impl TraceContext {
         }
     }
 
-    /// The part that all spans of the trace share.
+    /// The trace id, which all spans of the trace share.
     #[must_use]
     pub fn trace_id(&self) -> &str {
         self.traceparent.get(3..35).unwrap_or_default()
     }
 }
 
-/// A random UUID from the thread's generator: every call needs two, and the operating system's costs a system call each.
+/// A random UUID from the thread-local generator: every call needs two, and the generator of the operating system costs
+/// a system call each.
 fn random_id() -> u128 {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().as_u128()
 }
@@ -81,7 +82,7 @@ fn traceparent(trace_id: u128, flags: u8) -> String {
     text
 }
 
-/// Trace id and flags of a `traceparent`, also of a later version, as far as version 00 knows it.
+/// Parses trace id and flags of a `traceparent`; later versions are read as version 00.
 fn parse(text: &str) -> Option<(u128, u8)> {
     let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = text.split('-');
@@ -104,7 +105,7 @@ mod tests {
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
     #[test]
-    fn the_trace_goes_on_under_a_parent_of_our_own() {
+    fn a_trace_continues_under_a_new_parent_id() {
         let context = TraceContext::from_parts(Some(PARENT), Some("abc-1"));
         assert_eq!(context.trace_id(), "4bf92f3577b34da6a3ce929d0e0e4736");
         assert!(context.traceparent.ends_with("-01"));
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_replaced() {
+    fn malformed_parts_are_replaced() {
         let zero = "00-00000000000000000000000000000000-00f067aa0ba902b7-01";
         let upper = PARENT.to_uppercase();
         let longer = format!("{PARENT}-more");

@@ -1,4 +1,4 @@
-//! Who may use the bus, and over which connections.
+//! Authentication, permissions and TLS.
 
 use std::{fs, path::Path};
 
@@ -17,7 +17,7 @@ async fn works(bus: &Nats) {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_token_or_a_user_opens_the_door() {
+async fn a_token_or_user_grants_access() {
     let node = server::Nats::start_with("authorization { token: \"t0ken/@,%\" }").unwrap();
     works(&open(&format!("nats://t0ken%2F%40%2C%25@127.0.0.1:{}", node.port()))).await;
 
@@ -26,18 +26,18 @@ async fn a_token_or_a_user_opens_the_door() {
     for login in ["", "token@", "the%20user:secr3t@"] {
         let bounds = Bounds { first_connection: Duration::ZERO, ..SOON };
         let bus = Nats::open_with(&config(&format!("nats://{login}127.0.0.1:{}", node.port())), bounds).unwrap();
-        let said = eventually("the reason", async || {
-            Some(words(bus.state().await)).filter(|words| words.contains("authorization violation"))
+        let text = eventually("the reason", async || {
+            Some(unavailable_text(bus.state().await)).filter(|words| words.contains("authorization violation"))
         });
-        let said = said.await;
-        assert!(said.contains("token in bus.url"), "{said}");
-        assert!(!said.contains("secr3t") && !said.contains("token@"), "{said}");
+        let text = text.await;
+        assert!(text.contains("token in bus.url"), "{text}");
+        assert!(!text.contains("secr3t") && !text.contains("token@"), "{text}");
     }
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_user_without_rights_is_told_which() {
+async fn missing_permissions_are_named() {
     let user = |name: &str, publish: &str| {
         format!("{{ user: {name}, password: p, permissions: {{ publish: [{publish}], subscribe: \"_INBOX.>\" }} }}")
     };
@@ -51,24 +51,24 @@ async fn a_user_without_rights_is_told_which() {
     let as_user = |name: &str| open(&format!("nats://{name}:p@127.0.0.1:{}", node.port()));
     let all = as_user("all");
     works(&all).await;
-    // Only comparisons need more rights.
-    let said = words(in_time(all.request("ticket", Bytes::new())).await);
-    assert!(said.contains("eticket.audit.v1.ticket"), "{said}");
+    // Only the comparison needs more permissions.
+    let text = unavailable_text(in_time(all.request("ticket", Bytes::new())).await);
+    assert!(text.contains("eticket.audit.v1.ticket"), "{text}");
     drop(all.serve("ticket").await.unwrap());
     works(&all).await;
     let reads = as_user("reads");
     reads.state().await.unwrap();
-    for (said, subject) in [
-        (words(as_user("nothing").state().await), "$JS.API.STREAM.INFO.ETICKET"),
-        (words(reads.publish(message("x", 1)).await), "eticket.v1.a.x"),
-        (words(as_user("deaf").state().await), "_INBOX."),
+    for (text, subject) in [
+        (unavailable_text(as_user("nothing").state().await), "$JS.API.STREAM.INFO.ETICKET"),
+        (unavailable_text(reads.publish(message("x", 1)).await), "eticket.v1.a.x"),
+        (unavailable_text(as_user("deaf").state().await), "_INBOX."),
     ] {
-        assert!(said.contains("Permissions Violation") && said.contains(subject), "{said}");
-        assert!(said.contains("the right to publish to eticket.v1.>"), "{said}");
+        assert!(text.contains("Permissions Violation") && text.contains(subject), "{text}");
+        assert!(text.contains("publish to eticket.v1.>"), "{text}");
     }
 }
 
-/// A token as NATS has them, signed by `by`.
+/// Encodes a NATS JWT for the key `of`, signed by `by`.
 fn token(by: &KeyPair, of: &KeyPair, kind: &str, mut nats: Value) -> String {
     (nats["type"], nats["version"]) = (json!(kind), json!(2));
     let claims = json!({
@@ -82,7 +82,7 @@ fn token(by: &KeyPair, of: &KeyPair, kind: &str, mut nats: Value) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_file_of_credentials_opens_the_door() {
+async fn a_credentials_file_grants_access() {
     let (operator, user) = (KeyPair::new_operator(), KeyPair::new_user());
     let (system, account) = (KeyPair::new_account(), KeyPair::new_account());
     let everything = json!({
@@ -105,7 +105,8 @@ async fn a_file_of_credentials_opens_the_door() {
     let path = folder.path().join("bus.creds");
     let config = BusConfig { credentials: Some(path.clone()), ..config(&node.url()) };
     let bus = Nats::open_with(&config, Bounds { first_connection: Duration::ZERO, ..SOON }).unwrap();
-    eventually("the reason", async || words(bus.state().await).contains("put the file right").then_some(())).await;
+    eventually("the reason", async || unavailable_text(bus.state().await).contains("correct the file").then_some(()))
+        .await;
 
     let of_user = token(&account, &user, "user", json!({ "subs": -1, "data": -1, "payload": -1 }));
     let seed = user.seed().unwrap();
@@ -115,7 +116,7 @@ async fn a_file_of_credentials_opens_the_door() {
     works(&bus).await;
 }
 
-/// Writes an authority and what it has signed for the server; answers the lines of the server's configuration.
+/// Writes a CA and a server certificate signed by it; returns the TLS section of the server configuration.
 fn certificates(folder: &Path) -> String {
     let mut authority = CertificateParams::new(Vec::new()).unwrap();
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -133,7 +134,7 @@ fn certificates(folder: &Path) -> String {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn an_encrypted_connection_is_to_whom_the_authority_has_signed() {
+async fn tls_requires_a_certificate_of_the_authority() {
     let folder = tempfile::tempdir().unwrap();
     let node = server::Nats::start_with(&certificates(folder.path())).unwrap();
     let ca_file = Some(folder.path().join("ca.pem"));
@@ -142,19 +143,22 @@ async fn an_encrypted_connection_is_to_whom_the_authority_has_signed() {
         works(&Nats::open_with(&BusConfig { ca_file: ca_file.clone(), ..config.clone() }, SOON).unwrap()).await;
         let bounds = Bounds { first_connection: Duration::ZERO, ..SOON };
         let stranger = Nats::open_with(&config, bounds).unwrap();
-        let said = eventually("the reason", async || {
-            Some(words(stranger.state().await)).filter(|words| words.contains("UnknownIssuer"))
+        let text = eventually("the reason", async || {
+            Some(unavailable_text(stranger.state().await)).filter(|words| words.contains("UnknownIssuer"))
         });
-        let said = said.await;
-        assert!(said.contains("set bus.ca_file"), "{said}");
+        let text = text.await;
+        assert!(text.contains("set bus.ca_file"), "{text}");
     }
-    // A server without encryption is none for who asks for it.
+    // A client that requires TLS refuses a server without it.
     let open_node = server::Nats::start().unwrap();
     let config = BusConfig { ca_file, ..config(&format!("tls://127.0.0.1:{}", open_node.port())) };
     let bus = Nats::open_with(&config, Bounds { first_connection: Duration::ZERO, ..SOON }).unwrap();
-    let said = eventually("the reason", async || {
-        Some(words(bus.state().await)).filter(|words| !words.contains("no answer yet"))
+    let text = eventually("the reason", async || {
+        Some(unavailable_text(bus.state().await)).filter(|words| !words.contains("no answer yet"))
     });
-    let said = said.await;
-    assert!(said.contains("cannot be reached, trying on: ") && said.contains("it does not speak TLS"), "{said}");
+    let text = text.await;
+    assert!(
+        text.contains("cannot be reached, still trying: ") && text.contains("the server does not use TLS"),
+        "{text}"
+    );
 }

@@ -1,4 +1,4 @@
-//! Connections that break in the midst of what is delivered over them, or hold back what is asked.
+//! Connections that break during deliveries, and requests that are held back.
 
 use std::collections::BTreeSet;
 
@@ -10,12 +10,12 @@ use tokio::{
 
 use super::*;
 
-/// So many bytes from the server, and the connection is over.
+/// A connection is closed after this many bytes from the server.
 const LASTS: u64 = 100_000;
 const COUNT: u64 = 400;
 
-/// Another way to the server, over connections that do not last.
-async fn brittle_way(port: u16) -> String {
+/// Starts a proxy to the server that closes each connection after a while.
+async fn brittle_proxy(port: u16) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -37,7 +37,7 @@ async fn brittle_way(port: u16) -> String {
 
 async fn filled_server() -> server::Nats {
     let node = server::Nats::start().unwrap();
-    // With more patience: all at once they wait for many a sync of the disk.
+    // Longer timeouts: together the messages wait for many disk syncs.
     let bus = Nats::open(&config(&node.url())).unwrap();
     let big = |number: u64| Message { body: vec![7; 1000].into(), ..message(&number.to_string(), number) };
     let sent = futures::future::join_all((1..=COUNT).map(|number| bus.publish(big(number)))).await;
@@ -49,7 +49,7 @@ async fn filled_server() -> server::Nats {
 #[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn a_reader_skips_nothing() {
     let node = filled_server().await;
-    let bus = open(&brittle_way(node.port()).await);
+    let bus = open(&brittle_proxy(node.port()).await);
     let (mut position, mut readers) = (0, 0);
     while position < COUNT {
         let mut reader = eventually("a reader", async || bus.read(position).await.ok()).await;
@@ -70,7 +70,7 @@ async fn a_reader_skips_nothing() {
 #[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn a_consumer_misses_nothing() {
     let node = filled_server().await;
-    let bus = open(&brittle_way(node.port()).await);
+    let bus = open(&brittle_proxy(node.port()).await);
     let (mut taken, mut twice) = (BTreeSet::<u64>::new(), 0);
     while taken.len() < usize::try_from(COUNT).unwrap() {
         let mut consumer =
@@ -86,78 +86,78 @@ async fn a_consumer_misses_nothing() {
             }
         }
     }
-    assert!(twice > 0, "what was under way when the connection broke came again");
+    assert!(twice > 0, "messages in flight when the connection broke were delivered again");
 }
 
-/// Another way to the server, for one connection: it says when the `nth` question of this kind comes, and holds it back until told to go
-/// on.
-async fn holding_way(
+/// Starts a proxy to the server for one connection. It signals the `nth` request of this kind, and holds it back until
+/// released.
+async fn holding_proxy(
     port: u16,
     question: &'static str,
     nth: usize,
 ) -> (String, oneshot::Receiver<()>, oneshot::Sender<()>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
-    let ((says, said), (tells, told)) = (oneshot::channel(), oneshot::channel());
+    let ((arrive, arrived), (release, released)) = (oneshot::channel(), oneshot::channel());
     tokio::spawn(async move {
         let (client, _) = listener.accept().await.unwrap();
         let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
         let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
             (client.into_split(), server.into_split());
         tokio::spawn(async move { copy(&mut from_server, &mut to_client).await });
-        let (mut buffer, mut seen, mut hold) = (vec![0; 64 * 1024], Vec::new(), Some((says, told)));
+        let (mut buffer, mut seen, mut hold) = (vec![0; 64 * 1024], Vec::new(), Some((arrive, released)));
         while let Ok(length @ 1..) = from_client.read(&mut buffer).await {
             seen.extend_from_slice(&buffer[..length]);
             if seen.windows(question.len()).filter(|window| *window == question.as_bytes()).count() >= nth
-                && let Some((says, told)) = hold.take()
+                && let Some((arrive, released)) = hold.take()
             {
-                says.send(()).unwrap();
-                told.await.unwrap();
+                arrive.send(()).unwrap();
+                released.await.unwrap();
             }
             to_server.write_all(&buffer[..length]).await.unwrap();
         }
     });
-    (url, said, tells)
+    (url, arrived, release)
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_stream_that_is_made_anew_while_one_attaches_to_it_is_noticed() {
+async fn a_stream_created_again_during_attach_is_noticed() {
     let node = server::Nats::start().unwrap();
     let other = open(&node.url());
     other.state().await.unwrap();
-    let (url, said, tells) = holding_way(node.port(), "$JS.API.CONSUMER.INFO.", 1).await;
+    let (url, arrived, release) = holding_proxy(node.port(), "$JS.API.CONSUMER.INFO.", 1).await;
     let bus = open(&url);
     let meanwhile = async {
-        said.await.unwrap();
+        arrived.await.unwrap();
         other.stream.api::<serde_json::Value>("STREAM.DELETE.ETICKET", &json!({})).await.unwrap();
         other.publish(message("x", 1)).await.unwrap();
-        tells.send(()).unwrap();
+        release.send(()).unwrap();
     };
     let (attached, ()) = in_time(async { tokio::join!(bus.attach("late", &["eticket.v1.a.*"]), meanwhile) }).await;
-    // Its consumer is in the stream that is there now, under the name that it would have had in the one that is gone.
+    // The consumer is in the new stream, under a name for the deleted one.
     assert!(matches!(attached, Err(Error::StreamChanged)), "{:?}", attached.err());
 }
 
-/// After it has answered to the deletion of the last stream, nats-server removes a folder that the next stream needs. A limit on the size
-/// of files stands for the moment in which it does that.
+/// After nats-server has responded to the deletion of a stream, it removes a folder that the next stream needs. A limit
+/// on the size of files simulates that moment.
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_stream_that_cannot_be_made_for_a_moment_is_made() {
+async fn a_failed_creation_of_the_stream_is_retried() {
     let node = server::Nats::start().unwrap();
     node.limit_files(Some(1)).unwrap();
-    let (url, said, tells) = holding_way(node.port(), "$JS.API.STREAM.CREATE.", 2).await;
+    let (url, arrived, release) = holding_proxy(node.port(), "$JS.API.STREAM.CREATE.", 2).await;
     let bus = open(&url);
     let second_attempt = async {
-        said.await.unwrap();
+        arrived.await.unwrap();
         node.limit_files(None).unwrap();
-        tells.send(()).unwrap();
+        release.send(()).unwrap();
         std::future::pending().await
     };
     let state = soon(async {
         tokio::select! {
             state = bus.state() => state,
-            () = second_attempt => unreachable!("it waits for ever"),
+            () = second_attempt => unreachable!("it never ends"),
         }
     });
     assert_eq!(state.await.unwrap().last_sequence, 0);

@@ -1,4 +1,4 @@
-//! What becomes of the adapter when the server dies, hangs, or loses what it had.
+//! Servers that die, hang, or lose data.
 
 use std::{fs, io, path::Path, time::Instant};
 
@@ -6,8 +6,8 @@ use rustix::process::Signal;
 
 use super::*;
 
-/// Waits with what is attached until it hears that the stream is another. What it says before is only that there is no answer.
-async fn hears_of_another_stream(consumer: &mut dyn Consumer, reader: &mut dyn Reader) {
+/// Waits until consumer and reader report another stream; until then they may only report that the bus is unavailable.
+async fn expect_stream_changed(consumer: &mut dyn Consumer, reader: &mut dyn Reader) {
     let of_consumer = async {
         while !matches!(consumer.next(10).await, Err(Error::StreamChanged)) {
             sleep(Duration::from_millis(20)).await;
@@ -23,7 +23,7 @@ async fn hears_of_another_stream(consumer: &mut dyn Consumer, reader: &mut dyn R
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_wiped_server_has_another_stream() {
+async fn a_wiped_server_has_a_stream_with_another_epoch() {
     let mut node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
@@ -37,7 +37,7 @@ async fn a_wiped_server_has_another_stream() {
         node.wipe().unwrap();
         node.start_again().unwrap();
     });
-    hears_of_another_stream(&mut *consumer, &mut *reader).await;
+    expect_stream_changed(&mut *consumer, &mut *reader).await;
     let after = bus.state().await.unwrap();
     assert_eq!(after.last_sequence, 0);
     assert_ne!(after.epoch, before.epoch);
@@ -46,7 +46,7 @@ async fn a_wiped_server_has_another_stream() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_deleted_stream_is_missed_by_who_only_waits() {
+async fn waiting_consumers_and_readers_notice_a_deleted_stream() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     let before = bus.state().await.unwrap();
@@ -55,13 +55,13 @@ async fn a_deleted_stream_is_missed_by_who_only_waits() {
     let delete = async {
         bus.stream.api::<serde_json::Value>("STREAM.DELETE.ETICKET", &json!({})).await.unwrap();
     };
-    tokio::join!(delete, hears_of_another_stream(&mut *consumer, &mut *reader));
+    tokio::join!(delete, expect_stream_changed(&mut *consumer, &mut *reader));
     assert_ne!(bus.state().await.unwrap().epoch, before.epoch);
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_is_sent_to_no_stream_makes_it() {
+async fn publishing_to_a_missing_stream_creates_it() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     assert_eq!(bus.publish(message("x", 1)).await.unwrap(), 1);
@@ -74,11 +74,11 @@ async fn what_is_sent_to_no_stream_makes_it() {
     assert_ne!(after.epoch, before.epoch);
 }
 
-/// Acknowledgements say where a message stands in its stream. What is acknowledged of one that is gone must not count for the
-/// message that stands there in the next.
+/// An acknowledgement contains a sequence. One for a deleted stream must not apply to the message with this sequence in
+/// the next stream.
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_was_read_of_a_stream_that_is_gone_does_not_count_in_the_next() {
+async fn acknowledgements_of_a_deleted_stream_do_not_count_in_the_next() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("old", 1)).await.unwrap();
@@ -89,11 +89,11 @@ async fn what_was_read_of_a_stream_that_is_gone_does_not_count_in_the_next() {
     let mut other = bus.attach("late", &["eticket.v1.a.*"]).await.unwrap();
     assert_eq!(ids(&in_time(other.next(10)).await.unwrap()), ["new/1"]);
     consumer.ack(&[1]).await.unwrap();
-    // Over the same connection: the acknowledgement is there before the question.
+    // Same connection, so the server handles the acknowledgement before this request.
     bus.state().await.unwrap();
     drop(other);
     let mut another = bus.attach("late", &["eticket.v1.a.*"]).await.unwrap();
-    assert_eq!(ids(&soon(another.next(10)).await.unwrap()), ["new/1"], "nobody has dealt with it");
+    assert_eq!(ids(&soon(another.next(10)).await.unwrap()), ["new/1"], "it is not acknowledged");
 }
 
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
@@ -109,10 +109,10 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// The stream's messages as they were before, its consumers as they are now.
+/// Restores the older messages of the stream, but keeps the state of its consumers.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_consumer_ahead_of_the_stream_begins_anew() {
+async fn a_consumer_ahead_of_the_stream_starts_again() {
     let mut node = server::Nats::start().unwrap();
     let messages = node.folder().join("jetstream/jetstream/$G/streams/ETICKET/msgs");
     let older = tempfile::tempdir().unwrap();
@@ -143,7 +143,7 @@ async fn a_consumer_ahead_of_the_stream_begins_anew() {
         node.start_again().unwrap();
     });
     let state = eventually("the state", async || bus.state().await.ok()).await;
-    assert_eq!((state.epoch, state.last_sequence), (epoch, 1), "the stream has lost its end");
+    assert_eq!((state.epoch, state.last_sequence), (epoch, 1), "the stream has lost its last messages");
     drop(consumer);
     let mut consumer = bus.attach("ahead", &["eticket.v1.a.*"]).await.unwrap();
     assert_eq!(ids(&soon(consumer.next(10)).await.unwrap()), ["kept/1"]);
@@ -151,10 +151,11 @@ async fn a_consumer_ahead_of_the_stream_begins_anew() {
     assert_eq!(ids(&in_time(consumer.next(10)).await.unwrap()), ["after/2"]);
 }
 
-/// A server that hangs takes what is sent when it goes on: each further attempt would be one more message, and a late one.
+/// A hanging server stores all sent messages when it resumes, so each further attempt would store one more message,
+/// late.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_server_that_hangs_gets_one_attempt_of_each_message() {
+async fn a_hanging_server_gets_one_attempt_per_message() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     let mut consumer = bus.attach("hangs", &["eticket.v1.a.*"]).await.unwrap();
@@ -162,23 +163,23 @@ async fn a_server_that_hangs_gets_one_attempt_of_each_message() {
     node.signal(Signal::STOP).unwrap();
     let mut number = 1;
     while bus.publish(message("x", number)).await.is_ok() {
-        // It has not come to a stop yet.
+        // The server has not been stopped yet.
         number += 1;
     }
     for _ in 0..5 {
-        words(bus.publish(message("x", number)).await);
+        unavailable_text(bus.publish(message("x", number)).await);
     }
     let until_error = async {
         while consumer.next(10).await.is_ok() {}
         while reader.next(10).await.is_ok() {}
     };
     timeout(Duration::from_secs(8), until_error).await.expect("silence is noticed");
-    let said = words(bus.state().await);
-    assert!(said.contains("has not answered") || said.contains("cannot be reached"), "{said}");
+    let text = unavailable_text(bus.state().await);
+    assert!(text.contains("has not answered") || text.contains("cannot be reached"), "{text}");
     node.signal(Signal::CONT).unwrap();
     eventually("a publish", async || bus.publish(message("y", 1)).await.ok()).await;
     drop((consumer, reader));
-    // It may find only now that the server did not answer its pings.
+    // The client may notice only now that pings were not answered.
     let mut reader = eventually("a reader", async || bus.read(0).await.ok()).await;
     let mut read = Vec::new();
     while !read.contains(&"y/1".to_owned()) {
@@ -192,14 +193,15 @@ async fn a_server_that_hangs_gets_one_attempt_of_each_message() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_cannot_be_sent_now_is_not_sent_later() {
+async fn messages_without_a_connection_are_not_sent_later() {
     let mut node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     let mut consumer = bus.attach("waits", &["eticket.v1.a.*"]).await.unwrap();
     bus.publish(message("x", 1)).await.unwrap();
     assert_eq!(ids(&in_time(consumer.next(1)).await.unwrap()), ["x/1"]);
     block_in_place(|| node.kill()).unwrap();
-    // By who does not publish: what is sent before the end of the connection is noticed may be sent once more when it is back.
+    // Detected without publishing: a message sent before the client notices the end of the connection may be sent again
+    // on the next.
     let noticed = async {
         while !matches!(consumer.next(1).await, Err(error) if error.to_string().contains("cannot be reached")) {
             sleep(Duration::from_millis(20)).await;
@@ -207,10 +209,10 @@ async fn what_cannot_be_sent_now_is_not_sent_later() {
     };
     in_time(noticed).await;
     let began = Instant::now();
-    for said in [words(consumer.ack(&[1]).await), words(bus.publish(message("x", 2)).await)] {
-        assert!(said.contains("cannot be reached"), "{said}");
+    for text in [unavailable_text(consumer.ack(&[1]).await), unavailable_text(bus.publish(message("x", 2)).await)] {
+        assert!(text.contains("cannot be reached"), "{text}");
     }
-    assert!(began.elapsed() < SOON.request, "it is known already");
+    assert!(began.elapsed() < SOON.request, "without waiting for the timeout");
     block_in_place(|| node.start_again()).unwrap();
     let sequence = eventually("a publish", async || bus.publish(message("y", 1)).await.ok()).await;
     assert_eq!(sequence, 2);
@@ -218,25 +220,26 @@ async fn what_cannot_be_sent_now_is_not_sent_later() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_server_may_come_later_than_the_process() {
+async fn a_server_may_start_after_the_process() {
     let mut node = server::Nats::start().unwrap();
     let url = format!("nats://user:s3cret@127.0.0.1:{}", node.port());
     block_in_place(|| node.kill()).unwrap();
     let bus = Nats::open_with(&config(&url), Bounds { first_connection: Duration::ZERO, ..SOON }).unwrap();
     for words in [
-        words(bus.state().await),
-        words(bus.publish(message("x", 1)).await),
-        words(bus.attach("later", &["eticket.v1.>"]).await.map(drop)),
-        words(bus.read(0).await.map(drop)),
-        words(bus.restart("later").await),
-        words(bus.message_at(1).await),
+        unavailable_text(bus.state().await),
+        unavailable_text(bus.publish(message("x", 1)).await),
+        unavailable_text(bus.attach("later", &["eticket.v1.>"]).await.map(drop)),
+        unavailable_text(bus.read(0).await.map(drop)),
+        unavailable_text(bus.restart("later").await),
+        unavailable_text(bus.message_at(1).await),
     ] {
         assert!(words.contains("127.0.0.1") && !words.contains("s3cret"), "{words}");
     }
-    let said =
-        eventually("the reason", async || Some(words(bus.state().await)).filter(|words| words.contains("refused")));
-    let said = said.await;
-    assert!(said.contains("start nats-server, or set bus.url") && said.matches("refused").count() == 1, "{said}");
+    let text = eventually("the reason", async || {
+        Some(unavailable_text(bus.state().await)).filter(|words| words.contains("refused"))
+    });
+    let text = text.await;
+    assert!(text.contains("start nats-server, or set bus.url") && text.matches("refused").count() == 1, "{text}");
     block_in_place(|| node.start_again()).unwrap();
     let state = eventually("the state", async || bus.state().await.ok()).await;
     assert_eq!(state.last_sequence, 0);
@@ -244,8 +247,8 @@ async fn a_server_may_come_later_than_the_process() {
 }
 
 #[tokio::test]
-async fn a_bus_that_never_was_there_closes_at_once() {
+async fn a_bus_that_was_never_reachable_closes_at_once() {
     let bus = open("nats://127.0.0.1:1");
     in_time(bus.close()).await;
-    assert_eq!(words(bus.state().await), "it is closed");
+    assert_eq!(unavailable_text(bus.state().await), "it is closed");
 }

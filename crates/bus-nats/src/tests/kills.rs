@@ -1,4 +1,4 @@
-//! What is acknowledged stays, whichever server is killed under it.
+//! Acknowledged messages survive when servers are killed.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,10 @@ use tokio::task::JoinHandle;
 
 use super::*;
 
-/// Ids by the sequences that were acknowledged for them, and how many attempts failed.
+/// The ids of acknowledged messages by sequence, and the number of failed attempts.
 type Sent = (HashMap<u64, String>, usize);
 
-/// Publishes until told to stop, a subject after another.
+/// Publishes to new subjects until stopped.
 fn publish(bus: &Arc<Nats>, stop: &Arc<AtomicBool>, lane: u64) -> JoinHandle<Sent> {
     let (bus, stop) = (bus.clone(), stop.clone());
     tokio::spawn(async move {
@@ -31,7 +31,7 @@ fn publish(bus: &Arc<Nats>, stop: &Arc<AtomicBool>, lane: u64) -> JoinHandle<Sen
     })
 }
 
-/// Takes until the consumer has been given this sequence, attaching again whenever it fails.
+/// Receives until the consumer has delivered this sequence; attaches again after failures.
 async fn take_until(bus: &Nats, last: u64) -> HashMap<u64, String> {
     let mut taken = HashMap::new();
     while !taken.contains_key(&last) {
@@ -76,7 +76,7 @@ async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
         eventually("more", async || bus.state().await.ok().filter(|state| state.last_sequence > before + 50)).await;
         block_in_place(|| nodes[victim].kill()).unwrap();
         if count > 1 {
-            // The others go on without it.
+            // The other servers continue without it.
             let before = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
             eventually("more", async || bus.state().await.ok().filter(|state| state.last_sequence > before + 50)).await;
         }
@@ -89,7 +89,7 @@ async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
         failures += failed;
         acknowledged.extend(of_lane);
     }
-    assert!(failures > 0, "it was noticed");
+    assert!(failures > 0, "the failure was noticed");
     assert!(acknowledged.len() > 150, "only {} were sent", acknowledged.len());
     let last = eventually("an answer", async || bus.state().await.ok()).await.last_sequence;
     let read = read_until(&bus, last).await;
@@ -102,7 +102,7 @@ async fn nothing_is_lost(mut nodes: Vec<server::Nats>, config: BusConfig) {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn kills_of_one_server_lose_nothing() {
+async fn killing_one_server_loses_nothing() {
     let node = server::Nats::start().unwrap();
     let config = config(&node.url());
     nothing_is_lost(vec![node], config).await;
@@ -110,7 +110,7 @@ async fn kills_of_one_server_lose_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn kills_of_three_servers_in_turn_lose_nothing() {
+async fn killing_three_servers_in_turn_loses_nothing() {
     let nodes = server::Nats::cluster().unwrap();
     let config = config_of_cluster(&nodes);
     nothing_is_lost(nodes, config).await;

@@ -1,4 +1,4 @@
-//! Streams and servers that are not as they must be, and what is stored of a message.
+//! Streams and servers with wrong settings, and the stored form of messages.
 
 use serde_json::Value;
 use tokio::{
@@ -12,7 +12,7 @@ async fn api(bus: &Nats, question: &str, payload: &Value) -> Value {
     bus.stream.api(question, payload).await.unwrap()
 }
 
-/// Makes a stream right after another one was deleted. The server may fail for a moment, see `Stream::make`.
+/// Creates a stream right after another was deleted. The server may fail at first, see `Stream::create`.
 async fn make(bus: &Nats, config: &Value) -> Value {
     let question = format!("STREAM.CREATE.{}", config["name"].as_str().unwrap());
     eventually("a stream", async || bus.stream.api::<Value>(&question, config).await.ok()).await
@@ -20,7 +20,7 @@ async fn make(bus: &Nats, config: &Value) -> Value {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_stream_with_other_settings_is_refused_and_left_alone() {
+async fn a_stream_with_other_settings_is_refused_and_not_changed() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     let right = json!({
@@ -42,15 +42,15 @@ async fn a_stream_with_other_settings_is_refused_and_left_alone() {
         wrong[key] = value.clone();
         make(&bus, &wrong).await;
         for words in [
-            words(bus.state().await),
-            words(bus.attach("a", &["eticket.v1.a.*"]).await.map(drop)),
-            words(open(&node.url()).publish(message("x", 1)).await),
+            unavailable_text(bus.state().await),
+            unavailable_text(bus.attach("a", &["eticket.v1.a.*"]).await.map(drop)),
+            unavailable_text(open(&node.url()).publish(message("x", 1)).await),
         ] {
             let named = format!("{key} = {value}");
-            assert!(words.contains(&named) && words.contains("is needed") && words.contains("edit"), "{words}");
+            assert!(words.contains(&named) && words.contains("instead of") && words.contains("edit"), "{words}");
         }
         let info = api(&bus, "STREAM.INFO.ETICKET", &json!({})).await;
-        assert_eq!(info["config"][key], value, "it is as it was");
+        assert_eq!(info["config"][key], value, "it was not changed");
         assert_eq!(info["state"]["messages"], 0);
         api(&bus, "STREAM.DELETE.ETICKET", &json!({})).await;
     }
@@ -67,11 +67,11 @@ async fn refusal(bus: &Nats, question: &str, payload: &Value) -> String {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn nobody_can_purge_the_stream_or_delete_its_messages() {
+async fn the_stream_refuses_purges_and_deletions() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
-    // Made by this program, and by one that did not protect it.
-    for unprotected in [None, Some(bus.stream.asked())] {
+    // A protected stream of this version, and an unprotected one of an older version.
+    for unprotected in [None, Some(bus.stream.settings())] {
         if let Some(asked) = unprotected {
             api(&bus, "STREAM.DELETE.ETICKET", &json!({})).await;
             let made = make(&bus, &asked).await;
@@ -84,27 +84,27 @@ async fn nobody_can_purge_the_stream_or_delete_its_messages() {
             ("STREAM.PURGE.ETICKET", json!({ "seq": 1 })),
             ("STREAM.MSG.DELETE.ETICKET", json!({ "seq": 1 })),
         ] {
-            let said = refusal(&bus, question, &payload).await;
-            assert!(said.contains("not permitted"), "{said}");
+            let text = refusal(&bus, question, &payload).await;
+            assert!(text.contains("not permitted"), "{text}");
         }
         assert!(bus.message_at(1).await.unwrap().is_some());
     }
     let config = api(&bus, "STREAM.INFO.ETICKET", &json!({})).await["config"].take();
-    assert_eq!(differences(&bus.stream.asked(), &config), [""; 0], "nothing else was changed");
+    assert_eq!(differences(&bus.stream.settings(), &config), [""; 0], "nothing else was changed");
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn the_end_of_a_stream_that_has_lost_messages_is_known() {
+async fn the_end_of_a_stream_with_deleted_messages_is_detected() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
-    api(&bus, "STREAM.CREATE.ETICKET", &bus.stream.asked()).await;
+    api(&bus, "STREAM.CREATE.ETICKET", &bus.stream.settings()).await;
     for number in 1..=3 {
         let Message { subject, body, .. } = message("x", number);
         let stored = bus.stream.connection.ask::<Value>(subject, None, body).await.unwrap();
         assert_eq!(stored["seq"], number);
     }
-    // Before anybody protects the stream.
+    // Before the stream is protected.
     api(&bus, "STREAM.MSG.DELETE.ETICKET", &json!({ "seq": 3 })).await;
     let mut reader = bus.read(0).await.unwrap();
     let mut read = 0;
@@ -113,15 +113,15 @@ async fn the_end_of_a_stream_that_has_lost_messages_is_known() {
         read += in_time(reader.next(10)).await.unwrap().len();
     }
     assert_eq!(bus.state().await.unwrap().last_sequence, 3);
-    assert!(reader.is_at_end().await.unwrap(), "nothing comes any more");
+    assert!(reader.is_at_end().await.unwrap(), "the deleted message does not count");
     assert_eq!(bus.publish(message("x", 4)).await.unwrap(), 4);
     assert_eq!(in_time(reader.next(10)).await.unwrap()[0].sequence, 4);
 }
 
-/// While nothing has happened nobody looks; over another connection it may be another server.
+/// The stream is checked once per connection: the next connection may be to another server.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_stream_that_was_changed_is_refused_over_the_next_connection() {
+async fn a_changed_stream_is_refused_on_the_next_connection() {
     let mut node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
@@ -135,13 +135,13 @@ async fn a_stream_that_was_changed_is_refused_over_the_next_connection() {
     });
     let connected = async || bus.stream.connection.connected().await.ok().filter(|number| *number > before);
     eventually("another connection", connected).await;
-    let said = words(bus.publish(message("x", 2)).await);
-    assert!(said.contains("max_msgs = 1000 where -1 is needed"), "{said}");
+    let text = unavailable_text(bus.publish(message("x", 2)).await);
+    assert!(text.contains("max_msgs = 1000 instead of -1"), "{text}");
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_a_filter_adds_is_delivered_also_from_below_the_position() {
+async fn an_added_filter_also_delivers_older_messages() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("y", 1)).await.unwrap();
@@ -161,12 +161,12 @@ async fn what_a_filter_adds_is_delivered_also_from_below_the_position() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_consumer_with_other_settings_is_put_right() {
+async fn a_consumer_with_other_settings_is_corrected() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
     bus.publish(message("y", 1)).await.unwrap();
-    let info = bus.stream.look().await.unwrap();
+    let info = bus.stream.ensure().await.unwrap();
     let name = Durable::name_on(&info, "odd");
     let changed = json!({
         "durable_name": name, "ack_policy": "explicit", "filter_subjects": ["eticket.v1.a.x"], "ack_wait": 1_000_000_000,
@@ -181,40 +181,40 @@ async fn a_consumer_with_other_settings_is_put_right() {
     let config = api(&bus, &format!("CONSUMER.INFO.ETICKET.{name}"), &json!({})).await["config"].clone();
     assert_eq!((&config["max_deliver"], &config["max_ack_pending"]), (&json!(-1), &json!(durable::MAX_ACK_PENDING)));
     drop(consumer);
-    // Other filters: what they add lies below the position, too.
+    // The added filter also matches messages below the position.
     let mut consumer = bus.attach("odd", &["eticket.v1.a.x", "eticket.v1.a.y"]).await.unwrap();
     assert_eq!(ids(&in_time(consumer.next(10)).await.unwrap()), ["x/1", "y/1"]);
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_the_server_cannot_do_is_said_in_words() {
+async fn errors_name_what_the_server_lacks() {
     let without = server::Nats::start_with("jetstream: false").unwrap();
-    let said = words(open(&without.url()).state().await);
-    assert!(said.contains("JetStream is not enabled"), "{said}");
+    let text = unavailable_text(open(&without.url()).state().await);
+    assert!(text.contains("JetStream is not enabled"), "{text}");
 
     let node = server::Nats::start().unwrap();
     let three = Nats::open_with(&BusConfig { replicas: 3, ..config(&node.url()) }, SOON).unwrap();
-    let said = words(three.state().await);
-    assert!(said.contains("bus.replicas"), "{said}");
+    let text = unavailable_text(three.state().await);
+    assert!(text.contains("bus.replicas"), "{text}");
 
     let bus = open(&node.url());
     let config = json!({ "name": "OTHER", "subjects": ["eticket.v1.ticket.>"] });
     api(&bus, "STREAM.CREATE.OTHER", &config).await;
-    let said = words(bus.publish(message("x", 1)).await);
-    assert!(said.contains("another stream has the subjects"), "{said}");
+    let text = unavailable_text(bus.publish(message("x", 1)).await);
+    assert!(text.contains("the other stream that has the subjects"), "{text}");
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_another_stream_has_taken_does_not_count_as_sent() {
+async fn a_message_stored_in_another_stream_does_not_count_as_sent() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
     api(&bus, "STREAM.DELETE.ETICKET", &json!({})).await;
     make(&bus, &json!({ "name": "OTHER", "subjects": ["eticket.>"] })).await;
-    let said = words(bus.publish(message("x", 2)).await);
-    assert!(said.contains("the stream OTHER has taken eticket.v1.a.x"), "{said}");
+    let text = unavailable_text(bus.publish(message("x", 2)).await);
+    assert!(text.contains("the stream OTHER stored eticket.v1.a.x"), "{text}");
     api(&bus, "STREAM.DELETE.OTHER", &json!({})).await;
     let sequence = eventually("a publish", async || bus.publish(message("x", 2)).await.ok()).await;
     assert_eq!(sequence, 1);
@@ -222,55 +222,55 @@ async fn what_another_stream_has_taken_does_not_count_as_sent() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_full_server_refuses_and_says_so() {
+async fn errors_of_a_full_server_say_what_to_do() {
     let lines =
         "accounts { eticket { jetstream: { max_file: 1Mb, max_mem: 1Mb }, users: [ { user: u, password: p } ] } }";
     let node = server::Nats::start_with(lines).unwrap();
     let bus = open(&format!("nats://u:p@127.0.0.1:{}", node.port()));
     let big = |number: u64| Message { body: vec![7; 200_000].into(), ..message(&number.to_string(), number) };
-    let mut said = None;
+    let mut text = None;
     for number in 0..20 {
         if let Err(Error::Unavailable(words)) = bus.publish(big(number)).await {
-            said = Some(words);
+            text = Some(words);
             break;
         }
     }
-    let said = said.expect("there is an end to it");
-    assert!(said.contains("more room"), "{said}");
+    let text = text.expect("the storage ends");
+    assert!(text.contains("more storage"), "{text}");
     let huge = Message { body: vec![7; 2_000_000].into(), ..message("huge", 1) };
-    let said = words(bus.publish(huge).await);
-    assert!(said.contains("max payload size exceeded"), "{said}");
+    let text = unavailable_text(bus.publish(huge).await);
+    assert!(text.contains("max payload size exceeded"), "{text}");
 }
 
-/// A limit on the size of files stands for the full disk: nats-server does the same about a disk that has no space left.
+/// A limit on the size of files simulates a full disk: nats-server reacts to both in the same way.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_full_disk_loses_nothing_and_is_written_on_when_there_is_room() {
+async fn a_full_disk_loses_nothing_and_publishing_resumes() {
     let mut node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     node.limit_files(Some(1)).unwrap();
-    let said = words(bus.state().await);
-    assert!(said.contains("127.0.0.1") && said.contains("store_dir"), "{said}");
+    let text = unavailable_text(bus.state().await);
+    assert!(text.contains("127.0.0.1") && text.contains("store_dir"), "{text}");
     node.limit_files(None).unwrap();
     let big = |number: u64| Message { body: vec![7; 1000].into(), ..message(&number.to_string(), number) };
     let mut consumer = bus.attach("full", &["eticket.v1.a.*"]).await.unwrap();
     bus.publish(big(1)).await.unwrap();
     node.limit_files(Some(20_000)).unwrap();
-    let (mut acknowledged, mut said) = (vec!["1/1".to_owned()], None);
+    let (mut acknowledged, mut text) = (vec!["1/1".to_owned()], None);
     for number in 2..=100 {
         match bus.publish(big(number)).await {
             Ok(_) => acknowledged.push(format!("{number}/{number}")),
             outcome => {
-                said.get_or_insert(words(outcome));
+                text.get_or_insert(unavailable_text(outcome));
             }
         }
     }
-    let said = said.expect("there is an end to it");
-    assert!(said.contains("127.0.0.1") && said.contains("file too large") && said.contains("more room"), "{said}");
+    let text = text.expect("the storage ends");
+    assert!(text.contains("127.0.0.1") && text.contains("file too large") && text.contains("more storage"), "{text}");
     node.limit_files(Some(1)).unwrap();
-    let said = words(bus.attach("another", &["eticket.v1.a.*"]).await.map(drop));
-    assert!(said.contains("store_dir"), "{said}");
-    // What is there is delivered, and can be dealt with.
+    let text = unavailable_text(bus.attach("another", &["eticket.v1.a.*"]).await.map(drop));
+    assert!(text.contains("store_dir"), "{text}");
+    // Stored messages can still be delivered and acknowledged.
     let batch = in_time(consumer.next(1)).await.unwrap();
     consumer.ack(&[batch[0].sequence]).await.unwrap();
     node.limit_files(None).unwrap();
@@ -290,7 +290,7 @@ async fn a_full_disk_loses_nothing_and_is_written_on_when_there_is_room() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_is_sent_again_is_stored_again_and_comes_back_whole() {
+async fn messages_sent_again_are_stored_again_unchanged() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     let headers =
@@ -299,7 +299,7 @@ async fn what_is_sent_again_is_stored_again_and_comes_back_whole() {
     let sent = Message { headers, body: (0..=255).collect::<Vec<u8>>().into(), subject: "eticket.v1.a.x".to_owned() };
     let first = bus.publish(sent.clone()).await.unwrap();
     let second = bus.publish(sent.clone()).await.unwrap();
-    assert_eq!((first, second), (1, 2), "the server has no memory of names");
+    assert_eq!((first, second), (1, 2), "the server does not deduplicate");
     assert_eq!(bus.message_at(2).await.unwrap(), Some(sent.clone()));
     let mut consumer = bus.attach("whole", &["eticket.v1.a.*"]).await.unwrap();
     let mut reader = bus.read(1).await.unwrap();
@@ -310,7 +310,7 @@ async fn what_is_sent_again_is_stored_again_and_comes_back_whole() {
     assert_eq!(bus.message_at(sequence).await.unwrap(), Some(bare));
 }
 
-/// A server that says that it is of this version, and answers pings.
+/// Starts a fake server that reports this version and answers pings.
 async fn old_server(version: &'static str) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
@@ -334,9 +334,9 @@ async fn old_server(version: &'static str) -> String {
 async fn an_old_server_is_refused() {
     let url = old_server("2.9.10").await;
     let bus = open(&url);
-    for words in [words(bus.state().await), words(bus.publish(message("x", 1)).await)] {
+    for words in [unavailable_text(bus.state().await), unavailable_text(bus.publish(message("x", 1)).await)] {
         assert!(words.contains("nats-server 2.9.10") && words.contains("2.10 or newer is needed"), "{words}");
     }
     let newer = open(&old_server("2.10.0").await);
-    assert!(words(newer.state().await).contains("has not answered"), "it is asked at least");
+    assert!(unavailable_text(newer.state().await).contains("has not answered"), "the check of the version passes");
 }

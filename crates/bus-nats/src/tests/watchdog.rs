@@ -1,4 +1,4 @@
-//! Consumers that stall, are deleted, or only look as if they stalled.
+//! Consumers that stall or are deleted, or only seem to stall.
 
 use std::time::Instant;
 
@@ -9,13 +9,13 @@ use super::*;
 
 const FILTERS: [&str; 1] = ["eticket.v1.a.*"];
 
-/// The consumers that the server has.
+/// The names of all consumers on the server.
 async fn names(bus: &Nats) -> Vec<String> {
     let answer: Value = bus.stream.api("CONSUMER.NAMES.ETICKET", &json!({})).await.unwrap();
     answer["consumers"].as_array().into_iter().flatten().map(|name| name.as_str().unwrap().to_owned()).collect()
 }
 
-/// From now on the server delivers nothing to this consumer, and goes on sending signs of life.
+/// Pauses a consumer: the server delivers nothing, but still sends heartbeats.
 async fn pause(bus: &Nats, name: &str) {
     let until = chrono::Utc::now() + chrono::TimeDelta::hours(1);
     let payload = json!({ "pause_until": until.to_rfc3339() });
@@ -30,7 +30,7 @@ async fn delete(bus: &Nats, name: &str) {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_consumer_that_stalls_is_made_anew_where_it_stood() {
+async fn a_stalled_consumer_is_created_again_at_its_position() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     for number in 1..=3 {
@@ -41,27 +41,27 @@ async fn a_consumer_that_stalls_is_made_anew_where_it_stood() {
     assert_eq!(ids(&batch), ["x/1", "x/2"]);
     consumer.ack(&[1]).await.unwrap();
     pause(&bus, &names(&bus).await[0]).await;
-    // What was asked for before the pause may still come; then nothing does.
-    let said = loop {
+    // Messages requested before the pause may still arrive.
+    let text = loop {
         match soon(consumer.next(2)).await {
             Ok(_) => {}
-            outcome => break words(outcome),
+            outcome => break unavailable_text(outcome),
         }
     };
-    assert!(said.contains("has delivered none of") && said.contains("made anew"), "{said}");
+    assert!(text.contains("has delivered none of") && text.contains("created it again"), "{text}");
     drop(consumer);
     let mut consumer = bus.attach("stalls", &FILTERS).await.unwrap();
     let mut read = Vec::new();
     while !read.contains(&"x/3".to_owned()) {
         read.extend(ids(&in_time(consumer.next(10)).await.unwrap()).into_iter().map(str::to_owned));
     }
-    assert!(read.contains(&"x/2".to_owned()), "it had not been dealt with: {read:?}");
-    assert!(!read.contains(&"x/1".to_owned()), "it had been: {read:?}");
+    assert!(read.contains(&"x/2".to_owned()), "it was not acknowledged: {read:?}");
+    assert!(!read.contains(&"x/1".to_owned()), "it was acknowledged: {read:?}");
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn a_reader_that_stalls_or_is_forgotten_ends() {
+async fn a_stalled_or_deleted_reader_ends() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
@@ -69,21 +69,21 @@ async fn a_reader_that_stalls_or_is_forgotten_ends() {
     assert_eq!(ids(&in_time(reader.next(10)).await.unwrap()), ["x/1"]);
     pause(&bus, &names(&bus).await[0]).await;
     bus.publish(message("x", 2)).await.unwrap();
-    let said = words(soon(reader.next(10)).await);
-    assert!(said.contains("none of 1 messages has been delivered"), "{said}");
+    let text = unavailable_text(soon(reader.next(10)).await);
+    assert!(text.contains("none of 1 pending messages was delivered"), "{text}");
     drop(reader);
-    eventually("its end", async || names(&bus).await.is_empty().then_some(())).await;
+    eventually("the deletion of its consumer", async || names(&bus).await.is_empty().then_some(())).await;
 
     let mut reader = bus.read(1).await.unwrap();
     assert_eq!(ids(&in_time(reader.next(10)).await.unwrap()), ["x/2"]);
     delete(&bus, &names(&bus).await[0]).await;
-    let said = words(in_time(reader.next(10)).await);
-    assert!(said.contains("forgotten this reader"), "{said}");
+    let text = unavailable_text(in_time(reader.next(10)).await);
+    assert!(text.contains("deleted this reader"), "{text}");
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn who_waits_for_what_another_works_on_does_not_stall() {
+async fn waiting_while_another_member_works_is_no_stall() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
@@ -92,13 +92,13 @@ async fn who_waits_for_what_another_works_on_does_not_stall() {
     let mut other = bus.attach("shared", &FILTERS).await.unwrap();
     let began = Instant::now();
     let batch = in_time(other.next(10)).await.unwrap();
-    assert_eq!((ids(&batch), batch[0].attempts), (vec!["x/1"], 2), "its time was over");
+    assert_eq!((ids(&batch), batch[0].attempts), (vec!["x/1"], 2), "its ack_wait ended");
     assert!(began.elapsed() > SOON.stall, "it came after {:?}", began.elapsed());
 }
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn what_is_given_back_is_delivered_before_its_time() {
+async fn returned_messages_are_delivered_before_the_ack_wait_ends() {
     let node = server::Nats::start().unwrap();
     let bounds = Bounds { ack_wait: Duration::from_secs(600), ..SOON };
     let bus = Nats::open_with(&config(&node.url()), bounds).unwrap();
@@ -106,7 +106,7 @@ async fn what_is_given_back_is_delivered_before_its_time() {
         bus.publish(message("x", number)).await.unwrap();
     }
     let mut consumer = bus.attach("back", &FILTERS).await.unwrap();
-    // More is under way than is handed out.
+    // More messages are requested than returned.
     assert!(consumer.next(4).now_or_never().is_none());
     assert_eq!(in_time(consumer.next(1)).await.unwrap().len(), 1);
     drop(consumer);
@@ -121,7 +121,7 @@ async fn what_is_given_back_is_delivered_before_its_time() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
-async fn who_is_attached_hears_that_the_consumer_was_put_back() {
+async fn members_notice_a_restart_of_the_consumer() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
     bus.publish(message("x", 1)).await.unwrap();
@@ -129,8 +129,8 @@ async fn who_is_attached_hears_that_the_consumer_was_put_back() {
     in_time(consumer.next(1)).await.unwrap();
     consumer.ack(&[1]).await.unwrap();
     bus.restart("restarted").await.unwrap();
-    let said = words(soon(consumer.next(1)).await);
-    assert!(said.contains("put back to the start"), "{said}");
+    let text = unavailable_text(soon(consumer.next(1)).await);
+    assert!(text.contains("moved back to the start"), "{text}");
     let mut consumer = bus.attach("restarted", &FILTERS).await.unwrap();
     let batch = in_time(consumer.next(1)).await.unwrap();
     assert_eq!((ids(&batch), batch[0].attempts), (vec!["x/1"], 1));

@@ -1,4 +1,4 @@
-//! A durable consumer of the bus in memory: how far it has got, which messages are out, and which wait for another try.
+//! Durable consumers of the in-memory bus.
 
 use std::{
     collections::BTreeMap,
@@ -15,30 +15,30 @@ use tokio::time::Instant;
 use super::{Attachment, State, Stream, delivery};
 use crate::{Consumer, Delivery, Error, Message, matches};
 
-/// A message that is not acknowledged for so long is delivered again.
+/// An unacknowledged message is delivered again after this time.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
 
 /// A message that was delivered and is not acknowledged.
-struct Open {
+struct InFlight {
     attempts: u32,
-    /// Who has it; none where it waits for another try.
+    /// The member that has it; `None` while it waits for redelivery.
     owner: Option<u64>,
-    /// When it is delivered again.
+    /// Time of the next delivery.
     due: Instant,
 }
 
-/// What those who share a durable consumer have in common.
+/// The state that the members of a durable consumer share.
 #[derive(Default)]
 pub(super) struct Durable {
     filters: Vec<String>,
-    /// Everything up to here has been delivered at least once, or is not asked for.
+    /// Everything up to here has been delivered at least once or does not match the filters.
     cursor: u64,
-    open: BTreeMap<u64, Open>,
+    open: BTreeMap<u64, InFlight>,
 }
 
 impl Durable {
     pub(super) fn set_filters(&mut self, filters: &[&str]) {
-        // Other filters: what they add lies also below the position.
+        // New filters may match messages below the cursor, so start again.
         if self.filters != filters {
             self.filters = filters.iter().map(|filter| (*filter).to_owned()).collect();
             self.restart();
@@ -54,7 +54,8 @@ impl Durable {
         self.cursor > last_sequence
     }
 
-    /// What is due again, then what is new. A message that has left the stream is dropped: its subject has newer ones.
+    /// Returns messages due for redelivery, then new ones. A message that has left the stream is dropped: its subject
+    /// has newer ones.
     fn take(&mut self, messages: &BTreeMap<u64, Arc<Message>>, owner: u64, most: usize) -> Vec<Delivery> {
         let now = Instant::now();
         let until = now + ACK_WAIT;
@@ -62,7 +63,7 @@ impl Durable {
         self.open.retain(|sequence, open| {
             let Some(message) = messages.get(sequence) else { return false };
             if open.due <= now && taken.len() < most {
-                *open = Open { attempts: open.attempts + 1, owner: Some(owner), due: until };
+                *open = InFlight { attempts: open.attempts + 1, owner: Some(owner), due: until };
                 taken.push(delivery(*sequence, open.attempts, message));
             }
             true
@@ -73,7 +74,7 @@ impl Durable {
             }
             self.cursor = *sequence;
             if self.filters.iter().any(|filter| matches(filter, &message.subject)) {
-                self.open.insert(*sequence, Open { attempts: 1, owner: Some(owner), due: until });
+                self.open.insert(*sequence, InFlight { attempts: 1, owner: Some(owner), due: until });
                 taken.push(delivery(*sequence, 1, message));
             }
         }
@@ -146,12 +147,12 @@ impl Consumer for MemoryConsumer {
 impl Drop for MemoryConsumer {
     fn drop(&mut self) {
         let now = Instant::now();
-        // A stream that is gone has nothing to give back.
+        // After a change of the stream there is nothing to give back.
         let _ = self.with(|consumer, _| {
             let mine = consumer.open.values_mut().filter(|open| open.owner == Some(self.id));
             mine.for_each(|open| (open.owner, open.due) = (None, now));
         });
-        // Wakes those who share the consumer: there is something for them.
+        // Wakes other members of the consumer, which can receive the messages now.
         self.stream.changed();
     }
 }

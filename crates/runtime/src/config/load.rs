@@ -1,7 +1,7 @@
-//! Builds the typed tree from its sources, for one server in a process or several.
+//! Builds the typed configuration from its sources, for one server or several in a process.
 //!
-//! Trees are merged before they are typed: a server's own struct refuses keys it does not know, so the keys that every
-//! server has are taken out first, and where several share a process each one's section.
+//! Sources are merged as untyped trees. The struct of a server refuses unknown keys, so the keys that all servers
+//! share, and with several servers the section of each, are taken out before a tree is typed.
 
 use std::{
     ffi::OsString,
@@ -33,10 +33,10 @@ const SERVER_KEYS: [&str; 5] = ["listen", "store", "auth", "limits", "shutdown"]
 const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
 /// Keys that only stateful servers accept.
 const STATEFUL_KEYS: [&str; 3] = ["data", "bus", "store"];
-/// Keys of several servers at the root that hold for each.
+/// Keys at the root that apply to every server of the process.
 const SHARED_KEYS: [&str; 4] = ["store", "auth", "limits", "shutdown"];
 
-/// Where configuration comes from, beside the embedded defaults.
+/// The sources of the configuration in addition to the embedded defaults.
 #[derive(Debug, Default)]
 pub(crate) struct Sources {
     pub(crate) file: Option<PathBuf>,
@@ -45,10 +45,10 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
-    /// Those of this process.
+    /// The sources of this process.
     ///
     /// # Errors
-    /// If a variable that is ours is not UTF-8: used in another spelling, a path would be another one.
+    /// Fails if one of the variables is not UTF-8: a lossy conversion could change a path.
     pub(crate) fn from_process(file: Option<PathBuf>, data: Option<PathBuf>) -> Result<Self, Error> {
         Self::from_variables(file, std::env::vars_os(), data)
     }
@@ -66,7 +66,7 @@ impl Sources {
                     let value = value.to_string_lossy().into_owned();
                     return Err(Error::new(name.to_string_lossy(), Some(value), NOT_UTF_8));
                 }
-                // It is none of ours.
+                // Not a variable of eTicket.
                 _ => {}
             }
         }
@@ -76,7 +76,7 @@ impl Sources {
 
 const NOT_UTF_8: &str = "expected text in UTF-8";
 
-/// What has to be known of a server to read its configuration.
+/// The properties of a server that are needed to load its configuration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ServiceSpec {
     pub(crate) name: &'static str,
@@ -84,108 +84,108 @@ pub(crate) struct ServiceSpec {
     pub(crate) store: StoreSupport,
 }
 
-/// A server's configuration, its own keys not typed yet.
+/// The configuration of a server; its specific keys are still untyped.
 #[derive(Debug)]
 pub(crate) struct ServerTree {
     pub(crate) settings: Settings,
     pub(crate) own: Dict,
-    /// Where its keys stand, if not at the root.
+    /// The section of its keys; `None` if they are at the root.
     pub(crate) section: Option<&'static str>,
-    /// What else may stand there.
+    /// Other valid keys in the same place, for error messages.
     beside: Vec<&'static str>,
     place: KeyPlace,
 }
 
 impl ServerTree {
-    /// The server's own keys.
+    /// Deserializes the specific keys of the server.
     pub(crate) fn own<T: DeserializeOwned>(&self) -> Result<T, Error> {
         typed(&self.own, &self.beside).map_err(|error| error.within(self.section))
     }
 
-    /// The error with its key as it stands where it was set.
+    /// Completes the key of an error to the place where the value was set.
     pub(crate) fn placed(&self, error: Error) -> Error {
         self.place.locate(error)
     }
 }
 
-/// Where the keys of a server were set: in its section, or at the root for all.
+/// Where the keys of a server were set: in its section, or at the root for all servers.
 #[derive(Debug, Default)]
 struct KeyPlace {
     section: Option<&'static str>,
-    /// What was set in the section, and of the shared keys at the root.
+    /// The keys set in the section, and the shared keys set at the root.
     in_section: Dict,
     at_root: Dict,
 }
 
 impl KeyPlace {
     fn locate(&self, error: Error) -> Error {
-        match has(&self.at_root, error.key()) && !has(&self.in_section, error.key()) {
+        match is_set(&self.at_root, error.key()) && !is_set(&self.in_section, error.key()) {
             true => error,
             false => error.within(self.section),
         }
     }
 }
 
-/// Whether a key with this path was set.
-fn has(tree: &Dict, path: &str) -> bool {
+/// Whether a key with this path is set.
+fn is_set(tree: &Dict, path: &str) -> bool {
     match path.split_once('.') {
         None => tree.contains_key(path),
-        Some((first, rest)) => tree.get(first).and_then(Value::as_dict).is_some_and(|inner| has(inner, rest)),
+        Some((first, rest)) => tree.get(first).and_then(Value::as_dict).is_some_and(|inner| is_set(inner, rest)),
     }
 }
 
-/// The keys that stand beside the own ones of a server.
+/// The valid keys in addition to the specific keys of a server.
 fn beside(spec: ServiceSpec, section: bool) -> Vec<&'static str> {
     let from_process = PROCESS_KEYS.iter().filter(|_| !section);
     let all = SERVER_KEYS.iter().chain(from_process).copied();
     all.filter(|key| spec.store != StoreSupport::None || !STATEFUL_KEYS.contains(key)).collect()
 }
 
-/// The defaults of a server alone, as TOML with their comments.
+/// The defaults of a server in a process of its own, as TOML with comments.
 pub(crate) fn defaults(spec: ServiceSpec) -> String {
-    // The first line of each file says which file it is.
+    // The first paragraph of each file describes the file.
     let body = |text: &'static str| text.split_once("\n\n").map_or(text, |(_, body)| body).trim();
-    let of_all = body(DEFAULTS);
-    let of_all = match spec.store {
+    let common = body(DEFAULTS);
+    let common = match spec.store {
         StoreSupport::None => {
-            of_all.split("\n\n").filter(|part| !part.starts_with("[bus]")).collect::<Vec<_>>().join("\n\n")
+            common.split("\n\n").filter(|part| !part.starts_with("[bus]")).collect::<Vec<_>>().join("\n\n")
         }
-        _ => of_all.to_owned(),
+        _ => common.to_owned(),
     };
-    format!("{}\n\n{of_all}", body(spec.defaults))
+    format!("{}\n\n{common}", body(spec.defaults))
 }
 
-/// Where a server listens unless it is told.
-pub(crate) fn usual_address(spec: ServiceSpec) -> String {
+/// The default listen address of a server.
+pub(crate) fn default_address(spec: ServiceSpec) -> String {
     let listen = spec.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
     listen.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
 }
 
-/// Where a server listens: for who wants to speak to it, and has not all that it needs to run.
+/// Reads only `listen`, for admin commands; the rest of the configuration may be incomplete.
 pub(crate) fn listen(spec: ServiceSpec, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
     #[derive(serde::Deserialize)]
     struct Listen {
         #[serde(deserialize_with = "super::address")]
         listen: SocketAddr,
     }
-    let (mut tree, mut given) = (embedded(spec.defaults)?, given(sources)?);
-    let given = if section { take_section(&mut given, spec.name)? } else { given };
-    merge(&mut tree, given);
+    let (mut tree, mut overrides) = (embedded(spec.defaults)?, overrides(sources)?);
+    let overrides = if section { take_section(&mut overrides, spec.name)? } else { overrides };
+    merge(&mut tree, overrides);
     let listen: Result<Listen, Error> = typed(&take(&mut tree, &["listen"]), &[]);
     listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(spec.name)))
 }
 
-/// For a server that has a process to itself: all keys stand at the root.
+/// Loads the configuration of a server in a process of its own: all keys are at the root.
 pub(crate) fn alone(spec: ServiceSpec, sources: &Sources) -> Result<(ProcessSettings, ServerTree), Error> {
     let mut tree = embedded(DEFAULTS)?;
     if spec.store == StoreSupport::None {
         tree.remove("bus");
     }
     merge(&mut tree, embedded(spec.defaults)?);
-    merge(&mut tree, given(sources)?);
+    merge(&mut tree, overrides(sources)?);
     let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
     if spec.store == StoreSupport::None {
-        // It has none of these: what is set for them is a mistake.
+        // A server without a store has none of these keys, so they are reported as unknown.
         for of in [&mut process, &mut server] {
             tree.extend(take(of, &STATEFUL_KEYS));
         }
@@ -203,13 +203,13 @@ pub(crate) fn alone(spec: ServiceSpec, sources: &Sources) -> Result<(ProcessSett
     Ok((process, ServerTree { settings, own: tree, section: None, beside, place }))
 }
 
-/// For servers that share a process: the keys of each stand under its name.
+/// Loads the configuration of servers that share a process: the keys of each are in a section with its name.
 pub(crate) fn together(specs: &[ServiceSpec], sources: &Sources) -> Result<(ProcessSettings, Vec<ServerTree>), Error> {
     let mut root = embedded(DEFAULTS)?;
     merge(&mut root, embedded(ALL_IN_ONE)?);
-    let given = given(sources)?;
-    let set_at_root = take(&mut given.clone(), &SHARED_KEYS);
-    merge(&mut root, given);
+    let overrides = overrides(sources)?;
+    let set_at_root = take(&mut overrides.clone(), &SHARED_KEYS);
+    merge(&mut root, overrides);
     let sections: Vec<_> = specs.iter().map(|spec| take_section(&mut root, spec.name)).collect::<Result<_, _>>()?;
     let process: ProcessSettings = typed(&take(&mut root, &PROCESS_KEYS), &[])?;
     process.check()?;
@@ -220,7 +220,7 @@ pub(crate) fn together(specs: &[ServiceSpec], sources: &Sources) -> Result<(Proc
         let known = PROCESS_KEYS.into_iter().chain(SHARED_KEYS).chain(names).collect::<Vec<_>>().join(", ");
         let (mut path, value) = (vec![key], value);
         let value = Some(shown(leaf(&mut path, &value)));
-        return Err(Error::new(path.join("."), value, format!("no such key; known here: {known}")));
+        return Err(Error::new(path.join("."), value, format!("unknown key; expected one of {known}")));
     }
     let trees = specs.iter().zip(sections).map(|(spec, section)| {
         let (in_section, at_root) = (section.clone(), set_at_root.clone());
@@ -235,7 +235,7 @@ pub(crate) fn together(specs: &[ServiceSpec], sources: &Sources) -> Result<(Proc
     Ok((process, trees.collect::<Result<_, _>>()?))
 }
 
-/// The settings of one of several servers, and its own keys.
+/// The settings and the specific keys of one of several servers.
 fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Settings, Dict), Error> {
     let mut tree = embedded(spec.defaults)?;
     let mut shared = shared.clone();
@@ -243,14 +243,14 @@ fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Setting
     merge(&mut tree, shared);
     if let Some(key) = PROCESS_KEYS.iter().find(|key| section.contains_key(**key)) {
         let value = section.get(*key).map(shown);
-        return Err(Error::new(*key, value, "holds for the whole process: set it at the root"));
+        return Err(Error::new(*key, value, "applies to the whole process: set it at the root"));
     }
     merge(&mut tree, section);
     let mut server = take(&mut tree, &SERVER_KEYS);
     if spec.store == StoreSupport::None
         && let Some(value) = server.remove("store")
     {
-        return Err(Error::new("store", Some(shown(&value)), "no such key; this server has no store"));
+        return Err(Error::new("store", Some(shown(&value)), "unknown key: this server has no store"));
     }
     let mut settings: Settings = typed(&server, &[])?;
     check(spec, &settings)?;
@@ -283,13 +283,13 @@ fn embedded(text: &str) -> Result<Dict, Error> {
     Figment::from(Toml::string(text)).extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
 }
 
-/// The file, the environment and the flags, merged.
-fn given(sources: &Sources) -> Result<Dict, Error> {
+/// Merges file, environment and flags.
+fn overrides(sources: &Sources) -> Result<Dict, Error> {
     let mut figment = Figment::new();
     if let Some(path) = &sources.file {
         let refuse = |expected| Error::new("--config", Some(path.display().to_string()), expected);
         let text = text_file::read(path).map_err(refuse)?;
-        // Read once by itself for errors with line and column.
+        // Parsed separately for errors with line and column.
         toml::from_str::<toml::Table>(&text).map_err(|error| refuse(format!("the file is not TOML: {error}")))?;
         figment = figment.merge(Toml::string(&text));
     }
@@ -299,7 +299,7 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
         if key.is_empty() || key.split('.').any(str::is_empty) {
             return Err(Error::new(name, Some(value.clone()), "expected ETICKET__ and the path of a key joined by __"));
         }
-        // What looks like a number may be meant as text: which it is says the type, when it is known.
+        // Text that looks like a number may be meant as text; the type of the key decides later.
         let value = match value.parse::<Value>() {
             Ok(value @ (Value::String(..) | Value::Dict(..) | Value::Array(..))) => value,
             _ => Value::from(value.clone()),
@@ -309,7 +309,7 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
     if let Some(data) = &sources.data {
         let refuse = |expected| Error::new("--data", Some(data.display().to_string()), expected);
         let data = match data.to_str() {
-            Some("") => return Err(refuse("expected the path of a folder; leave it out for the default")),
+            Some("") => return Err(refuse("expected the path of a folder; omit --data for the default")),
             Some(data) => Value::from(data),
             None => return Err(refuse(NOT_UTF_8)),
         };
@@ -318,7 +318,7 @@ fn given(sources: &Sources) -> Result<Dict, Error> {
     figment.extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
 }
 
-/// A value under its path, as a source.
+/// A value under its path, as a source of figment.
 struct Nested(Value);
 
 impl Provider for Nested {
@@ -357,14 +357,15 @@ fn typed<T: DeserializeOwned>(tree: &Dict, beside: &[&str]) -> Result<T, Error> 
     let mut tree = tree.clone();
     loop {
         match Figment::from(Serialized::globals(&tree)).extract() {
-            Err(error) if read_text(&mut tree, &error) => {}
+            Err(error) if convert_text(&mut tree, &error) => {}
             outcome => return outcome.map_err(|error| from_figment(error, &tree, beside)),
         }
     }
 }
 
-/// Reads a text as the number or the like that its type wants; answers whether it could. The environment has only texts.
-fn read_text(tree: &mut Dict, error: &figment::Error) -> bool {
+/// Converts a text to the type that the error expects, such as a number, because the environment has only text. Returns
+/// whether it could.
+fn convert_text(tree: &mut Dict, error: &figment::Error) -> bool {
     let Some(error) = error.clone().into_iter().next() else { return false };
     let (Kind::InvalidType(Actual::Str(_), _), Some((first, rest))) = (&error.kind, error.path.split_first()) else {
         return false;
@@ -385,7 +386,7 @@ fn read_text(tree: &mut Dict, error: &figment::Error) -> bool {
     }
 }
 
-/// The first key and value of a section, and of those in it: who misspells a section is told of what they set.
+/// Follows the first key of nested sections, so that a misspelt section is reported with a key that was set in it.
 fn leaf<'a>(path: &mut Vec<String>, mut value: &'a Value) -> &'a Value {
     while let Value::Dict(_, section) = value
         && let Some((key, inner)) = section.first_key_value()
@@ -396,8 +397,8 @@ fn leaf<'a>(path: &mut Vec<String>, mut value: &'a Value) -> &'a Value {
     value
 }
 
-/// What a type expects, in words for people who do not know the program's types.
-fn in_plain_words(expected: &str) -> &str {
+/// Describes a type of serde for people.
+fn describe_type(expected: &str) -> &str {
     match expected {
         "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number above zero",
         "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number, not below zero",
@@ -411,9 +412,9 @@ fn in_plain_words(expected: &str) -> &str {
     }
 }
 
-/// `beside` are keys that are known at the root too, though not to the type.
+/// Converts an error of figment. `beside` are further valid keys at the root.
 fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
-    // Several faults are told one after another, as each is put right.
+    // Only the first error is reported; the others follow when it is corrected.
     let error = error.into_iter().next().unwrap_or_else(|| figment::Error::from("no reason given".to_owned()));
     let mut path = error.path.clone();
     let at = |path: &[String]| {
@@ -430,16 +431,16 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
             known.extend(expected);
             let known = known.join(", ");
             let value = at(&path).map(|value| shown(leaf(&mut path, value)));
-            Error::new(path.join("."), value, format!("no such key; known here: {known}"))
+            Error::new(path.join("."), value, format!("unknown key; expected one of {known}"))
         }
         Kind::MissingField(field) => {
             if path.last().map(String::as_str) != Some(&field) {
                 path.push(field.into_owned());
             }
-            Error::missing(path.join("."), "must be given")
+            Error::missing(path.join("."), "expected a value")
         }
         Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
-            Error::new(path.join("."), value_at(&path), format!("expected {}", in_plain_words(&expected.to_string())))
+            Error::new(path.join("."), value_at(&path), format!("expected {}", describe_type(&expected.to_string())))
         }
         Kind::UnknownVariant(_, variants) => {
             Error::new(path.join("."), value_at(&path), format!("expected one of {}", variants.join(", ")))
@@ -448,7 +449,7 @@ fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
     }
 }
 
-/// A value as it would stand in a file.
+/// Formats a value as in a configuration file.
 fn shown(value: &Value) -> String {
     match value {
         Value::String(_, text) => text.clone(),
@@ -457,7 +458,7 @@ fn shown(value: &Value) -> String {
     }
 }
 
-/// What is in force, as TOML that may be given as a file again, but for passwords.
+/// Formats the effective configuration as a valid configuration file, with masked passwords.
 pub(crate) fn effective(process: &ProcessSettings, servers: &[(Option<&str>, toml::Table)]) -> Result<String, Error> {
     let unprintable = |error: toml::ser::Error| Error::new("--check-config", None, error.to_string());
     let mut root = table(process)?;
@@ -471,7 +472,7 @@ pub(crate) fn effective(process: &ProcessSettings, servers: &[(Option<&str>, tom
     toml::to_string_pretty(&root).map_err(unprintable)
 }
 
-/// A struct of the configuration as a table.
+/// Converts a configuration struct to a table.
 pub(crate) fn table(value: &impl Serialize) -> Result<toml::Table, Error> {
     toml::Table::try_from(value).map_err(|error| Error::new("--check-config", None, error.to_string()))
 }

@@ -16,7 +16,7 @@ pub(crate) struct Flags {
     pub(crate) data: Option<PathBuf>,
     pub(crate) check_config: bool,
     /// The admin command for a running server; `None` to run a server.
-    pub(crate) order: Option<AdminCommand>,
+    pub(crate) admin_command: Option<AdminCommand>,
 }
 
 impl Flags {
@@ -27,7 +27,7 @@ impl Flags {
     }
 
     fn from_matches(matches: &ArgMatches, binary: Binary) -> Self {
-        let order = match binary {
+        let admin_command = match binary {
             Binary::Together => {
                 matches.subcommand_matches(ADMIN).and_then(|matches| AdminCommand::from_matches(matches, None))
             }
@@ -35,7 +35,7 @@ impl Flags {
             Binary::Gateway => None,
         };
         Self {
-            order,
+            admin_command,
             config: matches.get_one("config").cloned(),
             // Only stateful servers have this flag.
             data: matches.try_get_one("data").ok().flatten().cloned(),
@@ -99,7 +99,8 @@ mod tests {
 
     #[test]
     fn flags_are_read_before_and_after_serve() {
-        let expected = Flags { config: Some("c".into()), data: Some("d".into()), check_config: true, order: None };
+        let expected =
+            Flags { config: Some("c".into()), data: Some("d".into()), check_config: true, admin_command: None };
         for arguments in [
             &["--config", "c", "--data", "d", "--check-config"][..],
             &["serve", "--config", "c", "--data", "d", "--check-config"],
@@ -107,7 +108,7 @@ mod tests {
         ] {
             assert_eq!(parse(Binary::Together, arguments).expect("valid"), expected);
         }
-        let nothing = Flags { config: None, data: None, check_config: false, order: None };
+        let nothing = Flags { config: None, data: None, check_config: false, admin_command: None };
         assert_eq!(parse(Binary::Gateway, &[]).expect("valid"), nothing);
     }
 
@@ -118,16 +119,21 @@ mod tests {
     }
 
     #[test]
-    fn operators_speak_to_a_service_or_through_the_gateway() {
-        let order = |binary, arguments: &[&str]| parse(binary, arguments).expect("valid").order.is_some();
-        assert!(order(Binary::Service("ticket"), &["republish"]));
-        assert!(order(Binary::Together, &["admin", "republish"]));
+    fn admin_commands_go_to_a_service_or_through_the_gateway() {
+        let is_admin = |binary, arguments: &[&str]| parse(binary, arguments).expect("valid").admin_command.is_some();
+        assert!(is_admin(Binary::Service("ticket"), &["republish"]));
+        assert!(is_admin(Binary::Together, &["admin", "republish"]));
         let address = |arguments: &[&str]| {
-            parse(Binary::Together, arguments).expect("valid").order.expect("an order").address.expect("an address")
+            parse(Binary::Together, arguments)
+                .expect("valid")
+                .admin_command
+                .expect("a command")
+                .address
+                .expect("an address")
         };
         assert_eq!(address(&["admin", "--address", "h:1", "unsettled"]), "h:1");
         assert_eq!(address(&["admin", "unsettled", "--address", "h:1"]), "h:1");
-        assert!(!order(Binary::Together, &["serve"]));
+        assert!(!is_admin(Binary::Together, &["serve"]));
         assert!(parse(Binary::Together, &["admin"]).is_err());
         assert!(parse(Binary::Gateway, &["republish"]).is_err());
     }

@@ -1,4 +1,4 @@
-//! The text of `--help` besides the flags: which server this is, its address, what it needs, its keys, exit codes, an example.
+//! The text of `--help` after the flags: address, required keys, all keys with their defaults, exit codes, an example.
 
 use super::{run::Program, service::ServiceFactory};
 use crate::config::load;
@@ -38,7 +38,7 @@ impl Help {
              TOML file for --config. Keys that end in _ms are in\nmilliseconds. Each key is also an environment variable: \
              limits.concurrency is\nETICKET__LIMITS__CONCURRENCY, which overrides the file.\n\n{keys}\n\n{EXIT_CODES}\n\n\
              Example:\n  {}",
-            load::usual_address(entry.spec),
+            load::default_address(entry.spec),
             entry.example,
         );
         Self { about: format!("{program}: the {name} server of eTicket. {}", entry.about), details }
@@ -47,7 +47,7 @@ impl Help {
     fn together(program: &str, entries: &[ServiceFactory]) -> Self {
         let servers = entries.iter().rev().map(|entry| {
             let (spec, about) = (entry.spec, entry.about);
-            format!("  {:<12} {:<15} {about}\n", spec.name, load::usual_address(spec))
+            format!("  {:<12} {:<15} {about}\n", spec.name, load::default_address(spec))
         });
         let details = format!(
             "Servers and their default addresses:\n{}\n{program} needs no other program: stores and bus are files in the data \

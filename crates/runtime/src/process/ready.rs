@@ -9,11 +9,11 @@ use std::{
 use eticket_base::{config::LogFormat, telemetry};
 
 /// Reports the addresses to programs and people, in the given order.
-pub(crate) fn tell(program: &str, addresses: &[(&'static str, SocketAddr)], format: LogFormat) {
-    // A write to a full pipe that nobody reads blocks, so it gets a thread of its own.
+pub(crate) fn report(program: &str, addresses: &[(&'static str, SocketAddr)], format: LogFormat) {
+    // A write to a full pipe that nobody reads blocks, so a separate thread writes.
     let line = line(addresses) + "\n";
     if let Err(error) = thread::Builder::new().name("ready-line".to_owned()).spawn(move || print(&line)) {
-        tracing::error!(%error, "the ready line could not be written to standard output");
+        tracing::error!(%error, "cannot write the ready line to standard output");
     }
     let attempt = addresses.first().map(|(_, address)| format!("grpcurl -plaintext {address} list"));
     let attempt = attempt.unwrap_or_default();

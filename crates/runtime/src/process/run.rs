@@ -1,4 +1,4 @@
-//! From a configuration to servers that run, and to the end of the process.
+//! Configures the servers of a program, runs them, and stops them.
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -32,19 +32,19 @@ use crate::{
     context::{self, Context, Siblings},
 };
 
-/// A server that is not ready for so long is worth a line in the log.
-const PATIENCE: Duration = Duration::from_secs(10);
+/// Delay until a server that is not ready is logged, and interval of further log lines.
+const READY_WARNING: Duration = Duration::from_secs(10);
 
-/// Which servers a binary runs.
+/// The servers of a binary.
 pub(crate) struct Program {
     pub(crate) name: String,
     pub(crate) entries: Vec<ServiceFactory>,
-    /// Their keys stand in sections of their own, and they find each other.
+    /// Several servers in one process, with a section each; they find each other without configured addresses.
     pub(crate) together: bool,
 }
 
 impl Program {
-    /// What can be said to it on the command line.
+    /// Returns the kind of this binary.
     pub(crate) fn binary(&self) -> Binary {
         match &self.entries[..] {
             _ if self.together => Binary::Together,
@@ -53,15 +53,15 @@ impl Program {
         }
     }
 
-    /// Where the server listens that takes operators' orders: the last one started, whom people call.
-    /// With the key that says so.
-    pub(crate) fn listens_at(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
+    /// The listen address for admin commands, with its key. The last server receives them: with several servers, the
+    /// gateway.
+    pub(crate) fn listen_address(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
         let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
         let address = load::listen(last.spec, self.together, sources)?;
         Ok((key_of(self.together.then_some(last.spec.name), "listen"), address))
     }
 
-    /// Reads and checks everything; nothing is opened or bound.
+    /// Reads and checks the configuration, without opening or binding anything.
     pub(crate) fn configure(&self, sources: &Sources) -> Result<ConfiguredProgram, config::Error> {
         let specs: Vec<_> = self.entries.iter().map(|entry| entry.spec).collect();
         let (process, trees) = match (self.together, &specs[..]) {
@@ -82,7 +82,7 @@ impl Program {
     }
 }
 
-/// The key of a server, from the root.
+/// The full key of a server.
 fn key_of(section: Option<&str>, key: &str) -> String {
     section.map_or_else(|| key.to_owned(), |section| format!("{section}.{key}"))
 }
@@ -95,7 +95,7 @@ struct Server {
     configured: Configured,
 }
 
-/// A program whose configuration is right.
+/// A program with a valid configuration.
 pub(crate) struct ConfiguredProgram {
     name: String,
     process: ProcessSettings,
@@ -103,24 +103,24 @@ pub(crate) struct ConfiguredProgram {
 }
 
 impl ConfiguredProgram {
-    /// The configuration in force, as TOML.
+    /// Formats the effective configuration as TOML.
     pub(crate) fn effective(&self) -> Result<String, config::Error> {
         let tables: Vec<_> = self.servers.iter().map(|server| (server.section, self.table_of(server))).collect();
         load::effective(&self.process, &tables)
     }
 
-    /// No two servers of this process listen at the same address.
+    /// Checks that no two servers of this process have the same address.
     fn check_addresses(&self) -> Result<(), config::Error> {
         let servers = self.servers.iter().map(|server| (key_of(server.section, "listen"), server.settings.listen));
         let mut known = vec![("admin.listen".to_owned(), self.process.admin.listen)];
         for (key, address) in servers {
             let (ip, port) = (address.ip(), address.port());
-            let meets = |other: &SocketAddr| {
+            let conflicts = |other: &SocketAddr| {
                 let same_ip = other.ip() == ip || other.ip().is_unspecified() || ip.is_unspecified();
                 port != 0 && other.port() == port && same_ip && other.is_ipv4() == address.is_ipv4()
             };
-            if let Some((other, taken)) = known.iter().find(|(_, other)| meets(other)) {
-                let expected = format!("must not meet {other}, which is {taken}: give each an address of its own");
+            if let Some((other, taken)) = known.iter().find(|(_, other)| conflicts(other)) {
+                let expected = format!("conflicts with {other} = {taken}: set different addresses");
                 return Err(config::Error::new(key, Some(address.to_string()), expected));
             }
             known.push((key, address));
@@ -128,7 +128,7 @@ impl ConfiguredProgram {
         Ok(())
     }
 
-    /// No two servers of this process keep their state in the same file.
+    /// Checks that no two servers of this process use the same file.
     fn check_files(&self) -> Result<(), config::Error> {
         let mut known: Vec<(String, PathBuf)> = Vec::new();
         if let (Some(data), Some(EMBEDDED)) = (&self.process.data, self.process.bus.url.as_deref()) {
@@ -138,7 +138,7 @@ impl ConfiguredProgram {
             let (spec, url) = (server.entry.spec, server.settings.store.url.as_deref());
             let path = match (url.map(|url| urls::store_place(spec.store, url)).transpose()?, &self.process.data) {
                 (Some(StorePlace::Sqlite(path)), _) => path,
-                (None, Some(data)) if spec.store != StoreSupport::None => context::usual_store(data, spec.name),
+                (None, Some(data)) if spec.store != StoreSupport::None => context::default_store(data, spec.name),
                 _ => continue,
             };
             let path = std::path::absolute(&path).unwrap_or(path);
@@ -146,7 +146,7 @@ impl ConfiguredProgram {
             if let Some((other, _)) =
                 known.iter().find(|(_, known)| std::path::absolute(known).is_ok_and(|k| k == path))
             {
-                let expected = format!("must not be the file of {other}: give each a file of its own");
+                let expected = format!("is the file of {other}: set different files");
                 return Err(config::Error::new(key, Some(format!("sqlite:{}", path.display())), expected));
             }
             known.push((key, path));
@@ -159,26 +159,26 @@ impl ConfiguredProgram {
         if let (Some(data), None) = (&self.process.data, &server.settings.store.url)
             && server.entry.spec.store != StoreSupport::None
         {
-            let url = format!("sqlite:{}", context::usual_store(data, server.entry.spec.name).display());
+            let url = format!("sqlite:{}", context::default_store(data, server.entry.spec.name).display());
             table.insert("store".to_owned(), toml::Table::from_iter([("url".to_owned(), url.into())]).into());
         }
         table
     }
 
-    /// Runs until a signal asks to stop.
+    /// Runs until a signal requests the stop.
     pub(crate) fn run(self) -> Result<(), StartError> {
         telemetry::init_log(&self.process.log)?;
         let stop = signals::listen(self.hard_cap())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
         let outcome = runtime.block_on(self.serve(stop));
-        // What still blocks a thread had its chance within the hard cap.
+        // Tasks that still block a thread have had their time within the hard cap.
         runtime.shutdown_background();
         outcome
     }
 
     /// Runs until `stop` is cancelled.
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
-        // Before anything is recorded, or it would be lost.
+        // Before anything is recorded, because earlier values would be lost.
         telemetry::metrics();
         let data = self.process.data.as_deref().map(DataFolder::open).transpose()?;
         let open_bus = self.servers.iter().find_map(|server| server.entry.open_bus);
@@ -204,14 +204,14 @@ impl ConfiguredProgram {
         outcome
     }
 
-    /// Of the process: the longest of its servers.
+    /// The hard cap of the process: the longest of its servers.
     fn hard_cap(&self) -> Duration {
         self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default()
     }
 
     async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
         let admin = Admin::new(self.servers.iter().map(|server| server.entry.spec.name).collect());
-        // It is stopped last, so that the others can be watched while they stop.
+        // Stopped last, so that the stop of the others can be observed.
         running.push(admin.start(self.process.admin.listen).await?);
         for server in self.servers {
             let name = server.entry.spec.name;
@@ -221,19 +221,19 @@ impl ConfiguredProgram {
             admin.started(name, server.health().cloned());
             running.push(server);
         }
-        while timeout(PATIENCE, admin.ready()).await.is_err() {
-            tracing::warn!(servers = admin.not_ready().join(", "), "still waiting until all are ready");
+        while timeout(READY_WARNING, admin.ready()).await.is_err() {
+            tracing::warn!(servers = admin.not_ready().join(", "), "still waiting for servers to become ready");
         }
-        // From the one that people call to the one that nobody does; the admin has started first.
+        // In reverse order of start, so that the gateway comes first; the admin server was started first.
         let addresses: Vec<(&'static str, SocketAddr)> =
             running.iter().rev().map(|server| (server.name(), server.address())).collect();
-        ready::tell(&self.name, &addresses, telemetry::format_of(&self.process.log));
+        ready::report(&self.name, &addresses, telemetry::format_of(&self.process.log));
         telemetry::has_started();
         Ok(())
     }
 }
 
-/// What all servers of a process share.
+/// Resources that all servers of a process share.
 struct Base {
     data: Option<DataFolder>,
     bus: Option<Arc<dyn Bus>>,
@@ -243,31 +243,31 @@ struct Base {
 
 impl Base {
     fn context(&self, name: &'static str, settings: Settings, store: StoreSupport) -> Context {
-        let keeps = store != StoreSupport::None;
+        let is_stateful = store != StoreSupport::None;
         Context {
             name,
             settings,
-            data: self.data.clone().filter(|_| keeps),
-            bus: self.bus.clone().filter(|_| keeps),
+            data: self.data.clone().filter(|_| is_stateful),
+            bus: self.bus.clone().filter(|_| is_stateful),
             clock: self.clock.clone(),
             siblings: self.siblings.clone(),
         }
     }
 }
 
-/// What has to be stopped, in the order of its start.
+/// What must be stopped, in the order of the start.
 pub(super) struct Started {
     pub(super) running: Vec<Running>,
     pub(super) bus: Option<Arc<dyn Bus>>,
 }
 
 impl Started {
-    /// Stops all in the opposite order within `cap`.
+    /// Stops everything in reverse order, within `cap`.
     pub(super) async fn stop(mut self, cap: Duration) {
         let until = Instant::now() + cap;
         let delays = self.running.iter_mut().map(Running::announce_stop);
         sleep(delays.max().unwrap_or_default().min(cap)).await;
-        // The gateway is the first to stop, and waits for calls that only the others can end.
+        // The gateway stops first, and waits for calls that only the servers behind it can end.
         self.running.iter().for_each(Running::end_waits);
         for server in self.running.into_iter().rev() {
             server.stop_until(until).await;
@@ -275,7 +275,7 @@ impl Started {
         if let Some(bus) = self.bus
             && timeout_at(until, bus.close()).await.is_err()
         {
-            tracing::warn!("the bus did not close in time");
+            tracing::warn!("the bus was not closed within shutdown.hard_cap_ms");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! What a service gives to be run: its name, its configuration, and how it is built.
+//! The interface of a service to this crate: its name, its configuration, and how to build it.
 
 use std::{future::Future, sync::Arc};
 
@@ -20,54 +20,55 @@ use crate::{
     context::Context,
 };
 
-/// Where a server runs.
+/// Whether a server shares its process with others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Deployment {
-    /// In a process of its own: it must be told where the others are.
+    /// In a process of its own; the addresses of other servers must be configured.
     Alone,
-    /// With the others: it finds them.
+    /// In one process with all servers, which find each other.
     Together,
 }
 
-/// A server of this system.
+/// A server of eTicket.
 pub trait Service: 'static {
     /// Its name in configuration, metrics, ready line and file names.
     const NAME: &'static str;
-    /// Its configuration as TOML, `listen` and its own keys.
+    /// Its default configuration as TOML: `listen` and its specific keys.
     const DEFAULTS: &'static str;
-    /// What it does, in a line.
+    /// A one-line description for the help.
     const ABOUT: &'static str = "One server of eTicket";
-    /// What it must be told to run in a process of its own, and can be told besides: lines for its help.
+    /// The keys that must or may be set in a process of its own: lines for the help.
     const NEEDS: &'static str = "";
-    /// A command line that starts it.
+    /// An example command line for the help.
     const EXAMPLE: &'static str = "";
-    /// What it can keep its state in. One that keeps none has neither data folder nor bus.
+    /// The stores that it supports. A server without a store has neither data folder nor bus.
     const STORE: StoreSupport = StoreSupport::Any;
-    /// Opens the bus that it publishes to or listens to; `None` for a server without one. The servers of a process share one bus: the
-    /// first of them that has this opens it.
+    /// Opens the bus; `None` for a server that does not use it. The servers of a process share one bus, opened by the
+    /// first server that has this.
     const OPEN_BUS: Option<OpenBus> = None;
-    /// Its own keys, beside those that every server has. Unknown keys must be refused (`deny_unknown_fields`).
+    /// Its specific keys, in addition to those of every server. Must refuse unknown keys (`deny_unknown_fields`).
     type Config: DeserializeOwned + Serialize + Send + 'static;
 
-    /// Says what the types of the configuration cannot, with keys from the root of `Config`. Nothing is open or bound yet.
+    /// Checks what the types of the configuration cannot, before anything is opened or bound. Keys in errors start at
+    /// the root of `Config`.
     ///
     /// # Errors
-    /// The first value that is wrong.
+    /// Returns the first invalid value.
     fn check(config: &Self::Config, settings: &Settings, place: Deployment) -> Result<(), config::Error> {
         let _ = (config, settings, place);
         Ok(())
     }
 
-    /// Builds and starts it. Dropped before it has ended it leaves nothing behind that matters.
+    /// Builds and starts the server. If the future is dropped before it completes, nothing that matters remains.
     fn build(context: &Context, config: Self::Config) -> impl Future<Output = Result<Running, StartError>> + Send;
 }
 
-/// Opens the bus that the configuration names; its file, if it has one, lies in the data folder.
+/// Opens the configured bus; its file, if it has one, is in the data folder.
 pub type OpenBus = for<'a> fn(&'a BusConfig, &'a DataFolder) -> BoxFuture<'a, Result<Arc<dyn Bus>, StartError>>;
 type Configure = fn(&ServerTree, Deployment) -> Result<Configured, config::Error>;
 type Build = Box<dyn for<'a> FnOnce(&'a Context) -> BoxFuture<'a, Result<Running, StartError>> + Send>;
 
-/// A service whose type is not known any more.
+/// A service with its type erased.
 #[derive(Debug, Clone, Copy)]
 pub struct ServiceFactory {
     pub(crate) spec: ServiceSpec,
@@ -78,14 +79,14 @@ pub struct ServiceFactory {
     pub(crate) open_bus: Option<OpenBus>,
 }
 
-/// A service whose configuration has been checked.
+/// A service with a checked configuration.
 pub(crate) struct Configured {
     /// Its effective configuration.
     pub(crate) table: toml::Table,
     pub(crate) build: Build,
 }
 
-/// For [`super::main_of_several`].
+/// Creates an entry for [`super::main_of_several`].
 #[must_use]
 pub fn entry<S: Service>() -> ServiceFactory {
     let spec = ServiceSpec { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };

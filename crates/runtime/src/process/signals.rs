@@ -1,4 +1,5 @@
-//! Signals are handled on a thread with a runtime of its own: where the servers' runtime is frozen, the process still ends.
+//! Handles signals on a thread with a separate runtime, so that the process ends even if the runtime of the servers is
+//! blocked.
 
 use std::{fs, thread, time::Duration};
 
@@ -13,39 +14,40 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Signals within this time of the first one count as that one: a terminal and a program in between both send theirs.
-const SAME: Duration = Duration::from_secs(1);
-/// What the servers themselves may need beyond the hard cap.
+/// Signals within this time after the first are ignored: a terminal and a wrapper program may both send one.
+const DEBOUNCE: Duration = Duration::from_secs(1);
+/// Time that the servers may need in addition to the hard cap.
 const MARGIN: Duration = Duration::from_secs(1);
 
-/// The first SIGTERM, SIGINT or SIGHUP cancels the token. Another one, a second or more later, ends the process at once with 130.
-/// A process that has not ended a second after the hard cap `cap` ends with 70.
+/// The first SIGTERM, SIGINT or SIGHUP cancels the returned token. Another signal, a second or more later, ends the
+/// process at once with exit code 130. A process that has not ended a second after the hard cap `cap` ends with exit
+/// code 70.
 pub(super) fn listen(cap: Duration) -> Result<CancellationToken, StartError> {
     let stop = CancellationToken::new();
-    let asked = stop.clone();
+    let stopping = stop.clone();
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::failed)?;
     let signals = {
         let _inside = runtime.enter();
         Signals::new()?
     };
-    let follow = move || runtime.block_on(follow(signals, &asked, cap));
+    let follow = move || runtime.block_on(follow(signals, &stopping, cap));
     thread::Builder::new().name("signals".to_owned()).spawn(follow).map_err(StartError::failed)?;
     Ok(stop)
 }
 
-async fn follow(mut signals: Signals, asked: &CancellationToken, cap: Duration) {
+async fn follow(mut signals: Signals, stop: &CancellationToken, cap: Duration) {
     signals.next().await;
-    asked.cancel();
+    stop.cancel();
     let first = Instant::now();
     loop {
         tokio::select! {
             () = signals.next() => {
-                if first.elapsed() >= SAME {
+                if first.elapsed() >= DEBOUNCE {
                     std::process::exit(INTERRUPTED.into());
                 }
             }
             () = sleep_until(first + cap + MARGIN) => {
-                tracing::error!(cap_ms = cap.as_millis() as u64, "the process did not stop within shutdown.hard_cap_ms: it is ended");
+                tracing::error!(cap_ms = cap.as_millis() as u64, "ending the process: it did not stop within shutdown.hard_cap_ms");
                 telemetry::flush_log();
                 std::process::exit(FAILED.into());
             }
@@ -56,7 +58,7 @@ async fn follow(mut signals: Signals, asked: &CancellationToken, cap: Duration) 
 struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// `None` under `nohup`.
+    /// `None` if SIGHUP is ignored, as under `nohup`.
     hangup: Option<Signal>,
 }
 
@@ -83,12 +85,13 @@ impl Signals {
     }
 }
 
-/// Whether SIGHUP was ignored when the process started, as under `nohup`: then it stays ignored. Only Linux says so.
+/// Whether SIGHUP was ignored when the process started, as under `nohup`; then it stays ignored. Only Linux reports
+/// this.
 fn ignores_hangups() -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or_default();
-    // The mask's lowest bit is signal 1.
+    // The lowest bit of the mask is signal 1.
     ignored & (1 << (SignalKind::hangup().as_raw_value() - 1)) != 0
 }
 
@@ -105,7 +108,7 @@ mod tests {
 
     const CHILD: &str = "ETICKET_TEST_FROZEN";
 
-    /// Run as a process of its own by the next test: its one runtime is blocked for good.
+    /// A process whose only runtime is blocked forever; the next test runs it.
     #[test]
     #[ignore = "the next test runs it"]
     fn a_process_with_a_frozen_runtime() {
@@ -113,7 +116,7 @@ mod tests {
             return;
         }
         let stop = listen(Duration::from_millis(100)).expect("signals");
-        println!("\nit listens");
+        println!("\nlistening");
         let runtime = runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(async {
             stop.cancelled().await;
@@ -130,9 +133,9 @@ mod tests {
             .env(CHILD, "1")
             .stdout(Stdio::piped())
             .spawn()
-            .expect("it starts");
+            .expect("the process starts");
         let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines();
-        assert!(lines.any(|line| line.expect("read") == "it listens"), "it ended early");
+        assert!(lines.any(|line| line.expect("read") == "listening"), "it ended early");
         let id = i32::try_from(child.id()).ok().and_then(Pid::from_raw).expect("an id");
         kill_process(id, Signal::TERM).expect("signalled");
         assert_eq!(child.wait().expect("waited for").code(), Some(70));

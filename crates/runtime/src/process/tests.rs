@@ -1,4 +1,4 @@
-//! A program of two servers that do nothing, from its configuration to its end.
+//! Tests of a program with two trivial servers, from its configuration to its end.
 
 use std::{
     net::SocketAddr,
@@ -30,10 +30,10 @@ struct Keys {
     note: String,
 }
 
-/// What happened to servers whose note is `watched`, in order. One test only looks at it.
+/// The events of servers whose note is `watched`, in order. Only one test uses it.
 static EVENTS: Mutex<Vec<&'static str>> = Mutex::new(Vec::new());
 
-fn happened(config: &Keys, what: &'static str) {
+fn record(config: &Keys, what: &'static str) {
     if config.note == "watched" {
         EVENTS.lock().unwrap_or_else(PoisonError::into_inner).push(what);
     }
@@ -64,16 +64,16 @@ impl Service for First {
     }
 
     async fn build(context: &Context, config: Keys) -> Result<Running, StartError> {
-        happened(&config, "first starts");
+        record(&config, "first starts");
         context.bus()?;
         let store = context.store_path()?;
         if !store.starts_with(context.data()?.path()) {
-            return Err(StartError::failed("the store lies elsewhere"));
+            return Err(StartError::failed("the path of the store is wrong"));
         }
         let health = Health::new(["first"]).with_store();
         health.set_store(true);
         let running = context.server().health(health).start().await?;
-        Ok(running.then(move || async move { happened(&config, "first stops") }))
+        Ok(running.then(move || async move { record(&config, "first stops") }))
     }
 }
 
@@ -85,14 +85,14 @@ impl Service for Second {
 
     async fn build(context: &Context, config: Keys) -> Result<Running, StartError> {
         if context.data.is_some() || context.bus.is_some() || context.upstream("first", None).is_none() {
-            return Err(StartError::failed("it has neither, and finds the first"));
+            return Err(StartError::failed("unexpected data folder, bus or sibling"));
         }
         if config.note == "broken" {
-            return Err(StartError::unavailable("no luck", "none to be had"));
+            return Err(StartError::unavailable("no resource", "not available"));
         }
         let running = context.server().start().await?;
-        happened(&config, "second has started");
-        Ok(running.then(move || async move { happened(&config, "second stops") }))
+        record(&config, "second has started");
+        Ok(running.then(move || async move { record(&config, "second stops") }))
     }
 }
 
@@ -119,7 +119,7 @@ fn a_service_checks_its_own_keys() {
 }
 
 #[test]
-fn the_effective_configuration_has_everything() {
+fn the_effective_configuration_is_complete() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = both().configure(&sources(&[("FIRST__NOTE", "mine")], folder.path())).expect("valid");
     let table: toml::Table = program.effective().expect("TOML").parse().expect("TOML");
@@ -133,26 +133,26 @@ fn the_effective_configuration_has_everything() {
 }
 
 #[test]
-fn servers_of_one_process_share_neither_address_nor_file() {
+fn servers_of_one_process_have_different_addresses_and_files() {
     let folder = tempfile::tempdir().expect("a folder");
     let refusal = |variables: &[(&str, &str)]| {
         both().configure(&sources(variables, folder.path())).map(|_| ()).expect_err("refused").to_string()
     };
     let text = refusal(&[("FIRST__LISTEN", "127.0.0.1:7001"), ("SECOND__LISTEN", "127.0.0.1:7001")]);
-    assert!(text.contains("second.listen = 127.0.0.1:7001: must not meet first.listen"), "{text}");
+    assert!(text.contains("second.listen = 127.0.0.1:7001: conflicts with first.listen"), "{text}");
     let anywhere = [("ADMIN__LISTEN", "0.0.0.0:7001"), ("SECOND__LISTEN", "127.0.0.1:7001")];
     let text = refusal(&anywhere);
-    assert!(text.contains("second.listen") && text.contains("admin.listen, which is 0.0.0.0:7001"), "{text}");
+    assert!(text.contains("second.listen") && text.contains("admin.listen = 0.0.0.0:7001"), "{text}");
     let bus = format!("sqlite:{}", folder.path().join("bus.db").display());
     let text = refusal(&[("FIRST__STORE__URL", &bus)]);
-    assert!(text.contains("first.store.url") && text.contains("must not be the file of the bus"), "{text}");
+    assert!(text.contains("first.store.url") && text.contains("is the file of the bus"), "{text}");
     let apart =
         [("FIRST__LISTEN", "127.0.0.1:7001"), ("SECOND__LISTEN", "127.0.0.2:7001"), ("ADMIN__LISTEN", "127.0.0.1:0")];
     both().configure(&sources(&apart, folder.path())).expect("apart");
 }
 
 #[tokio::test]
-async fn servers_start_in_order_and_stop_in_the_opposite_one() {
+async fn servers_start_in_order_and_stop_in_reverse_order() {
     let folder = tempfile::tempdir().expect("a folder");
     let watched = [("FIRST__NOTE", "watched"), ("SECOND__NOTE", "watched")];
     let program = both().configure(&sources(&watched, folder.path())).expect("valid");
@@ -167,19 +167,19 @@ async fn servers_start_in_order_and_stop_in_the_opposite_one() {
         tokio::time::timeout(Duration::from_secs(30), async { tokio::join!(program.serve(stop.clone()), asks) })
             .await
             .expect("in time");
-    outcome.expect("a good end");
+    outcome.expect("a clean end");
     assert_eq!(events(), ["first starts", "second has started", "second stops", "first stops"]);
-    // The folder is free again.
+    // The folder is unlocked again.
     eticket_base::data::DataFolder::open(folder.path()).expect("free");
 }
 
 #[tokio::test]
-async fn a_server_that_cannot_start_ends_the_others() {
+async fn a_server_that_cannot_start_stops_the_others() {
     let folder = tempfile::tempdir().expect("a folder");
     let program = both().configure(&sources(&[("SECOND__NOTE", "broken")], folder.path())).expect("valid");
     let error = program.serve(CancellationToken::new()).await.expect_err("broken");
     assert_eq!(error.code(), 69);
-    assert_eq!(eticket_base::error::chain(&error), "no luck: none to be had");
+    assert_eq!(eticket_base::error::chain(&error), "no resource: not available");
     eticket_base::data::DataFolder::open(folder.path()).expect("free again");
 }
 
@@ -201,7 +201,7 @@ async fn a_port_or_folder_in_use_ends_the_process_with_69() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn servers_that_stop_together_wait_together() {
+async fn drain_delays_of_several_servers_overlap() {
     let listen = SocketAddr::from(([127, 0, 0, 1], 0));
     let shutdown = ShutdownConfig { drain_delay_ms: 5_000, hard_cap_ms: 25_000 };
     let mut running = Vec::new();
@@ -216,7 +216,7 @@ async fn servers_that_stop_together_wait_together() {
     assert!(healths.iter().all(|health| !health.is_ready()));
 }
 
-/// The one that people call is stopped first, and waits for calls that wait in one behind it.
+/// The first server to stop, such as the gateway, waits for calls that wait in a server behind it.
 #[tokio::test(start_paused = true)]
 async fn waits_of_all_servers_end_before_the_first_one_stops() {
     let settings = Settings::for_tests();

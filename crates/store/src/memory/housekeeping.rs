@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's epoch in memory.
+//! Outbox, records, parked messages and epoch of the in-memory store.
 
 use std::{collections::BTreeSet, ops::Bound};
 
@@ -13,7 +13,7 @@ use crate::{
 };
 
 impl<T> State<T> {
-    pub(super) fn keep_books<R>(&mut self, work: &Work<R>, now: DateTime<Utc>) {
+    pub(super) fn write_bookkeeping<R>(&mut self, work: &Work<R>, now: DateTime<Utc>) {
         for row in &work.outbox {
             self.outbox_ids += 1;
             self.outbox.insert(self.outbox_ids, row.clone());
@@ -28,7 +28,7 @@ impl<T> State<T> {
     }
 }
 
-/// Subjects that a relay owns, with all their waiting rows. Dropped, it gives them back.
+/// Subjects claimed by a relay, with their rows. Dropping it releases the subjects.
 struct MemoryClaim<T: Tables> {
     store: Store<T>,
     owned: BTreeSet<String>,
@@ -55,7 +55,7 @@ impl<T: Tables> Drop for MemoryClaim<T> {
 }
 
 impl<T> Shared<T> {
-    /// Marks up to `most` subjects that nobody owns as owned, those that have waited longest first.
+    /// Claims up to `most` unclaimed subjects; those that have waited longest come first.
     fn claim(&self, most: usize) -> (BTreeSet<String>, Vec<Vec<WaitingRow>>) {
         let mut state = self.state();
         let mut subjects: Vec<(&str, Vec<WaitingRow>)> = Vec::new();

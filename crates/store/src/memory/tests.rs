@@ -1,4 +1,4 @@
-//! The store in memory does what the others do, and shows others what happens between two steps of a transaction.
+//! The in-memory store passes the contract suite, and shows the interleavings of transactions.
 
 use std::sync::atomic::AtomicU32;
 
@@ -87,7 +87,7 @@ async fn claimed(store: &Store<Numbers>, most: usize) -> (Box<dyn crate::Claim>,
 }
 
 #[tokio::test]
-async fn what_cannot_be_written_leaves_nothing() {
+async fn a_failed_write_leaves_nothing() {
     let store = store();
     let apply_batch = &mut |work: &mut Numbered| {
         work.publish(row("a", 1));
@@ -99,7 +99,7 @@ async fn what_cannot_be_written_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn who_waits_for_a_row_sees_what_was_done_to_it() {
+async fn a_transaction_sees_the_row_as_left_by_the_previous_one() {
     let store = store();
     make(&store, "n").await;
     let mut transaction = store.begin().await.unwrap();
@@ -116,11 +116,11 @@ async fn who_waits_for_a_row_sees_what_was_done_to_it() {
 }
 
 #[tokio::test]
-async fn who_is_overtaken_begins_again() {
+async fn an_overtaken_transaction_begins_again() {
     let store = store();
     let idempotency = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
     let requests = [idempotency.request_id];
-    // Neither row nor record is there when the first one reads: nothing keeps the second out.
+    // Neither row nor record exists when the first transaction reads, so nothing locks the second one out.
     let keys = vec!["n"];
     let mut transaction = store.begin().await.unwrap();
     let mut work = transaction.read(&keys, &requests).expect("there is nothing to lock");
@@ -141,7 +141,7 @@ async fn who_is_overtaken_begins_again() {
 }
 
 #[tokio::test]
-async fn a_relay_owns_a_subject_until_it_has_done() {
+async fn a_relay_owns_a_subject_until_its_claim_is_done() {
     let store = store();
     write(&store, &[row("a", 2), row("b", 1), row("a", 1), row("c", 1)]).await;
     let (one, subjects) = claimed(&store, 2).await;
@@ -151,15 +151,15 @@ async fn a_relay_owns_a_subject_until_it_has_done() {
     assert_eq!(subjects, [owned("a", &[1, 2]), owned("b", &[1])]);
     write(&store, &[row("a", 3)]).await;
     let (other, subjects) = claimed(&store, 9).await;
-    assert_eq!(subjects, [owned("c", &[1])], "what comes to an owned subject waits");
+    assert_eq!(subjects, [owned("c", &[1])], "new rows of a claimed subject wait");
     drop(other);
     one.done(&[1, 3]).await.unwrap();
     let (_, subjects) = claimed(&store, 9).await;
-    assert_eq!(subjects, [owned("b", &[1]), owned("c", &[1]), owned("a", &[3])], "as long as they wait");
+    assert_eq!(subjects, [owned("b", &[1]), owned("c", &[1]), owned("a", &[3])], "oldest first");
 }
 
 #[tokio::test]
-async fn books_are_kept() {
+async fn bookkeeping_is_written() {
     let clock = clock();
     let store = Store::<Numbers>::new(clock.clone());
     assert_eq!(store.stream_epoch().await.unwrap(), None);
@@ -191,7 +191,7 @@ async fn books_are_kept() {
     assert!(store.ping().await.is_err());
 }
 
-/// Lets a process get so many steps far.
+/// Lets a process take this many steps before it dies.
 struct Dies(AtomicU32);
 
 #[async_trait]
@@ -204,8 +204,8 @@ impl Steps for Dies {
 }
 
 #[tokio::test]
-async fn a_process_may_die_at_any_step_and_only_the_commit_counts() {
-    // Begin, lock, commit, committed.
+async fn a_process_can_die_at_any_step_and_only_the_commit_counts() {
+    // The steps are: begin, lock, commit, committed.
     for steps in 0..5 {
         let store = store();
         make(&store, "n").await;

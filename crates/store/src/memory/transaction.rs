@@ -1,4 +1,4 @@
-//! A transaction, step by step.
+//! A transaction with separate steps.
 
 use std::collections::BTreeSet;
 
@@ -7,16 +7,16 @@ use uuid::Uuid;
 use super::{State, Store, Tables};
 use crate::{Error, Record, Work};
 
-/// What came of a commit.
+/// The result of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It is kept.
+    /// The transaction is committed.
     Committed,
-    /// A row or record appeared meanwhile that this one would have seen: nothing is written, begin again.
+    /// A row or record has appeared that this transaction should have seen. Nothing is written; begin again.
     Overtaken,
 }
 
-/// A transaction under way. Dropped, it gives its locks back and has done nothing.
+/// An open transaction. Dropping it releases its locks and rolls it back.
 pub struct Transaction<T: Tables> {
     store: Store<T>,
     locks: BTreeSet<String>,
@@ -24,10 +24,10 @@ pub struct Transaction<T: Tables> {
 }
 
 impl<T: Tables> Store<T> {
-    /// Begins.
+    /// Begins a transaction.
     ///
     /// # Errors
-    /// `Unavailable` if it is closed, or a simulation says so.
+    /// `Unavailable` if the store is closed or the simulation ends the process.
     pub async fn begin(&self) -> Result<Transaction<T>, Error> {
         self.step("begin").await?;
         Ok(Transaction { store: self.clone(), locks: BTreeSet::new(), records: BTreeSet::new() })
@@ -35,16 +35,16 @@ impl<T: Tables> Store<T> {
 }
 
 impl<T: Tables> Transaction<T> {
-    /// The rows of `keys` that are there, in the order in which they are to be locked.
+    /// Returns the existing rows of `keys`, in the order in which they must be locked.
     #[must_use]
     pub fn rows(&self, keys: &T::Keys) -> BTreeSet<String> {
         self.store.shared.state().tables.locks(keys)
     }
 
-    /// Locks a row, once whoever has it has given it back.
+    /// Locks a row; waits while another transaction has the lock.
     ///
     /// # Errors
-    /// As [`Store::begin`].
+    /// Like [`Store::begin`].
     pub async fn lock(&mut self, row: String) -> Result<(), Error> {
         loop {
             let unlocked = self.store.shared.unlocked.notified();
@@ -56,7 +56,8 @@ impl<T: Tables> Transaction<T> {
         }
     }
 
-    /// Reads the rows of `keys` and the records of `requests`; `None` if there is a row by now that is not locked: begin again.
+    /// Reads the rows of `keys` and the records of `requests`. `None` if a row has appeared that is not locked: begin
+    /// again.
     pub fn read(&mut self, keys: &T::Keys, requests: &[Uuid]) -> Option<Work<T::Rows>> {
         let state = self.store.shared.state();
         if !state.tables.locks(keys).is_subset(&self.locks) {
@@ -67,10 +68,11 @@ impl<T: Tables> Transaction<T> {
         Some(Work::new(state.tables.read(keys), records))
     }
 
-    /// Writes what the work has changed, all or nothing.
+    /// Writes the changes of the work, all or nothing.
     ///
     /// # Errors
-    /// `Data` where a constraint forbids it; `Unavailable` as [`Store::begin`], and then it may have happened all the same.
+    /// `Data` if a constraint is violated. `Unavailable` as in [`Store::begin`]; the transaction may have been
+    /// committed.
     pub async fn commit(self, keys: &T::Keys, requests: &[Uuid], work: &Work<T::Rows>) -> Result<Outcome, Error> {
         self.store.step("commit").await?;
         let outcome = self.write(keys, requests, work)?;
@@ -92,11 +94,11 @@ impl<T: Tables> Transaction<T> {
         if overtaken {
             return Ok(Outcome::Overtaken);
         }
-        // A constraint may forbid it in the middle.
+        // A constraint may fail after some rows were written.
         let mut tables = state.tables.clone();
         tables.write(&work.rows)?;
         state.tables = tables;
-        state.keep_books(work, self.store.clock.now());
+        state.write_bookkeeping(work, self.store.clock.now());
         self.store.steps.wrote(&work.outbox);
         Ok(Outcome::Committed)
     }

@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's epoch on PostgreSQL.
+//! Outbox, records, parked messages and epoch of the PostgreSQL store.
 
 use std::collections::BTreeMap;
 
@@ -28,7 +28,7 @@ fn record(row: &PgRow) -> Result<Record, Error> {
     let hash: Vec<u8> = row.try_get("hash")?;
     Ok(Record {
         request_id: row.try_get("request_id")?,
-        hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
+        hash: hash.try_into().map_err(|_| Error::data("the hash of a record is not 32 bytes long"))?,
         response: response(row)?,
     })
 }
@@ -42,18 +42,18 @@ pub fn response(row: &PgRow) -> Result<EncodedResponse, Error> {
     Ok(EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() })
 }
 
-// In the order of arrival: the ids of a subject's rows rise with the time.
+// In the order of arrival: within a subject, ids rise with time.
 const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, body)
     select subject, revision, headers, body
     from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
         as new (subject, revision, headers, body, position)
     order by position";
-// In the order of keys, so that two processes with the same keys wait for each other and never in a circle.
+// In the order of keys, so that two processes with the same keys cannot deadlock.
 const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
     select request_id, hash, answer, response_type, $5 from unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::text[])
         as new (request_id, hash, answer, response_type)
     order by request_id";
-// A message that is parked again replaces what was kept of it: the newer reason counts.
+// A message that is parked again replaces the stored one: the newer reason counts.
 const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, body, reason, attempts, park_time)
     select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::integer[], $7::timestamptz[])
     on conflict (event_id) do update set subject = excluded.subject, headers = excluded.headers, body = excluded.body,
@@ -80,7 +80,7 @@ pub(super) async fn write_in_tx<R>(
     if !work.parked.is_empty() {
         park_in_tx(connection, &work.parked).await?;
     }
-    // Last: whoever waits for a key here is the least far from its end.
+    // Last, so that a process that waits for a key here has little left to do.
     if !work.new_records.is_empty() {
         let rows = &work.new_records;
         let insert = sqlx::query(INSERT_RECORDS)
@@ -95,7 +95,7 @@ pub(super) async fn write_in_tx<R>(
 }
 
 async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<(), Error> {
-    // One that is parked twice in a batch is one row, the later.
+    // A message that is parked twice in a batch is one row; the later one counts.
     let rows: BTreeMap<&str, &Parked> = parked.iter().map(|parked| (parked.event_id.as_str(), parked)).collect();
     let rows = || rows.values().copied();
     let upsert = sqlx::query(UPSERT_PARKED)
@@ -103,7 +103,8 @@ async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<
         .bind(rows().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
         .bind(rows().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
         .bind(rows().map(|row| &row.message.body[..]).collect::<Vec<_>>())
-        // PostgreSQL's text has no place for this one character, and what cannot be parked would block the others.
+        // PostgreSQL's text type cannot hold this character. A message that cannot be parked would block all later
+        // ones.
         .bind(rows().map(|row| row.reason.replace('\0', "\u{fffd}")).collect::<Vec<_>>())
         .bind(rows().map(|row| i32::try_from(row.attempts).unwrap_or(i32::MAX)).collect::<Vec<_>>())
         .bind(rows().map(|row| row.park_time).collect::<Vec<_>>());
@@ -134,7 +135,7 @@ fn parked(row: &PgRow) -> Result<Parked, Error> {
     })
 }
 
-// A standby answers too, but takes nothing.
+// A standby also responds, but cannot be written.
 const PING: &str = "select current_setting('transaction_read_only') = 'off' as writable from (select 1) one
     left join stream on true";
 
@@ -143,7 +144,11 @@ impl StoreLifecycle for Database {
     async fn ping(&self) -> Result<(), Error> {
         let answer = sqlx::query(PING).fetch_one(&self.housekeepers);
         let writable: bool = within(self.limits.ping, answer).await?.try_get("writable")?;
-        if writable { Ok(()) } else { Err(Error::Unavailable(sqlx::Error::Protocol("it is read-only".to_owned()))) }
+        if writable {
+            Ok(())
+        } else {
+            Err(Error::Unavailable(sqlx::Error::Protocol("the server is read-only".to_owned())))
+        }
     }
 
     async fn close(&self) {
@@ -188,7 +193,8 @@ impl RecordStore for Database {
     }
 
     async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
-        // Uses record_by_create_time. A bounded bite at a time; what another process is deleting is left to it.
+        // Uses record_by_create_time. Deletes a bounded number of rows at a time, and skips those that another process
+        // is deleting.
         const DELETE: &str = "delete from record where request_id in (select request_id from record
             where create_time < $1 order by create_time limit 1000 for update skip locked)";
         let delete = sqlx::query(DELETE).bind(before).execute(&self.housekeepers);

@@ -1,7 +1,8 @@
-//! Subjects of the outbox that one relay owns: a transaction that is open while it publishes.
+//! Outbox subjects claimed by one relay: a transaction that stays open while the relay publishes.
 //!
-//! The lock on a subject's oldest row stands for the subject. No row of a subject is committed after one with a higher id, because
-//! both are written under the lock of the same aggregate; so whoever holds the oldest holds all, those too that come meanwhile.
+//! The lock on the oldest row of a subject stands for the subject. The rows of a subject are committed in the order of
+//! their ids, because they are written under the lock of their aggregate. So the owner of the oldest row owns all rows,
+//! including those added later.
 
 use std::time::Duration;
 
@@ -11,24 +12,24 @@ use sqlx::{PgPool, Postgres, Row, Transaction};
 use super::{bookkeeping::message, within};
 use crate::{Claim, Error, WaitingRow};
 
-// Goes along the primary key, and looks for each row's subject into outbox_by_subject: what it costs does not grow with what waits.
-// Of a join the planner might make one over the whole table.
+// Scans the primary key, and looks up the subject of each row in outbox_by_subject, so that the cost does not grow with
+// the size of the outbox. With a join, the planner might scan the whole table.
 const LOCK_OLDEST: &str = "select subject from outbox one
     where id = (select min(other.id) from outbox other where other.subject = one.subject)
     order by id limit $1 for update skip locked";
-// A statement of its own, so that it sees all that was committed before the lock. Uses outbox_by_subject.
+// A separate statement, so that it sees everything committed before the lock. Uses outbox_by_subject.
 const SELECT_WAITING: &str = "select waiting.* from unnest($1::text[]) as owned (subject) cross join lateral (
         select id, subject, revision, headers, body from outbox where outbox.subject = owned.subject
         order by revision, id limit $2
     ) waiting order by subject, revision, id";
 const DELETE_SENT: &str = "delete from outbox where id = any($1)";
 
-/// Rows of a subject in one claim: what it has beyond them is owned too, and claimed next time. So a subject with a long queue does
-/// not keep the others waiting.
+/// Maximum number of rows per subject in one claim. The rest of the subject is claimed as well, and returned by a later
+/// claim, so that a long queue does not delay other subjects.
 const ROWS: i64 = 16;
 
 struct PostgresClaim {
-    /// Dropped, it is rolled back, and others may have the subjects.
+    /// Dropping it rolls back and releases the subjects.
     transaction: Transaction<'static, Postgres>,
     subjects: Vec<Vec<WaitingRow>>,
     limit: Duration,
@@ -72,7 +73,7 @@ impl Claim for PostgresClaim {
     }
 }
 
-/// The statement that a long queue must not make slow, with its argument.
+/// The statement whose cost must not grow with the queue, for `explain`.
 #[cfg(test)]
 pub(super) fn explained() -> String {
     LOCK_OLDEST.replace("$1", "256")

@@ -1,4 +1,4 @@
-//! Connections and what holds on each of them: the schema, and the limits that the server keeps.
+//! Connection options and pools, with the schema and the limits that the server enforces.
 
 use std::time::Duration;
 
@@ -7,24 +7,25 @@ use sqlx::{
     postgres::{PgConnectOptions, PgPoolOptions},
 };
 
-/// All below the deadline of a call (`limits.default_deadline_ms`), so that its caller still hears why.
+/// All limits are below the deadline of a call (`limits.default_deadline_ms`), so that its caller still gets the
+/// reason.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Of waiting for a lock that somebody holds.
+    /// Wait for a lock.
     pub(super) lock: Duration,
-    /// Of one statement.
+    /// Duration of one statement.
     pub(super) statement: Duration,
-    /// Of a transaction in which nothing happens: whoever opened it is gone, or frozen, and holds rows that others need.
+    /// Idle time within a transaction. Its client may be gone or frozen, and holds rows that others need.
     pub(super) idle_in_transaction: Duration,
-    /// The same of a claim on the outbox: it is held while the bus takes what is published, however slow.
+    /// Idle time within an outbox claim, which is held while messages are published, however slowly.
     pub(super) idle_claim: Duration,
-    /// Of making a connection, or waiting for one of a pool.
+    /// Connecting, or waiting for a connection of a pool.
     pub(super) connect: Duration,
-    /// Of a read, by this process's clock.
+    /// Duration of a read, measured by this process.
     pub(super) read: Duration,
-    /// Of a commit with all its attempts, by this process's clock.
+    /// Duration of a commit with all attempts, measured by this process.
     pub(super) commit: Duration,
-    /// Of asking whether the server answers.
+    /// Duration of a ping.
     pub(super) ping: Duration,
 }
 
@@ -43,24 +44,24 @@ impl Default for Limits {
     }
 }
 
-/// With the one for commits a process has seven at the most, so fourteen of them fit into a server's usual hundred.
+/// With the commit connection, a process has at most seven connections: 14 processes fit into the default limit of 100.
 const READERS: u32 = 4;
-/// One for the relay's claim, one for everything else.
+/// One for the claim of the relay, one for everything else.
 const HOUSEKEEPERS: u32 = 2;
-/// After so long it is made anew: after a failover the name of the server may stand for another one.
+/// A connection is replaced after this time: after a failover, the host name may refer to another server.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
-/// One that lay idle for longer is asked whether it still lives before it is used.
+/// A connection that was idle for longer is pinged before use.
 const FRESH: Duration = Duration::from_secs(1);
-/// Waiting for other processes that migrate, and for tables that are in use.
+/// Wait for other processes that migrate, and for tables in use.
 const MIGRATION_LOCK: Duration = Duration::from_secs(5);
 const MIGRATION_STATEMENT: Duration = Duration::from_secs(10 * 60);
 
-/// For the one connection that commits.
+/// Options of the commit connection.
 pub(super) fn commit_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
     limited(options, schema, limits.statement, limits.lock, limits.idle_in_transaction)
 }
 
-/// For migrations, which may have much to do.
+/// Options for migrations, which may take long.
 pub(super) fn migration_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
     limited(options, schema, MIGRATION_STATEMENT, MIGRATION_LOCK, limits.idle_in_transaction)
 }
@@ -71,16 +72,17 @@ pub(super) fn readers(options: &PgConnectOptions, schema: &str, limits: &Limits)
 
 pub(super) fn housekeepers(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgPool {
     let options = limited(options, schema, limits.statement, limits.lock, limits.idle_claim);
-    // Losing the newest of these commits in a crash only repeats what is harmless to repeat.
+    // If a crash loses the newest of these commits, repeating them is harmless.
     pool(HOUSEKEEPERS, limits, options.options([("synchronous_commit", "off")]))
 }
 
-/// With a weaker `synchronous_commit` of the server, the database or the role, a crash may lose a commit that was acknowledged.
-/// `remote_apply`, which waits for more, stays. Always set, so that a default that is changed later does not count.
+/// With a weaker `synchronous_commit` default of the server, database or role, a crash could lose an acknowledged
+/// commit. `remote_apply`, which is stricter, is kept. The setting is always set, so that a later change of the default
+/// has no effect.
 const DURABLE: &str = "select set_config('synchronous_commit', case current_setting('synchronous_commit')
     when 'remote_apply' then 'remote_apply' else 'on' end, false)";
 
-/// Makes sure that an acknowledged commit is durable.
+/// Ensures that acknowledged commits are durable.
 pub(super) async fn make_durable(connection: &mut PgConnection) -> sqlx::Result<()> {
     connection.execute(DURABLE).await?;
     Ok(())
@@ -100,11 +102,12 @@ fn limited(
         ("statement_timeout", milliseconds(statement)),
         ("lock_timeout", milliseconds(lock)),
         ("idle_in_transaction_session_timeout", milliseconds(idle_in_transaction)),
-        // The server lets go of the locks of a machine that is cut off.
+        // The server releases the locks of a client that was cut off.
         ("tcp_keepalives_idle", "10".to_owned()),
         ("tcp_keepalives_interval", "5".to_owned()),
         ("tcp_keepalives_count", "3".to_owned()),
-        // Every query has its index. A plan made while a table was empty would go through all of it, and be kept while it grows.
+        // Every query has an index. A plan made while a table is empty would scan the table, and be kept while it
+        // grows.
         ("enable_seqscan", "off".to_owned()),
         ("client_min_messages", "warning".to_owned()),
     ])
@@ -125,11 +128,12 @@ fn pool(most: u32, limits: &Limits, options: PgConnectOptions) -> PgPool {
                 Ok(true)
             })
         })
-        // The pool pings too, and without a limit: a server that froze meanwhile would keep the place of this connection for ever.
-        .after_release(move |connection, _| Box::pin(async move { Ok(answers(connection, limit).await) }))
+        // The pool also pings, but without a timeout: if the server froze, the connection would occupy its place
+        // forever.
+        .after_release(move |connection, _| Box::pin(async move { Ok(responds(connection, limit).await) }))
         .connect_lazy_with(options)
 }
 
-async fn answers(connection: &mut PgConnection, limit: Duration) -> bool {
+async fn responds(connection: &mut PgConnection, limit: Duration) -> bool {
     matches!(tokio::time::timeout(limit, connection.ping()).await, Ok(Ok(())))
 }

@@ -1,4 +1,4 @@
-//! Two replicas on one schema, a server that fails in every way, and what both leave behind.
+//! Tests with two replicas on one schema, and with failing servers.
 
 mod claims;
 mod faults;
@@ -24,7 +24,7 @@ use crate::{
 
 const SCHEMA: &str = "numbers";
 
-/// Numbers that are counted up, by name.
+/// Counters by name.
 struct Numbers;
 
 #[async_trait]
@@ -89,12 +89,12 @@ fn keys(names: &[&str]) -> BTreeSet<String> {
     names.iter().map(|name| (*name).to_owned()).collect()
 }
 
-/// Counts up and leaves an event.
 /// A response that holds a number.
 fn response(number: i64) -> EncodedResponse {
     EncodedResponse { type_name: None, bytes: number.to_be_bytes().to_vec().into() }
 }
 
+/// Increments a counter and publishes an event.
 fn count(work: &mut Work<Rows<String, i64>>, name: &str) -> i64 {
     let value = work.rows.get(&name.to_owned()).copied().unwrap_or_default() + 1;
     work.rows.put(name.to_owned(), value);
@@ -103,7 +103,7 @@ fn count(work: &mut Work<Rows<String, i64>>, name: &str) -> i64 {
     value
 }
 
-/// Counts each of these up, in this order.
+/// Increments these counters in one commit, in this order.
 async fn count_all(store: &Store<Numbers>, names: &[&str]) -> Result<(), Error> {
     let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
         for name in names {
@@ -118,13 +118,13 @@ async fn value(store: &Store<Numbers>, name: &str) -> i64 {
     store.database.fetch_one(select).await.unwrap().try_get(0).unwrap()
 }
 
-/// What waits of a subject, as revisions in the order of sending.
+/// The revisions of a subject in the outbox, in the order of publishing.
 async fn waiting(database: &Database, subject: &str) -> Vec<i64> {
     let select = sqlx::query("select revision from outbox where subject = $1 order by revision, id").bind(subject);
     database.fetch_all(select).await.unwrap().iter().map(|row| row.get(0)).collect()
 }
 
-/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
+/// Runs a future to completion within `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     tokio::task::block_in_place(|| Handle::current().block_on(future))
 }

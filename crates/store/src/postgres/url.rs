@@ -1,5 +1,5 @@
-//! What a URL of PostgreSQL says. sqlx warns of a parameter that it does not know, with its value, and goes on without: here a
-//! misspelt one is refused, because `sslmod=verify-full` would look as if it worked.
+//! Parses the URL of a PostgreSQL store. sqlx only logs a warning for an unknown parameter, with its value. Here it is
+//! refused: a misspelt `sslmod=verify-full` would look as if it worked.
 
 use std::{fs, str::FromStr};
 
@@ -21,10 +21,10 @@ const KNOWN: [&str; 11] = [
     "dbname",
 ];
 
-/// How to connect.
+/// Parses the URL.
 ///
 /// # Errors
-/// What is wrong with the URL, without anything of its password.
+/// Describes the problem without any part of the password.
 pub fn options(url: &str) -> Result<PgConnectOptions, String> {
     let names: Vec<&str> = url
         .split_once('?')
@@ -34,20 +34,20 @@ pub fn options(url: &str) -> Result<PgConnectOptions, String> {
         .map(|pair| pair.split_once('=').map_or(pair, |(name, _)| name))
         .collect();
     if let Some(unknown) = names.iter().find(|name| !KNOWN.contains(name)) {
-        return Err(format!("no such parameter: {unknown}; known here: {}", KNOWN.join(", ")));
+        return Err(format!("unknown parameter {unknown}; expected one of {}", KNOWN.join(", ")));
     }
     let options = without_marks(url, PgConnectOptions::from_str(url).map_err(|error| error.to_string())?);
     if options.get_host().contains(',') {
-        return Err("only one host can be named".to_owned());
+        return Err("expected only one host".to_owned());
     }
-    // As libpq has it, and unlike sqlx: who names a root certificate wants the server's certificate checked.
+    // Like libpq, unlike sqlx: a root certificate implies verification of the certificate of the server.
     Ok(match options.get_ssl_mode() {
         PgSslMode::Require if names.contains(&"sslrootcert") => options.ssl_mode(PgSslMode::VerifyCa),
         _ => options,
     })
 }
 
-/// The library would skip a certificate or key behind a byte order mark: files with one are read here.
+/// The library would ignore a certificate or key after a byte order mark, so files with one are read here.
 fn without_marks(url: &str, options: PgConnectOptions) -> PgConnectOptions {
     let Ok(url) = Url::parse(url) else { return options };
     url.query_pairs().fold(options, |options, (name, path)| {
@@ -68,7 +68,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_root_certificate_that_is_named_is_used() {
+    fn a_root_certificate_implies_verification() {
         let mode = |url: &str| options(url).expect("a URL").get_ssl_mode();
         assert!(matches!(mode("postgres://db/e?sslmode=require"), PgSslMode::Require));
         assert!(matches!(mode("postgres://db/e?sslmode=require&sslrootcert=/ca.pem"), PgSslMode::VerifyCa));
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_misspelt_is_refused() {
+    fn misspelt_parameters_are_refused() {
         for url in [
             "postgres://db/e?sslmod=require",
             "postgres://db/e?sslmode=verify_full",
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_behind_a_byte_order_mark_is_read() {
+    fn a_certificate_after_a_byte_order_mark_is_read() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("ca.pem");
         let url = format!("postgres://db/e?sslmode=verify-full&sslrootcert={}", path.display());

@@ -1,4 +1,4 @@
-//! The connection for commits, made anew after anything that leaves its state in doubt.
+//! The connection for commits, replaced after anything that leaves its state in doubt.
 
 use std::time::Duration;
 
@@ -7,29 +7,29 @@ use sqlx::{ConnectOptions, Connection, Executor, PgConnection, postgres::PgConne
 use super::{fault, session, timed_out};
 use crate::Error;
 
-/// Whatever the database's own default is: rows are read under their locks, and must then show what was committed last.
+/// Independent of the default of the database: rows read under their locks must show the latest commit.
 const BEGIN: &str = "begin isolation level read committed";
 
 pub(super) struct Writer {
     options: PgConnectOptions,
     connect: Duration,
-    /// With no transaction open.
+    /// A connection without an open transaction.
     idle: Option<PgConnection>,
     closed: bool,
 }
 
 impl Writer {
-    /// It connects when it is first needed.
+    /// Creates a writer that connects at first use.
     pub(super) fn new(options: PgConnectOptions, connect: Duration) -> Self {
         Self { options, connect, idle: None, closed: false }
     }
 
-    /// A connection with a transaction open. It is the caller's until it is given back.
+    /// Begins a transaction. The caller owns the connection until `commit` or `roll_back`.
     pub(super) async fn begin(&mut self) -> sqlx::Result<PgConnection> {
         if self.closed {
             return Err(sqlx::Error::PoolClosed);
         }
-        // Whether one that lay idle still lives shows here, where nothing has been done on it yet.
+        // A dead idle connection is detected here, before anything was done on it.
         if let Some(mut connection) = self.idle.take()
             && connection.execute(BEGIN).await.is_ok()
         {
@@ -46,16 +46,17 @@ impl Writer {
         Ok(connection)
     }
 
-    /// After an error it is not known whether the commit has happened.
+    /// Commits. After an error, the outcome of the commit is unknown.
     pub(super) async fn commit(&mut self, mut connection: PgConnection) -> sqlx::Result<()> {
         connection.execute("commit").await?;
         self.idle = Some(connection);
         Ok(())
     }
 
-    /// A server that cannot do its work now may be another one at the next attempt: only what it did refuse keeps the connection.
+    /// Rolls back. The connection is kept only if the error is not a problem of the server: the next attempt may reach
+    /// another server.
     pub(super) async fn roll_back(&mut self, mut connection: PgConnection, error: &Error) {
-        if !fault::is_of_the_server(error) && connection.execute("rollback").await.is_ok() {
+        if !fault::needs_new_connection(error) && connection.execute("rollback").await.is_ok() {
             self.idle = Some(connection);
         }
     }
@@ -65,7 +66,7 @@ impl Writer {
         if let Some(connection) = self.idle.take()
             && let Err(error) = connection.close().await
         {
-            tracing::debug!(%error, "a connection to the store did not close cleanly");
+            tracing::debug!(%error, "cannot close a connection to the store");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Outbox, records, parked messages and the stream's epoch on SQLite.
+//! Outbox, records, parked messages and epoch of the SQLite store.
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -29,7 +29,7 @@ fn record(row: &SqliteRow) -> Result<Record, Error> {
     let hash: Vec<u8> = row.try_get("hash")?;
     Ok(Record {
         request_id: row.try_get::<String, _>("request_id")?.parse().map_err(Error::data)?,
-        hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
+        hash: hash.try_into().map_err(|_| Error::data("the hash of a record is not 32 bytes long"))?,
         response: response(row)?,
     })
 }
@@ -47,7 +47,7 @@ const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, bod
     select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) from json_each(?1)";
 const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
     select value ->> 0, unhex(value ->> 1), unhex(value ->> 2), value ->> 3, ?2 from json_each(?1)";
-// A message that is parked again replaces what was kept of it: the newer reason counts.
+// A message that is parked again replaces the stored one: the newer reason counts.
 const INSERT_PARKED: &str = "insert or replace into parked (event_id, subject, headers, body, reason, attempts, park_time)
     select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5, value ->> 6 from json_each(?1)";
 const DELETE_PARKED: &str = "delete from parked where event_id in (select value from json_each(?1))";
@@ -109,7 +109,7 @@ fn parked(row: &SqliteRow) -> Result<Parked, Error> {
     })
 }
 
-/// Nothing to lock: the data folder is locked against a second process, and a process has one relay.
+/// Nothing to lock: the data folder is locked against other processes, and a process has one relay.
 struct SqliteClaim {
     database: Database,
     subjects: Vec<Vec<WaitingRow>>,
@@ -120,7 +120,7 @@ const SELECT_WAITING: &str = "select id, subject, revision, headers, body from o
     where subject in (select subject from outbox order by id limit ?1) order by subject, revision, id limit ?2";
 const DELETE_SENT: &str = "delete from outbox where id in (select value from json_each(?1))";
 
-/// Rows of one claim: what a subject has beyond it is claimed next time.
+/// Maximum number of rows per claim; the rest is claimed next time.
 const MOST_ROWS: i64 = 4096;
 
 #[async_trait]
@@ -134,7 +134,7 @@ impl Claim for SqliteClaim {
             return Ok(());
         }
         let ids = json_rows(published.iter().map(|id| json!(id)));
-        // Not synced: a row that comes back after a crash is sent again, which is harmless.
+        // Not synced: a row that reappears after a crash is published again, which is harmless.
         let mut writers = self.database.writers().await?;
         sqlx::query(DELETE_SENT).bind(ids).execute(writers.unsynced().await?).await?;
         Ok(())
@@ -145,7 +145,8 @@ impl Claim for SqliteClaim {
 impl StoreLifecycle for Database {
     async fn ping(&self) -> Result<(), Error> {
         sqlx::query("select identity from stream").execute(&self.readers).await?;
-        // A file may be readable and not writable. Nothing reaches the disk: a full one still serves those who read.
+        // Checks that the file is writable. Nothing reaches the disk, so a full disk does not fail the ping: reads
+        // still work.
         let mut writers = self.writers().await?;
         let mut transaction = writers.unsynced().await?.begin_with("begin immediate").await?;
         sqlx::query("pragma user_version = 0").execute(&mut *transaction).await?;
@@ -158,7 +159,7 @@ impl StoreLifecycle for Database {
         if let Some(writers) = self.writers.lock().await.take() {
             for connection in [writers.unsynced, writers.synced] {
                 if let Err(error) = connection.close().await {
-                    tracing::warn!(%error, "the store did not close cleanly");
+                    tracing::warn!(%error, "cannot close the store");
                 }
             }
         }
@@ -212,7 +213,7 @@ impl RecordStore for Database {
     }
 
     async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error> {
-        // Uses record_by_create_time. A bounded bite at a time, so that commands never wait long behind it.
+        // Uses record_by_create_time. Deletes a bounded number of rows at a time, so that commands do not wait long.
         const DELETE: &str = "delete from record where request_id in
             (select request_id from record where create_time < ?1 order by create_time limit 1000)";
         let mut writers = self.writers().await?;

@@ -1,4 +1,4 @@
-//! The file of a database: held by one process at a time, and still the one that its path names.
+//! The file of a database: locked by one process, and checked to be the file at its path.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -9,8 +9,8 @@ use std::{
 
 use eticket_base::data::Lock;
 
-/// A database's file that this process has locked. Let it go after the connections: closing a descriptor of a file ends the locks
-/// that SQLite holds on it.
+/// A database file locked by this process. Drop it after the connections: closing any descriptor of a file releases
+/// SQLite's locks on it.
 #[derive(Debug)]
 pub struct OwnedFile {
     path: PathBuf,
@@ -20,12 +20,13 @@ pub struct OwnedFile {
 }
 
 impl OwnedFile {
-    /// Makes the file if it is absent, and locks it.
+    /// Creates the file if it does not exist, and locks it.
     ///
     /// # Errors
-    /// If it cannot be made or opened, or another process, or another database of this one, has it.
+    /// Fails if the file cannot be created or opened, or if another process or another database of this process has
+    /// locked it.
     pub fn open(path: &Path) -> sqlx::Result<Self> {
-        // One that cannot be written may still be read.
+        // A read-only file can still be read.
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.or_else(|error| File::open(path).map_err(|_| error))?;
         let metadata = file.metadata()?;
@@ -33,26 +34,28 @@ impl OwnedFile {
             TryLockError::Error(error) => error,
             TryLockError::WouldBlock => io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                "it is in use by another process or by another service of this one: stop that, or give each its own file",
+                "it is in use by another process or by another service of this one: stop that, or set another file",
             ),
         })?;
         Ok(Self { path: path.to_owned(), identity: identity(&metadata), _lock: lock })
     }
 
+    /// Checks that the path still leads to this file.
+    ///
     /// # Errors
-    /// If the path no longer leads to this file: what is written now would be gone at the next start.
+    /// Fails if it does not: writes would be lost at the next start.
     pub fn check(&self) -> sqlx::Result<()> {
         match fs::metadata(&self.path) {
             Ok(metadata) if identity(&metadata) == self.identity => Ok(()),
-            Ok(_) => Err(gone(&self.path, "is another file than the one that was opened")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(gone(&self.path, "was removed")),
+            Ok(_) => Err(wrong_file(&self.path, "is not the file that was opened")),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(wrong_file(&self.path, "was removed")),
             Err(error) => Err(error.into()),
         }
     }
 }
 
-fn gone(path: &Path, what: &str) -> sqlx::Error {
-    let advice = "put the file back, or start the process again to begin with what is there";
+fn wrong_file(path: &Path, what: &str) -> sqlx::Error {
+    let advice = "restore the file, or restart the process to continue with the current one";
     io::Error::new(io::ErrorKind::NotFound, format!("{} {what}: {advice}", path.display())).into()
 }
 
@@ -60,15 +63,15 @@ fn identity(metadata: &fs::Metadata) -> (u64, u64) {
     (metadata.dev(), metadata.ino())
 }
 
-/// What is locked: the file itself, so that every link to it counts as the same. Only Linux keeps these locks (`flock`) apart from
-/// those that SQLite takes on the file.
+/// Locks the file itself, so that all links to it count as the same file. Only Linux keeps these locks (`flock`)
+/// separate from SQLite's locks on the file.
 #[cfg(target_os = "linux")]
 #[expect(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
 fn lock_file(_: &Path, file: File) -> io::Result<File> {
     Ok(file)
 }
 
-/// What is locked: a file beside it, found through symbolic links.
+/// Locks a file next to the resolved path.
 #[cfg(not(target_os = "linux"))]
 fn lock_file(path: &Path, _: File) -> io::Result<File> {
     let mut name = fs::canonicalize(path)?.into_os_string();
@@ -97,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_was_removed_or_replaced_is_noticed() {
+    fn a_removed_or_replaced_file_is_detected() {
         let folder = tempfile::tempdir().unwrap();
         let (path, aside) = (folder.path().join("a.db"), folder.path().join("aside.db"));
         let file = OwnedFile::open(&path).unwrap();
@@ -105,7 +108,7 @@ mod tests {
         fs::rename(&path, &aside).unwrap();
         assert!(file.check().unwrap_err().to_string().contains("was removed"));
         fs::write(&path, "").unwrap();
-        assert!(file.check().unwrap_err().to_string().contains("is another file"));
+        assert!(file.check().unwrap_err().to_string().contains("is not the file"));
         fs::rename(&aside, &path).unwrap();
         file.check().unwrap();
     }

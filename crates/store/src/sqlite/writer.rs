@@ -1,11 +1,12 @@
-//! A connection for writing that is made anew once it can no longer write.
+//! A write connection that is replaced when it can no longer write.
 //!
-//! Where SQLite cannot write, as on a full disk, it ends the transaction by itself. sqlx then fails to roll back what is no more,
-//! counts it as open for ever, and would refuse every transaction to come, also when there is room again.
+//! When SQLite cannot write, for example because the disk is full, it ends the transaction by itself. sqlx then fails
+//! to roll back, counts the transaction as open forever, and would refuse all further transactions, even when there is
+//! space again.
 
 use sqlx::{ConnectOptions, Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
-/// The connection, with what is needed to open it again.
+/// The connection, and the options to open it again.
 #[derive(Debug)]
 pub struct Writer {
     options: SqliteConnectOptions,
@@ -16,29 +17,30 @@ impl Writer {
     /// Opens the database for writing.
     ///
     /// # Errors
-    /// If it cannot be opened.
+    /// Fails if it cannot be opened.
     pub async fn open(options: SqliteConnectOptions) -> sqlx::Result<Self> {
         let connection = options.connect().await?;
         Ok(Self { options, connection })
     }
 
-    /// The connection, with no transaction open.
+    /// Returns the connection without an open transaction.
     ///
     /// # Errors
-    /// If a lost connection cannot be opened again.
+    /// Fails if a lost connection cannot be opened again.
     pub async fn ready(&mut self) -> sqlx::Result<&mut SqliteConnection> {
         if self.connection.is_in_transaction() && !self.has_rolled_back().await {
             let lost = std::mem::replace(&mut self.connection, self.options.connect().await?);
-            tracing::info!("a connection to a store was lost in a failed transaction and is made anew");
-            // It may still hold the file's lock for writing, which the new one needs.
+            tracing::info!("replacing a store connection that was lost in a failed transaction");
+            // It may still hold the write lock, which the new connection needs.
             if let Err(error) = lost.close().await {
-                tracing::debug!(%error, "the lost connection did not close cleanly");
+                tracing::debug!(%error, "cannot close the lost connection");
             }
         }
         Ok(&mut self.connection)
     }
 
-    /// A transaction that was dropped is rolled back behind our back. The connection works in order, so after a ping that is over.
+    /// Whether the rollback of a dropped transaction has finished. It runs in the background; the connection works in
+    /// order, so it has finished after a ping.
     async fn has_rolled_back(&mut self) -> bool {
         self.connection.ping().await.is_ok() && !self.connection.is_in_transaction()
     }
@@ -46,7 +48,7 @@ impl Writer {
     /// Closes the connection.
     ///
     /// # Errors
-    /// If what it has written could not be finished.
+    /// Fails if pending writes cannot be completed.
     pub async fn close(self) -> sqlx::Result<()> {
         self.connection.close().await
     }
@@ -71,21 +73,21 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_writes_again_when_there_is_room_again() {
+    async fn writing_resumes_when_there_is_space_again() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(&folder).await;
-        // The limit belongs to the connection, and stands for a disk that is full until it is made anew.
+        // The limit belongs to the connection, and simulates a full disk until the connection is replaced.
         sqlx::query("pragma max_page_count = 10").execute(writer.ready().await.unwrap()).await.unwrap();
         let full = insert(&mut writer, 1_000_000).await.unwrap_err();
         assert_eq!(full.as_database_error().and_then(|error| error.code()).as_deref(), Some("13"), "{full}");
         insert(&mut writer, 1_000_000).await.unwrap();
         let rows =
             sqlx::query_scalar::<_, i64>("select count(*) from thing").fetch_one(writer.ready().await.unwrap()).await;
-        assert_eq!(rows.unwrap(), 1, "nothing is left of the one that failed");
+        assert_eq!(rows.unwrap(), 1, "the failed insert left no row");
     }
 
     #[tokio::test]
-    async fn a_transaction_that_was_dropped_costs_no_connection() {
+    async fn a_dropped_transaction_does_not_replace_the_connection() {
         let folder = tempfile::tempdir().unwrap();
         let mut writer = writer(&folder).await;
         sqlx::query("create temp table of_this_connection (a)").execute(writer.ready().await.unwrap()).await.unwrap();

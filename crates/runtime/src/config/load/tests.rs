@@ -1,4 +1,4 @@
-//! Configuration from all its sources, for one server and for several.
+//! Loading from all sources, for one server and for several.
 
 use eticket_base::config::LogFormat;
 use eticket_rpc_server::config::AuthMode;
@@ -16,7 +16,7 @@ const GATEWAY: ServiceSpec =
     ServiceSpec { name: "gateway", defaults: "listen = '127.0.0.1:8088'", store: StoreSupport::None };
 const ALL: [ServiceSpec; 3] = [TICKET, QUERY, GATEWAY];
 
-/// The own keys of `TICKET`.
+/// The specific keys of `TICKET`.
 #[derive(Debug, PartialEq, serde::Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 struct Own {
@@ -41,7 +41,7 @@ fn environment(variables: &[(&str, &str)]) -> Sources {
     Sources { environment: variables.iter().map(own).collect(), ..Sources::default() }
 }
 
-/// A server alone, with the bus that it must be given.
+/// Loads a server alone, with the bus that it requires.
 fn ticket(variables: &[(&str, &str)]) -> Result<(ProcessSettings, ServerTree, Own), Error> {
     let mut sources = environment(variables);
     if !variables.iter().any(|(name, _)| *name == "BUS__URL") {
@@ -52,12 +52,12 @@ fn ticket(variables: &[(&str, &str)]) -> Result<(ProcessSettings, ServerTree, Ow
     Ok((process, tree, own))
 }
 
-fn refusal(variables: &[(&str, &str)]) -> String {
+fn error_text(variables: &[(&str, &str)]) -> String {
     ticket(variables).map(|_| ()).expect_err("refused").to_string()
 }
 
 #[test]
-fn defaults_are_those_of_the_page() {
+fn defaults_are_as_documented() {
     let (process, tree, own) = ticket(&[]).expect("valid");
     assert_eq!(tree.settings.listen.to_string(), "127.0.0.1:8082");
     assert_eq!(process.admin.listen.to_string(), "127.0.0.1:0");
@@ -76,7 +76,7 @@ fn defaults_are_those_of_the_page() {
 }
 
 #[test]
-fn later_sources_win() {
+fn later_sources_override_earlier_ones() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("eticket.toml");
     std::fs::write(
@@ -91,7 +91,7 @@ fn later_sources_win() {
     let (process, tree) = alone(TICKET, &sources).expect("valid");
     let own: Own = tree.own().expect("valid");
     assert_eq!((tree.settings.limits.concurrency.get(), own.sweep.interval_ms), (7, 9));
-    assert_eq!(tree.settings.limits.default_deadline_ms, 10_000, "what the file leaves out stays");
+    assert_eq!(tree.settings.limits.default_deadline_ms, 10_000, "keys that are not in the file keep their defaults");
     assert_eq!(process.log.format, Some(LogFormat::Json));
     assert_eq!(process.data, Some(PathBuf::from("of the variable")));
     sources.data = Some("of the flag".into());
@@ -110,17 +110,17 @@ fn unknown_keys_are_refused_with_their_path() {
         ("TICKET__LISTEN", "ticket.listen"),
         ("A__B__C", "a.b.c"),
     ] {
-        let text = refusal(&[(variable, "1")]);
-        assert!(text.starts_with(&format!("configuration: {path} = ")) && text.contains("no such key"), "{text}");
+        let text = error_text(&[(variable, "1")]);
+        assert!(text.starts_with(&format!("configuration: {path} = ")) && text.contains("unknown key"), "{text}");
     }
     let error = together(&ALL, &environment(&[("NONSENSE__DEEPER", "1")])).map(|_| ()).expect_err("refused");
-    assert!(error.to_string().starts_with("configuration: nonsense.deeper = 1: no such key"), "{error}");
-    let text = refusal(&[("NONSENSE", "1")]);
-    assert!(text.contains("listen") && text.contains("sweep"), "it says what there is: {text}");
+    assert!(error.to_string().starts_with("configuration: nonsense.deeper = 1: unknown key"), "{error}");
+    let text = error_text(&[("NONSENSE", "1")]);
+    assert!(text.contains("listen") && text.contains("sweep"), "the error lists valid keys: {text}");
 }
 
 #[test]
-fn wrong_values_are_told_with_key_value_and_expectation() {
+fn errors_show_key_value_and_expectation() {
     for (variable, value, expected) in [
         ("LISTEN", "8082", "listen = 8082: "),
         ("LISTEN", "localhost:8082", "listen = localhost:8082: "),
@@ -140,21 +140,21 @@ fn wrong_values_are_told_with_key_value_and_expectation() {
         ("BUS__URL", "kafka", "bus.url = kafka: expected embedded"),
         ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms = 30000: must be below"),
     ] {
-        let text = refusal(&[(variable, value)]);
+        let text = error_text(&[(variable, value)]);
         assert!(text.starts_with(&format!("configuration: {expected}")), "{variable} = {value}: {text}");
     }
-    assert!(refusal(&[("", "1")]).contains("ETICKET__"));
+    assert!(error_text(&[("", "1")]).contains("ETICKET__"));
 }
 
 #[test]
-fn a_bus_must_be_given_to_a_server_alone() {
+fn a_server_alone_requires_a_bus() {
     let error = alone(TICKET, &Sources::default()).expect_err("missing");
     assert_eq!(error.key(), "bus.url");
     alone(GATEWAY, &Sources::default()).expect("the gateway has none");
 }
 
 #[test]
-fn what_the_gateway_does_not_have_cannot_be_set() {
+fn keys_that_the_gateway_lacks_are_refused() {
     for (variable, path) in [("BUS__URL", "bus.url"), ("STORE__URL", "store.url"), ("DATA", "data")] {
         #[derive(Debug, serde::Deserialize)]
         #[serde(deny_unknown_fields)]
@@ -163,15 +163,15 @@ fn what_the_gateway_does_not_have_cannot_be_set() {
         let error = tree.own::<Nothing>().expect_err("refused");
         assert_eq!(error.key(), path);
         let known = error.to_string();
-        let known = known.split_once("known here: ").expect("it says what there is").1;
-        assert_eq!(known, "listen, auth, limits, shutdown, admin, log", "and not what was just refused");
+        let known = known.split_once("expected one of ").expect("the error lists valid keys").1;
+        assert_eq!(known, "listen, auth, limits, shutdown, admin, log", "without the refused key");
     }
     let error = together(&ALL, &environment(&[("GATEWAY__STORE__URL", "sqlite:a")])).expect_err("refused");
     assert_eq!(error.key(), "gateway.store");
 }
 
 #[test]
-fn a_file_that_is_none_is_told_with_its_place() {
+fn errors_of_the_file_show_its_path_and_position() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("broken.toml");
     let mut sources = Sources { file: Some(file.clone()), ..environment(&[("BUS__URL", "embedded")]) };
@@ -181,11 +181,11 @@ fn a_file_that_is_none_is_told_with_its_place() {
     let error = alone(TICKET, &sources).expect_err("broken");
     assert!(error.to_string().contains("line 1"), "{error}");
     sources.file = None;
-    alone(TICKET, &sources).expect("without it");
+    alone(TICKET, &sources).expect("valid without the file");
 }
 
 #[test]
-fn each_of_several_has_a_section_and_the_root_holds_for_all() {
+fn servers_have_sections_and_the_root_applies_to_all() {
     let sources = environment(&[
         ("LIMITS__CONCURRENCY", "10"),
         ("TICKET__LIMITS__CONCURRENCY", "20"),
@@ -229,41 +229,45 @@ fn errors_of_several_name_the_section() {
     let both = environment(&[("LIMITS__CONCURRENCY", "7"), ("TICKET__LIMITS__CONCURRENCY", "0")]);
     assert_eq!(together(&ALL, &both).map(|_| ()).expect_err("zero").key(), "ticket.limits.concurrency");
     let (_, trees) = together(&ALL, &environment(&[("LIMITS__CONCURRENCY", "7")])).expect("valid");
-    let of_service = |key: &str| trees[1].placed(Error::missing(key, "must be given")).key().to_owned();
-    assert_eq!(of_service("limits.concurrency"), "limits.concurrency", "also where the service itself refuses it");
+    let of_service = |key: &str| trees[1].placed(Error::missing(key, "expected a value")).key().to_owned();
+    assert_eq!(of_service("limits.concurrency"), "limits.concurrency", "also for an error of the service itself");
     assert_eq!(of_service("watch.most"), "query.watch.most");
     let (_, trees) = together(&ALL, &environment(&[("TICKET__SWEEP__X", "1")])).expect("split");
     assert_eq!(trees[0].own::<Own>().expect_err("refused").key(), "ticket.sweep.x");
 }
 
 #[test]
-fn a_server_at_the_root_is_the_store_of_all_that_can_use_it() {
+fn a_store_at_the_root_applies_to_all_servers_that_support_it() {
     let url = "postgres://eticket:s3cret@db/e?sslmode=require";
     let sources = environment(&[("STORE__URL", url)]);
     let (process, trees) = together(&ALL, &sources).expect("valid");
     let stores: Vec<_> = trees.iter().map(|tree| tree.settings.store.url.as_deref()).collect();
-    assert_eq!(stores, [Some(url), None, None], "a view is a file, and the gateway keeps nothing");
+    assert_eq!(stores, [Some(url), None, None], "the view is a file, and the gateway has no store");
     let tables: Vec<_> = trees.iter().map(|tree| (tree.section, table(&tree.settings).expect("a table"))).collect();
     let text = effective(&process, &tables).expect("TOML");
     assert!(text.contains("eticket:***@db/e?sslmode=require") && !text.contains("s3cret"), "{text}");
     let own = environment(&[("STORE__URL", url), ("TICKET__STORE__URL", "sqlite:t.db")]);
     let (_, trees) = together(&ALL, &own).expect("valid");
-    assert_eq!(trees[0].settings.store.url.as_deref(), Some("sqlite:t.db"), "its own comes first");
+    assert_eq!(
+        trees[0].settings.store.url.as_deref(),
+        Some("sqlite:t.db"),
+        "the key in the section overrides the root"
+    );
 }
 
 #[test]
-fn authentication_off_is_refused_beyond_the_loopback() {
-    assert!(refusal(&[("LISTEN", "0.0.0.0:8082")]).starts_with("configuration: auth.mode is not set"));
-    assert!(refusal(&[("LISTEN", "0.0.0.0:8082"), ("AUTH__MODE", "off")]).contains("auth.allow_off_anywhere"));
+fn authentication_off_is_refused_outside_of_the_loopback() {
+    assert!(error_text(&[("LISTEN", "0.0.0.0:8082")]).starts_with("configuration: auth.mode is not set"));
+    assert!(error_text(&[("LISTEN", "0.0.0.0:8082"), ("AUTH__MODE", "off")]).contains("auth.allow_off_anywhere"));
     let allowed = [("LISTEN", "0.0.0.0:8082"), ("AUTH__MODE", "off"), ("AUTH__ALLOW_OFF_ANYWHERE", "true")];
     let (_, tree, _) = ticket(&allowed).expect("allowed");
     assert_eq!(tree.settings.auth.mode, Some(AuthMode::Off));
     let all = [("AUTH__MODE", "off"), ("AUTH__ALLOW_OFF_ANYWHERE", "true"), ("GATEWAY__LISTEN", "0.0.0.0:1")];
-    together(&ALL, &environment(&all)).expect("the root's answer holds for each");
+    together(&ALL, &environment(&all)).expect("the root applies to every server");
 }
 
 #[test]
-fn the_effective_configuration_is_a_configuration() {
+fn the_effective_configuration_can_be_loaded() {
     let sources = environment(&[("TICKET__SWEEP__INTERVAL_MS", "5"), ("QUERY__STORE__URL", "sqlite:view.db")]);
     let (process, trees) = together(&ALL, &sources).expect("valid");
     let mut tables: Vec<_> = trees.iter().map(|tree| (tree.section, table(&tree.settings).expect("a table"))).collect();
@@ -296,17 +300,17 @@ fn text_that_looks_like_something_else_stays_text() {
 }
 
 #[test]
-fn where_it_listens_is_known_without_the_rest() {
+fn the_listen_address_is_read_from_an_incomplete_configuration() {
     let address = |section, variables: &[(&str, &str)]| listen(TICKET, section, &environment(variables));
-    assert_eq!(address(false, &[]).expect("a default").to_string(), "127.0.0.1:8082", "though it has no bus");
+    assert_eq!(address(false, &[]).expect("a default").to_string(), "127.0.0.1:8082", "although bus.url is not set");
     let variables = [("LISTEN", "127.0.0.1:9"), ("NONSENSE", "1"), ("LIMITS__CONCURRENCY", "many")];
-    assert_eq!(address(false, &variables).expect("given").port(), 9, "what else is wrong is not asked for");
+    assert_eq!(address(false, &variables).expect("given").port(), 9, "other errors are ignored");
     assert_eq!(address(true, &[("TICKET__LISTEN", "127.0.0.1:7")]).expect("given").port(), 7);
     assert_eq!(address(true, &[("TICKET__LISTEN", "x")]).expect_err("none").key(), "ticket.listen");
 }
 
 #[test]
-fn what_is_set_and_empty_is_refused() {
+fn empty_values_are_refused() {
     let bus = ("BUS__URL", "nats://n:1");
     for (variable, key) in [
         ("DATA", "data"),
@@ -325,7 +329,7 @@ fn what_is_set_and_empty_is_refused() {
         ("LOG__FORMAT", "log.format"),
         ("SWEEP__INTERVAL_MS", "sweep.interval_ms"),
     ] {
-        let text = refusal(&[bus, (variable, "")]);
+        let text = error_text(&[bus, (variable, "")]);
         assert!(text.starts_with(&format!("configuration: {key} = : ")), "{text}");
     }
     let mut sources = environment(&[bus]);
@@ -337,7 +341,7 @@ fn what_is_set_and_empty_is_refused() {
 }
 
 #[test]
-fn what_is_not_utf_8_is_refused_and_what_is_not_ours_left_alone() {
+fn variables_must_be_utf_8_and_others_are_ignored() {
     use std::os::unix::ffi::OsStringExt;
     let odd = |text: &[u8]| OsString::from_vec(text.to_vec());
     let of = |name: &[u8], value: &[u8]| Sources::from_variables(None, [(odd(name), odd(value))], None);
@@ -345,7 +349,7 @@ fn what_is_not_utf_8_is_refused_and_what_is_not_ours_left_alone() {
         let error = of(name, value).expect_err("refused");
         assert!(error.key().starts_with("ETICKET__DA") && error.to_string().contains("UTF-8"), "{error}");
     }
-    assert!(of(b"OTHER", b"\xff").expect("none of ours").environment.is_empty());
+    assert!(of(b"OTHER", b"\xff").expect("ignored").environment.is_empty());
     assert_eq!(of(b"ETICKET__DATA", b"/tmp").expect("UTF-8").environment.len(), 1);
     let sources = Sources { data: Some(odd(b"/tmp/\xff").into()), ..environment(&[("BUS__URL", "embedded")]) };
     let error = alone(TICKET, &sources).expect_err("refused");
@@ -365,13 +369,13 @@ fn a_file_may_begin_with_a_byte_order_mark() {
 }
 
 #[test]
-fn a_level_is_one_word_of_six_or_a_filter() {
+fn a_log_level_is_a_known_level_or_a_filter() {
     for level in ["info", "WARN", "off", "info,eticket=debug", "eticket_bus=trace", "sqlx=warn,debug"] {
         let (process, ..) = ticket(&[("LOG__LEVEL", level)]).expect(level);
         assert_eq!(process.log.level.as_deref(), Some(level));
     }
     for level in ["verbose", "info,verbose", "eticket=loud", "warning"] {
-        let text = refusal(&[("LOG__LEVEL", level)]);
+        let text = error_text(&[("LOG__LEVEL", level)]);
         assert!(text.starts_with(&format!("configuration: log.level = {level}: expected one of off, ")), "{text}");
     }
 }

@@ -1,4 +1,4 @@
-//! The calls behind the commands, and what people see of them.
+//! The calls of admin commands, and their output.
 
 use std::{future::Future, time::Duration};
 
@@ -26,59 +26,59 @@ use super::Task;
 use crate::process::ready::print;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// For a call, or the start of a stream.
-const CALL: Duration = Duration::from_secs(10);
-/// For a call that applies everything that is parked.
-const LONG_CALL: Duration = Duration::from_secs(60);
-/// Between two messages of a stream.
-const SILENCE: Duration = Duration::from_secs(60);
-/// The server hears of a deadline that is longer by so much: this program's own is the one that is told.
+/// Timeout of a call, or of the first response of a stream.
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+/// Timeout of a call that applies all parked events.
+const LONG_CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Timeout between two messages of a stream.
+const MESSAGE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The deadline sent to the server is later by this, so that this program reports its own timeout.
 const MARGIN: Duration = Duration::from_secs(1);
-/// How often a connection is asked whether it is alive, and how long it may take to say so.
+/// Interval of keep-alive pings, and timeout of their response.
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
-/// Why an order was not carried out at a service.
+/// Why an admin command failed at one service.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// Nobody answers, or this is no gateway: there is no use in asking for other services.
+    /// The server does not respond or is not a gateway, so calls to other services would fail too.
     Lost(StartError),
-    /// The service said no.
+    /// The service refused the command.
     Refused(StartError),
-    /// The event is not parked there.
+    /// The event is not parked at this service.
     NotParked(StartError),
 }
 
-/// Why a call has no answer.
-enum Trouble {
+/// Why a call has no result.
+enum CallError {
     Status(Status),
-    /// Nothing came for so long.
-    Mute(Duration),
+    /// The server sent nothing for this time.
+    TimedOut(Duration),
 }
 
-impl From<Status> for Trouble {
+impl From<Status> for CallError {
     fn from(status: Status) -> Self {
         Self::Status(status)
     }
 }
 
-async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, Trouble> {
-    Ok(timeout(limit, call).await.map_err(|_| Trouble::Mute(limit))??)
+async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>>) -> Result<T, CallError> {
+    Ok(timeout(limit, call).await.map_err(|_| CallError::TimedOut(limit))??)
 }
 
-/// `host:port`, and nothing else.
+/// Parses `host:port`.
 fn authority(address: &str) -> Result<Authority, StartError> {
     let parsed = address.parse::<Authority>().ok();
     let parsed = parsed.filter(|parsed| !parsed.host().is_empty() && !parsed.as_str().contains('@'));
     parsed.filter(|parsed| parsed.port_u16().is_some_and(|port| port > 0)).ok_or_else(|| {
         let expected = match address.contains("://") {
-            true => "expected host:port, without http:// or the like, as 127.0.0.1:8088",
-            false => "expected host:port, as 127.0.0.1:8088",
+            true => "expected host:port, without http://, such as 127.0.0.1:8088",
+            false => "expected host:port, such as 127.0.0.1:8088",
         };
         StartError::config("--address", address, expected)
     })
 }
 
-/// A service, or the gateway that hands on to one.
+/// A connection to a service, or to the gateway.
 pub(super) struct Server {
     address: String,
     client: OperationsServiceClient<Channel>,
@@ -93,21 +93,22 @@ impl Server {
             .http2_keep_alive_interval(KEEP_ALIVE.0)
             .keep_alive_timeout(KEEP_ALIVE.1);
         let channel = endpoint.connect().await.map_err(|error| {
-            let what = format!("no server answers at {address}: start it, or say with --address where it runs");
-            // The library's own words say nothing: the cause does.
+            let what =
+                format!("no server responds at {address}: start it, or set --address to the address where it runs");
+            // The text of the error itself is generic; its cause is specific.
             let cause = std::error::Error::source(&error).map(chain);
             StartError::unavailable(what, cause.unwrap_or_else(|| error.to_string()))
         })?;
         Ok(Self { address: address.to_owned(), client: OperationsServiceClient::new(channel), service: None })
     }
 
-    /// From now on all is for this service.
-    pub(super) fn hand_on_to(&mut self, service: Option<&'static str>) {
+    /// Sets the service to which the gateway forwards further calls.
+    pub(super) fn select(&mut self, service: Option<&'static str>) {
         self.service = service;
     }
 
-    /// Answers how many differences were found, if that was the task.
-    pub(super) async fn carry_out(&mut self, task: &Task) -> Result<u64, Failure> {
+    /// Runs an operation; returns the number of differences found, if it compares.
+    pub(super) async fn run(&mut self, task: &Task) -> Result<u64, Failure> {
         let done = match task {
             Task::Republish => self.republish().await,
             Task::Parked => self.parked().await,
@@ -117,28 +118,28 @@ impl Server {
             Task::CompareView => self.compare_view().await,
             Task::Unsettled => self.unsettled().await,
         };
-        done.map_err(|trouble| match trouble {
-            Trouble::Status(status) => self.failure(&status),
-            Trouble::Mute(limit) => {
-                let what = format!("{} did not answer within {} s: look at its log", self.who(), limit.as_secs());
+        done.map_err(|error| match error {
+            CallError::Status(status) => self.failure(&status),
+            CallError::TimedOut(limit) => {
+                let what = format!("{} did not respond within {} s: check its log", self.peer(), limit.as_secs());
                 Failure::Lost(StartError::Unavailable { what, source: None })
             }
         })
     }
 
-    fn who(&self) -> String {
+    fn peer(&self) -> String {
         self.service.map_or_else(|| self.address.clone(), |name| format!("{name} at {}", self.address))
     }
 
     fn failure(&self, status: &Status) -> Failure {
-        let (who, message) = (self.who(), status.message());
+        let (peer, message) = (self.peer(), status.message());
         if let Some(source) = std::error::Error::source(status) {
             let what = format!("the connection to {} broke", self.address);
             return Failure::Lost(StartError::unavailable(what, chain(source)));
         }
         let reason = ApiError::from_status(status).map(|reason| error_text::name(reason).to_owned());
         let reason = reason.unwrap_or_else(|| format!("{:?}", status.code()));
-        let what = format!("{who}: {message} ({reason})");
+        let what = format!("{peer}: {message} ({reason})");
         let fields = status.get_details_bad_request().map(|wrong| wrong.field_violations).unwrap_or_default();
         let names = |field: &str| fields.iter().any(|violation| violation.field == field);
         match status.code() {
@@ -147,7 +148,7 @@ impl Server {
             }
             Code::InvalidArgument if names(headers::SERVICE) => {
                 let what = format!(
-                    "{} is no gateway, but a service: give the gateway's address, or --service with that one: {message}",
+                    "{} is a service, not a gateway: set --address to a gateway, or --service to this service: {message}",
                     self.address
                 );
                 Failure::Lost(StartError::Refused(what))
@@ -157,7 +158,7 @@ impl Server {
         }
     }
 
-    /// A stream has no deadline: it goes on as long as messages come.
+    /// Creates a request. Streams have no deadline: they last as long as messages arrive.
     fn request<T>(&self, message: T, deadline: Option<Duration>) -> Request<T> {
         let mut request = Request::new(message);
         if let Some(deadline) = deadline {
@@ -170,35 +171,35 @@ impl Server {
         request
     }
 
-    /// In front of a line, where lines of several services follow each other.
+    /// The prefix of output lines, which names the service if there may be several.
     fn label(&self) -> String {
         self.service.map(|service| format!("{service}: ")).unwrap_or_default()
     }
 
-    async fn republish(&mut self) -> Result<u64, Trouble> {
+    async fn republish(&mut self) -> Result<u64, CallError> {
         let request = self.request(RepublishRequest {}, None);
-        let mut stream = within(CALL, self.client.republish(request)).await?.into_inner();
-        let done = follow(&mut stream, |answer| (answer.republished_count, answer.total_count), |_| {}).await?;
-        print(&format!("{}{done} states put into the outbox again\n", self.label()));
+        let mut stream = within(CALL_TIMEOUT, self.client.republish(request)).await?.into_inner();
+        let done = follow(&mut stream, |response| (response.republished_count, response.total_count), |_| {}).await?;
+        print(&format!("{}{done} states added to the outbox\n", self.label()));
         Ok(0)
     }
 
-    async fn rebuild_view(&mut self) -> Result<u64, Trouble> {
+    async fn rebuild_view(&mut self) -> Result<u64, CallError> {
         let request = self.request(RebuildViewRequest {}, None);
-        let mut stream = within(CALL, self.client.rebuild_view(request)).await?.into_inner();
-        let done = follow(&mut stream, |answer| (answer.applied_count, answer.total_count), |_| {}).await?;
+        let mut stream = within(CALL_TIMEOUT, self.client.rebuild_view(request)).await?.into_inner();
+        let done = follow(&mut stream, |response| (response.applied_count, response.total_count), |_| {}).await?;
         print(&format!("{}{done} messages applied to the new view\n", self.label()));
         Ok(0)
     }
 
-    async fn compare_view(&mut self) -> Result<u64, Trouble> {
+    async fn compare_view(&mut self) -> Result<u64, CallError> {
         let request = self.request(CompareViewRequest {}, None);
-        let mut stream = within(CALL, self.client.compare_view(request)).await?.into_inner();
+        let mut stream = within(CALL_TIMEOUT, self.client.compare_view(request)).await?.into_inner();
         let mut differences = 0;
         let counts =
-            |answer: &eticket_proto::operations::CompareViewResponse| (answer.compared_count, answer.total_count);
-        let done = follow(&mut stream, counts, |answer| {
-            if let Some(difference) = answer.difference {
+            |response: &eticket_proto::operations::CompareViewResponse| (response.compared_count, response.total_count);
+        let done = follow(&mut stream, counts, |response| {
+            if let Some(difference) = response.difference {
                 differences += 1;
                 let (field, view, owner) = (difference.field, difference.view_value, difference.owner_value);
                 print(&format!("{}\t{field}\tview {view:?}\towner {owner:?}\n", difference.ticket_id));
@@ -209,14 +210,15 @@ impl Server {
         Ok(differences)
     }
 
-    async fn parked(&mut self) -> Result<u64, Trouble> {
+    async fn parked(&mut self) -> Result<u64, CallError> {
         let (mut count, mut page_token) = (0, String::new());
         loop {
-            let request = self.request(ListParkedEventsRequest { page_token, ..Default::default() }, Some(CALL));
-            let page = within(CALL, self.client.list_parked_events(request)).await?.into_inner();
+            let request =
+                self.request(ListParkedEventsRequest { page_token, ..Default::default() }, Some(CALL_TIMEOUT));
+            let page = within(CALL_TIMEOUT, self.client.list_parked_events(request)).await?.into_inner();
             for event in page.parked_events {
                 count += 1;
-                let since = moment(event.park_time);
+                let since = rfc3339(event.park_time);
                 let (id, kind, attempts, reason) = (event.event_id, event.event_type, event.attempts, event.reason);
                 print(&format!("{}{id}\t{kind}\t{since}\t{attempts} attempts\t{reason}\n", self.label()));
             }
@@ -228,28 +230,28 @@ impl Server {
         }
     }
 
-    async fn resend(&mut self, event_id: String) -> Result<u64, Trouble> {
-        let request = self.request(ResendParkedEventRequest { event_id }, Some(LONG_CALL));
-        let answer = within(LONG_CALL, self.client.resend_parked_event(request)).await?.into_inner();
-        print(&format!("{}{} applied again\n", self.label(), answer.resent_count));
+    async fn resend(&mut self, event_id: String) -> Result<u64, CallError> {
+        let request = self.request(ResendParkedEventRequest { event_id }, Some(LONG_CALL_TIMEOUT));
+        let response = within(LONG_CALL_TIMEOUT, self.client.resend_parked_event(request)).await?.into_inner();
+        print(&format!("{}{} applied again\n", self.label(), response.resent_count));
         Ok(0)
     }
 
-    async fn discard(&mut self, event_id: String) -> Result<u64, Trouble> {
-        let request = self.request(DiscardParkedEventRequest { event_id }, Some(CALL));
-        let answer = within(CALL, self.client.discard_parked_event(request)).await?.into_inner();
-        print(&format!("{}{} discarded\n", self.label(), answer.discarded_count));
+    async fn discard(&mut self, event_id: String) -> Result<u64, CallError> {
+        let request = self.request(DiscardParkedEventRequest { event_id }, Some(CALL_TIMEOUT));
+        let response = within(CALL_TIMEOUT, self.client.discard_parked_event(request)).await?.into_inner();
+        print(&format!("{}{} discarded\n", self.label(), response.discarded_count));
         Ok(0)
     }
 
-    async fn unsettled(&mut self) -> Result<u64, Trouble> {
+    async fn unsettled(&mut self) -> Result<u64, CallError> {
         let (mut count, mut page_token) = (0, String::new());
         loop {
-            let request = self.request(ListUnsettledRequest { page_token, ..Default::default() }, Some(CALL));
-            let page = within(CALL, self.client.list_unsettled(request)).await?.into_inner();
+            let request = self.request(ListUnsettledRequest { page_token, ..Default::default() }, Some(CALL_TIMEOUT));
+            let page = within(CALL_TIMEOUT, self.client.list_unsettled(request)).await?.into_inner();
             for view in page.unsettled {
                 count += 1;
-                print(&format!("{}\t{}\t{}\n", view.ticket_id, moment(view.since_time), view.missing.join(", ")));
+                print(&format!("{}\t{}\t{}\n", view.ticket_id, rfc3339(view.since_time), view.missing.join(", ")));
             }
             page_token = page.next_page_token;
             if page_token.is_empty() {
@@ -260,18 +262,18 @@ impl Server {
     }
 }
 
-/// Reads a stream to its end under a progress bar, which is there on a terminal only; answers how much was done at the end.
+/// Reads a stream to its end, with a progress bar on a terminal. Returns the final count.
 async fn follow<T>(
     stream: &mut Streaming<T>,
     counts: impl Fn(&T) -> (i64, i64),
     mut each: impl FnMut(T),
-) -> Result<u64, Trouble> {
+) -> Result<u64, CallError> {
     let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {human_pos} of {human_len}, {eta} to go") {
         bar.set_style(style);
     }
     let mut last = 0;
-    while let Some(message) = within(SILENCE, stream.message()).await? {
+    while let Some(message) = within(MESSAGE_TIMEOUT, stream.message()).await? {
         let (done, total) = counts(&message);
         last = u64::try_from(done).unwrap_or_default();
         bar.set_length(u64::try_from(total).unwrap_or_default());
@@ -282,7 +284,7 @@ async fn follow<T>(
     Ok(last)
 }
 
-fn moment(time: Option<prost_types::Timestamp>) -> String {
+fn rfc3339(time: Option<prost_types::Timestamp>) -> String {
     let time = time.as_ref().and_then(time::from_proto);
     time.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)).unwrap_or_default()
 }

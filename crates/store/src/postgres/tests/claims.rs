@@ -1,4 +1,4 @@
-//! The outbox, shared by two relays.
+//! An outbox shared by two relays.
 
 use sqlx::{ConnectOptions, Connection, Executor};
 
@@ -19,19 +19,19 @@ async fn claimed(database: &Database, most: usize) -> (Box<dyn Claim>, Vec<(Stri
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn relays_share_subjects_and_each_has_all_of_its_own() {
+async fn relays_share_the_outbox_by_subject() {
     let server = server();
     let (store, other) = (store(&server).await, database(&server).await);
     count_all(&store, &["a", "b", "a", "c", "b", "d"]).await.unwrap();
     let (one, of_one, ids) = claimed(&store.database, 2).await;
     assert_eq!(of_one, [("a".into(), vec![1, 2]), ("b".into(), vec![1, 2])]);
-    // What comes meanwhile to a subject that is owned is not for others: it would overtake what its owner still sends.
+    // New rows of a claimed subject are not for others: they would overtake the rows that the owner still publishes.
     count_all(&store, &["a", "e"]).await.unwrap();
     let (two, of_two, _) = claimed(&other, 10).await;
     assert_eq!(of_two, [("c".into(), vec![1]), ("d".into(), vec![1]), ("e".into(), vec![1])]);
     one.done(&ids).await.unwrap();
     let (three, of_three, _) = claimed(&store.database, 10).await;
-    assert_eq!(of_three, [("a".into(), vec![3])], "c, d and e are still the other's");
+    assert_eq!(of_three, [("a".into(), vec![3])], "c, d and e are still claimed");
     drop(two);
     drop(three);
     contract::eventually(async || claimed(&store.database, 10).await.1.len() == 4).await;
@@ -39,25 +39,25 @@ async fn relays_share_subjects_and_each_has_all_of_its_own() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_claim_outlives_a_slow_publish_and_other_transactions_do_not_stay_idle() {
+async fn claims_may_be_idle_for_longer_than_other_transactions() {
     let server = server();
     let limits = Limits { idle_in_transaction: Duration::from_millis(100), ..Limits::default() };
     let store = Store::<Numbers>::new(database_with(&server, limits).await);
     count_all(&store, &["a"]).await.unwrap();
     let (claim, _, ids) = claimed(&store.database, 10).await;
-    // Begun after the claim: when it has been ended for idling, the claim has been idle for longer.
+    // Idle for less time than the claim, so when the server ends it for idling, the claim has been idle for longer.
     let mut idle = session::commit_options(&url_options(&server), SCHEMA, &limits).connect().await.unwrap();
     idle.execute("begin").await.unwrap();
     let sessions = "select count(*) from pg_stat_activity where state = 'idle in transaction'";
     contract::eventually(async || server.sql("postgres", sessions).unwrap() == "1").await;
-    assert!(idle.ping().await.is_err(), "it was ended");
+    assert!(idle.ping().await.is_err(), "the server has ended it");
     claim.done(&ids).await.unwrap();
     assert_eq!(store.database.outbox_depth().await.unwrap(), 0);
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn what_a_dead_relay_owned_is_free_again_and_its_end_deletes_nothing() {
+async fn subjects_of_a_dead_relay_are_released_with_their_rows() {
     let server = server();
     let (store, other) = (store(&server).await, database(&server).await);
     count_all(&store, &["a"]).await.unwrap();
@@ -76,17 +76,21 @@ async fn what_a_dead_relay_owned_is_free_again_and_its_end_deletes_nothing() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_long_queue_makes_no_claim_slow() {
+async fn a_long_queue_does_not_slow_down_claims() {
     let server = server();
-    // The plan is what counts; a machine that is busy may take longer than a service would allow.
+    // The plan is what counts. A busy machine may need longer than the limit of a service.
     let limits = Limits { read: Duration::from_secs(60), ..Limits::default() };
     let store = Store::<Numbers>::new(database_with(&server, limits).await);
-    // One subject far ahead of many, and no statistics: the planner knows nothing of what was just written.
+    // One subject far ahead of many, without statistics: the planner has no information about the new rows.
     let fill = "insert into numbers.outbox (subject, revision, headers, body)
         select case when n <= 20000 then 'hot' else 's' || n % 5000 end, n, '[]', '' from generate_series(1, 200000) n";
     server.sql("postgres", fill).unwrap();
     let (claim, subjects, _) = claimed(&store.database, 256).await;
-    assert_eq!((subjects.len(), subjects[0].0.as_str(), subjects[0].1.len()), (256, "hot", 16), "all get their turn");
+    assert_eq!(
+        (subjects.len(), subjects[0].0.as_str(), subjects[0].1.len()),
+        (256, "hot", 16),
+        "all subjects get a turn"
+    );
     claim.done(&[]).await.unwrap();
     let plan = server.sql("postgres", &format!("set search_path = numbers; explain {}", claim::explained())).unwrap();
     assert!(plan.contains("outbox_pkey") && plan.contains("outbox_by_subject") && !plan.contains("Seq Scan"), "{plan}");

@@ -1,4 +1,4 @@
-//! A server that refuses, waits, freezes, dies and comes back.
+//! Servers that refuse, delay, freeze, die and recover.
 
 use std::time::Instant;
 
@@ -7,7 +7,7 @@ use sqlx::{ConnectOptions, Executor};
 
 use super::*;
 
-/// Makes the first `times` writes since then fail with this code.
+/// Makes the next `times` writes fail with this code.
 fn fail(server: &Postgres, code: &str, times: u32) {
     let statements = format!(
         "create sequence if not exists numbers.failures;
@@ -24,7 +24,7 @@ fn fail(server: &Postgres, code: &str, times: u32) {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn each_error_is_told_apart_and_leaves_nothing() {
+async fn errors_are_classified_and_leave_nothing() {
     let server = server();
     let store = store(&server).await;
     for code in ["22001", "23514", "23503", "54000"] {
@@ -32,7 +32,8 @@ async fn each_error_is_told_apart_and_leaves_nothing() {
         let refused = count_all(&store, &["x"]).await;
         assert!(matches!(refused, Err(Error::Data(_))), "{code}: {refused:?}");
     }
-    // No room, no connection left, read-only, no rights, no table, the disk, too slow, a bug of the server.
+    // Disk full, too many connections, read-only, missing privilege, missing table, I/O error, timeout, lock timeout,
+    // bug of the server.
     for code in ["53100", "53300", "25006", "42501", "42P01", "58030", "57014", "55P03", "XX000"] {
         fail(&server, code, 1);
         let refused = count_all(&store, &["x"]).await;
@@ -48,31 +49,31 @@ async fn each_error_is_told_apart_and_leaves_nothing() {
         fail(&server, code, ATTEMPTS - 1);
         count_all(&store, &["x"]).await.unwrap();
     }
-    assert_eq!(waiting(&store.database, "x").await, [1, 2], "begun again, with one effect");
+    assert_eq!(waiting(&store.database, "x").await, [1, 2], "retried, with one effect");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_lock_that_somebody_holds_is_waited_for_no_longer_than_its_limit() {
+async fn a_wait_for_a_lock_ends_at_its_limit() {
     let server = server();
     let store = store(&server).await;
     count_all(&store, &["x"]).await.unwrap();
-    let mut somebody = url_options(&server).connect().await.unwrap();
-    somebody.execute("begin; update numbers.number set value = 7").await.unwrap();
+    let mut other_session = url_options(&server).connect().await.unwrap();
+    other_session.execute("begin; update numbers.number set value = 7").await.unwrap();
     let begun = Instant::now();
     let refused = count_all(&store, &["x"]).await;
     assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
     let limits = Limits::default();
     assert!(begun.elapsed() >= limits.lock && begun.elapsed() < limits.commit, "{:?}", begun.elapsed());
     count_all(&store, &["y"]).await.unwrap();
-    somebody.execute("rollback").await.unwrap();
+    other_session.execute("rollback").await.unwrap();
     count_all(&store, &["x"]).await.unwrap();
     assert_eq!(value(&store, "x").await, 2);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_server_that_dies_in_the_middle_of_a_commit_takes_it_along_and_serves_again() {
+async fn a_commit_is_lost_with_a_dying_server_and_the_next_one_succeeds() {
     let mut server = server();
     let store = store(&server).await;
     count_all(&store, &["x"]).await.unwrap();
@@ -82,7 +83,7 @@ async fn a_server_that_dies_in_the_middle_of_a_commit_takes_it_along_and_serves_
     };
     let lost = store.commit(&keys(&["x"]), &[], apply_batch).await;
     assert!(matches!(lost, Err(Error::Unavailable(_))), "{lost:?}");
-    // While it is away everything says so, and nothing waits long.
+    // While the server is down, every operation fails soon.
     let begun = Instant::now();
     assert!(matches!(count_all(&store, &["x"]).await, Err(Error::Unavailable(_))));
     assert!(matches!(store.database.ping().await, Err(Error::Unavailable(_))));
@@ -98,7 +99,7 @@ async fn a_server_that_dies_in_the_middle_of_a_commit_takes_it_along_and_serves_
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_restart_between_two_commits_costs_none() {
+async fn a_restart_between_two_commits_fails_neither() {
     let mut server = server();
     let store = store(&server).await;
     count_all(&store, &["x"]).await.unwrap();
@@ -110,7 +111,7 @@ async fn a_restart_between_two_commits_costs_none() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_server_that_is_frozen_costs_each_call_its_limit_and_nothing_for_ever() {
+async fn a_frozen_server_costs_each_call_its_limit_and_no_connection() {
     let server = server();
     let short = Duration::from_millis(300);
     let limits = Limits { connect: short, read: short, commit: short, ping: short, ..Limits::default() };
@@ -120,7 +121,7 @@ async fn a_server_that_is_frozen_costs_each_call_its_limit_and_nothing_for_ever(
     let ids: Vec<i64> = claim.subjects().into_iter().flatten().map(|row| row.id).collect();
     server.signal(Signal::STOP).unwrap();
     for _ in 0..3 {
-        // More reads at once than there are connections for them: none of them keeps its place.
+        // More concurrent reads than connections: none of them keeps its place in the pool.
         let reads = futures::future::join_all((0..8).map(|_| store.database.record(Uuid::nil()))).await;
         assert!(reads.iter().all(|read| matches!(read, Err(Error::Unavailable(_)))), "{reads:?}");
         assert!(matches!(count_all(&store, &["x"]).await, Err(Error::Unavailable(_))));
@@ -128,7 +129,7 @@ async fn a_server_that_is_frozen_costs_each_call_its_limit_and_nothing_for_ever(
     }
     assert!(matches!(claim.done(&ids).await, Err(Error::Unavailable(_))));
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
-    // Of a server that never comes back at this address none would be left.
+    // If the server never returns at this address, no connection may remain.
     contract::eventually(async || store.database.readers.size() + store.database.housekeepers.size() == 0).await;
     server.signal(Signal::CONT).unwrap();
     contract::eventually(async || store.database.ping().await.is_ok()).await;
@@ -139,13 +140,13 @@ async fn a_server_that_is_frozen_costs_each_call_its_limit_and_nothing_for_ever(
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_server_that_only_reads_is_left_for_one_that_writes() {
+async fn connections_to_a_read_only_server_are_replaced() {
     let server = server();
     let store = store(&server).await;
     count_all(&store, &["x"]).await.unwrap();
     let others =
         "select count(pg_terminate_backend(pid)) from pg_stat_activity where application_name like 'eticket-%'";
-    // As after a failover that left the name with the old one.
+    // As after a failover in which the host name still refers to the old server.
     server.sql("postgres", "alter database postgres set default_transaction_read_only = on").unwrap();
     server.sql("postgres", others).unwrap();
     contract::eventually(async || store.database.ping().await.is_err_and(|error| is_read_only(&error))).await;

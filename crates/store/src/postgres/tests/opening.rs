@@ -1,4 +1,4 @@
-//! The first start and every other one: migrations, rights, passwords, certificates.
+//! Opening a schema: migrations, privileges, passwords, certificates.
 
 use futures::future::join_all;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -19,7 +19,7 @@ async fn refused(url: &str) -> String {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn first_starts_at_the_same_time_migrate_once() {
+async fn concurrent_first_starts_migrate_once() {
     let server = server();
     let options = url_options(&server);
     let migrations = migrations();
@@ -35,7 +35,7 @@ async fn first_starts_at_the_same_time_migrate_once() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
+async fn a_failed_migration_leaves_no_lock_and_no_partial_table() {
     let server = server();
     let options = url_options(&server);
     let mut broken: Vec<_> = migrations().iter().cloned().collect();
@@ -44,7 +44,7 @@ async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
     assert!(matches!(&error, OpenError::Refused { advice, .. } if advice.contains("numbers")), "{error:?}");
     let locks = "select count(*) from pg_locks where locktype = 'advisory'";
     contract::eventually(async || server.sql("postgres", locks).unwrap() == "0").await;
-    // The next program has it right.
+    // The next version of the program has a correct migration.
     let mut right: Vec<_> = migrations().iter().cloned().collect();
     right.push(migration(102, "create table half (a int)"));
     open(&options, &Migrator::with_migrations(right)).await.unwrap();
@@ -52,7 +52,7 @@ async fn a_migration_that_fails_leaves_neither_lock_nor_half_a_table() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
+async fn an_older_program_runs_and_starts_with_a_newer_schema() {
     async fn use_all(store: &Store<Numbers>) {
         let request = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
         let apply_batch = &mut |work: &mut Work<Rows<String, i64>>| {
@@ -82,9 +82,9 @@ async fn an_older_program_works_on_in_a_newer_schema_and_starts_in_it() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn each_connection_has_the_schema_and_the_limits() {
+async fn every_connection_has_its_schema_and_limits() {
     let server = server();
-    // Whatever others use the database for.
+    // Independent of the defaults of the database.
     server.sql("postgres", "alter database postgres set default_transaction_isolation = 'serializable'").unwrap();
     let database = database(&server).await;
     const SHOW: &str =
@@ -105,7 +105,7 @@ async fn each_connection_has_the_schema_and_the_limits() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn what_no_waiting_heals_is_told_with_what_to_do() {
+async fn permanent_errors_say_what_to_do() {
     let server = server();
     server
         .sql("postgres", "create role guest login password 'right'; create role maker login password 'right'")
@@ -119,22 +119,22 @@ async fn what_no_waiting_heals_is_told_with_what_to_do() {
     assert!(refused(&url("guest:right", "nowhere")).await.contains("no such database"));
     let advice = refused(&url("guest:right", "shop")).await;
     assert!(advice.contains("numbers") && advice.contains("grant"), "{advice}");
-    open(&options(&url("maker:right", "shop")).unwrap(), &migrations()).await.expect("it may make a schema");
-    // Who was given a schema needs no more.
+    open(&options(&url("maker:right", "shop")).unwrap(), &migrations()).await.expect("it may create a schema");
+    // The owner of a schema needs no further privilege.
     server.sql("shop", "drop schema numbers cascade; create schema numbers authorization guest").unwrap();
-    open(&options(&url("guest:right", "shop")).unwrap(), &migrations()).await.expect("its schema was made for it");
+    open(&options(&url("guest:right", "shop")).unwrap(), &migrations()).await.expect("the schema was created for it");
     server.sql("postgres", "create database latin encoding 'LATIN1' template template0").unwrap();
     assert!(refused(&server.url("latin")).await.contains("UTF8"));
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn what_may_pass_is_worth_another_try() {
+async fn temporary_errors_can_be_retried() {
     let mut server = server();
-    // Somebody migrates, for longer than this one waits.
+    // Another process migrates for longer than this one waits.
     let holding = "select pg_advisory_lock(hashtextextended('eticket migrations of numbers', 0))";
-    let mut somebody = sqlx::ConnectOptions::connect(&url_options(&server)).await.unwrap();
-    sqlx::query(holding).execute(&mut somebody).await.unwrap();
+    let mut other_session = sqlx::ConnectOptions::connect(&url_options(&server)).await.unwrap();
+    sqlx::query(holding).execute(&mut other_session).await.unwrap();
     let error = open(&url_options(&server), &migrations()).await.map(drop).unwrap_err();
     assert!(matches!(error, OpenError::NotNow(_)), "{error:?}");
     server.stop().unwrap();
@@ -146,7 +146,7 @@ async fn what_may_pass_is_worth_another_try() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn tls_is_as_strict_as_the_url_says() {
+async fn tls_is_as_strict_as_the_url_requires() {
     let mut server = server();
     let url = |server: &Postgres, host: &str, query: &str| {
         format!("{}?{query}", server.url("postgres").replace("127.0.0.1", host))
@@ -191,8 +191,9 @@ async fn tls_is_as_strict_as_the_url_says() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn an_acknowledged_commit_is_durable_whatever_the_servers_default() {
-    // Shows with which setting a row was committed. Without one of its own it is lost with the log's buffer at a crash.
+async fn acknowledged_commits_are_durable_with_any_default() {
+    // The default of the column records the setting with which a row was committed. Without the guard, a crash would
+    // lose it with the WAL buffer.
     const TABLE: &str = "create table number (name text collate \"C\" primary key, value bigint not null,
         setting text not null default current_setting('synchronous_commit'))";
     let migrations = Migrator::with_migrations(vec![migration(101, TABLE)]);
@@ -214,7 +215,7 @@ async fn an_acknowledged_commit_is_durable_whatever_the_servers_default() {
     server.kill().unwrap();
     server.start_again().unwrap();
     let kept = server.sql("postgres", "select value from numbers.number where name = 'by the server'").unwrap();
-    assert_eq!(kept, "1", "what was acknowledged");
+    assert_eq!(kept, "1", "the acknowledged commit");
     for (of, value, expected) in [
         ("database postgres", "local", "on"),
         ("role postgres", "remote_write", "on"),

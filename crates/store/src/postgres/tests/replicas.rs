@@ -1,4 +1,4 @@
-//! Two stores on one schema, as two replicas have them.
+//! Two replicas on one schema.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,7 +8,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn who_makes_a_row_that_another_has_made_meanwhile_begins_again() {
+async fn an_insert_conflict_is_retried() {
     let server = server();
     let (one, other) = (store(&server).await, store(&server).await);
     let mut calls = 0;
@@ -26,7 +26,7 @@ async fn who_makes_a_row_that_another_has_made_meanwhile_begins_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn two_replicas_on_the_same_rows_take_consecutive_revisions() {
+async fn two_replicas_on_the_same_rows_assign_consecutive_revisions() {
     const ROUNDS: i64 = 40;
     let server = server();
     let (one, other) = (store(&server).await, store(&server).await);
@@ -45,7 +45,7 @@ async fn two_replicas_on_the_same_rows_take_consecutive_revisions() {
     assert!(!server.log().contains("deadlock detected"), "{}", server.log());
 }
 
-/// Its answer and whether it had an effect of its own, of a command with a request id.
+/// Runs a command with a request id; returns its response, and whether it had an effect.
 async fn with_record(
     store: &Store<Numbers>,
     request_id: Uuid,
@@ -68,10 +68,10 @@ async fn with_record(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
+async fn two_attempts_at_two_replicas_have_one_effect_and_one_response() {
     let server = server();
     let (one, other) = (store(&server).await, store(&server).await);
-    // Of a row that is not there yet there is nothing to wait for: both make it, and the later one begins again.
+    // A missing row cannot be locked: both attempts insert it, and the later one is retried.
     let (id, calls, first) = (Uuid::new_v4(), AtomicUsize::new(0), Mutex::new(EncodedResponse::default()));
     let during = || {
         if calls.fetch_add(1, Ordering::SeqCst) == 0 {
@@ -85,7 +85,7 @@ async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn the_record_is_looked_for_under_the_lock() {
+async fn the_record_is_read_under_the_lock() {
     let server = server();
     let (one, other) = (store(&server).await, Arc::new(store(&server).await));
     count_all(&one, &["x"]).await.unwrap();
@@ -102,6 +102,6 @@ async fn the_record_is_looked_for_under_the_lock() {
     let (first, ran) = with_record(&one, id, during).await;
     let second = second.into_inner().unwrap().unwrap().await.unwrap();
     assert_eq!((ran, second), (true, (first, false)));
-    assert_eq!(attempts.load(Ordering::SeqCst), 0, "found at once, not by meeting the record when its own was written");
+    assert_eq!(attempts.load(Ordering::SeqCst), 0, "found by reading, not by a conflict when writing the record");
     assert_eq!(value(&one, "x").await, 2);
 }
