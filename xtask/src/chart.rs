@@ -4,13 +4,16 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{checkout::Checkout, command};
+use crate::{checkout::Checkout, command, tools};
 
 const ADVICE: &str = "install Go 1.25 or newer; the tests of the Helm chart are built with it";
 
 /// Runs all tests. `prepare` may name built binaries, without which the tests that start them are skipped.
 pub(crate) fn test(checkout: &Checkout, prepare: impl FnOnce(&mut Command)) -> Result<()> {
+    let promtool = tools::promtool(checkout)?;
     let mut test = go_test(checkout)?;
+    // Without it, the tests of alerts and of the dashboard are skipped.
+    test.env("ETICKET_PROMTOOL", promtool);
     prepare(&mut test);
     command::run(&mut test)
 }
