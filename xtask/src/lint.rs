@@ -1,4 +1,4 @@
-//! `cargo xtask lint`: formatting, clippy, dependencies and their licenses, the contract's rules, the rules of the house.
+//! `cargo xtask lint`: formatting, clippy, dependencies and their licenses, the contract's rules, the rules of the house, the pipeline.
 
 use anyhow::{Result, bail};
 
@@ -8,13 +8,14 @@ type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 7] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
         ("deny", deny),
         ("buf", buf),
         ("console", console::lint),
+        ("workflows", workflows),
     ];
     let mut steps = Steps::new(checkout, "lint");
     let mut failed = Vec::new();
@@ -50,4 +51,11 @@ fn deny(checkout: &Checkout) -> Result<()> {
 fn buf(checkout: &Checkout) -> Result<()> {
     let buf = tools::buf(checkout)?;
     command::run(checkout.command(&buf.to_string_lossy()).arg("lint").current_dir(checkout.root().join("proto")))
+}
+
+/// Without shellcheck and pyflakes: whether they are installed would change the result.
+fn workflows(checkout: &Checkout) -> Result<()> {
+    let actionlint = tools::actionlint(checkout)?;
+    let files = checkout.files()?.into_iter().filter(|file| file.starts_with(".github/workflows"));
+    command::run(checkout.command(&actionlint.to_string_lossy()).args(["-shellcheck=", "-pyflakes="]).args(files))
 }

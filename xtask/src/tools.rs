@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{checkout::Checkout, command};
 
+const ACTIONLINT: &str = "v1.7.12";
 const CARGO_DENY: &str = "0.20.2";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
@@ -50,6 +51,11 @@ pub(crate) fn npm_ci(checkout: &Checkout, folder: &Path, why: &str) -> Result<()
 /// grpcurl, for the tests that see the system as a person with grpcurl does.
 pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", GRPCURL)
+}
+
+/// actionlint, for the workflows of the pipeline.
+pub(crate) fn actionlint(checkout: &Checkout) -> Result<PathBuf> {
+    go_install(checkout, "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ACTIONLINT)
 }
 
 /// nats-server, which Debian has in a version that is too old.
