@@ -121,3 +121,28 @@ func TestRunbooksNameCommandsThatExist(t *testing.T) {
 		t.Errorf("only %d commands found", used)
 	}
 }
+
+// The queries on the pages parse, and are over metrics that exist.
+func TestRunbooksHaveQueriesThatWork(t *testing.T) {
+	paths, err := filepath.Glob(runbooks + "/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	expressions := map[string]string{}
+	for _, path := range paths {
+		for _, block := range regexp.MustCompile("(?s)```promql\n(.*?)\n```").FindAllStringSubmatch(read(t, path), -1) {
+			for expr := range strings.Lines(block[1]) {
+				expressions[filepath.Base(path)+": "+strings.TrimSpace(expr)] = strings.TrimSpace(expr)
+			}
+		}
+	}
+	for _, problem := range unknownSeries(expressions, knownSeries(t)) {
+		t.Error(problem)
+	}
+	if len(expressions) < 10 {
+		t.Errorf("only %d queries found", len(expressions))
+	}
+	if output, err := parse(t, slices.Sorted(maps.Values(expressions))); err != nil {
+		t.Errorf("%v\n%s", err, output)
+	}
+}
