@@ -8,7 +8,7 @@ import (
 	"strings"
 )
 
-// metric is what the sources or docs/metrics.md tell of a metric.
+// metric is the type and the labels of a metric.
 type metric struct {
 	kind string
 	// Sorted, and joined by commas.
@@ -61,7 +61,7 @@ func sourceMetrics(files map[string]string) (found map[string]metric, problems [
 			} else {
 				indirect = &new
 			}
-			// What was looked at is no name that is passed elsewhere.
+			// A name within the macro is not the name of another, indirect metric.
 			rest = rest[:at[0]] + rest[at[1]+len(arguments):]
 			if name := literal.FindString(first); name == "" && !constant.MatchString(first) && !literal.MatchString(rest) {
 				problems = append(problems, fmt.Sprintf("%s: no name of a metric for %q", path, first))
@@ -106,7 +106,7 @@ var (
 	foreignRow    = regexp.MustCompile("(?m)^\\| `([a-z_]+)` \\| [^|`]+ \\| [^|]+ \\|$")
 )
 
-// documentedMetrics are the rows of docs/metrics.md.
+// documentedMetrics are the metrics in the rows of docs/metrics.md.
 func documentedMetrics(page string) (found map[string]metric, problems []string) {
 	found = map[string]metric{}
 	for _, row := range documentedRow.FindAllStringSubmatch(page, -1) {
