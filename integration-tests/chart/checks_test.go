@@ -71,7 +71,7 @@ func matrix() map[string]release {
 var checks = map[string]func(rendered) []string{
 	"names": checkNames, "pod security": checkPodSecurity, "probes": checkProbes, "ports": checkPorts, "selectors": checkSelectors,
 	"scaling": checkScaling, "upstreams": checkUpstreams, "network": checkNetwork, "mounts": checkMounts, "secrets": checkSecrets,
-	"rollout": checkRollout,
+	"rollout": checkRollout, "monitors": checkMonitors,
 }
 
 func TestEveryReleaseOfTheMatrix(t *testing.T) {

@@ -38,6 +38,7 @@ func TestControls(t *testing.T) {
 		{"rollout", pod, "checksum/config:", "checksum/other:"},
 		{"rollout", pod, "add 5 (ceil", "add 0 (ceil"},
 		{"rollout", "templates/deployments.yaml", "maxUnavailable: 0", "maxUnavailable: 1"},
+		{"monitors", "templates/monitoring.yaml", "regex: service", "regex: instance"},
 	}
 	covered := map[string]bool{}
 	for _, test := range tests {

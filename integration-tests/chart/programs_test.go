@@ -87,7 +87,7 @@ func checkConfig(t *testing.T, r rendered, name, text string) (string, error) {
 
 // What `helm test` runs passes against the real servers, and fails where nobody answers.
 func TestTheScriptOfHelmTest(t *testing.T) {
-	gateway := startAllInOne(t)
+	gateway := startAllInOne(t).Gateway
 	script := func(address string) (string, error) {
 		test := exec.Command("sh", filepath.Join(folder, "files", "test.sh"))
 		test.Env = append(os.Environ(), "GATEWAY="+address, "PLAIN=1", "TOKEN=", "CA=")
@@ -105,8 +105,11 @@ func TestTheScriptOfHelmTest(t *testing.T) {
 	}
 }
 
+// ready has the addresses of a process that has started.
+type ready struct{ Gateway, Admin string }
+
 // startAllInOne starts the five servers in one process, and ends it with the test.
-func startAllInOne(t *testing.T) string {
+func startAllInOne(t *testing.T) ready {
 	t.Helper()
 	server := exec.Command(binary(t, "eticket"), "--data", t.TempDir())
 	for _, name := range components {
@@ -126,9 +129,9 @@ func startAllInOne(t *testing.T) string {
 		}
 	})
 	line, err := bufio.NewReader(output).ReadBytes('\n')
-	var ready struct{ Gateway string }
-	if err != nil || json.Unmarshal(line, &ready) != nil || ready.Gateway == "" {
+	var started ready
+	if err != nil || json.Unmarshal(line, &started) != nil || started.Gateway == "" || started.Admin == "" {
 		t.Fatalf("not ready: %v %s", err, line)
 	}
-	return ready.Gateway
+	return started
 }

@@ -4,14 +4,17 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{checkout::Checkout, command};
+use crate::{checkout::Checkout, command, tools};
 
 const ADVICE: &str = "install Go 1.25 or newer, which builds the tests of the Helm chart";
 
 /// Runs all tests. `prepare` may set the path of built binaries; without them, the tests that start servers are
 /// skipped.
 pub(crate) fn test(checkout: &Checkout, prepare: impl FnOnce(&mut Command)) -> Result<()> {
+    let promtool = tools::promtool(checkout)?;
     let mut test = go_test(checkout)?;
+    // Without it, the tests of alerts and of the dashboard are skipped.
+    test.env("ETICKET_PROMTOOL", promtool);
     prepare(&mut test);
     command::run(&mut test)
 }

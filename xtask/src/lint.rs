@@ -1,5 +1,5 @@
-//! `cargo xtask lint`: formatting, clippy, dependencies and licenses, the protobuf contract, and the rules for single
-//! files.
+//! `cargo xtask lint`: formatting, clippy, dependencies and licenses, the protobuf contract, the rules for single
+//! files, and the workflows of the pipeline.
 
 use anyhow::{Result, bail};
 
@@ -9,13 +9,14 @@ type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 7] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
         ("deny", deny),
         ("buf", buf),
         ("console", console::lint),
+        ("workflows", workflows),
     ];
     let mut steps = Steps::new(checkout, "lint");
     let mut failed = Vec::new();
@@ -51,4 +52,11 @@ fn deny(checkout: &Checkout) -> Result<()> {
 fn buf(checkout: &Checkout) -> Result<()> {
     let buf = tools::buf(checkout)?;
     command::run(checkout.command(&buf.to_string_lossy()).arg("lint").current_dir(checkout.root().join("proto")))
+}
+
+/// Without shellcheck and pyflakes: whether they are installed would change the result.
+fn workflows(checkout: &Checkout) -> Result<()> {
+    let actionlint = tools::actionlint(checkout)?;
+    let files = checkout.files()?.into_iter().filter(|file| file.starts_with(".github/workflows"));
+    command::run(checkout.command(&actionlint.to_string_lossy()).args(["-shellcheck=", "-pyflakes="]).args(files))
 }

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::{checkout::Checkout, command};
 
+const ACTIONLINT: &str = "v1.7.12";
 const CARGO_DENY: &str = "0.20.2";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
@@ -52,9 +53,48 @@ pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", GRPCURL)
 }
 
+/// Returns actionlint, for the workflows of the pipeline.
+pub(crate) fn actionlint(checkout: &Checkout) -> Result<PathBuf> {
+    go_install(checkout, "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ACTIONLINT)
+}
+
 /// Returns nats-server; Debian's version is too old.
 pub(crate) fn nats_server(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "nats-server", "github.com/nats-io/nats-server/v2", NATS_SERVER)
+}
+
+/// Returns promtool, for the tests of alerts and of the dashboard: one that is installed, else the one of Debian's package `prometheus`, which is
+/// unpacked and not installed, because it would start a server.
+pub(crate) fn promtool(checkout: &Checkout) -> Result<PathBuf> {
+    const NAME: &str = "promtool";
+    if command::require(NAME, "--version", "").is_ok() {
+        return Ok(PathBuf::from(NAME));
+    }
+    let program = checkout.tools().join("bin").join(NAME);
+    if program.is_file() {
+        return Ok(program);
+    }
+    if !Path::new("/usr/bin/apt-get").is_file() {
+        bail!("promtool is missing: install Prometheus 2.42 or newer (on Debian: apt-get install prometheus)");
+    }
+    let folder = checkout.tools().join("prometheus");
+    // Files of an interrupted run would be unpacked too.
+    let _ = fs::remove_dir_all(&folder);
+    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    if may_install_packages() {
+        command::run(checkout.command("apt-get").args(["update", "--quiet"]))?;
+    }
+    // As root, apt would download as another user, who may not be able to write here.
+    let download = ["download", "--quiet", "--option", "APT::Sandbox::User=root", "prometheus"];
+    command::run(checkout.command("apt-get").args(download).current_dir(&folder))?;
+    let files = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+    let package = files.filter_map(Result::ok).map(|file| file.path()).find(|file| file.extension().is_some());
+    let package = package.context("apt-get has downloaded no package")?;
+    command::run(checkout.command("dpkg-deb").arg("--extract").arg(package).arg(&folder))?;
+    fs::create_dir_all(checkout.tools().join("bin")).context("cannot make the folder of tools")?;
+    fs::copy(folder.join("usr/bin/promtool"), &program).context("the package prometheus has no promtool")?;
+    fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    Ok(program)
 }
 
 /// Returns the search path with the folder of this tool first.
