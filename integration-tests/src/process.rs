@@ -85,6 +85,13 @@ impl Launch {
         self
     }
 
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Has it outlive writes beyond [`Eticket::limit_files`], which would else end it by a signal: such a limit stands for a full
     /// disk, and needs nobody's permission.
     #[must_use]
@@ -147,7 +154,7 @@ impl Launch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET__") || name == "RUST_LOG") {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET_") || name == "RUST_LOG") {
             command.env_remove(name);
         }
         let mut full = None;

@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeMap, collections::HashSet, pin::pin};
 
+use eticket_base::telemetry;
 use futures::{StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::json;
@@ -15,6 +16,9 @@ use crate::{
 
 /// Items that are under way at a time.
 const AT_A_TIME: usize = 8;
+/// Columns of the longest result of a command and of a dry run.
+const LONGEST_RESULT: usize = "registered".len();
+const LONGEST_PLAN: usize = "would register".len();
 
 /// What the results are of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,13 +71,23 @@ pub(crate) fn distinct(items: Vec<String>) -> Vec<String> {
 
 /// Does `work` for each item and prints each result as soon as it and all before it are there. Ends early on Ctrl-C, and when an
 /// item fails because the server is not available.
-pub(crate) async fn run<T, Fut>(screen: &Screen, kind: Kind, items: Vec<T>, work: impl Fn(T) -> Fut) -> Outcome
+///
+/// `id` returns the id of an item; ids that come align.
+pub(crate) async fn run<T, Fut>(
+    screen: &Screen,
+    kind: Kind,
+    items: Vec<T>,
+    id: impl Fn(&T) -> &str,
+    work: impl Fn(T) -> Fut,
+) -> Outcome
 where
     Fut: Future<Output = Line>,
 {
     let total = items.len();
     let bar = bar(total);
-    let mut printer = Printer { screen, lines: Vec::new(), widths: (0, 0) };
+    let result = if kind == Kind::DryRun { LONGEST_PLAN } else { LONGEST_RESULT };
+    let widths = (result, items.iter().map(|item| id(item).len()).max().unwrap_or_default());
+    let mut printer = Printer { screen, lines: Vec::new(), widths };
     printer.header()?;
     let mut results = pin!(stream::iter(items).map(work).buffered(AT_A_TIME));
     let mut interrupted = pin!(tokio::signal::ctrl_c());
@@ -117,7 +131,7 @@ fn bar(total: usize) -> ProgressBar {
 struct Printer<'a> {
     screen: &'a Screen,
     lines: Vec<Line>,
-    /// Of results and ids so far, so that most lines align.
+    /// Of results and ids.
     widths: (usize, usize),
 }
 
@@ -147,13 +161,13 @@ impl Printer<'_> {
         Ok(())
     }
 
-    fn text(&mut self, line: &Line) -> String {
-        let id = printable(&line.id);
-        self.widths = (self.widths.0.max(line.result.len()), self.widths.1.max(id.len()));
-        let result = format!("{:width$}", line.result, width = self.widths.0);
-        let result = self.screen.style.toned(&result, line.tone);
-        let text = format!("{result}  {id:width$}  {}", printable(&line.detail), width = self.widths.1);
-        format!("{}\n", text.trim_end())
+    fn text(&self, line: &Line) -> String {
+        let (result, id) = (format!("{:width$}", line.result, width = self.widths.0), printable(&line.id));
+        let text = format!("  {id:width$}  {}", printable(&line.detail), width = self.widths.1);
+        // What went wrong is never cut.
+        let room = self.screen.size().filter(|_| line.code == 0).map_or(usize::MAX, |(columns, _)| columns.into());
+        let text = console::truncate_str(text.trim_end(), room.saturating_sub(result.len()), "…").into_owned();
+        format!("{}{text}\n", self.screen.style.toned(&result, line.tone))
     }
 
     fn summary(&self, kind: Kind, total: usize) -> Outcome {
@@ -178,7 +192,7 @@ impl Printer<'_> {
         match self.screen.format {
             Format::Table => self.screen.print(&format!("{}\n", self.screen.style.bold(&(text + ".")))),
             Format::Json | Format::Csv if self.lines.len() < total => {
-                eprintln!("{text}.");
+                telemetry::say(&format!("{text}.\n"));
                 Ok(())
             }
             Format::Json | Format::Csv => Ok(()),
@@ -204,7 +218,7 @@ mod tests {
             started.set(started.get() + 1);
             async move { Line { code, ..Line::done("id", "done", "") } }
         };
-        let outcome = run(&screen(), Kind::Command, codes.to_vec(), work).await;
+        let outcome = run(&screen(), Kind::Command, codes.to_vec(), |_| "id", work).await;
         (outcome, started.get())
     }
 

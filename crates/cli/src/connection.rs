@@ -2,7 +2,10 @@
 
 use std::{env, error::Error as _, fs, path::Path, time::Duration};
 
-use eticket_base::{error::chain, telemetry::TraceContext};
+use eticket_base::{
+    error::chain,
+    telemetry::{self, TraceContext},
+};
 use eticket_rpc_client::{CallError, Outgoing, deadline::DeadlineLayer, retry::RetryLayer};
 use futures::future::BoxFuture;
 use http::Uri;
@@ -50,7 +53,8 @@ impl Server {
         let encrypted = uri.scheme_str() == Some("https");
         let host = uri.host().unwrap_or_default().to_owned();
         if token.is_some() && !encrypted && !is_loopback(&host) {
-            eprintln!("warning: the token goes to {host} without encryption; use https:// if the server has it");
+            let advice = "use https:// if the server has it";
+            telemetry::say(&format!("warning: the token goes to {host} without encryption; {advice}\n"));
         }
         let mut endpoint = Endpoint::from(uri)
             .connect_timeout(CONNECT_TIMEOUT.min(common.timeout))

@@ -2,7 +2,10 @@
 
 use std::{env, io, process::ExitCode, time::Duration};
 
-use eticket_base::exit::{FAILED, INTERRUPTED};
+use eticket_base::{
+    exit::{FAILED, INTERRUPTED},
+    telemetry,
+};
 use eticket_proto::{error::ErrorReason, error_text, error_text::Language, rpc};
 use prost::Message;
 use tonic::{Code, Status};
@@ -144,9 +147,17 @@ impl Error {
         let code = self.code();
         if code != 0 && !matches!(self, Self::Partial { .. } | Self::Interrupted) {
             let style = Style::of_stderr();
-            eprint!("{}", self.clone_report().render(&style));
+            telemetry::say(&self.clone_report().render(&style));
         }
         ExitCode::from(code)
+    }
+}
+
+#[cfg(test)]
+impl Error {
+    /// What [`Self::report`] writes, without colours.
+    pub(crate) fn report_text(&self) -> String {
+        self.clone_report().render(&Style::PLAIN)
     }
 }
 
@@ -205,7 +216,11 @@ fn report_of(status: &Status) -> Report {
     let mut lines = Vec::new();
     for violation in details::<rpc::BadRequest>(status, "BadRequest").flat_map(|wrong| wrong.field_violations) {
         let localized = violation.localized_message.map(|text| text.message).filter(|text| !text.is_empty());
-        lines.push((format!("{FIELD}{}", violation.field), localized.unwrap_or(violation.description)));
+        let field = match flag(&violation.field) {
+            Some(flag) => format!("{FIELD}{} ({flag})", violation.field),
+            None => format!("{FIELD}{}", violation.field),
+        };
+        lines.push((field, localized.unwrap_or(violation.description)));
     }
     match details::<rpc::ErrorInfo>(status, "ErrorInfo").next() {
         Some(info) => {
@@ -221,6 +236,22 @@ fn report_of(status: &Status) -> Report {
         lines.push(("retry".to_owned(), format!("after {}", show_duration(delay))));
     }
     Report { code: code_of(status), what, details: lines }
+}
+
+/// The flag that sets a field of a request, if its name does not say so.
+fn flag(field: &str) -> Option<&'static str> {
+    Some(match field {
+        "user_id" | "filter_user_id" => "--user",
+        "user_grade" => "--grade",
+        "filter_ticket_id" => "--ticket",
+        "title" => "--title",
+        "start_time" => "--start",
+        "end_time" => "--end",
+        "start_time_from" => "--from",
+        "start_time_to" => "--to",
+        "order_by" => "--order-by",
+        _ => return None,
+    })
 }
 
 /// The language in which servers shall explain errors: that of the environment's messages.
@@ -244,10 +275,6 @@ mod tests {
 
     use super::*;
 
-    fn plain(error: &Error) -> String {
-        error.clone_report().render(&Style::PLAIN)
-    }
-
     #[test]
     fn the_report_says_what_to_do_and_why() {
         let mut details = ErrorDetails::new();
@@ -258,7 +285,7 @@ mod tests {
         assert_eq!(error.code(), 1);
         assert_eq!(error.reason(), "TICKET_EXPIRED");
         assert_eq!(
-            plain(&error),
+            error.report_text(),
             "error: This ticket has expired. Choose another ticket.\n  reason     TICKET_EXPIRED\n  ticket_id  5\n"
         );
     }
@@ -268,21 +295,25 @@ mod tests {
         let mut details = ErrorDetails::new();
         details.add_bad_request_violation("title", "expected 1 to 200 characters");
         let error = Error::Status(Box::new(Status::with_error_details(Code::InvalidArgument, "wrong", details)));
-        assert!(plain(&error).contains("title  expected 1 to 200 characters"), "{}", plain(&error));
-        assert_eq!(error.text(), "title: expected 1 to 200 characters");
+        assert!(
+            error.report_text().contains("title (--title)  expected 1 to 200 characters"),
+            "{}",
+            error.report_text()
+        );
+        assert_eq!(error.text(), "title (--title): expected 1 to 200 characters");
 
         let details = ErrorDetails::with_retry_info(Some(Duration::from_secs(3)));
         let error = Error::Status(Box::new(Status::with_error_details(Code::Unavailable, "busy", details)));
         assert_eq!(error.code(), 69);
-        assert!(plain(&error).contains("retry  after 3 s"), "{}", plain(&error));
+        assert!(error.report_text().contains("retry  after 3 s"), "{}", error.report_text());
         let id = Uuid::from_u128(7);
-        assert!(plain(&error.of_command(id)).contains(&format!("--request-id {id}")));
+        assert!(error.of_command(id).report_text().contains(&format!("--request-id {id}")));
     }
 
     #[test]
     fn a_text_of_a_server_cannot_steer_the_terminal() {
         let error = Error::Status(Box::new(Status::not_found("\u{1b}[2Jgone")));
-        assert!(!plain(&error).contains('\u{1b}'), "{:?}", plain(&error));
+        assert!(!error.report_text().contains('\u{1b}'), "{:?}", error.report_text());
     }
 
     #[test]

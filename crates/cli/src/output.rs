@@ -7,7 +7,9 @@ use std::{
 
 use chrono::Utc;
 use clap::ValueEnum;
-use comfy_table::{Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Table, presets};
+use comfy_table::{
+    Attribute, Cell, CellAlignment, Color, ColumnConstraint, ContentArrangement, Row, Table, Width, presets,
+};
 use console::Term;
 use serde_json::Value;
 
@@ -17,6 +19,9 @@ use crate::{
     json,
     time::Zone,
 };
+
+/// What stands where there is nothing.
+pub(crate) const NOTHING: &str = "-";
 
 /// How results are printed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -96,6 +101,8 @@ pub(crate) enum Fit {
     Right,
     /// Shortened if the terminal is too narrow: titles.
     Short,
+    /// On a line of its own if the terminal is too narrow: descriptions.
+    Below,
 }
 
 /// What a command lists: a message of the contract as a row of each format.
@@ -201,12 +208,67 @@ impl Screen {
     }
 }
 
+/// A column that may be shortened keeps this many columns of the terminal, if it has so much text.
+const SHORTEST: usize = 14;
+
+/// On a terminal that has no room for the columns that may be shortened, these go to a line of their own below each row.
 fn table(
     columns: &[(&str, Fit)],
     rows: impl Iterator<Item = Vec<(String, Tone)>>,
     width: Option<u16>,
     style: Style,
 ) -> String {
+    let clean = |(text, tone): (String, Tone)| (printable(&text), tone);
+    let rows: Vec<Vec<_>> = rows.map(|row| row.into_iter().map(clean).collect()).collect();
+    let fits = |moved: &[Fit]| width.is_none_or(|width| needed(columns, &rows, moved) <= usize::from(width));
+    // Nothing, else as little as possible.
+    let moved: &[Fit] = match () {
+        () if fits(&[]) => return grid(columns, &rows, width, style).join("\n"),
+        () if fits(&[Fit::Below]) => &[Fit::Below],
+        () => &[Fit::Below, Fit::Short],
+    };
+    let whole: Vec<_> = columns.iter().filter(|(_, fit)| !moved.contains(fit)).copied().collect();
+    let split = |row: &Vec<(String, Tone)>| -> (Vec<_>, Vec<_>) {
+        let (mut whole, mut below) = (Vec::new(), Vec::new());
+        for ((text, tone), (title, fit)) in row.iter().cloned().zip(columns) {
+            match *title {
+                _ if !moved.contains(fit) => whole.push((text, tone)),
+                _ if text.is_empty() || text == NOTHING => {}
+                // These speak for themselves.
+                "TITLE" | "DESCRIPTION" => below.push(text),
+                title => below.push(format!("{} {text}", title.to_lowercase())),
+            }
+        }
+        (whole, below)
+    };
+    let (whole_rows, below): (Vec<_>, Vec<_>) = rows.iter().map(split).unzip();
+    let mut lines = grid(&whole, &whole_rows, width, style).into_iter();
+    let mut all: Vec<_> = lines.next().into_iter().collect();
+    let width = usize::from(width.unwrap_or(u16::MAX));
+    for (line, texts) in lines.zip(below) {
+        let below = format!("  {}", texts.join(", "));
+        all.extend([line, style.dim(&console::truncate_str(&below, width, "…"))]);
+    }
+    all.join("\n")
+}
+
+/// Columns of the terminal that the table needs at least, without the columns that are `moved`.
+fn needed(columns: &[(&str, Fit)], rows: &[Vec<(String, Tone)>], moved: &[Fit]) -> usize {
+    let of_column = |(index, (title, fit)): (usize, &(&str, Fit))| {
+        let texts = rows.iter().filter_map(|row| row.get(index)).map(|(text, _)| console::measure_text_width(text));
+        let content = texts.max().unwrap_or_default();
+        let content = if *fit == Fit::Short { content.min(SHORTEST) } else { content };
+        content.max(title.len()) + PADDING
+    };
+    let kept = columns.iter().enumerate().filter(|(_, (_, fit))| !moved.contains(fit));
+    kept.map(of_column).sum::<usize>().saturating_sub(PADDING)
+}
+
+/// Between two columns.
+const PADDING: usize = 2;
+
+/// The lines of a table, one for the header and one for each row.
+fn grid(columns: &[(&str, Fit)], rows: &[Vec<(String, Tone)>], width: Option<u16>, style: Style) -> Vec<String> {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_truncation_indicator("…");
     if style.colors {
@@ -221,23 +283,27 @@ fn table(
     let header = columns.iter().map(|(title, _)| Cell::new(title).add_attribute(Attribute::Bold));
     table.set_header(header.collect::<Vec<_>>());
     for row in rows {
-        let cells = row.into_iter().map(|(text, tone)| cell(&printable(&text), tone));
+        let cells = row.iter().map(|(text, tone)| cell(text, *tone));
         let mut row = Row::from(cells.collect::<Vec<_>>());
         row.max_height(1);
         table.add_row(row);
     }
-    for (column, (_, fit)) in table.column_iter_mut().zip(columns) {
-        column.set_padding((0, 2));
-        match fit {
-            Fit::Short => {}
-            Fit::Whole => drop(column.set_constraint(ColumnConstraint::ContentWidth)),
-            Fit::Right => {
-                column.set_constraint(ColumnConstraint::ContentWidth);
-                column.set_cell_alignment(CellAlignment::Right);
+    for (index, (column, (title, fit))) in table.column_iter_mut().zip(columns).enumerate() {
+        let last = index + 1 == columns.len();
+        let padding = if last { 0 } else { PADDING };
+        column.set_padding((0, u16::try_from(padding).unwrap_or_default()));
+        column.set_constraint(match fit {
+            // A boundary includes the padding.
+            Fit::Short | Fit::Below => {
+                ColumnConstraint::LowerBoundary(Width::Fixed(u16::try_from(title.len() + padding).unwrap_or(u16::MAX)))
             }
+            Fit::Whole | Fit::Right => ColumnConstraint::ContentWidth,
+        });
+        if *fit == Fit::Right {
+            column.set_cell_alignment(CellAlignment::Right);
         }
     }
-    table.lines().map(|line| line.trim_end().to_owned()).collect::<Vec<_>>().join("\n")
+    table.lines().map(|line| line.trim_end().to_owned()).collect()
 }
 
 fn cell(text: &str, tone: Tone) -> Cell {
@@ -275,9 +341,10 @@ mod tests {
     fn a_narrow_terminal_shortens_titles_and_nothing_else() {
         let title = "합창 ".repeat(40);
         let id = "0199a0e0-0000-7000-8000-000000000001";
-        for width in [60, 80, 100] {
+        // With too little room for a title of some use, titles have lines of their own.
+        for (width, lines) in [(50, 3), (60, 3), (65, 2), (80, 2), (100, 2)] {
             let text = table(COLUMNS, rows(&[[id, &title, "8,000 KRW"]]).into_iter(), Some(width), Style::PLAIN);
-            assert_eq!(text.lines().count(), 2, "{text}");
+            assert_eq!(text.lines().count(), lines, "{width}: {text}");
             assert!(text.contains(id) && text.contains("8,000 KRW") && text.contains('…'), "{text}");
             for line in text.lines() {
                 assert!(console::measure_text_width(line) <= usize::from(width), "{width}: {line}");

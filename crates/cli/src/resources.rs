@@ -12,12 +12,9 @@ use prost_types::Timestamp;
 
 use crate::{
     money,
-    output::{Fit, Resource, Tone},
+    output::{Fit, NOTHING, Resource, Tone},
     time::{self, Zone},
 };
-
-/// What stands where there is nothing.
-const NOTHING: &str = "-";
 
 /// RFC 3339 in UTC, for programs.
 pub(crate) fn utc(time: Option<&Timestamp>) -> String {

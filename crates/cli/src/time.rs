@@ -42,11 +42,11 @@ impl fmt::Display for Zone {
 }
 
 impl Zone {
-    /// The zone as a note below a table; without a name it is the offset at `now`.
-    pub(crate) fn note(self, now: DateTime<Utc>) -> String {
+    /// The zone as a note; without a name it is the offset at this time.
+    pub(crate) fn note(self, time: DateTime<Utc>) -> String {
         match self {
             Self::Named(zone) => zone.name().to_owned(),
-            Self::Local => match Local.offset_from_utc_datetime(&now.naive_utc()).fix() {
+            Self::Local => match Local.offset_from_utc_datetime(&time.naive_utc()).fix() {
                 offset if offset.local_minus_utc() == 0 => "UTC".to_owned(),
                 offset => format!("UTC{offset}"),
             },
@@ -63,13 +63,13 @@ impl Zone {
         local.format(format).to_string()
     }
 
-    /// As [`Self::show`], with the weekday.
+    /// As [`Self::show`], with the weekday before and the zone behind it.
     pub(crate) fn show_day(self, time: DateTime<Utc>) -> String {
         let weekday = match self {
             Self::Local => time.with_timezone(&Local).format("%a").to_string(),
             Self::Named(zone) => time.with_timezone(&zone).format("%a").to_string(),
         };
-        format!("{weekday} {}", self.show(time))
+        format!("{weekday} {} {}", self.show(time), self.note(time))
     }
 
     /// Reads RFC 3339, or a date with or without a time of day in this zone.
@@ -160,7 +160,7 @@ mod tests {
             let time = seoul().parse(text).expect(text);
             assert_eq!(time.to_rfc3339(), "2099-01-07T10:00:00+00:00", "{text}");
             assert_eq!(seoul().show(time), "2099-01-07 19:00");
-            assert_eq!(seoul().show_day(time), "Wed 2099-01-07 19:00");
+            assert_eq!(seoul().show_day(time), "Wed 2099-01-07 19:00 Asia/Seoul");
         }
         assert_eq!(seoul().parse("2099-01-07").expect("a day").to_rfc3339(), "2099-01-06T15:00:00+00:00");
     }

@@ -30,10 +30,12 @@ pub(super) fn man(folder: &Path, servers: Command) -> Outcome {
     )?)
 }
 
-/// The whole command line. The flags of the servers are passed down to their commands before those of clients are added, which do
-/// not take them.
-fn whole(mut servers: Command) -> Command {
-    servers.build();
+/// The whole command line. The flags of servers are global; here they belong to the commands of servers, because the commands of
+/// clients do not take them.
+fn whole(servers: Command) -> Command {
+    let global: Vec<_> = servers.get_arguments().filter(|flag| flag.is_global_set()).cloned().collect();
+    let servers = servers.mut_subcommands(|command| command.args(global.clone()));
+    let servers = servers.mut_args(|flag| flag.global(false));
     servers.subcommands(args::command().get_subcommands().cloned())
 }
 
@@ -69,6 +71,8 @@ mod tests {
             assert!(text.contains(".TH"), "{page}");
         }
         let reserve = fs::read_to_string(folder.path().join("eticket-reserve.1")).expect("a page");
-        assert!(reserve.contains("Example") && !reserve.contains("config"), "{reserve}");
+        assert!(reserve.contains("Example") && !reserve.contains(r"\-\-config"), "{reserve}");
+        let serve = fs::read_to_string(folder.path().join("eticket-serve.1")).expect("a page");
+        assert!(serve.contains(r"\-\-config"), "{serve}");
     }
 }

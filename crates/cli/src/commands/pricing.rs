@@ -62,7 +62,7 @@ pub(super) async fn policy(common: &Common) -> Outcome {
             let mut text = screen.card(&format!("Pricing policy, version {}", policy.version), &policy_lines(&policy));
             if !policy.rules.is_empty() {
                 let columns =
-                    [("RULE", Fit::Whole), ("DISCOUNT", Fit::Right), ("IF", Fit::Short), ("DESCRIPTION", Fit::Short)];
+                    [("RULE", Fit::Whole), ("DISCOUNT", Fit::Right), ("IF", Fit::Short), ("DESCRIPTION", Fit::Below)];
                 let plain = |rule: &PricingRule| cells(rule).map(|text| (text, Tone::Plain)).to_vec();
                 text += &format!("\n{}\n", screen.table(&columns, policy.rules.iter().map(plain)));
             }

@@ -25,12 +25,14 @@ use crate::{
 
 pub(super) async fn run(args: Register) -> Outcome {
     match &args.file {
+        None if args.dry_run => Err(Error::usage("--dry-run belongs to --file")),
         None => one(args).await,
         Some(path) => {
             let rows = file::read(path, args.common.zone)?;
             let (session, wait) = (Session::open(&args.common).await?, args.effect.wait);
             let kind = if args.dry_run { Kind::DryRun } else { Kind::Command };
-            bulk::run(&session.screen, kind, rows, |row: NewTicket| registered(&session, row, kind, wait)).await
+            let work = |row: NewTicket| registered(&session, row, kind, wait);
+            bulk::run(&session.screen, kind, rows, |row| &row.ticket_id, work).await
         }
     }
 }

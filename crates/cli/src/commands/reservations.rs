@@ -62,9 +62,9 @@ pub(super) async fn cancel(args: Cancel) -> Outcome {
     let ids = bulk::distinct(args.reservations);
     let (session, wait) = (Session::open(&args.common).await?, args.effect.wait);
     if args.dry_run {
-        return bulk::run(&session.screen, Kind::DryRun, ids, |id: String| planned(&session, id)).await;
+        return bulk::run(&session.screen, Kind::DryRun, ids, String::as_str, |id: String| planned(&session, id)).await;
     }
-    bulk::run(&session.screen, Kind::Command, ids, |id: String| cancelled(&session, id, wait)).await
+    bulk::run(&session.screen, Kind::Command, ids, String::as_str, |id: String| cancelled(&session, id, wait)).await
 }
 
 async fn planned(session: &Session, id: String) -> Line {

@@ -6,6 +6,7 @@ mod live;
 
 use std::{error::Error as _, pin::pin, time::Duration};
 
+use eticket_base::telemetry;
 use eticket_proto::query::{
     TicketView, WatchTicketViewsRequest, WatchTicketViewsResponse, query_service_client::QueryServiceClient,
 };
@@ -163,7 +164,7 @@ impl Sink {
         match self {
             Self::Live(live) => live.set_trouble(Some(why)),
             Self::Lines(_) => {
-                eprintln!("warning: {}; connecting again", printable(why));
+                telemetry::say(&format!("warning: {}; connecting again\n", printable(why)));
                 Ok(())
             }
         }

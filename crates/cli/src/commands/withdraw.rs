@@ -1,7 +1,8 @@
 //! `withdraw`: named tickets, or all whose id matches a pattern.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal};
 
+use eticket_base::telemetry;
 use eticket_proto::ticket::{
     GetTicketRequest, ListTicketsRequest, Ticket, TicketStatus, WithdrawTicketRequest, WithdrawTicketResponse,
     ticket_service_client::TicketServiceClient,
@@ -25,6 +26,9 @@ pub(super) async fn run(args: Withdraw) -> Outcome {
     if args.etag.is_some() && args.tickets.len() != 1 {
         return Err(Error::usage("--etag belongs to one ticket: give one ticket"));
     }
+    if args.yes && args.all_matching.is_none() {
+        return Err(Error::usage("--yes belongs to --all-matching"));
+    }
     let session = Session::open(&args.common).await?;
     if let Some(pattern) = &args.all_matching {
         return matching(&session, &args, pattern).await;
@@ -38,9 +42,10 @@ pub(super) async fn run(args: Withdraw) -> Outcome {
             Ok(ticket) => planned(&ticket),
             Err(error) => Line::failed(&id, &error),
         };
-        return bulk::run(&session.screen, Kind::DryRun, ids, plan).await;
+        return bulk::run(&session.screen, Kind::DryRun, ids, String::as_str, plan).await;
     }
-    bulk::run(&session.screen, Kind::Command, ids, |id: String| withdrawn(&session, id, String::new(), wait)).await
+    let work = |id: String| withdrawn(&session, id, String::new(), wait);
+    bulk::run(&session.screen, Kind::Command, ids, String::as_str, work).await
 }
 
 async fn one(session: &Session, args: Withdraw) -> Outcome {
@@ -67,7 +72,7 @@ async fn matching(session: &Session, args: &Withdraw, pattern: &str) -> Outcome 
         let plan = |ticket: Ticket| async move { planned(&ticket) };
         return match tickets.is_empty() {
             true => Err(Error::refused(format!("no ticket that could be withdrawn matches {pattern:?}"))),
-            false => bulk::run(&session.screen, Kind::DryRun, tickets, plan).await,
+            false => bulk::run(&session.screen, Kind::DryRun, tickets, id_of, plan).await,
         };
     }
     if !args.yes {
@@ -75,7 +80,7 @@ async fn matching(session: &Session, args: &Withdraw, pattern: &str) -> Outcome 
     }
     let wait = args.effect.wait;
     let work = |ticket: Ticket| withdrawn(session, ticket.ticket_id, ticket.etag, wait);
-    bulk::run(&session.screen, Kind::Command, tickets, work).await
+    bulk::run(&session.screen, Kind::Command, tickets, id_of, work).await
 }
 
 fn confirm(tickets: &[Ticket]) -> Outcome {
@@ -85,17 +90,22 @@ fn confirm(tickets: &[Ticket]) -> Outcome {
     let reserved = tickets.iter().filter(|ticket| has_status(ticket, TicketStatus::Reserved)).count();
     let noun = if tickets.len() == 1 { "ticket" } else { "tickets" };
     let mut question = format!("Withdraw {} {noun} for good?", tickets.len());
-    if reserved > 0 {
-        question += &format!(" {reserved} of them reserved: these reservations will be rejected.");
+    match reserved {
+        0 => {}
+        1 => question += " One is reserved; its reservation will be rejected.",
+        count => question += &format!(" {count} are reserved; their reservations will be rejected."),
     }
-    eprint!("{question} [y/N] ");
-    io::stderr().flush()?;
+    telemetry::say(&format!("{question} [y/N] "));
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
     match answer.trim().to_lowercase().as_str() {
         "y" | "yes" => Ok(()),
         _ => Err(Error::refused("not confirmed: nothing was withdrawn")),
     }
+}
+
+fn id_of(ticket: &Ticket) -> &str {
+    &ticket.ticket_id
 }
 
 fn has_status(ticket: &Ticket, status: TicketStatus) -> bool {

@@ -65,6 +65,8 @@ pub(super) fn command(program: &str, binary: Binary) -> Command {
         .display_name(program.to_owned())
         .bin_name(program.to_owned())
         .version(env!("CARGO_PKG_VERSION"))
+        // The details have line breaks of their own, and keys that must not be broken.
+        .term_width(0)
         .arg(path("config").value_name("FILE").help("Read the configuration from this TOML file"))
         .arg(
             Arg::new("check-config")

@@ -51,23 +51,33 @@ impl Live {
         self.screen.print(&text)
     }
 
+    /// The lines of a frame, fewer than the terminal has, so that it does not scroll.
     fn frame(&self, columns: usize, rows: usize) -> Vec<String> {
         let room = rows.saturating_sub(FRAME_LINES).max(1);
+        let lines = self.lines(columns, room);
+        // On a narrow terminal, a row has two lines.
+        let mut lines = if lines.len() < rows { lines } else { self.lines(columns, (room / 2).max(1)) };
+        lines.truncate(rows.saturating_sub(1).max(1));
+        lines
+    }
+
+    /// The title and a table of at most `room` tickets.
+    fn lines(&self, columns: usize, room: usize) -> Vec<String> {
         let mut views: Vec<_> = self.views.values().collect();
         let all = views.len();
-        let key = |view: &&TicketView| view.update_time.map(|time| (time.seconds, time.nanos));
+        let stamp = |time: Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
         if all > room {
             // What changed last is what is watched for.
-            views.sort_by_key(|view| std::cmp::Reverse(key(view)));
+            views.sort_by_key(|view| std::cmp::Reverse(stamp(view.update_time)));
             views.truncate(room);
         } else {
-            let start = |view: &&TicketView| view.start_time.map(|time| (time.seconds, time.nanos));
-            views.sort_by_key(start);
+            views.sort_by_key(|view| stamp(view.start_time));
         }
         let shown = if all > room { format!("the {room} newest changes of {all} tickets") } else { noun(all) };
         let zone = self.screen.zone.note(Utc::now());
         let title = match &self.trouble {
             Some(trouble) => format!("Connecting again: {trouble}"),
+            None if all == 0 => "Waiting for the first ticket. Ctrl-C ends.".to_owned(),
             None => format!("Watching {shown}, times in {zone}. Ctrl-C ends."),
         };
         let title = console::truncate_str(&title, columns.saturating_sub(1), "…").into_owned();
@@ -76,8 +86,10 @@ impl Live {
         if !views.is_empty() {
             let mut titles = vec![("", Fit::Whole)];
             titles.extend(TicketView::TABLE);
+            // In the first frame everything is new.
+            let marked = |id: &String| self.changed.len() < all && self.changed.contains(id);
             let row = |view: &TicketView| {
-                let mark = if self.changed.contains(&view.ticket_id) { "●" } else { " " };
+                let mark = if marked(&view.ticket_id) { "●" } else { " " };
                 let mut cells = vec![(mark.to_owned(), Tone::Busy)];
                 cells.extend(view.row(self.screen.zone));
                 cells
@@ -90,7 +102,6 @@ impl Live {
 
 fn noun(count: usize) -> String {
     match count {
-        0 => "for tickets".to_owned(),
         1 => "1 ticket".to_owned(),
         count => format!("{count} tickets"),
     }
