@@ -135,10 +135,10 @@ impl Screen {
         Self { format: common.output, zone: common.zone, style: Style::of(is_terminal), is_terminal }
     }
 
-    /// Columns and rows of the terminal; `None` if it is none.
+    /// Columns and rows of the terminal; `None` if it is none. A terminal that does not tell its size counts as one of 80 columns.
     pub(crate) fn size(&self) -> Option<(u16, u16)> {
-        let (rows, columns) = Term::stdout().size_checked().filter(|_| self.is_terminal)?;
-        Some((columns.max(20), rows))
+        let (rows, columns) = Term::stdout().size_checked().unwrap_or((24, 80));
+        self.is_terminal.then_some((columns.max(20), rows))
     }
 
     /// Writes a text as it is.
@@ -220,19 +220,22 @@ fn table(
 ) -> String {
     let clean = |(text, tone): (String, Tone)| (printable(&text), tone);
     let rows: Vec<Vec<_>> = rows.map(|row| row.into_iter().map(clean).collect()).collect();
-    let fits = |moved: &[Fit]| width.is_none_or(|width| needed(columns, &rows, moved) <= usize::from(width));
-    // Nothing, else as little as possible.
-    let moved: &[Fit] = match () {
-        () if fits(&[]) => return grid(columns, &rows, width, style).join("\n"),
-        () if fits(&[Fit::Below]) => &[Fit::Below],
-        () => &[Fit::Below, Fit::Short],
+    let fits = |moved: Moved| width.is_none_or(|width| needed(columns, &rows, moved) <= usize::from(width));
+    // As little as possible.
+    let moved = match () {
+        () if fits(Moved::Nothing) => return grid(columns, &rows, width, style).join("\n"),
+        () if fits(Moved::Below) => Moved::Below,
+        () if fits(Moved::Short) => Moved::Short,
+        () => Moved::AllButFirst,
     };
-    let whole: Vec<_> = columns.iter().filter(|(_, fit)| !moved.contains(fit)).copied().collect();
+    let places = columns.iter().enumerate();
+    let whole: Vec<_> =
+        places.filter(|(place, (_, fit))| !moved.has(*place, *fit)).map(|(_, column)| *column).collect();
     let split = |row: &Vec<(String, Tone)>| -> (Vec<_>, Vec<_>) {
         let (mut whole, mut below) = (Vec::new(), Vec::new());
-        for ((text, tone), (title, fit)) in row.iter().cloned().zip(columns) {
+        for (place, ((text, tone), (title, fit))) in row.iter().cloned().zip(columns).enumerate() {
             match *title {
-                _ if !moved.contains(fit) => whole.push((text, tone)),
+                _ if !moved.has(place, *fit) => whole.push((text, tone)),
                 _ if text.is_empty() || text == NOTHING => {}
                 // These speak for themselves.
                 "TITLE" | "DESCRIPTION" => below.push(text),
@@ -252,15 +255,34 @@ fn table(
     all.join("\n")
 }
 
+/// The columns that go to a line below the row; each variant has those of the one before too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Moved {
+    Nothing,
+    Below,
+    Short,
+    AllButFirst,
+}
+
+impl Moved {
+    fn has(self, place: usize, fit: Fit) -> bool {
+        match fit {
+            Fit::Below => self >= Self::Below,
+            Fit::Short => self >= Self::Short,
+            Fit::Whole | Fit::Right => self == Self::AllButFirst && place > 0,
+        }
+    }
+}
+
 /// Columns of the terminal that the table needs at least, without the columns that are `moved`.
-fn needed(columns: &[(&str, Fit)], rows: &[Vec<(String, Tone)>], moved: &[Fit]) -> usize {
+fn needed(columns: &[(&str, Fit)], rows: &[Vec<(String, Tone)>], moved: Moved) -> usize {
     let of_column = |(index, (title, fit)): (usize, &(&str, Fit))| {
         let texts = rows.iter().filter_map(|row| row.get(index)).map(|(text, _)| console::measure_text_width(text));
         let content = texts.max().unwrap_or_default();
         let content = if *fit == Fit::Short { content.min(SHORTEST) } else { content };
         content.max(title.len()) + PADDING
     };
-    let kept = columns.iter().enumerate().filter(|(_, (_, fit))| !moved.contains(fit));
+    let kept = columns.iter().enumerate().filter(|(place, (_, fit))| !moved.has(*place, *fit));
     kept.map(of_column).sum::<usize>().saturating_sub(PADDING)
 }
 
@@ -342,10 +364,11 @@ mod tests {
         let title = "합창 ".repeat(40);
         let id = "0199a0e0-0000-7000-8000-000000000001";
         // With too little room for a title of some use, titles have lines of their own.
-        for (width, lines) in [(50, 3), (60, 3), (65, 2), (80, 2), (100, 2)] {
+        for (width, lines) in [(40, 3), (50, 3), (60, 3), (65, 2), (80, 2), (100, 2)] {
             let text = table(COLUMNS, rows(&[[id, &title, "8,000 KRW"]]).into_iter(), Some(width), Style::PLAIN);
             assert_eq!(text.lines().count(), lines, "{width}: {text}");
-            assert!(text.contains(id) && text.contains("8,000 KRW") && text.contains('…'), "{text}");
+            assert!(text.contains(id) && text.contains('…'), "{text}");
+            assert!(text.contains("8,000 KRW") || width == 40, "only then the price is below too: {text}");
             for line in text.lines() {
                 assert!(console::measure_text_width(line) <= usize::from(width), "{width}: {line}");
             }
