@@ -119,7 +119,7 @@ pub(crate) struct Common {
     /// Read the bearer token from a file, not ETICKET_TOKEN
     #[arg(long, value_name = "FILE", help_heading = "Connection")]
     pub(crate) token_file: Option<PathBuf>,
-    /// With https: trust the authorities in this PEM file
+    /// With https: trust the authorities in this PEM file only
     #[arg(long, value_name = "FILE", help_heading = "Connection")]
     pub(crate) ca_file: Option<PathBuf>,
     /// Give up after this time: 500ms, 10s or 2m

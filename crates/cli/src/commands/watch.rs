@@ -164,7 +164,7 @@ impl Sink {
         match self {
             Self::Live(live) => live.set_trouble(Some(why)),
             Self::Lines(_) => {
-                telemetry::say(&format!("warning: {}; connecting again\n", printable(why)));
+                telemetry::say(&format!("warning: connecting again: {}\n", printable(why)));
                 Ok(())
             }
         }
