@@ -1,5 +1,7 @@
 //! What users and admins do on the command line, as one process for each command.
 
+#![expect(clippy::expect_used, reason = "a test that cannot make its files fails")]
+
 use std::{fs, path::Path, process::Stdio};
 
 use chrono::Weekday;
