@@ -1,4 +1,4 @@
-//! What users and admins do on the command line, as one process for each command.
+//! The client commands of `eticket`, each run as a process of its own.
 
 #![expect(clippy::expect_used, reason = "a test that cannot make its files fails")]
 

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use crate::{output::Format, time::Zone};
 
-/// Where a gateway listens without further configuration.
+/// The address of a gateway without further configuration.
 pub(crate) const DEFAULT_ADDRESS: &str = "127.0.0.1:8088";
 
 /// On a wider terminal, help is no wider.
@@ -97,7 +97,7 @@ Examples:
     --start '2099-01-07 19:00' --end '2099-01-07 22:00'
   eticket register --file tickets.csv --zone Asia/Seoul --dry-run";
 
-/// What every command that calls a server takes.
+/// The flags of every command that calls a server.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Common {
     /// How to print the result
@@ -131,12 +131,12 @@ pub(crate) struct Common {
         help_heading = "Connection"
     )]
     pub(crate) timeout: Duration,
-    /// Exists only to say that a token does not belong here.
+    /// Refused with a hint: see `connection::token`.
     #[arg(long, hide = true, num_args = 0..=1, value_name = "TOKEN", action = ArgAction::Append)]
     pub(crate) token: Option<Vec<String>>,
 }
 
-/// What a command that changes one thing takes.
+/// The flags of every command that changes something.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct Effect {
     /// Wait until the view shows it, or until all reactions are done

@@ -20,7 +20,7 @@ const AT_A_TIME: usize = 8;
 const LONGEST_RESULT: usize = "registered".len();
 const LONGEST_PLAN: usize = "would register".len();
 
-/// What the results are of.
+/// Whether items are changed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Command,
@@ -28,7 +28,7 @@ pub(crate) enum Kind {
     DryRun,
 }
 
-/// What happened to one item.
+/// The result of one item.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     id: String,
@@ -164,7 +164,7 @@ impl Printer<'_> {
     fn text(&self, line: &Line) -> String {
         let (result, id) = (format!("{:width$}", line.result, width = self.widths.0), printable(&line.id));
         let text = format!("  {id:width$}  {}", printable(&line.detail), width = self.widths.1);
-        // What went wrong is never cut.
+        // The text of a failure is never cut.
         let room = self.screen.size().filter(|_| line.code == 0).map_or(usize::MAX, |(columns, _)| columns.into());
         let text = console::truncate_str(text.trim_end(), room.saturating_sub(result.len()), "…").into_owned();
         format!("{}{text}\n", self.screen.style.toned(&result, line.tone))

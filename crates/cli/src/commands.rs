@@ -85,7 +85,7 @@ impl Session {
         self.server.call(request, call).await?.view.ok_or_else(|| missing("view"))
     }
 
-    /// Prints what a command did, after the wait that it asked for. If the wait fails, the command has taken effect all the same.
+    /// Prints the effect of a command after the requested wait. If the wait fails, the command has taken effect all the same.
     async fn done<R: Resource>(&self, done: Done<R>, wait: Option<Wait>) -> Outcome {
         let waited = match wait {
             None => Ok(None),
@@ -110,7 +110,7 @@ impl Session {
     }
 }
 
-/// What a command did.
+/// The effect of a command.
 struct Done<R> {
     /// As `Reserved seat-12 for alice`.
     headline: String,

@@ -1,4 +1,4 @@
-//! Why a command failed: what people read on standard error, and the exit code.
+//! Failures of commands: the text on standard error, and the exit code.
 
 use std::{env, io, process::ExitCode, time::Duration};
 
@@ -21,7 +21,7 @@ const CONFIG: u8 = 78;
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// What people read, with the exit code.
+    /// A text for people, with the exit code.
     #[error("{}", .0.what)]
     Report(Box<Report>),
     /// The server's status.
@@ -121,7 +121,7 @@ impl Error {
             Self::Status(status) => code_of(status),
             Self::Partial { code } => *code,
             Self::Interrupted => INTERRUPTED,
-            // Who closes the pipe has read enough, as `head` does.
+            // A reader that closes the pipe, such as `head`, has read enough.
             Self::Output(error) if error.kind() == io::ErrorKind::BrokenPipe => 0,
             Self::Output(_) => FAILED,
         }
@@ -155,7 +155,7 @@ impl Error {
 
 #[cfg(test)]
 impl Error {
-    /// What [`Self::report`] writes, without colours.
+    /// The text that [`Self::report`] writes, without colours.
     pub(crate) fn report_text(&self) -> String {
         self.clone_report().render(&Style::PLAIN)
     }

@@ -1,4 +1,4 @@
-//! The client commands of `eticket`: what users and admins do from a terminal or a script, through a gateway that runs.
+//! The client commands of `eticket`, for users and admins: they call a running gateway from a terminal or a script.
 //!
 //! `args` is the command line. `connection` makes calls, `output` prints results, `error` prints failures and has the exit codes;
 //! `commands` has a module for each group of commands. Results go to standard output, everything else to standard error.

@@ -20,7 +20,7 @@ use crate::{
     time::Zone,
 };
 
-/// What stands where there is nothing.
+/// Shown for a missing value.
 pub(crate) const NOTHING: &str = "-";
 
 /// How results are printed.
@@ -105,7 +105,7 @@ pub(crate) enum Fit {
     Below,
 }
 
-/// What a command lists: a message of the contract as a row of each format.
+/// A message of the contract that commands list, as a row of each format.
 pub(crate) trait Resource: prost::Message + Sized {
     /// Full name of the message.
     const MESSAGE: &'static str;

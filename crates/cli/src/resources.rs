@@ -83,7 +83,7 @@ fn amount(money: Option<&Money>) -> [String; 2] {
     money.map(|money| [money::amount(money), money.currency_code.clone()]).unwrap_or_default()
 }
 
-/// Who holds the ticket: the user with the grade.
+/// The user that holds the ticket, with the grade.
 pub(crate) fn holder(view: &TicketView) -> String {
     match grade(view.user_grade) {
         _ if TicketStatus::try_from(view.ticket_status) != Ok(TicketStatus::Reserved) => NOTHING.to_owned(),

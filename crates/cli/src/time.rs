@@ -75,7 +75,7 @@ impl Zone {
     /// Reads RFC 3339, or a date with or without a time of day in this zone.
     ///
     /// # Errors
-    /// What is expected, or why there is no such time.
+    /// The expected form, or the reason why there is no such time.
     pub(crate) fn parse(self, text: &str) -> Result<DateTime<Utc>, String> {
         let text = text.trim();
         if let Ok(time) = DateTime::parse_from_rfc3339(text) {

@@ -115,7 +115,7 @@ async fn read(
     }
 }
 
-/// Where changes go.
+/// The output of a watch.
 enum Sink {
     Live(Box<Live>),
     Lines(Screen),

@@ -28,7 +28,7 @@ impl Help {
     pub(super) fn with_client_commands(mut self, commands: &[(String, String)]) -> Self {
         if !commands.is_empty() {
             let lines = commands.iter().map(|(name, about)| format!("  {name:<13} {about}\n"));
-            self.clients = format!("Client commands, for a gateway that runs:\n{}\n", lines.collect::<String>());
+            self.clients = format!("Client commands, which call a running gateway:\n{}\n", lines.collect::<String>());
         }
         self
     }

@@ -1,4 +1,4 @@
-//! The CSV file of `register`: every row is checked, and all that is wrong is reported at once.
+//! The CSV file of `register`: every row is checked, and all errors are reported at once.
 
 use std::{
     collections::HashMap,
@@ -50,7 +50,7 @@ pub(super) fn read(path: &Path, zone: Zone) -> Result<Vec<NewTicket>, Error> {
     })
 }
 
-/// What is wrong, by the number of the line.
+/// The errors, with the number of their line.
 type Wrong = Vec<(u64, String)>;
 
 fn parse(bytes: &[u8], zone: Zone) -> Result<Vec<NewTicket>, Wrong> {

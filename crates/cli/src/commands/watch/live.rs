@@ -67,7 +67,7 @@ impl Live {
         let all = views.len();
         let stamp = |time: Option<prost_types::Timestamp>| time.map(|time| (time.seconds, time.nanos));
         if all > room {
-            // What changed last is what is watched for.
+            // The newest changes matter most to the reader of a watch.
             views.sort_by_key(|view| std::cmp::Reverse(stamp(view.update_time)));
             views.truncate(room);
         } else {
