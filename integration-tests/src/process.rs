@@ -87,6 +87,13 @@ impl Launch {
         self
     }
 
+    /// Sets a variable of the environment.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// Ignores the signal of a write beyond [`Eticket::limit_files`], which would otherwise kill the process. Such a
     /// limit simulates a full disk and needs no privileges.
     #[must_use]
@@ -149,7 +156,7 @@ impl Launch {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .kill_on_drop(true);
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET__") || name == "RUST_LOG") {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("ETICKET_") || name == "RUST_LOG") {
             command.env_remove(name);
         }
         let mut full = None;

@@ -24,6 +24,8 @@ const PLATFORM: [&str; 9] = [
     "eticket-service",
     "eticket-store",
 ];
+/// The crates that the client commands may depend on: they are clients, and link no server, store or bus.
+const CLIENT: (&str, [&str; 3]) = ("eticket-cli", ["eticket-base", "eticket-proto", "eticket-rpc-client"]);
 /// Drivers that the gateway must not link, not even transitively: it has neither a store nor a bus.
 const DRIVERS: [&str; 2] = ["sqlx", "async-nats"];
 /// Crates that may depend on everything: one starts the services, the other tests them.
@@ -104,9 +106,10 @@ fn wrong_dependencies(name: &str, dependencies: &BTreeSet<String>) -> Vec<String
         name if SEE_ALL.contains(&name) => return Vec::new(),
         "eticket-proto" | FOR_TESTS => &[],
         "xtask" => &[FOR_TESTS],
+        name if name == CLIENT.0 => &CLIENT.1,
         _ => &["eticket-proto"],
     };
-    let platform = name != "eticket-proto" && name != FOR_TESTS && name != "xtask";
+    let platform = name != CLIENT.0 && name != "eticket-proto" && name != FOR_TESTS && name != "xtask";
     let ours = dependencies.iter().filter(|dependency| dependency.starts_with("eticket"));
     let may = |dependency: &str| allowed.contains(&dependency) || (platform && PLATFORM.contains(&dependency));
     let wrong = ours.filter(|dependency| !may(dependency));
@@ -280,7 +283,7 @@ fn check(package: &str, dependencies: &BTreeSet<String>, files: &BTreeMap<String
 #[test]
 fn services_depend_on_each_other_only_through_proto() {
     let packages = packages();
-    for service in SERVICES {
+    for service in SERVICES.into_iter().chain([CLIENT.0]) {
         assert!(packages.iter().any(|package| package.name == service), "{service} is gone: update this test");
     }
     let wrong: Vec<_> =
@@ -313,6 +316,9 @@ fn sources_follow_the_dependency_rules() {
 fn each_forbidden_dependency_is_detected() {
     let dependencies = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<BTreeSet<_>>();
     assert_eq!(wrong_dependencies("eticket-ticket", &dependencies(&["eticket-query"])).len(), 1);
+    for server in ["eticket-ticket", "eticket-rpc-server", "eticket-store"] {
+        assert_eq!(wrong_dependencies("eticket-cli", &dependencies(&[server])).len(), 1);
+    }
     for package in PLATFORM {
         assert_eq!(wrong_dependencies(package, &dependencies(&["eticket-ticket"])).len(), 1);
     }

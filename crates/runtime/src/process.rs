@@ -26,17 +26,26 @@ pub use eticket_base::exit::StartError;
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
     let name = format!("eticket-{}", S::NAME);
-    start(Program { name, entries: vec![entry::<S>()], together: false })
+    start(Program { name, entries: vec![entry::<S>()], together: false }, &[])
 }
 
-/// Runs several servers in one process, started in this order and stopped in reverse order.
+/// Runs several servers in one process, started in this order and stopped in reverse order. The help lists `client_commands`,
+/// names with their descriptions, which the caller runs itself.
 #[must_use]
-pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>) -> ExitCode {
-    start(Program { name: program.to_owned(), entries, together: true })
+pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>, client_commands: &[(String, String)]) -> ExitCode {
+    start(Program { name: program.to_owned(), entries, together: true }, client_commands)
 }
 
-fn start(program: Program) -> ExitCode {
-    let flags = Flags::from_process(&program.name, program.binary(), &Help::for_program(&program));
+/// The command line that [`main_of_several`] parses, for completion scripts and man pages.
+#[must_use]
+pub fn command_of_several(program: &str) -> clap::Command {
+    flags::command(program, flags::Binary::Together)
+        .about("The servers of eTicket in one process, and its client commands")
+}
+
+fn start(program: Program, client_commands: &[(String, String)]) -> ExitCode {
+    let help = Help::for_program(&program).with_client_commands(client_commands);
+    let flags = Flags::from_process(&program.name, program.binary(), &help);
     let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
     if let Some(command) = flags.admin_command {
         let done = command.run(|| program.listen_address(&sources()?));

@@ -22,7 +22,8 @@ pub(crate) struct Flags {
 impl Flags {
     /// Parses the arguments of this process. Exits if they are invalid or ask for help or the version.
     pub(crate) fn from_process(program: &str, binary: Binary, help: &Help) -> Self {
-        let command = command(program, binary).about(help.about.clone()).after_long_help(help.details.clone());
+        let command = command(program, binary).about(help.about.clone());
+        let command = command.after_help(help.short()).after_long_help(help.long());
         Self::from_matches(&command.get_matches(), binary)
     }
 
@@ -57,14 +58,15 @@ pub(crate) enum Binary {
 
 const ADMIN: &str = "admin";
 
-fn command(program: &str, binary: Binary) -> Command {
+pub(super) fn command(program: &str, binary: Binary) -> Command {
     let together = binary == Binary::Together;
     let path = |name: &'static str| Arg::new(name).long(name).value_parser(value_parser!(PathBuf)).global(true);
     let mut command = Command::new("eticket")
         .display_name(program.to_owned())
         .bin_name(program.to_owned())
         .version(env!("CARGO_PKG_VERSION"))
-        .after_help("Use --help for the default address, keys, exit codes and examples.")
+        // The details have line breaks of their own, and keys that must not be broken.
+        .term_width(0)
         .arg(path("config").value_name("FILE").help("Read the configuration from this TOML file"))
         .arg(
             Arg::new("check-config")

@@ -18,9 +18,31 @@ pub(super) struct Help {
     pub(super) about: String,
     /// The text after the flags.
     pub(super) details: String,
+    /// The list of client commands; empty if there are none.
+    clients: String,
 }
 
 impl Help {
+    /// Adds a list of client commands.
+    #[must_use]
+    pub(super) fn with_client_commands(mut self, commands: &[(String, String)]) -> Self {
+        if !commands.is_empty() {
+            let lines = commands.iter().map(|(name, about)| format!("  {name:<13} {about}\n"));
+            self.clients = format!("Client commands, which call a running gateway:\n{}\n", lines.collect::<String>());
+        }
+        self
+    }
+
+    /// The text after the flags of `-h`.
+    pub(super) fn short(&self) -> String {
+        format!("{}Use --help for the default address, keys, exit codes and examples.", self.clients)
+    }
+
+    /// The text after the flags of `--help`.
+    pub(super) fn long(&self) -> String {
+        format!("{}{}", self.clients, self.details)
+    }
+
     pub(super) fn for_program(program: &Program) -> Self {
         match &program.entries[..] {
             [entry] if !program.together => Self::alone(&program.name, entry),
@@ -41,7 +63,11 @@ impl Help {
             load::default_address(entry.spec),
             entry.example,
         );
-        Self { about: format!("{program}: the {name} server of eTicket. {}", entry.about), details }
+        Self {
+            about: format!("{program}: the {name} server of eTicket. {}", entry.about),
+            details,
+            clients: String::new(),
+        }
     }
 
     fn together(program: &str, entries: &[ServiceFactory]) -> Self {
@@ -59,7 +85,7 @@ impl Help {
              ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
             servers.collect::<String>(),
         );
-        Self { about: format!("{program}: all servers of eTicket in one process"), details }
+        Self { about: format!("{program}: all servers of eTicket in one process"), details, clients: String::new() }
     }
 }
 
