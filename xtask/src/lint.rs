@@ -8,10 +8,11 @@ type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 6] = [
+    let checks: [(&str, Check); 7] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
+        ("doc", doc),
         ("deny", deny),
         ("buf", buf),
         ("console", console::lint),
@@ -36,6 +37,17 @@ fn clippy(checkout: &Checkout) -> Result<()> {
     clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--"]);
     // A function fits a screen; the threshold is in clippy.toml.
     command::run(clippy.args(["-D", "warnings", "-D", "clippy::too_many_lines"]))
+}
+
+/// The documentation, with that of private items: a link that leads nowhere is an error.
+fn doc(checkout: &Checkout) -> Result<()> {
+    let mut doc = checkout.cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--lib"]);
+    // The other binaries have the name of their library, and with it the folder of its documentation.
+    doc.args(["--bin", "eticket", "--bin", "xtask"]);
+    // Examples have the dependencies of tests. With them, cargo chooses the features that clippy has chosen, and checks nothing outside
+    // of the workspace a second time.
+    command::run(doc.arg("--examples").env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// Without the advisories: their database is fetched from the net, so what this says would change by itself.

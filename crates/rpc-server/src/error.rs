@@ -85,7 +85,7 @@ impl ApiError {
         wrong.into_iter().flatten().cloned().reduce(Self::and).map_or(Ok(()), Err)
     }
 
-    /// Says when the call may be tried again: in `RetryInfo`, and in `grpc-retry-pushback-ms` as [`pushback`] has it.
+    /// Says when the call may be tried again: in `RetryInfo`, and in `grpc-retry-pushback-ms` as `pushback` has it.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);

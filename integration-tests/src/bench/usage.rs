@@ -38,7 +38,7 @@ impl Usage {
     /// Of several processes, added up.
     ///
     /// # Panics
-    /// As [`Self::of`].
+    /// As [`Self::read`].
     pub(super) fn read_all(processes: &[u32]) -> Self {
         let nothing = Self { cpu: Duration::ZERO, written_bytes: 0, memory: Memory { resident: 0, peak: 0 } };
         processes.iter().map(|process| Self::read(*process)).fold(nothing, |sum, one| Self {
