@@ -1,6 +1,10 @@
 //! Checks the rules for single files.
 
-use std::{fs, path::Path};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, bail};
 
@@ -12,8 +16,9 @@ const BUNDLE: &str = "gateway-grpc-web/web/dist";
 
 /// Checks all files that are or would be committed; the error lists all violations.
 pub(crate) fn check(checkout: &Checkout) -> Result<()> {
-    let mut wrong = Vec::new();
-    for file in checkout.files()? {
+    let files = checkout.files()?;
+    let mut wrong = unnoticed_migrations(&files, |file| fs::read_to_string(checkout.root().join(file)).ok());
+    for file in files {
         // Vendored and built files keep their form.
         if file.components().any(|part| part.as_os_str() == "third_party") || file.starts_with(BUNDLE) {
             continue;
@@ -26,6 +31,20 @@ pub(crate) fn check(checkout: &Checkout) -> Result<()> {
         }
     }
     if wrong.is_empty() { Ok(()) } else { bail!("{}", wrong.join("\n")) }
+}
+
+/// Folders of migrations that `sqlx::migrate!` embeds without a build script that names them: cargo would not notice a new file.
+fn unnoticed_migrations(files: &[PathBuf], read: impl Fn(&Path) -> Option<String>) -> Vec<String> {
+    let migrations = files.iter().filter(|file| file.extension().is_some_and(|extension| extension == "sql"));
+    let folders = migrations.filter_map(|file| file.ancestors().find(|folder| folder.ends_with("migrations")));
+    let unnoticed = folders.collect::<BTreeSet<_>>().into_iter().filter(|folder| {
+        let script = folder.with_file_name("build.rs");
+        !read(&script).is_some_and(|text| text.contains("cargo:rerun-if-changed=migrations"))
+    });
+    let complaint = |folder: &Path| {
+        format!("{}: the crate needs a build.rs with `cargo:rerun-if-changed=migrations`", folder.display())
+    };
+    unnoticed.map(complaint).collect()
 }
 
 fn violations(file: &Path, text: &str) -> Vec<String> {
@@ -61,6 +80,19 @@ mod tests {
         for generated in ["Cargo.lock", "a/go.sum", "a/values.schema.json"] {
             assert!(violations(Path::new(generated), &"line\n".repeat(9000)).is_empty(), "{generated}");
         }
+    }
+
+    #[test]
+    fn migrations_without_a_build_script_are_named() {
+        let files = ["a/migrations/sqlite/1.sql", "a/migrations/2.sql", "b/migrations/1.sql", "c/migrations/1.sql"];
+        let scripts = |file: &Path| match file.to_str() {
+            Some("b/build.rs") => Some("fn main() {}".to_owned()),
+            Some("c/build.rs") => Some("println!(\"cargo:rerun-if-changed=migrations\");".to_owned()),
+            _ => None,
+        };
+        let wrong = unnoticed_migrations(&files.map(PathBuf::from), scripts);
+        let starts: Vec<_> = wrong.iter().filter_map(|text| text.split(':').next()).collect();
+        assert_eq!(starts, ["a/migrations", "b/migrations"], "{wrong:?}");
     }
 
     #[test]

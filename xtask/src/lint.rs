@@ -13,6 +13,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
+        ("doc", doc),
         ("deny", deny),
         ("buf", buf),
         ("console", console::lint),
@@ -38,6 +39,17 @@ fn clippy(checkout: &Checkout) -> Result<()> {
     clippy.args(["clippy", "--workspace", "--all-targets", "--locked", "--"]);
     // A function should fit on a screen; clippy.toml has the limit.
     command::run(clippy.args(["-D", "warnings", "-D", "clippy::too_many_lines"]))
+}
+
+/// Builds the documentation, with that of private items; a broken link is an error.
+fn doc(checkout: &Checkout) -> Result<()> {
+    let mut doc = checkout.cargo();
+    doc.args(["doc", "--workspace", "--no-deps", "--document-private-items", "--locked", "--lib"]);
+    // The other binaries have the name of their library, and with it the folder of its documentation.
+    doc.args(["--bin", "eticket", "--bin", "xtask"]);
+    // Examples have the dependencies of tests. With them, cargo chooses the features that clippy has chosen, and checks nothing outside
+    // of the workspace a second time.
+    command::run(doc.arg("--examples").env("RUSTDOCFLAGS", "-D warnings"))
 }
 
 /// Without advisories: their database is downloaded, so the result would change by itself.

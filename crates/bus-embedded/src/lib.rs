@@ -324,6 +324,12 @@ impl Reader for EmbeddedReader {
 #[cfg(test)]
 mod tests {
     use eticket_bus::contract;
+    use eticket_store::sqlite::migrate;
+    use sqlx::{
+        SqlSafeStr,
+        migrate::{Migration, MigrationType, Migrator},
+        sqlite::SqliteConnectOptions,
+    };
 
     use super::*;
 
@@ -346,6 +352,30 @@ mod tests {
         }
         let second = Embedded::open(&path).await.unwrap();
         assert_ne!(second.state().await.unwrap().epoch, epoch);
+    }
+
+    #[tokio::test]
+    async fn an_older_program_continues_a_file_that_a_newer_one_has_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        let message = || Message { subject: "a.1".to_owned(), ..Message::default() };
+        let bus = Embedded::open(&path).await.unwrap();
+        let epoch = bus.state().await.unwrap().epoch;
+        bus.publish(message()).await.unwrap();
+        bus.close().await;
+        let columns = "alter table message add column more text; alter table position add column more text;
+            alter table stream add column more text";
+        let newer = Migration::new(2, "of a test".into(), MigrationType::Simple, columns.into_sql_str(), false);
+        let newer = Migrator::with_migrations(log::MIGRATIONS.iter().cloned().chain([newer]).collect());
+        migrate(SqliteConnectOptions::new().filename(&path), &newer).await.unwrap();
+
+        let bus = Embedded::open(&path).await.unwrap();
+        assert_eq!(bus.state().await.unwrap().epoch, epoch);
+        let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
+        assert_eq!(bus.publish(message()).await.unwrap(), 2);
+        assert_eq!(consumer.next(10).await.unwrap().len(), 2);
+        consumer.ack(&[1, 2]).await.unwrap();
+        bus.close().await;
     }
 
     #[tokio::test]

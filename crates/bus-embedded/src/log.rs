@@ -16,7 +16,7 @@ use uuid::Uuid;
 
 use super::Stored;
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The position of a consumer: everything up to `floor` has been acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,7 +49,10 @@ impl Log {
             .busy_timeout(Duration::from_secs(2))
             .disable_statement_logging();
         let file = OwnedFile::open(path)?;
-        migrate(options.clone(), &MIGRATIONS).await?;
+        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        // In a rollback an older program opens the file of a newer one. Migrations only add, and statements name their columns.
+        migrator.set_ignore_missing(true);
+        migrate(options.clone(), &migrator).await?;
         let mut writer = Writer::open(options.clone()).await?;
         let contents = contents(writer.ready().await?).await?;
         let readers = SqlitePoolOptions::new()

@@ -88,7 +88,7 @@ impl ApiError {
     }
 
     /// Sets the delay before a retry: in `RetryInfo`, and in `grpc-retry-pushback-ms` within the limits of
-    /// [`pushback`].
+    /// `pushback`.
     #[must_use]
     pub fn retry_after(mut self, delay: Duration) -> Self {
         self.0.retry_after = Some(delay);

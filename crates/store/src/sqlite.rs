@@ -37,6 +37,7 @@ pub(super) fn is_caused_by_data(extended_code: Option<&str>) -> bool {
     matches!(code, Some(18 | 19 | 20 | 25))
 }
 
+<<<<<<< HEAD
 /// The durability of commits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
@@ -44,6 +45,17 @@ pub enum Durability {
     Synced,
     /// Commits survive a crash of the process. A crash of the machine may lose the newest commits, but none before a
     /// surviving one. For data that can be read again from a position stored in the same commits.
+=======
+/// What a commit promises, and so which files can be opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It outlives the machine's crash. The file may be the only copy of its rows, so a file that a newer program has migrated
+    /// opens too: migrations only add.
+    Synced,
+    /// It outlives the process's crash. After the machine's, the newest commits may be missing, but none before one that is there:
+    /// for what can be read again from elsewhere, from a position kept in the same commits. A file that a newer program has
+    /// migrated is refused: rows that this program writes would lack the new columns, and their revisions would hide that.
+>>>>>>> habits
     Unsynced,
 }
 
@@ -67,7 +79,12 @@ impl Database {
     /// Opens or creates the file, and applies the common migrations and `migrations`, whose versions must be above 100.
     ///
     /// # Errors
+<<<<<<< HEAD
     /// `Unavailable` if the file cannot be opened, created or written, or is locked by another process.
+=======
+    /// `Unavailable` if the file cannot be opened, made or written, or another process has it, or if a migration that both the file
+    /// and this program have is not the same in both.
+>>>>>>> habits
     pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
         Self::open_with(path, migrations, clock, Durability::Synced).await
     }
@@ -75,7 +92,11 @@ impl Database {
     /// Like [`Self::open`], with another durability of commits.
     ///
     /// # Errors
+<<<<<<< HEAD
     /// Like [`Self::open`].
+=======
+    /// As [`Self::open`]; with [`Durability::Unsynced`] also if the file has a migration that this program does not have.
+>>>>>>> habits
     pub async fn open_with(
         path: &Path,
         migrations: &Migrator,
@@ -96,7 +117,9 @@ impl Database {
             .disable_statement_logging();
         let file = OwnedFile::open(path)?;
         let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
-        migrate(options.clone(), &Migrator::with_migrations(all)).await?;
+        let mut migrator = Migrator::with_migrations(all);
+        migrator.set_ignore_missing(durability == Durability::Synced);
+        migrate(options.clone(), &migrator).await?;
         let synced = Writer::open(options.clone()).await?;
         let unsynced = Writer::open(options.clone().synchronous(SqliteSynchronous::Normal)).await?;
         let readers = SqlitePoolOptions::new()
@@ -249,10 +272,22 @@ pub fn time(row: &sqlx::sqlite::SqliteRow, column: &str) -> Result<chrono::DateT
 
 #[cfg(test)]
 mod tests {
-    use eticket_base::clock::ManualClock;
+    use std::borrow::Cow;
+
+    use bytes::Bytes;
+    use eticket_base::clock::{ManualClock, SystemClock};
+    use eticket_bus::Message;
+    use sqlx::{
+        SqlSafeStr,
+        migrate::{Migration, MigrationType},
+    };
 
     use super::*;
+<<<<<<< HEAD
     use crate::{OutboxStore, StoreLifecycle, StreamEpochStore, contract};
+=======
+    use crate::{Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, contract};
+>>>>>>> habits
 
     /// A store without rows of its own.
     struct NoTables;
@@ -287,7 +322,63 @@ mod tests {
     }
 
     async fn open(path: &Path) -> Result<Database, Error> {
-        Database::open(path, &Migrator::with_migrations(Vec::new()), Arc::new(eticket_base::clock::SystemClock)).await
+        Database::open(path, &Migrator::with_migrations(Vec::new()), Arc::new(SystemClock)).await
+    }
+
+    /// What a newer program has: one migration more, which adds a column to each table that is written.
+    fn newer() -> Migrator {
+        const COLUMNS: &str =
+            "alter table outbox add column more text; alter table record add column more text not null default '';
+            alter table parked add column more text; alter table stream add column more text";
+        let text = COLUMNS.into_sql_str();
+        let add = Migration::new(199, Cow::Borrowed("of a test"), MigrationType::Simple, text, false);
+        Migrator::with_migrations(vec![add])
+    }
+
+    #[tokio::test]
+    async fn an_older_program_opens_a_file_that_a_newer_one_has_migrated() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        Database::open(&path, &newer(), Arc::new(SystemClock)).await.unwrap().close().await;
+        let database = open(&path).await.unwrap();
+        let request = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
+        let message = Message { subject: "x".to_owned(), headers: Vec::new(), body: Bytes::from_static(b"1") };
+        let parked = Parked {
+            event_id: "e".to_owned(),
+            message: message.clone(),
+            reason: "of a test".to_owned(),
+            attempts: 1,
+            park_time: chrono::DateTime::UNIX_EPOCH,
+        };
+        let apply_batch = &mut |work: &mut Work<()>| {
+            work.park(parked.clone());
+            let ran = work.run::<RequestIdReused>(Some(request), |work| {
+                work.publish(OutboxRow { revision: 1, message: message.clone() });
+                Ok(b"answer".to_vec())
+            });
+            assert!(ran.is_ok());
+        };
+        let store = Store::<NoTables>::new(database.clone());
+        store.commit(&(), &[request.request_id], apply_batch).await.unwrap();
+        database.set_stream_epoch("a").await.unwrap();
+        assert_eq!(database.record(request.request_id).await.unwrap().unwrap().answer, b"answer");
+        assert_eq!(database.outbox_depth().await.unwrap(), 1);
+        assert_eq!(database.parked("", 2).await.unwrap().len(), 1);
+        // The newer program finds its own schema again.
+        database.close().await;
+        Database::open(&path, &newer(), Arc::new(SystemClock)).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_file_that_can_be_made_anew_is_refused_if_a_newer_program_has_migrated_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("test.db");
+        let open = async |migrations: Migrator| {
+            Database::open_with(&path, &migrations, Arc::new(SystemClock), Durability::Unsynced).await
+        };
+        open(newer()).await.unwrap().close().await;
+        let refused = open(Migrator::with_migrations(Vec::new())).await.map(drop).unwrap_err();
+        assert!(matches!(refused, Error::Unavailable(sqlx::Error::Migrate(_))), "{refused:?}");
     }
 
     #[tokio::test]

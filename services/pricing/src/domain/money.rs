@@ -64,7 +64,7 @@ impl fmt::Display for Currency {
     }
 }
 
-/// An amount from 0 to [`LARGEST`].
+/// An amount from 0 to `LARGEST`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Money {
     currency: Currency,

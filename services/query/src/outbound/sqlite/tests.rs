@@ -1,6 +1,10 @@
 //! The contract, and that each list is served by an index: its pages cost what they hold, not what there is.
 
 use eticket_base::clock::SystemClock;
+use sqlx::{
+    SqlSafeStr,
+    migrate::{Migration, MigrationType},
+};
 
 use super::*;
 use crate::{domain::TicketStatus, outbound::contract};
@@ -16,6 +20,26 @@ async fn database() -> (tempfile::TempDir, Database) {
 async fn keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();
     let store = SqliteViews::open(&folder.path().join("query.db"), Arc::new(SystemClock)).await.unwrap();
+    contract::suite(Arc::new(store)).await;
+}
+
+#[tokio::test]
+async fn a_file_that_a_newer_program_has_migrated_is_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("query.db");
+    let clock: SharedClock = Arc::new(SystemClock);
+    let column = Migration::new(
+        199,
+        "of a test".into(),
+        MigrationType::Simple,
+        "alter table view add column more text".into_sql_str(),
+        false,
+    );
+    let newer = Migrator::with_migrations(MIGRATIONS.iter().cloned().chain([column]).collect());
+    let database = Database::open_with(&path, &newer, clock.clone(), Durability::Unsynced).await.unwrap();
+    database.close().await;
+    // Opened as it is, it would refuse every commit: the rows of this program have a column less.
+    let store = SqliteViews::open(&path, clock).await.unwrap();
     contract::suite(Arc::new(store)).await;
 }
 
