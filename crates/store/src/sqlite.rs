@@ -37,25 +37,15 @@ pub(super) fn is_caused_by_data(extended_code: Option<&str>) -> bool {
     matches!(code, Some(18 | 19 | 20 | 25))
 }
 
-<<<<<<< HEAD
-/// The durability of commits.
+/// The durability of commits, and with it which files can be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// Commits survive a crash of the machine.
+    /// Commits survive a crash of the machine. The file may be the only copy of its rows, so a file that a newer program has
+    /// migrated opens too: migrations only add.
     Synced,
     /// Commits survive a crash of the process. A crash of the machine may lose the newest commits, but none before a
-    /// surviving one. For data that can be read again from a position stored in the same commits.
-=======
-/// What a commit promises, and so which files can be opened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Durability {
-    /// It outlives the machine's crash. The file may be the only copy of its rows, so a file that a newer program has migrated
-    /// opens too: migrations only add.
-    Synced,
-    /// It outlives the process's crash. After the machine's, the newest commits may be missing, but none before one that is there:
-    /// for what can be read again from elsewhere, from a position kept in the same commits. A file that a newer program has
-    /// migrated is refused: rows that this program writes would lack the new columns, and their revisions would hide that.
->>>>>>> habits
+    /// surviving one. For data that can be read again from a position stored in the same commits. A file that a newer program
+    /// has migrated is refused: rows that this program writes would lack the new columns, and their revisions would hide that.
     Unsynced,
 }
 
@@ -79,12 +69,8 @@ impl Database {
     /// Opens or creates the file, and applies the common migrations and `migrations`, whose versions must be above 100.
     ///
     /// # Errors
-<<<<<<< HEAD
-    /// `Unavailable` if the file cannot be opened, created or written, or is locked by another process.
-=======
-    /// `Unavailable` if the file cannot be opened, made or written, or another process has it, or if a migration that both the file
-    /// and this program have is not the same in both.
->>>>>>> habits
+    /// `Unavailable` if the file cannot be opened, created or written, or is locked by another process, or if a migration
+    /// differs between the file and this program.
     pub async fn open(path: &Path, migrations: &Migrator, clock: SharedClock) -> Result<Self, Error> {
         Self::open_with(path, migrations, clock, Durability::Synced).await
     }
@@ -92,11 +78,7 @@ impl Database {
     /// Like [`Self::open`], with another durability of commits.
     ///
     /// # Errors
-<<<<<<< HEAD
-    /// Like [`Self::open`].
-=======
-    /// As [`Self::open`]; with [`Durability::Unsynced`] also if the file has a migration that this program does not have.
->>>>>>> habits
+    /// Like [`Self::open`]; with [`Durability::Unsynced`] also if the file has a migration that this program does not have.
     pub async fn open_with(
         path: &Path,
         migrations: &Migrator,
@@ -283,11 +265,10 @@ mod tests {
     };
 
     use super::*;
-<<<<<<< HEAD
-    use crate::{OutboxStore, StoreLifecycle, StreamEpochStore, contract};
-=======
-    use crate::{Housekeeping, Idempotency, OutboxRow, Parked, RequestIdReused, contract};
->>>>>>> habits
+    use crate::{
+        EncodedResponse, Idempotency, OutboxRow, OutboxStore, Parked, ParkedStore, RecordStore, RequestIdReused,
+        StoreLifecycle, StreamEpochStore, contract,
+    };
 
     /// A store without rows of its own.
     struct NoTables;
@@ -350,18 +331,19 @@ mod tests {
             attempts: 1,
             park_time: chrono::DateTime::UNIX_EPOCH,
         };
+        let response = EncodedResponse { type_name: Some("a type".to_owned()), bytes: Bytes::from_static(b"response") };
         let apply_batch = &mut |work: &mut Work<()>| {
             work.park(parked.clone());
             let ran = work.run::<RequestIdReused>(Some(request), |work| {
                 work.publish(OutboxRow { revision: 1, message: message.clone() });
-                Ok(b"answer".to_vec())
+                Ok(response.clone())
             });
             assert!(ran.is_ok());
         };
         let store = Store::<NoTables>::new(database.clone());
         store.commit(&(), &[request.request_id], apply_batch).await.unwrap();
         database.set_stream_epoch("a").await.unwrap();
-        assert_eq!(database.record(request.request_id).await.unwrap().unwrap().answer, b"answer");
+        assert_eq!(database.record(request.request_id).await.unwrap().unwrap().response, response);
         assert_eq!(database.outbox_depth().await.unwrap(), 1);
         assert_eq!(database.parked("", 2).await.unwrap().len(), 1);
         // The newer program finds its own schema again.
