@@ -2,17 +2,18 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, dependencies, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs every check, also after one has failed, and names those that did.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 7] = [
+    let checks: [(&str, Check); 8] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
         ("doc", doc),
+        ("unused", dependencies::check),
         ("deny", deny),
         ("buf", buf),
         ("console", console::lint),

@@ -7,6 +7,7 @@ mod clients;
 mod command;
 mod console;
 mod controls;
+mod dependencies;
 mod files;
 mod lint;
 mod rotation;
