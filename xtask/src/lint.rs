@@ -2,7 +2,7 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, dependencies, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, contract, dependencies, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
@@ -15,7 +15,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         ("doc", doc),
         ("unused", dependencies::check),
         ("deny", deny),
-        ("buf", buf),
+        ("buf", contract::check),
         ("console", console::lint),
     ];
     let mut steps = Steps::new(checkout, "lint");
@@ -58,9 +58,4 @@ fn deny(checkout: &Checkout) -> Result<()> {
     command::run(checkout.cargo().args(["fetch", "--locked", "--quiet"]))?;
     let mut check = checkout.command(&deny.to_string_lossy());
     command::run(check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
-}
-
-fn buf(checkout: &Checkout) -> Result<()> {
-    let buf = tools::buf(checkout)?;
-    command::run(checkout.command(&buf.to_string_lossy()).arg("lint").current_dir(checkout.root().join("proto")))
 }

@@ -6,6 +6,7 @@ mod checkout;
 mod clients;
 mod command;
 mod console;
+mod contract;
 mod controls;
 mod dependencies;
 mod files;
@@ -71,6 +72,12 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
+    /// The protobuf contract: buf's rules, and whether clients of the last release can use it
+    Contract {
+        /// Make it the released contract, proto/released.binpb, with which later ones must be compatible; part of a release
+        #[arg(long)]
+        update: bool,
+    },
     /// Take one guard after the other out of a scratch copy: the test named for it must fail there
     Controls {
         /// Only controls whose patch has one of these in its name
@@ -87,6 +94,8 @@ fn main() -> ExitCode {
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Chart { update: false } => chart::test(&checkout, |_| ()),
         Task::Chart { update: true } => chart::update(&checkout),
+        Task::Contract { update: false } => contract::check(&checkout),
+        Task::Contract { update: true } => contract::update(&checkout),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });
