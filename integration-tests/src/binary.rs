@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// The path of a binary, as `eticket` or `eticket-reservation`.
+/// The path of a binary, as `eticket`, `eticket-reservation` or `examples/reserve`.
 ///
 /// # Panics
 /// If it cannot be built, or is not there.
@@ -29,7 +29,7 @@ pub fn root() -> &'static Path {
 /// Binaries together with tests, as `cargo test --workspace` builds them: alone, cargo would choose other features for them,
 /// and build everything a second time.
 fn build() -> Result<PathBuf, String> {
-    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests"])?;
+    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests", "--examples"])?;
     let output = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"])?;
     let metadata: serde_json::Value = serde_json::from_slice(&output).map_err(|error| error.to_string())?;
     let target = metadata["target_directory"].as_str().ok_or("cargo does not say its target folder")?;

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 const MAIN: &str = "cargo run --release -p eticket";
 /// The tests.
 const TEST: &str = "cargo xtask test";
+/// The example client; `example` runs what cargo builds from it.
+const EXAMPLE: &str = "cargo run --example reserve -p eticket-proto";
 /// The distributed form; `up` runs it.
 const UP: &str = "cargo xtask up";
 /// What is in force.
@@ -22,7 +24,7 @@ fn page() -> String {
 
 #[test]
 fn no_command_of_the_page_is_left_out() {
-    assert_eq!(tour::commands(&page()), [MAIN, TEST, CHECK, UP], "who adds a command adds what runs it here");
+    assert_eq!(tour::commands(&page()), [MAIN, TEST, EXAMPLE, CHECK, UP], "who adds a command adds what runs it here");
     // The second is run by whoever runs this: the pipeline, word for word.
     let pipeline = fs::read_to_string(binary::root().join(".ci/run")).expect("a pipeline");
     assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");

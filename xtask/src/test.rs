@@ -34,7 +34,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     let path = tools::path_with(&nats_server)?;
     // Binaries and tests in one go: built apart, cargo would choose other features for the binaries, and build all twice.
     let mut build = checkout.cargo();
-    build.args(["build", "--workspace", "--bins", "--tests", "--locked"]);
+    build.args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"]);
     steps.run("build", || command::run(&mut build))?;
     let binaries = checkout.target().join("debug");
     steps.run("chart", || {
