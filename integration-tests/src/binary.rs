@@ -7,7 +7,7 @@ use std::{
     sync::OnceLock,
 };
 
-/// Returns the path of a binary, such as `eticket` or `eticket-reservation`.
+/// Returns the path of a binary, such as `eticket`, `eticket-reservation` or `examples/reserve`.
 ///
 /// # Panics
 /// If it cannot be built or does not exist.
@@ -29,7 +29,7 @@ pub fn root() -> &'static Path {
 /// Builds binaries and tests together, like `cargo test --workspace`. Building only the binaries would select other
 /// features and rebuild all dependencies.
 fn build() -> Result<PathBuf, String> {
-    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests"])?;
+    cargo(&["build", "--quiet", "--workspace", "--bins", "--tests", "--examples"])?;
     let output = cargo(&["metadata", "--no-deps", "--offline", "--format-version", "1"])?;
     let metadata: serde_json::Value = serde_json::from_slice(&output).map_err(|error| error.to_string())?;
     let target = metadata["target_directory"].as_str().ok_or("cargo metadata has no target folder")?;

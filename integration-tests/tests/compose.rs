@@ -73,9 +73,12 @@ fn addresses_match_names_and_ports_of_the_services() {
 fn the_image_has_every_binary() {
     let dockerfile = fs::read_to_string(binary::root().join("Dockerfile")).expect("it is there");
     for service in ours(&compose()).keys() {
-        assert!(dockerfile.contains(&format!("target/release/eticket-{service}")), "{service}");
+        for part in [format!("--package eticket-{service}"), format!("target/dist/eticket-{service}")] {
+            assert!(dockerfile.contains(&part), "{part}");
+        }
     }
     let toolchain = fs::read_to_string(binary::root().join("rust-toolchain.toml")).expect("it is there");
     let version = dockerfile.split("rust:").nth(1).and_then(|rest| rest.split('-').next()).expect("a version");
     assert!(toolchain.contains(&format!("\"{version}\"")), "{toolchain}");
+    assert!(dockerfile.contains(&format!("RUSTUP_TOOLCHAIN={version}\n")), "{version}");
 }

@@ -11,6 +11,8 @@ use tempfile::TempDir;
 const MAIN: &str = "cargo run --release -p eticket";
 /// The tests.
 const TEST: &str = "cargo xtask test";
+/// The example client; tested by `example`.
+const EXAMPLE: &str = "cargo run --example reserve -p eticket-proto";
 /// The distributed form; tested by `up`.
 const UP: &str = "cargo xtask up";
 /// Prints the effective configuration.
@@ -22,7 +24,7 @@ fn page() -> String {
 
 #[test]
 fn every_command_of_the_page_is_tested() {
-    assert_eq!(tour::commands(&page()), [MAIN, TEST, CHECK, UP], "add a test for each new command of the page");
+    assert_eq!(tour::commands(&page()), [MAIN, TEST, EXAMPLE, CHECK, UP], "add a test for each new command of the page");
     // The second command is the pipeline itself, which runs this test.
     let pipeline = fs::read_to_string(binary::root().join(".ci/run")).expect("a pipeline");
     assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");

@@ -3,19 +3,20 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, contract, dependencies, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 8] = [
+    let checks: [(&str, Check); 9] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
         ("doc", doc),
+        ("unused", dependencies::check),
         ("deny", deny),
-        ("buf", buf),
+        ("buf", contract::check),
         ("console", console::lint),
         ("workflows", workflows),
     ];
@@ -59,11 +60,6 @@ fn deny(checkout: &Checkout) -> Result<()> {
     command::run(checkout.cargo().args(["fetch", "--locked", "--quiet"]))?;
     let mut check = checkout.command(&deny.to_string_lossy());
     command::run(check.args(["--offline", "check", "--hide-inclusion-graph", "bans", "licenses", "sources"]))
-}
-
-fn buf(checkout: &Checkout) -> Result<()> {
-    let buf = tools::buf(checkout)?;
-    command::run(checkout.command(&buf.to_string_lossy()).arg("lint").current_dir(checkout.root().join("proto")))
 }
 
 /// Without shellcheck and pyflakes: whether they are installed would change the result.

@@ -6,7 +6,9 @@ mod checkout;
 mod clients;
 mod command;
 mod console;
+mod contract;
 mod controls;
+mod dependencies;
 mod files;
 mod lint;
 mod rotation;
@@ -71,6 +73,12 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
+    /// Check the protobuf contract by the rules of buf, and that clients of the last release can use it
+    Contract {
+        /// Make the contract the released one, proto/released.binpb, with which later ones must be compatible; part of a release
+        #[arg(long)]
+        update: bool,
+    },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -87,6 +95,8 @@ fn main() -> ExitCode {
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Chart { update: false } => chart::test(&checkout, |_| ()),
         Task::Chart { update: true } => chart::update(&checkout),
+        Task::Contract { update: false } => contract::check(&checkout),
+        Task::Contract { update: true } => contract::update(&checkout),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

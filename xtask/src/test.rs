@@ -26,6 +26,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     let mut steps = Steps::new(checkout, "test");
     let rotation = Rotation::new(checkout, full)?;
     steps.run("grpcurl", || tools::grpcurl(checkout))?;
+    steps.run("buf", || tools::buf(checkout))?;
     steps.run("postgres", || tools::postgres(checkout))?;
     steps.run("clients", || clients::install(checkout))?;
     steps.run("console", || console::install(checkout))?;
@@ -34,7 +35,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     // One build for binaries and tests: in separate builds cargo would select other features and build everything
     // twice.
     let mut build = checkout.cargo();
-    build.args(["build", "--workspace", "--bins", "--tests", "--locked"]);
+    build.args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"]);
     steps.run("build", || command::run(&mut build))?;
     let binaries = checkout.target().join("debug");
     steps.run("chart", || {
