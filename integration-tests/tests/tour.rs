@@ -24,7 +24,11 @@ fn page() -> String {
 
 #[test]
 fn every_command_of_the_page_is_tested() {
-    assert_eq!(tour::commands(&page()), [MAIN, TEST, EXAMPLE, CHECK, UP], "add a test for each new command of the page");
+    assert_eq!(
+        tour::commands(&page()),
+        [MAIN, TEST, EXAMPLE, CHECK, UP],
+        "add a test for each new command of the page"
+    );
     // The second command is the pipeline itself, which runs this test.
     let pipeline = fs::read_to_string(binary::root().join(".ci/run")).expect("a pipeline");
     assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");
