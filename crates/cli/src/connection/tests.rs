@@ -1,3 +1,5 @@
+//! Connections over TLS, to a server of the test.
+
 use std::{
     io::Write,
     sync::{

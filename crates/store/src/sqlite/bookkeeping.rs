@@ -15,7 +15,7 @@ use crate::{
 };
 
 const SELECT_RECORDS: &str =
-    "select request_id, hash, answer from record where request_id in (select value from json_each(?1))";
+    "select request_id, hash, answer, response_type from record where request_id in (select value from json_each(?1))";
 
 pub(super) async fn records_in_tx(connection: &mut SqliteConnection, requests: &[Uuid]) -> Result<Vec<Record>, Error> {
     if requests.is_empty() {

@@ -316,41 +316,76 @@ fn differing_fields(item: &Item, shown: Fields, owned: Fields) -> Vec<Difference
     }
 }
 
+// Each destructures its part without `..`: a new field does not compile until somebody decides whether it is compared.
+
 fn ticket_fields(part: &TicketPart) -> Vec<(&'static str, String)> {
+    let TicketPart {
+        revision,
+        schedule_revision,
+        reservation_revision,
+        title,
+        start,
+        end,
+        withdrawn,
+        holder,
+        // The view takes it from the owner's event; it moves with the revision.
+        update_time: _,
+    } = part;
     vec![
-        ("revision", part.revision.to_string()),
-        ("schedule_revision", part.schedule_revision.to_string()),
-        ("reservation_revision", part.reservation_revision.to_string()),
-        ("title", part.title.clone()),
-        ("start_time", part.start.to_rfc3339()),
-        ("end_time", part.end.to_rfc3339()),
-        ("withdrawn", part.withdrawn.to_string()),
-        ("reservation_id", part.holder.map(|holder| holder.to_string()).unwrap_or_default()),
+        ("revision", revision.to_string()),
+        ("schedule_revision", schedule_revision.to_string()),
+        ("reservation_revision", reservation_revision.to_string()),
+        ("title", title.clone()),
+        ("start_time", start.to_rfc3339()),
+        ("end_time", end.to_rfc3339()),
+        ("withdrawn", withdrawn.to_string()),
+        ("reservation_id", holder.map(|holder| holder.to_string()).unwrap_or_default()),
     ]
 }
 
 fn price_fields(part: &PricePart) -> Vec<(&'static str, String)> {
+    let PricePart {
+        revision,
+        schedule_revision,
+        reservation_revision,
+        base_price,
+        discounted_price,
+        discounts,
+        update_time: _,
+    } = part;
     let discount = |discount: &Discount| format!("{} {}", discount.rule_id, money(&discount.amount));
     vec![
-        ("revision", part.revision.to_string()),
-        ("schedule_revision", part.schedule_revision.to_string()),
-        ("reservation_revision", part.reservation_revision.to_string()),
-        ("base_price", money(&part.base_price)),
-        ("discounted_price", money(&part.discounted_price)),
-        ("discounts", part.discounts.iter().map(discount).collect::<Vec<_>>().join(", ")),
+        ("revision", revision.to_string()),
+        ("schedule_revision", schedule_revision.to_string()),
+        ("reservation_revision", reservation_revision.to_string()),
+        ("base_price", money(base_price)),
+        ("discounted_price", money(discounted_price)),
+        ("discounts", discounts.iter().map(discount).collect::<Vec<_>>().join(", ")),
     ]
 }
 
 /// `holds`: the ledger says so, which to its owner follows from the status.
 fn reservation_fields(row: &Reservation, holds: bool) -> Vec<(&'static str, String)> {
+    let Reservation {
+        // The row is found by it.
+        reservation_id: _,
+        ticket_id,
+        user_id,
+        user_grade,
+        status,
+        status_reason,
+        revision,
+        reserve_time: _,
+        update_time: _,
+    } = row;
     vec![
-        ("revision", row.revision.to_string()),
-        ("ticket_id", row.ticket_id.to_string()),
+        ("revision", revision.to_string()),
+        ("ticket_id", ticket_id.to_string()),
         // Whose it is stays out of reports: whether it is the same person is all that counts.
-        ("user_id", format!("{:016x}", hash_of(row.user_id.as_str()))),
-        ("user_grade", row.user_grade.name().to_owned()),
-        ("status", format!("{:?}", row.status).to_uppercase()),
-        ("status_reason", row.status_reason.clone()),
+        ("user_id", format!("{:016x}", hash_of(user_id.as_str()))),
+        ("user_grade", user_grade.name().to_owned()),
+        ("status", format!("{status:?}").to_uppercase()),
+        ("status_reason", status_reason.clone()),
         ("holds_the_ticket", holds.to_string()),
     ]
 }

@@ -1,6 +1,6 @@
 //! Rows of the view as columns, and back.
 
-use std::fmt::Display;
+use std::{fmt::Display, sync::LazyLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -30,15 +30,10 @@ pub(super) const SELECT_RESERVATIONS: &str =
     where reservation_id in (select value from json_each(?1))";
 pub(super) const SELECT_POSITION: &str = "select identity, sequence, anchor from position";
 
-// Rows are read under the lock and written whole, so what is there is replaced as it stands.
-const REPLACE_VIEWS: &str = "insert or replace into view select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4,
-    value ->> 5, value ->> 6, value ->> 7, value ->> 8, value ->> 9, value ->> 10, value ->> 11, value ->> 12, value ->> 13,
-    value ->> 14, value ->> 15, value ->> 16, value ->> 17, value ->> 18, value ->> 19, value ->> 20, value ->> 21, value ->> 22,
-    value ->> 23, value ->> 24, value ->> 25, value ->> 26, value ->> 27, value ->> 28, value ->> 29, value ->> 30, value ->> 31,
-    value ->> 32, value ->> 33, value ->> 34, value ->> 35 from json_each(?1)";
-const REPLACE_RESERVATIONS: &str =
-    "insert or replace into reservation select value ->> 0, value ->> 1, value ->> 2, value ->> 3,
-    value ->> 4, value ->> 5, value ->> 6, value ->> 7, value ->> 8 from json_each(?1)";
+// Rows are read under the lock and written whole, so a row is replaced as it is.
+static REPLACE_VIEWS: LazyLock<String> = LazyLock::new(|| replace("view", &VIEW.map(|(name, _)| name)));
+static REPLACE_RESERVATIONS: LazyLock<String> =
+    LazyLock::new(|| replace("reservation", &RESERVATION.map(|(name, _)| name)));
 const REPLACE_POSITION: &str =
     "insert or replace into position (id, identity, sequence, anchor) values (1, ?1, ?2, ?3)";
 pub(super) const SELECT_CAUGHT_UP: &str = "select id from caught_up";
@@ -75,13 +70,15 @@ impl Tables for ViewTables {
         if rows.forget_sequences {
             sqlx::query(FORGET_SEQUENCES).execute(&mut *connection).await?;
         }
-        let views: Vec<Value> = rows.views.changed().map(|(id, view)| view_columns(id, view)).collect();
+        let views: Vec<Value> =
+            rows.views.changed().map(|(id, view)| VIEW.map(|(_, value)| value(id, view)).into()).collect();
         if !views.is_empty() {
-            sqlx::query(REPLACE_VIEWS).bind(json_rows(views)).execute(&mut *connection).await?;
+            sqlx::query(REPLACE_VIEWS.as_str()).bind(json_rows(views)).execute(&mut *connection).await?;
         }
-        let reservations: Vec<Value> = rows.reservations.changed().map(|(_, row)| reservation_columns(row)).collect();
+        let reservations: Vec<Value> =
+            rows.reservations.changed().map(|(_, row)| RESERVATION.map(|(_, value)| value(row)).into()).collect();
         if !reservations.is_empty() {
-            sqlx::query(REPLACE_RESERVATIONS).bind(json_rows(reservations)).execute(&mut *connection).await?;
+            sqlx::query(REPLACE_RESERVATIONS.as_str()).bind(json_rows(reservations)).execute(&mut *connection).await?;
         }
         if let Some(Position { epoch, sequence, fingerprint }) = &rows.moved_to {
             let sequence = i64::try_from(*sequence).map_err(Error::data)?;
@@ -107,67 +104,79 @@ pub(super) fn sequence(row: &SqliteRow) -> Result<u64, Error> {
     u64::try_from(row.try_get::<i64, _>("sequence")?).map_err(Error::data)
 }
 
-/// In the order of the table's columns.
-fn view_columns(id: &TicketId, view: &View) -> Value {
-    let ticket = view.ticket.as_ref();
-    let newest = view.newest.as_ref();
-    let price = view.price.as_ref();
-    let base = price.map(|price| &price.base_price);
-    let discounted = price.map(|price| &price.discounted_price);
-    let (discounted_units, discounted_nanos) = price_key(view);
-    let micros = |time: Option<DateTime<Utc>>| time.map_or(0, |time| time.timestamp_micros());
-    json!([
-        id.as_str(),
-        view.sequence,
-        view.unsettled_since.map(|time| time.timestamp_micros()),
-        update_key(view),
-        ticket.map_or(0, |ticket| ticket.revision),
-        ticket.map_or(0, |ticket| ticket.schedule_revision),
-        ticket.map_or(0, |ticket| ticket.reservation_revision),
-        ticket.map_or("", |ticket| &ticket.title),
-        micros(ticket.map(|ticket| ticket.start)),
-        micros(ticket.map(|ticket| ticket.end)),
-        ticket.map_or(0, |ticket| i64::from(ticket.withdrawn)),
-        ticket.and_then(|ticket| ticket.holder).map(|holder| holder.to_string()),
-        micros(ticket.map(|ticket| ticket.update_time)),
-        view.ledger.revision,
-        view.ledger.active.map(|active| active.to_string()),
-        i64::from(view.ledger.closed),
-        view.holder().map(|holder| holder.as_str()),
-        newest.map(|newest| newest.reservation_id.to_string()),
-        newest.map_or("", |newest| newest.user_id.as_str()),
-        newest.map_or("", |newest| newest.user_grade.name()),
-        newest.map_or(0, |newest| status_number(newest.status)),
-        newest.map_or("", |newest| &newest.status_reason),
-        newest.map_or(0, |newest| newest.revision),
-        micros(newest.map(|newest| newest.reserve_time)),
-        micros(newest.map(|newest| newest.update_time)),
-        price.map_or(0, |price| price.revision),
-        price.map_or(0, |price| price.schedule_revision),
-        price.map_or(0, |price| price.reservation_revision),
-        base.map_or("", |base| &base.currency_code),
-        base.map_or(0, |base| base.units),
-        base.map_or(0, |base| base.nanos),
-        discounted.map_or("", |discounted| &discounted.currency_code),
-        discounted_units,
-        discounted_nanos,
-        discounts_column(price.map_or(&[], |price| &price.discounts)),
-        micros(price.map(|price| price.update_time)),
-    ])
+/// A statement that replaces rows of a table by those of a JSON array of arrays, whose values are in the order of these columns.
+fn replace(table: &str, columns: &[&str]) -> String {
+    let values: Vec<String> = (0..columns.len()).map(|number| format!("value ->> {number}")).collect();
+    format!("insert or replace into {table} ({}) select {} from json_each(?1)", columns.join(", "), values.join(", "))
 }
 
-fn reservation_columns(reservation: &Reservation) -> Value {
-    json!([
-        reservation.reservation_id.to_string(),
-        reservation.ticket_id.as_str(),
-        reservation.user_id.as_str(),
-        reservation.user_grade.name(),
-        status_number(reservation.status),
-        reservation.status_reason,
-        reservation.revision,
-        reservation.reserve_time.timestamp_micros(),
-        reservation.update_time.timestamp_micros(),
-    ])
+/// The columns of the table `view`: the name of each, and its value.
+const VIEW: [(&str, fn(&TicketId, &View) -> Value); 36] = [
+    ("ticket_id", |id, _| json!(id.as_str())),
+    ("sequence", |_, view| json!(view.sequence)),
+    ("unsettled_since", |_, view| json!(view.unsettled_since.map(|time| time.timestamp_micros()))),
+    ("update_time", |_, view| json!(update_key(view))),
+    ("ticket_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.revision))),
+    ("schedule_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.schedule_revision))),
+    ("reservation_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.reservation_revision))),
+    ("title", |_, view| json!(ticket(view).map_or("", |ticket| &ticket.title))),
+    ("start_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.start)))),
+    ("end_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.end)))),
+    ("withdrawn", |_, view| json!(ticket(view).map_or(0, |ticket| i64::from(ticket.withdrawn)))),
+    ("holder", |_, view| json!(ticket(view).and_then(|ticket| ticket.holder).map(|holder| holder.to_string()))),
+    ("ticket_update_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.update_time)))),
+    ("ledger_revision", |_, view| json!(view.ledger.revision)),
+    ("active", |_, view| json!(view.ledger.active.map(|active| active.to_string()))),
+    ("closed", |_, view| json!(i64::from(view.ledger.closed))),
+    ("holder_user_id", |_, view| json!(view.holder().map(|holder| holder.as_str()))),
+    ("newest_id", |_, view| json!(newest_of(view).map(|newest| newest.reservation_id.to_string()))),
+    ("newest_user_id", |_, view| json!(newest_of(view).map_or("", |newest| newest.user_id.as_str()))),
+    ("newest_grade", |_, view| json!(newest_of(view).map_or("", |newest| newest.user_grade.name()))),
+    ("newest_status", |_, view| json!(newest_of(view).map_or(0, |newest| status_number(newest.status)))),
+    ("newest_reason", |_, view| json!(newest_of(view).map_or("", |newest| &newest.status_reason))),
+    ("newest_revision", |_, view| json!(newest_of(view).map_or(0, |newest| newest.revision))),
+    ("newest_reserve_time", |_, view| json!(micros(newest_of(view).map(|newest| newest.reserve_time)))),
+    ("newest_update_time", |_, view| json!(micros(newest_of(view).map(|newest| newest.update_time)))),
+    ("price_revision", |_, view| json!(price(view).map_or(0, |price| price.revision))),
+    ("price_schedule_revision", |_, view| json!(price(view).map_or(0, |price| price.schedule_revision))),
+    ("price_reservation_revision", |_, view| json!(price(view).map_or(0, |price| price.reservation_revision))),
+    ("base_currency", |_, view| json!(price(view).map_or("", |price| &price.base_price.currency_code))),
+    ("base_units", |_, view| json!(price(view).map_or(0, |price| price.base_price.units))),
+    ("base_nanos", |_, view| json!(price(view).map_or(0, |price| price.base_price.nanos))),
+    ("discounted_currency", |_, view| json!(price(view).map_or("", |price| &price.discounted_price.currency_code))),
+    ("discounted_units", |_, view| json!(price_key(view).0)),
+    ("discounted_nanos", |_, view| json!(price_key(view).1)),
+    ("discounts", |_, view| json!(discounts_column(price(view).map_or(&[], |price| &price.discounts)))),
+    ("price_update_time", |_, view| json!(micros(price(view).map(|price| price.update_time)))),
+];
+
+/// The columns of the table `reservation`: the name of each, and its value.
+const RESERVATION: [(&str, fn(&Reservation) -> Value); 9] = [
+    ("reservation_id", |row| json!(row.reservation_id.to_string())),
+    ("ticket_id", |row| json!(row.ticket_id.as_str())),
+    ("user_id", |row| json!(row.user_id.as_str())),
+    ("grade", |row| json!(row.user_grade.name())),
+    ("status", |row| json!(status_number(row.status))),
+    ("reason", |row| json!(row.status_reason)),
+    ("revision", |row| json!(row.revision)),
+    ("reserve_time", |row| json!(row.reserve_time.timestamp_micros())),
+    ("update_time", |row| json!(row.update_time.timestamp_micros())),
+];
+
+fn ticket(view: &View) -> Option<&TicketPart> {
+    view.ticket.as_ref()
+}
+
+fn newest_of(view: &View) -> Option<&Reservation> {
+    view.newest.as_ref()
+}
+
+fn price(view: &View) -> Option<&PricePart> {
+    view.price.as_ref()
+}
+
+fn micros(time: Option<DateTime<Utc>>) -> i64 {
+    time.map_or(0, |time| time.timestamp_micros())
 }
 
 pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
