@@ -110,8 +110,11 @@ fn replace(table: &str, columns: &[&str]) -> String {
     format!("insert or replace into {table} ({}) select {} from json_each(?1)", columns.join(", "), values.join(", "))
 }
 
-/// The columns of the table `view`: the name of each, and its value.
-const VIEW: [(&str, fn(&TicketId, &View) -> Value); 36] = [
+/// A column of the table `view`: its name and its value.
+type ViewColumn = (&'static str, fn(&TicketId, &View) -> Value);
+
+/// The columns of the table `view`.
+const VIEW: [ViewColumn; 36] = [
     ("ticket_id", |id, _| json!(id.as_str())),
     ("sequence", |_, view| json!(view.sequence)),
     ("unsettled_since", |_, view| json!(view.unsettled_since.map(|time| time.timestamp_micros()))),
@@ -150,8 +153,11 @@ const VIEW: [(&str, fn(&TicketId, &View) -> Value); 36] = [
     ("price_update_time", |_, view| json!(micros(price(view).map(|price| price.update_time)))),
 ];
 
-/// The columns of the table `reservation`: the name of each, and its value.
-const RESERVATION: [(&str, fn(&Reservation) -> Value); 9] = [
+/// A column of the table `reservation`: its name and its value.
+type ReservationColumn = (&'static str, fn(&Reservation) -> Value);
+
+/// The columns of the table `reservation`.
+const RESERVATION: [ReservationColumn; 9] = [
     ("reservation_id", |row| json!(row.reservation_id.to_string())),
     ("ticket_id", |row| json!(row.ticket_id.as_str())),
     ("user_id", |row| json!(row.user_id.as_str())),
