@@ -228,11 +228,14 @@ async fn postgresql_without_space_for_its_wal_is_down_and_loses_nothing() {
 
     postgres.limit_files(Some(1)).expect("limited");
     known.every_command_fails(&api).await;
-    assert!(postgres.sql("postgres", "select 1").is_err(), "it has shut down");
+    // A command fails before it writes WAL if its table has no free page. This statement writes nothing but WAL.
+    let emitted = postgres.sql("postgres", "select pg_logical_emit_message(true, 'eticket', 'full')");
+    assert!(emitted.is_err(), "{emitted:?}");
     for server in OWNERS {
         shows(&eticket, server, "readiness", ServingStatus::NotServing).await;
         shows(&eticket, server, "liveness", ServingStatus::Serving).await;
     }
+    assert!(postgres.sql("postgres", "select 1").is_err(), "it has shut down");
     assert!(is_refused(&api.ticket("held").await));
     assert!(api.view("held", "", WaitFor::Unspecified).await.is_ok(), "the view is query's own");
 
