@@ -1,5 +1,6 @@
-//! What runs behind the calls of a service that writes: the consumer, the one writer, the relay, the comparison with other owners, and
-//! the housekeeper of the store. They start together, and stop in an order in which none waits for one that has ended.
+//! Background tasks of a service that writes: the consumer, the writer, the relay, the comparison with other owners,
+//! and the maintenance of the store. They start together, and stop in an order in which no task depends on one that has
+//! already ended.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,38 +18,38 @@ use crate::{
     relay::Relay,
 };
 
-/// Time between two pings of the store: a change must show in the health within 10 s.
+/// Interval between pings of the store. The health must show a change within 10 s.
 const PROBE: Duration = Duration::from_secs(2);
-/// Records are purged once in this many probes.
+/// Number of probes between two purges of command records.
 const PURGE_EVERY: u32 = 30;
-/// How long records are kept by default: twice what the contract promises, for clients that retry late.
+/// Default retention of command records: twice what the contract promises, for clients that retry late.
 const RECORDS_KEPT: Duration = Duration::from_secs(48 * 60 * 60);
 
-/// The background of one service. Tasks are in three groups, which end one after another.
+/// The background tasks of one service, in three groups that end one after another.
 #[derive(Clone)]
 pub(crate) struct Background {
     pub(crate) name: &'static str,
     pub(crate) store: Arc<dyn Housekeeping>,
     pub(crate) health: Health,
     pub(crate) clock: SharedClock,
-    /// Age at which the records of commands are deleted.
+    /// Age at which command records are deleted.
     pub(crate) records_kept: Duration,
-    /// What submits to the writer by itself: the consumer, a sweeper. Ends first.
+    /// Tasks that submit commands to the writer on their own, such as the consumer or a sweeper. This group ends first.
     pub(crate) intake: Tasks,
-    /// The writer. Ends after everything that submits to it, and before the relay.
+    /// The writer. It ends after all tasks that submit to it, and before the relay.
     pub(crate) writer: Tasks,
     relay: Tasks,
 }
 
 impl Background {
-    /// Nothing runs yet.
+    /// Creates the groups without starting any task.
     pub(crate) fn new(name: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
         let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
         Self { name, store, health, clock, records_kept: RECORDS_KEPT, intake, writer, relay }
     }
 
-    /// Starts the responder and the comparer: one for the services that keep states of this one, one for the states of `others` that
-    /// this one keeps.
+    /// Starts the responder, which serves the services that keep states of this one, and the comparer, which checks the
+    /// states of `others` that this service keeps.
     pub(crate) fn audit<H: EventHandler>(
         &self,
         bus: &Arc<dyn Bus>,
@@ -64,7 +65,7 @@ impl Background {
         self.intake.spawn("audit-comparer", comparer.run(replica, self.intake.stopping()));
     }
 
-    /// Starts the consumer, the relay and the housekeeper. `outbox_written` wakes the relay.
+    /// Starts the consumer, the relay and the maintenance of the store. `outbox_written` wakes the relay.
     pub(crate) fn start<H: EventHandler>(
         &self,
         bus: Arc<dyn Bus>,
@@ -87,8 +88,8 @@ impl Background {
         self.intake.spawn("housekeeper", self.clone().keep_house(self.intake.stopping()));
     }
 
-    /// Stops everything: consumers end after their batch, the writer commits what was submitted, the relay sends what it can, the
-    /// store closes.
+    /// Stops all tasks: the consumer finishes its batch, the writer commits all submitted commands, the relay sends as
+    /// many rows as it can, and the store is closed.
     pub(crate) async fn stop(self) {
         self.intake.stop().await;
         self.writer.stop().await;
@@ -144,7 +145,7 @@ mod tests {
 
     use super::*;
 
-    /// A service without rows of its own.
+    /// A service without tables of its own.
     #[derive(Default, Clone)]
     struct Nothing;
 

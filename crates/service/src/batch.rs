@@ -1,8 +1,8 @@
-//! Group commit: collects the commands that wait for a store and hands them to its one writer, batch by batch.
+//! Group commit: collects the commands submitted to a store and passes them to its one writer, batch by batch.
 //!
-//! There is no timer: whoever arrives while a batch is being written is in the next one. One writer a process, because a second
-//! only splits the batches. The writer is a task of its own, so a transaction that has begun is finished even if every caller
-//! has gone.
+//! There is no timer: commands that are submitted while a batch is being written form the next batch. Each process has
+//! one writer, because a second one would only split the batches. The writer is a task of its own, so a transaction
+//! that has begun is completed even if all callers are cancelled.
 
 use async_trait::async_trait;
 use eticket_base::tasks::Tasks;
@@ -12,19 +12,19 @@ use tokio::{
     time::Instant,
 };
 
-/// Why a command has no answer.
+/// Why a command has no result.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// The store does not answer, or the outcome is unknown.
+    /// The store is unavailable, or the outcome is unknown.
     #[error("the store does not answer")]
     Unavailable,
-    /// This command alone fails though the store answers.
+    /// Only this command failed; the store is available.
     #[error("{0}")]
     Failed(String),
-    /// The deadline passed before the command's batch began: nothing was done.
+    /// The deadline passed before the batch of the command began. The command was not run.
     #[error("the deadline passed before the command could begin")]
     Expired,
-    /// The service is stopping: nothing was done.
+    /// The service is stopping. The command was not run.
     #[error("the service is shutting down")]
     Stopped,
 }
@@ -32,7 +32,7 @@ pub enum Error {
 /// Writes a batch in one transaction.
 #[async_trait]
 pub trait Writer<J, A>: Send + Sync + 'static {
-    /// Answers for all commands, in their order.
+    /// Returns the results of all commands, in the same order.
     async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
 }
 
@@ -42,7 +42,7 @@ struct Waiting<J, A> {
     reply: oneshot::Sender<Result<A, Error>>,
 }
 
-/// The way to the one writer of a store. Clones share it.
+/// Queue to the one writer of a store. Clones share the queue.
 pub struct Batches<J, A> {
     queue: mpsc::Sender<Waiting<J, A>>,
 }
@@ -53,12 +53,12 @@ impl<J, A> Clone for Batches<J, A> {
     }
 }
 
-/// Bounds of the queue to a writer.
+/// Limits of the queue and of a batch.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// Commands that may wait; more wait outside, under their own deadlines.
+    /// Maximum number of queued commands. Further callers wait for space until their own deadlines.
     pub queue: usize,
-    /// Commands in one transaction.
+    /// Maximum number of commands in one transaction.
     pub batch: usize,
 }
 
@@ -69,7 +69,7 @@ impl Default for Limits {
 }
 
 impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
-    /// Starts the writer's task. At stop it writes what waits, then ends.
+    /// Starts the task of the writer. On stop it writes the queued commands and ends.
     pub fn start(service: &'static str, tasks: &Tasks, limits: Limits, writer: impl Writer<J, A>) -> Self {
         let (queue, waiting) = mpsc::channel(limits.queue);
         let stopping = tasks.stopping();
@@ -77,8 +77,8 @@ impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
         Self { queue }
     }
 
-    /// Waits for the answer to a command. A caller that goes away before its batch begins takes the command back; after that the command is
-    /// done all the same.
+    /// Submits a command and waits for its result. If the caller is cancelled before the batch begins, the command is
+    /// not run; after that it is run in any case.
     ///
     /// # Errors
     /// See [`Error`].
@@ -100,7 +100,7 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
     loop {
         let mut batch = Vec::new();
         tokio::select! {
-            // What waits is written first also while stopping: it was accepted.
+            // Queued commands are accepted commands, so they are written before the queue is closed.
             biased;
             count = waiting.recv_many(&mut batch, most) => if count == 0 { return },
             () = stopping.cancelled() => waiting.close(),
@@ -112,7 +112,7 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
         }
         sizes.record(commands.len() as f64);
         for (answer, reply) in write(&writer, commands).await.into_iter().zip(replies) {
-            // A caller that has gone does not want it: the retry finds the record.
+            // A caller that was cancelled needs no result: its retry finds the record.
             let _ = reply.send(answer);
         }
     }
@@ -120,7 +120,7 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
 
 type Reply<A> = oneshot::Sender<Result<A, Error>>;
 
-/// Leaves out the commands whose deadline has passed or whose caller has gone.
+/// Drops the commands whose deadline has passed or whose caller was cancelled.
 fn still_wanted<J, A>(batch: Vec<Waiting<J, A>>, now: Instant) -> (Vec<J>, Vec<Reply<A>>) {
     let mut wanted = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for Waiting { command, deadline, reply } in batch {
@@ -149,7 +149,7 @@ async fn write<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
             metrics::counter!("eticket_command_failures_total").increment(1);
             vec![Err(Error::Failed(error.to_string()))]
         }
-        // The fault lies in one command's data: the others shall not suffer for it.
+        // One command has invalid data. Writing each command alone keeps it from failing the others.
         Err(store::Error::Data(_)) => {
             let mut answers = Vec::with_capacity(commands.len());
             for command in commands {
@@ -171,7 +171,7 @@ mod tests {
 
     use super::*;
 
-    /// Writes down each batch, waits for a permit, and fails where a command says so.
+    /// Records each batch, waits for a permit, and fails for `POISON` and `OUTAGE`.
     struct Recorder {
         batches: Mutex<Vec<Vec<u32>>>,
         permits: Semaphore,
@@ -203,7 +203,7 @@ mod tests {
         Batches::start("test", tasks, Limits { queue: 16, batch: 8 }, recorder.clone())
     }
 
-    /// Submits all at once, behind a first command that holds the writer up until `release`.
+    /// Submits all commands while a first command holds up the writer, then lets the writer continue.
     async fn behind_a_held_writer(commands: &[u32]) -> (Arc<Recorder>, Vec<Result<u32, Error>>) {
         let (recorder, tasks) = (recorder(0), Tasks::new());
         let batches = start(&recorder, &tasks);

@@ -1,4 +1,4 @@
-//! Opens the bus that the configuration names.
+//! Opens the configured bus.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use eticket_bus_embedded::Embedded;
 use eticket_bus_nats::Nats;
 use futures::future::BoxFuture;
 
-/// For [`eticket_runtime::process::Service::OPEN_BUS`]: NATS, or the file of the embedded bus.
+/// Opens NATS or the file of the embedded bus, for [`eticket_runtime::process::Service::OPEN_BUS`].
 ///
 /// # Errors
-/// If the file cannot be opened, or the credentials or certificates cannot be read. A server that does not answer is no error: the
-/// connection is tried again for as long as the process runs.
+/// If the file cannot be opened, or the credentials or certificates cannot be read. An unavailable server is not an
+/// error: the connection is retried for the lifetime of the process.
 pub fn open<'a>(config: &'a BusConfig, data: &'a DataFolder) -> BoxFuture<'a, Result<Arc<dyn Bus>, StartError>> {
     Box::pin(async move {
         if config.url.as_deref() != Some(EMBEDDED) {

@@ -1,55 +1,56 @@
-//! The sections of the configuration that services have which write events.
+//! Configuration sections of the services that write events.
 
 use std::time::Duration;
 
 use eticket_base::config::{Error, within};
 use serde::{Deserialize, Serialize};
 
-/// `idempotency.*`, of a service whose commands take a `request_id`.
+/// `idempotency.*`, for services whose commands take a `request_id`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdempotencyConfig {
-    /// How long the answers of commands are kept for retries.
+    /// Retention of command responses for retries, in hours.
     pub kept_hours: u64,
 }
 
 impl IdempotencyConfig {
-    /// `kept_hours` as a duration.
+    /// Returns `kept_hours` as a duration.
     #[must_use]
     pub fn kept(&self) -> Duration {
         Duration::from_secs(self.kept_hours * 60 * 60)
     }
 
-    /// For the checks of services: the contract promises a day.
+    /// Checks the values. The contract promises a retention of one day.
     ///
     /// # Errors
-    /// If it is less, or more than a year.
+    /// If the retention is less than a day or more than a year.
     pub fn check(&self) -> Result<(), Error> {
         within("idempotency.kept_hours", self.kept_hours, 24, 24 * 365)
     }
 }
 
-/// `audit.*`, of a service that keeps what other services own.
+/// `audit.*`, for services that keep states of other services.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AuditConfig {
-    /// How many states of other services are compared in a second; 0: none.
+    /// Number of states of other services that are compared per second; 0 disables the comparison.
     pub rows_per_second: u64,
-    /// What is missing is looked at again after this, before its owner is asked for it. Also the pause between two comparisons.
+    /// Delay in milliseconds before a missing state is checked again and then requested from its owner. Also the pause
+    /// between two comparisons.
     pub confirm_after_ms: u64,
 }
 
 impl AuditConfig {
-    /// `confirm_after_ms` as a duration.
+    /// Returns `confirm_after_ms` as a duration.
     #[must_use]
     pub fn confirm_after(&self) -> Duration {
         Duration::from_millis(self.confirm_after_ms)
     }
 
-    /// For the checks of services.
+    /// Checks the values.
     ///
     /// # Errors
-    /// The first value that makes no sense.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), Error> {
         within("audit.rows_per_second", self.rows_per_second, 0, 1_000_000)?;
         within("audit.confirm_after_ms", self.confirm_after_ms, 100, 3_600_000)

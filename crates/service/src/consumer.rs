@@ -1,9 +1,10 @@
-//! Takes events in from the bus: decodes a batch, folds it to the newest state of each aggregate, has it applied through the
-//! service's one writer, acknowledges.
+//! Consumes events from the bus: decodes a batch, keeps the newest state of each aggregate, applies it through the
+//! writer of the service, and acknowledges the messages.
 //!
-//! A message that cannot be decoded, or that alone fails again and again though the store answers, is parked in the service's own
-//! store and never blocks the others. While the store does not answer nothing counts as a failure. Meeting a stream of another
-//! epoch, the consumer goes back to its start and has the service publish all its states again: the bus is never the only copy.
+//! A message is parked in the service's own store if it cannot be decoded, or if it alone fails repeatedly while the
+//! store is available. It then no longer blocks other messages. While the store is unavailable, no failure is counted.
+//! If the stream has another epoch, the consumer restarts from the first message and the service republishes all its
+//! states: the bus is never the only copy.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -24,50 +25,50 @@ use crate::{
     event::{self, Event},
 };
 
-/// Messages taken at a time.
+/// Maximum number of messages in one batch.
 const BATCH: usize = 256;
-/// A message that fails so often by itself is parked.
+/// Number of failures of its own after which a message is parked.
 pub const MAX_DELIVER: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
-/// How long to leave a bus or store alone that does not answer.
+/// Pause after the bus or the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// After a failure: so long without another, and nothing to do, and it is over.
+/// Time without messages and without another failure after which a failure counts as over.
 const QUIET: Duration = Duration::from_secs(1);
 
-/// An event with the message it came in.
+/// An event with the message that carried it.
 #[derive(Debug, Clone)]
 pub struct Incoming<E> {
-    /// What the message says.
+    /// The decoded event.
     pub event: E,
-    /// The message, to be parked if need be.
+    /// The message, needed to park it.
     pub message: Arc<Message>,
-    /// Names it among those parked.
+    /// Identifies the message among the parked ones.
     pub event_id: String,
-    /// It was parked before and is applied again: success takes it out of those set aside.
+    /// The message was parked before and is applied again. On success it is removed from the parked ones.
     pub was_parked: bool,
 }
 
 impl<E> Incoming<E> {
-    /// The trace of the command that began it all.
+    /// Returns the trace of the command that caused the event.
     pub fn trace(&self) -> TraceContext {
         event::trace(&self.message)
     }
 
-    /// The message as it is set aside.
+    /// Returns the message in the form in which it is parked.
     pub fn park(&self, reason: impl Into<String>, attempts: u32, now: chrono::DateTime<chrono::Utc>) -> Parked {
         let message = (*self.message).clone();
         Parked { event_id: self.event_id.clone(), message, reason: reason.into(), attempts, park_time: now }
     }
 }
 
-/// What a service does with the events of other services.
+/// Handles the events of other services.
 #[async_trait]
 pub trait EventHandler: Send + Sync + 'static {
-    /// What the service reads out of a message.
+    /// The event that is decoded from a message.
     type Event: Event;
 
-    /// Applies events, all in one batch if there is room; returns the outcome of each, in their order.
+    /// Applies events, in one batch if it has room. Returns the outcome of each event, in the same order.
     async fn handle(&self, events: Vec<Incoming<Self::Event>>) -> Vec<Result<(), batch::Error>>;
 
     /// Parks a message.
@@ -76,48 +77,48 @@ pub trait EventHandler: Send + Sync + 'static {
     /// [`batch::Error`] if the message is not parked.
     async fn park(&self, parked: Parked) -> Result<(), batch::Error>;
 
-    /// Returns for each event whether it is newer than what is applied, from one read of the store. An event that would have no
+    /// Returns for each event whether it is newer than the applied state, from one read of the store. An event without
     /// effect is not newer.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     async fn missing(&self, events: &[Self::Event]) -> Result<Vec<bool>, batch::Error>;
 }
 
-/// Why a round of a consumer ended early.
+/// Why a round of the consumer ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// The bus does not answer, or its stream is another by now.
+    /// The bus is unavailable, or its stream has been replaced.
     #[error(transparent)]
     Bus(#[from] bus::Error),
-    /// The store does not answer.
+    /// The store is unavailable.
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The writer could not do what it was asked.
+    /// The writer failed.
     #[error(transparent)]
     Batch(#[from] batch::Error),
 }
 
 /// The consumer of one service.
 pub struct Consumer<H> {
-    /// Of the durable consumer that all replicas share.
+    /// Name of the durable consumer, which all replicas share.
     pub name: &'static str,
-    /// Where events come from.
+    /// Source of the events.
     pub bus: Arc<dyn Bus>,
-    /// Keeps the epoch of the stream last met.
+    /// Stores the epoch of the last known stream.
     pub store: Arc<dyn StreamEpochStore>,
     /// Applies the events.
     pub handler: Arc<H>,
-    /// The states that are published again on a new stream.
+    /// Provides the states that are republished on a new stream.
     pub owner: Arc<dyn Owner>,
-    /// For the times at which messages are parked.
+    /// Provides the times at which messages are parked.
     pub clock: SharedClock,
-    /// Hears whether events flow.
+    /// Reports whether events can be consumed.
     pub health: Health,
 }
 
 impl<H: EventHandler> Consumer<H> {
-    /// Consumes until asked to stop, which happens after the batch in hand. Attaches again whenever the bus has failed.
+    /// Consumes until `stopping` is cancelled; a batch that has begun is completed. Attaches again after each failure.
     pub async fn run(self, stopping: CancellationToken) {
         let mut in_doubt = false;
         while !stopping.is_cancelled() {
@@ -133,7 +134,8 @@ impl<H: EventHandler> Consumer<H> {
         }
     }
 
-    /// `in_doubt`: to have attached shows nothing, since what comes may fail as before. Else the health would go up and down.
+    /// `in_doubt`: the last session failed. Attaching again does not prove that events can be applied, so the health
+    /// stays down until a batch succeeds or no message arrives for `QUIET`. Otherwise the health would flap.
     async fn attached(&self, stopping: &CancellationToken, mut in_doubt: bool) -> Result<(), Error> {
         let mut session = self.attach().await?;
         loop {
@@ -141,7 +143,7 @@ impl<H: EventHandler> Consumer<H> {
                 self.health.set_bus(true);
             }
             let batch = tokio::select! {
-                // Not by lot, here and elsewhere: a simulation shall be repeatable.
+                // Poll in a fixed order, here and elsewhere, so that simulations are repeatable.
                 biased;
                 () = stopping.cancelled() => return Ok(()),
                 batch = session.next() => batch?,
@@ -154,21 +156,23 @@ impl<H: EventHandler> Consumer<H> {
         }
     }
 
-    /// Attaches to the bus. If its stream is another than the one met last, first goes back to the start and republishes.
+    /// Attaches to the bus. If the epoch of the stream differs from the stored one, first restarts from the first
+    /// message and republishes all states.
     ///
     /// # Errors
-    /// Whatever does not answer; nothing is lost by trying again.
+    /// If the bus or the store is unavailable. It is safe to try again.
     pub async fn attach(&self) -> Result<Session<'_, H>, Error> {
         let epoch = self.bus.state().await?.epoch;
         if self.store.stream_epoch().await?.as_ref() != Some(&epoch) {
             self.bus.restart(self.name).await?;
             let count = audit::republish_all(&*self.owner, &|_| ()).await?;
-            // Noted last: a crash before it only repeats the republishing.
+            // Store the epoch last: a crash before this only repeats the republishing.
             self.store.set_stream_epoch(&epoch).await?;
             tracing::info!(consumer = self.name, %epoch, count, "met a new stream and published all states again");
         }
         let consumer = self.bus.attach(self.name, H::Event::FILTERS).await?;
-        // Lost since it was looked at, it would be taken for the one whose loss is repaired.
+        // The stream may have been replaced after the check above. Without this check the new stream would count as
+        // repaired.
         if self.bus.state().await?.epoch != epoch {
             return Err(bus::Error::StreamChanged.into());
         }
@@ -176,16 +180,16 @@ impl<H: EventHandler> Consumer<H> {
     }
 }
 
-/// A consumer that is attached; it can be stepped.
+/// An attached consumer, which can be run step by step.
 pub struct Session<'a, H> {
     of: &'a Consumer<H>,
     consumer: Box<dyn bus::Consumer>,
-    /// How often each message has failed by itself.
+    /// Number of failures of each message, by sequence.
     failures: HashMap<u64, u32>,
 }
 
 impl<H: EventHandler> Session<'_, H> {
-    /// Waits for messages. Cancellation loses nothing.
+    /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
     /// Those of the bus.
@@ -193,13 +197,13 @@ impl<H: EventHandler> Session<'_, H> {
         self.consumer.next(BATCH).await
     }
 
-    /// Applies a batch, and acknowledges, parks or asks again for each message of it.
+    /// Applies a batch, and acknowledges, parks or retries each of its messages.
     ///
     /// # Errors
-    /// If the store or the bus does not answer: what is not acknowledged comes again.
+    /// If the store or the bus is unavailable. Messages that are not acknowledged are delivered again.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let mut done = Vec::with_capacity(batch.len());
-        // In the order of names: what is done with a batch shall not depend on chance.
+        // Sorted by name, so that the processing of a batch is deterministic.
         let mut newest: BTreeMap<String, Newest<H::Event>> = BTreeMap::new();
         for delivery in batch {
             event::log_received(self.of.name, &delivery);
@@ -233,7 +237,7 @@ impl<H: EventHandler> Session<'_, H> {
                 Err(error) => {
                     unanswered = Some(error);
                     for sequence in covered {
-                        // Who calls this pauses before the next round.
+                        // No delay here: the caller pauses before the next round.
                         self.consumer.retry(sequence, Duration::ZERO).await?;
                     }
                 }
@@ -247,7 +251,7 @@ impl<H: EventHandler> Session<'_, H> {
         unanswered.map_or(Ok(()), |error| Err(error.into()))
     }
 
-    /// Counts a failure that lies in the message; the one that fails too often is parked.
+    /// Counts a failure caused by the message itself, and parks the message after too many failures.
     async fn failed(
         &mut self,
         covered: Vec<u64>,
@@ -295,7 +299,7 @@ impl<H: EventHandler> Session<'_, H> {
     }
 }
 
-/// The newest event of an aggregate in a batch, and the sequences of all that it stands for.
+/// The newest event of an aggregate in a batch, and the sequences of all events that it replaces.
 struct Newest<E> {
     revision: i64,
     incoming: Incoming<E>,
@@ -316,10 +320,10 @@ fn fold<E>(newest: &mut BTreeMap<String, Newest<E>>, key: String, revision: i64,
     }
 }
 
-/// Applies a parked message again. What fails again stays parked.
+/// Applies a parked message again. If it fails again, it stays parked.
 ///
 /// # Errors
-/// If the store does not answer.
+/// If the store is unavailable.
 pub async fn apply_parked<H: EventHandler>(handler: &H, parked: Parked) -> Result<(), batch::Error> {
     let Ok(event) = H::Event::decode(&parked.message) else { return Ok(()) };
     let Parked { event_id, message, .. } = parked;

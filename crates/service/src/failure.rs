@@ -1,4 +1,4 @@
-//! What a caller is told when a store or its writer fails: the same for every service.
+//! Statuses for failures of a store or its writer, the same for every service.
 
 use eticket_proto::error::ErrorReason;
 use eticket_rpc_server::error::ApiError;
@@ -7,7 +7,7 @@ use tonic::Status;
 
 use crate::batch;
 
-/// A read failed.
+/// Returns the status for a failed read.
 pub fn store_status(error: store::Error) -> Status {
     match &error {
         store::Error::Unavailable(cause) => {
@@ -18,7 +18,7 @@ pub fn store_status(error: store::Error) -> Status {
     }
 }
 
-/// A command was not run, or its outcome is unknown.
+/// Returns the status for a command that was not run or whose outcome is unknown.
 pub fn batch_status(error: batch::Error) -> Status {
     match error {
         batch::Error::Unavailable => ApiError::new(ErrorReason::StoreUnavailable).into(),

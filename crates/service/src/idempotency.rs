@@ -5,20 +5,20 @@ use eticket_store::Idempotency;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// What makes a request the same request.
+/// The parts that identify a request.
 pub struct Fields<'a> {
-    /// The RPC's name.
+    /// Name of the RPC.
     pub method: &'a str,
-    /// As the caller sent it; empty: nothing is remembered.
+    /// The id as the caller sent it. With an empty id the request is not recorded.
     pub request_id: &'a str,
-    /// The message without its `request_id`, encoded.
+    /// The encoded message without its `request_id`.
     pub rest: Vec<u8>,
 }
 
-/// A `request_id`; `None` for an empty one.
+/// Parses a `request_id`. Returns `None` for an empty one.
 ///
 /// # Errors
-/// `INVALID_FIELD` if it is no UUID, or the nil UUID, which stands for "no id" and is what a client's slip sends.
+/// `INVALID_FIELD` if it is not a UUID, or if it is the nil UUID, which usually is an uninitialized field.
 pub fn request_id(text: &str) -> Result<Option<Uuid>, ApiError> {
     if text.is_empty() {
         return Ok(None);
@@ -28,14 +28,14 @@ pub fn request_id(text: &str) -> Result<Option<Uuid>, ApiError> {
     id.map(Some).ok_or_else(|| ApiError::invalid_field("request_id", expected))
 }
 
-/// The identity of a request, if its caller gave it one.
+/// Returns the identity of a request, if it has a `request_id`.
 ///
 /// # Errors
 /// As [`request_id`].
 pub fn from_fields(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempotency>, ApiError> {
     let Some(request_id) = request_id(fields.request_id)? else { return Ok(None) };
     let mut hash = Sha256::new();
-    // Lengths keep the parts apart.
+    // The length prefix keeps adjacent parts distinct.
     for part in [fields.method.as_bytes(), caller.subject().unwrap_or_default().as_bytes(), &fields.rest] {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);

@@ -1,5 +1,5 @@
-//! What the services that write events have in common: group commit, outbox relay, consumer, comparison with other owners, operations,
-//! and opening the store and the bus that the configuration names.
+//! Common parts of the services that write events: group commit, outbox relay, consumer, comparison with other owners,
+//! operations, and opening the configured store and bus.
 
 #![warn(missing_docs)]
 

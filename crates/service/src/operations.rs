@@ -1,6 +1,6 @@
 //! `eticket.operations.v1.OperationsService` of a service that writes: parked messages and republishing.
 //!
-//! What only the query service has answers UNIMPLEMENTED here.
+//! Methods that only the query service implements return UNIMPLEMENTED here.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -37,22 +37,22 @@ use crate::{
     failure,
 };
 
-/// Parked messages applied again at a time.
+/// Number of parked messages that are read and applied again at a time.
 const RESEND_PAGE: i64 = 100;
 
-/// What operators may do to one service.
+/// The operations of one service.
 pub struct Operations<H> {
-    /// Its durable consumer's name.
+    /// Name of the durable consumer of the service.
     pub consumer: &'static str,
-    /// Where messages are parked.
+    /// Store of the parked messages.
     pub store: Arc<dyn ParkedStore>,
-    /// Where republished states go.
+    /// The bus whose consumer `Republish` restarts.
     pub bus: Arc<dyn Bus>,
     /// Applies parked events again.
     pub handler: Arc<H>,
-    /// The states that `Republish` sends.
+    /// Provides the states that `Republish` sends.
     pub owner: Arc<dyn Owner>,
-    /// Republishing goes on also if the caller goes away.
+    /// Runs the republishing, which continues if the caller is cancelled.
     pub tasks: Tasks,
 }
 
@@ -93,7 +93,7 @@ impl<H: EventHandler> OperationsService for Operations<H> {
     async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
         let total = self.owner.count().await.map_err(failure::batch_status)?;
         let (progress, shown) = mpsc::channel(16);
-        // Has room for the end always: the task does not wait for its client.
+        // A channel of its own for the final response, so that the task never waits for its client.
         let (last, ended) = mpsc::channel(1);
         let (bus, owner, name) = (self.bus.clone(), self.owner.clone(), self.consumer);
         self.tasks.spawn("republish", async move {
@@ -102,11 +102,11 @@ impl<H: EventHandler> OperationsService for Operations<H> {
                     republished_count: i64::try_from(republished_count).unwrap_or(i64::MAX),
                     total_count: i64::try_from(total.max(republished_count)).unwrap_or(i64::MAX),
                 };
-                // Progress that nobody reads fast enough is left out; the work goes on.
+                // Progress is dropped if the client reads too slowly; the work continues.
                 let _ = progress.try_send(Ok(response));
             };
-            // The bus is told first, so that nothing published before is missed. Where it does not answer, its stream is another
-            // by the time it does, or has kept what it had.
+            // Restart the consumer first, so that it misses nothing that is published from here on. If the bus is
+            // unavailable now, its stream is later either a new one or still holds its messages.
             if let Err(error) = bus.restart(name).await {
                 tracing::warn!(service = name, %error, "the consumer is not put back to the start");
             }
@@ -134,8 +134,8 @@ impl<H: EventHandler> OperationsService for Operations<H> {
     }
 }
 
-/// Serves the operations of one service. A call whose header names another service is refused: it was meant for a gateway, and
-/// its caller would take the answer for the other service's.
+/// Serves the operations of one service. A call whose header names another service is refused: it was meant for a
+/// gateway, and its caller would take the response for that of the other service.
 pub fn served<T: OperationsService>(
     service: &'static str,
     operations: T,
@@ -152,15 +152,15 @@ pub fn served<T: OperationsService>(
     })
 }
 
-/// The answer to an RPC that this service does not have.
+/// Returns the status for an RPC that this service does not implement.
 pub fn only(service: &str, method: &str) -> Status {
     Status::unimplemented(format!("only the {service} service has {method}"))
 }
 
-/// Lists parked messages, in the order of their ids.
+/// Lists parked messages, sorted by id.
 ///
 /// # Errors
-/// As the contract says.
+/// As defined in the contract.
 pub async fn list_parked(
     store: &dyn ParkedStore,
     request: &ListParkedEventsRequest,
@@ -174,13 +174,14 @@ pub async fn list_parked(
     Ok(Response::new(ListParkedEventsResponse { parked_events, next_page_token }))
 }
 
-/// Applies a parked message again. It takes it out of those parked if that succeeds.
+/// Applies a parked message again, and removes it from the parked ones on success.
 pub type Apply = dyn Fn(Parked) -> BoxFuture<'static, Result<(), batch::Error>> + Send + Sync;
 
-/// Has one parked message, or all, applied again; answers how many were. What fails again stays.
+/// Applies one parked message, or all, again. Returns the number of messages applied. Messages that fail again stay
+/// parked.
 ///
 /// # Errors
-/// As the contract says.
+/// As defined in the contract.
 pub async fn resend_parked(
     store: &dyn ParkedStore,
     event_id: &str,
@@ -192,7 +193,7 @@ pub async fn resend_parked(
         let expected = "expected an event_id that ListParkedEvents shows, or nothing for all";
         let parked = found.ok_or_else(|| ApiError::invalid_field("event_id", expected))?;
         apply(parked).await.map_err(failure::batch_status)?;
-        // What was applied is no longer parked; what cannot be was parked again.
+        // The message was removed if it was applied, and parked again if not.
         let still = store.parked_by_id(event_id).await.map_err(failure::store_status)?.is_some();
         return Ok(Response::new(ResendParkedEventResponse { resent_count: i64::from(!still) }));
     }
@@ -213,7 +214,7 @@ pub async fn resend_parked(
 /// Discards one parked message.
 ///
 /// # Errors
-/// As the contract says.
+/// As defined in the contract.
 pub async fn discard_parked(
     service: &'static str,
     store: &dyn ParkedStore,

@@ -1,8 +1,8 @@
-//! Sends what waits in the outbox to the bus, and deletes it once the bus has acknowledged.
+//! Sends the rows of the outbox to the bus, and deletes each row after the bus has acknowledged it.
 //!
-//! Each subject's rows go out in the order of revisions, one in flight; subjects go in parallel. That order is what makes the
-//! newest message of a subject the newest state. A relay that dies between publishing and deleting leaves one straggler, which
-//! readers drop by its revision.
+//! The rows of one subject are sent in the order of their revisions, one at a time; different subjects are sent in
+//! parallel. The newest message of a subject is therefore its newest state. If a relay ends between publishing and
+//! deleting a row, the row is sent again later; readers drop it by its revision.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,19 +15,19 @@ use uuid::Uuid;
 
 use crate::event;
 
-/// Subjects in one claim.
+/// Maximum number of subjects in one claim.
 const SUBJECTS: usize = 256;
-/// How often the outbox is looked at without being woken: for rows that another process, or an earlier life, left behind.
+/// Interval at which the outbox is read without a wake-up, for rows left by another process or by an earlier run.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
-/// What a round of the relay came to.
+/// Outcome of one round of the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// Nothing waits.
+    /// The outbox is empty.
     Idle,
-    /// So many rows were sent and deleted.
+    /// This number of rows was sent and deleted.
     Sent(usize),
-    /// The bus or the store does not answer; what waits stays.
+    /// The bus or the store is unavailable. The remaining rows stay in the outbox.
     Failed,
 }
 
@@ -41,7 +41,7 @@ pub struct Relay {
 }
 
 impl Relay {
-    /// `wake` is rung when a commit has left rows in the outbox.
+    /// Creates a relay. `wake` is notified after each commit that adds rows to the outbox.
     pub fn new(
         service: &'static str,
         bus: Arc<dyn Bus>,
@@ -52,7 +52,7 @@ impl Relay {
         Self { service, bus, store, wake, health }
     }
 
-    /// Relays until asked to stop; then sends what still waits, as long as the bus answers.
+    /// Relays until `stopping` is cancelled, then sends the remaining rows unless the bus fails.
     pub async fn run(self, stopping: CancellationToken) {
         loop {
             let outcome = self.run_once().await;
@@ -68,14 +68,14 @@ impl Relay {
             tokio::select! {
                 biased;
                 () = stopping.cancelled() => {}
-                // What is out is left alone for a while, however much is committed meanwhile.
+                // After a failure, wait the whole interval even if new rows are committed.
                 () = self.wake.notified(), if outcome == Outcome::Idle => {}
                 () = tokio::time::sleep(LOOK_AGAIN) => {}
             }
         }
     }
 
-    /// Claims what waits, sends it, deletes what was acknowledged.
+    /// Claims rows, sends them, and deletes those that the bus acknowledged.
     pub async fn run_once(&self) -> Outcome {
         match self.round().await {
             Ok(outcome) => outcome,
@@ -93,7 +93,7 @@ impl Relay {
             return Ok(Outcome::Idle);
         }
         let sent = futures::future::join_all(subjects.into_iter().map(|rows| self.send_in_order(rows))).await;
-        // One line for all: they fail for the same reason.
+        // One log line for all subjects: they fail for the same reason.
         let error = sent.iter().find_map(|(_, error)| error.as_ref());
         if let Some(error) = error {
             let subjects = sent.iter().filter(|(_, error)| error.is_some()).count();
@@ -107,11 +107,11 @@ impl Relay {
         Ok(if all_sent { Outcome::Sent(ids.len()) } else { Outcome::Failed })
     }
 
-    /// Sends the rows of one subject; answers the ids that the bus has acknowledged, and why that is not all of them.
+    /// Sends the rows of one subject. Returns the ids that the bus acknowledged, and the error if some are missing.
     async fn send_in_order(&self, rows: Vec<WaitingRow>) -> (Vec<i64>, Option<bus::Error>) {
         let mut sent = Vec::with_capacity(rows.len());
         for row in rows {
-            // Nothing is read from the message for a line that nobody gets.
+            // Read the ids from the message only if the log line is written.
             let logged = tracing::enabled!(tracing::Level::DEBUG)
                 .then(|| (event::id(&row.message, 0), event::trace(&row.message)));
             if let Err(error) = self.bus.publish(row.message).await {
@@ -132,30 +132,30 @@ impl Relay {
     }
 }
 
-/// A message for the outbox, in the CloudEvents binding: what every event of every service has in common.
+/// An outbox message in the CloudEvents binding, with the fields that the events of all services have in common.
 pub struct Envelope<'a> {
     /// `ticket`, `reservation` or `pricing`.
     pub owner: &'a str,
-    /// Of the aggregate within its owner, as `<ticket_id>` or `<ticket_id>/<reservation_id>`.
+    /// Identifies the aggregate within its owner, as `<ticket_id>` or `<ticket_id>/<reservation_id>`.
     pub aggregate: String,
-    /// The ticket that the event speaks of.
+    /// The ticket that the event belongs to.
     pub ticket_id: &'a str,
-    /// Of the aggregate on the stream.
+    /// Subject of the aggregate in the stream.
     pub subject: String,
-    /// What was done, as `TicketRegistered`.
+    /// Type of the change, such as `TicketRegistered`.
     pub event_type: &'a str,
-    /// Of the aggregate.
+    /// Revision of the aggregate.
     pub revision: i64,
-    /// When the state was written.
+    /// Time at which the state was written.
     pub time: chrono::DateTime<chrono::Utc>,
-    /// Of the command that caused it.
+    /// Trace of the command that caused the event.
     pub trace: &'a eticket_base::telemetry::TraceContext,
-    /// The state, encoded.
+    /// The encoded state.
     pub body: Vec<u8>,
 }
 
 impl Envelope<'_> {
-    /// The row that the commit writes.
+    /// Returns the outbox row that the commit writes.
     pub fn into_row(self) -> OutboxRow {
         use eticket_proto::headers as h;
         let headers = [

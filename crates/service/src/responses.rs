@@ -1,8 +1,9 @@
-//! The responses of commands, which are encoded once, when the command is committed, and sent as these bytes: to the caller, and to
-//! each retry. A version of the program that does not know a field of a stored response still sends it.
+//! Responses of commands. A response is encoded once, when the command is committed. The caller and each retry receive
+//! the same bytes, so a version of the program that does not know a field of a stored response still sends that field.
 //!
-//! tonic encodes the message that a handler returns. A handler of a command therefore returns an empty message with the encoded one
-//! in the extensions of its response, and [`Responses`], around the generated server, sends that one.
+//! tonic encodes the message that a handler returns. A handler of a command therefore returns an empty message and puts
+//! the encoded one into the extensions of its response. [`Responses`], a layer around the generated server, sends the
+//! encoded message instead.
 
 use std::{
     convert::Infallible,
@@ -27,10 +28,10 @@ pub fn encode<M: Message + Name>(message: &M) -> EncodedResponse {
     EncodedResponse { type_name: Some(M::full_name()), bytes: message.encode_to_vec().into() }
 }
 
-/// Makes the encoded response that of an RPC whose response is an `M`.
+/// Turns the encoded response into that of an RPC whose response type is `M`.
 ///
 /// # Errors
-/// `INTERNAL` if the response is of another type.
+/// `INTERNAL` if the stored response has another type.
 pub fn respond<M: Message + Name + Default>(response: EncodedResponse) -> Result<Response<M>, Status> {
     if let Some(found) = response.type_name.filter(|found| *found != M::full_name()) {
         let error = format!("the record of a {} holds a {found}", M::full_name());
@@ -41,11 +42,11 @@ pub fn respond<M: Message + Name + Default>(response: EncodedResponse) -> Result
     Ok(empty)
 }
 
-/// The message to be sent instead of the one that tonic has encoded.
+/// The message that is sent instead of the one encoded by tonic.
 #[derive(Clone)]
 struct Encoded(Bytes);
 
-/// A generated server whose handlers may use [`respond`].
+/// Wraps a generated server whose handlers may use [`respond`].
 #[derive(Debug, Clone)]
 pub struct Responses<S>(pub S);
 
@@ -79,7 +80,7 @@ fn replaced(mut response: http::Response<Body>) -> http::Response<Body> {
     }
 }
 
-/// One message that is not compressed, and the status OK, as the gRPC protocol frames them.
+/// Returns a body with one uncompressed message and the status OK, in the framing of the gRPC protocol.
 fn framed(message: &Bytes) -> Body {
     let length = u32::try_from(message.len()).unwrap_or(u32::MAX);
     let frame = [&[0][..], &length.to_be_bytes(), message].concat();
@@ -100,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Responds to each check with this.
+    /// Responds to each check with this response.
     struct Stored(EncodedResponse);
 
     #[tonic::async_trait]
@@ -149,7 +150,7 @@ mod tests {
         let check = async |response| HealthClient::new(stored(response)).check(HealthCheckRequest::default()).await;
         let other = encode(&HealthListResponse::default());
         assert_eq!(check(other.clone()).await.expect_err("another type").code(), Code::Internal);
-        // What an earlier version recorded names no type.
+        // Responses recorded by earlier versions have no type.
         assert!(check(EncodedResponse { type_name: None, ..other }).await.is_ok());
     }
 }

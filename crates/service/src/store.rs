@@ -1,4 +1,4 @@
-//! Opens the store that the configuration names, and says what to do where that cannot be done.
+//! Opens the configured store, and explains what to do if it cannot be opened.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -22,15 +22,15 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-/// How long a server that does not answer is waited for.
+/// Maximum time to wait for a server that does not respond.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Between two attempts.
+/// Pause between two attempts.
 const PAUSE: Duration = Duration::from_millis(500);
 
-/// Checks what the URL of a PostgreSQL server says; nothing is opened.
+/// Checks the URL of a PostgreSQL server without connecting to it.
 ///
 /// # Errors
-/// If it has a parameter that is not known, or is no URL.
+/// If the text is not a URL, or has an unknown parameter.
 pub fn check(settings: &Settings) -> Result<(), config::Error> {
     let Some(url) = settings.store.url.as_deref() else { return Ok(()) };
     match urls::store_place(StoreSupport::Any, url)? {
@@ -46,11 +46,10 @@ fn postgres_options(url: &str) -> Result<PgConnectOptions, config::Error> {
     })
 }
 
-/// Opens or makes the store that `store.url` names, and brings it up to date. A server that does not answer is tried again for
-/// 30 seconds.
+/// Opens or creates the store that `store.url` names, and migrates it. An unavailable server is retried for 30 seconds.
 ///
 /// # Errors
-/// If it cannot be opened, made or written.
+/// If the store cannot be opened, created or written.
 pub async fn open(context: &Context, migrations: Migrations) -> Result<OpenStore, StartError> {
     match context.store_place(StoreSupport::Any)? {
         StorePlace::Sqlite(path) => open_sqlite(&path, migrations.sqlite, context.clock.clone()).await,
@@ -62,26 +61,26 @@ pub async fn open(context: &Context, migrations: Migrations) -> Result<OpenStore
     }
 }
 
-/// What brings a service's own tables up to date, for each store that it can have.
+/// Migrations of a service's own tables, for each supported store.
 #[derive(Debug, Clone, Copy)]
 pub struct Migrations {
-    /// For a file.
+    /// For a SQLite file.
     pub sqlite: &'static Migrator,
-    /// For a schema.
+    /// For a PostgreSQL schema.
     pub postgres: &'static Migrator,
 }
 
-/// A store that is open: the service puts its own tables on it.
+/// An open store, on which the service creates the access to its own tables.
 #[derive(Clone)]
 pub enum OpenStore {
-    /// A file.
+    /// A SQLite file.
     Sqlite(sqlite::Database),
-    /// A schema.
+    /// A PostgreSQL schema.
     Postgres(postgres::Database),
 }
 
 impl OpenStore {
-    /// For the relay, the consumer and the operators.
+    /// Returns the store as the relay, the consumer and the operations use it.
     #[must_use]
     pub fn housekeeping(&self) -> Arc<dyn Housekeeping> {
         match self {
@@ -90,7 +89,7 @@ impl OpenStore {
         }
     }
 
-    /// Rung whenever a commit has left rows in the outbox.
+    /// Returns the handle that is notified after each commit that adds rows to the outbox.
     #[must_use]
     pub fn outbox_written(&self) -> Arc<Notify> {
         match self {
@@ -113,16 +112,17 @@ async fn open_sqlite(path: &Path, migrations: &Migrator, clock: SharedClock) -> 
     }
 }
 
-/// A schema that is to be opened.
+/// The schema to open.
 struct Schema<'a> {
     name: &'static str,
-    /// For people's eyes.
+    /// The URL for error messages.
     url: &'a str,
     options: &'a PgConnectOptions,
     migrations: &'a Migrator,
 }
 
-/// A server may start at the same time as this process: it is tried again for `patience`, unless no waiting helps.
+/// Retries for up to `patience`, since the server may start at the same time as this process. Errors that do not pass
+/// by waiting are returned at once.
 async fn open_postgres(schema: &Schema<'_>, clock: SharedClock, patience: Duration) -> Result<OpenStore, StartError> {
     let url = urls::without_password(schema.url);
     let until = Instant::now() + patience;
@@ -208,7 +208,7 @@ mod tests {
         let text = told(open(&url, Duration::from_secs(1)).await);
         assert!(text.contains("start it"), "{text}");
         assert!((1..10).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
-        // It begins before the server does, so its first attempt is refused.
+        // `open` begins before the server has started, so its first attempt is refused.
         let (opened, started) = tokio::join!(biased; open(&url, PATIENCE), async {
             tokio::task::block_in_place(|| server.start_again())
         });

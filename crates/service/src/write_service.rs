@@ -1,6 +1,6 @@
-//! The shell of a service that writes. It opens the store, holds the one writer, serves the service's own RPCs with operations, health and
-//! reflection beside them, and runs the background behind the calls. A service adds what differs: its tables, its writer, its RPCs,
-//! the events it handles and the states it owns.
+//! The common shell of a service that writes. It opens the store, owns the writer, serves the service's own RPCs
+//! together with operations, health and reflection, and runs the background tasks. The service provides its tables, its
+//! writer, its RPCs, the events that it handles and the states that it owns.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -27,30 +27,31 @@ use crate::{
     store::{Migrations, OpenStore, open},
 };
 
-/// A service that writes, with its store open. Nothing is served and nothing runs but the writer until [`WriteService::serve`].
+/// A service that writes, with an open store. Only the writer runs before [`WriteService::serve`] is called.
 pub struct WriteService<'a> {
     context: &'a Context,
-    /// The full name of the service in the contract.
+    /// Full name of the service in the contract.
     api: &'static str,
     bus: Arc<dyn Bus>,
     outbox_written: Arc<Notify>,
     background: Background,
 }
 
-/// What a service does with events, and which states it owns.
+/// How a service handles events, and the states that it owns.
 pub struct Events<H, O> {
-    /// Applies the events of others.
+    /// Applies the events of other services.
     pub handler: H,
-    /// The states that the service publishes.
+    /// Provides the states that the service publishes.
     pub owner: O,
-    /// The services whose states the handler keeps, by name. What it has applied is compared with theirs.
+    /// Names of the services whose states the handler keeps. They are compared with the states of their owners.
     pub others: &'static [&'static str],
-    /// How that comparison is paced.
+    /// Configuration of that comparison.
     pub audit: AuditConfig,
 }
 
 impl<'a> WriteService<'a> {
-    /// Opens the store of the service `name`, whose RPCs the contract calls `api`. The service puts its own tables on the store.
+    /// Opens the store of the service `name`, whose RPCs have the full name `api` in the contract. The service then
+    /// opens its own tables on the store.
     ///
     /// # Errors
     /// If the process has no bus, or the store cannot be opened, migrated or written.
@@ -67,14 +68,14 @@ impl<'a> WriteService<'a> {
         Ok((Self { context, api, bus, outbox_written: store.outbox_written(), background }, store))
     }
 
-    /// Keeps the records of commands for `time`, instead of 48 hours.
+    /// Sets the retention of command records. The default is 48 hours.
     #[must_use]
     pub fn keeping_records(mut self, time: Duration) -> Self {
         self.background.records_kept = time;
         self
     }
 
-    /// Starts the one writer of the store.
+    /// Starts the writer of the store.
     pub fn start_writer<J, A>(&self, writer: impl Writer<J, A>) -> Batches<J, A>
     where
         J: Send + Sync + 'static,
@@ -83,15 +84,16 @@ impl<'a> WriteService<'a> {
         Batches::start(self.background.name, &self.background.writer, Limits::default(), writer)
     }
 
-    /// Returns the group of tasks that end first when the service stops: for what submits to the writer by itself, or calls others.
+    /// Returns the group of tasks that ends first when the service stops, for tasks that submit commands on their own
+    /// or call other services.
     pub fn tasks(&self) -> &Tasks {
         &self.background.intake
     }
 
-    /// Serves the RPCs of the service and starts its background.
+    /// Serves the RPCs of the service and starts its background tasks.
     ///
     /// # Errors
-    /// If the port cannot be had. Nothing of the background has started then.
+    /// If the port cannot be bound. No background task has been started then.
     pub async fn serve<S, H, O>(self, rpcs: S, events: Events<H, O>) -> Result<Running, StartError>
     where
         S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>
@@ -122,7 +124,7 @@ impl<'a> WriteService<'a> {
             .health(background.health.clone())
             .start()
             .await?;
-        // Only now: a port that is taken must not leave anything running.
+        // Start the tasks only now, so that nothing runs if the port is taken.
         background.audit(&bus, owner.clone(), handler.clone(), events.others, events.audit);
         background.start(bus, outbox_written, handler, owner);
         Ok(running.then(|| background.stop()))

@@ -1,7 +1,7 @@
-//! What can be asked of the view, and the ports it needs: a store of rows with the position up to which they reflect the stream,
-//! and a decoder of messages.
+//! Use cases of the view, and the ports that they need: a store of rows, with the position up to which the rows reflect
+//! the stream, and a decoder of messages.
 //!
-//! Everything that changes rows goes through the reader's commits, so whoever waits is woken by them and nothing polls.
+//! All changes of rows go through the commits of the reader. Each commit wakes the waiting calls, so nothing polls.
 
 mod apply_batch;
 pub mod changes;
@@ -37,25 +37,25 @@ use self::{
 };
 use crate::domain::{self, Event, Reservation, View, Wait};
 
-/// How far the rows reflect the stream.
+/// The point in the stream up to which the rows reflect it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Position {
-    /// Of the stream: another one says nothing about these sequences.
+    /// Epoch of the stream. Sequences of different epochs cannot be compared.
     pub epoch: String,
-    /// Of the last message that was read; 0 for none.
+    /// Sequence of the last message that was read; 0 if none was read.
     pub sequence: u64,
-    /// What that message was, to know it again: a stream that lost its tail may have another one there.
+    /// Fingerprint of that message. A stream that has lost its tail may hold another message at the same sequence.
     pub fingerprint: String,
 }
 
 impl Position {
-    /// Before the first message of a stream.
+    /// Returns the position before the first message of a stream.
     pub fn start(epoch: String) -> Self {
         Self { epoch, sequence: 0, fingerprint: String::new() }
     }
 }
 
-/// The rows that a commit is about.
+/// The rows that a commit reads and writes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     pub tickets: BTreeSet<TicketId>,
@@ -67,52 +67,52 @@ pub struct Keys {
 pub struct ViewRows {
     pub views: Rows<TicketId, View>,
     pub reservations: Rows<ReservationId, Reservation>,
-    /// As the store holds it; `None` before the first stream is met.
+    /// The stored position; `None` before the first stream is known.
     pub position: Option<Position>,
-    /// Where it moves to, in the same transaction.
+    /// The new position, stored in the same transaction.
     pub moved_to: Option<Position>,
-    /// The rows have caught up with the stream. The store keeps that for good.
+    /// Set when the rows have caught up with the stream. The store keeps this permanently.
     pub has_caught_up: bool,
-    /// The sequences of all rows are of another stream: they become 0.
+    /// Set when the sequences of all rows belong to another stream. The store resets them to 0.
     pub forget_sequences: bool,
 }
 
-/// Which rows somebody watches.
+/// The rows that a client watches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Watched {
     All,
     These(BTreeSet<TicketId>),
 }
 
-/// Rows, and the stream that their sequences are of; `None` if there is no row to say it.
+/// Rows, and the epoch of the stream that their sequences belong to. The epoch may be `None` if there are no rows.
 #[derive(Debug, Default)]
 pub struct StreamRows {
     pub epoch: Option<String>,
     pub rows: Vec<(TicketId, View)>,
 }
 
-/// How many rows there are.
+/// Numbers of rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Counts {
     pub tickets: i64,
     pub prices: i64,
     pub reservations: i64,
-    /// Tickets that can never be reserved again.
+    /// Number of tickets that can never be reserved again.
     pub closed_ledgers: i64,
 }
 
-/// Where the view is kept.
+/// The store of the view.
 #[async_trait]
 pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreLifecycle {
-    /// A row, once it has a ticket part.
+    /// Returns a row, if it has a ticket part.
     async fn view(&self, id: &TicketId) -> Result<Option<View>, store::Error>;
 
     async fn position(&self) -> Result<Option<Position>, store::Error>;
 
-    /// Whether the rows have once caught up with a stream: before that they are a part of what there is.
+    /// Returns whether the rows have ever caught up with a stream. Before that they are incomplete.
     async fn has_caught_up(&self) -> Result<bool, store::Error>;
 
-    /// Rows in an order, those above `after`.
+    /// Returns up to `most` rows after the key `after`, in the given order.
     async fn page(
         &self,
         filter: &Filter,
@@ -122,8 +122,8 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreL
         most: i64,
     ) -> Result<Vec<(TicketId, View)>, store::Error>;
 
-    /// A user's reservations with the rows of their tickets, newest first, those before `before`. A row of a ticket that is not
-    /// known yet has no ticket part.
+    /// Returns the reservations of a user with the rows of their tickets, newest first, starting after `before`. If the
+    /// ticket is not known yet, its row has no ticket part.
     async fn user_reservations(
         &self,
         user: &UserId,
@@ -131,49 +131,50 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreL
         most: i64,
     ) -> Result<Vec<(Reservation, View)>, store::Error>;
 
-    /// Watched rows with a sequence above this one, in the order of sequences.
+    /// Returns the watched rows with a sequence above `sequence`, sorted by sequence.
     async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<StreamRows, store::Error>;
 
-    /// Watched rows as they are, with ids above `after`, in the order of ids.
+    /// Returns the current watched rows with ids above `after`, sorted by id.
     async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<StreamRows, store::Error>;
 
-    /// The rows of these tickets, also where only other parts than the ticket's are there.
+    /// Returns the rows of these tickets, including rows without a ticket part.
     async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, store::Error>;
 
     async fn reservations_of(&self, ids: &[ReservationId]) -> Result<Vec<Reservation>, store::Error>;
 
-    /// All rows of tickets, those with ids above `after`, in the order of ids, also without a ticket part.
+    /// Returns all rows of tickets with ids above `after`, sorted by id, including rows without a ticket part.
     async fn all_views(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, store::Error>;
 
-    /// All reservations with ids above `after`, in the order of ids.
+    /// Returns all reservations with ids above `after`, sorted by id.
     async fn all_reservations(&self, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error>;
 
-    /// Rows that are not settled, with ids above `after`, in the order of ids.
+    /// Returns the unsettled rows with ids above `after`, sorted by id.
     async fn unsettled(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, store::Error>;
 
-    /// Since when the row that has been unsettled longest is so.
+    /// Returns the time since which the longest unsettled row has been unsettled.
     async fn oldest_unsettled(&self) -> Result<Option<DateTime<Utc>>, store::Error>;
 
     async fn counts(&self) -> Result<Counts, store::Error>;
 
-    /// Whether what the rows are kept in was taken away from under the service.
+    /// Returns whether the storage of the rows was removed while the service was running.
     async fn is_gone(&self) -> bool;
 
-    /// An empty store beside this one. One that was begun before is dropped.
+    /// Creates an empty store beside this one. An earlier one that was not exchanged is dropped.
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, store::Error>;
 
-    /// Puts the rows of a store that [`Self::beside`] gave in the place of these, and closes it. Reads wait meanwhile. If that
-    /// fails this store is empty, or does not answer until it can be opened again.
+    /// Replaces these rows with those of a store that [`Self::beside`] returned, and closes that store. Reads wait
+    /// meanwhile. After an error this store is empty, or unavailable until it can be opened again.
     async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), store::Error>;
 }
 
-/// Reads the state out of a message.
+/// Decodes states from messages.
 pub trait Decode: Send + Sync {
-    /// The ticket that it speaks of, and what it says; or why it cannot be read.
+    /// Returns the ticket that the message is about and the decoded state, or the reason why the message cannot be
+    /// decoded.
     fn decode(&self, message: &Message) -> Result<(TicketId, Event), String>;
 }
 
-/// Why a reader of the view gets no row.
+/// Why a wait for a row ended without a row.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
     #[error("the view has not caught up in the time given")]
@@ -186,19 +187,19 @@ pub enum WaitError {
     Store(#[from] store::Error),
 }
 
-/// The use cases of whoever reads the view.
+/// The read use cases of the view.
 #[derive(Clone)]
 pub struct Views {
     pub store: Arc<dyn ViewStore>,
-    /// Says where the stream ends.
+    /// Provides the end of the stream.
     pub bus: Arc<dyn Bus>,
     pub changes: Changes,
     pub clock: SharedClock,
-    /// A permit for each call that waits.
+    /// One permit for each waiting call.
     pub waits: Arc<Semaphore>,
-    /// A permit for each stream that watches.
+    /// One permit for each watch.
     pub watches: Arc<Semaphore>,
-    /// Ends waits.
+    /// Cancelled when the server drains; this ends all waits.
     pub draining: CancellationToken,
 }
 
@@ -207,15 +208,15 @@ impl Views {
         self.clock.now()
     }
 
-    /// A row as it is.
+    /// Returns the current row.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn view(&self, id: &TicketId) -> Result<Option<View>, store::Error> {
         self.store.view(id).await
     }
 
-    /// A row once it has what is waited for. The wait ends at `until`, and when the server drains.
+    /// Returns a row once it fulfils the condition. The wait ends at `until`, or when the server drains.
     ///
     /// # Errors
     /// See [`WaitError`].
@@ -227,7 +228,7 @@ impl Views {
         until: Instant,
     ) -> Result<View, WaitError> {
         let condition = Condition { token, wait };
-        // Most often it is there already; that costs one read and no registration.
+        // Usually the condition already holds; this path costs one read and no registration.
         if let Some(view) = self.look(id, &condition).await? {
             return Ok(view);
         }
@@ -242,11 +243,11 @@ impl Views {
     async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
         loop {
             let answer = self.changes.answer_once(id, condition.clone());
-            // Looked at again after the registration: what was committed between the two would wake nobody.
+            // Read again after the registration: a commit between the first read and the registration wakes nobody.
             if let Some(view) = self.look(id, condition).await? {
                 return Ok(view);
             }
-            // Without an answer the rows were exchanged as a whole: look again.
+            // `None` means that all rows were exchanged: read again.
             if let Some(view) = answer.await {
                 return Ok(view);
             }
@@ -258,7 +259,7 @@ impl Views {
     }
 
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn page(
         &self,
         filter: &Filter,
@@ -270,7 +271,7 @@ impl Views {
     }
 
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn user_reservations(
         &self,
         user: &UserId,
@@ -281,7 +282,7 @@ impl Views {
     }
 }
 
-/// One of those who wait, also if its caller goes away.
+/// Counts a waiting call in a gauge until it is dropped, also if the call is cancelled.
 struct Counted;
 
 impl Counted {
@@ -298,7 +299,7 @@ impl Drop for Counted {
 }
 
 impl Condition {
-    /// Whether a reader who waits so may be answered from the row.
+    /// Returns whether the row fulfils the condition.
     pub fn holds(&self, view: &View) -> bool {
         domain::answers(view, self.token.as_ref(), self.wait)
     }

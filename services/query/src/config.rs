@@ -1,4 +1,4 @@
-//! The configuration that only the query service has.
+//! Configuration that is specific to the query service.
 
 use eticket_base::config::{Error, within};
 use eticket_rpc_client::balance::Targets;
@@ -6,26 +6,26 @@ use eticket_rpc_server::config::LimitsConfig;
 use eticket_service::config::AuditConfig;
 use serde::{Deserialize, Serialize};
 
-/// The query service's own keys.
+/// Configuration keys of the query service.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
-    /// Calls that wait for the view.
+    /// Limit of the calls that wait for the view.
     pub wait: Bound,
-    /// Streams that watch it.
+    /// Limit of the streams that watch the view.
     pub watch: Bound,
-    /// Where the owners are, for comparisons; nothing else needs them.
+    /// Addresses of the owners. Only comparisons need them.
     #[serde(default)]
     pub upstream: Upstreams,
-    /// How it is compared with the owners all the time.
+    /// Configuration of the continuous comparison with the owners.
     pub audit: AuditConfig,
 }
 
-/// How many there may be.
+/// Limit of concurrent calls of one kind.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Bound {
-    /// At once; more are refused with `SERVICE_OVERLOADED`.
+    /// Maximum number of concurrent calls; further calls are refused with `SERVICE_OVERLOADED`.
     pub most: u64,
 }
 
@@ -45,16 +45,16 @@ pub struct Upstreams {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Upstream {
-    /// Its addresses.
+    /// Addresses of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Targets>,
 }
 
 impl Config {
-    /// What a type cannot say.
+    /// Checks conditions that the types cannot express.
     ///
     /// # Errors
-    /// The first value that is wrong.
+    /// The first invalid value.
     pub fn check(&self, limits: &LimitsConfig) -> Result<(), Error> {
         within("wait.most", self.wait.most, 1, 1_000_000)?;
         within("watch.most", self.watch.most, 1, 1_000_000)?;
@@ -63,7 +63,7 @@ impl Config {
         if wait + watch < concurrency {
             return Ok(());
         }
-        // Calls that wait would take every place, and those that need not wait would be shed.
+        // Otherwise waiting calls could take every slot, and calls that need not wait would be shed.
         let expected = format!(
             "must be above query's wait.most + watch.most, which are {wait} and {watch}: raise this one, or lower those"
         );

@@ -1,4 +1,4 @@
-//! Rows of the view in the contract's words.
+//! Converts rows of the view into messages of the contract.
 
 pub mod parts;
 
@@ -15,7 +15,7 @@ use eticket_proto::{
 
 use crate::domain::{self, Discount, Money, PricePart, Reservation, ReservationStatus, TicketStatus, View};
 
-/// A row as the contract shows it at `now`.
+/// Returns a row as the contract shows it at the time `now`.
 pub fn to_message(id: &TicketId, view: &View, now: DateTime<Utc>) -> pb::TicketView {
     let revisions = Revisions {
         ticket: view.ticket.as_ref().map_or(0, |ticket| ticket.revision),
@@ -48,7 +48,8 @@ pub fn to_message(id: &TicketId, view: &View, now: DateTime<Utc>) -> pb::TicketV
     message
 }
 
-/// A reservation with what its user is shown of the ticket. The price is the row's, so it is shown only to who holds the ticket.
+/// Returns a reservation with the parts of the ticket that its user may see. The price belongs to the row, so it is
+/// shown only to the current holder of the ticket.
 pub fn to_user_reservation(reservation: &Reservation, view: &View, now: DateTime<Utc>) -> pb::UserReservation {
     let mut message =
         pb::UserReservation { reservation: Some(to_reservation(reservation)), ..pb::UserReservation::default() };
@@ -106,7 +107,10 @@ fn status_to_proto(status: TicketStatus) -> TicketStatusPb {
     }
 }
 
-/// The status that a filter names; `None` for UNSPECIFIED, an error for a number that is none.
+/// Returns the status that a filter names; `None` for UNSPECIFIED.
+///
+/// # Errors
+/// If the number is not a status of the contract.
 pub fn status_filter(number: i32) -> Result<Option<TicketStatus>, prost::UnknownEnumValue> {
     Ok(match TicketStatusPb::try_from(number)? {
         TicketStatusPb::Unspecified => None,

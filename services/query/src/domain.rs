@@ -1,7 +1,7 @@
-//! The rules of the view as in the protocol: a row of three parts, each applied by its own revision, and what may be said of it.
+//! The rules of the view, as in the protocol. A row has three parts, and each part is updated by its own revision.
 //!
-//! A row is a function of the newest message of each part: any order and repetition of messages ends in the same row, so a
-//! replica that starts from nothing shows what the others show.
+//! A row is a function of the newest message of each part: any order and repetition of messages leads to the same row.
+//! A replica that starts empty therefore ends with the same rows as the others.
 
 mod settled;
 #[cfg(test)]
@@ -12,12 +12,12 @@ use eticket_proto::ids::{ReservationId, TicketId, UserGrade, UserId};
 
 pub use settled::{Wait, answers, missing, settled};
 
-/// The ticket as its owner last said.
+/// The state of the ticket, as its owner last published it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TicketPart {
     pub revision: i64,
     pub schedule_revision: i64,
-    /// The newest of the ticket's reservations that the ticket has taken in.
+    /// Revision of the newest reservation of the ticket that the ticket service has applied.
     pub reservation_revision: i64,
     pub title: String,
     pub start: DateTime<Utc>,
@@ -27,7 +27,8 @@ pub struct TicketPart {
     pub update_time: DateTime<Utc>,
 }
 
-/// The ticket's ledger as reservation last said. The default is the ledger of a ticket that nobody has tried to reserve.
+/// The ledger of the ticket, as the reservation service last published it. The default is the ledger of a ticket
+/// without any attempt to reserve it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct LedgerPart {
     pub revision: i64,
@@ -35,7 +36,7 @@ pub struct LedgerPart {
     pub closed: bool,
 }
 
-/// The price as its owner last said.
+/// The price, as its owner last published it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PricePart {
     pub revision: i64,
@@ -47,7 +48,7 @@ pub struct PricePart {
     pub update_time: DateTime<Utc>,
 }
 
-/// An amount as it was published; the view never reckons with it.
+/// An amount as it was published. The view never calculates with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Money {
     pub currency_code: String,
@@ -69,7 +70,7 @@ pub enum ReservationStatus {
     Rejected,
 }
 
-/// A reservation: a row of its own, which goes by its own revision.
+/// A reservation. It is a row of its own, updated by its own revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     pub reservation_id: ReservationId,
@@ -83,17 +84,17 @@ pub struct Reservation {
     pub update_time: DateTime<Utc>,
 }
 
-/// What the view holds of a ticket. It is a view row, listed and found, once it has a ticket part; before that the other parts wait.
+/// The data of one ticket. It is listed and found only once it has a ticket part; the other parts may arrive earlier.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct View {
     pub ticket: Option<TicketPart>,
     pub ledger: LedgerPart,
-    /// The ticket's newest reservation, that with the highest revision, ended or not.
+    /// The newest reservation of the ticket, by revision, including ended ones.
     pub newest: Option<Reservation>,
     pub price: Option<PricePart>,
-    /// Of the last message about the row that was not stale; 0 if that was in another stream.
+    /// Sequence of the last message about the row that was not stale; 0 if that message was in another stream.
     pub sequence: u64,
-    /// Since when, by this replica's clock, the row has not been settled.
+    /// Time, by the clock of this replica, since which the row has been unsettled.
     pub unsettled_since: Option<DateTime<Utc>>,
 }
 
@@ -101,8 +102,8 @@ pub struct View {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
     Ticket(TicketPart),
-    /// The ledger as of its revision, and the reservation that brought it there; none where it was closed while nobody held
-    /// the ticket.
+    /// The ledger at its revision, and the reservation that led to that revision. There is no reservation if the ledger
+    /// was closed while nobody held the ticket.
     Ledger(LedgerPart, Option<Reservation>),
     Price(PricePart),
 }
@@ -116,7 +117,7 @@ pub enum TicketStatus {
 }
 
 impl View {
-    /// When the newest of the parts was written by its owner: the same on every replica.
+    /// Returns the time at which an owner wrote the newest part. It is the same on every replica.
     pub fn update_time(&self) -> Option<DateTime<Utc>> {
         let ticket = self.ticket.as_ref().map(|part| part.update_time);
         let reservation = self.newest.as_ref().map(|reservation| reservation.update_time);
@@ -124,7 +125,7 @@ impl View {
         [ticket, reservation, price].into_iter().flatten().max()
     }
 
-    /// Who holds the ticket, by the ledger: the one place where that is decided.
+    /// Returns the current holder according to the ledger. No other function decides this.
     pub fn holder(&self) -> Option<&UserId> {
         let newest = self.newest.as_ref()?;
         (self.ledger.active == Some(newest.reservation_id)).then_some(&newest.user_id)
@@ -135,7 +136,7 @@ impl View {
             Event::Ticket(part) => (part.revision, self.ticket.as_ref().map_or(0, |known| known.revision)),
             Event::Price(part) => (part.revision, self.price.as_ref().map_or(0, |known| known.revision)),
             Event::Ledger(part, None) => (part.revision, self.ledger.revision),
-            // It speaks of the reservation too, which may be behind the ledger: a late cancellation still counts.
+            // The event also carries the reservation, which may be behind the ledger: a late cancellation still counts.
             Event::Ledger(part, Some(_)) => (part.revision, self.newest.as_ref().map_or(0, |known| known.revision)),
         };
         match revisions.0.cmp(&revisions.1) {
@@ -146,17 +147,18 @@ impl View {
     }
 }
 
-/// How what the row holds compares with what a message brings.
+/// How a part of the row compares with that of an event.
 enum Has {
     Newer,
     Same,
     Older,
 }
 
-/// query ← any event, read at `sequence` of the stream. `None` if it is stale and the row stays.
+/// query ← any event, read at `sequence` of the stream. Returns `None` if the event is stale, so that the row does not
+/// change.
 ///
-/// One that the row already reflects gives it a new sequence all the same: another replica, that never saw the earlier message,
-/// has the row there, and a watcher who resumes must not miss it.
+/// An event that the row already reflects still sets a new sequence. A replica that never received the earlier message
+/// has the row at this sequence, and a watcher that resumes there must not miss it.
 pub fn apply_event(view: &View, event: &Event, sequence: u64, now: DateTime<Utc>) -> Option<View> {
     match view.has(event) {
         Has::Newer => return None,
@@ -180,13 +182,12 @@ pub fn apply_event(view: &View, event: &Event, sequence: u64, now: DateTime<Utc>
     Some(view)
 }
 
-/// query ← reservation event, for the row of the reservation itself: whether it is news.
+/// query ← reservation event, for the row of the reservation itself. Returns whether the event is newer than the row.
 pub fn is_news(known: Option<&Reservation>, seen: &Reservation) -> bool {
     known.is_none_or(|known| seen.revision > known.revision)
 }
 
-/// Derived when asked, never stored: the clock alone may change it.
-/// Whether a row, and that of the reservation that the event speaks of, are older than the event.
+/// Returns whether the row of the ticket, or that of the reservation in the event, is older than the event.
 pub fn is_missing(view: Option<&View>, reservation: Option<&Reservation>, event: &Event) -> bool {
     match event {
         Event::Ticket(part) => part.revision > view.and_then(|view| view.ticket.as_ref()).map_or(0, |it| it.revision),
@@ -198,6 +199,7 @@ pub fn is_missing(view: Option<&View>, reservation: Option<&Reservation>, event:
     }
 }
 
+/// Returns the status at the time `now`. It is never stored, because it can change with the time alone.
 pub fn status(ticket: &TicketPart, now: DateTime<Utc>) -> TicketStatus {
     if ticket.withdrawn {
         TicketStatus::Withdrawn

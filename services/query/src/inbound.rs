@@ -1,4 +1,4 @@
-//! What drives the view: calls of the contract, and messages of the stream.
+//! Driving adapters of the view: the calls of the contract, and the messages of the stream.
 
 pub mod events;
 pub mod grpc;

@@ -1,4 +1,5 @@
-//! The query service: one view of tickets, reservations and prices, built from their events. The composition root.
+//! The query service: one view of tickets, reservations and prices, built from their events. This is the composition
+//! root.
 
 pub mod application;
 pub mod config;
@@ -51,7 +52,7 @@ use crate::{
 
 const SERVICES: [&str; 2] = ["eticket.query.v1.QueryService", "eticket.operations.v1.OperationsService"];
 
-/// The query service, to be run.
+/// The query service, as a process runs it.
 pub struct Query;
 
 impl Service for Query {
@@ -86,7 +87,7 @@ impl Service for Query {
             watches: permits(&config.watch),
             draining: server.draining(),
         };
-        // A store that does not answer now is asked by the reader, as soon as there is a stream.
+        // If the store is unavailable now, the view counts as incomplete until the reader is at the end of the stream.
         if matches!(store.has_caught_up().await, Ok(true)) {
             views.changes.caught_up();
         }
@@ -144,7 +145,7 @@ fn permits(bound: &Bound) -> Arc<Semaphore> {
     Arc::new(Semaphore::new(most))
 }
 
-/// Owners are found when a comparison is asked for: in one process some of them start later than this service.
+/// Connects to the owners only when a comparison starts: in one process some owners start after this service.
 fn connect(context: &Context, upstream: Upstreams) -> Arc<Connect> {
     let siblings = context.siblings.clone();
     Arc::new(move |tasks: &Tasks| -> Arc<dyn Owners> {

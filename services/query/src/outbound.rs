@@ -1,4 +1,4 @@
-//! What the view is kept in, and whom it is compared with.
+//! Driven adapters: the stores of the view, and the client of the owners.
 
 #[cfg(test)]
 mod contract;

@@ -1,4 +1,4 @@
-//! The service over a real file and a bus, driven step by step: nothing here waits for time to pass.
+//! The service over a real file and a bus, driven step by step. No test waits for a fixed time.
 
 mod building;
 mod bus;
@@ -43,7 +43,7 @@ use crate::{
     outbound::{memory::MemoryViews, sqlite::SqliteViews},
 };
 
-/// Longest wait for a condition: only a test that fails takes so long.
+/// Maximum time to wait for a condition. Only a failing test waits that long.
 const BOUND: Duration = Duration::from_secs(20);
 
 struct Fixture {
@@ -78,7 +78,7 @@ impl Fixture {
             watches: Arc::new(Semaphore::new(64)),
             draining: CancellationToken::new(),
         };
-        // Most tests put rows in without a reader; those of a view that is being built take a new `Changes`.
+        // Most tests insert rows without a reader. Tests of an incomplete view use a new `Changes`.
         views.changes.caught_up();
         let reader = Reader {
             bus: bus.clone(),
@@ -94,14 +94,14 @@ impl Fixture {
         Self { _folder: folder, bus, clock, health, reader, views, tasks: Tasks::new() }
     }
 
-    /// Goes on with another stream.
+    /// Switches to another stream.
     fn turn_to(&mut self, bus: Arc<dyn Bus>) {
         self.reader.bus = bus.clone();
         self.views.bus = bus.clone();
         self.bus = bus;
     }
 
-    /// Goes on with empty rows in memory: a paused clock does not wait for the threads of a database.
+    /// Switches to empty rows in memory: a paused clock does not wait for the threads of a database.
     fn keep_in_memory(&mut self) {
         let store = Arc::new(MemoryViews::new(self.clock.clone(), Arc::new(NoSteps)));
         (self.reader.store, self.views.store) = (store.clone(), store);
@@ -123,7 +123,7 @@ impl Fixture {
         self.bus.publish(message(ticket, event)).await.unwrap()
     }
 
-    /// Attaches and reads to the stream's end.
+    /// Attaches and reads to the end of the stream.
     async fn read_all(&self) {
         let mut session = self.reader.attach().await.unwrap();
         let end = self.bus.state().await.unwrap().last_sequence;
@@ -144,14 +144,14 @@ impl Fixture {
         self.store().view(ticket).await.unwrap().expect("a row")
     }
 
-    /// Pretends that the view stands elsewhere.
+    /// Overwrites the stored position.
     async fn stand_at(&self, position: Position) {
         let apply_batch = &mut |work: &mut Work<ViewRows>| work.rows.moved_to = Some(position.clone());
         self.store().commit(&Keys::default(), &[], apply_batch).await.unwrap();
     }
 }
 
-/// Waits for a condition; gives the others their turn meanwhile.
+/// Waits for a condition and yields to other tasks meanwhile.
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + BOUND;
     while !holds().await {
@@ -216,7 +216,7 @@ fn reservation(ticket: &TicketId, number: u128, revision: i64, status: Reservati
     }
 }
 
-/// The event of a reservation, the ledger as of its revision.
+/// The event of a reservation, with the ledger at its revision.
 fn reserved(reservation: Reservation) -> Event {
     let held = reservation.status == ReservationStatus::Reserved;
     let ledger = LedgerPart {
@@ -227,7 +227,7 @@ fn reserved(reservation: Reservation) -> Event {
     Event::Ledger(ledger, Some(reservation))
 }
 
-/// Registered, priced and never reserved.
+/// Events of a ticket that was registered and priced, but never reserved.
 fn free() -> [Event; 2] {
     [Event::Ticket(ticket(1, 0, None)), Event::Price(price(1, 0, 10_000))]
 }

@@ -1,4 +1,4 @@
-//! The side that keeps what others own: finds what is missing and asks for it.
+//! The side that keeps states of other services: finds missing states and requests them from their owners.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,53 +19,54 @@ use tokio_util::sync::CancellationToken;
 use super::{PAGE, Replica, without_parked};
 use crate::{batch, config::AuditConfig, consumer::EventHandler, event::Event};
 
-/// States of a page at the configured rate.
+/// Maximum number of states in one page of a rate-limited comparison.
 const SLOW_PAGE: usize = 200;
-/// What seems to be missing while everything waits for it may be on its way: it is looked at again after this.
+/// Delay before a state that seems to be missing is checked again in [`Comparer::fill`]. It may still be in transit.
 const SETTLE: Duration = Duration::from_millis(200);
-/// Between looks at whether what was published again has been applied.
+/// Interval between checks whether republished states have been applied.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
-/// How long that may take before the owner is asked once more, and how often it is asked.
+/// Time allowed for republished states to be applied before they are requested again, up to `ATTEMPTS` times.
 const ARRIVAL: Duration = Duration::from_secs(10);
 const ATTEMPTS: u32 = 3;
 
 /// Why a comparison ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody answers for the owner: it is down, or of a version that does not answer.
+    /// No response from the owner: it is down, or its version does not support comparisons.
     #[error("nobody answers for {0}")]
     Silent(String),
-    /// The bus does not answer, or the owner takes too long.
+    /// The bus is unavailable, or the owner takes too long to respond.
     #[error(transparent)]
     Bus(#[from] bus::Error),
-    /// The owner answers that it cannot.
+    /// The owner responded with an error.
     #[error("{owner} says: {reason}")]
     Refused {
-        /// Who was asked.
+        /// Name of the owner.
         owner: String,
-        /// What it says.
+        /// Reason given by the owner.
         reason: String,
     },
-    /// The own store does not answer.
+    /// The service's own store is unavailable.
     #[error(transparent)]
     Store(#[from] batch::Error),
 }
 
-/// Compares for one service.
+/// Compares the states that one service keeps with those of their owners.
 #[derive(Clone)]
 pub struct Comparer {
-    /// Who compares.
+    /// Name of the service that compares.
     pub service: &'static str,
-    /// Whose states it keeps.
+    /// Names of the services whose states it keeps.
     pub owners: &'static [&'static str],
-    /// Carries the requests.
+    /// Carries the requests to the owners.
     pub bus: Arc<dyn Bus>,
-    /// How fast.
+    /// Rate of the comparison and delay before a state counts as missing.
     pub config: AuditConfig,
 }
 
 impl Comparer {
-    /// Compares again and again, at the configured rate, until asked to stop. An owner that does not answer is left out.
+    /// Compares repeatedly at the configured rate until `stopping` is cancelled. An owner that fails is skipped for
+    /// that round.
     pub async fn run(self, replica: Arc<dyn Replica>, stopping: CancellationToken) {
         if self.config.rows_per_second == 0 {
             return;
@@ -73,7 +74,8 @@ impl Comparer {
         let rounds = async {
             let mut failures = 0;
             loop {
-                // Of owners that do not answer, for want of rights perhaps, the log shall not be full.
+                // Wait longer after failures, so that owners that never respond, for example for lack of permissions,
+                // do not fill the log.
                 sleep(self.config.confirm_after() * (1 + failures.min(5))).await;
                 for owner in self.owners {
                     let outcome = self.pass(&*replica, owner).await;
@@ -93,10 +95,11 @@ impl Comparer {
         stopping.run_until_cancelled(rounds).await;
     }
 
-    /// Compares all states of an owner once, at the configured rate. What is missing at two looks is published again.
+    /// Compares all states of an owner once, at the configured rate. States that are missing in two checks are
+    /// requested again.
     ///
     /// # Errors
-    /// If the owner, the bus or the own store does not answer: to be tried again later.
+    /// If the owner, the bus or the service's own store fails. The caller can try again later.
     pub async fn pass(&self, replica: &dyn Replica, owner: &str) -> Result<(), Error> {
         let rate = self.config.rows_per_second.max(1);
         let most = SLOW_PAGE.min(usize::try_from(rate).unwrap_or(SLOW_PAGE));
@@ -127,11 +130,11 @@ impl Comparer {
         self.ask_for(owner, &missing).await
     }
 
-    /// Compares all states of an owner as fast as it goes, has what is missing published again, and waits until that is applied.
-    /// Returns how many were missing.
+    /// Compares all states of an owner at full speed, requests the missing ones, and waits until they are applied.
+    /// Returns the number of missing states.
     ///
     /// # Errors
-    /// As [`Self::pass`]; what has been done stays done.
+    /// As [`Self::pass`]. Work that was done before the error is kept.
     pub async fn fill(&self, replica: &dyn Replica, owner: &str) -> Result<u64, Error> {
         let (mut found, mut after) = (0, String::new());
         loop {
@@ -196,10 +199,10 @@ impl Comparer {
         Ok(())
     }
 
-    /// How many states the owner has.
+    /// Returns the number of states that the owner has.
     ///
     /// # Errors
-    /// If the owner or the bus does not answer.
+    /// If the owner or the bus does not respond.
     pub async fn count_of(&self, owner: &str) -> Result<u64, Error> {
         match self.ask(owner, Asked::Count(CountRequest {})).await? {
             Answer::Count(response) => Ok(response.count.unsigned_abs()),
@@ -253,11 +256,11 @@ fn messages(states: Vec<eticket_proto::audit::State>) -> Vec<Message> {
     states.into_iter().map(message).collect()
 }
 
-/// What a service has applied of the events that its consumer reads.
+/// The state of a service that handles events with its consumer.
 pub struct AppliedEvents<H> {
-    /// Compares events with what is applied.
+    /// Compares events with the applied states.
     pub handler: Arc<H>,
-    /// Where messages are parked.
+    /// Store of the parked messages.
     pub store: Arc<dyn ParkedStore>,
 }
 

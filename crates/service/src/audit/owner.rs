@@ -1,4 +1,4 @@
-//! The side that owns: answers requests about its states.
+//! The side that owns states: responds to requests for them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,25 +17,25 @@ use tokio_util::sync::CancellationToken;
 use super::{Owner, PAGE, PAGE_BYTES, State};
 use crate::batch;
 
-/// How long to leave a bus alone that does not answer.
+/// Pause before serving again after the bus has failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// With more rows in the outbox than this, what seems to be missing is most likely still to be sent: nothing is added.
+/// With more outbox rows than this, missing states are probably still waiting to be sent, so nothing is republished.
 const BEHIND: i64 = 1_000;
 
-/// Answers for one service.
+/// Responds to the requests for the states of one service.
 pub struct Responder {
-    /// Whose states these are.
+    /// Name of the service that owns the states.
     pub service: &'static str,
-    /// Where requests come from.
+    /// Source of the requests.
     pub bus: Arc<dyn Bus>,
-    /// Has the states.
+    /// Provides the states.
     pub owner: Arc<dyn Owner>,
-    /// Has the outbox.
+    /// Provides the depth of the outbox.
     pub store: Arc<dyn OutboxStore>,
 }
 
 impl Responder {
-    /// Answers until asked to stop. Serves again whenever the bus has failed.
+    /// Responds until `stopping` is cancelled. Subscribes again after each failure of the bus.
     pub async fn run(self, stopping: CancellationToken) {
         let serving = async {
             loop {

@@ -1,4 +1,4 @@
-//! Comparisons over the bus in memory, with an owner and a replica that are maps.
+//! Comparisons over the in-memory bus, with an owner and a replica that are maps.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -25,13 +25,13 @@ use crate::config::AuditConfig;
 /// Revisions by subject.
 type Revisions = Mutex<BTreeMap<String, i64>>;
 
-/// An owner, and what somebody else has applied of it.
+/// An owner, and the revisions that a replica has applied of it.
 #[derive(Default)]
 struct Both {
     owned: Revisions,
     applied: Revisions,
     republished: Mutex<Vec<String>>,
-    /// What is published again does not arrive.
+    /// If set, republished states do not arrive.
     cut: AtomicBool,
     padding: usize,
 }
@@ -87,7 +87,7 @@ impl Replica for Both {
     }
 }
 
-/// A service without rows of its own.
+/// A service without tables of its own.
 #[derive(Default, Clone)]
 struct Nothing;
 
@@ -114,7 +114,7 @@ struct Fixture {
     stopping: CancellationToken,
 }
 
-/// `owner` answers as the service `owner`.
+/// Serves `owner` as the owner of the name `owner`.
 fn fixture(owner: &Arc<Both>, rows_per_second: u64) -> Fixture {
     let stream = Stream::default();
     let (store, stopping) = (Store::new(Arc::new(SystemClock)), CancellationToken::new());
@@ -184,7 +184,7 @@ async fn an_owner_that_does_not_answer_is_told_apart() {
     let fixture = fixture(&both, 200);
     assert!(matches!(fixture.comparer.pass(&*both, "another").await, Err(Error::Silent(_))));
     serving(&fixture).await;
-    // A request of a later version.
+    // A request of a later version of the protocol.
     let answer = fixture.comparer.bus.request("owner", Bytes::new()).await.unwrap().expect("an answer");
     let answer = eticket_proto::audit::AuditResponse::decode(answer).unwrap();
     assert!(format!("{answer:?}").contains("does not know"), "{answer:?}");

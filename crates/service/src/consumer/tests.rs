@@ -1,4 +1,4 @@
-//! The consumer over the embedded bus and a real store, with a service that fails where it is told to.
+//! The consumer over the embedded bus and a real store, with a service that fails on request.
 
 mod stall;
 
@@ -24,11 +24,11 @@ use crate::{
     relay::tests::{NoTables, database},
 };
 
-/// Understands bodies of the form `aggregate=revision`; keeps the newest of each.
+/// Decodes bodies of the form `aggregate=revision` and keeps the newest revision of each aggregate.
 pub(crate) struct TestService {
     database: Database,
     newest: Mutex<BTreeMap<String, i64>>,
-    /// Events given to be applied, in the order.
+    /// Events passed to `handle`, in order.
     applied: Mutex<Vec<String>>,
     out: AtomicBool,
     republished: AtomicU64,
@@ -84,7 +84,7 @@ impl EventHandler for TestService {
     }
 }
 
-/// States of the test service, each a page of its own.
+/// Number of states of the test service; each is a page of its own.
 pub(crate) const STATES: u64 = 100;
 
 #[async_trait]
@@ -184,7 +184,7 @@ async fn a_batch_is_folded_to_the_newest_of_each_aggregate() {
     applied.sort();
     assert_eq!(applied, ["x=3", "y=1"]);
     drop(session);
-    // All four are acknowledged: what comes next is new.
+    // All four messages are acknowledged, so only new messages follow.
     fixture.publish(&["x=4"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
     assert_eq!(session.next().await.unwrap().len(), 1);
@@ -267,7 +267,7 @@ async fn a_new_stream_makes_the_service_publish_everything_once() {
     assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2);
 }
 
-/// A stream that is lost and made anew just when somebody attaches.
+/// A stream that is lost and created again while a consumer attaches.
 struct LostMeanwhile {
     stream: Stream,
     bus: Memory,

@@ -1,4 +1,4 @@
-//! The relay over a real outbox, with a bus that fails when it is told to.
+//! The relay over a real outbox, with a bus that fails on request.
 
 use std::{
     path::Path,
@@ -19,11 +19,11 @@ use sqlx::{SqliteConnection, migrate::Migrator};
 
 use super::*;
 
-/// Takes what is published, unless it is out.
+/// Records published messages, unless it is set to fail.
 #[derive(Default)]
 struct TestBus {
     published: Mutex<Vec<Message>>,
-    /// Fails when this many are published.
+    /// Number of published messages after which it fails.
     fails_at: AtomicU64,
     in_flight: Mutex<Vec<String>>,
 }
@@ -71,7 +71,7 @@ impl Bus for TestBus {
     async fn close(&self) {}
 }
 
-/// A store without rows of its own.
+/// A store without tables of its own.
 pub(crate) struct NoTables;
 
 #[async_trait]
@@ -122,7 +122,7 @@ async fn each_subject_goes_out_in_the_order_of_revisions() {
     let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     write(&database, &[("a", 2), ("b", 1), ("a", 3)]).await;
-    // Written last and of the lowest revision: another writer of the store was slower.
+    // The lowest revision is written last, as by another, slower writer of the store.
     write(&database, &[("a", 1)]).await;
     let relay = relay(&bus, &database);
     assert_eq!(relay.run_once().await, Outcome::Sent(4));

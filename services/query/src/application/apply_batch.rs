@@ -1,4 +1,4 @@
-//! A batch of messages folded into rows, in memory: the whole of what reading does to the view.
+//! Folds a batch of messages into rows, in memory. This is the complete effect of reading on the view.
 
 use std::sync::Arc;
 
@@ -15,13 +15,13 @@ pub(super) struct Read {
     pub(super) sequence: u64,
     pub(super) event_id: String,
     pub(super) message: Arc<Message>,
-    /// How often it has been tried.
+    /// Number of attempts to apply the message.
     pub(super) attempts: u32,
-    /// What it says, or why it is set aside.
+    /// The decoded state, or the reason why the message is parked.
     pub(super) content: Result<(TicketId, Event), String>,
 }
 
-/// The rows that these messages speak of.
+/// Returns the rows that these messages affect.
 pub(super) fn keys(batch: &[Read]) -> Keys {
     let mut keys = Keys::default();
     for (ticket, event) in batch.iter().filter_map(|read| read.content.as_ref().ok()) {
@@ -30,7 +30,7 @@ pub(super) fn keys(batch: &[Read]) -> Keys {
     keys
 }
 
-/// The rows that one message speaks of.
+/// Returns the rows that one message affects.
 pub(super) fn keys_of(ticket: &TicketId, event: &Event) -> Keys {
     let mut keys = Keys::default();
     add(&mut keys, ticket, event);
@@ -44,7 +44,8 @@ fn add(keys: &mut Keys, ticket: &TicketId, event: &Event) {
     }
 }
 
-/// One message after another, each on the result of those before it: what is stale within the batch falls out as well.
+/// Applies the messages one after another, each to the result of the previous ones. Messages that are stale within the
+/// batch are therefore dropped too.
 pub(super) fn fold(work: &mut Work<ViewRows>, batch: &[Read], now: DateTime<Utc>) {
     for read in batch {
         match &read.content {

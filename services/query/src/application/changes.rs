@@ -1,4 +1,4 @@
-//! Who waits for which ticket: told by the commit that changes it.
+//! Registry of the waiters for tickets. Each commit that changes a ticket notifies its waiters.
 
 use std::{
     collections::BTreeMap,
@@ -14,42 +14,42 @@ use tokio::sync::{Notify, oneshot};
 use super::ordered_watch::{Listener, OrderedWatch};
 use crate::domain::{View, Wait};
 
-/// What a row must have before it answers somebody.
+/// The condition that a row must fulfil before it is returned.
 #[derive(Debug, Clone)]
 pub struct Condition {
     pub token: Option<Consistency>,
     pub wait: Wait,
 }
 
-/// The stream that the rows reflect, and repairs that readers of it must look back for.
+/// The stream that the rows reflect, and the repairs after which its readers must read again.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StreamInfo {
-    /// `None` before the first stream is met.
+    /// `None` before the first stream is known.
     pub epoch: Option<String>,
-    /// Counts the times that a row changed without a message of its own.
+    /// Number of row changes without a new message in the stream.
     pub repairs: u64,
-    /// The sequence that the last such row was given.
+    /// The sequence that the last such row received.
     pub repaired_at: u64,
 }
 
 enum Waiter {
-    /// Wants the row once the condition holds.
+    /// Receives the row once the condition holds.
     Respond(Condition, oneshot::Sender<View>),
-    /// Wants to know of each change.
+    /// Is notified of each change.
     Wake(Arc<Notify>),
 }
 
-/// By ticket, and within it in the order of registration: who waits longest is told first.
+/// By ticket, and within a ticket in the order of registration: the oldest waiter is notified first.
 type Waiters = BTreeMap<TicketId, BTreeMap<u64, Waiter>>;
 
-/// Clones tell the same ones.
+/// Clones share the same registry.
 #[derive(Clone)]
 pub struct Changes(Arc<Inner>);
 
 struct Inner {
     waiters: Mutex<Waiters>,
     ids: AtomicU64,
-    /// Moves with each commit that changes a row.
+    /// Changes with each commit that changes a row.
     commits: OrderedWatch<u64>,
     stream_info: OrderedWatch<StreamInfo>,
     caught_up: AtomicBool,
@@ -68,7 +68,7 @@ impl Default for Changes {
 }
 
 impl Changes {
-    /// These rows are committed.
+    /// Notifies the waiters of these committed rows.
     pub fn committed<'a>(&self, rows: impl Iterator<Item = (&'a TicketId, &'a View)>) {
         let mut any = false;
         let mut waiters = self.waiters();
@@ -91,17 +91,17 @@ impl Changes {
         });
     }
 
-    /// The rows have once caught up with a stream, maybe before this process.
+    /// Records that the rows have caught up with a stream, possibly in an earlier process.
     pub fn caught_up(&self) {
         self.0.caught_up.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the rows are all there is, or were once.
+    /// Returns whether the rows are complete, or have been complete before.
     pub fn has_caught_up(&self) -> bool {
         self.0.caught_up.load(Ordering::Relaxed)
     }
 
-    /// Rows reflect the stream of this epoch from now on.
+    /// Records that the rows reflect the stream of this epoch from now on.
     pub fn attached(&self, epoch: &str) {
         self.0.stream_info.modify(|stream_info| {
             let changed = stream_info.epoch.as_deref() != Some(epoch);
@@ -112,7 +112,7 @@ impl Changes {
         });
     }
 
-    /// A row was changed without a message of its own, and given this sequence.
+    /// Records that a row was changed without a new message and received this sequence.
     pub fn repaired(&self, sequence: u64) {
         self.0.stream_info.modify(|stream_info| {
             stream_info.repairs += 1;
@@ -121,11 +121,11 @@ impl Changes {
         });
     }
 
-    /// All rows may have changed at once.
+    /// Notifies all waiters, because any row may have changed.
     pub fn exchanged(&self) {
         let mut waiters = self.waiters();
         for of_ticket in waiters.values_mut() {
-            // Who wants an answer finds the sender gone and looks for themselves.
+            // Dropping the sender makes a waiting call read the store again.
             of_ticket.retain(|_, waiter| matches!(waiter, Waiter::Wake(_)));
             for waiter in of_ticket.values() {
                 if let Waiter::Wake(wake) = waiter {
@@ -137,7 +137,8 @@ impl Changes {
         self.count_commit();
     }
 
-    /// Returns the row of the first commit after which the condition holds; `None` if all rows were exchanged meanwhile.
+    /// Returns the row of the first commit after which the condition holds, or `None` if all rows were exchanged
+    /// meanwhile.
     pub fn answer_once(
         &self,
         id: &TicketId,
@@ -151,12 +152,12 @@ impl Changes {
         }
     }
 
-    /// Rings `wake` at each change of one of these tickets until the registration is dropped.
+    /// Notifies `wake` of each change of one of these tickets until the registration is dropped.
     pub fn wake(&self, tickets: impl IntoIterator<Item = TicketId>, wake: &Arc<Notify>) -> Registration {
         self.register(tickets.into_iter().map(|ticket| (ticket, Waiter::Wake(wake.clone()))))
     }
 
-    /// Moves with each commit that changes a row.
+    /// Returns a listener to the commits that change a row.
     pub fn commits(&self) -> Listener<u64> {
         self.0.commits.listen()
     }
@@ -183,7 +184,7 @@ impl Changes {
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {
-        // Changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Each change is a single step, so a panic elsewhere cannot leave the map in an inconsistent state.
         self.0.waiters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -193,7 +194,7 @@ fn tell(of_ticket: &mut BTreeMap<u64, Waiter>, view: &View) {
     let keys: Vec<u64> = of_ticket.iter().filter(|(_, waiter)| answered(waiter)).map(|(key, _)| *key).collect();
     for key in keys {
         if let Some(Waiter::Respond(_, answer)) = of_ticket.remove(&key) {
-            // Who no longer waits has gone.
+            // The waiter may have been cancelled.
             let _ = answer.send(view.clone());
         }
     }
@@ -204,7 +205,7 @@ fn tell(of_ticket: &mut BTreeMap<u64, Waiter>, view: &View) {
     }
 }
 
-/// A waiter, until it is dropped.
+/// The registration of a waiter. Dropping it removes the waiter.
 pub struct Registration {
     changes: Changes,
     key: u64,

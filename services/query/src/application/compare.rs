@@ -1,7 +1,7 @@
-//! Compares every row of the view with what its owners say.
+//! Compares every row of the view with the current state of its owner.
 //!
-//! Both sides move while they are read, so a difference counts only if it is still there when both have been read again, a few
-//! times over: what is merely late has arrived by then.
+//! Both sides change while they are read. A difference therefore counts only if it is still there after both sides have
+//! been read again several times: delayed messages have arrived by then.
 
 use std::{
     collections::HashSet,
@@ -19,36 +19,36 @@ use tokio::{sync::mpsc, time::timeout};
 use super::{Counts, ViewStore};
 use crate::domain::{Discount, Money, PricePart, Reservation, ReservationStatus, TicketPart, View};
 
-/// Rows of the view read at a time.
+/// Number of rows of the view that are read at a time.
 const PAGE: i64 = 500;
-/// How often a difference is looked at again before it counts.
+/// Number of checks before a difference counts.
 const LOOKS: u32 = 10;
-/// How long to wait before.
+/// Pause before each further check.
 pub const PAUSE: Duration = Duration::from_millis(200);
-/// Pages in which differences are waited for so. Where more differ, it is not because they are late.
+/// Number of pages for which differences are checked repeatedly. With more differing pages, delay is not the cause.
 const PATIENT_PAGES: u32 = 25;
 
-/// A list of an owner, a page at a time; an empty token begins it, and ends it.
+/// A page of an owner's list. An empty token requests the first page; an empty `next` marks the last one.
 pub struct Page<T> {
     pub rows: Vec<T>,
     pub next: String,
 }
 
-/// An owner cannot be asked.
+/// Why an owner cannot be read.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OwnerError {
-    /// Nobody has said where it is.
+    /// The address of the owner is not configured.
     #[error("it is not configured where {0} is")]
     NotConfigured(&'static str),
     #[error("{owner} does not answer: {reason}")]
     Unavailable { owner: &'static str, reason: String },
 }
 
-/// Those whose rows the view shows.
+/// The owners of the rows that the view shows.
 #[async_trait]
 pub trait Owners: Send + Sync {
     /// # Errors
-    /// `NotConfigured` for the first one of which it is not known where it is.
+    /// `NotConfigured` with the first owner whose address is not configured.
     fn check(&self) -> Result<(), OwnerError>;
 
     async fn tickets(&self, token: &str) -> Result<Page<(TicketId, TicketPart)>, OwnerError>;
@@ -59,7 +59,7 @@ pub trait Owners: Send + Sync {
     async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, OwnerError>;
 }
 
-/// A field in which the view differs from its owner; empty where one of them has no row.
+/// A field in which the view differs from its owner. A value is empty if that side has no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
     pub ticket: TicketId,
@@ -68,7 +68,7 @@ pub struct Difference {
     pub owner_value: String,
 }
 
-/// How far it is, or what was found.
+/// Progress of the comparison, or a difference that it found.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
     pub compared: u64,
@@ -76,7 +76,7 @@ pub struct Report {
     pub difference: Option<Difference>,
 }
 
-/// Why it ended early.
+/// Why a comparison ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -89,7 +89,7 @@ pub enum Error {
     NothingTaken,
 }
 
-/// What an owner has, and where.
+/// An item that an owner has, with its ids.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Item {
     Ticket(TicketId),
@@ -97,10 +97,10 @@ enum Item {
     Reservation(ReservationId, TicketId),
 }
 
-/// What one side says of an item; `None` if it has none.
+/// The fields of an item on one side; `None` if that side does not have the item.
 type Fields = Option<Vec<(&'static str, String)>>;
 
-/// One comparison of everything.
+/// One comparison of all rows.
 pub struct Comparison {
     store: Arc<dyn ViewStore>,
     owners: Arc<dyn Owners>,
@@ -109,7 +109,7 @@ pub struct Comparison {
     compared: u64,
     total: u64,
     patient_pages: u32,
-    /// Hashes of the items that an owner has listed: 8 bytes for each, so that a million rows fit into little memory.
+    /// Hashes of the items that owners have listed. They take 8 bytes each, so a million rows need little memory.
     listed: HashSet<u64>,
 }
 
@@ -124,11 +124,11 @@ impl Comparison {
         Self { store, owners, reports, pause, compared: 0, total: 0, patient_pages, listed }
     }
 
-    /// Compares all tickets, prices and reservations, then looks for rows that no owner has. Ends when nobody listens, or
-    /// takes no report for [`PATIENCE`].
+    /// Compares all tickets, prices and reservations, then searches for rows that no owner has listed. Ends if the
+    /// receiver is dropped, or takes no report for [`PATIENCE`].
     ///
     /// # Errors
-    /// If an owner or the store does not answer.
+    /// If an owner or the store is unavailable.
     pub async fn run(mut self) -> Result<(), Error> {
         let Counts { tickets, prices, reservations, .. } = self.store.counts().await?;
         self.total = (tickets + prices + reservations).unsigned_abs();
@@ -166,7 +166,7 @@ impl Comparison {
         self.look_for_strangers().await
     }
 
-    /// Rows that no owner has listed.
+    /// Searches for rows that no owner has listed.
     async fn look_for_strangers(&mut self) -> Result<(), Error> {
         let mut after = String::new();
         loop {
@@ -196,7 +196,7 @@ impl Comparison {
         self.listed.contains(&hash(item))
     }
 
-    /// A page of an owner's list.
+    /// Compares one page of an owner's list.
     async fn page(&mut self, rows: Vec<(Item, Fields)>) -> Result<(), Error> {
         self.listed.extend(rows.iter().map(|(item, _)| hash(item)));
         let items: Vec<Item> = rows.iter().map(|(item, _)| item.clone()).collect();
@@ -208,7 +208,8 @@ impl Comparison {
         self.report(None).await
     }
 
-    /// Looks at both sides of these items again until they agree, and reports those that do not come to.
+    /// Reads both sides of these items again until they agree, and reports the items that still differ after the last
+    /// check.
     async fn settle(&mut self, mut items: Vec<Item>) -> Result<(), Error> {
         if items.is_empty() {
             return Ok(());
@@ -223,7 +224,8 @@ impl Comparison {
             differences.clear();
             let mut still = Vec::new();
             for item in items {
-                // The owner first: what it has published by then the view may have taken in, never the other way round.
+                // Read the owner first: the view can then have applied everything that this read returned. The other
+                // order could show a difference that is not one.
                 let owned = self.owned(&item).await?;
                 let shown = self.shown(std::slice::from_ref(&item)).await?.pop().flatten();
                 if owned != shown {
@@ -253,7 +255,7 @@ impl Comparison {
         })
     }
 
-    /// What the view says of these items, in their order, in two reads.
+    /// Returns the fields of these items in the view, in the same order, with two reads.
     async fn shown(&self, items: &[Item]) -> Result<Vec<Fields>, Error> {
         let of_ticket = |item: &Item| match item {
             Item::Ticket(id) | Item::Price(id) | Item::Reservation(_, id) => id.clone(),
@@ -281,7 +283,8 @@ impl Comparison {
 
     async fn report(&self, difference: Option<Difference>) -> Result<(), Error> {
         let report = Report { compared: self.compared, total: self.total.max(self.compared), difference };
-        // A comparison holds connections to the owners and what they have listed.
+        // A comparison holds connections to the owners and the hashes of all listed items, so a slow client must not
+        // keep it alive.
         let sent = timeout(PATIENCE, self.reports.send(report)).await.map_err(|_| Error::NothingTaken)?;
         sent.map_err(|_| Error::NobodyListens)
     }
@@ -316,7 +319,8 @@ fn differing_fields(item: &Item, shown: Fields, owned: Fields) -> Vec<Difference
     }
 }
 
-// Each destructures its part without `..`: a new field does not compile until somebody decides whether it is compared.
+// Each function destructures its part without `..`: a new field does not compile until it is compared or excluded
+// explicitly.
 
 fn ticket_fields(part: &TicketPart) -> Vec<(&'static str, String)> {
     let TicketPart {
@@ -328,7 +332,7 @@ fn ticket_fields(part: &TicketPart) -> Vec<(&'static str, String)> {
         end,
         withdrawn,
         holder,
-        // The view takes it from the owner's event; it moves with the revision.
+        // The view takes it from the event of the owner; it changes with the revision.
         update_time: _,
     } = part;
     vec![
@@ -364,10 +368,11 @@ fn price_fields(part: &PricePart) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// `holds`: the ledger says so, which to its owner follows from the status.
+/// `holds` tells whether the reservation holds the ticket. The view reads this from the ledger, the owner from the
+/// status.
 fn reservation_fields(row: &Reservation, holds: bool) -> Vec<(&'static str, String)> {
     let Reservation {
-        // The row is found by it.
+        // The key of the row.
         reservation_id: _,
         ticket_id,
         user_id,
@@ -381,7 +386,7 @@ fn reservation_fields(row: &Reservation, holds: bool) -> Vec<(&'static str, Stri
     vec![
         ("revision", revision.to_string()),
         ("ticket_id", ticket_id.to_string()),
-        // Whose it is stays out of reports: whether it is the same person is all that counts.
+        // Reports contain a hash of the user id, not the id: they only need to show whether it differs.
         ("user_id", format!("{:016x}", hash_of(user_id.as_str()))),
         ("user_grade", user_grade.name().to_owned()),
         ("status", format!("{status:?}").to_uppercase()),

@@ -1,7 +1,7 @@
-//! Whether the rows are all there is: the owners say how many aggregates they have, and what each looks like.
+//! Checks whether the rows are complete: the owners provide the number of their aggregates and the state of each.
 //!
-//! To have read the stream to its end shows nothing where the stream has lost messages. A view that has never been complete is
-//! compared with its owners before it serves, and each view goes on being compared in the background.
+//! Reading the stream to its end is not sufficient if the stream has lost messages. A view that has never been complete
+//! is compared with its owners before it serves. Every view is also compared continuously in the background.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,18 +23,19 @@ use tokio_util::sync::CancellationToken;
 use super::{Counts, Decode, ViewStore, reader::Reader};
 use crate::domain::{self, Event, Reservation, View};
 
-/// Whose states the view keeps.
+/// The services whose states the view keeps.
 pub const OWNERS: &[&str] = &[TICKET, RESERVATION, PRICING];
 const TICKET: &str = "ticket";
 const RESERVATION: &str = "reservation";
 const PRICING: &str = "pricing";
 
-/// An owner that has not answered for so long is of a version that does not, or down: the view serves without its word.
+/// Time without a response after which an owner counts as down, or as a version without comparisons. The view then
+/// serves without its confirmation.
 const PATIENCE: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// What the owners have just written is on its way.
+/// Delay for states that the owners have just written and that are still in transit.
 const SETTLE: Duration = Duration::from_millis(200);
-/// How long to leave a store alone that does not answer.
+/// Pause after the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// See the module.
@@ -45,7 +46,7 @@ pub struct Completeness {
 }
 
 impl Completeness {
-    /// Lets the view serve once it is complete, and goes on comparing until asked to stop.
+    /// Marks the view as complete once it is, then compares continuously until `stopping` is cancelled.
     pub async fn run(self, reader: Reader, stopping: CancellationToken) {
         let complete = async {
             while let Some(reached_end) = &reader.reached_end
@@ -65,7 +66,8 @@ impl Completeness {
         }
     }
 
-    /// Returns once the rows hold all that the owners have, or there is no finding out. They have to be read on meanwhile.
+    /// Returns once the rows hold all states of the owners, or the owners cannot be compared. The caller must continue
+    /// to read the stream meanwhile.
     pub async fn reached(&self, store: &Arc<dyn ViewStore>) {
         let owners = self.comparer.owners.iter();
         futures::future::join_all(owners.map(|owner| self.complete_by(owner, store))).await;
@@ -76,7 +78,7 @@ impl Completeness {
         loop {
             let began = Instant::now();
             let Err(error) = self.attempt(owner, store).await else { return };
-            // One that has got on for a while is not silent.
+            // An attempt that ran for a while has received responses, so the owner is not down.
             silent_since = silent_since.filter(|_| began.elapsed() < PATIENCE);
             if silent_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
                 tracing::warn!(owner, %error, "the view serves though nobody says whether it is complete");
@@ -109,7 +111,7 @@ impl Completeness {
     }
 }
 
-/// How many states of an owner the rows hold, counted as the owner counts them.
+/// Returns the number of an owner's states in the rows, counted in the same way as the owner counts them.
 async fn kept(store: &dyn ViewStore, owner: &str) -> Result<u64, batch::Error> {
     let Counts { tickets, prices, reservations, closed_ledgers } = store.counts().await.map_err(unavailable)?;
     let count = match owner {
@@ -125,7 +127,7 @@ fn unavailable(error: store::Error) -> batch::Error {
     batch::Error::Unavailable
 }
 
-/// The rows as what is compared.
+/// The rows as a replica for the comparison.
 struct Rows {
     store: Arc<dyn ViewStore>,
     decode: Arc<dyn Decode>,

@@ -1,6 +1,6 @@
-//! How lists of views are filtered and ordered, and where a page begins.
+//! Filters and sort orders of lists, and the keys at which pages begin.
 //!
-//! The id of the ticket always ends an order, so that no two rows are equal in it and a page can begin after any of them.
+//! Every order ends with the ticket id. No two rows have equal keys, so a page can begin after any row.
 
 use std::fmt;
 
@@ -10,19 +10,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::domain::{TicketStatus, View};
 
-/// Which rows are listed: those for which all of these hold.
+/// A filter of rows. A row is listed if all conditions hold.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     pub status: Option<TicketStatus>,
-    /// Who holds the ticket now.
+    /// The current holder of the ticket.
     pub user: Option<UserId>,
-    /// Inclusive.
+    /// Earliest start, inclusive.
     pub start_from: Option<DateTime<Utc>>,
-    /// Exclusive.
+    /// Latest start, exclusive.
     pub start_to: Option<DateTime<Utc>>,
 }
 
-/// What rows may be ordered by.
+/// The fields by which rows can be sorted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
     StartTime,
@@ -50,11 +50,11 @@ pub enum Direction {
     Descending,
 }
 
-/// An order of rows, ending with the ticket's id.
+/// A sort order of rows. It ends with the ticket id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SortOrder(Vec<(Field, Direction)>);
 
-/// A list of fields that is no order. `Display` says what is expected.
+/// The text is not a valid order. `Display` states the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "expected a list as \"start_time desc, ticket_id\" over start_time, ticket_id, discounted_price, update_time, each once, got {0:?}"
@@ -62,10 +62,10 @@ pub struct SortOrder(Vec<(Field, Direction)>);
 pub struct InvalidOrder(String);
 
 impl SortOrder {
-    /// A list as AIP-132 has it; empty: by start.
+    /// Parses an order in the form of AIP-132. An empty text sorts by start.
     ///
     /// # Errors
-    /// If it names anything else, or anything twice.
+    /// If the text names an unknown field, or a field twice.
     pub fn parse(text: &str) -> Result<Self, InvalidOrder> {
         let invalid = || InvalidOrder(text.chars().take(80).collect());
         let mut fields: Vec<(Field, Direction)> = Vec::new();
@@ -84,8 +84,8 @@ impl SortOrder {
             }
             fields.push((field, direction));
         }
-        // Nothing after the id could still tell rows apart. Without it, it goes the way of the field before it, so that one
-        // index serves both ways.
+        // The id is unique, so fields after it have no effect. If the order has no id, the id takes the direction of
+        // the last field, so that one index serves both directions.
         match fields.iter().position(|(field, _)| *field == Field::TicketId) {
             Some(last) => fields.truncate(last + 1),
             None => fields.extend(fields.last().map(|(_, direction)| (Field::TicketId, *direction))),
@@ -97,7 +97,7 @@ impl SortOrder {
         &self.0
     }
 
-    /// Where a row stands in this order.
+    /// Returns the key of a row in this order.
     pub fn key(&self, id: &TicketId, view: &View) -> Vec<KeyPart> {
         let mut key = Vec::new();
         for (field, _) in &self.0 {
@@ -117,7 +117,7 @@ impl SortOrder {
         key
     }
 
-    /// Whether a key could be one of this order.
+    /// Returns whether a key has the form of the keys of this order.
     pub fn fits(&self, key: &[KeyPart]) -> bool {
         let shape = self.0.iter().flat_map(|(field, _)| match field {
             Field::TicketId => vec![false],
@@ -128,7 +128,7 @@ impl SortOrder {
     }
 }
 
-/// In one spelling, whatever the caller's.
+/// Writes the normalized form, independent of the spelling of the caller.
 impl fmt::Display for SortOrder {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (field, direction) in &self.0 {
@@ -139,7 +139,7 @@ impl fmt::Display for SortOrder {
     }
 }
 
-/// A part of the key after which a page begins.
+/// One part of the key after which a page begins.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum KeyPart {
@@ -147,13 +147,13 @@ pub enum KeyPart {
     Text(String),
 }
 
-/// A price as orders see it: units and nanos. A row without one stands below every other.
+/// Returns the price as a sort key: units and nanos. Rows without a price sort below all others.
 pub fn price_key(view: &View) -> (i64, i64) {
     let price = view.price.as_ref().map(|price| &price.discounted_price);
     price.map_or((i64::MIN, 0), |price| (price.units, i64::from(price.nanos)))
 }
 
-/// The time of the last update as orders see it.
+/// Returns the time of the last update as a sort key.
 pub fn update_key(view: &View) -> i64 {
     view.update_time().map_or(0, |time| time.timestamp_micros())
 }

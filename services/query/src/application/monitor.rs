@@ -1,5 +1,5 @@
-//! Looks after the view: whether its store answers, how old the oldest unsettled row is (the alarm for a reaction that never
-//! comes), how far reading is behind.
+//! Monitors the view: whether its store is available, the age of the oldest unsettled row (an alert for a reaction that
+//! never arrives), and the lag of the reader.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{reader::Reader, rebuild::Rebuild};
 
-/// Well within the 10 s in which a change must show.
+/// Interval of the probes, well within the 10 s in which the health must show a change.
 const PROBE: Duration = Duration::from_secs(2);
 
 /// See the module.
@@ -17,7 +17,7 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Probes until asked to stop.
+    /// Probes until `stopping` is cancelled.
     pub async fn run(self, stopping: CancellationToken) {
         let mut probes = tokio::time::interval(PROBE);
         probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -29,10 +29,11 @@ impl Monitor {
         }
     }
 
-    /// One probe.
+    /// Runs one probe.
     pub async fn run_once(&self) {
         let Reader { store, health, clock, bus, .. } = &self.reader;
-        // The rows may be deleted at any time; those that are still open serve those who read meanwhile, and take nothing in.
+        // The file may be deleted at any time. The open file serves reads until the rows are built again, but accepts
+        // no new rows.
         if store.is_gone().await {
             tracing::warn!("the view's file is gone and is built anew");
             self.rebuild.start();

@@ -1,19 +1,19 @@
-//! A value that many look at. Who waits for it to change is told in the order of waiting, which tokio's own `watch` leaves to
-//! chance: a simulation could not be repeated.
+//! A value with change notifications in the order in which listeners wait. The order of `tokio::sync::watch` is random,
+//! so that simulations would not be repeatable.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 
 struct Inner<T> {
-    /// The value, and how often it was changed.
+    /// The value, and the number of its changes.
     state: Mutex<(u64, T)>,
     changed: Notify,
 }
 
 impl<T> Inner<T> {
     fn state(&self) -> MutexGuard<'_, (u64, T)> {
-        // Changed in single steps; a panic elsewhere leaves nothing half done in it.
+        // Each change is a single step, so a panic elsewhere cannot leave the value in an inconsistent state.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -26,7 +26,7 @@ impl<T: Clone> OrderedWatch<T> {
         Self(Arc::new(Inner { state: Mutex::new((0, value)), changed: Notify::new() }))
     }
 
-    /// Changes the value; `change` says whether it has, and only then anybody is told.
+    /// Changes the value. Listeners are notified only if `change` returns `true`.
     pub fn modify(&self, change: impl FnOnce(&mut T) -> bool) {
         let mut state = self.0.state();
         if change(&mut state.1) {
@@ -36,32 +36,32 @@ impl<T: Clone> OrderedWatch<T> {
         }
     }
 
-    /// One that has seen the value as it is now.
+    /// Returns a listener that has seen the current value.
     pub fn listen(&self) -> Listener<T> {
         Listener { seen: self.0.state().0, ordered_watch: self.0.clone() }
     }
 }
 
-/// One who looks.
+/// Listens to changes of the value.
 pub struct Listener<T> {
     ordered_watch: Arc<Inner<T>>,
-    /// So many changes it knows of.
+    /// Number of changes that the listener has seen.
     seen: u64,
 }
 
 impl<T: Clone> Listener<T> {
-    /// The value as it is now, which counts as seen.
+    /// Returns the current value and marks it as seen.
     pub fn latest(&mut self) -> T {
         let state = self.ordered_watch.state();
         self.seen = state.0;
         state.1.clone()
     }
 
-    /// Waits until the value is another than the one last seen. Cancellation loses nothing.
+    /// Waits until the value has changed since it was last seen. It is cancel safe: no change is lost.
     pub async fn changed(&mut self) -> T {
         let ordered_watch = self.ordered_watch.clone();
         loop {
-            // A change is heard from here on, also before it is waited for.
+            // Created before the check, so that a change between the check and the wait is not missed.
             let changed = ordered_watch.changed.notified();
             let (count, value) = ordered_watch.state().clone();
             if count != self.seen {

@@ -1,8 +1,8 @@
-//! Reads the stream into the view, from the position that the view itself keeps.
+//! Reads the stream into the view, starting at the position that the view stores.
 //!
-//! Rows and position move in one transaction, so that a crash loses or repeats nothing that matters. A position means something
-//! only in the stream, and at the message, where it was taken: on each attach both are checked, and where they no longer match
-//! reading starts from the start. Revisions make that safe.
+//! Rows and position are stored in one transaction, so a crash neither loses nor duplicates an effect. A position is
+//! valid only in the stream, and at the message, where it was taken. Both are checked on each attach; if they do not
+//! match, reading starts from the first message. Revisions make that safe.
 
 use std::{sync::Arc, time::Duration};
 
@@ -22,26 +22,26 @@ use super::{
 };
 use crate::domain::View;
 
-/// Messages applied in one transaction.
+/// Maximum number of messages in one transaction.
 const BATCH: usize = 256;
-/// How long to leave a bus or store alone that does not answer.
+/// Pause after the bus or the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
-/// How often a reader that is told of nothing asks whether there is nothing.
+/// Interval at which a reader without new messages compares its position with the end of the stream.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// A message that fails so often by itself, though the store answers, is parked.
+/// Number of failures of its own, while the store is available, after which a message is parked.
 pub const MAX_ATTEMPTS: u32 = 5;
 
-/// Why reading stopped. It goes on by attaching again.
+/// Why a session ended. The reader then attaches again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
     Bus(#[from] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The rows are not those that this session has written: they were exchanged, or another reader writes them.
+    /// The stored rows are not those that this session has written: they were exchanged, or another reader writes them.
     #[error("the view has another position than this reader")]
     Exchanged,
-    /// There are messages that the bus does not deliver.
+    /// The stream holds messages that the bus does not deliver.
     #[error("the stream has gone on to {last} and the reader stays at {read}")]
     Stalled { read: u64, last: u64 },
 }
@@ -55,17 +55,18 @@ pub struct Reader {
     pub changes: Changes,
     pub clock: SharedClock,
     pub health: Health,
-    /// Held while a batch is applied: who exchanges the rows holds it meanwhile.
+    /// Locked while a batch is applied, and while the rows are exchanged.
     pub turn: Arc<Mutex<()>>,
-    /// Rung when the rows were exchanged: the reader attaches again.
+    /// Notified after the rows were exchanged: the reader attaches again.
     pub reattach: Arc<Notify>,
-    /// Rung when the stream is read to its end and the view has never been complete: what then decides whether it is calls
-    /// [`Self::complete`]. Without it the end of the stream is taken for that.
+    /// Notified when the reader is at the end of the stream and the view has never been complete. The receiver decides
+    /// whether the view is complete and then calls [`Self::complete`]. Without a receiver, the view counts as complete
+    /// at the end of the stream.
     pub reached_end: Option<Arc<Notify>>,
 }
 
 impl Reader {
-    /// Reads until asked to stop, which happens after the batch in hand. Attaches again whenever the bus or the store has failed.
+    /// Reads until `stopping` is cancelled; a batch that has begun is completed. Attaches again after each failure.
     pub async fn run(self, stopping: CancellationToken) {
         let mut in_doubt = false;
         while !stopping.is_cancelled() {
@@ -86,8 +87,9 @@ impl Reader {
         }
     }
 
-    /// `in_doubt`: the last session failed. Attaching again does not show that this one can follow the stream, so health `bus`
-    /// stays down until a batch is applied or the reader is at the end of the stream. Otherwise it would flap.
+    /// `in_doubt`: the last session failed. Attaching again does not prove that this one can follow the stream, so the
+    /// health of `bus` stays down until a batch is applied or the reader is at the end of the stream. Otherwise it
+    /// would flap.
     async fn attached(&self, stopping: &CancellationToken, in_doubt: &mut bool) -> Result<(), Error> {
         let mut session = self.attach().await?;
         loop {
@@ -95,7 +97,7 @@ impl Reader {
                 self.health.set_bus(true);
             }
             tokio::select! {
-                // Not by lot: a simulation shall be repeatable.
+                // Poll in a fixed order, so that simulations are repeatable.
                 biased;
                 () = stopping.cancelled() => return Ok(()),
                 () = self.reattach.notified() => return Ok(()),
@@ -111,10 +113,10 @@ impl Reader {
         }
     }
 
-    /// Finds where to go on.
+    /// Attaches to the stream, at the stored position if it is still valid.
     ///
     /// # Errors
-    /// If the bus or the store does not answer.
+    /// If the bus or the store is unavailable.
     pub async fn attach(&self) -> Result<Session<'_>, Error> {
         let stream = self.bus.state().await?;
         let known = self.store.position().await?;
@@ -133,10 +135,11 @@ impl Reader {
             tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
         }
         let mut reader = self.bus.read(after).await?;
-        // Of a stream that was purged the last sequence is never read.
+        // After a purge, the last sequence of the stream can no longer be read.
         let target =
             if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
-        // Lost since it was looked at, its places would be taken for those of the one before.
+        // The stream may have been replaced after the check above. The sequences of the new stream would then be taken
+        // for those of the old one.
         if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
@@ -154,7 +157,7 @@ impl Reader {
         self.store.commit(&Keys::default(), &[], apply_batch).await
     }
 
-    /// Whether the stream still has the message that was read last.
+    /// Returns whether the stream still holds the message that was read last.
     async fn matches_fingerprint(&self, at: &Position) -> Result<bool, bus::Error> {
         if at.sequence == 0 {
             return Ok(true);
@@ -164,22 +167,22 @@ impl Reader {
     }
 }
 
-/// A reader that is attached; it can be stepped.
+/// An attached reader, which can be run step by step.
 pub struct Session<'a> {
     of: &'a Reader,
     reader: Box<dyn bus::Reader>,
-    /// The position as the store has it.
+    /// The position in the store.
     stored: Position,
-    /// The last message that was applied since the attach.
+    /// Sequence of the last message that was applied since the attach.
     read: u64,
-    /// The stream's end as of the attach.
+    /// Last sequence of the stream at the time of the attach.
     target: u64,
-    /// Where the reader stood when it was last seen to be behind.
+    /// Sequence of the reader when it was last found to lag.
     lagged_at: Option<u64>,
 }
 
 impl Session<'_> {
-    /// Waits for messages. Cancellation loses nothing.
+    /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
     /// Those of the bus.
@@ -187,16 +190,17 @@ impl Session<'_> {
         self.reader.next(BATCH).await
     }
 
-    /// Applies a batch and moves the position, in one transaction.
+    /// Applies a batch and stores the new position, in one transaction.
     ///
     /// # Errors
-    /// If the store does not answer, or has another position than this session: nothing of the batch is applied then.
+    /// If the store is unavailable, or its position differs from that of this session. Nothing of the batch is applied
+    /// then.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let _turn = self.of.turn.lock().await;
         let batch: Vec<Read> = batch.into_iter().map(|delivery| self.of.read(delivery)).collect();
         match self.commit(&batch).await {
             Err(Error::Store(store::Error::Data(_))) => {
-                // The fault lies in one of them.
+                // One message has invalid data; applying each alone finds it.
                 for read in batch {
                     self.apply_alone(read).await?;
                 }
@@ -244,7 +248,8 @@ impl Session<'_> {
             Some(changed_views(work))
         };
         let changed = match self.of.store.commit_with(&keys, &[], apply_batch).await {
-            // It may be written all the same, and will not be read again: the waiters of its tickets read the store now.
+            // The batch may be committed in spite of the error, and is then not read again. Waiters must therefore read
+            // the store now.
             Err(error @ store::Error::Unavailable(_)) => {
                 self.of.changes.exchanged();
                 return Err(error.into());
@@ -274,12 +279,12 @@ impl Session<'_> {
         metrics::counter!("eticket_events_parked_total", "consumer" => "query").increment(parked);
     }
 
-    /// Where the store stands.
+    /// Returns the position in the store.
     pub fn position(&self) -> &Position {
         &self.stored
     }
 
-    /// How far it has read, and the stream's end as of the attach.
+    /// Returns the last applied sequence, and the last sequence of the stream at the time of the attach.
     pub fn progress(&self) -> (u64, u64) {
         (self.read, self.target)
     }
@@ -296,7 +301,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    /// Whether nothing is left to read.
+    /// Returns whether no message is left to read.
     ///
     /// # Errors
     /// Those of the bus.
@@ -304,10 +309,11 @@ impl Session<'_> {
         self.reader.is_at_end().await
     }
 
-    /// A bus may deliver nothing though there is something: twice behind without progress between is a stall.
+    /// Checks for a stall, in which the bus delivers nothing although the stream holds more messages. The reader has
+    /// stalled if two consecutive checks find it behind without progress.
     ///
     /// # Errors
-    /// `Stalled`, or that the stream is another by now: to be attached to anew.
+    /// `Stalled`, or that the stream was replaced. The reader must attach again.
     pub async fn look_again(&mut self) -> Result<(), Error> {
         let stream = self.of.bus.state().await?;
         if stream.epoch != self.stored.epoch {
@@ -318,7 +324,8 @@ impl Session<'_> {
             self.lagged_at = None;
             return Ok(());
         }
-        // The last messages may have been purged or deleted. A stream that ends before what was read has lost its tail.
+        // The last messages may have been purged or deleted. If the stream ends before the last read message, it has
+        // lost its tail.
         if read < last && self.reader.is_at_end().await? {
             (self.lagged_at, self.target) = (None, self.target.min(read));
             return self.caught_up().await;
@@ -331,11 +338,11 @@ impl Session<'_> {
 }
 
 impl Reader {
-    /// The rows are all there is: the view serves from now on. That is kept, so that it does after a restart also while the bus is
-    /// out.
+    /// Records that the rows are complete, so that the view serves from now on. The store keeps this, so that the view
+    /// also serves after a restart while the bus is unavailable.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn complete(&self) -> Result<(), store::Error> {
         let keep = |work: &mut Work<ViewRows>| work.rows.has_caught_up = true;
         self.store.commit_with(&Keys::default(), &[], keep).await?;
@@ -344,13 +351,15 @@ impl Reader {
         Ok(())
     }
 
-    /// Applies a parked message again, and takes it out of those parked. One that still cannot be read or applied stays.
+    /// Applies a parked message again and removes it from the parked ones. A message that still cannot be decoded or
+    /// applied stays parked.
     ///
-    /// Its place in the stream is long read. The row takes the position's sequence, so that who resumes from before it gets the
-    /// row, and who watches now is told to look back. Who resumes from exactly here gets it with the row's next change.
+    /// Its sequence has been passed long ago, so the row takes the sequence of the current position. Watchers that
+    /// resume from an earlier sequence receive the row, and current watchers are notified to read again. A watcher that
+    /// resumes from exactly this sequence receives the row with its next change.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn apply_parked(&self, parked: Parked) -> Result<(), store::Error> {
         let Ok((ticket, event)) = self.decode.decode(&parked.message) else { return Ok(()) };
         let _turn = self.turn.lock().await;
@@ -382,14 +391,15 @@ impl Reader {
     }
 }
 
-/// The rows that a batch has changed, as they are committed.
+/// Returns the rows that a batch has changed, as they are committed.
 fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, View)> {
     work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect()
 }
 
-/// By which a message is known again at its place. The id alone would not do: a stream that lost its tail may have the same state
-/// there once more, published again under the same id, and others before it that were never read. The publication id is of one row
-/// of an outbox; messages of releases before 0.2 have none, and are told apart by their trace context.
+/// Returns a fingerprint that identifies a message at its sequence. The event id is not sufficient: after a stream has
+/// lost its tail, the same state may be republished at the same sequence under the same id, after messages that were
+/// never read. The publication id is unique to one outbox row. Messages of releases before 0.2 do not have it; their
+/// trace context is used instead.
 fn fingerprint(message: &Message, sequence: u64) -> String {
     let publication = message.header(headers::PUBLICATION_ID).or_else(|| message.header(headers::TRACE_PARENT));
     format!("{} {}", event::id(message, sequence), publication.unwrap_or_default()).trim_end().to_owned()

@@ -1,7 +1,6 @@
-//! Builds the rows anew beside the old ones, which serve until the new ones have caught up.
+//! Builds new rows beside the old ones. The old rows serve until the new ones have caught up.
 //!
-//! For the last stretch the reader is held where it stands, so that nobody who has seen a row sees an older one after the
-//! exchange.
+//! The reader of the old rows is stopped for the last part, so that no client sees an older row after the exchange.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -23,12 +22,12 @@ use super::{
     reader::{Error, Reader, Session},
 };
 
-/// A stream that has more and gives nothing for so long is left alone.
+/// Time without a message, although the stream holds more, after which the rebuild fails.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// A stream that gives nothing for so long may have nothing left.
+/// Time without a message after which the rebuild checks whether the stream has ended.
 const SOON: Duration = Duration::from_secs(1);
 
-/// How far a rebuilding is, in sequences of the stream.
+/// Progress of a rebuild, in sequences of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
     Reading {
@@ -38,15 +37,15 @@ pub enum Progress {
     Done {
         applied: u64,
     },
-    /// The old rows serve on.
+    /// The rebuild failed; the old rows continue to serve.
     Failed {
-        /// What failed is the bus, not what the rows are kept in.
+        /// The bus failed, not the store of the rows.
         by_bus: bool,
         reason: String,
     },
 }
 
-/// Rebuilds, one at a time.
+/// Rebuilds the view. Only one rebuild runs at a time.
 #[derive(Clone)]
 pub struct Rebuild {
     reader: Reader,
@@ -56,18 +55,18 @@ pub struct Rebuild {
 }
 
 impl Rebuild {
-    /// `reader` is the one whose rows are exchanged.
+    /// `reader` is the reader whose rows are exchanged.
     pub fn new(reader: Reader, tasks: Tasks) -> Self {
         Self { reader, tasks, completeness: None, running: Arc::default() }
     }
 
-    /// The old rows are exchanged only for rows that hold all that the owners have.
+    /// Exchanges the rows only after the new ones hold all states of the owners.
     #[must_use]
     pub fn checked_by(self, completeness: Completeness) -> Self {
         Self { completeness: Some(completeness), ..self }
     }
 
-    /// Begins, or joins what is under way. It goes on if the caller goes away.
+    /// Starts a rebuild, or joins the running one. It continues if the caller is cancelled.
     pub fn start(&self) -> watch::Receiver<Progress> {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(progress) = running.as_ref().filter(|progress| progress.has_changed().is_ok()) {
@@ -92,7 +91,7 @@ impl Rebuild {
 
     async fn run(&self, progress: &watch::Sender<Progress>) -> Result<u64, Error> {
         let beside = self.reader.store.beside().await?;
-        // Nobody waits for these rows yet, and the health speaks of the old ones.
+        // No call waits for these rows yet, and the health must still reflect the old ones.
         let reader = Reader {
             store: beside.clone(),
             changes: Changes::default(),
@@ -133,7 +132,7 @@ async fn read_until(session: &mut Session<'_>, until: u64, tell: &impl Fn(&Sessi
     while session.progress().0 < until {
         let batch = match timeout(SOON, session.next()).await {
             Ok(batch) => batch?,
-            // The messages up to there may have been purged or deleted.
+            // The messages up to that sequence may have been purged or deleted.
             Err(_) if session.is_at_end().await? => return Ok(()),
             Err(_) => {
                 let stalled = Error::Stalled { read: session.progress().0, last: until };
@@ -146,7 +145,7 @@ async fn read_until(session: &mut Session<'_>, until: u64, tell: &impl Fn(&Sessi
     Ok(())
 }
 
-/// What is missing the owners publish again: it is read while it is waited for.
+/// Reads while the completeness is checked: the owners republish missing states, which must be read from the stream.
 async fn read_until_complete(
     session: &mut Session<'_>,
     completeness: &Completeness,

@@ -1,8 +1,8 @@
-//! A stream of rows as they change, with tokens to go on from elsewhere.
+//! A stream of changed rows, with tokens from which a client can resume on any replica.
 //!
-//! Nothing is queued for a watcher: it keeps the sequence up to which it has sent, and asks the store for what lies above. One
-//! that is slow gets the newest state of each row, and costs nothing meanwhile. Sequences are the stream's own, so a token is
-//! good at every replica that reads the same stream.
+//! No changes are queued for a watcher. It stores the sequence up to which it has sent rows, and reads the rows above
+//! it from the store. A slow client receives the newest state of each row and needs no memory meanwhile. Sequences are
+//! those of the stream, so a token is valid on every replica that reads the same stream.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -22,26 +22,26 @@ use super::{
 };
 use crate::domain::View;
 
-/// Rows read at a time.
+/// Number of rows that are read at a time.
 const PAGE: i64 = 256;
 
-/// A watch without changes sends its token alone this often: proxies cut connections that are idle for longer, and gRPC-Web has
-/// no pings.
+/// Interval at which a watch without changes sends its token alone. Proxies close connections that are idle for longer,
+/// and gRPC-Web has no pings.
 pub const HEARTBEAT: Duration = Duration::from_secs(20);
 
-/// A place in a stream, from which a watcher goes on.
+/// A position in a stream from which a watcher resumes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResumePoint {
     pub epoch: String,
     pub sequence: u64,
 }
 
-/// What a watcher is sent.
+/// One message to a watcher.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
     pub row: Option<(TicketId, View)>,
-    /// Without a row it comes alone: the snapshot was empty, or nothing has changed for [`HEARTBEAT`].
-    /// None within a snapshot, which is taken again as a whole.
+    /// A message without a row has only this: the snapshot was empty, or nothing has changed for [`HEARTBEAT`]. `None`
+    /// within a snapshot: an interrupted snapshot is taken again from the start.
     pub resume: Option<ResumePoint>,
 }
 
@@ -61,8 +61,8 @@ pub enum WatchError {
 }
 
 enum Phase {
-    /// Rows with ids above `after` are still to come. The one before is held back until it is known whether it is the last, which
-    /// takes the token with it.
+    /// The rows with ids above `after` are still to be sent. The row before them is held back until it is known whether
+    /// it is the last one, because the last row carries the token.
     Snapshot {
         after: String,
         held: Option<Box<(TicketId, View)>>,
@@ -70,7 +70,7 @@ enum Phase {
     Live,
 }
 
-/// A watch under way.
+/// A running watch.
 pub struct Watch {
     store: Arc<dyn ViewStore>,
     watched: Watched,
@@ -84,16 +84,15 @@ pub struct Watch {
     _permit: OwnedSemaphorePermit,
 }
 
-/// What rings when a watched row may have changed.
+/// The notification that a watched row may have changed.
 enum Wakeup {
     Commits(Listener<u64>),
     Tickets { wake: Arc<Notify>, _registration: Registration },
 }
 
 impl Views {
-    /// Begins to watch: from a snapshot, or where `resume` is a place in the stream that the rows reflect, from there. A place
-    /// beyond the end of the stream is not one of this stream. While no stream has been met there is no place to begin at, and
-    /// this waits.
+    /// Starts a watch: from `resume` if it is a position in the stream that the rows reflect, otherwise with a
+    /// snapshot. A position beyond the end of the stream is not valid. If no stream is known yet, this waits for one.
     ///
     /// # Errors
     /// See [`WatchError`].
@@ -104,7 +103,7 @@ impl Views {
         draining: CancellationToken,
     ) -> Result<Watch, WatchError> {
         let permit = self.watches.clone().try_acquire_owned().map_err(|_| WatchError::TooMany)?;
-        // Registered before anything is read: what changes from here on rings.
+        // Register before the first read, so that no change is missed.
         let wakeup = match &watched {
             Watched::All => Wakeup::Commits(self.changes.commits()),
             Watched::These(tickets) => {
@@ -126,7 +125,7 @@ impl Views {
         let position = self.store.position().await?.ok_or(WatchError::StreamChanged)?;
         let (at, phase) = match resume {
             Some(resume) if self.is_place(&resume, &position).await? => (resume, Phase::Live),
-            // The position is read before the first row: what changes while the snapshot is taken lies above it.
+            // Read the position before the first row: changes during the snapshot have higher sequences.
             _ => {
                 let at = ResumePoint { epoch: position.epoch, sequence: position.sequence };
                 (at, Phase::Snapshot { after: String::new(), held: None })
@@ -136,8 +135,8 @@ impl Views {
         Ok(Watch { store, watched, at, phase, ready, stream_info, repairs, wakeup, draining, _permit: permit })
     }
 
-    /// Whether a token means a place in the stream that the rows reflect. A replica that lags has not read up to it yet; only the
-    /// stream itself shows whether there is such a place.
+    /// Returns whether a token is a position in the stream that the rows reflect. A replica that lags has not read up
+    /// to it yet, so only the stream itself can show whether the position exists.
     async fn is_place(&self, resume: &ResumePoint, position: &Position) -> Result<bool, WatchError> {
         if resume.epoch != position.epoch {
             return Ok(false);
@@ -151,10 +150,11 @@ impl Views {
 }
 
 impl Watch {
-    /// Waits for what is to be sent next, for [`HEARTBEAT`] at most: then the token is sent alone. Cancellation loses nothing.
+    /// Waits for the next message, at most for [`HEARTBEAT`]; then the token is sent alone. It is cancel safe: no
+    /// change is lost.
     ///
     /// # Errors
-    /// Why the watch ends; the last token goes on from there.
+    /// The reason why the watch ends. A client can resume with its last token.
     pub async fn next(&mut self) -> Result<Sent, WatchError> {
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
@@ -169,7 +169,7 @@ impl Watch {
         }
     }
 
-    /// What there is to be sent already, if anything.
+    /// Returns the next message if it is already available.
     ///
     /// # Errors
     /// As [`Self::next`].
@@ -228,7 +228,8 @@ impl Watch {
         }
     }
 
-    /// Ends the watch if the rows are of another stream by now; looks back to where a row was repaired.
+    /// Ends the watch if the rows now belong to another stream. If a row was repaired, moves back to the sequence of
+    /// the repair.
     fn check_epoch(&mut self) -> Result<(), WatchError> {
         let stream_info = self.stream_info.latest();
         if stream_info.epoch.as_ref() != Some(&self.at.epoch) {

@@ -1,4 +1,4 @@
-//! What owners say in the contract's words, as parts of the view. A message that lacks something says which field.
+//! Converts messages of the owners into parts of the view. An error names the invalid field.
 
 use std::{fmt::Display, str::FromStr};
 
@@ -13,10 +13,10 @@ use prost_types::Timestamp;
 
 use crate::domain::{Discount, Money, PricePart, Reservation, ReservationStatus, TicketPart};
 
-/// A ticket's part. Whether it is withdrawn, its status says at that time only.
+/// Converts the part of a ticket. `withdrawn` is separate because the status only describes the time of the message.
 ///
 /// # Errors
-/// What is wrong with which field.
+/// The invalid field and the reason.
 pub fn ticket(message: ticket_pb::Ticket, withdrawn: bool) -> Result<(TicketId, TicketPart), String> {
     let part = TicketPart {
         revision: at_least_one("ticket.revision", message.revision)?,
@@ -33,7 +33,7 @@ pub fn ticket(message: ticket_pb::Ticket, withdrawn: bool) -> Result<(TicketId, 
 }
 
 /// # Errors
-/// What is wrong with which field.
+/// The invalid field and the reason.
 pub fn reservation(message: reservation_pb::Reservation) -> Result<Reservation, String> {
     let status = match message.status() {
         reservation_pb::ReservationStatus::Reserved => ReservationStatus::Reserved,
@@ -55,7 +55,7 @@ pub fn reservation(message: reservation_pb::Reservation) -> Result<Reservation, 
 }
 
 /// # Errors
-/// What is wrong with which field.
+/// The invalid field and the reason.
 pub fn price(message: pricing_pb::Price) -> Result<(TicketId, PricePart), String> {
     let discount = |discount: pricing_pb::Discount| {
         let amount = money("price.discounts.amount", discount.amount)?;
@@ -74,19 +74,19 @@ pub fn price(message: pricing_pb::Price) -> Result<(TicketId, PricePart), String
 }
 
 /// # Errors
-/// If it is none.
+/// If the text is not a ticket id.
 pub fn ticket_id(field: &str, text: &str) -> Result<TicketId, String> {
     id(field, text)
 }
 
 /// # Errors
-/// If it is neither empty nor an id.
+/// If the text is neither empty nor an id.
 pub fn optional_id<T: FromStr<Err: Display>>(field: &str, text: &str) -> Result<Option<T>, String> {
     if text.is_empty() { Ok(None) } else { id(field, text).map(Some) }
 }
 
 /// # Errors
-/// If it is below 1: revisions begin there, and 0 is what a part has that is not there.
+/// If the revision is below 1. Revisions start at 1; 0 stands for a missing part.
 pub fn at_least_one(field: &str, revision: i64) -> Result<i64, String> {
     if revision >= 1 { Ok(revision) } else { Err(format!("{field}: expected at least 1, got {revision}")) }
 }

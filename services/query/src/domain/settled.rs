@@ -1,22 +1,24 @@
-//! When the reactions to what a row reflects are complete, and when a token's own are.
+//! Decides when the reactions to the state of a row, or to the command of a token, are complete.
 
 use eticket_proto::token::Consistency;
 
 use super::View;
 
-/// What a reader of a row waits for.
+/// What a call waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wait {
-    /// The row has the token's revision; without a token: the row exists.
+    /// The row has the revision of the token; without a token: the row exists.
     Applied,
-    /// All reactions to the token's command are in; without a token: the row is settled.
+    /// All reactions to the command of the token are applied; without a token: the row is settled.
     Settled,
 }
 
-/// Whether no reaction is missing to anything that the row reflects. Says nothing about commands that it does not reflect yet.
+/// Returns whether all reactions to the state in the row have arrived. Commands that the row does not reflect yet are
+/// not considered.
 ///
-/// Equality, not "at least": a ticket part ahead of the ledger part knows of a reservation whose price is still to come. The last
-/// condition: a withdrawal is over only when reservation has closed the ledger; until then a reserve may slip in.
+/// The revisions must be equal, not "at least": a ticket part ahead of the ledger part reflects a reservation whose
+/// price has not arrived yet. The last condition: a withdrawal is complete only when the reservation service has closed
+/// the ledger; until then a reservation may still succeed.
 pub fn settled(view: &View) -> bool {
     let (Some(ticket), Some(price)) = (&view.ticket, &view.price) else { return false };
     ticket.reservation_revision == view.ledger.revision
@@ -25,7 +27,7 @@ pub fn settled(view: &View) -> bool {
         && ticket.withdrawn == view.ledger.closed
 }
 
-/// What `settled` lacks, one entry for each condition that does not hold.
+/// Returns one entry for each condition of `settled` that does not hold.
 pub fn missing(view: &View) -> Vec<String> {
     let ledger = view.ledger.revision;
     let mut missing = Vec::new();
@@ -71,11 +73,12 @@ pub fn missing(view: &View) -> Vec<String> {
     missing
 }
 
-/// Whether a reader who waits so may be answered from the row. Once true for a token it stays true, whatever is commanded later.
+/// Returns whether a call that waits for this can be answered from the row. Once true for a token, it stays true after
+/// later commands.
 ///
-/// A token of another ticket must be refused before: here only its revisions count.
+/// Only the revisions of the token are checked here; the caller must refuse a token of another ticket.
 pub fn answers(view: &View, token: Option<&Consistency>, wait: Wait) -> bool {
-    // Before its ticket part there is no row to answer with.
+    // Without a ticket part there is no row to return.
     let Some(ticket) = &view.ticket else { return false };
     let Some(token) = token else {
         return match wait {

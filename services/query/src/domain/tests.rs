@@ -1,5 +1,5 @@
-//! `settled` and the tokens are judged here by another rule than the domain's: by which commands each part reflects, in a small
-//! world of owners that react to each other's events late, out of order, or not yet.
+//! Checks `settled` and the tokens against an independent model: the set of commands that each part reflects, in a
+//! small simulation of owners that apply each other's events late, out of order, or not at all.
 
 pub(crate) mod world;
 
@@ -30,12 +30,12 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..40)
 }
 
-/// Which of the messages arrive, in which order, some of them twice.
+/// Chooses which messages arrive, in which order, and which arrive repeatedly.
 fn any_picks() -> impl Strategy<Value = Vec<usize>> {
     proptest::collection::vec(0_usize..1_000, 0..60)
 }
 
-/// The newest delivered message of each part, with what it reflects.
+/// The newest delivered message of each part, with the commands that it reflects.
 #[derive(Default)]
 struct Parts {
     ticket: Option<Emitted>,
@@ -55,7 +55,7 @@ impl Parts {
         }
     }
 
-    /// What ticket's, reservation's and pricing's part reflect.
+    /// Returns the commands that the parts of ticket, reservation and pricing reflect.
     fn causes(&self) -> [BTreeSet<Cause>; 3] {
         [&self.ticket, &self.ledger, &self.price]
             .map(|part| part.as_ref().map(|p| p.causes.clone()).unwrap_or_default())
@@ -74,7 +74,7 @@ impl Parts {
             && all_in(&price, |cause| matches!(cause, Cause::Ledger(_) | Cause::Schedule(_)))
     }
 
-    /// Whether the saga of one command is over, given the causes that it stands for.
+    /// Returns whether the saga of a command has been applied and settled, given the causes of the command.
     fn saga_is_over(&self, token: &Consistency, saga: &[Cause]) -> (bool, bool) {
         let parts = self.causes();
         let [ticket, ledger, price] = &parts;

@@ -1,5 +1,5 @@
-//! Messages of the stream as what they say about a ticket. The subject says whose state is in the body; the type of the event is
-//! for people.
+//! Decodes messages of the stream. The subject determines whose state is in the body; the event type is only for
+//! people.
 
 use eticket_bus::{Message, matches};
 use eticket_proto::{
@@ -15,7 +15,7 @@ use crate::{
     domain::{Event, LedgerPart},
 };
 
-/// Protobuf, as the contract has it.
+/// Decodes Protobuf messages of the contract.
 pub struct Protobuf;
 
 impl Decode for Protobuf {

@@ -1,4 +1,5 @@
-//! `eticket.query.v1.QueryService`: parses at the edge, and says in the contract's words what the application answers.
+//! `eticket.query.v1.QueryService`: parses requests, and converts the results of the application into messages of the
+//! contract.
 
 use std::time::Duration;
 
@@ -42,22 +43,23 @@ use crate::{
     domain::{Reservation, View, Wait},
 };
 
-/// A wait ends this part of the time given before the deadline, so that the reason still reaches the client.
+/// A wait ends before the deadline by one part in this many of the remaining time, so that the reason still reaches the
+/// client.
 const MARGIN_SHARE: u32 = 20;
 const MARGIN_LEAST: Duration = Duration::from_millis(20);
 const MARGIN_MOST: Duration = Duration::from_millis(250);
 
-/// More tickets than this are watched as all.
+/// With more ids than this, a watch must cover all tickets.
 const MOST_WATCHED: usize = 1000;
 
-/// How soon a view that is being built is worth another look.
+/// Retry delay for clients while the view is being built.
 const BUILDING: Duration = Duration::from_secs(1);
 
 pub struct Grpc {
     pub views: Views,
-    /// For callers that bring no deadline and came by no server layer.
+    /// Deadline of calls that have none and did not pass a server layer.
     pub default_deadline: Duration,
-    /// Of watches: they end when their client goes, or the server drains.
+    /// Tasks of watches. They end when their client disconnects or the server drains.
     pub tasks: Tasks,
 }
 
@@ -144,7 +146,7 @@ impl QueryService for Grpc {
         &self,
         request: Request<WatchTicketViewsRequest>,
     ) -> Result<Response<Self::WatchTicketViewsStream>, Status> {
-        // The connection's own end counts too, so that a client moves on before it is cut.
+        // Also end when only this connection drains, so that the client reconnects before the connection is closed.
         let draining = request.extensions().get::<Draining>().map(|Draining(token)| token.clone());
         let draining = draining.unwrap_or_else(|| self.views.draining.clone());
         let message = request.into_inner();
@@ -164,13 +166,14 @@ impl QueryService for Grpc {
                 }
             }
         });
-        // A watch reads the store: a client that stops reading must not hold a connection of it.
+        // A watch reads the store only on demand, so that a client that stops reading holds no connection of the store.
         Ok(Response::new(on_demand(&self.tasks, "watch", draining, sent.boxed())))
     }
 }
 
 impl Grpc {
-    /// Until the view has once caught up, what it does not have says nothing. Who waits for something may wait for that too.
+    /// Fails until the view has caught up for the first time: before that, a missing row proves nothing. Calls that
+    /// wait for a condition do not need this check.
     fn is_complete(&self) -> Result<(), ApiError> {
         if self.views.changes.has_caught_up() {
             return Ok(());
@@ -192,7 +195,7 @@ fn watched(ids: &[String]) -> Result<Watched, ApiError> {
     Ok(Watched::These(ids.iter().enumerate().map(id).collect::<Result<_, _>>()?))
 }
 
-/// A place in the stream as a token: the sequence and the epoch.
+/// Encodes a position in the stream, sequence and epoch, as a token.
 fn resume_token(point: &ResumePoint) -> String {
     let mut payload = point.sequence.to_be_bytes().to_vec();
     payload.extend_from_slice(point.epoch.as_bytes());
@@ -222,7 +225,7 @@ fn to_response(sent: Sent, now: DateTime<Utc>) -> WatchTicketViewsResponse {
 fn not_watched(error: WatchError) -> Status {
     match error {
         WatchError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
-        // Nobody is overloaded: the rows are being read anew, and the watch goes on as soon as it is begun again.
+        // Not an overload: the rows are being read again, and the client can restart the watch at once.
         WatchError::StreamChanged => ApiError::new(ErrorReason::StoreUnavailable).message(error.to_string()).into(),
         WatchError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
         WatchError::Bus(_) => {
@@ -232,7 +235,7 @@ fn not_watched(error: WatchError) -> Status {
     }
 }
 
-/// When a wait ends that began now.
+/// Returns the time at which a wait that starts now must end.
 fn wait_until(now: Instant, deadline: Option<Instant>, default: Duration) -> Instant {
     let deadline = deadline.unwrap_or(now + default);
     let given = deadline.saturating_duration_since(now);

@@ -41,18 +41,18 @@ use crate::{
     domain,
 };
 
-/// Reports that wait for their reader; then the comparison waits.
+/// Number of reports that are buffered for a slow client before the comparison waits.
 const REPORTS: usize = 64;
 
-/// Makes the connections to the owners for one comparison, followed by tasks of these.
+/// Creates the clients of the owners for one comparison. The given tasks follow address changes.
 pub type Connect = dyn Fn(&Tasks) -> Arc<dyn Owners> + Send + Sync;
 
-/// What operators may do to the view.
+/// The operations of the view.
 pub struct Operations {
     pub reader: Reader,
     pub rebuild: Rebuild,
     pub connect: Arc<Connect>,
-    /// Of comparisons: they end when the service stops.
+    /// Tasks of comparisons. They end when the service stops.
     pub tasks: Tasks,
 }
 
@@ -130,7 +130,7 @@ impl OperationsService for Operations {
                 Some(Err(Error::Store(error))) => failure::store_status(error),
                 None => ApiError::new(ErrorReason::ShuttingDown).into(),
             };
-            // Who no longer listens has gone.
+            // The client may have disconnected.
             let _ = last.try_send(Err(status));
         });
         let reports = ReceiverStream::new(shown).map(|report| Ok(compared(report)));
@@ -155,7 +155,7 @@ impl OperationsService for Operations {
     }
 }
 
-/// What is shown next; the last one stays to be shown when the work has ended.
+/// Waits for the next progress. The last one is still shown after the work has ended.
 async fn wait_for_more(progress: &mut watch::Receiver<Progress>) -> bool {
     progress.changed().await.is_ok()
 }

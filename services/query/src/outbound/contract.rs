@@ -1,4 +1,4 @@
-//! What every store of the view must do, as one suite: each adapter's tests run it unchanged.
+//! The contract of every store of the view, as one test suite that each adapter runs unchanged.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// Runs all of it on one empty store.
+/// Runs all tests on one empty store.
 pub(crate) async fn suite(store: Arc<dyn ViewStore>) {
     before_the_first_stream_there_is_nothing(&*store).await;
     that_it_has_caught_up_is_kept(&*store).await;
@@ -65,7 +65,7 @@ fn reservation(number: usize) -> Reservation {
     }
 }
 
-/// Rows in which every column takes different values, some with parts that are not there.
+/// Returns a row in which every column has a different value. Some rows lack parts.
 fn view(number: usize) -> View {
     let newest = number.is_multiple_of(3).then(|| reservation(number));
     let holder = newest.as_ref().map(|newest| newest.reservation_id);
@@ -189,7 +189,7 @@ async fn pages_show_each_row_once_in_every_order(store: &dyn ViewStore) {
     }
 }
 
-/// By the first field that tells them apart, as the contract words it.
+/// Compares two rows as the contract defines it: by the first field in which they differ.
 fn in_order(order: &SortOrder, one: &(TicketId, View), other: &(TicketId, View)) -> bool {
     use crate::application::listing::{Direction, Field, price_key, update_key};
     let mut compared = order.fields().iter().map(|(field, direction)| {
@@ -207,7 +207,7 @@ fn in_order(order: &SortOrder, one: &(TicketId, View), other: &(TicketId, View))
     compared.find(|compared| compared.is_ne()).is_some_and(std::cmp::Ordering::is_lt)
 }
 
-/// All pages of three rows.
+/// Reads all pages, with three rows each.
 async fn walk(store: &dyn ViewStore, filter: &Filter, order: &SortOrder, now: DateTime<Utc>) -> Vec<(TicketId, View)> {
     let mut rows: Vec<(TicketId, View)> = Vec::new();
     loop {
@@ -241,7 +241,7 @@ async fn a_users_reservations_come_newest_first(store: &dyn ViewStore) {
 async fn changes_and_snapshots_come_with_their_stream(store: &dyn ViewStore) {
     let changed = store.changed_above(&Watched::All, 30, 4).await.expect("read");
     let sequences: Vec<u64> = changed.rows.iter().map(|(_, view)| view.sequence).collect();
-    // 33 is that of a row without a ticket part.
+    // Sequence 33 belongs to a row without a ticket part.
     assert_eq!((changed.epoch.as_deref(), sequences), (Some("one"), vec![31, 32, 34, 35]));
     let these = Watched::These([id(1), id(3), id(7)].into());
     let changed = store.changed_above(&these, 38, 9).await.expect("read");

@@ -1,4 +1,4 @@
-//! The view in memory, for tests and simulations: nothing outlives the process.
+//! The view in memory, for tests and simulations. Nothing outlives the process.
 
 mod tables;
 
@@ -35,19 +35,19 @@ pub struct MemoryViews {
     clock: SharedClock,
     steps: Arc<dyn Steps>,
     current: Mutex<Store<ViewTables>>,
-    /// The one that is being built to be exchanged for it.
+    /// The store that is built to replace these rows.
     beside: Mutex<Option<Store<ViewTables>>>,
     gone: AtomicBool,
 }
 
 impl MemoryViews {
-    /// An empty view. `steps` is told of what happens to it.
+    /// Creates an empty view. `steps` is called before and after its operations.
     pub fn new(clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
         let store = Store::new(clock.clone()).process(clock.clone(), steps.clone());
         Self::with_store(store, clock, steps)
     }
 
-    /// The same rows as the next process has them; none, if they were deleted.
+    /// Returns the same rows for the next process, or empty rows if they were deleted.
     pub fn process(&self, steps: Arc<dyn Steps>) -> Self {
         if self.gone.load(Ordering::Relaxed) {
             return Self::new(self.clock.clone(), steps);
@@ -59,7 +59,7 @@ impl MemoryViews {
         Self { clock, steps, current: Mutex::new(store), beside: Mutex::default(), gone: AtomicBool::new(false) }
     }
 
-    /// As if its file was deleted under it: what is open serves on.
+    /// Simulates the deletion of the file: open stores continue to serve.
     pub fn delete(&self) {
         self.gone.store(true, Ordering::Relaxed);
     }

@@ -1,4 +1,4 @@
-//! The owners of what the view shows, asked over gRPC: for comparisons only, so the connections are made when one is asked for.
+//! gRPC client of the owners of the shown states. Only comparisons use it, so it connects when one starts.
 
 use std::time::Duration;
 
@@ -23,11 +23,11 @@ use crate::{
     domain::{PricePart, Reservation, TicketPart},
 };
 
-/// Rows of a page: what an owner reads and sends well within an attempt.
+/// Number of rows in a page, small enough for an owner to read and send them within one attempt.
 const PAGE: i32 = 500;
 const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Where the owners are, as far as anybody has said.
+/// The configured addresses of the owners.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
     pub ticket: Option<Targets>,
@@ -35,7 +35,7 @@ pub struct Addresses {
     pub pricing: Option<Targets>,
 }
 
-/// The owners at the end of channels.
+/// Clients of the owners.
 pub struct OwnersClient(Result<Stubs, &'static str>);
 
 struct Stubs {
@@ -49,7 +49,7 @@ struct Stubs {
 }
 
 impl OwnersClient {
-    /// For one comparison. The addresses are followed until `tasks` stop.
+    /// Creates clients for one comparison. Address changes are followed until `tasks` stop.
     pub fn new(addresses: &Addresses, tasks: &Tasks) -> Self {
         let channel = |name: &'static str, targets: &Option<Targets>| {
             targets.as_ref().map(|targets| balance::channel(name, targets, tasks)).ok_or(name)
@@ -71,7 +71,7 @@ impl OwnersClient {
 impl Stubs {
     fn new(ticket: Channel, reservation: Channel, pricing: Channel) -> Self {
         let deadline_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
-        // A page is a large answer: slow is not failed.
+        // A page is a large response: a slow call is not a failure.
         let breaker = BreakerConfig { slow_call_ms: deadline_ms, ..BreakerConfig::default() };
         let config =
             UpstreamConfig { url: None, deadline_ms, attempt_timeout_ms: deadline_ms / 3, retries: 3, breaker };
@@ -106,7 +106,7 @@ impl Stubs {
         client.call(message, None, self.trace.clone()).await.map_err(|error| unavailable(owner, &error))
     }
 
-    /// `None` where the owner says that there is none.
+    /// Returns `None` if the owner responds that the state does not exist.
     async fn find<M, R>(&self, owner: &'static str, client: &Client<M, R>, message: M) -> Result<Option<R>, OwnerError>
     where
         M: Clone + Send + Sync + 'static,

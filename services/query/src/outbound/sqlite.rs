@@ -1,7 +1,9 @@
-//! The view on SQLite: one file a replica, which may be deleted at any time and is read from the stream again.
+//! The view on SQLite, in one file for each replica. The file may be deleted at any time; the rows are then read from
+//! the stream again.
 //!
-//! Commits are not synced: rows and position move together, so what a crash of the machine takes is read once more. The file can
-//! be exchanged for one built beside it; reads wait for the moment that this takes.
+//! Commits are not synced to disk: rows and position are written together, so a crash of the machine only causes
+//! messages to be read again. The file can be exchanged for one that was built beside it. Reads wait during the
+//! exchange.
 
 mod pages;
 mod rows;
@@ -45,24 +47,24 @@ static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub struct SqliteViews {
     path: PathBuf,
     clock: SharedClock,
-    /// `None` once it is closed, or where it could not be opened after an exchange.
+    /// `None` after it was closed, or if it could not be opened after an exchange.
     open: RwLock<Option<Store<ViewTables>>>,
     closed: AtomicBool,
 }
 
 impl SqliteViews {
-    /// Opens the file, or makes one. A file that cannot be used is made anew: all that it held can be read again.
+    /// Opens or creates the file. An unusable file is replaced by an empty one, because all its rows can be read again.
     ///
     /// # Errors
-    /// `Unavailable` if the file cannot be opened, made or written.
+    /// `Unavailable` if the file cannot be opened, created or written.
     pub async fn open(path: &Path, clock: SharedClock) -> Result<Self, Error> {
-        // What a rebuilding left that was cut off.
+        // Remove the file of an interrupted rebuild.
         remove(&beside(path)).map_err(unavailable)?;
         let store = open(path, &clock).await?;
         Ok(Self { path: path.to_owned(), clock, open: RwLock::new(Some(store)), closed: AtomicBool::new(false) })
     }
 
-    /// Opens the file again after an exchange that could not.
+    /// Opens the file again if an exchange could not do so.
     async fn reopen(&self) -> Result<(), Error> {
         if self.open.read().await.is_some() || self.closed.load(Ordering::Relaxed) {
             return Ok(());
@@ -93,7 +95,7 @@ async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Err
     Ok(Store::new(database))
 }
 
-/// The file is no database (26), a damaged one (11), or one of another version of this program.
+/// The file is not a database (26), is damaged (11), or was written by another version of this program.
 fn is_useless(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Migrate(_) => true,
@@ -105,7 +107,7 @@ fn is_useless(error: &sqlx::Error) -> bool {
     }
 }
 
-/// Removes a database that nobody has open.
+/// Removes a database that is not open.
 fn remove(path: &Path) -> std::io::Result<()> {
     for suffix in ["", "-wal", "-shm"] {
         match std::fs::remove_file(with_suffix(path, suffix)) {
@@ -257,7 +259,7 @@ impl ViewStore for SqliteViews {
     }
 
     async fn exchange(&self, new: Arc<dyn ViewStore>) -> Result<(), Error> {
-        // A database that is closed is one file, without a log beside it.
+        // A closed database is a single file without a write-ahead log.
         new.close().await;
         drop(new);
         let mut current = self.open.write().await;

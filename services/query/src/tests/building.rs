@@ -1,4 +1,4 @@
-//! A view that has never caught up is a part of what there is: it says so instead of answering.
+//! A view that has never caught up is incomplete and refuses reads.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -12,7 +12,7 @@ use tonic::{Request, Status};
 
 use super::*;
 
-/// What plain reads are told: all of them the same.
+/// Returns the errors of all kinds of plain reads. They must all be the same.
 async fn refusals(grpc: &Grpc) -> Vec<Option<Status>> {
     let view = GetTicketViewRequest { ticket_id: "a".to_owned(), ..Default::default() };
     let user = ListUserReservationsRequest { user_id: "ann".to_owned(), ..Default::default() };
@@ -20,7 +20,7 @@ async fn refusals(grpc: &Grpc) -> Vec<Option<Status>> {
         grpc.get_ticket_view(Request::new(view)).await.err(),
         grpc.list_ticket_views(Request::new(ListTicketViewsRequest::default())).await.err(),
         grpc.list_user_reservations(Request::new(user)).await.err(),
-        // Before the first stream there is nothing to watch, so one that is not refused waits.
+        // Before the first stream is known, a watch that is not refused waits.
         timeout(BOUND, grpc.watch_ticket_views(Request::new(WatchTicketViewsRequest::default())))
             .await
             .expect("refused or begun")

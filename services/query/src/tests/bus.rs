@@ -1,4 +1,4 @@
-//! A stream in memory that can be lost, cut and made anew at will.
+//! An in-memory stream that tests can lose, truncate and create anew.
 
 use std::{
     sync::{Arc, Mutex},
@@ -17,11 +17,11 @@ pub(super) struct MemoryBus {
 struct State {
     epoch: u32,
     messages: Vec<Arc<Message>>,
-    /// Messages that a reader is given at a time.
+    /// Maximum number of messages that a reader receives at a time.
     page: usize,
-    /// The next who begins to read finds a stream made anew.
+    /// The next read finds a new stream.
     lost_at_read: bool,
-    /// Nobody is told where the stream ends.
+    /// The bus does not return the end of the stream.
     out: bool,
 }
 
@@ -36,24 +36,24 @@ impl MemoryBus {
         self.changed.send_replace(());
     }
 
-    /// The stream is made anew, and empty.
+    /// Replaces the stream with an empty one of a new epoch.
     pub(super) fn renew(&self) {
         let mut state = self.state.lock().unwrap();
         state.epoch += 1;
         state.messages.clear();
     }
 
-    /// The stream loses everything and keeps its epoch.
+    /// Drops all messages and keeps the epoch.
     pub(super) fn lose_all(&self) {
         self.state.lock().unwrap().messages.clear();
     }
 
-    /// The stream is made anew between the look at it and the next reading.
+    /// Replaces the stream between the next check of its state and the next read.
     pub(super) fn renew_at_read(&self) {
         self.state.lock().unwrap().lost_at_read = true;
     }
 
-    /// The bus does not answer any more.
+    /// Makes the bus unavailable.
     pub(super) fn go_out(&self) {
         self.state.lock().unwrap().out = true;
     }

@@ -1,4 +1,4 @@
-//! `CompareView`: differences are found, and what is merely late is none.
+//! `CompareView`: finds differences, and does not report delayed messages as differences.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::application::compare::{self, Comparison, Difference, OwnerError, Owners, Page, Report};
 
-/// Owners that hold what they are given; the view catches up once a ticket has been asked for so often.
+/// Owners with fixed states. The view catches up when a ticket has been requested the given number of times.
 #[derive(Default)]
 struct FakeOwners {
     tickets: BTreeMap<TicketId, TicketPart>,
@@ -22,7 +22,7 @@ struct FakeOwners {
 }
 
 fn page<T>(all: Vec<T>, token: &str) -> Page<T> {
-    // One row a page, so that pages matter.
+    // One row per page, so that the tests cover paging.
     let at: usize = token.parse().unwrap_or(0);
     let next = if at + 1 < all.len() { (at + 1).to_string() } else { String::new() };
     Page { rows: all.into_iter().skip(at).take(1).collect(), next }
@@ -148,7 +148,7 @@ async fn what_is_late_is_no_difference() {
     let newer = TicketPart { title: "newer".to_owned(), ..ticket(3, 1, Some(1)) };
     fixture.publish(&id("a"), &Event::Ticket(newer.clone())).await;
     owners.tickets.insert(id("a"), newer);
-    // On the third look the view has read it.
+    // The view has read the message by the third check.
     owners.catch_up_after = Some((3, fixture.clone()));
     let (differences, _) = compare(&fixture, owners).await;
     assert_eq!(differences, []);

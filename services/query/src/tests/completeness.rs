@@ -1,4 +1,4 @@
-//! A view of a stream that has lost messages, and what its owners say.
+//! Completeness of a view whose stream has lost messages.
 
 use std::{collections::BTreeMap, sync::Mutex as StdMutex};
 
@@ -21,7 +21,7 @@ use crate::{
     outbound::memory::MemoryViews,
 };
 
-/// An owner that has these states, and publishes them again when it is asked.
+/// An owner with these states, which republishes them on request.
 struct Owned {
     stream: Stream,
     states: StdMutex<BTreeMap<String, Message>>,
@@ -48,7 +48,7 @@ impl Owner for Owned {
     }
 }
 
-/// The outbox of an owner whose relay has sent everything.
+/// The outbox of an owner whose relay has sent all rows.
 struct EmptyOutbox;
 
 #[async_trait]
@@ -62,7 +62,7 @@ impl OutboxStore for EmptyOutbox {
     }
 }
 
-/// A stream, the owners of what was published there, and views of it.
+/// A stream, the owners of the published states, and views of the stream.
 struct World {
     stream: Stream,
     owners: BTreeMap<&'static str, Arc<Owned>>,
@@ -71,7 +71,7 @@ struct World {
 }
 
 impl World {
-    /// `answering`: the owners that answer.
+    /// `answering`: the owners that respond.
     fn new(answering: &[&'static str]) -> Self {
         let (stream, tasks) = (Stream::default(), Tasks::new());
         let clock = Arc::new(ManualClock::new(time(0)));
@@ -88,7 +88,7 @@ impl World {
         Self { stream, owners, clock, tasks }
     }
 
-    /// The owner commits it, and its relay sends it.
+    /// Commits and publishes a state, like an owner and its relay.
     fn publish(&self, ticket: &TicketId, event: &Event) {
         self.commit(ticket, event);
         self.stream.append(message(ticket, event));
@@ -104,7 +104,7 @@ impl World {
         self.owners[owner].states.lock().unwrap().insert(message.subject.clone(), message);
     }
 
-    /// Tickets, reservations and prices of all kinds.
+    /// Publishes tickets, reservations and prices of all kinds.
     fn fill(&self) {
         for number in 0..10_u128 {
             let ticket = id(&format!("t-{number}"));
@@ -124,7 +124,7 @@ impl World {
         Arc::new(MemoryViews::new(self.clock.clone(), Arc::new(NoSteps)))
     }
 
-    /// A replica on this store, as a process has it.
+    /// Creates a replica on this store, as a process does.
     fn reader(&self, store: Arc<dyn ViewStore>) -> Reader {
         Reader {
             bus: Arc::new(self.stream.connect()),
@@ -148,7 +148,7 @@ impl World {
         }
     }
 
-    /// Starts what a process runs.
+    /// Starts the tasks of a process.
     fn run(&self, reader: &Reader, rows_per_second: u64) {
         let completeness = self.completeness(rows_per_second);
         self.tasks.spawn("completeness", completeness.run(reader.clone(), self.tasks.stopping()));
@@ -168,7 +168,7 @@ async fn ready(reader: &Reader) {
     assert!(reader.changes.has_caught_up());
 }
 
-/// Each way of losing messages that leaves the stream its epoch.
+/// All ways to lose messages without a new epoch of the stream.
 #[tokio::test(start_paused = true)]
 async fn a_new_view_serves_once_it_has_all_that_the_owners_have() {
     for purged_to in [0, 1, 15, 28, 29] {
@@ -234,7 +234,7 @@ async fn an_old_view_that_restarts_on_a_purged_stream_serves() {
     second.changes.caught_up();
     world.run(&second, 0);
     timeout(Duration::from_secs(1), second.health.ready()).await.expect("at once");
-    // Nothing to read is no stall.
+    // A reader without new messages has not stalled.
     sleep(Duration::from_secs(60)).await;
     assert_eq!(second.health.is_serving("bus"), Some(true));
     world.publish(&id("new"), &free()[0]);
@@ -251,7 +251,8 @@ async fn a_newest_message_that_was_deleted_is_no_stall() {
     world.stream.lose(|sequence, _| sequence == 29);
     let reader = world.reader(world.store());
     world.run(&reader, 0);
-    // Read to the end and waited for the owners in vain: it would not be ready before had it waited for the last sequence.
+    // The reader is at the end, and no owner has responded. A reader that waits for the last sequence would never be
+    // ready.
     ready(&reader).await;
     assert_eq!(reader.health.is_serving("bus"), Some(true));
     world.tasks.stop().await;
@@ -265,7 +266,7 @@ async fn what_a_running_view_has_missed_is_found_in_the_background() {
     world.run(&reader, 200);
     ready(&reader).await;
     let (a, b) = (id("t-1"), id("t-2"));
-    // Committed and sent, but the stream has lost it.
+    // Committed and sent, but lost by the stream.
     world.commit(&a, &Event::Ticket(ticket(5, 0, None)));
     world.commit(&b, &reserved(reservation(&b, 2, 3, ReservationStatus::Cancelled)));
     let repaired = async {

@@ -1,5 +1,6 @@
-//! Any order, repetition and loss of messages, streams made anew and files deleted among them: replicas end with the same rows,
-//! those that the owners' newest states say, and a watcher who resumes now here, now there ends with them too.
+//! Convergence under any order, repetition and loss of messages, new streams and deleted files: all replicas end with
+//! the same rows, which match the newest states of the owners. A watcher that resumes on changing replicas ends with
+//! the same rows.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -17,18 +18,18 @@ use crate::{
     },
 };
 
-/// What happens to the stream, the replicas and the watcher.
+/// An action on the stream, the replicas or the watcher.
 #[derive(Debug, Clone, Copy)]
 enum Action {
-    /// One of the messages there are (counted round) is published, perhaps again.
+    /// Publishes the message with this index, modulo the number of messages, possibly again.
     Publish(usize),
-    /// A replica reads so many messages.
+    /// A replica reads this number of messages.
     Read(usize, usize),
-    /// The stream is made anew and holds some of the messages there are, from here on.
+    /// The stream is replaced by a new one that holds some of the messages.
     Renew(usize),
-    /// A replica's file is deleted.
+    /// The file of a replica is deleted.
     Delete(usize),
-    /// The watcher goes on at this replica.
+    /// The watcher resumes on this replica.
     Watch(usize),
 }
 
@@ -59,7 +60,7 @@ fn any_steps() -> impl Strategy<Value = Vec<Step>> {
     proptest::collection::vec(step, 0..16)
 }
 
-/// All that the owners of two tickets ever published.
+/// All messages that the owners of two tickets have published.
 fn published(worlds: [Vec<Step>; 2]) -> Vec<(TicketId, Event)> {
     let mut all = Vec::new();
     for (number, steps) in (1_u128..).zip(worlds) {
@@ -88,12 +89,12 @@ fn published(worlds: [Vec<Step>; 2]) -> Vec<(TicketId, Event)> {
     all
 }
 
-/// Reservations of two tickets have ids of their own.
+/// Makes the reservation ids of the two tickets distinct.
 fn with_number(number: u128, id: ReservationId) -> ReservationId {
     Uuid::from_u128(id.as_uuid().as_u128() + (number << 64)).into()
 }
 
-/// What a row shows, whatever way it came about.
+/// The contents of a row that do not depend on the order of messages.
 fn shown(view: &View) -> View {
     View { sequence: 0, unsettled_since: None, ..view.clone() }
 }
@@ -166,14 +167,14 @@ impl Schedule {
 
     async fn watch(&mut self, replica: usize) {
         let views = &self.replicas[replica].views;
-        // A replica that has met no stream yet cannot say where it stands.
+        // A replica without a known stream has no position to watch from.
         if views.store.position().await.unwrap().is_some() {
             let watch = views.watch(Watched::All, self.resume.clone(), CancellationToken::new()).await.unwrap();
             self.watcher = Some((replica, watch));
         }
     }
 
-    /// The watcher takes all that is there.
+    /// The watcher receives all available rows.
     async fn see(&mut self) {
         let Some((_, watch)) = &mut self.watcher else { return };
         loop {
@@ -183,7 +184,7 @@ impl Schedule {
                     self.resume = sent.resume.or(self.resume.take());
                 }
                 Ok(None) => return,
-                // The stream is another: it goes on with its token when it next connects.
+                // The stream was replaced: the watcher resumes with its token at its next connection.
                 Err(_) => {
                     self.watcher = None;
                     return;
@@ -199,8 +200,8 @@ async fn converges(all: Vec<(TicketId, Event)>, actions: Vec<Action>, last: usiz
     for action in actions {
         schedule.run(action).await;
     }
-    // At rest: everybody has published their states (the newest of each aggregate is enough, all of them are no harm), and
-    // every replica has read.
+    // Final state: all owners have published their states, and every replica has read them. The newest state of each
+    // aggregate would be sufficient; older ones do no harm.
     let mut publishing: Vec<usize> = (0..schedule.all.len()).collect();
     publishing.sort_by_key(|index| (index * 7_919 + last) % 1_009);
     publishing.iter().for_each(|index| schedule.append(*index));

@@ -1,4 +1,4 @@
-//! Lists: every row once, in the order asked for, whatever the page.
+//! Lists: every row appears once, in the requested order, for every page size.
 
 use std::collections::BTreeSet;
 
@@ -16,7 +16,7 @@ use tonic::Request;
 
 use super::*;
 
-/// Rows with ties in everything but the id: among them each status, and rows without a price.
+/// Rows with ties in every sort field except the id, in every status, some without a price.
 async fn filled() -> Fixture {
     let fixture = Fixture::new().await;
     for number in 0..24_i64 {
@@ -60,7 +60,7 @@ async fn pages(fixture: &Fixture, request: ListTicketViewsRequest) -> Vec<Ticket
     }
 }
 
-/// Compares as the contract says, by the messages themselves.
+/// Compares rows as the contract defines it, by the fields of the messages.
 fn compare(order: &[(&str, bool)], a: &TicketView, b: &TicketView) -> std::cmp::Ordering {
     let seconds = |time: Option<prost_types::Timestamp>| time.map_or(i64::MIN, |time| time.seconds);
     let units = |view: &TicketView| view.discounted_price.as_ref().map_or(i64::MIN, |price| price.units);
@@ -215,7 +215,7 @@ async fn a_users_reservations_come_newest_first_ended_ones_too() {
     for number in 1..=7_u128 {
         let ticket_id = id(&format!("t-{number}"));
         let status = if number % 2 == 0 { ReservationStatus::Cancelled } else { ReservationStatus::Reserved };
-        // Three made at one moment: their ids decide.
+        // Three rows with equal times: their ids decide.
         let reserve_time = time(100 + i64::try_from(number / 3).unwrap());
         let row = Reservation { reserve_time, ..reservation(&ticket_id, number, 1, status) };
         fixture.publish(&ticket_id, &reserved(row)).await;

@@ -1,4 +1,4 @@
-//! `OperationsService`: parked messages, what is unsettled, and what the view does not have.
+//! `OperationsService`: parked messages, unsettled rows, and methods that the view does not implement.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -28,7 +28,7 @@ fn operations(fixture: &Fixture) -> Operations {
     }
 }
 
-/// Parks a message as if it could not be applied when it came.
+/// Parks a message as if it could not be applied on arrival.
 async fn park(fixture: &Fixture, event_id: &str, message: Message) {
     let parked = Parked {
         event_id: event_id.to_owned(),

@@ -1,4 +1,4 @@
-//! Positions: where reading goes on, and what a row remembers of where it was read.
+//! Positions: where reading resumes, and the sequences that rows store.
 
 use eticket_bus::Error as BusError;
 
@@ -17,7 +17,7 @@ async fn a_view_follows_the_stream_and_goes_on_where_it_was() {
     let view = fixture.view(&a).await;
     assert_eq!((view.sequence, view.unsettled_since), (2, None));
     assert_eq!(position(&fixture).await.sequence, 2);
-    // Without rows there would be nothing to see of what was read before: so what is read now is only what is new.
+    // The session starts at the stored position, so it only reads new messages.
     let before = fixture.reader.attach().await.unwrap().progress();
     assert_eq!(before, (2, 2), "nothing is left to read");
     fixture.take(&a, &[Event::Ticket(ticket(2, 0, None))]).await;
@@ -50,7 +50,7 @@ async fn a_position_means_something_in_its_own_stream_only() {
     first.append(message(&a, &free()[0]));
     first.append(message(&b, &free()[0]));
     fixture.read_all().await;
-    // The other stream has the very same message at that sequence, and before it one that was never seen.
+    // The other stream has the same message at that sequence, after a message that was never read.
     let other = bus::MemoryBus::new();
     other.renew();
     other.append(message(&c, &free()[0]));
@@ -69,7 +69,7 @@ async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
     bus.append(message(&id("a"), &free()[0]));
     fixture.read_all().await;
     bus.renew_at_read();
-    // What is on the new stream lies below the position on the old one.
+    // The sequences of the new stream are below the position in the old one.
     let outcome = fixture.reader.attach().await.map(drop);
     assert!(matches!(outcome, Err(reader::Error::Bus(BusError::StreamChanged))), "{outcome:?}");
     bus.append(message(&id("b"), &free()[0]));
@@ -86,7 +86,7 @@ async fn a_position_is_known_again_by_its_message() {
     let epoch = fixture.bus.state().await.unwrap().epoch;
     let at =
         |sequence, fingerprint: &str| Position { epoch: epoch.clone(), sequence, fingerprint: fingerprint.to_owned() };
-    // At its own message it would go on: what lies before counts as read.
+    // If the fingerprint matches, reading resumes there: earlier messages count as read.
     fixture.stand_at(at(second, "ticket/b/1")).await;
     fixture.read_all().await;
     assert!(fixture.store().view(&a).await.unwrap().is_none());
@@ -98,7 +98,7 @@ async fn a_position_is_known_again_by_its_message() {
     }
 }
 
-/// `names` gives the headers of one publication.
+/// `names` returns the headers of a publication.
 async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'static str, String)>) {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
@@ -111,7 +111,7 @@ async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'
     published(&a, "first");
     published(&b, "second");
     fixture.read_all().await;
-    // The stream lost both, and has something new before it has the second one again.
+    // The stream has lost both messages, and receives a new one before the second one again.
     bus.lose_all();
     published(&c, "third");
     published(&b, "fourth");
@@ -121,7 +121,7 @@ async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'
 
 #[tokio::test]
 async fn a_state_published_again_at_the_same_sequence_has_another_fingerprint() {
-    // One trace may cause several publications, and a tracer may use an id twice.
+    // One trace may cause several publications, and a tracer may reuse an id.
     a_second_publication_is_another_message(|publication| {
         vec![(headers::PUBLICATION_ID, publication.to_owned()), (headers::TRACE_PARENT, "the same".to_owned())]
     })
@@ -229,7 +229,7 @@ async fn what_cannot_be_read_is_parked_and_the_rest_flows() {
     assert!(parked[0].reason.starts_with("body: "), "{}", parked[0].reason);
 }
 
-/// Has the store refuse rows with this title.
+/// Makes the store refuse rows with this title.
 async fn poison(fixture: &Fixture, statement: &'static str) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture._folder.path().join("query.db"));
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
@@ -302,7 +302,7 @@ async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
     let bus = bus::MemoryBus::new();
     let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     fixture.keep_in_memory();
-    // There is a message, and no reader is given it.
+    // The stream has a message, but delivers it to no reader.
     bus.set_page(0);
     bus.append(message(&id("a"), &free()[0]));
     tokio::time::pause();

@@ -1,4 +1,4 @@
-//! `RebuildView`: the old rows serve until the new ones have caught up, and nobody sees time go back.
+//! `RebuildView`: the old rows serve until the new ones have caught up, and no client sees an older row afterwards.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,7 +12,7 @@ async fn done(mut progress: tokio::sync::watch::Receiver<Progress>) -> Progress 
     timeout(BOUND, progress.wait_for(ended)).await.expect("in time").unwrap().clone()
 }
 
-/// Rows that no event explains.
+/// Changes a row without an event.
 async fn spoil(fixture: &Fixture, ticket: &TicketId) {
     let mut view = fixture.view(ticket).await;
     view.ticket.as_mut().unwrap().title = "spoilt".to_owned();

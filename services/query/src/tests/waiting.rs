@@ -1,4 +1,4 @@
-//! `GetTicketView`: at once, or when the row has what a token asks for.
+//! `GetTicketView`: returns at once, or when the row fulfils the condition of a token.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -129,7 +129,7 @@ async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before()
     assert_eq!(fixture.views.changes.waiting(), 0);
 }
 
-/// Keeps each commit, and says of the first few that it does not know.
+/// Commits, but reports an unknown outcome for the first few commits.
 struct Unheard(AtomicU32);
 
 #[async_trait]
@@ -144,7 +144,7 @@ impl Steps for Unheard {
 #[tokio::test]
 async fn a_wait_is_answered_also_by_a_commit_that_was_not_heard_of() {
     let mut fixture = Fixture::new().await;
-    // The first commit meets the stream, the second one has the row.
+    // The first commit stores the new stream, the second one contains the row.
     let store = Arc::new(MemoryViews::new(fixture.clock.clone(), Arc::new(Unheard(AtomicU32::new(2)))));
     (fixture.reader.store, fixture.views.store) = (store.clone(), store);
     let fixture = Arc::new(fixture);
@@ -223,7 +223,7 @@ async fn who_waits_looks_again_when_the_rows_are_exchanged() {
         tokio::spawn(async move { get(&fixture, request("a", Some(&reservation_token(1)), WaitFor::Applied)).await })
     };
     until("it waits", async || fixture.views.changes.waiting() == 1).await;
-    // It comes by a rebuilding, so no commit of the reader tells of it.
+    // The row arrives through a rebuild, so no commit of the reader notifies the waiter.
     fixture.publish(&a, &reserved(reservation(&a, 1, 1, ReservationStatus::Reserved))).await;
     let mut progress = fixture.rebuild().start();
     timeout(

@@ -1,4 +1,4 @@
-//! `WatchTicketViews`: snapshots, tokens, and what ends a stream.
+//! `WatchTicketViews`: snapshots, tokens, and the reasons why a stream ends.
 
 use std::collections::BTreeSet;
 
@@ -89,7 +89,7 @@ async fn at_the_same_identity_only_rows_above_the_token_come() {
     let (first, second) = (next(&mut stream).await, next(&mut stream).await);
     assert_eq!((first.0.as_str(), first.1), ("b", 3), "the newest state, once");
     assert_eq!((second.0.as_str(), second.1), ("a", 2));
-    // The first row's token goes on after it; nothing more comes at the second's.
+    // The first token resumes after the first row; after the second token there is nothing left.
     let mut stream = watch(&fixture, &[], &first.2).await;
     assert_eq!(next(&mut stream).await, second);
     let mut stream = watch(&fixture, &[], &second.2).await;
@@ -166,7 +166,8 @@ async fn a_slow_client_gets_the_newest_state_of_each_row() {
     assert_eq!(next(&mut stream).await.1, 50);
 }
 
-/// hyper polls a body only while its client gives window. Polled once, each of these has begun to read the store.
+/// hyper polls a body only while the client grants flow-control window. After one poll, each stream has begun to read
+/// the store.
 #[tokio::test]
 async fn clients_that_stop_reading_hold_no_connection_of_the_store() {
     let fixture = Fixture::new().await;
@@ -244,7 +245,7 @@ async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
     let mut stream = watch(&fixture, &[], &at(end)).await;
     fixture.take(&id("b"), &[registered(1)]).await;
     assert_eq!(next(&mut stream).await.0, "b", "the end itself is a place");
-    // Only the stream shows where it ends. Whether a replica lags or the token is of no place cannot be known without it.
+    // Only the stream shows where it ends. Without it, a lagging replica and an invalid token cannot be distinguished.
     let out = bus::MemoryBus::new();
     out.go_out();
     fixture.views.bus = out;

@@ -1,4 +1,4 @@
-//! What a stall of a consumer on NATS shows to operators, and that it passes.
+//! What operators see when a consumer on NATS stalls, and that the stall ends.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 
-/// As a process has them, only sooner.
+/// The bounds of a process, shortened.
 const SOON: Bounds = Bounds {
     first_connection: Duration::from_secs(5),
     request: Duration::from_secs(1),
@@ -19,7 +19,7 @@ const SOON: Bounds = Bounds {
     stall: Duration::from_secs(1),
     ack_wait: Duration::from_secs(3),
 };
-/// No step waits longer for what must come.
+/// Maximum time to wait for an expected event.
 const BOUND: Duration = Duration::from_secs(30);
 
 async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
@@ -31,13 +31,13 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     timeout(BOUND, waiting).await.unwrap_or_else(|_| panic!("{what} did not come within {BOUND:?}"));
 }
 
-/// A request to JetStream itself.
+/// Sends a request to the JetStream API.
 async fn api(client: &async_nats::Client, subject: String, payload: Value) -> Value {
     let response = client.request(format!("$JS.API.{subject}"), payload.to_string().into()).await.unwrap();
     serde_json::from_slice(&response.payload).unwrap()
 }
 
-/// The one consumer that the server has.
+/// Returns the name of the only consumer on the server.
 async fn only_consumer(client: &async_nats::Client) -> String {
     let response = api(client, "CONSUMER.NAMES.ETICKET".to_owned(), json!({})).await;
     let names = response["consumers"].as_array().unwrap();
@@ -73,7 +73,7 @@ async fn a_stall_shows_in_the_health_and_passes() {
     eventually("service", serves(true)).await;
 
     let client = async_nats::connect(node.url()).await.unwrap();
-    // From now on the server delivers nothing to this consumer, and goes on sending heartbeats.
+    // From here on the server delivers no message to this consumer, but still sends heartbeats.
     let until = (chrono::Utc::now() + chrono::TimeDelta::hours(1)).to_rfc3339();
     let subject = format!("CONSUMER.PAUSE.ETICKET.{}", only_consumer(&client).await);
     assert_eq!(api(&client, subject, json!({ "pause_until": until })).await["paused"], json!(true));

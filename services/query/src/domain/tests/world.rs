@@ -1,4 +1,5 @@
-//! Ticket, reservation and pricing of one ticket in miniature: what they publish, and which commands each message reflects.
+//! A small model of the ticket, reservation and pricing services for one ticket: their messages, and the commands that
+//! each message reflects.
 
 use std::collections::BTreeSet;
 
@@ -13,7 +14,7 @@ pub(crate) fn time(seconds: i64) -> DateTime<Utc> {
     DateTime::from_timestamp(seconds, 0).expect("a time")
 }
 
-/// Of the reservation that was made with this revision of the ledger.
+/// Returns the id of the reservation that was made at this revision of the ledger.
 pub(crate) fn reservation_id(revision: i64) -> ReservationId {
     ReservationId::from(Uuid::from_u128(u128::try_from(revision).expect("a revision")))
 }
@@ -25,11 +26,11 @@ fn ticket_id() -> TicketId {
 /// A command that a state may reflect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
-    /// Registered, or edited in any way.
+    /// The ticket was registered or edited.
     Edit(i64),
     Schedule(i64),
     Withdrawal,
-    /// Reserved, cancelled or closed.
+    /// The ticket was reserved, cancelled or closed.
     Ledger(i64),
 }
 
@@ -49,7 +50,7 @@ impl Emitted {
     }
 }
 
-/// A command, or an owner taking in one of the messages there are (counted round).
+/// A command, or an owner that applies the message with this index, modulo the number of messages.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Step {
     UpdateTitle,
@@ -72,7 +73,7 @@ pub(crate) struct World {
     priced: bool,
     price_causes: BTreeSet<Cause>,
     pub(crate) emitted: Vec<Emitted>,
-    /// Each command's token and what its saga is about.
+    /// The token of each command, and the causes of its saga.
     pub(crate) tokens: Vec<(Consistency, Vec<Cause>)>,
 }
 
@@ -150,7 +151,7 @@ impl World {
         }
     }
 
-    /// Everybody takes in everything until nothing is new.
+    /// Delivers all messages to all owners until no new message appears.
     pub(crate) fn come_to_rest(&mut self) {
         let mut taken = 0;
         while taken < self.emitted.len() {
@@ -185,7 +186,8 @@ impl World {
         self.emitted.push(Emitted { event: Event::Ticket(self.ticket.clone()), causes: self.ticket_causes.clone() });
     }
 
-    /// The one whom the ledger last spoke of, or (closed, held by nobody) none.
+    /// The event is about the active reservation, or else the previous one; none if the ledger is closed without a
+    /// holder.
     fn ledger_moves(&mut self, active: Option<ReservationId>, status: ReservationStatus) {
         let about = active.or(self.ledger.active);
         self.ledger.revision += 1;

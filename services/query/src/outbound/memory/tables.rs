@@ -1,4 +1,4 @@
-//! The rows of the view in memory, and how lists choose among them.
+//! The rows of the view in memory, and the selection of rows for lists.
 
 use std::{
     cmp::Ordering,
@@ -17,7 +17,7 @@ use crate::{
     domain::{self, Reservation, View},
 };
 
-/// All rows there are.
+/// All rows.
 #[derive(Default, Clone)]
 pub(super) struct ViewTables {
     pub(super) views: BTreeMap<TicketId, View>,
@@ -27,12 +27,12 @@ pub(super) struct ViewTables {
 }
 
 impl ViewTables {
-    /// Rows, also those without a ticket part, in the order of ids.
+    /// Returns rows, including those without a ticket part, sorted by id.
     pub(super) fn any_rows(&self, wanted: impl Fn(&TicketId, &View) -> bool) -> impl Iterator<Item = (TicketId, View)> {
         self.views.iter().filter(move |(id, view)| wanted(id, view)).map(|(id, view)| (id.clone(), view.clone()))
     }
 
-    /// Rows with a ticket part, in the order of ids.
+    /// Returns rows with a ticket part, sorted by id.
     pub(super) fn rows(&self, wanted: impl Fn(&TicketId, &View) -> bool) -> Vec<(TicketId, View)> {
         self.any_rows(|id, view| view.ticket.is_some() && wanted(id, view)).collect()
     }
@@ -50,7 +50,7 @@ impl ViewTables {
     }
 
     pub(super) fn stream_rows(&self, mut rows: Vec<(TicketId, View)>, most: usize) -> StreamRows {
-        // Before the first stream is met there is none that rows could be of.
+        // Before the first stream is known, no row belongs to a stream.
         let Some(position) = &self.position else { return StreamRows::default() };
         rows.truncate(most);
         StreamRows { epoch: rows.first().map(|_| position.epoch.clone()), rows }
@@ -61,7 +61,7 @@ impl Tables for ViewTables {
     type Keys = Keys;
     type Rows = ViewRows;
 
-    /// One for all: a replica's reader has it for itself but for the moments of an operator's repair.
+    /// One lock for all rows: only the reader of the replica writes, except during a repair by an operator.
     fn locks(&self, _: &Keys) -> BTreeSet<String> {
         ["view".to_owned()].into()
     }
@@ -98,7 +98,7 @@ pub(super) fn passes(filter: &Filter, view: &View, now: DateTime<Utc>) -> bool {
         && start_to.is_none_or(|to| ticket.start < to)
 }
 
-/// How the keys of two rows compare in an order.
+/// Compares the keys of two rows in a sort order.
 pub(super) fn above(order: &SortOrder, one: &[KeyPart], other: &[KeyPart]) -> Ordering {
     let directions = order.fields().iter().flat_map(|(field, direction)| {
         let parts = if *field == Field::DiscountedPrice { 2 } else { 1 };
@@ -108,7 +108,7 @@ pub(super) fn above(order: &SortOrder, one: &[KeyPart], other: &[KeyPart]) -> Or
         let ascending = match (one, other) {
             (KeyPart::Number(one), KeyPart::Number(other)) => one.cmp(other),
             (KeyPart::Text(one), KeyPart::Text(other)) => one.cmp(other),
-            // One order has keys of one shape.
+            // All keys of one order have the same form.
             (KeyPart::Number(_), KeyPart::Text(_)) | (KeyPart::Text(_), KeyPart::Number(_)) => Ordering::Equal,
         };
         let compared = if direction == Direction::Ascending { ascending } else { ascending.reverse() };

@@ -1,4 +1,5 @@
-//! Statements of lists. Filters and orders make them, so they are put together here, of constants and bound values only.
+//! Statements of lists. They depend on the filter and the order, so they are built here, only from constants and bound
+//! values.
 
 use chrono::{DateTime, Utc};
 use sqlx::{QueryBuilder, Sqlite};
@@ -8,7 +9,7 @@ use crate::{
     domain::TicketStatus,
 };
 
-// Uses reservation_by_user. The second comparison picks the place within the first one's time.
+// Uses reservation_by_user. The second comparison selects the position among reservations of the same time.
 pub(super) const USER_RESERVATIONS: &str =
     "select r.reservation_id, r.ticket_id as of_ticket_id, r.user_id, r.grade, r.status,
     r.reason, r.revision, r.reserve_time, r.update_time as reservation_update_time, v.*
@@ -16,13 +17,13 @@ pub(super) const USER_RESERVATIONS: &str =
     where r.user_id = ?1 and r.reserve_time <= ?2 and (r.reserve_time < ?2 or r.reservation_id < ?3)
     order by r.reserve_time desc, r.reservation_id desc limit ?4";
 
-// Rows come with the stream they reflect, read in the same statement. Uses view_by_sequence; those of few ids by the key.
+// The epoch is read in the same statement as the rows. Uses view_by_sequence, or the primary key for a few ids.
 pub(super) const CHANGED: &str = "select view.*, position.identity from view, position
     where ticket_revision > 0 and view.sequence > ?1 order by view.sequence limit ?2";
 pub(super) const CHANGED_OF_THESE: &str = "select view.*, position.identity from view, position
     where +ticket_revision > 0 and view.sequence > ?1 and ticket_id in (select value from json_each(?3))
     order by view.sequence limit ?2";
-// Use the key.
+// Use the primary key.
 pub(super) const SNAPSHOT: &str = "select view.*, position.identity from view, position
     where +ticket_revision > 0 and ticket_id > ?1 order by ticket_id limit ?2";
 pub(super) const SNAPSHOT_OF_THESE: &str = "select view.*, position.identity from view, position
@@ -45,7 +46,7 @@ pub(super) const COUNTS: &str = "select
     (select count(*) from view where closed = 1) as closed_ledgers,
     (select count(*) from reservation) as reservations";
 
-/// Rows of the view that pass the filter, in the order, above `after`.
+/// Builds the query for the rows that match the filter, in the given order, after the key `after`.
 pub(super) fn query(
     filter: &Filter,
     order: &SortOrder,
@@ -95,11 +96,11 @@ pub(super) fn query(
     query
 }
 
-/// Which index serves. Named, because without statistics SQLite's own choice among them is a guess.
+/// Returns the index to use. It is named explicitly because SQLite's own choice is unreliable without statistics.
 fn index(filter: &Filter, order: &SortOrder) -> &'static str {
     let first = order.fields().first().map(|(field, _)| *field);
     match (first, filter.status) {
-        // Few rows at most: whatever the order, they are soon sorted.
+        // A user holds few tickets, so sorting them in any order is cheap.
         _ if filter.user.is_some() => " indexed by view_by_holder",
         (Some(Field::StartTime), Some(TicketStatus::Withdrawn)) => " indexed by view_withdrawn",
         (Some(Field::StartTime), Some(TicketStatus::Reserved)) => " indexed by view_reserved",
@@ -107,7 +108,7 @@ fn index(filter: &Filter, order: &SortOrder) -> &'static str {
         (Some(Field::StartTime), None) => " indexed by view_by_start",
         (Some(Field::DiscountedPrice), _) => " indexed by view_by_price",
         (Some(Field::UpdateTime), _) => " indexed by view_by_update",
-        // The table itself is in the order of ids.
+        // The table itself is sorted by id.
         (Some(Field::TicketId) | None, _) => " not indexed",
     }
 }
@@ -121,8 +122,8 @@ fn columns(field: Field) -> &'static [&'static str] {
     }
 }
 
-/// `a >= ? and (a > ? or (b >= ? and (b > ? or (c > ?))))`: the comparison of lists, for each column in its direction. The first
-/// comparison alone bounds the index.
+/// Appends `a >= ? and (a > ? or (b >= ? and (b > ? or (c > ?))))`: the lexicographic comparison, with the direction of
+/// each column. The first comparison alone bounds the range of the index.
 fn push_above(query: &mut QueryBuilder<Sqlite>, columns: &[(&'static str, Direction)], after: &[KeyPart]) {
     let last = columns.len().saturating_sub(1);
     for (index, ((name, direction), part)) in columns.iter().zip(after).enumerate() {

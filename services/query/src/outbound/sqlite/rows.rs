@@ -1,4 +1,4 @@
-//! Rows of the view as columns, and back.
+//! Conversion between rows of the view and columns.
 
 use std::{fmt::Display, sync::LazyLock};
 
@@ -20,7 +20,7 @@ use crate::{
     domain::{Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
 };
 
-/// The rows of a commit.
+/// The tables of the view, as a commit reads and writes them.
 pub(super) struct ViewTables;
 
 pub(super) const SELECT_VIEWS: &str = "select * from view where ticket_id in (select value from json_each(?1))";
@@ -30,7 +30,7 @@ pub(super) const SELECT_RESERVATIONS: &str =
     where reservation_id in (select value from json_each(?1))";
 pub(super) const SELECT_POSITION: &str = "select identity, sequence, anchor from position";
 
-// Rows are read under the lock and written whole, so a row is replaced as it is.
+// Rows are read under the lock and written completely, so a whole row can be replaced.
 static REPLACE_VIEWS: LazyLock<String> = LazyLock::new(|| replace("view", &VIEW.map(|(name, _)| name)));
 static REPLACE_RESERVATIONS: LazyLock<String> =
     LazyLock::new(|| replace("reservation", &RESERVATION.map(|(name, _)| name)));
@@ -104,7 +104,8 @@ pub(super) fn sequence(row: &SqliteRow) -> Result<u64, Error> {
     u64::try_from(row.try_get::<i64, _>("sequence")?).map_err(Error::data)
 }
 
-/// A statement that replaces rows of a table by those of a JSON array of arrays, whose values are in the order of these columns.
+/// Returns a statement that replaces rows of a table with those of a JSON array of arrays, whose values are in the
+/// order of these columns.
 fn replace(table: &str, columns: &[&str]) -> String {
     let values: Vec<String> = (0..columns.len()).map(|number| format!("value ->> {number}")).collect();
     format!("insert or replace into {table} ({}) select {} from json_each(?1)", columns.join(", "), values.join(", "))
@@ -189,13 +190,13 @@ pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
     Ok((parsed(row, "ticket_id")?, view(row)?))
 }
 
-/// Rows with the stream that they come with.
+/// Decodes rows and the epoch that was read with them.
 pub(super) fn stream_rows(rows: &[SqliteRow]) -> Result<StreamRows, Error> {
     let epoch = rows.first().map(|row| row.try_get("identity")).transpose()?;
     Ok(StreamRows { epoch, rows: rows.iter().map(view_with_id).collect::<Result<_, _>>()? })
 }
 
-/// A row of an outer join: the default where the view has none.
+/// Decodes a row of an outer join. Returns the default if the ticket has no row.
 pub(super) fn view_or_none(row: &SqliteRow) -> Result<View, Error> {
     let id: Option<&str> = row.try_get("ticket_id")?;
     if id.is_none() { Ok(View::default()) } else { view(row) }
@@ -319,7 +320,7 @@ fn status(number: i64) -> Result<ReservationStatus, Error> {
     }
 }
 
-/// Discounts as a JSON array of arrays; never asked for by parts.
+/// Encodes discounts as a JSON array of arrays. No query reads parts of it.
 fn discounts_column(discounts: &[Discount]) -> String {
     let columns = discounts.iter().map(|Discount { rule_id, description, amount }| {
         json!([rule_id, description, amount.currency_code, amount.units, amount.nanos])

@@ -1,4 +1,5 @@
-//! The contract, and that each list is served by an index: its pages cost what they hold, not what there is.
+//! Runs the contract, and checks that an index serves each list, so that the cost of a page does not depend on the size
+//! of the table.
 
 use eticket_base::clock::SystemClock;
 use sqlx::{
@@ -38,7 +39,7 @@ async fn a_file_that_a_newer_program_has_migrated_is_made_anew() {
     let newer = Migrator::with_migrations(MIGRATIONS.iter().cloned().chain([column]).collect());
     let database = Database::open_with(&path, &newer, clock.clone(), Durability::Unsynced).await.unwrap();
     database.close().await;
-    // Opened as it is, it would refuse every commit: the rows of this program have a column less.
+    // If the file were kept, it would refuse every commit: the rows of this version have one column less.
     let store = SqliteViews::open(&path, clock).await.unwrap();
     contract::suite(Arc::new(store)).await;
 }
@@ -53,7 +54,7 @@ async fn every_order_and_filter_has_its_index() {
         (Filter::default(), "", "view_by_start"),
         (Filter::default(), "start_time desc", "view_by_start"),
         (from, "", "view_by_start"),
-        // The table itself is in the order of ids.
+        // The table itself is sorted by id.
         (Filter::default(), "ticket_id", "view"),
         (Filter::default(), "ticket_id desc", "view"),
         (Filter::default(), "discounted_price", "view_by_price"),
