@@ -34,7 +34,7 @@ async fn everything_is_up_until_ctrl_c() {
     let mut addresses = BTreeMap::<String, Vec<String>>::new();
     let up = timeout(SOON * 2, async {
         while let Some(line) = lines.next_line().await.expect("text") {
-            if line.starts_with("Ctrl-C") {
+            if line.starts_with("Press Ctrl-C") {
                 return true;
             }
             let mut words = line.split_whitespace();

@@ -55,7 +55,7 @@ async fn an_old_nats_server_is_named_and_the_service_keeps_running() {
     let launch = Launch::program("eticket-reservation").data(data.path()).key("listen", "127.0.0.1:0");
     let launch = launch.key("bus.url", &url).key("upstream.ticket.url", "http://127.0.0.1:1");
     let eticket = launch.key("shutdown.drain_delay_ms", "0").start().await;
-    let said = "is nats-server 2.9.10: 2.10 or newer is needed: update it, or set bus.url";
+    let said = "runs nats-server 2.9.10: version 2.10 or newer is needed: update the server, or set bus.url";
     eventually(
         SOON,
         "the log has the error",
@@ -125,7 +125,7 @@ async fn an_old_postgresql_ends_the_start_and_is_named() {
     let launch = Launch::program("eticket-pricing").data(data.path()).key("bus.url", "embedded");
     let exit = launch.key("listen", "127.0.0.1:0").key("store.url", &url).run().await;
     assert_eq!(exit.code, Some(69), "{}", exit.log);
-    for part in ["store.url", "postgres:***@127.0.0.1", "it is PostgreSQL 14.", "15 or newer is needed"] {
+    for part in ["store.url", "postgres:***@127.0.0.1", "it runs PostgreSQL 14.", "15 or newer is needed"] {
         assert!(exit.log.contains(part), "{part:?} is not in:\n{}", exit.log);
     }
     assert!(!exit.log.contains("s3cret"), "{}", exit.log);
