@@ -1,8 +1,7 @@
-//! What can be done with prices, and the ports it needs. `apply_batch` is the whole of every event and policy: a synchronous function
-//! over the domain, which a store runs within its transaction.
+//! The use cases of prices and the ports that they need. [`PriceWriter`] applies all events and policies with a
+//! synchronous function over the domain, which the store runs inside its transaction.
 //!
-//! The policy in force is read in that transaction too: a replica that has not heard of the newest version never computes by an
-//! older one.
+//! The policy in force is read in the same transaction, so a replica never computes a price with an outdated policy.
 
 pub mod events;
 
@@ -20,48 +19,50 @@ use eticket_store::{self as store, Commit, CommitExt, OutboxRow, Parked, Rows, W
 
 use crate::domain::{self, Holder, Offer, Policy, PolicyBehind, Price, Row, Schedule};
 
-/// Prices computed anew in one transaction.
+/// Maximum number of prices that are recomputed per page.
 const REPRICE_PAGE: i64 = 500;
 
-/// Turns prices into bytes for the outbox.
+/// Encoder of prices: events for the outbox.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
-    /// `None` for a row without a price, which waits for its ticket.
+    /// Encodes the price event of a row. Returns `None` for a row without a price, which has not received its ticket
+    /// event yet.
     pub event: fn(&TicketId, &Row, DateTime<Utc>, &TraceContext) -> Option<OutboxRow>,
 }
 
-/// What a commit reads and writes.
+/// The rows that a commit reads and writes.
 #[derive(Debug, Default)]
 pub struct PricingRows {
     pub prices: Rows<TicketId, Row>,
-    /// The highest version ever adopted.
+    /// The policy in force: the highest version ever adopted.
     pub in_force: Option<Policy>,
-    /// Adopted in this commit, in the order of versions.
+    /// Policies adopted in this commit, sorted by version.
     pub adopted: Vec<Policy>,
 }
 
-/// Where prices and policies are kept.
+/// Port: storage of prices and policies.
 #[async_trait]
 pub trait PriceStore: Commit<Keys = BTreeSet<TicketId>, Rows = PricingRows> + 'static {
     async fn row(&self, id: &TicketId) -> Result<Option<Row>, store::Error>;
 
-    /// Those of the rows of these tickets that there are, also without a price.
+    /// Returns the rows of these tickets, including rows without a price. Tickets without a row are skipped.
     async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, store::Error>;
 
-    /// Rows that have a price, with ids above `after`, in the order of their ids.
+    /// Returns up to `most` rows that have a price and ids above `after`, sorted by id.
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, store::Error>;
 
-    /// Rows that have a price by a policy below `version` and that nobody holds.
+    /// Returns the ids of up to `most` tickets without a holder whose price was computed with a policy version below
+    /// `version`.
     async fn to_reprice(&self, version: i64, most: i64) -> Result<Vec<TicketId>, store::Error>;
 
-    /// The highest version ever adopted.
+    /// Returns the policy in force, which is the highest version ever adopted.
     async fn policy_in_force(&self) -> Result<Option<Policy>, store::Error>;
 
-    /// Rows that have a price.
+    /// Returns the number of rows that have a price.
     async fn count(&self) -> Result<i64, store::Error>;
 }
 
-/// What an event says to a price.
+/// The content of an event that a price depends on.
 #[derive(Debug, Clone)]
 pub struct PriceInput {
     pub ticket: TicketId,
@@ -74,7 +75,7 @@ pub enum Input {
     Holder(Holder),
 }
 
-/// What goes through the one writer.
+/// Input of the store's single writer.
 pub enum WriteCommand {
     Event(Incoming<PriceInput>),
     Park(Parked),
@@ -93,16 +94,16 @@ impl WriteCommand {
     }
 }
 
-/// What came of a write.
+/// Result of a write.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
     Done,
     Offered(Offer),
-    /// There is no policy to compute by, or only one that the row is ahead of.
+    /// No policy is adopted yet, or the row was computed with a newer policy than the one in force. Holds the reason.
     NotComputed(String),
 }
 
-/// The use cases.
+/// The use cases. Clones share the store and the writer.
 #[derive(Clone)]
 pub struct Prices {
     store: Arc<dyn PriceStore>,
@@ -114,38 +115,44 @@ impl Prices {
         Self { store, writer }
     }
 
+    /// Returns the row of a ticket, or `None` if there is none.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn row(&self, id: &TicketId) -> Result<Option<Row>, store::Error> {
         self.store.row(id).await
     }
 
+    /// Returns up to `most` rows that have a price and ids above `after`, sorted by id.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, store::Error> {
         self.store.page(after, most).await
     }
 
-    /// `None` before the first policy is adopted, which is before the first call is answered.
+    /// Returns the policy in force. It is `None` only until the first policy is adopted, which happens before the
+    /// service accepts calls.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn policy_in_force(&self) -> Result<Option<Policy>, store::Error> {
         self.store.policy_in_force().await
     }
 
-    /// What a ticket would cost; nothing is stored. `None` as [`Prices::policy_in_force`].
+    /// Computes the price for a start time and a grade without storing it. Returns `None` as
+    /// [`Prices::policy_in_force`] does.
     ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn quote(&self, start: DateTime<Utc>, grade: Option<UserGrade>) -> Result<Option<Price>, store::Error> {
         Ok(self.store.policy_in_force().await?.map(|policy| policy.price(start, grade)))
     }
 
-    /// Offers a policy: it is kept, and in force from then on, if its version is the highest ever offered.
+    /// Offers a policy. It is stored and comes into force if its version is higher than every version adopted before.
     ///
     /// # Errors
-    /// If the store does not answer: nothing is adopted then, or it is not known.
+    /// If the store is unavailable. The policy was then not adopted, or the outcome is unknown.
     pub async fn offer(&self, policy: Policy) -> Result<Offer, batch::Error> {
         match self.writer.submit(WriteCommand::Offer(policy), None).await? {
             Outcome::Offered(offer) => Ok(offer),
@@ -153,10 +160,11 @@ impl Prices {
         }
     }
 
-    /// Computes what nobody holds by the policy in force; answers how many.
+    /// Recomputes the prices of all tickets without a holder with the policy in force. Returns the number of rows that
+    /// were found outdated.
     ///
     /// # Errors
-    /// If the store does not answer: to be begun again, which is harmless.
+    /// If the store is unavailable. It is safe to start again.
     pub async fn reprice(&self) -> Result<usize, batch::Error> {
         let Some(policy) = self.store.policy_in_force().await.map_err(unavailable)? else { return Ok(0) };
         let mut count = 0;
@@ -166,7 +174,8 @@ impl Prices {
                 return Ok(count);
             }
             count += page.len();
-            // Each leaves what is found here: it is computed, or somebody holds it by then.
+            // The loop ends because every row leaves the result set: either it is recomputed, or it has a holder by
+            // then.
             futures::future::try_join_all(page.into_iter().map(|id| self.submit(WriteCommand::Reprice(id)))).await?;
         }
     }
@@ -184,7 +193,7 @@ fn unavailable(error: store::Error) -> batch::Error {
     batch::Error::Unavailable
 }
 
-/// The store's one writer.
+/// The store's single writer.
 pub struct PriceWriter {
     pub store: Arc<dyn PriceStore>,
     pub messages: Messages,
@@ -202,7 +211,7 @@ impl Writer<WriteCommand, Outcome> for PriceWriter {
     }
 }
 
-/// One write, on the result of those before it in the batch.
+/// Applies one write on top of the preceding writes of the batch.
 fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: Messages, now: DateTime<Utc>) -> Outcome {
     match write {
         WriteCommand::Event(incoming) => handle_event(work, incoming, messages, now),
@@ -227,7 +236,8 @@ fn apply(work: &mut Work<PricingRows>, write: &WriteCommand, messages: Messages,
             Outcome::Done
         }
         WriteCommand::Republish(id) => {
-            // A row of its own even where one of this revision waits: that one may be sent already and input to be deleted.
+            // Always add a new outbox row: an existing row of the same revision may already be published and about to
+            // be deleted.
             let row = work.rows.prices.get(id);
             let event = row.and_then(|row| (messages.event)(id, row, now, &TraceContext::new_root()));
             event.into_iter().for_each(|event| work.publish(event));
@@ -246,7 +256,7 @@ fn handle_event(
     let Some(policy) = &work.rows.in_force else {
         return Outcome::NotComputed("no policy has been adopted yet".to_owned());
     };
-    // A missing row is made: what comes before the ticket's own event waits for it there.
+    // Create a missing row: a reservation event that arrives before the ticket event is kept there.
     let none_yet = Row::default();
     let row = work.rows.prices.get(ticket).unwrap_or(&none_yet);
     let applied: Result<Option<Row>, PolicyBehind> = match *input {

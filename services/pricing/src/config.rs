@@ -1,4 +1,4 @@
-//! The configuration that only the pricing service has.
+//! Configuration keys that only the pricing service accepts.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{domain::Policy, policy_file};
 
-/// The pricing service's own keys.
+/// The configuration of the pricing service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -16,16 +16,17 @@ pub struct Config {
     pub audit: AuditConfig,
 }
 
-/// `policy.*`.
+/// Section `policy`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PolicyConfig {
-    /// YAML; `None` for the embedded policy.
+    /// Path of the YAML file with the policy; `None` for the embedded policy.
     #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
     pub file: Option<PathBuf>,
-    /// How often the file is looked at for changes.
+    /// Interval between checks of the file for changes, in milliseconds.
     pub reload_interval_ms: u64,
-    /// How long the file must have stayed the same before it is adopted: it may be looked at while it is being written.
+    /// How long the file must stay unchanged before it is adopted, in milliseconds. This prevents the use of a file
+    /// that is still being written.
     pub settle_ms: u64,
 }
 
@@ -38,10 +39,10 @@ impl PolicyConfig {
         Duration::from_millis(self.settle_ms)
     }
 
-    /// The policy as the file says now, or the embedded one.
+    /// Reads the policy from the file, or returns the embedded policy.
     ///
     /// # Errors
-    /// If the file cannot be read, or holds no policy.
+    /// If the file cannot be read or contains no valid policy.
     pub fn read(&self) -> Result<Policy, Error> {
         let wrong = |problem: String| {
             let name = self.file.as_ref().map(|file| file.display().to_string());
@@ -58,8 +59,10 @@ impl PolicyConfig {
 }
 
 impl Config {
+    /// Validates the values.
+    ///
     /// # Errors
-    /// The first value that makes no sense.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), Error> {
         within("policy.reload_interval_ms", self.policy.reload_interval_ms, 10, 3_600_000)?;
         self.audit.check()?;

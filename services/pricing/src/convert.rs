@@ -1,4 +1,4 @@
-//! Prices and policies in the contract's words, for the adapters on both sides.
+//! Conversion of prices and policies to the messages of the contract, shared by the inbound and outbound adapters.
 
 use chrono::{Datelike, NaiveDate, Weekday};
 use eticket_proto::{
@@ -11,7 +11,7 @@ use prost::Message;
 
 use crate::domain::{Money, Policy, Price, Reduction, Rounding, Row, Rule};
 
-/// A price as the contract shows it; `None` for a row without one.
+/// Returns the message for a price, or `None` for a row without a price.
 pub fn row_to_message(id: &TicketId, row: &Row) -> Option<pb::Price> {
     let price = row.price.as_ref()?;
     Some(pb::Price {
@@ -24,7 +24,7 @@ pub fn row_to_message(id: &TicketId, row: &Row) -> Option<pb::Price> {
     })
 }
 
-/// A price of no ticket.
+/// Returns the message for a price that belongs to no ticket.
 pub fn quote_to_message(price: &Price) -> pb::Price {
     let discounts = price.discounts.iter().map(|discount| pb::Discount {
         rule_id: discount.rule_id.clone(),
@@ -49,13 +49,15 @@ pub fn policy_to_message(policy: &Policy) -> pb::PricingPolicy {
     }
 }
 
-/// A policy as stores keep it.
+/// Encodes a policy for storage.
 pub fn policy_to_bytes(policy: &Policy) -> Vec<u8> {
     policy_to_message(policy).encode_to_vec()
 }
 
+/// Decodes a stored policy.
+///
 /// # Errors
-/// If they are not what [`policy_to_bytes`] made.
+/// If the bytes are not an output of [`policy_to_bytes`].
 pub fn policy_from_bytes(bytes: &[u8]) -> Result<Policy, String> {
     let message = pb::PricingPolicy::decode(bytes).map_err(|error| error.to_string())?;
     let rounding = match message.rounding() {
@@ -151,7 +153,7 @@ fn weekday_from_message(number: i32) -> Option<Weekday> {
 }
 
 fn date_to_message(date: NaiveDate) -> Date {
-    // Months and days are far below the limit.
+    // Months and days are far below `i32::MAX`.
     Date { year: date.year(), month: date.month().cast_signed(), day: date.day().cast_signed() }
 }
 
@@ -164,7 +166,7 @@ mod tests {
     use super::*;
     use crate::policy_file;
 
-    /// One of everything that a policy may have.
+    /// A policy that uses every feature.
     const EVERYTHING: &str = "version: 7
 base_price: 12.50 EUR
 business_time_zone: America/New_York

@@ -1,7 +1,7 @@
-//! The rules of pricing as in the protocol: the row of a ticket, and one pure function for each thing that happens to it.
+//! The pricing rules of the protocol: the row of a ticket, and one pure function for each event.
 //!
-//! A price is always computed from the state (start, holder's grade, policy), never added to or subtracted from what stands: an
-//! event that comes twice changes nothing the second time.
+//! A price is always computed from the state (start, grade of the holder, policy) and never derived from the previous
+//! price. A duplicate event therefore changes nothing.
 
 mod money;
 mod policy;
@@ -14,42 +14,42 @@ use eticket_proto::ids::UserGrade;
 pub use money::{Currency, InvalidMoney, Money};
 pub use policy::{Discount, InvalidPolicy, Offer, Policy, Price, Reduction, Rounding, Rule, consider};
 
-/// What pricing keeps of a ticket. The default is a ticket that nothing is known of.
+/// The state that pricing keeps for a ticket. The default is the state before the first event.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Row {
-    /// When the ticket starts; none before its first event.
+    /// Start of the ticket; `None` before the first ticket event.
     pub start: Option<DateTime<Utc>>,
-    /// 0: no schedule yet.
+    /// Newest schedule revision of the ticket that has been applied; 0 before the first.
     pub schedule_revision: i64,
-    /// Of who holds the ticket; none if nobody does.
+    /// Grade of the holder; `None` if the ticket has no holder.
     pub grade: Option<UserGrade>,
-    /// The newest of the ticket's reservations that was taken in.
+    /// Newest revision of the ticket's ledger that has been applied; 0 before the first.
     pub reservation_revision: i64,
-    /// Of the policy that `price` was computed by; 0 before that.
+    /// Version of the policy with which `price` was computed; 0 before the first computation.
     pub policy_version: i64,
-    /// Raised by one each time an event or a policy is taken in while there is a start.
+    /// Number of events and policies applied since `start` is set.
     pub revision: i64,
-    /// There is one exactly if there is a start.
+    /// Set exactly when `start` is set.
     pub price: Option<Price>,
-    /// Of the newest `revision`.
+    /// Time of the newest `revision`.
     pub update_time: Option<DateTime<Utc>>,
 }
 
-/// What a ticket event says: when the ticket starts, and the revision of that.
+/// The content of a ticket event: the start of the ticket and its schedule revision.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     pub start: DateTime<Utc>,
     pub revision: i64,
 }
 
-/// What a reservation event says: the grade of who holds the ticket as of a revision of its ledger, none if nobody does.
+/// The content of a reservation event: the grade of the holder at one revision of the ledger; `None` without a holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Holder {
     pub grade: Option<UserGrade>,
     pub revision: i64,
 }
 
-/// The row was computed by a policy that is not known here yet: read it from the store, then try again.
+/// The row was computed with a newer policy than the given one. Read the policy in force from the store and retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the row was computed by policy version {wanted}, here it is still {known}")]
 pub struct PolicyBehind {
@@ -57,13 +57,13 @@ pub struct PolicyBehind {
     pub known: i64,
 }
 
-/// pricing ← ticket event. `None` if it is stale. Publish the row if it has a price.
+/// Applies a ticket event. Returns `None` for a stale event. The caller publishes the returned row if it has a price.
 ///
-/// A change of the end alone raises the schedule's revision too. A held ticket then keeps its price and the policy version of that
-/// price; the new row and its event only say that the revision was taken in.
+/// A change of the end alone also increments the schedule revision. A ticket with a holder then keeps its price and
+/// policy version; the new row and its event only confirm that the revision was applied.
 ///
 /// # Errors
-/// See [`PolicyBehind`].
+/// [`PolicyBehind`] if the row was computed with a newer policy than `policy`.
 pub fn apply_ticket(
     row: &Row,
     seen: Schedule,
@@ -81,11 +81,11 @@ pub fn apply_ticket(
     recompute(row, policy, now).map(Some)
 }
 
-/// pricing ← reservation event. `None` if it is stale. Publish the row if it has a price, also where the price stays: that the
-/// revision was taken in is what the view waits for.
+/// Applies a reservation event. Returns `None` for a stale event. The caller publishes the returned row if it has a
+/// price, even if the price is unchanged: the view waits for the event that confirms the revision.
 ///
 /// # Errors
-/// See [`PolicyBehind`].
+/// [`PolicyBehind`] if the row was computed with a newer policy than `policy`.
 pub fn apply_reservation(
     row: &Row,
     seen: Holder,
@@ -99,8 +99,8 @@ pub fn apply_reservation(
     recompute(row, policy, now).map(Some)
 }
 
-/// A new version of the policy. `None` where nothing changes: whoever holds a ticket keeps the price they were given until the
-/// next event about it.
+/// Applies a new version of the policy. Returns `None` if nothing changes. A ticket with a holder keeps its price until
+/// its next event.
 pub fn apply_policy(row: &Row, policy: &Policy, now: DateTime<Utc>) -> Option<Row> {
     let held = row.grade.is_some();
     if held || row.start.is_none() || row.policy_version >= policy.version() {
@@ -109,7 +109,7 @@ pub fn apply_policy(row: &Row, policy: &Policy, now: DateTime<Utc>) -> Option<Ro
     recompute(row.clone(), policy, now).ok()
 }
 
-/// Without a schedule the row waits for one.
+/// Computes the price of a row with `policy`. A row without a schedule is returned without a price.
 fn recompute(row: Row, policy: &Policy, now: DateTime<Utc>) -> Result<Row, PolicyBehind> {
     if row.policy_version > policy.version() {
         return Err(PolicyBehind { wanted: row.policy_version, known: policy.version() });

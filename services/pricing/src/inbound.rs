@@ -1,4 +1,4 @@
-//! What drives the application: calls, events, and the policy file.
+//! Inbound adapters: gRPC calls, events and the policy file.
 
 pub mod events;
 pub mod grpc;

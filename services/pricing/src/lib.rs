@@ -1,7 +1,7 @@
-//! The pricing service: the price of each ticket, by a policy that is data. It listens to tickets, for when they start, and to
-//! reservations, for who holds them.
+//! The pricing service computes the price of each ticket with a policy that is configured as data. It consumes ticket
+//! events for the start and reservation events for the holder.
 //!
-//! This file is the composition root, the only one that names concrete adapters.
+//! This file is the composition root, and the only file that names concrete adapters.
 
 pub mod application;
 mod config;
@@ -63,7 +63,7 @@ impl Service for Pricing {
         let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = PriceWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
         let prices = Prices::new(store, shell.start_writer(writer));
-        // Before the first call and the first event: there is never a moment without a policy.
+        // Adopt a policy before the first call and the first event, so that a policy is always in force.
         let mut watch = PolicyWatch::new(prices.clone(), config.policy.file.clone(), config.policy.settle());
         watch.begin().await?;
         let events = Events {
@@ -79,7 +79,7 @@ impl Service for Pricing {
     }
 }
 
-/// The service's own tables on the store that the configuration names.
+/// Returns the price tables on the configured store.
 fn store_of(opened: OpenStore) -> Arc<dyn PriceStore> {
     match opened {
         OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::PriceTables>::new(database)),

@@ -1,4 +1,4 @@
-//! The pricing service in a process of its own.
+//! Runs the pricing service in its own process.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,7 +1,7 @@
-//! Reads a pricing policy from YAML; its keys are the fields of `PricingPolicy` in the contract.
+//! Reads a pricing policy from YAML. The keys are the fields of `PricingPolicy` in the contract.
 //!
-//! Whoever edits the file is told the line and the rule. The parser knows the line of what it cannot read; for what only the
-//! domain can find wrong with a rule the file is read once more, up to that rule, to learn its line.
+//! Errors name the line and the rule. The parser reports the line of a syntax or type error. If the domain rejects a
+//! rule, the file is parsed again up to that rule to find its line.
 
 mod forms;
 
@@ -19,23 +19,24 @@ use serde::{
 use crate::domain::{Policy, Reduction, Rule};
 use forms::{AmountForm, DateForm, GradeForm, RoundingForm, WeekdayForm, ZoneForm};
 
-/// The policy that is used where the configuration names no file.
+/// The embedded policy, used if the configuration names no file.
 pub const DEFAULT: &str = include_str!("../policy.yaml");
 
-/// The largest file that is read, in bytes.
+/// Maximum size of a policy file, in bytes.
 pub const LARGEST: usize = 1 << 20;
 
-/// The highest version: every client can hold it, and a version beyond it is a slip that no later version could correct.
+/// Maximum version. Every client can represent it. A larger version is likely a typing error, and no later version
+/// could correct it.
 const HIGHEST_VERSION: i64 = i32::MAX as i64;
 
-/// Says what is wrong with a policy file, where, and what is expected.
+/// A problem in a policy file. `Display` states the line, the rule and the expected value.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}{}{problem}", line.map(|line| format!("line {line}: ")).unwrap_or_default(),
         rule.as_ref().map(|rule| format!("rule {rule}: ")).unwrap_or_default())]
 pub struct Error {
-    /// Counted from 1.
+    /// Line number, starting at 1.
     pub line: Option<usize>,
-    /// Its `rule_id`, or `number N` of one that has none.
+    /// The `rule_id`, or `number N` (from 1) for a rule without a valid id.
     pub rule: Option<String>,
     pub problem: String,
 }
@@ -69,12 +70,12 @@ struct RuleForm {
     amount: Option<AmountForm>,
 }
 
-/// Reads a file's text.
+/// Reads the text of a policy file. Symbolic links are followed.
 ///
 /// # Errors
-/// If it cannot be read, is no regular file (links are followed), is larger than [`LARGEST`], or is not UTF-8.
+/// If the file cannot be read, is not a regular file, is larger than [`LARGEST`], or is not UTF-8.
 pub fn read(path: &Path) -> io::Result<String> {
-    // Opening a FIFO waits for somebody who writes, and a device may have no end.
+    // Opening a FIFO blocks until a writer opens it, and a device may be endless.
     if !fs::metadata(path)?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
     }
@@ -90,10 +91,12 @@ pub fn read(path: &Path) -> io::Result<String> {
     })
 }
 
+/// Parses a policy.
+///
 /// # Errors
-/// The first thing that is wrong with it.
+/// The first problem that is found.
 pub fn parse(text: &str) -> Result<Policy, Error> {
-    // A byte order mark, which some editors put at the start, is no part of the text.
+    // Some editors write a byte order mark at the start of a file.
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     if text.len() > LARGEST {
         let problem = format!("the file has {} bytes: expected at most {LARGEST}", text.len());
@@ -139,7 +142,8 @@ fn reduction(rule: &RuleForm, currency: crate::domain::Currency) -> Result<Reduc
     }
 }
 
-/// For what the parser refused. Its text starts with the path (`rules[1].percent: …`) and ends with the place.
+/// Converts an error of the parser. Its message starts with the path (`rules[1].percent: …`) and ends with the
+/// location.
 fn unreadable(text: &str, error: &serde_norway::Error) -> Error {
     let message = error.to_string();
     let index = message
@@ -157,7 +161,7 @@ fn unreadable(text: &str, error: &serde_norway::Error) -> Error {
     }
 }
 
-/// The line of the key that a problem begins with, where the file has it at the start of a line.
+/// Returns the line of the key with which a problem starts, if a line of the file starts with that key.
 fn line_of(text: &str, problem: &str) -> Option<usize> {
     let (key, _) = problem.split_once(':')?;
     let is_its = |line: &str| line.strip_prefix(key).is_some_and(|rest| rest.trim_start().starts_with(':'));
@@ -188,7 +192,7 @@ fn rule_name(text: &str, index: usize) -> String {
     name.unwrap_or_else(|| format!("number {}", index + 1))
 }
 
-/// Reads the file again and refuses the rule at `index`, so that the parser says on which line that is.
+/// Parses the file again and fails at the rule at `index`, so that the error of the parser contains its line.
 struct StopAt {
     index: usize,
 }

@@ -1,4 +1,4 @@
-//! The whole service in this process: from the bus to its answers and back to the bus.
+//! Tests of the whole service in one process, from the bus to its responses and back to the bus.
 
 use std::{sync::Arc, time::Duration};
 
@@ -93,7 +93,7 @@ impl Fixture {
         Ok(response.into_inner().price.expect("a price"))
     }
 
-    /// Waits, within a bound, for a price of this revision.
+    /// Waits for a price of at least this revision, within a bound.
     async fn price_at(&self, ticket: &str, revision: i64) -> Price {
         let found = async {
             loop {

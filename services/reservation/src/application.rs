@@ -1,5 +1,5 @@
-//! What can be done with reservations, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
-//! function over the domain, which a store runs within its transaction.
+//! The use cases of reservations and the ports that they need. [`ReservationWriter`] applies all commands and events
+//! with a synchronous function over the domain, which the store runs inside its transaction.
 
 pub mod events;
 
@@ -26,36 +26,37 @@ mod tests;
 
 pub use apply_batch::ReservationWriter;
 
-/// Encodes reservations and ledgers: as events for the outbox, and as the response of each command.
+/// Encoders of reservations and ledgers: events for the outbox, and the response of each command.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
-    /// The state as of the reservation's own revision, also when it is published again.
+    /// Encodes the event of a reservation. It carries the ledger state at the revision of the reservation, also when it
+    /// is republished.
     pub event: fn(&Reservation, DateTime<Utc>, &TraceContext) -> OutboxRow,
-    /// A ledger that is closed.
+    /// Encodes the event of a closed ledger.
     pub closed: fn(&Ledger, DateTime<Utc>, &TraceContext) -> OutboxRow,
     pub reserved: fn(&Reservation) -> EncodedResponse,
     pub cancelled: fn(&Reservation) -> EncodedResponse,
 }
 
-/// The rows of a commit: ledgers are locked, reservations go with them.
+/// The rows of a commit. The lock on a ledger also covers the reservations of its ticket.
 #[derive(Debug, Default)]
 pub struct ReservationRows {
     pub ledgers: Rows<TicketId, Ledger>,
     pub reservations: Rows<ReservationId, Reservation>,
 }
 
-/// Which rows a batch needs.
+/// The rows that a batch needs.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct Keys {
-    /// Ledgers.
+    /// Tickets whose ledgers are needed.
     pub tickets: BTreeSet<TicketId>,
-    /// Ledgers whose active reservation is needed too.
+    /// Tickets whose ledgers are needed together with their active reservations.
     pub active_of: BTreeSet<TicketId>,
-    /// Reservations, each with the ledger of its ticket.
+    /// Reservations that are needed, each together with the ledger of its ticket.
     pub reservations: BTreeSet<ReservationId>,
 }
 
-/// Which reservations a list shows; `None`: all.
+/// Filter of a list of reservations. A reservation must match every field that is set; `None` matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
     pub user: Option<String>,
@@ -63,10 +64,10 @@ pub struct Filter {
     pub status: Option<Status>,
 }
 
-/// Where reservations are kept.
+/// Port: storage of ledgers and reservations.
 #[async_trait]
 pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'static {
-    /// The record of a request and the ledger of a ticket, in one snapshot.
+    /// Reads the idempotency record of a request and the ledger of a ticket in one snapshot.
     async fn read_snapshot(
         &self,
         idempotency: Option<Idempotency>,
@@ -75,30 +76,32 @@ pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'stati
 
     async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, store::Error>;
 
-    /// Reservations with ids above `after`, in the order of their ids.
+    /// Returns up to `most` reservations that match the filter and have ids above `after`, sorted by id. An empty
+    /// `after` starts at the first reservation.
     async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error>;
 
-    /// Those of the ledgers of these tickets that there are.
+    /// Returns the ledgers of these tickets. Tickets without a ledger are skipped.
     async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, store::Error>;
 
-    /// Closed ledgers with ticket ids above `after`, in their order.
+    /// Returns the ticket ids of up to `most` closed ledgers with ticket ids above `after`, sorted by ticket id.
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, store::Error>;
 
-    /// Reservations and closed ledgers: what a republishing sends.
+    /// Returns the number of reservations plus the number of closed ledgers. These are the states that a full republish
+    /// sends.
     async fn count(&self) -> Result<i64, store::Error>;
 }
 
-/// The ticket service could not say whether a ticket is available.
+/// Reason why the ticket service did not report whether a ticket is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
     #[error("the ticket service cannot be asked")]
     Overloaded { retry_after: Option<Duration> },
-    /// The caller's own deadline has passed.
+    /// The deadline of the caller passed.
     #[error("the deadline passed while the ticket service was asked")]
     DeadlineExceeded,
 }
 
-/// Asks the ticket service.
+/// Port: availability checks by the ticket service.
 #[async_trait]
 pub trait Availability: Send + Sync {
     async fn check(
@@ -109,7 +112,7 @@ pub trait Availability: Send + Sync {
     ) -> Result<Check, CheckError>;
 }
 
-/// What goes through the one writer.
+/// Input of the store's single writer.
 pub enum WriteCommand {
     Reserve { new: NewReservation, check: Check, idempotency: Option<Idempotency>, trace: TraceContext },
     Cancel { id: ReservationId, idempotency: Option<Idempotency>, trace: TraceContext },
@@ -120,7 +123,7 @@ pub enum WriteCommand {
     RepublishClosed(TicketId),
 }
 
-/// What a ticket event says to its ledger.
+/// The content of a ticket event that a ledger applies.
 #[derive(Debug, Clone)]
 pub struct TicketChange {
     pub ticket: TicketId,
@@ -128,7 +131,7 @@ pub struct TicketChange {
     pub withdrawn: bool,
 }
 
-/// Why a command was refused. It has no effect then and leaves no record.
+/// Reason why a command was refused. A refused command changes nothing and leaves no idempotency record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     Domain(domain::Refusal),
@@ -147,10 +150,10 @@ impl From<RequestIdReused> for Refusal {
     }
 }
 
-/// The response; an empty one for what is no command.
+/// The response of a command, or its refusal. The response is empty for every other write.
 pub type Outcome = Result<EncodedResponse, Refusal>;
 
-/// Why a command was not run, or its outcome is unknown.
+/// Reason why a command was not run or its outcome is unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error(transparent)]
@@ -161,7 +164,7 @@ pub enum Error {
     Batch(#[from] batch::Error),
 }
 
-/// What a command brings along.
+/// Metadata of a command.
 #[derive(Debug, Clone)]
 pub struct Request {
     pub idempotency: Option<Idempotency>,
@@ -169,7 +172,7 @@ pub struct Request {
     pub deadline: Option<Instant>,
 }
 
-/// The use cases.
+/// The use cases. Clones share the store, the writer and the availability check.
 #[derive(Clone)]
 pub struct Reservations {
     store: Arc<dyn ReservationStore>,
@@ -192,17 +195,18 @@ impl Reservations {
         self.clock.now()
     }
 
-    /// Reserves a ticket. The record is looked for before the ticket service is asked, and once more in the transaction.
+    /// Reserves a ticket. The idempotency record is checked before the request to the ticket service and again in the
+    /// transaction.
     ///
     /// # Errors
-    /// [`Error`] if it was not run or its outcome is unknown.
+    /// [`Error`] if the command was not run or its outcome is unknown.
     pub async fn reserve(&self, new: NewReservation, request: Request) -> Result<Outcome, Error> {
         let Request { idempotency, trace, deadline } = request;
         let (record, ledger) = self.store.read_snapshot(idempotency, &new.ticket).await?;
         if let (Some(idempotency), Some(record)) = (idempotency, record) {
             return Ok(idempotency.response_of(&record).map_err(Refusal::from));
         }
-        // In a hot sale most are refused here, and no other service hears of them.
+        // In a hot sale most requests are refused here, without a call to another service.
         if let Some(refusal) = ledger.and_then(|ledger| ledger.refuses_at_once()) {
             return Ok(Err(refusal.into()));
         }
@@ -210,23 +214,27 @@ impl Reservations {
         Ok(self.writer.submit(WriteCommand::Reserve { new, check, idempotency, trace }, deadline).await?)
     }
 
-    /// Cancels a reservation, with this store alone.
+    /// Cancels a reservation. Uses only the store of this service.
     ///
     /// # Errors
-    /// [`batch::Error`] if it was not run or its outcome is unknown.
+    /// [`batch::Error`] if the command was not run or its outcome is unknown.
     pub async fn cancel(&self, id: ReservationId, request: Request) -> Result<Outcome, batch::Error> {
         let Request { idempotency, trace, deadline } = request;
         self.writer.submit(WriteCommand::Cancel { id, idempotency, trace }, deadline).await
     }
 
+    /// Returns a reservation, or `None` if there is none with this id.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, store::Error> {
         self.store.reservation(id).await
     }
 
+    /// Returns up to `most` reservations that match the filter and have ids above `after`, sorted by id.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, store::Error> {
         self.store.page(filter, after, most).await
     }

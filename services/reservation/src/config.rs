@@ -1,4 +1,4 @@
-//! The configuration that only the reservation service has.
+//! Configuration keys that only the reservation service accepts.
 
 use eticket_base::config::Error;
 use eticket_rpc_client::UpstreamConfig;
@@ -6,7 +6,7 @@ use eticket_runtime::process::Deployment;
 use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};
 
-/// The reservation service's own keys.
+/// The configuration of the reservation service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -15,17 +15,19 @@ pub struct Config {
     pub audit: AuditConfig,
 }
 
-/// `upstream.*`.
+/// Section `upstream`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Upstreams {
-    /// The ticket service, which is asked whether a ticket is available.
+    /// The ticket service, which checks whether a ticket is available.
     pub ticket: UpstreamConfig,
 }
 
 impl Config {
+    /// Validates the values.
+    ///
     /// # Errors
-    /// The first value that makes no sense.
+    /// The first invalid value.
     pub fn check(&self, place: Deployment) -> Result<(), Error> {
         self.idempotency.check()?;
         self.audit.check()?;

@@ -1,4 +1,4 @@
-//! Reservations in the contract's words, for the adapters on both sides.
+//! Conversion of reservations to the messages of the contract, shared by the inbound and outbound adapters.
 
 use eticket_proto::{
     reservation::{self as pb, ReservationStatus},
@@ -7,7 +7,7 @@ use eticket_proto::{
 
 use crate::domain::{Reservation, Status};
 
-/// What `status_reason` says of a rejection: there is only one way to it.
+/// The `status_reason` of a rejection. A withdrawal is the only cause of a rejection.
 const REJECTED_BECAUSE: &str = "TICKET_WITHDRAWN";
 
 pub fn to_message(reservation: &Reservation) -> pb::Reservation {
@@ -33,7 +33,10 @@ fn status_to_proto(status: Status) -> ReservationStatus {
     }
 }
 
-/// The status that a filter names; `None` for UNSPECIFIED, an error for a number that is none.
+/// Converts the status filter of a list request; `None` for UNSPECIFIED.
+///
+/// # Errors
+/// If the number is not a value of the enum.
 pub fn status_filter(number: i32) -> Result<Option<Status>, prost::UnknownEnumValue> {
     Ok(match ReservationStatus::try_from(number)? {
         ReservationStatus::Unspecified => None,

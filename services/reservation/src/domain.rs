@@ -1,20 +1,20 @@
-//! Who holds which ticket, and every way that can change: one pure function a transition, to be read beside the protocol in
-//! ARCHITECTURE.md.
+//! Ledgers, reservations and their transitions. Each transition is one pure function; ARCHITECTURE.md describes the
+//! protocol.
 //!
-//! All that ever happens to one ticket's reservations is totally ordered by its ledger: each transition takes the ledger and gives
-//! the next one, a revision higher.
+//! The ledger of a ticket totally orders all changes of its reservations: each transition takes a ledger and returns
+//! the next one, whose revision is higher by one.
 
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade, UserId};
 
-/// The ledger of a ticket: the row on which exclusivity is decided.
+/// The ledger of a ticket. This row decides which reservation holds the ticket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
     pub ticket: TicketId,
-    /// Counts over all reservations of the ticket.
+    /// Number of changes to all reservations of the ticket.
     pub revision: i64,
     pub active: Option<ReservationId>,
-    /// The ticket is withdrawn: it can never be reserved again.
+    /// Whether the withdrawal of the ticket was applied. A closed ledger accepts no further reservation.
     pub closed: bool,
 }
 
@@ -33,19 +33,19 @@ pub struct Reservation {
     pub user: UserId,
     pub grade: UserGrade,
     pub status: Status,
-    /// The ledger's, when this reservation last changed.
+    /// Revision of the ledger at the last change of this reservation.
     pub revision: i64,
     pub reserve_time: DateTime<Utc>,
     pub update_time: DateTime<Utc>,
 }
 
-/// What the ticket service said a moment ago.
+/// Result of an availability check by the ticket service. It may be out of date.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
     NotFound,
     Withdrawn,
     Expired,
-    /// Held, as of this revision of the ticket's reservations.
+    /// The ticket is held at this revision of its ledger.
     Reserved {
         reservation_revision: i64,
         end: DateTime<Utc>,
@@ -55,7 +55,7 @@ pub enum Check {
     },
 }
 
-/// Why a command has no effect.
+/// Reason why a command has no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
     TicketNotFound,
@@ -66,7 +66,7 @@ pub enum Refusal {
     ReservationNotActive,
 }
 
-/// Who wants to reserve.
+/// The input of a reservation: the ticket, the user and the new id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NewReservation {
     pub id: ReservationId,
@@ -76,12 +76,13 @@ pub struct NewReservation {
 }
 
 impl Ledger {
-    /// The ledger of a ticket of which nothing has been heard.
+    /// Returns the initial ledger of a ticket: revision 0, open and without a reservation.
     pub fn new(ticket: TicketId) -> Self {
         Self { ticket, revision: 0, active: None, closed: false }
     }
 
-    /// What may be refused before the ticket service is asked, from one snapshot of the own store that shows no record.
+    /// Returns a refusal that needs no check by the ticket service. Before the check, call this only on a ledger from a
+    /// snapshot that contains no idempotency record of the request.
     pub fn refuses_at_once(&self) -> Option<Refusal> {
         if self.closed {
             Some(Refusal::TicketWithdrawn)
@@ -93,8 +94,9 @@ impl Ledger {
     }
 }
 
-/// Reserve. EXPIRED and WITHDRAWN are always believed; RESERVED unless the ledger knows more than the ticket has taken in: then the
-/// ticket lags, and the ledger decides. The end that the check showed is looked at once more.
+/// Transition Reserve. A check result of WITHDRAWN or EXPIRED always refuses. RESERVED refuses unless the revision of
+/// the ledger is higher than the one that the ticket has applied: then the ticket is out of date and the ledger
+/// decides. The end from the check is compared with `now` again.
 pub fn reserve(
     ledger: &Ledger,
     new: NewReservation,
@@ -123,7 +125,7 @@ pub fn reserve(
     Ok((ledger, Reservation { id, ticket, user, grade, status, revision, reserve_time: now, update_time: now }))
 }
 
-/// Cancel. Guard: the reservation is RESERVED. Nothing but this store is asked.
+/// Transition Cancel. Guard: the reservation is RESERVED. It depends on no other service.
 pub fn cancel(
     ledger: &Ledger,
     reservation: &Reservation,
@@ -137,8 +139,9 @@ pub fn cancel(
     Ok((ledger, cancelled))
 }
 
-/// Takes in that a ticket is withdrawn: closes its ledger, and rejects what is active. `None` if it is closed already. The
-/// revision rises also where nobody held the ticket: only when the closing is published is the withdrawal over.
+/// Applies the withdrawal of a ticket: closes its ledger and rejects the active reservation. Returns `None` if the
+/// ledger is already closed. The revision increases even if there is no active reservation: the withdrawal is complete
+/// only when the closed ledger is published.
 pub fn close(
     ledger: &Ledger,
     active: Option<&Reservation>,

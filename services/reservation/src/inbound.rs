@@ -1,4 +1,4 @@
-//! What drives the application: calls and events.
+//! Inbound adapters: gRPC calls and events.
 
 pub mod events;
 pub mod grpc;

@@ -1,7 +1,8 @@
-//! The reservation service: who holds which ticket, the one place where exclusivity is decided. It asks the ticket service whether
-//! a ticket is available, and listens to it for withdrawals; cancelling needs neither it nor the bus.
+//! The reservation service decides which reservation holds a ticket. It is the only place that enforces exclusivity. It
+//! checks availability with the ticket service and consumes ticket events for withdrawals. Cancelling depends on
+//! neither the ticket service nor the bus.
 //!
-//! This file is the composition root, the only one that names concrete adapters.
+//! This file is the composition root, and the only file that names concrete adapters.
 
 pub mod application;
 mod config;
@@ -78,7 +79,7 @@ impl Service for Reservation {
     }
 }
 
-/// The service's own tables on the store that the configuration names.
+/// Returns the reservation tables on the configured store.
 fn store_of(opened: OpenStore) -> Arc<dyn ReservationStore> {
     match opened {
         OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::ReservationTables>::new(database)),

@@ -1,4 +1,4 @@
-//! The reservation service in a process of its own.
+//! Runs the reservation service in its own process.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,4 +1,4 @@
-//! What the application drives: the store, the bytes of its messages, and the ticket service.
+//! Outbound adapters: the store, the encoding of messages, and the client of the ticket service.
 
 #[cfg(test)]
 mod contract;

@@ -1,5 +1,5 @@
-//! What can be done with tickets, and the ports it needs. `apply_batch` is the whole of every command and event: a synchronous
-//! function over the domain, which a store runs within its transaction.
+//! The use cases of tickets and the ports that they need. [`TicketWriter`] applies all commands and events with a
+//! synchronous function over the domain, which the store runs inside its transaction.
 
 pub mod events;
 
@@ -21,10 +21,10 @@ use uuid::Uuid;
 
 use crate::domain::{self, Change, Schedule, Status, Ticket, Title};
 
-/// Expired tickets announced in one transaction.
+/// Maximum number of expired tickets that one sweep announces.
 const SWEEP_PAGE: i64 = 256;
 
-/// What was done, as the event's type says it to people.
+/// The change that an event reports in its type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Happened {
     Registered,
@@ -35,7 +35,7 @@ pub enum Happened {
     Withdrawn,
 }
 
-/// Encodes tickets: as events for the outbox, and as the response of each command.
+/// Encoders of tickets: events for the outbox, and the response of each command.
 #[derive(Debug, Clone, Copy)]
 pub struct Messages {
     pub event: fn(&Ticket, Happened, DateTime<Utc>, &TraceContext) -> OutboxRow,
@@ -46,15 +46,16 @@ pub struct Messages {
 
 pub type TicketRows = Rows<TicketId, Ticket>;
 
-/// Where tickets are kept.
+/// Port: storage of tickets.
 #[async_trait]
 pub trait TicketStore: Commit<Keys = BTreeSet<TicketId>, Rows = TicketRows> + 'static {
     async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, store::Error>;
 
-    /// Those of these tickets that there are.
+    /// Returns the tickets with these ids. Ids without a ticket are skipped.
     async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, store::Error>;
 
-    /// Tickets of a status at `now` (or of any), with ids above `after`, in the order of their ids.
+    /// Returns up to `most` tickets with ids above `after`, sorted by id. `status` filters by the status at `now`;
+    /// `None` returns tickets of every status.
     async fn page(
         &self,
         status: Option<Status>,
@@ -63,13 +64,13 @@ pub trait TicketStore: Commit<Keys = BTreeSet<TicketId>, Rows = TicketRows> + 's
         most: i64,
     ) -> Result<Vec<Ticket>, store::Error>;
 
-    /// Tickets that are EXPIRED at `now` and not announced.
+    /// Returns the ids of up to `most` tickets that are EXPIRED at `now` and whose expiry is not announced yet.
     async fn to_announce(&self, now: DateTime<Utc>, most: i64) -> Result<Vec<TicketId>, store::Error>;
 
     async fn count(&self) -> Result<i64, store::Error>;
 }
 
-/// A command of an admin.
+/// A command of an administrator.
 #[derive(Debug, Clone)]
 pub enum Command {
     Register { id: TicketId, title: Title, schedule: Schedule },
@@ -85,7 +86,7 @@ impl Command {
     }
 }
 
-/// What a reservation event says to a ticket.
+/// The content of a reservation event that a ticket applies.
 #[derive(Debug, Clone)]
 pub struct ReservationChange {
     pub ticket: TicketId,
@@ -93,7 +94,7 @@ pub struct ReservationChange {
     pub active: Option<ReservationId>,
 }
 
-/// What goes through the one writer.
+/// Input of the store's single writer.
 pub enum WriteCommand {
     Command { command: Command, idempotency: Option<Idempotency>, trace: TraceContext },
     Event(Incoming<ReservationChange>),
@@ -102,7 +103,7 @@ pub enum WriteCommand {
     Republish(TicketId),
 }
 
-/// Why a command was refused. It has no effect then and leaves no record.
+/// Reason why a command was refused. A refused command changes nothing and leaves no idempotency record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     Domain(domain::Refusal),
@@ -121,10 +122,10 @@ impl From<RequestIdReused> for Refusal {
     }
 }
 
-/// The response; an empty one for what is no command.
+/// The response of a command, or its refusal. The response is empty for every other write.
 pub type Outcome = Result<EncodedResponse, Refusal>;
 
-/// The use cases.
+/// The use cases. Clones share the store and the writer.
 #[derive(Clone)]
 pub struct Tickets {
     store: Arc<dyn TicketStore>,
@@ -144,7 +145,7 @@ impl Tickets {
     /// Runs a command in the next batch.
     ///
     /// # Errors
-    /// [`batch::Error`] if it was not run or its outcome is unknown.
+    /// [`batch::Error`] if the command was not run or its outcome is unknown.
     pub async fn command(
         &self,
         command: Command,
@@ -155,22 +156,26 @@ impl Tickets {
         self.writer.submit(WriteCommand::Command { command, idempotency, trace }, deadline).await
     }
 
+    /// Returns a ticket, or `None` if there is none with this id.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, store::Error> {
         self.store.ticket(id).await
     }
 
+    /// Returns up to `most` tickets with ids above `after`, sorted by id, optionally only those with `status`.
+    ///
     /// # Errors
-    /// If the store does not answer.
+    /// If the store is unavailable.
     pub async fn page(&self, status: Option<Status>, after: &str, most: i64) -> Result<Vec<Ticket>, store::Error> {
         self.store.page(status, self.now(), after, most).await
     }
 
-    /// Announces tickets that have expired; answers how many.
+    /// Announces expired tickets, at most one page per call. Returns the number of announced tickets.
     ///
     /// # Errors
-    /// If the store does not answer: the next sweep finds them again.
+    /// If the store is unavailable. The next sweep retries the tickets that were not announced.
     pub async fn sweep(&self) -> Result<usize, batch::Error> {
         let expired = self.store.to_announce(self.now(), SWEEP_PAGE).await.map_err(unavailable)?;
         let commands = expired.into_iter().map(|id| self.submit(WriteCommand::Sweep(id)));
@@ -187,7 +192,7 @@ fn unavailable(error: store::Error) -> batch::Error {
     batch::Error::Unavailable
 }
 
-/// The store's one writer.
+/// The store's single writer.
 pub struct TicketWriter {
     pub store: Arc<dyn TicketStore>,
     pub messages: Messages,
@@ -225,7 +230,7 @@ fn keys(batch: &[WriteCommand]) -> (BTreeSet<TicketId>, Vec<Uuid>) {
     (tickets, requests)
 }
 
-/// One write, on the result of those before it in the batch.
+/// Applies one write on top of the preceding writes of the batch.
 fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, now: DateTime<Utc>) -> Outcome {
     match write {
         WriteCommand::Command { command, idempotency, trace } => work.run(*idempotency, |work| {
@@ -236,7 +241,7 @@ fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, 
                 Command::Withdraw { .. } => messages.withdrawn,
             };
             let response = encode(&ticket, now);
-            // What changes nothing is no news either.
+            // A command that changes nothing publishes no event.
             if work.rows.get(command.ticket()) != Some(&ticket) {
                 put(work, ticket, happened, messages, now, trace);
             }
@@ -257,7 +262,8 @@ fn apply(work: &mut Work<TicketRows>, write: &WriteCommand, messages: Messages, 
             Ok(EncodedResponse::default())
         }
         WriteCommand::Republish(id) => {
-            // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+            // Always add a new outbox row: an existing row of the same revision may already be published and about to
+            // be deleted.
             if let Some(ticket) = work.rows.get(id) {
                 let event = (messages.event)(ticket, by_status(ticket, now), now, &TraceContext::new_root());
                 work.publish(event);
@@ -288,7 +294,7 @@ fn handle_event(
     now: DateTime<Utc>,
 ) {
     let ReservationChange { ticket: id, revision, active } = &incoming.event;
-    // Ticket alone owns the row that a reservation speaks of: it makes none for an event.
+    // Only a command creates a ticket: an event for an unknown ticket is parked.
     let Some(ticket) = work.rows.get(id) else {
         work.park(incoming.park("there is no such ticket", 1, now));
         return;
@@ -315,7 +321,7 @@ fn put(
     work.rows.put(ticket.id.clone(), ticket);
 }
 
-/// The type under which a state is published again.
+/// Returns the event type for republishing the current state of a ticket.
 fn by_status(ticket: &Ticket, now: DateTime<Utc>) -> Happened {
     match ticket.status(now) {
         Status::Available => Happened::Updated,

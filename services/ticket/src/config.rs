@@ -1,4 +1,4 @@
-//! The configuration that only the ticket service has.
+//! Configuration keys that only the ticket service accepts.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use eticket_base::config::{Error, comma_list, within};
 use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};
 
-/// The ticket service's own keys.
+/// The configuration of the ticket service.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
@@ -16,11 +16,11 @@ pub struct Config {
     pub audit: AuditConfig,
 }
 
-/// `sweep.*`.
+/// Section `sweep`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SweepConfig {
-    /// How often expired tickets are announced.
+    /// Interval between announcements of expired tickets, in milliseconds.
     pub interval_ms: u64,
 }
 
@@ -31,8 +31,10 @@ impl SweepConfig {
 }
 
 impl Config {
+    /// Validates the values.
+    ///
     /// # Errors
-    /// The first value that makes no sense.
+    /// The first invalid value.
     pub fn check(&self) -> Result<(), Error> {
         within("sweep.interval_ms", self.sweep.interval_ms, 10, 3_600_000)?;
         self.idempotency.check()?;
@@ -41,19 +43,19 @@ impl Config {
     }
 }
 
-/// The RPCs that a fault can be limited to.
+/// The RPCs that `fault.only` may name.
 const METHODS: [&str; 6] =
     ["RegisterTicket", "UpdateTicket", "WithdrawTicket", "GetTicket", "ListTickets", "CheckAvailability"];
 
-/// `fault.*`.
+/// Section `fault`: faults that are injected on purpose.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FaultConfig {
-    /// Delays each call by so much.
+    /// Delay added to each call, in milliseconds.
     pub latency_ms: u64,
-    /// Fails this part of the calls with UNAVAILABLE: 0 to 1.
+    /// Fraction of the calls that fail with UNAVAILABLE, from 0 to 1.
     pub error_ratio: f64,
-    /// The RPCs concerned; empty: all.
+    /// RPCs that the faults affect; empty for all.
     #[serde(with = "comma_list")]
     pub only: Vec<String>,
 }

@@ -1,4 +1,4 @@
-//! Tickets in the contract's words, for the adapters on both sides.
+//! Conversion of tickets to the messages of the contract, shared by the inbound and outbound adapters.
 
 use chrono::{DateTime, Utc};
 use eticket_proto::{
@@ -8,7 +8,7 @@ use eticket_proto::{
 
 use crate::domain::{Status, Ticket, Unavailable};
 
-/// A ticket as the contract shows it at `now`.
+/// Returns the message for a ticket, with its status at `now`.
 pub fn to_message(ticket: &Ticket, now: DateTime<Utc>) -> pb::Ticket {
     pb::Ticket {
         ticket_id: ticket.id.to_string(),
@@ -35,7 +35,10 @@ fn status_to_proto(status: Status) -> TicketStatus {
     }
 }
 
-/// The status that a filter names; `None` for UNSPECIFIED, an error for a number that is none.
+/// Converts the status filter of a list request; `None` for UNSPECIFIED.
+///
+/// # Errors
+/// If the number is not a value of the enum.
 pub fn status_filter(number: i32) -> Result<Option<Status>, prost::UnknownEnumValue> {
     Ok(match TicketStatus::try_from(number)? {
         TicketStatus::Unspecified => None,

@@ -1,16 +1,16 @@
-//! A ticket, and every way it can change: one pure function a transition, to be read beside the protocol in ARCHITECTURE.md.
+//! The ticket and its transitions. Each transition is one pure function; ARCHITECTURE.md describes the protocol.
 //!
-//! `status` is derived, never stored: the clock decides at the moment of asking.
+//! The status is derived from the row and the current time. It is never stored.
 
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId};
 
-/// A ticket's title: 1 to 200 characters, none of them a control character.
+/// The title of a ticket: 1 to 200 characters, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Title(String);
 
 impl Title {
-    /// `None` for a text that is no title.
+    /// Returns `None` if the text is not a valid title.
     pub fn parse(text: &str) -> Option<Self> {
         let fits = (1..=200).contains(&text.chars().count()) && !text.chars().any(char::is_control);
         fits.then(|| Self(text.to_owned()))
@@ -21,7 +21,7 @@ impl Title {
     }
 }
 
-/// When a ticket is good for. The end is later than the start.
+/// The period in which a ticket is valid. The end is always later than the start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Schedule {
     start: DateTime<Utc>,
@@ -29,7 +29,7 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// `None` if the end is not later than the start.
+    /// Returns `None` if the end is not later than the start.
     pub fn new(start: DateTime<Utc>, end: DateTime<Utc>) -> Option<Self> {
         (end > start).then_some(Self { start, end })
     }
@@ -51,11 +51,11 @@ pub struct Ticket {
     pub schedule: Schedule,
     pub withdrawn: bool,
     pub holder: Option<ReservationId>,
-    /// The newest revision of the ticket's reservations that it has taken in.
+    /// Newest revision of the ticket's ledger that has been applied.
     pub reservation_revision: i64,
-    /// Its expiry has been published.
+    /// Whether the expiry has been published.
     pub announced: bool,
-    /// Raised by admins' commands only: the etag.
+    /// Raised only by commands of administrators; 1 after the registration. It is the etag.
     pub edits: i64,
     pub schedule_revision: i64,
     pub revision: i64,
@@ -71,7 +71,7 @@ pub enum Status {
     Withdrawn,
 }
 
-/// Why a ticket cannot be reserved.
+/// Reason why a ticket cannot be reserved.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {
     Withdrawn,
@@ -79,7 +79,7 @@ pub enum Unavailable {
     Reserved,
 }
 
-/// Why a command has no effect.
+/// Reason why a command has no effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
     NotFound,
@@ -88,19 +88,19 @@ pub enum Refusal {
     EtagMismatch {
         current: String,
     },
-    /// Both are given, and the end is not later than the start.
+    /// The request sets both times, and the end is not later than the start.
     EndNotAfterStart,
-    /// Only the start is given, and the ticket's end is not later.
+    /// The request sets only the start, and the end of the ticket is not later.
     StartNotBeforeEnd {
         end: DateTime<Utc>,
     },
-    /// Only the end is given, and it is not later than the ticket's start.
+    /// The request sets only the end, and it is not later than the start of the ticket.
     EndNotAfterItsStart {
         start: DateTime<Utc>,
     },
 }
 
-/// What an admin changes; `None` leaves it.
+/// The fields that an administrator changes; `None` keeps the current value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Change {
     pub title: Option<Title>,
@@ -108,7 +108,7 @@ pub struct Change {
     pub end: Option<DateTime<Utc>>,
 }
 
-/// Register. Guard: no row.
+/// Transition Register. Guard: the row does not exist.
 pub fn register(
     row: Option<&Ticket>,
     id: TicketId,
@@ -135,7 +135,7 @@ pub fn register(
     })
 }
 
-/// What Update and Withdraw have in common: row; not withdrawn; etag empty or as `edits`.
+/// Common guard of Update and Withdraw: the row exists, it is not withdrawn, and the etag is empty or equals `edits`.
 fn editable<'a>(row: Option<&'a Ticket>, etag: &str) -> Result<&'a Ticket, Refusal> {
     let ticket = row.ok_or(Refusal::NotFound)?;
     if ticket.withdrawn {
@@ -147,11 +147,12 @@ fn editable<'a>(row: Option<&'a Ticket>, etag: &str) -> Result<&'a Ticket, Refus
     Ok(ticket)
 }
 
-/// Update. A change of start or end raises the schedule's revision, and the expiry may have to be announced again.
+/// Transition Update. A change of the start or the end increments the schedule revision and clears `announced`, so that
+/// the expiry can be announced again.
 pub fn update(row: Option<&Ticket>, etag: &str, change: Change, now: DateTime<Utc>) -> Result<Ticket, Refusal> {
     let ticket = editable(row, etag)?;
     if change == Change::default() {
-        // AIP-134: without a mask the fields that are set are meant. None are, so there is nothing to change and no edit.
+        // AIP-134: a request without a mask updates the fields that are set. None is set here, so this is not an edit.
         return Ok(ticket.clone());
     }
     let (start, end) = (change.start.unwrap_or(ticket.schedule.start), change.end.unwrap_or(ticket.schedule.end));
@@ -173,7 +174,7 @@ pub fn update(row: Option<&Ticket>, etag: &str, change: Change, now: DateTime<Ut
     })
 }
 
-/// Withdraw. The holder stays until the rejection of its reservation arrives.
+/// Transition Withdraw. The holder remains until the event with the rejection of its reservation is applied.
 pub fn withdraw(row: Option<&Ticket>, etag: &str, now: DateTime<Utc>) -> Result<Ticket, Refusal> {
     let ticket = editable(row, etag)?;
     Ok(Ticket {
@@ -185,8 +186,8 @@ pub fn withdraw(row: Option<&Ticket>, etag: &str, now: DateTime<Utc>) -> Result<
     })
 }
 
-/// Takes in a reservation event: who holds the ticket as of a revision of its reservations. `None` for a stale one. The event
-/// that follows is owed also where nothing visible changes: `settled` rests on it.
+/// Applies a reservation event: the holder of the ticket at one revision of its ledger. Returns `None` for a stale
+/// event. Every applied event produces a ticket event, even without a visible change: `settled` depends on it.
 pub fn apply_reservation(
     ticket: &Ticket,
     active: Option<ReservationId>,
@@ -202,7 +203,7 @@ pub fn apply_reservation(
     })
 }
 
-/// Sweep. Guard: EXPIRED and not announced. Nothing depends on it.
+/// Transition Sweep. Guard: EXPIRED and not announced. No other rule depends on this transition.
 pub fn sweep(ticket: &Ticket, now: DateTime<Utc>) -> Option<Ticket> {
     (ticket.status(now) == Status::Expired && !ticket.announced).then(|| Ticket {
         announced: true,
@@ -213,7 +214,7 @@ pub fn sweep(ticket: &Ticket, now: DateTime<Utc>) -> Option<Ticket> {
 }
 
 impl Ticket {
-    /// WITHDRAWN before RESERVED before EXPIRED before AVAILABLE.
+    /// Returns the status at `now`. Precedence: WITHDRAWN, RESERVED, EXPIRED, AVAILABLE.
     pub fn status(&self, now: DateTime<Utc>) -> Status {
         if self.withdrawn {
             Status::Withdrawn
@@ -226,7 +227,8 @@ impl Ticket {
         }
     }
 
-    /// Check: an end that has passed counts whether or not somebody holds the ticket, or a ticket that lags would hide it.
+    /// Checks whether the ticket can be reserved at `now`. The end is checked before the holder, because the holder may
+    /// be out of date and would then hide that the ticket has expired.
     pub fn check(&self, now: DateTime<Utc>) -> Result<(), Unavailable> {
         if self.withdrawn {
             Err(Unavailable::Withdrawn)
@@ -239,7 +241,7 @@ impl Ticket {
         }
     }
 
-    /// Changes with admins' edits only: what events bring in is no conflict.
+    /// Returns the etag. Only edits by administrators change it, so events never cause a conflict.
     pub fn etag(&self) -> String {
         self.edits.to_string()
     }

@@ -1,6 +1,7 @@
-//! The ticket service: owns tickets and their status, and listens to reservations to know who holds which.
+//! The ticket service: owns tickets and their status, and consumes reservation events to track the holder of each
+//! ticket.
 //!
-//! This file is the composition root, the only one that names concrete adapters.
+//! This file is the composition root, and the only file that names concrete adapters.
 
 pub mod application;
 mod config;
@@ -76,7 +77,7 @@ impl Service for Ticket {
     }
 }
 
-/// The service's own tables on the store that the configuration names.
+/// Returns the ticket tables on the configured store.
 fn store_of(opened: OpenStore) -> Arc<dyn TicketStore> {
     match opened {
         OpenStore::Sqlite(database) => Arc::new(store::sqlite::Store::<sqlite::TicketTables>::new(database)),
@@ -84,7 +85,8 @@ fn store_of(opened: OpenStore) -> Arc<dyn TicketStore> {
     }
 }
 
-/// Announces expired tickets until asked to stop. Nothing depends on it: the clock decides whoever asks.
+/// Announces expired tickets until `stopping` is cancelled. Correctness does not depend on it: every read derives the
+/// status from the clock.
 async fn sweep(tickets: Tickets, config: SweepConfig, stopping: CancellationToken) {
     let mut rounds = tokio::time::interval(config.interval());
     rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

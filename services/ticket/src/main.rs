@@ -1,4 +1,4 @@
-//! The ticket service in a process of its own.
+//! Runs the ticket service in its own process.
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

@@ -1,4 +1,4 @@
-//! What the application drives: the store, and the bytes of its messages.
+//! Outbound adapters: the store and the encoding of messages.
 
 #[cfg(test)]
 mod contract;

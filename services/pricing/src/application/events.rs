@@ -1,5 +1,5 @@
-//! What flows between prices and the other services by events: the states of prices, which others keep, and what a price is computed
-//! from.
+//! Events between prices and other services: publishes prices for other services, and applies the events from which
+//! prices are computed.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! The use cases over a real store.
+//! Tests of the use cases over a real store.
 
 use std::{fs, path::Path, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ struct Fixture {
     folder: tempfile::TempDir,
 }
 
-/// How long a file must have been the same.
+/// How long the file must stay unchanged before it is used.
 const SETTLE: Duration = Duration::from_secs(5);
 
 /// A Wednesday in Seoul.
@@ -88,7 +88,7 @@ impl Fixture {
         row.price.expect("a price").discounted_price.units()
     }
 
-    /// Revisions and prices of the events that wait, in the order of the relay.
+    /// Returns the revisions and prices of the events in the outbox, in the order of the relay.
     async fn published(&self) -> Vec<(i64, i64)> {
         let mut claim = self.database.claim_outbox(1_000).await.expect("read");
         let rows = claim.subjects().into_iter().flatten();
@@ -270,7 +270,7 @@ async fn a_file_that_is_being_written_is_waited_for() {
     let half = whole.split("  - rule_id: vip").next().expect("a part").to_owned();
     assert!(policy_file::parse(&half).is_ok(), "half a policy is one too");
     let (mut watch, begun) = (fixture.watch(), Instant::now());
-    // Its time says that it is old: that of a running service's file is not believed.
+    // Set an old modification time: it must be ignored, because the service has already read another text.
     write(&policy(1, 10_000));
     watch.run_once(begun).await;
     write(&half);
@@ -289,7 +289,7 @@ async fn a_file_that_is_being_written_is_waited_for() {
         assert_eq!(watch.run_once(begun + Duration::from_secs(seconds)).await, expected, "{seconds} s");
     }
     assert_eq!(fixture.prices.policy_in_force().await.expect("read"), Some(parsed(2, 20_000)));
-    // One look alone never counts, however long ago the last one was.
+    // A single read never suffices, however long ago the previous read was.
     write(&policy(3, 1));
     let outcome = watch.run_once(begun + Duration::from_secs(3_600)).await;
     assert_eq!(outcome, policy_watch::Outcome::Changing);
@@ -304,7 +304,7 @@ async fn a_process_starts_with_a_file_that_stays_the_same() {
         file.set_modified(time).expect("a time");
     };
     let now = std::time::SystemTime::now();
-    // A store that has a policy serves by it meanwhile.
+    // A store with a policy keeps using it while the file settles.
     let fixture = Fixture::with_policy().await;
     fs::write(fixture.policy_file(), policy(2, 20_000)).expect("written");
     modified(&fixture, now + SETTLE * 1_000);
@@ -314,7 +314,7 @@ async fn a_process_starts_with_a_file_that_stays_the_same() {
     fixture.watch().begin().await.expect("begun");
     assert_eq!(in_force(&fixture).await, Some(2), "nobody has written to it for long");
 
-    // A new store has none to serve by: the file is waited for.
+    // A new store has no policy, so the start waits until the file has settled.
     let fixture = Fixture::new().await;
     let begun = Instant::now();
     fs::write(fixture.policy_file(), policy(3, 20_000)).expect("written");

@@ -1,13 +1,15 @@
-//! Amounts of money: a currency and a whole, never negative number of its smallest units, so that all arithmetic is exact.
+//! Amounts of money. An amount is a currency and a non-negative integer number of its smallest units, so that all
+//! arithmetic is exact.
 //!
-//! Whoever has cents writes `12.50 EUR`; KRW has none, so 10,000 won are 10000 of the smallest unit and of the whole one.
+//! `12.50 EUR` is 1250 smallest units (cents). KRW has no fractional unit, so `10000 KRW` is 10000 smallest units.
 
 use std::{fmt, str::FromStr};
 
-/// The largest amount, in smallest units: far above any price, and so far below `u64::MAX` that a percentage never overflows.
+/// Maximum amount, in smallest units. It is far above any price, and low enough that the computation of a percentage
+/// never overflows `u64`.
 pub(super) const LARGEST: u64 = 1_000_000_000_000_000;
 
-/// What is wrong with an amount. `Display` says what is expected.
+/// Reason why an amount is invalid. `Display` states the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMoney {
     #[error("expected a currency as ISO 4217 writes it, three capital letters as KRW, got {0:?}")]
@@ -22,20 +24,21 @@ pub enum InvalidMoney {
     TooFine { currency: Currency, digits: u32 },
 }
 
-/// A currency by its ISO 4217 code.
+/// A currency, identified by its ISO 4217 code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Currency([u8; 3]);
 
 impl Currency {
-    /// South Korean won, which amounts without a currency are in.
+    /// South Korean won, the default currency.
     pub const KRW: Self = Self(*b"KRW");
 
     pub fn code(&self) -> &str {
-        // Only capital letters get in.
+        // The code contains only ASCII capital letters, so it is valid UTF-8.
         std::str::from_utf8(&self.0).unwrap_or_default()
     }
 
-    /// Digits after the point: 2, save for those that ISO 4217 lists otherwise.
+    /// Returns the number of digits after the decimal point: 2, except for the currencies that ISO 4217 lists with
+    /// another number.
     pub fn digits(&self) -> u32 {
         match &self.0 {
             b"BIF" | b"CLP" | b"DJF" | b"GNF" | b"ISK" | b"JPY" | b"KMF" | b"KRW" | b"PYG" | b"RWF" | b"UGX"
@@ -64,7 +67,7 @@ impl fmt::Display for Currency {
     }
 }
 
-/// An amount from 0 to `LARGEST`.
+/// An amount from 0 to `LARGEST` smallest units.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Money {
     currency: Currency,
@@ -72,16 +75,18 @@ pub struct Money {
 }
 
 impl Money {
+    /// Creates an amount from smallest units.
+    ///
     /// # Errors
-    /// `TooLarge`.
+    /// [`InvalidMoney::TooLarge`] above `LARGEST`.
     pub fn try_new(currency: Currency, smallest: u64) -> Result<Self, InvalidMoney> {
         if smallest > LARGEST { Err(InvalidMoney::TooLarge) } else { Ok(Self { currency, smallest }) }
     }
 
-    /// From whole units and billionths of one, as `google.type.Money` has them.
+    /// Creates an amount from whole units and billionths of a unit, the form of `google.type.Money`.
     ///
     /// # Errors
-    /// If it is negative, too large, or finer than the currency's smallest unit.
+    /// If the amount is negative, too large, or finer than the smallest unit of the currency.
     pub fn try_from_units(currency: Currency, units: i64, nanos: i32) -> Result<Self, InvalidMoney> {
         let negative = || InvalidMoney::Negative(format!("{units} units, {nanos} nanos"));
         let whole = u64::try_from(units).map_err(|_| negative())?;
@@ -106,24 +111,24 @@ impl Money {
         self.currency
     }
 
-    /// In the currency's smallest unit.
+    /// Returns the amount in the smallest unit of the currency.
     pub fn smallest(&self) -> u64 {
         self.smallest
     }
 
-    /// Whole units of the currency.
+    /// Returns the whole units of the amount.
     pub fn units(&self) -> i64 {
         (self.smallest / 10_u64.pow(self.currency.digits())).cast_signed()
     }
 
-    /// Billionths of a unit beside the whole ones.
+    /// Returns the fraction of a unit that [`Self::units`] omits, in billionths of a unit.
     pub fn nanos(&self) -> i32 {
         let digits = self.currency.digits();
         let rest = (self.smallest % 10_u64.pow(digits)) * 10_u64.pow(9 - digits);
         i32::try_from(rest).unwrap_or_default()
     }
 
-    /// Takes up to `wanted` smallest units away: what is left, and what was really taken. Never below zero.
+    /// Subtracts up to `wanted` smallest units, but never below zero. Returns the remaining and the subtracted amount.
     pub fn less_up_to(self, wanted: u64) -> (Self, Self) {
         let taken = wanted.min(self.smallest);
         let of = |smallest| Self { currency: self.currency, smallest };
@@ -134,7 +139,7 @@ impl Money {
 impl FromStr for Money {
     type Err = InvalidMoney;
 
-    /// As `10000 KRW` or `12.50 EUR`.
+    /// Formats the amount as `10000 KRW` or `12.50 EUR`.
     fn from_str(text: &str) -> Result<Self, InvalidMoney> {
         let form = || InvalidMoney::Form(text.chars().take(40).collect());
         let (amount, currency) = text.split_once(' ').ok_or_else(form)?;
@@ -222,10 +227,10 @@ mod tests {
 
     #[test]
     fn digits_are_those_of_iso_4217() {
-        // The published table (list one): every currency in use with other than two digits.
+        // From list one of ISO 4217: every active currency with a number of digits other than two.
         let none = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF";
         let (three, four) = ("BHD IQD JOD KWD LYD OMR TND", "CLF UYW");
-        // Of the rest, those that tables of other standards list otherwise.
+        // Currencies with two digits in ISO 4217 for which other standards list another number.
         let two = "AFN ALL AMD BOV CHE CHW COU CRC EUR HUF IDR IRR KPW LAK LBP MGA MMK MRU MXV PKR RSD SLE SOS SYP TZS USD USN UYU UZS YER ZMW";
         for (digits, codes) in [(0, none), (2, two), (3, three), (4, four)] {
             for code in codes.split(' ') {

@@ -1,7 +1,7 @@
-//! The pricing policy: a base price and an ordered list of discounts, each with its conditions.
+//! The pricing policy: a base price and an ordered list of discounts with conditions.
 //!
-//! What is rounded is the discount, not the price that remains: the amount shown is what was really taken off, and DOWN never
-//! gives away more than the percentage says.
+//! Rounding applies to the discount, not to the remaining price: the reported amount is the amount subtracted, and DOWN
+//! never subtracts more than the exact percentage.
 
 use chrono::{DateTime, Datelike, NaiveDate, Offset, TimeZone, Utc, Weekday};
 use chrono_tz::Tz;
@@ -12,46 +12,47 @@ use super::money::Money;
 /// The last year that the tables of chrono-tz cover.
 const LAST_YEAR: i32 = 2099;
 
-/// The most rules a policy may have.
+/// Maximum number of rules in a policy.
 const MOST_RULES: usize = 1_000;
 
-/// How a percentage is rounded to the currency's smallest unit.
+/// Rounding of a percentage to the smallest unit of the currency.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Rounding {
     #[default]
     Down,
-    /// To the nearest, halves up.
+    /// Rounds to the nearest integer, halves up.
     HalfUp,
-    /// To the nearest, halves to the even neighbour.
+    /// Rounds to the nearest integer, halves to the even neighbour.
     HalfEven,
 }
 
-/// What a rule takes off from what the rules before it left.
+/// The reduction of a rule. It applies to the amount that the preceding rules leave.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reduction {
-    /// 1 to 100.
+    /// Percentage from 1 to 100.
     Percent(u8),
-    /// More than nothing, in the currency of the base price.
+    /// A positive amount in the currency of the base price.
     Amount(Money),
 }
 
-/// A discount with its conditions, which are joined by AND; one that is empty holds always.
+/// A discount and its conditions. All conditions must hold; an empty condition always holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Rule {
     pub rule_id: String,
     pub description: String,
     pub weekdays: Vec<Weekday>,
-    /// Holds for a holder, or a quote, of one of these grades.
+    /// Grades to which the rule applies: the grade of the holder, or of a quote.
     pub user_grades: Vec<UserGrade>,
-    /// The first day.
+    /// First day on which the rule applies.
     pub date_from: Option<NaiveDate>,
-    /// The last day.
+    /// Last day on which the rule applies, inclusive.
     pub date_to: Option<NaiveDate>,
     pub reduction: Reduction,
 }
 
 impl Rule {
-    /// Whether the rule is for a ticket that starts on this day and is held by (or quoted for) somebody of this grade.
+    /// Returns whether the rule applies to a ticket that starts on `day` and is held by, or quoted for, a user of
+    /// `grade`.
     fn holds(&self, day: NaiveDate, grade: Option<UserGrade>) -> bool {
         (self.weekdays.is_empty() || self.weekdays.contains(&day.weekday()))
             && (self.user_grades.is_empty() || grade.is_some_and(|grade| self.user_grades.contains(&grade)))
@@ -85,34 +86,34 @@ impl Rule {
     }
 }
 
-/// What is wrong with a policy, and with which of its rules.
+/// Reason why a policy is invalid, and the rule that causes it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{problem}")]
 pub struct InvalidPolicy {
-    /// Counted from 0; `None` if it is no single rule's fault.
+    /// Index of the rule, starting at 0; `None` if no single rule is the cause.
     pub rule: Option<usize>,
     pub problem: String,
 }
 
-/// What a rule took off.
+/// The discount that a rule granted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Discount {
     pub rule_id: String,
     pub description: String,
-    /// More than nothing.
+    /// Always greater than zero.
     pub amount: Money,
 }
 
-/// A price and how it came about: the base price less the discounts is the discounted one.
+/// A price and its derivation: `base_price` minus all discounts is `discounted_price`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Price {
     pub base_price: Money,
     pub discounted_price: Money,
-    /// In the order of the policy's rules; rules that took nothing are not among them.
+    /// In the order of the rules; rules that subtracted nothing are omitted.
     pub discounts: Vec<Discount>,
 }
 
-/// A policy that can be applied: whoever has one knows that it is sound.
+/// A valid policy: [`Policy::try_new`] checks every rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     version: i64,
@@ -123,8 +124,10 @@ pub struct Policy {
 }
 
 impl Policy {
+    /// Creates a policy from its parts.
+    ///
     /// # Errors
-    /// The first thing that is wrong with it.
+    /// The first problem that is found.
     pub fn try_new(
         version: i64,
         base_price: Money,
@@ -174,7 +177,7 @@ impl Policy {
         &self.rules
     }
 
-    /// The price of a ticket that starts then, held by (or quoted for) somebody of this grade.
+    /// Computes the price of a ticket that starts at `start` and is held by, or quoted for, a user of `grade`.
     pub fn price(&self, start: DateTime<Utc>, grade: Option<UserGrade>) -> Price {
         let day = business_day(self.business_time_zone, start);
         let mut left = self.base_price;
@@ -195,11 +198,12 @@ impl Policy {
     }
 }
 
-/// The day in a zone. A weekday and a date are those of the business, wherever this program runs.
+/// Returns the local day in the business time zone, independent of the time zone of this machine.
 ///
-/// The zones' tables end with [`LAST_YEAR`]; from then on they repeat their last offset, summer or winter. So the offset of a later
-/// time is that of the newest year in the tables with the same calendar: a rule such as "the last Sunday in March" gives the same
-/// dates there. A zone without summer time in the last year keeps its last offset.
+/// The zone tables end with [`LAST_YEAR`]. For later times chrono-tz returns the last offset all year round. This
+/// function therefore takes the offset from the newest covered year with the same calendar, in which rules such as "the
+/// last Sunday in March" give the same dates. A zone without daylight saving time in the last year keeps its last
+/// offset.
 pub(super) fn business_day(zone: Tz, start: DateTime<Utc>) -> NaiveDate {
     let start = start.naive_utc();
     let offset = |time| zone.offset_from_utc_datetime(&time).fix();
@@ -209,7 +213,7 @@ pub(super) fn business_day(zone: Tz, start: DateTime<Utc>) -> NaiveDate {
             let first = |year| NaiveDate::from_ymd_opt(year, 1, 1).map(|day| (day.weekday(), day.leap_year()));
             first(*year) == first(start.year())
         };
-        // All 14 calendars come up within 28 years without a skipped leap year.
+        // Each of the 14 calendars occurs within 28 years, unless a leap year is skipped.
         (LAST_YEAR - 27..=LAST_YEAR).rev().find(same_calendar).and_then(|year| start.with_year(year)).unwrap_or(start)
     } else {
         start
@@ -217,7 +221,7 @@ pub(super) fn business_day(zone: Tz, start: DateTime<Utc>) -> NaiveDate {
     (start + offset(known)).date()
 }
 
-/// In smallest units. Money is at most 10^15 of them, so the product stays far below the limit.
+/// Returns the percentage in smallest units. An amount is at most 10^15, so the product cannot overflow `u64`.
 fn percent_of(money: Money, percent: u8, rounding: Rounding) -> u64 {
     let product = money.smallest() * u64::from(percent);
     let (whole, rest) = (product / 100, product % 100);
@@ -229,21 +233,21 @@ fn percent_of(money: Money, percent: u8, rounding: Rounding) -> u64 {
     whole + u64::from(up)
 }
 
-/// What becomes of a policy that is offered while another is in force.
+/// Result of offering a policy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Offer {
-    /// Its version is the highest: it is stored and is in force from now on.
+    /// Its version is the highest: it is stored and comes into force.
     Adopt,
-    /// It is the one in force.
+    /// It is the policy in force.
     Same,
-    /// A higher version is in force: not used.
+    /// A higher version is in force: the offered policy is not used.
     Lower,
-    /// The version in force has other content; its editor forgot to raise the version: not used.
+    /// The version in force has different content, because the file was edited without a new version: not used.
     OtherContent,
 }
 
-/// The one in force is the highest version stored: versions only ever go up, so replicas that read files at different moments
-/// agree.
+/// Decides about an offered policy. The highest stored version is in force. Versions never decrease, so replicas that
+/// read their files at different times agree.
 pub fn consider(in_force: Option<&Policy>, offered: &Policy) -> Offer {
     match in_force {
         None => Offer::Adopt,

@@ -1,4 +1,4 @@
-//! Prices and policies, case by case and under random schedules.
+//! Tests of prices and policies, with single cases and with random schedules.
 
 use chrono::{NaiveDate, Weekday};
 use chrono_tz::Tz;
@@ -30,7 +30,7 @@ fn policy(version: i64, base: u64, rounding: Rounding, rules: Vec<Rule>) -> Poli
     Policy::try_new(version, won(base), Tz::Asia__Seoul, rounding, rules).expect("a policy")
 }
 
-/// The one of the original system.
+/// The policy of the original system.
 fn original(version: i64) -> Policy {
     let midweek = Rule { weekdays: vec![Weekday::Wed, Weekday::Thu], ..rule("midweek", Reduction::Percent(20)) };
     let vip = Rule { user_grades: vec![UserGrade::Vip], ..rule("vip", Reduction::Amount(won(1_000))) };
@@ -134,7 +134,7 @@ fn summer_time_does_not_end_with_the_tables_of_the_zones() {
         (Tz::Europe__Berlin, "2099-06-30T22:30:00Z", "2099-07-01"),
         (Tz::Europe__Berlin, "2100-06-30T22:30:00Z", "2100-07-01"),
         (Tz::Europe__Berlin, "2100-12-31T22:30:00Z", "2100-12-31"),
-        // Its last Sunday in March is the 28th.
+        // The last Sunday in March of 2100 is the 28th.
         (Tz::Europe__Berlin, "2100-03-27T22:30:00Z", "2100-03-27"),
         (Tz::Europe__Berlin, "2100-03-28T22:30:00Z", "2100-03-29"),
         (Tz::Europe__Berlin, "9999-06-30T22:30:00Z", "9999-07-01"),
@@ -144,7 +144,7 @@ fn summer_time_does_not_end_with_the_tables_of_the_zones() {
         (Tz::Australia__Sydney, "2101-01-01T13:30:00Z", "2101-01-02"),
         (Tz::Asia__Seoul, "2100-06-30T15:00:00Z", "2100-07-01"),
         (Tz::Asia__Seoul, "9999-12-31T23:59:59Z", "10000-01-01"),
-        // Its summer time follows the moon; the tables end with +01:00 all year round.
+        // Daylight saving time in Morocco follows the lunar calendar; the tables end with +01:00 all year round.
         (Tz::Africa__Casablanca, "2101-07-01T23:30:00Z", "2101-07-02"),
     ] {
         assert_eq!(day(zone, start).trim_start_matches('+'), expected, "{zone} {start}");
@@ -177,7 +177,7 @@ fn the_highest_version_ever_given_is_in_force() {
 #[test]
 fn the_weekday_is_that_of_the_business() {
     let price = |start: &str| original(1).price(time(start), None).discounted_price.units();
-    // Midnight in Seoul is 15:00 the day before in UTC.
+    // Midnight in Seoul is 15:00 UTC on the previous day.
     assert_eq!(price("2027-01-05T14:59:59Z"), 10_000, "still Tuesday");
     assert_eq!(price("2027-01-05T15:00:00Z"), 8_000, "Wednesday");
     assert_eq!(price("2027-01-07T14:59:59Z"), 8_000, "still Thursday");
@@ -275,7 +275,7 @@ fn any_start() -> impl Strategy<Value = DateTime<Utc>> {
     (-62_135_596_800_i64..253_402_300_800).prop_map(|seconds| DateTime::from_timestamp(seconds, 0).expect("a time"))
 }
 
-/// What may be delivered: the newest schedule and holder as of each revision, in any order and any number of times.
+/// An event as the bus may deliver it: in any order and any number of times.
 #[derive(Debug, Clone, Copy)]
 enum Event {
     Ticket(Schedule),
@@ -283,7 +283,7 @@ enum Event {
 }
 
 fn any_deliveries() -> impl Strategy<Value = Vec<Event>> {
-    // Often the same again: a change of the end alone.
+    // Equal starts are likely: they represent a change of the end alone.
     let starts = (any_start(), any_start())
         .prop_flat_map(|(one, other)| proptest::collection::vec(proptest::sample::select(vec![one, one, other]), 1..4));
     let grades = proptest::collection::vec(any_grade(), 0..6);
@@ -294,7 +294,7 @@ fn any_deliveries() -> impl Strategy<Value = Vec<Event>> {
         let all: Vec<_> = (tickets.map(|(start, revision)| Event::Ticket(Schedule { start, revision })))
             .chain(reservations.map(|(grade, revision)| Event::Reservation(Holder { grade, revision })))
             .collect();
-        // Each at least once, then some again.
+        // Each event at least once, and some of them again.
         let again = proptest::collection::vec(proptest::sample::select(all.clone()), 0..8);
         again.prop_flat_map(move |again| Just([all.clone(), again].concat()).prop_shuffle())
     })
@@ -345,7 +345,7 @@ proptest! {
         policies in proptest::collection::vec(any_policy(), 1..4),
         deliveries in any_deliveries(),
     ) {
-        // Each delivery meets the newest policy; a version is its place in the list.
+        // Each delivery uses the newest policy; the version of a policy is its position in the list, from 1.
         let policies: Vec<_> = (1_i64..).zip(&policies).map(|(version, policy)| policy.with_version(version)).collect();
         let mut row = Row::default();
         for (index, event) in deliveries.iter().enumerate() {

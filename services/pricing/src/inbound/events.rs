@@ -1,4 +1,4 @@
-//! Ticket events, for when a ticket starts, and reservation events, for who holds it.
+//! Decodes ticket events, which carry the start, and reservation events, which carry the holder.
 
 use eticket_bus::{self as bus, Message};
 use eticket_proto::{
@@ -28,7 +28,7 @@ impl Event for PriceInput {
         }
     }
 
-    // Start and holder have revisions of their own, so they are two aggregates of one price.
+    // Schedule and holder have separate revisions, so each counts as an aggregate of its own.
     fn aggregate(&self) -> (String, i64) {
         match self.input {
             Input::Schedule(schedule) => (format!("ticket/{}", self.ticket), schedule.revision),
@@ -56,7 +56,8 @@ fn reservation(message: &Message) -> Result<PriceInput, String> {
             let grade = UserGrade::from_proto(reservation.user_grade);
             Some(grade.ok_or_else(|| format!("user_grade: {} is no grade", reservation.user_grade))?)
         }
-        // The grade is the active reservation's: without it there is nothing to price by.
+        // The event carries only the grade of its own reservation. If another one is active, the price cannot be
+        // computed.
         (active, _) => return Err(format!("active_reservation_id: {active} is not the event's own reservation")),
     };
     Ok(PriceInput { ticket, input: Input::Holder(Holder { grade, revision }) })

@@ -1,4 +1,4 @@
-//! `eticket.pricing.v1.PricingService`: parses at the edge, and says in the contract's words what the application answers.
+//! `eticket.pricing.v1.PricingService`: validates requests and converts results and errors to the contract.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -79,7 +79,8 @@ impl PricingService for Grpc {
     }
 }
 
-/// The service adopts one before it takes its first call, so only a store that was emptied meanwhile has none.
+/// Error for a store without a policy. The service adopts a policy before its first call, so this happens only if the
+/// store was emptied while the service runs.
 fn no_policy() -> ApiError {
     ApiError::new(ErrorReason::StoreUnavailable).message("the store holds no pricing policy; start the service again")
 }

@@ -1,8 +1,10 @@
-//! Follows the policy file: a new version is adopted while the service runs, and what nobody holds is priced anew.
+//! Watches the policy file: adopts new versions while the service runs, and recomputes the prices of tickets without a
+//! holder.
 //!
-//! The file's text is compared, not its time: in Kubernetes a ConfigMap changes behind a symbolic link. A text counts only once it
-//! has stayed the same: the first half of a policy may be a policy too, and a version that is adopted can never be changed.
-//! What cannot be read or is not used changes nothing; the log and a metric say so, and `GetPricingPolicy` which policy is in force.
+//! Changes are detected by the text, not by the modification time: Kubernetes replaces a ConfigMap behind a symbolic
+//! link. A new text is used only after it has stayed unchanged for a while, because a partly written file may be a
+//! valid policy and an adopted version can never be changed. An unreadable or unused file changes nothing. The log and
+//! a metric report it; `GetPricingPolicy` returns the policy in force.
 
 use std::{
     fs, io,
@@ -20,40 +22,40 @@ use crate::{
     policy_file,
 };
 
-/// Between the first two looks at the file when the process starts.
+/// Delay between reads of the file while the process starts.
 const LOOK_AGAIN: Duration = Duration::from_millis(250);
 
-/// What a look at the file came to.
+/// Result of one check of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
     Unchanged,
-    /// It is another text than before, or has not stayed the same for long enough yet.
+    /// The text differs from the previous read, or has not stayed unchanged for long enough.
     Changing,
     Offered(Offer),
-    /// The file cannot be read, or holds no policy.
+    /// The file cannot be read, or contains no valid policy.
     Unreadable,
-    /// The store does not answer; the file is looked at again.
+    /// The store is unavailable. The next check retries.
     Postponed,
 }
 
-/// A file and for how long it has been the same.
+/// A policy file and the newest text that was read from it.
 struct PolicyFile {
     path: PathBuf,
-    /// How long a text must have stayed the same.
+    /// How long a text must stay unchanged before it is used.
     settle: Duration,
     newest: Option<Seen>,
 }
 
-/// A text, and since when it is there.
+/// A text and the time of the first read that returned it.
 struct Seen {
     text: String,
     first: Instant,
-    /// How long it had been there before `first`, as the file system says; believed only where no other text was seen before.
+    /// Age of the text at `first`, from the modification time of the file. It is zero if another text was read before.
     before: Duration,
 }
 
 impl PolicyFile {
-    /// The text, once at least two looks in a row have found the same and it has stayed the same for `settle`.
+    /// Returns the text once at least two consecutive reads return it and it has stayed unchanged for `settle`.
     async fn settled(&mut self, now: Instant) -> io::Result<Option<String>> {
         let path = self.path.clone();
         let read = tokio::task::spawn_blocking(move || policy_file::read(&path).map(|text| (text, age(&path))));
@@ -79,37 +81,38 @@ impl PolicyFile {
     }
 }
 
-/// For how long nobody has written to a file, by the clock of its file system; none if that lies ahead of this machine's.
+/// Returns the time since the last write to the file, by its modification time. Returns zero if that time is unknown or
+/// in the future.
 fn age(path: &Path) -> Duration {
     let modified = fs::metadata(path).and_then(|metadata| metadata.modified());
     modified.ok().and_then(|time| SystemTime::now().duration_since(time).ok()).unwrap_or_default()
 }
 
-/// See the module.
+/// Watches the policy file; see the documentation of the module.
 pub struct PolicyWatch {
     prices: Prices,
-    /// `None`: the embedded policy, which does not change.
+    /// `None` for the embedded policy, which never changes.
     file: Option<PolicyFile>,
-    /// What was last offered, or found to be no policy.
+    /// The text that was last offered, or that contains no valid policy.
     last_text: Option<String>,
-    /// That it cannot be read has been said.
+    /// Whether the current read error has been logged.
     complained: bool,
     reprice_due: bool,
 }
 
 impl PolicyWatch {
-    /// Prices that an earlier life of the service left undone are due at once. A changed file is adopted once it has been the same
-    /// for `settle`.
+    /// Creates a watch that adopts a changed file after it has stayed unchanged for `settle`. The first check always
+    /// recomputes outdated prices, because an earlier process may have stopped before it finished.
     pub fn new(prices: Prices, file: Option<PathBuf>, settle: Duration) -> Self {
         let file = file.map(|path| PolicyFile { path, settle, newest: None });
         Self { prices, file, last_text: None, complained: false, reprice_due: true }
     }
 
-    /// Sees to it that a policy is in force. Where the store holds none yet, that is the file's, which is waited for until it has
-    /// stayed the same; else a file that has changed lately is left to [`Self::run`].
+    /// Ensures that a policy is in force. If the store has none, this waits until the file has settled and adopts it.
+    /// Otherwise a file that changed recently is left to [`Self::run`].
     ///
     /// # Errors
-    /// If the store does not answer, or the file cannot be read or holds no policy.
+    /// If the store is unavailable, or the file cannot be read or contains no valid policy.
     pub async fn begin(&mut self) -> Result<(), StartError> {
         let unavailable = |error: &dyn std::fmt::Display| {
             StartError::unavailable("the pricing policy cannot be stored", error.to_string())
@@ -141,7 +144,7 @@ impl PolicyWatch {
         Ok(())
     }
 
-    /// Looks at the file again and again until asked to stop.
+    /// Checks the file once per `interval` until `stopping` is cancelled.
     pub async fn run(mut self, interval: Duration, stopping: CancellationToken) {
         let mut rounds = tokio::time::interval(interval);
         rounds.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -154,7 +157,7 @@ impl PolicyWatch {
         }
     }
 
-    /// Looks at the file once, and computes what is due.
+    /// Checks the file once, and recomputes outdated prices if necessary.
     pub async fn run_once(&mut self, now: Instant) -> Outcome {
         let outcome = self.look(now).await;
         self.reprice_due |= outcome == Outcome::Offered(Offer::Adopt);
@@ -209,10 +212,10 @@ impl PolicyWatch {
     }
 }
 
-/// Offers a policy and says what became of it.
+/// Offers a policy, and reports the result in the log and the metrics.
 ///
 /// # Errors
-/// If the store does not answer.
+/// If the store is unavailable.
 async fn offer(prices: &Prices, policy: Policy) -> Result<Offer, eticket_service::batch::Error> {
     let version = policy.version();
     let offer = prices.offer(policy).await?;

@@ -1,4 +1,4 @@
-//! What every store of prices must do, as one suite: each adapter's tests run it unchanged.
+//! Contract suite for price stores. The tests of each adapter run it unchanged.
 
 use std::{future::Future, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     policy_file,
 };
 
-/// Runs all of it on one empty store.
+/// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn PriceStore>) {
     the_highest_version_is_in_force(&*store).await;
     what_was_committed_is_read_again(&*store).await;
@@ -22,7 +22,7 @@ pub(crate) async fn suite(store: Arc<dyn PriceStore>) {
     pages_show_each_row_once(&*store).await;
 }
 
-/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+/// Tests two replicas on one store. `wait_until_blocked` returns once one replica waits for a lock of the other.
 pub(crate) async fn replicas(
     one: Arc<dyn PriceStore>,
     other: Arc<dyn PriceStore>,
@@ -154,7 +154,8 @@ async fn walk(store: &dyn PriceStore, most: i64) -> Vec<TicketId> {
     }
 }
 
-/// Raises a price, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+/// Increments the revision of a price, and creates it if it does not exist. Returns how often the commit was started.
+/// `during` runs in the middle of the first attempt.
 async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
     let apply_batch = &mut |work: &mut Work<PricingRows>| {
@@ -173,7 +174,7 @@ async fn revision(store: &dyn PriceStore, id: &TicketId) -> i64 {
     store.row(id).await.expect("read").expect("there").revision
 }
 
-/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
+/// Runs a future to completion inside `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }
@@ -203,7 +204,7 @@ async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn PriceStore, other:
     assert_eq!(revision(one, &id).await, 2);
 }
 
-/// Else what they compute would be missed by the pricing anew, which looks for it at once.
+/// If the adoption did not wait, the repricing after it would miss prices that are still being computed.
 async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
     one: &dyn PriceStore,
     other: Arc<dyn PriceStore>,
@@ -232,7 +233,7 @@ async fn only_one_of_two_adopts_the_same_policy(one: &dyn PriceStore, other: &dy
             work.rows.adopted.extend((offer == Offer::Adopt).then(|| policy(3)));
             outcome = Some(offer);
         };
-        // Both may hold what the other waits for: then both are told to come again.
+        // Both replicas may hold a lock that the other one needs. The store then reports a retryable error.
         while let Err(error) = store.commit(&[].into(), &[], apply_batch).await {
             assert!(matches!(error, Error::Unavailable(_)), "{error:?}");
         }

@@ -1,4 +1,4 @@
-//! Prices and policies in memory, for tests and simulations.
+//! In-memory storage of prices and policies, for tests and simulations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,11 +14,11 @@ use crate::{
     domain::{Policy, Row},
 };
 
-/// All rows there are.
+/// All rows and policies.
 #[derive(Default, Clone)]
 pub struct PriceTables {
     prices: BTreeMap<TicketId, Row>,
-    /// By version.
+    /// Policies by version.
     policies: BTreeMap<i64, Policy>,
 }
 
@@ -27,7 +27,7 @@ impl PriceTables {
         self.policies.values().next_back().cloned()
     }
 
-    /// Rows that have a price.
+    /// Returns the rows that have a price.
     fn priced(&self) -> impl Iterator<Item = (&TicketId, &Row)> {
         self.prices.iter().filter(|(_, row)| row.start.is_some())
     }

@@ -1,4 +1,4 @@
-//! Prices as bytes of events for the stream.
+//! Encoding of prices as event bodies.
 
 use chrono::{DateTime, Utc};
 use eticket_base::telemetry::TraceContext;
@@ -9,7 +9,7 @@ use prost::Message;
 
 use crate::{application::Messages, convert::row_to_message, domain::Row};
 
-/// Protobuf, as the contract has it.
+/// Encoder that uses the Protobuf messages of the contract.
 pub const PROTOBUF: Messages = Messages { event };
 
 fn event(id: &TicketId, row: &Row, now: DateTime<Utc>, trace: &TraceContext) -> Option<OutboxRow> {

@@ -1,7 +1,7 @@
-//! Prices and policies on PostgreSQL.
+//! Storage of prices and policies in PostgreSQL.
 //!
-//! A commit computes by the policy in force. So that none still computes by an older one when a new one is in force, and its rows
-//! are missed by the pricing anew, who adopts a policy waits until those who compute have committed.
+//! A commit computes prices with the policy in force. The adoption of a policy waits until all commits that compute
+//! with the older policy have ended. Otherwise the repricing that follows would miss their rows.
 
 use std::collections::BTreeSet;
 
@@ -22,10 +22,10 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct PriceTables;
 
-/// All columns by name: one that a newer program adds changes nothing here.
+/// Names every column, so that a column added by a newer version does not matter.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -168,9 +168,9 @@ fn policy(found: Option<PgRow>) -> Result<Option<Policy>, Error> {
     found.map(|row| policy_from_bytes(row.try_get("body")?).map_err(Error::data)).transpose()
 }
 
-// Uses price_computed.
+// Uses `price_computed`.
 const PAGE: &str = select!("where start_time is not null and ticket_id > $1 order by ticket_id limit $2");
-// Uses price_to_recompute.
+// Uses `price_to_recompute`.
 const TO_REPRICE: &str = "select ticket_id from price where start_time is not null and grade is null
     and policy_version < $1 order by policy_version limit $2";
 
@@ -202,7 +202,7 @@ impl PriceStore for Store<PriceTables> {
     }
 
     async fn count(&self) -> Result<i64, Error> {
-        // Uses price_computed.
+        // Uses `price_computed`.
         const COUNT: &str = "select count(*) from price where start_time is not null";
         Ok(self.database.fetch_one(sqlx::query(COUNT)).await?.try_get(0)?)
     }

@@ -1,4 +1,4 @@
-//! Prices and policies on SQLite.
+//! Storage of prices and policies in SQLite.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct PriceTables;
 
 const SELECT_BY_IDS: &str = "select * from price where ticket_id in (select value from json_each(?1))";
@@ -131,9 +131,9 @@ async fn in_force(executor: impl SqliteExecutor<'_>) -> Result<Option<Policy>, E
     body.map(|body| policy_from_bytes(&body).map_err(Error::data)).transpose()
 }
 
-// Uses price_computed.
+// Uses `price_computed`.
 const PAGE: &str = "select * from price where start_time is not null and ticket_id > ?1 order by ticket_id limit ?2";
-// Uses price_to_recompute.
+// Uses `price_to_recompute`.
 const TO_REPRICE: &str = "select ticket_id from price where start_time is not null and grade is null
     and policy_version < ?1 order by policy_version limit ?2";
 

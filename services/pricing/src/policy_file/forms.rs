@@ -1,4 +1,4 @@
-//! How the values of a policy are written in its file. The names of the contract's enums are taken with and without their prefix.
+//! Forms of the values in a policy file. Enum values are accepted with and without the prefix of the contract.
 
 use std::{fmt, marker::PhantomData};
 
@@ -12,7 +12,7 @@ use serde::{
 
 use crate::domain::{Currency, InvalidMoney, Money, Rounding};
 
-/// A condition's list. An empty one could be meant as "for all" or as "for none".
+/// Deserializes the list of a condition. An empty list is refused, because it could mean "for all" or "for none".
 pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer: D,
 ) -> Result<Vec<T>, D::Error> {
@@ -38,7 +38,7 @@ pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
     deserializer.deserialize_seq(List(PhantomData))
 }
 
-/// An amount of money, or a whole number whose currency is understood.
+/// An amount of money, or a whole number with an implied currency.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum AmountForm {
     Of(Money),
@@ -46,14 +46,14 @@ pub(super) enum AmountForm {
 }
 
 impl AmountForm {
-    /// Where no currency is written it is KRW.
+    /// Returns the amount; a number without a currency is in KRW.
     pub(super) fn in_krw(self) -> Money {
         match self {
             Self::Of(money) | Self::Units(money) => money,
         }
     }
 
-    /// Where no currency is written it is this one.
+    /// Returns the amount; a number without a currency is in `currency`.
     pub(super) fn in_currency(self, currency: Currency) -> Result<Money, InvalidMoney> {
         match self {
             Self::Of(money) => Ok(money),
@@ -118,7 +118,7 @@ impl<'de> Deserialize<'de> for DateForm {
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<DateForm, E> {
-                // Exactly this form: chrono's own reads years of any length, and signs.
+                // Accept exactly this form: the parser of chrono also accepts signs and years of any length.
                 let shaped = text.len() == 10 && text.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
                 let day = shaped.then(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok()).flatten();
                 day.map(DateForm).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(text), &self))
@@ -143,7 +143,7 @@ impl<'de> Deserialize<'de> for DateForm {
     }
 }
 
-/// An IANA name.
+/// An IANA time zone name.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ZoneForm(pub(super) Tz);
 

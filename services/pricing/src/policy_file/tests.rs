@@ -1,4 +1,4 @@
-//! Policy files that are right, and what is said of those that are wrong.
+//! Tests of valid policy files, and of the errors for invalid ones.
 
 use chrono::{DateTime, Utc, Weekday};
 use chrono_tz::Tz;
@@ -171,7 +171,7 @@ fn only_a_regular_file_of_text_is_read() {
     std::os::unix::fs::symlink(&file, &link).expect("a link");
     assert_eq!(read(&link).expect("a file behind a link"), DEFAULT);
     let refused = |path: &Path| read(path).expect_err("refused").to_string();
-    // A device without an end, and a FIFO, whose opening would wait for ever.
+    // An endless device, and a FIFO, which would block on open.
     let fifo = folder.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
     for path in [Path::new("/dev/zero"), folder.path(), &fifo] {

@@ -1,4 +1,4 @@
-//! Works a batch of commands off, one after another, each on the result of those before it.
+//! Applies a batch of writes in order, each on top of the preceding ones.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{Keys, Messages, Outcome, ReservationRows, ReservationStore, TicketChange, WriteCommand};
 use crate::domain::{self, Check, Ledger, NewReservation, Refusal, Reservation};
 
-/// The store's one writer.
+/// The store's single writer.
 pub struct ReservationWriter {
     pub store: Arc<dyn ReservationStore>,
     pub messages: Messages,
@@ -82,7 +82,8 @@ fn apply(work: &mut Work<ReservationRows>, write: &WriteCommand, messages: Messa
             work.unpark(event_id.clone());
             Ok(EncodedResponse::default())
         }
-        // A row of its own even where one of this revision waits: that one may be sent already and about to be deleted.
+        // Always add a new outbox row: an existing row of the same revision may already be published and about to be
+        // deleted.
         WriteCommand::RepublishReservation(id) => {
             if let Some(reservation) = work.rows.reservations.get(id) {
                 let event = (messages.event)(reservation, now, &TraceContext::new_root());
@@ -120,7 +121,7 @@ fn cancel(work: &mut Work<ReservationRows>, id: ReservationId, now: DateTime<Utc
     Ok(cancelled)
 }
 
-/// Reacts to a ticket event that says withdrawn. A ledger is made if there is none: the ticket can never be reserved then.
+/// Applies the withdrawal of a ticket. Creates the ledger if there is none, so that the ticket can never be reserved.
 fn close(work: &mut Work<ReservationRows>, incoming: &Incoming<TicketChange>, messages: Messages, now: DateTime<Utc>) {
     if incoming.was_parked {
         work.unpark(incoming.event_id.clone());

@@ -1,5 +1,5 @@
-//! What flows between reservations and the other services by events: the states of reservations and closed ledgers, which others keep,
-//! and the changes of tickets, of which ledgers keep withdrawals.
+//! Events between reservations and other services: publishes the states of reservations and closed ledgers, and applies
+//! the withdrawals of tickets to ledgers.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,11 +16,11 @@ use eticket_store::Parked;
 use super::{Filter, Messages, Reservations, TicketChange, WriteCommand, unavailable};
 use crate::domain::Reservation;
 
-/// Keys of reservations and, after all of them, of closed ledgers.
+/// Prefixes of the state keys. All reservations sort before all closed ledgers.
 const RESERVATION: &str = "reservation/";
 const CLOSED: &str = "closed/";
 
-/// The states that the reservation service owns: those of reservations, and of closed ledgers.
+/// The states that the reservation service owns: reservations and closed ledgers.
 pub struct ReservationStates {
     reservations: Reservations,
     messages: Messages,
@@ -49,7 +49,7 @@ impl ReservationStates {
         let ledgers = store.ledgers_of(&ids).await.map_err(unavailable)?;
         let ledgers: BTreeMap<TicketId, _> =
             ledgers.into_iter().map(|ledger| (ledger.ticket.clone(), ledger)).collect();
-        // In the order in which the store lists them, which the next page goes on after.
+        // Keep the sort order of the store: the next page continues after the last key.
         let state = |id: &TicketId| {
             let message = (self.messages.closed)(ledgers.get(id)?, now, &trace).message;
             Some(State { key: format!("{CLOSED}{id}"), message })
@@ -91,7 +91,7 @@ impl Owner for ReservationStates {
 impl EventHandler for Reservations {
     type Event = TicketChange;
 
-    /// Only a withdrawal concerns a ledger.
+    /// Only withdrawals change a ledger. Other events need no write, except to unpark an event.
     async fn handle(&self, events: Vec<Incoming<TicketChange>>) -> Vec<Result<(), batch::Error>> {
         let outcomes = events.into_iter().map(|incoming| async {
             if incoming.event.withdrawn {
@@ -109,7 +109,7 @@ impl EventHandler for Reservations {
         self.submit(WriteCommand::Park(parked)).await
     }
 
-    /// A withdrawal is newer as long as its ledger is open.
+    /// A withdrawal is missing as long as the ledger of its ticket is not closed.
     async fn missing(&self, changes: &[TicketChange]) -> Result<Vec<bool>, batch::Error> {
         let withdrawn: Vec<TicketId> =
             changes.iter().filter(|change| change.withdrawn).map(|change| change.ticket.clone()).collect();

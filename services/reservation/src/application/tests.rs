@@ -1,4 +1,4 @@
-//! The use cases over a real store: races, retries, and what may be refused when.
+//! Tests of the use cases over a real store: races, retries, and the conditions under which a command is refused.
 
 mod replicas;
 
@@ -41,7 +41,7 @@ use crate::{
     outbound::{messages::PROTOBUF, sqlite},
 };
 
-/// Says what it is told to say, and counts how often it is asked.
+/// Fake ticket service: returns the configured result and counts the requests.
 struct TicketService {
     says: Mutex<Check>,
     asked: AtomicUsize,
@@ -151,7 +151,7 @@ async fn a_retry_gets_the_first_answer_though_the_ticket_is_held_by_then() {
     let fixture = fixture().await;
     let id = Some(Uuid::new_v4());
     let first = fixture.reserve("t-1", id).await;
-    // The ticket has taken the reservation in: RESERVED means "by you".
+    // The ticket already shows this reservation: RESERVED refers to the caller's own reservation.
     *fixture.ticket_service.says.lock().unwrap() = Check::Reserved { reservation_revision: 1, end: end() };
     assert_eq!(fixture.reserve("t-1", id).await, first);
     assert_eq!(fixture.waiting().await.len(), 1);
@@ -238,7 +238,7 @@ async fn commands_of_one_batch_take_consecutive_revisions() {
     let fixture = fixture().await;
     let mut held = id_in(&fixture.reserve("t-1", None).await);
     for round in 0..10 {
-        // Both wait for the writer at once, so most rounds are one batch.
+        // Both commands are queued at the same time, so most rounds run as one batch.
         let (cancelled, made) = tokio::join!(fixture.cancel(held), fixture.reserve("t-1", None));
         cancelled.expect("cancelled");
         held = match made {
@@ -262,7 +262,7 @@ async fn republishing_raises_no_revision_and_sends_everything() {
     let states = ReservationStates::new(fixture.reservations.clone(), PROTOBUF);
     assert_eq!(republish_all(&states, &|_| ()).await, Ok(3));
     let after = fixture.waiting().await;
-    // A row of its own even where one of that revision waits.
+    // Republishing adds a row even though a row of that revision is still in the outbox.
     assert_eq!(after.len(), before + 3);
     assert_eq!(after.iter().map(|(_, revision)| revision).max(), Some(&3));
     assert_eq!(states.count().await, Ok(3));
@@ -275,7 +275,7 @@ async fn a_retry_gets_the_bytes_of_the_first_response_also_from_a_newer_version(
     let first = fixture.reserve("t-1", Some(id)).await.expect("reserved");
     assert_eq!(first.type_name.as_deref(), Some("eticket.reservation.v1.ReserveTicketResponse"));
     assert_eq!(fixture.reserve("t-1", Some(id)).await, Ok(first));
-    // Recorded by a version that has more fields: nothing of it is decoded here.
+    // The response was recorded by a version with more fields. It must be returned without decoding.
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
     let newer = EncodedResponse { type_name: None, bytes: vec![0x78, 7].into() };
     let record = |work: &mut Work<ReservationRows>| {

@@ -1,4 +1,4 @@
-//! The transitions of ledger and reservation, case by case and under random sequences.
+//! Tests of the transitions of ledgers and reservations, with single cases and with random sequences.
 
 use proptest::prelude::*;
 
@@ -114,7 +114,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 }
 
 proptest! {
-    /// Whatever is tried: at most one reservation is active, it is the ledger's, and revisions are consecutive.
+    /// After every sequence of commands at most one reservation is active, the ledger names it, and revisions are
+    /// consecutive.
     #[test]
     fn the_ledger_tells_the_truth(steps in steps()) {
         let mut ledger = Ledger::new(ticket());

@@ -1,4 +1,4 @@
-//! Ticket events: only a withdrawal concerns the ledgers.
+//! Decodes ticket events. Only withdrawals change ledgers.
 
 use eticket_bus::Message;
 use eticket_proto::{event::TicketEvent, subjects};

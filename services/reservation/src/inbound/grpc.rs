@@ -1,4 +1,4 @@
-//! `eticket.reservation.v1.ReservationService`: parses at the edge, and says in the contract's words what the application answers.
+//! `eticket.reservation.v1.ReservationService`: validates requests and converts results and errors to the contract.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -105,7 +105,8 @@ impl ReservationService for Grpc {
 }
 
 impl Grpc {
-    /// Says too of which ticket an ended reservation was, if the store says it: the refusal stands without that.
+    /// Adds the ticket id to the error for a reservation that has ended. If the store is unavailable, the error is
+    /// returned without it.
     async fn with_its_ticket(&self, error: ApiError, id: ReservationId) -> ApiError {
         if error.reason() != ErrorReason::ReservationNotActive {
             return error;

@@ -1,4 +1,4 @@
-//! What every store of reservations must do, as one suite: each adapter's tests run it unchanged.
+//! Contract suite for reservation stores. The tests of each adapter run it unchanged.
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
     domain::{Ledger, Reservation, Status},
 };
 
-/// Runs all of it on one empty store.
+/// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
     what_was_committed_is_read_again(&*store).await;
     a_record_is_found_by_the_next_attempt(&*store).await;
@@ -24,7 +24,7 @@ pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
     only_the_active_reservation_comes_with_a_ledger(&*store).await;
 }
 
-/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+/// Tests two replicas on one store. `wait_until_blocked` returns once one replica waits for a lock of the other.
 pub(crate) async fn replicas(
     one: Arc<dyn ReservationStore>,
     other: Arc<dyn ReservationStore>,
@@ -72,7 +72,7 @@ async fn put(store: &dyn ReservationStore, reservations: &[Reservation]) -> Resu
     store.commit(&keys, &[], apply_batch).await
 }
 
-/// The rows that a commit with these keys sees.
+/// Returns the rows that a commit with these keys reads.
 async fn seen(store: &dyn ReservationStore, keys: Keys) -> (Vec<Ledger>, Vec<Reservation>) {
     let mut seen = (Vec::new(), Vec::new());
     let look = &mut |work: &mut Work<ReservationRows>| {
@@ -125,7 +125,8 @@ async fn a_second_active_reservation_is_refused_by_the_index(store: &dyn Reserva
 }
 
 async fn cancelling_and_rebooking_in_one_batch_passes_the_index(store: &dyn ReservationStore) {
-    // The id of what is cancelled is the older one, and the other way round: the order of writing must not matter.
+    // The cancelled reservation has the lower id in one round and the higher id in the other: the result must not
+    // depend on the order of the writes.
     for (cancelled, made) in [(0, 1), (1, 0)] {
         let name = format!("rebooked-{cancelled}");
         let mut pair =
@@ -183,7 +184,7 @@ async fn pages_show_each_row_once_by_every_filter(store: &dyn ReservationStore) 
     assert_eq!(store.count().await.expect("read"), all + 3);
 }
 
-/// All pages of two rows.
+/// Returns all pages, with a page size of two rows.
 async fn walk(store: &dyn ReservationStore, filter: &Filter) -> Vec<String> {
     let mut ids: Vec<String> = Vec::new();
     loop {
@@ -205,7 +206,8 @@ async fn only_the_active_reservation_comes_with_a_ledger(store: &dyn Reservation
     assert_eq!((ledgers.len(), reservations), (1, vec![active]));
 }
 
-/// Raises a ledger, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+/// Increments the revision of a ledger, and creates it if it does not exist. Returns how often the commit was started.
+/// `during` runs in the middle of the first attempt.
 async fn raise(store: &dyn ReservationStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
     let apply_batch = &mut |work: &mut Work<ReservationRows>| {
@@ -226,7 +228,7 @@ async fn revision(store: &dyn ReservationStore, id: &TicketId) -> i64 {
     ledger.expect("there").revision
 }
 
-/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
+/// Runs a future to completion inside `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }

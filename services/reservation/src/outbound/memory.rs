@@ -1,4 +1,4 @@
-//! Ledgers and reservations in memory, for tests and simulations.
+//! In-memory storage of ledgers and reservations, for tests and simulations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,7 +14,7 @@ use crate::{
     domain::{Ledger, Reservation, Status},
 };
 
-/// All rows there are.
+/// All rows, by id.
 #[derive(Default, Clone)]
 pub struct ReservationTables {
     ledgers: BTreeMap<TicketId, Ledger>,
@@ -22,14 +22,15 @@ pub struct ReservationTables {
 }
 
 impl ReservationTables {
-    /// The ledgers that keys speak of, also by their reservations.
+    /// Returns the tickets whose ledgers these keys need, including the tickets of the reservations.
     fn ledgers_of(&self, keys: &Keys) -> BTreeSet<TicketId> {
         let of_reservations = keys.reservations.iter().filter_map(|id| self.reservations.get(id));
         let tickets = keys.tickets.union(&keys.active_of).cloned();
         tickets.chain(of_reservations.map(|reservation| reservation.ticket.clone())).collect()
     }
 
-    /// The index on the one active reservation of a ticket: the second lock, which only a bug can meet.
+    /// Emulates the unique index on the active reservation of a ticket. It is a second guard that fails only if there
+    /// is a bug.
     fn check_index(&self) -> Result<(), Error> {
         let mut active = BTreeSet::new();
         let held = self.reservations.values().filter(|reservation| reservation.status == Status::Reserved);

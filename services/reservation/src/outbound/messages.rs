@@ -1,4 +1,4 @@
-//! Reservations as bytes: of events for the stream, and of responses.
+//! Encoding of reservations as event bodies and as responses.
 
 use chrono::{DateTime, Utc};
 use eticket_base::telemetry::TraceContext;
@@ -18,7 +18,7 @@ use crate::{
     domain::{Ledger, Reservation, Status},
 };
 
-/// Protobuf, as the contract has it.
+/// Encoders that use the Protobuf messages of the contract.
 pub const PROTOBUF: Messages = Messages { event, closed, reserved, cancelled };
 
 fn event(reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {
@@ -27,7 +27,8 @@ fn event(reservation: &Reservation, now: DateTime<Utc>, trace: &TraceContext) ->
         Status::Cancelled => "ReservationCancelled",
         Status::Rejected => "ReservationRejected",
     };
-    // The ledger as of this reservation's revision: held by it if it is RESERVED, closed if it is REJECTED.
+    // The ledger at the revision of this reservation: RESERVED means that the reservation holds it, REJECTED that it is
+    // closed.
     let held = reservation.status == Status::Reserved;
     let body = ReservationEvent {
         reservation: Some(to_message(reservation)),

@@ -1,4 +1,4 @@
-//! Ledgers and reservations on PostgreSQL.
+//! Storage of ledgers and reservations in PostgreSQL.
 
 use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
@@ -16,10 +16,10 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct ReservationTables;
 
-/// All columns by name: one that a newer program adds changes nothing here.
+/// Names every column, so that a column added by a newer version does not matter.
 macro_rules! select_reservation {
     ($rest:literal) => {
         concat!(
@@ -30,12 +30,12 @@ macro_rules! select_reservation {
     };
 }
 
-// A reservation's ticket never changes: which ledgers are to be locked may be asked without a lock.
+// The ticket of a reservation never changes, so the ledgers to lock can be read without a lock.
 const TICKETS_OF: &str = "select distinct ticket_id from reservation where reservation_id = any($1)";
 // Uses the primary key, as the updates do.
 const LOCK_LEDGERS: &str = "select ticket_id, revision, active_reservation_id, closed from ledger
     where ticket_id = any($1) order by ticket_id for update";
-// The ledger's lock is the lock on its reservations: they are read only under it.
+// The lock on a ledger also protects its reservations: they are read only while it is held.
 const SELECT_RESERVATIONS: &str = select_reservation!("where reservation_id = any($1)");
 const UPDATE_LEDGERS: &str = "update ledger set revision = new.revision,
         active_reservation_id = new.active_reservation_id, closed = new.closed
@@ -93,8 +93,8 @@ impl Tables for ReservationTables {
         let only = |(_, row)| row;
         write_ledgers(connection, UPDATE_LEDGERS, rows.ledgers.updated().map(only).collect()).await?;
         write_ledgers(connection, INSERT_LEDGERS, rows.ledgers.made().map(|(_, row)| row).collect()).await?;
-        // What ends comes before what begins: of a ticket cancelled and reserved again in one batch, the index on the one active
-        // reservation must never see two.
+        // Update ended reservations before inserting new ones: if a batch cancels and reserves a ticket again, the
+        // unique index on the active reservation must never see two.
         update_reservations(connection, rows.reservations.updated().map(|(_, row)| row).collect()).await?;
         insert_reservations(connection, rows.reservations.made().map(|(_, row)| row).collect()).await
     }
@@ -187,12 +187,13 @@ fn reservation(row: &PgRow) -> Result<Reservation, Error> {
     })
 }
 
-// One statement is one snapshot. Uses both primary keys.
+// A single statement reads a single snapshot. It uses both primary keys.
 const GLANCE: &str = "select ledger.ticket_id, ledger.revision, ledger.active_reservation_id, ledger.closed,
         record.hash, record.answer, record.response_type from (select 1) one
     left join ledger on ledger.ticket_id = $1 left join record on record.request_id = $2";
-// The primary key, then reservation_by_user, reservation_by_ticket, reservation_by_status: each begins with the column of the index
-// that serves it; what else is asked is filtered on the way.
+// The indexes are the primary key, `reservation_by_user`, `reservation_by_ticket` and `reservation_by_status`, in this
+// order. Each filter starts with the first column of its index; further conditions are checked on the rows that the
+// index returns.
 const PAGE_ALL: &str = select_reservation!("where reservation_id > $1 order by reservation_id limit $2");
 const PAGE_BY_USER: &str = select_reservation!(
     "where user_id = $3 and ($4::text is null or ticket_id = $4) and ($5::text is null or status = $5)
@@ -241,7 +242,7 @@ impl ReservationStore for Store<ReservationTables> {
             Filter { status: Some(_), .. } => PAGE_BY_STATUS,
             Filter { user: None, ticket: None, status: None } => PAGE_ALL,
         };
-        // Before the first there is nothing; the nil id is below every other.
+        // An empty `after` means the start; the nil id sorts before every other id.
         let after = if after.is_empty() { Uuid::nil() } else { after.parse().map_err(Error::data)? };
         let (user, ticket) = (filter.user.as_deref(), filter.ticket.as_ref().map(TicketId::as_str));
         let mut query = sqlx::query(statement).bind(after).bind(most);
@@ -265,7 +266,7 @@ impl ReservationStore for Store<ReservationTables> {
     }
 
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
-        // Uses ledger_closed.
+        // Uses `ledger_closed`.
         const SELECT: &str = "select ticket_id from ledger where closed and ticket_id > $1 order by ticket_id limit $2";
         let rows = self.database.fetch_all(sqlx::query(SELECT).bind(after).bind(most)).await?;
         rows.iter().map(|row| row.try_get::<&str, _>(0)?.parse().map_err(Error::data)).collect()

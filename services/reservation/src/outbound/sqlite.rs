@@ -1,4 +1,4 @@
-//! Ledgers and reservations on SQLite.
+//! Storage of ledgers and reservations in SQLite.
 
 use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
@@ -16,7 +16,7 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct ReservationTables;
 
 const SELECT_RESERVATIONS: &str = "select * from reservation where reservation_id in (select value from json_each(?1))
@@ -27,8 +27,8 @@ const UPSERT_LEDGERS: &str = "insert into ledger (ticket_id, revision, active_re
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?1) where true
     on conflict (ticket_id) do update set revision = excluded.revision,
         active_reservation_id = excluded.active_reservation_id, closed = excluded.closed";
-// What ends comes before what begins: of a ticket cancelled and reserved again in one batch, the index on the one active
-// reservation must never see two.
+// Ended reservations are written before new ones: if a batch cancels and reserves a ticket again, the unique index on
+// the active reservation must never see two.
 const UPSERT_RESERVATIONS: &str = "insert into reservation
         (reservation_id, ticket_id, user_id, user_grade, status, revision, reserve_time, update_time)
     select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
@@ -129,10 +129,11 @@ fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
     })
 }
 
-// One statement is one snapshot.
+// A single statement reads a single snapshot.
 const GLANCE: &str = "select l.*, r.request_id, r.hash, r.answer, r.response_type from (select 1)
     left join ledger l on l.ticket_id = ?1 left join record r on r.request_id = ?2";
-// Each begins with the column of the index that serves it; what else is asked is filtered on the way.
+// Each filter starts with the first column of its index; further conditions are checked on the rows that the index
+// returns.
 const PAGE_ALL: &str = "select * from reservation where reservation_id > ?4 order by reservation_id limit ?5";
 const PAGE_BY_USER: &str = "select * from reservation where user_id = ?1 and (?2 is null or ticket_id = ?2)
     and (?3 is null or status = ?3) and reservation_id > ?4 order by reservation_id limit ?5";
@@ -194,7 +195,7 @@ impl ReservationStore for Store<ReservationTables> {
     }
 
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
-        // Uses ledger_closed.
+        // Uses `ledger_closed`.
         const SELECT: &str =
             "select ticket_id from ledger where closed = 1 and ticket_id > ?1 order by ticket_id limit ?2";
         let query = sqlx::query_scalar::<_, String>(SELECT).bind(after).bind(most);

@@ -1,4 +1,5 @@
-//! Asks the ticket service, through the client stack: deadline, retry with a budget, breaker, attempt timeout.
+//! Client of the ticket service. The client stack adds a deadline, retries with a budget, a circuit breaker and a
+//! timeout for each attempt.
 
 use async_trait::async_trait;
 use eticket_base::telemetry::TraceContext;
@@ -19,7 +20,7 @@ use crate::{
     domain::Check,
 };
 
-/// The ticket service at the end of a channel.
+/// The ticket service, reached over a channel.
 pub struct TicketClient {
     client: Client<CheckAvailabilityRequest, CheckAvailabilityResponse>,
 }
@@ -56,7 +57,7 @@ impl Availability for TicketClient {
     }
 }
 
-/// An answer that makes no sense is a failure of the ticket service, not a reason to sell or to refuse.
+/// An invalid response counts as a failure of the ticket service. It is no reason to reserve or to refuse.
 fn understood(response: &CheckAvailabilityResponse) -> Result<Check, CheckError> {
     const NONSENSE: CheckError = CheckError::Overloaded { retry_after: None };
     let ticket = response.ticket.as_ref().ok_or(NONSENSE)?;

@@ -1,5 +1,5 @@
-//! What flows between tickets and the other services by events: the states of tickets, which others keep, and the changes of
-//! reservations, which tickets keep.
+//! Events between tickets and other services: publishes ticket states for other services, and applies the reservation
+//! changes that tickets depend on.
 
 use std::collections::BTreeMap;
 
@@ -67,7 +67,7 @@ impl EventHandler for Tickets {
         self.submit(WriteCommand::Park(parked)).await
     }
 
-    /// A change of a ticket that does not exist is not newer: it would be parked.
+    /// A change of an unknown ticket does not count as missing: it would only be parked.
     async fn missing(&self, changes: &[ReservationChange]) -> Result<Vec<bool>, batch::Error> {
         let ids: Vec<TicketId> = changes.iter().map(|change| change.ticket.clone()).collect();
         let known = self.store.tickets_of(&ids).await.map_err(unavailable)?;

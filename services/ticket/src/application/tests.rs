@@ -1,4 +1,4 @@
-//! The use cases over a real store: commands, events and what they leave in the outbox.
+//! Tests of the use cases over a real store: commands, events and the outbox rows that they write.
 
 use chrono::TimeDelta;
 use eticket_base::{clock::ManualClock, tasks::Tasks};
@@ -62,7 +62,7 @@ impl Fixture {
         self.tickets.ticket(&id.parse().unwrap()).await.expect("read").expect("it is there")
     }
 
-    /// Types and bodies of the events that wait, in the order of revisions.
+    /// Returns the types and bodies of the events in the outbox, sorted by revision.
     async fn waiting(&self) -> Vec<(String, TicketEvent)> {
         let mut claim = self.database.claim_outbox(100).await.unwrap();
         let rows = claim.subjects().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! The transitions of a ticket, case by case and under random sequences.
+//! Tests of the ticket's transitions, with single cases and with random sequences.
 
 use chrono::TimeDelta;
 use proptest::prelude::*;
@@ -61,7 +61,7 @@ fn only_a_change_of_times_raises_the_schedule_revision() {
     assert_eq!((moved.revision, moved.edits, moved.schedule_revision, moved.announced), (3, 3, 2, false));
     let wrong = Change { end: Some(time(50)), ..Change::default() };
     let refused = |change| update(Some(&moved), "", change, time(3)).expect_err("the end would not be after the start");
-    // The field that was given is the wrong one.
+    // The error must name the field that the request set.
     assert_eq!(refused(wrong), Refusal::EndNotAfterItsStart { start: moved.schedule.start() });
     let wrong = Change { start: Some(time(300)), ..Change::default() };
     assert_eq!(refused(wrong), Refusal::StartNotBeforeEnd { end: time(300) });
@@ -133,7 +133,7 @@ fn an_expiry_is_announced_once() {
 }
 
 proptest! {
-    /// Whatever order events come in, and however often, the ticket ends with the newest.
+    /// In every order of events, and with duplicates, the ticket ends in the newest state.
     #[test]
     fn reservation_events_converge(order in proptest::collection::vec(1i64..8, 1..40)) {
         let holders: Vec<_> = (0..8).map(|number| (number % 2 == 1).then(reservation)).collect();
@@ -150,7 +150,7 @@ proptest! {
         prop_assert_eq!(row.holder, holders[usize::try_from(newest).expect("small")]);
     }
 
-    /// A ticket that check lets pass is AVAILABLE, and the other way round.
+    /// `check` succeeds exactly when the status is AVAILABLE.
     #[test]
     fn check_agrees_with_status(now in 0i64..400, held: bool, withdrawn: bool) {
         let row = Ticket { holder: held.then(reservation), withdrawn, ..ticket() };

@@ -1,4 +1,4 @@
-//! Reservation events: who holds each ticket.
+//! Decodes reservation events, which carry the holder of each ticket.
 
 use eticket_bus::Message;
 use eticket_proto::{event::ReservationEvent, subjects};

@@ -1,6 +1,7 @@
-//! The fault layer, for rehearsals: delays calls or fails part of them, so that callers can be seen to bear it.
+//! Fault injection: delays calls or fails a fraction of them, so that the behaviour of callers can be tested.
 //!
-//! Stands right before the service, within deadline and admission: a delayed call holds its place as a really slow one would.
+//! The layer sits directly before the service, inside the deadline and admission layers. A delayed call therefore holds
+//! its admission slot, as a slow call does.
 
 use std::{
     pin::Pin,
@@ -16,10 +17,10 @@ use tower::{Layer, Service};
 
 use crate::config::FaultConfig;
 
-/// When a call that was failed may be tried again: soon, as the next one may well succeed.
+/// Retry delay of an injected failure. It is short because the next call may succeed.
 const RETRY_AFTER: Duration = Duration::from_millis(10);
 
-/// Puts the faults around a service.
+/// Layer that adds the configured faults to a service.
 #[derive(Clone)]
 pub struct FaultLayer(Arc<FaultConfig>);
 
@@ -67,7 +68,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        // The one that was polled ready is called; the clone stays for the next call.
+        // Call the instance that was polled ready, and keep the clone for the next call.
         let clone = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, clone);
         if !self.concerns(request.uri().path()) {
@@ -101,7 +102,7 @@ mod tests {
         FaultConfig { latency_ms, error_ratio, only }
     }
 
-    /// Calls a method behind the layer; answers the gRPC status, and how long it took.
+    /// Calls a method through the layer. Returns the gRPC status and the duration.
     async fn call(config: FaultConfig, method: &str) -> (Option<String>, Duration) {
         let healthy =
             service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });

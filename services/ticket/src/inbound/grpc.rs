@@ -1,4 +1,4 @@
-//! `eticket.ticket.v1.TicketService`: parses at the edge, and says in the contract's words what the application answers.
+//! `eticket.ticket.v1.TicketService`: validates requests and converts results and errors to the contract.
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use eticket_proto::{
@@ -126,7 +126,7 @@ impl TicketService for Grpc {
         request: Request<CheckAvailabilityRequest>,
     ) -> Result<Response<CheckAvailabilityResponse>, Status> {
         let ticket = self.find(&request.into_inner().ticket_id).await?;
-        // One look at the clock for reason and status: they must not disagree.
+        // Read the clock once, so that reason and status agree.
         let now = self.tickets.now();
         let reason = ticket.check(now).err().map(reason_to_proto);
         Ok(Response::new(CheckAvailabilityResponse {
@@ -138,7 +138,7 @@ impl TicketService for Grpc {
 }
 
 impl Grpc {
-    /// Runs a command; its response is the same bytes for a retry.
+    /// Runs a command. A retry with the same request id gets the same response bytes.
     async fn command<A: Message + Name + Default>(
         &self,
         command: Command,
@@ -184,7 +184,7 @@ fn end_not_after_start() -> ApiError {
     ApiError::invalid_field("end_time", "expected a time later than start_time")
 }
 
-/// Without a mask all fields that are set are taken; with one, those it names must be set.
+/// Without a mask, every field that is set is updated. With a mask, every named field must be set.
 fn change(message: &UpdateTicketRequest) -> Result<Change, ApiError> {
     let (mut wanted_title, mut wanted_start, mut wanted_end) =
         (!message.title.is_empty(), message.start_time.is_some(), message.end_time.is_some());

@@ -1,4 +1,4 @@
-//! What every store of tickets must do, as one suite: each adapter's tests run it unchanged.
+//! Contract suite for ticket stores. The tests of each adapter run it unchanged.
 
 use std::{collections::BTreeSet, future::Future, sync::Arc};
 
@@ -12,14 +12,14 @@ use crate::{
     domain::{self, Schedule, Status, Ticket, Title},
 };
 
-/// Runs all of it on one empty store.
+/// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn TicketStore>) {
     what_was_committed_is_read_again(&*store).await;
     pages_show_each_ticket_once_by_every_status(&*store).await;
     only_who_expired_unannounced_is_swept(&*store).await;
 }
 
-/// What concerns two replicas on one store; `wait_until_blocked` returns once one of them waits for the other.
+/// Tests two replicas on one store. `wait_until_blocked` returns once one replica waits for a lock of the other.
 pub(crate) async fn replicas(
     one: Arc<dyn TicketStore>,
     other: Arc<dyn TicketStore>,
@@ -84,7 +84,7 @@ async fn pages_show_each_ticket_once_by_every_status(store: &dyn TicketStore) {
         ticket.holder = (index % 4 == 2).then(ReservationId::generate);
     }
     put(store, &tickets).await.expect("committed");
-    // The clock stands between the two ends.
+    // The clock is between the two end times.
     let now = time(500);
     for status in [Status::Available, Status::Reserved, Status::Expired, Status::Withdrawn] {
         let expected: Vec<_> =
@@ -99,7 +99,7 @@ async fn pages_show_each_ticket_once_by_every_status(store: &dyn TicketStore) {
     assert_eq!(i64::try_from(all.len()).expect("few"), store.count().await.expect("read"));
 }
 
-/// All pages of two rows.
+/// Returns all pages, with a page size of two rows.
 async fn walk(store: &dyn TicketStore, status: Option<Status>, now: DateTime<Utc>) -> Vec<TicketId> {
     let mut ids: Vec<TicketId> = Vec::new();
     loop {
@@ -123,7 +123,8 @@ async fn only_who_expired_unannounced_is_swept(store: &dyn TicketStore) {
     assert_eq!(store.to_announce(time(9), 100).await.expect("read"), []);
 }
 
-/// Edits a ticket, which is made if need be; answers how often that was begun. `during` comes in the middle of the first time.
+/// Edits a ticket, and creates it if it does not exist. Returns how often the edit was started. `during` runs in the
+/// middle of the first attempt.
 async fn edit(store: &dyn TicketStore, id: &TicketId, during: &mut (dyn FnMut() + Send)) -> usize {
     let mut begun = 0;
     let apply_batch = &mut |work: &mut Work<TicketRows>| {
@@ -142,7 +143,7 @@ async fn edits(store: &dyn TicketStore, id: &TicketId) -> i64 {
     store.ticket(id).await.expect("read").expect("there").edits
 }
 
-/// Runs something to its end in the middle of a `apply_batch`, which is synchronous.
+/// Runs a future to completion inside `apply_batch`, which is synchronous.
 fn meanwhile<T>(future: impl Future<Output = T>) -> T {
     block_in_place(|| Handle::current().block_on(future))
 }

@@ -1,4 +1,4 @@
-//! Tickets in memory, for tests and simulations.
+//! In-memory storage of tickets, for tests and simulations.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -15,7 +15,7 @@ use crate::{
     domain::{Status, Ticket},
 };
 
-/// All rows there are.
+/// All rows, by ticket id.
 #[derive(Default, Clone)]
 pub struct TicketTables(BTreeMap<TicketId, Ticket>);
 

@@ -1,4 +1,4 @@
-//! Tickets as bytes: of events for the stream, and of responses.
+//! Encoding of tickets as event bodies and as responses.
 
 use chrono::{DateTime, Utc};
 use eticket_base::telemetry::TraceContext;
@@ -18,7 +18,7 @@ use crate::{
     domain::Ticket,
 };
 
-/// Protobuf, as the contract has it.
+/// Encoders that use the Protobuf messages of the contract.
 pub const PROTOBUF: Messages = Messages { event, registered, updated, withdrawn };
 
 fn event(ticket: &Ticket, happened: Happened, now: DateTime<Utc>, trace: &TraceContext) -> OutboxRow {

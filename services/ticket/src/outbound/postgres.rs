@@ -1,4 +1,4 @@
-//! Tickets on PostgreSQL.
+//! Storage of tickets in PostgreSQL.
 
 use std::collections::BTreeSet;
 
@@ -23,10 +23,10 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct TicketTables;
 
-/// All columns by name: one that a newer program adds changes nothing here.
+/// Names every column, so that a column added by a newer version does not matter.
 macro_rules! select {
     ($rest:literal) => {
         concat!(
@@ -47,7 +47,7 @@ const INSERT: &str =
         as new (ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision,
             announced, edits, schedule_revision, revision, create_time, update_time)
     order by ticket_id";
-// The times of creation never change, but one list of columns serves both statements.
+// The creation time never changes, but both statements share one list of columns.
 const UPDATE: &str = "update ticket set title = new.title, start_time = new.start_time, end_time = new.end_time,
         withdrawn = new.withdrawn, holder = new.holder, reservation_revision = new.reservation_revision,
         announced = new.announced, edits = new.edits, schedule_revision = new.schedule_revision,
@@ -124,8 +124,8 @@ fn ticket(row: &PgRow) -> Result<Ticket, Error> {
     })
 }
 
-// Each filter is the condition of the index that serves it, so that pages need no sorting: the primary key, ticket_withdrawn,
-// ticket_reserved, and ticket_free for the last two.
+// Each filter repeats the condition of the index that serves it, so that pages need no sorting: the primary key,
+// `ticket_withdrawn`, `ticket_reserved`, and `ticket_free` for the last two.
 const PAGE_ALL: &str = select!("where ticket_id > $1 order by ticket_id limit $2");
 const PAGE_WITHDRAWN: &str = select!("where withdrawn and ticket_id > $1 order by ticket_id limit $2");
 const PAGE_RESERVED: &str =
@@ -134,7 +134,7 @@ const PAGE_EXPIRED: &str =
     select!("where not withdrawn and holder is null and end_time <= $3 and ticket_id > $1 order by ticket_id limit $2");
 const PAGE_AVAILABLE: &str =
     select!("where not withdrawn and holder is null and end_time > $3 and ticket_id > $1 order by ticket_id limit $2");
-// Uses ticket_to_announce.
+// Uses `ticket_to_announce`.
 const TO_ANNOUNCE: &str = "select ticket_id from ticket where not withdrawn and holder is null and not announced
     and end_time <= $1 order by end_time limit $2";
 

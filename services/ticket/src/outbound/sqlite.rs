@@ -1,4 +1,4 @@
-//! Tickets on SQLite.
+//! Storage of tickets in SQLite.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
-/// The rows of a commit.
+/// Reads and writes the rows of a commit.
 pub struct TicketTables;
 
 const SELECT_BY_IDS: &str = "select * from ticket where ticket_id in (select value from json_each(?1))";
@@ -98,7 +98,7 @@ fn ticket(row: &SqliteRow) -> Result<Ticket, Error> {
     })
 }
 
-// Each filter is the condition of the index that serves it, so that pages need no sorting.
+// Each filter repeats the condition of the index that serves it, so that pages need no sorting.
 const PAGE_ALL: &str = "select * from ticket where ticket_id > ?1 order by ticket_id limit ?2";
 const PAGE_WITHDRAWN: &str = "select * from ticket where withdrawn = 1 and ticket_id > ?1 order by ticket_id limit ?2";
 const PAGE_RESERVED: &str = "select * from ticket where withdrawn = 0 and holder is not null and ticket_id > ?1
@@ -107,7 +107,7 @@ const PAGE_EXPIRED: &str = "select * from ticket where withdrawn = 0 and holder 
     and ticket_id > ?1 order by ticket_id limit ?2";
 const PAGE_AVAILABLE: &str = "select * from ticket where withdrawn = 0 and holder is null and end_time > ?3
     and ticket_id > ?1 order by ticket_id limit ?2";
-// Uses ticket_to_announce.
+// Uses `ticket_to_announce`.
 const TO_ANNOUNCE: &str = "select ticket_id from ticket where withdrawn = 0 and holder is null and announced = 0
     and end_time <= ?1 order by end_time limit ?2";
 

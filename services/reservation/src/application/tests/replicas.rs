@@ -1,4 +1,4 @@
-//! The use cases at two replicas that share a store.
+//! Tests of the use cases on two replicas that share a store.
 
 use eticket_local_servers::postgres::Postgres;
 use eticket_store::postgres;
@@ -51,7 +51,7 @@ async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
 async fn commands_at_two_replicas_take_consecutive_revisions() {
     let (_server, replicas) = replicas().await;
     for round in 0..20 {
-        // Whoever comes first: one reserves and cancels while the other does too.
+        // Both replicas try at the same time, in either order. A replica that reserves the ticket cancels it again.
         futures::future::join_all(replicas.iter().map(async |replica| {
             if let Ok(answer) = replica.reserve("t-1", None).await {
                 replica.cancel(id_in(&Ok(answer))).await.expect("cancelled");
