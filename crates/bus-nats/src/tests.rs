@@ -107,7 +107,7 @@ async fn a_reader_on_a_server_that_lags_is_not_at_the_end() {
     for _ in 0..6 {
         readers.push(bus.read(0).await.unwrap());
     }
-    for number in 1..=30 {
+    for number in 1..=100 {
         let sequence = bus.publish(message("x", number)).await.unwrap();
         let ends = futures::future::try_join_all(readers.iter_mut().map(|reader| reader.is_at_end())).await.unwrap();
         assert_eq!(ends, [false; 6], "{sequence} was acknowledged");
