@@ -135,6 +135,26 @@ impl<R: Resource> Done<R> {
     }
 }
 
+/// Reads a list page by page until it ends or `limit` entries are there. `page` gets the size of a page and its token, and returns
+/// its entries and the token of the next page.
+async fn pages<T>(
+    limit: Option<u32>,
+    page: impl AsyncFn(i32, String) -> Result<(Vec<T>, String), Error>,
+) -> Result<Vec<T>, Error> {
+    let limit = limit.map_or(usize::MAX, |limit| limit as usize);
+    let (mut entries, mut token) = (Vec::new(), String::new());
+    loop {
+        let size = i32::try_from(limit - entries.len()).map_or(PAGE_SIZE, |wanted| wanted.min(PAGE_SIZE));
+        let (found, next) = page(size, token).await?;
+        entries.extend(found);
+        if next.is_empty() || entries.len() >= limit {
+            entries.truncate(limit);
+            return Ok(entries);
+        }
+        token = next;
+    }
+}
+
 /// The idempotency key of a command: the given one, or a new one.
 fn request_id(effect: &Effect) -> Uuid {
     effect.request_id.unwrap_or_else(Uuid::new_v4)
@@ -153,4 +173,27 @@ fn spinner(message: &'static str) -> ProgressBar {
     }
     spinner.enable_steady_tick(TICK);
     spinner
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn pages_are_read_until_the_list_or_the_limit_ends() {
+        // Three pages of three entries each.
+        let asked = RefCell::new(Vec::new());
+        let page = async |size: i32, token: String| {
+            asked.borrow_mut().push((size, token.clone()));
+            let number = token.parse::<u32>().unwrap_or_default();
+            let next = if number < 2 { (number + 1).to_string() } else { String::new() };
+            Ok((vec![number; 3], next))
+        };
+        assert_eq!(pages(None, page).await.ok(), Some(vec![0, 0, 0, 1, 1, 1, 2, 2, 2]));
+        assert_eq!(asked.take(), ["", "1", "2"].map(|token| (PAGE_SIZE, token.to_owned())));
+        assert_eq!(pages(Some(4), page).await.ok(), Some(vec![0, 0, 0, 1]));
+        assert_eq!(asked.take(), [(4, String::new()), (1, "1".to_owned())]);
+    }
 }

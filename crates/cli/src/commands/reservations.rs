@@ -9,7 +9,7 @@ use eticket_proto::{
 };
 use uuid::Uuid;
 
-use super::{Done, PAGE_SIZE, Session, missing, request_id, tickets::page_size};
+use super::{Done, PAGE_SIZE, Session, missing, pages, request_id};
 use crate::{
     Outcome,
     args::{Cancel, Reservations, Reserve, Wait, grade_number},
@@ -102,58 +102,41 @@ async fn cancel_one(session: &Session, id: &str, request_id: Uuid) -> Result<Can
 
 pub(super) async fn list(args: Reservations) -> Outcome {
     let session = Session::open(&args.common).await?;
-    let limit = args.limit.map_or(usize::MAX, |limit| limit as usize);
     match (&args.user, &args.ticket) {
-        (Some(user), None) => {
-            let status = args.status.map(|status| i32::from(status.to_proto()));
-            session.screen.list(&of_user(&session, user, status, limit).await?)
-        }
-        _ => session.screen.list(&of_owner(&session, &args, limit).await?),
+        (Some(user), None) => session.screen.list(&of_user(&session, user, &args).await?),
+        _ => session.screen.list(&of_owner(&session, &args).await?),
     }
 }
 
-/// From the view, which also has the tickets. It has no filter by status, so that is done here.
-async fn of_user(
-    session: &Session,
-    user: &str,
-    status: Option<i32>,
-    limit: usize,
-) -> Result<Vec<UserReservation>, Error> {
-    let mut request =
-        ListUserReservationsRequest { user_id: user.to_owned(), page_size: PAGE_SIZE, ..Default::default() };
-    let mut found = Vec::new();
-    loop {
+/// From the view, which also has the tickets. It has no filter by status, so that is done here, on whole pages.
+async fn of_user(session: &Session, user: &str, args: &Reservations) -> Result<Vec<UserReservation>, Error> {
+    let status = args.status.map(|status| i32::from(status.to_proto()));
+    let is_wanted = |entry: &UserReservation| {
+        status.is_none() || entry.reservation.as_ref().map(|reservation| reservation.status) == status
+    };
+    let found = pages(args.limit, async |_, page_token| {
+        let request = ListUserReservationsRequest { user_id: user.to_owned(), page_size: PAGE_SIZE, page_token };
         let call =
             |channel, request| async move { QueryServiceClient::new(channel).list_user_reservations(request).await };
-        let page = session.server.call(request.clone(), call).await?;
-        let of = |entry: &UserReservation| entry.reservation.as_ref().map(|own| own.status);
-        found.extend(page.reservations.into_iter().filter(|entry| status.is_none() || of(entry) == status));
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || found.len() >= limit {
-            found.truncate(limit);
-            return Ok(found);
-        }
-    }
+        let page = session.server.call(request, call).await?;
+        Ok((page.reservations.into_iter().filter(is_wanted).collect(), page.next_page_token))
+    });
+    found.await
 }
 
-async fn of_owner(session: &Session, args: &Reservations, limit: usize) -> Result<Vec<Reservation>, Error> {
-    let mut request = ListReservationsRequest {
-        filter_user_id: args.user.clone().unwrap_or_default(),
-        filter_ticket_id: args.ticket.clone().unwrap_or_default(),
-        filter_status: args.status.map(|status| status.to_proto().into()).unwrap_or_default(),
-        ..Default::default()
-    };
-    let mut found = Vec::new();
-    loop {
-        request.page_size = page_size(limit - found.len());
+async fn of_owner(session: &Session, args: &Reservations) -> Result<Vec<Reservation>, Error> {
+    let found = pages(args.limit, async |page_size, page_token| {
+        let request = ListReservationsRequest {
+            filter_user_id: args.user.clone().unwrap_or_default(),
+            filter_ticket_id: args.ticket.clone().unwrap_or_default(),
+            filter_status: args.status.map(|status| status.to_proto().into()).unwrap_or_default(),
+            page_size,
+            page_token,
+        };
         let call =
             |channel, request| async move { ReservationServiceClient::new(channel).list_reservations(request).await };
-        let page = session.server.call(request.clone(), call).await?;
-        found.extend(page.reservations);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || found.len() >= limit {
-            found.truncate(limit);
-            return Ok(found);
-        }
-    }
+        let page = session.server.call(request, call).await?;
+        Ok((page.reservations, page.next_page_token))
+    });
+    found.await
 }

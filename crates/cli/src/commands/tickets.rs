@@ -7,7 +7,7 @@ use eticket_proto::{
 };
 use prost_types::{FieldMask, Timestamp};
 
-use super::{Done, PAGE_SIZE, Session, missing, request_id, spinner};
+use super::{Done, Session, missing, pages, request_id, spinner};
 use crate::{
     Outcome,
     args::{Tickets, Update, View},
@@ -21,7 +21,7 @@ use crate::{
 pub(super) async fn list(args: Tickets) -> Outcome {
     let zone = args.common.zone;
     let time = |text: &Option<String>, flag| text.as_deref().map(|text| instant(zone, flag, text)).transpose();
-    let mut request = ListTicketViewsRequest {
+    let request = ListTicketViewsRequest {
         filter_status: args.status.map(|status| status.to_proto().into()).unwrap_or_default(),
         filter_user_id: args.user.unwrap_or_default(),
         start_time_from: time(&args.from, "--from")?,
@@ -30,18 +30,13 @@ pub(super) async fn list(args: Tickets) -> Outcome {
         ..Default::default()
     };
     let session = Session::open(&args.common).await?;
-    let (mut views, limit) = (Vec::new(), args.limit.map_or(usize::MAX, |limit| limit as usize));
-    loop {
-        request.page_size = page_size(limit - views.len());
+    let views = pages(args.limit, async |page_size, page_token| {
+        let request = ListTicketViewsRequest { page_size, page_token, ..request.clone() };
         let call = |channel, request| async move { QueryServiceClient::new(channel).list_ticket_views(request).await };
-        let page = session.server.call(request.clone(), call).await?;
-        views.extend(page.views);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() || views.len() >= limit {
-            views.truncate(limit);
-            return session.screen.list(&views);
-        }
-    }
+        let page = session.server.call(request, call).await?;
+        Ok((page.views, page.next_page_token))
+    });
+    session.screen.list(&views.await?)
 }
 
 pub(super) async fn view(args: View) -> Outcome {
@@ -94,9 +89,4 @@ pub(super) async fn update(args: Update) -> Outcome {
 /// A time of the command line as a message.
 pub(super) fn instant(zone: Zone, flag: &str, text: &str) -> Result<Timestamp, Error> {
     zone.parse(text).map(to_proto).map_err(|error| Error::usage(format!("{flag}: {error}")))
-}
-
-/// The size of the next page when so many entries are still wanted.
-pub(super) fn page_size(wanted: usize) -> i32 {
-    i32::try_from(wanted).map_or(PAGE_SIZE, |wanted| wanted.min(PAGE_SIZE))
 }

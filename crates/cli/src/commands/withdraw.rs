@@ -9,7 +9,7 @@ use eticket_proto::ticket::{
 };
 use uuid::Uuid;
 
-use super::{Done, PAGE_SIZE, Session, missing, request_id};
+use super::{Done, Session, missing, pages, request_id};
 use crate::{
     Outcome,
     args::{Wait, Withdraw},
@@ -148,17 +148,13 @@ pub(super) async fn get(session: &Session, id: &str) -> Result<Ticket, Error> {
 }
 
 async fn list(session: &Session) -> Result<Vec<Ticket>, Error> {
-    let mut request = ListTicketsRequest { page_size: PAGE_SIZE, ..Default::default() };
-    let mut tickets = Vec::new();
-    loop {
+    let tickets = pages(None, async |page_size, page_token| {
+        let request = ListTicketsRequest { page_size, page_token, ..Default::default() };
         let call = |channel, request| async move { TicketServiceClient::new(channel).list_tickets(request).await };
-        let page = session.server.call(request.clone(), call).await?;
-        tickets.extend(page.tickets);
-        request.page_token = page.next_page_token;
-        if request.page_token.is_empty() {
-            return Ok(tickets);
-        }
-    }
+        let page = session.server.call(request, call).await?;
+        Ok((page.tickets, page.next_page_token))
+    });
+    tickets.await
 }
 
 /// Whether the whole text fits the pattern: `*` is any text, `?` any character. Ids of tickets are ASCII.
