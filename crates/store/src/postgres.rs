@@ -28,7 +28,7 @@ use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 pub(super) use self::fault::is_caused_by_data;
-pub use self::{bookkeeping::response, migrate::OpenError, url::options};
+pub use self::{bookkeeping::record, migrate::OpenError, url::options};
 use self::{session::Limits, writer::Writer};
 use super::{ApplyBatch, Commit, Error, Work};
 

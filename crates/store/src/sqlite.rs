@@ -20,7 +20,7 @@ use sqlx::{
 use tokio::sync::{Mutex, MutexGuard, Notify};
 use uuid::Uuid;
 
-pub use self::{bookkeeping::response, file::OwnedFile, writer::Writer};
+pub use self::{bookkeeping::record, file::OwnedFile, writer::Writer};
 use super::{ApplyBatch, Commit, Error, Work};
 
 static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");

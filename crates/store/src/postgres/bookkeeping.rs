@@ -24,22 +24,17 @@ pub(super) async fn records_in_tx(connection: &mut PgConnection, requests: &[Uui
     sqlx::query(SELECT_RECORDS).bind(requests).fetch_all(connection).await?.iter().map(record).collect()
 }
 
-fn record(row: &PgRow) -> Result<Record, Error> {
-    let hash: Vec<u8> = row.try_get("hash")?;
+/// The record in a row with the columns `request_id`, `hash`, `answer` and `response_type` of the table `record`.
+///
+/// # Errors
+/// If a column is missing or does not hold what this program writes.
+pub fn record(row: &PgRow) -> Result<Record, Error> {
+    let (hash, bytes): (Vec<u8>, Vec<u8>) = (row.try_get("hash")?, row.try_get("answer")?);
     Ok(Record {
         request_id: row.try_get("request_id")?,
         hash: hash.try_into().map_err(|_| Error::data("the hash of a record is not 32 bytes long"))?,
-        response: response(row)?,
+        response: EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() },
     })
-}
-
-/// The response that a row of `record` holds, in its columns `response_type` and `answer`.
-///
-/// # Errors
-/// If the columns are missing.
-pub fn response(row: &PgRow) -> Result<EncodedResponse, Error> {
-    let bytes: Vec<u8> = row.try_get("answer")?;
-    Ok(EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() })
 }
 
 // In the order of arrival: within a subject, ids rise with time.

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    postgres::{Store, Tables, response},
+    postgres::{Store, Tables, record},
 };
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
@@ -188,8 +188,8 @@ fn reservation(row: &PgRow) -> Result<Reservation, Error> {
 }
 
 // A single statement reads a single snapshot. It uses both primary keys.
-const GLANCE: &str = "select ledger.ticket_id, ledger.revision, ledger.active_reservation_id, ledger.closed,
-        record.hash, record.answer, record.response_type from (select 1) one
+const SELECT_SNAPSHOT: &str = "select ledger.ticket_id, ledger.revision, ledger.active_reservation_id, ledger.closed,
+        record.request_id, record.hash, record.answer, record.response_type from (select 1) one
     left join ledger on ledger.ticket_id = $1 left join record on record.request_id = $2";
 // The indexes are the primary key, `reservation_by_user`, `reservation_by_ticket` and `reservation_by_status`, in this
 // order. Each filter starts with the first column of its index; further conditions are checked on the rows that the
@@ -214,18 +214,11 @@ impl ReservationStore for Store<ReservationTables> {
         ticket: &TicketId,
     ) -> Result<(Option<Record>, Option<Ledger>), Error> {
         let request_id = idempotency.map(|idempotency| idempotency.request_id);
-        let row = self.database.fetch_one(sqlx::query(GLANCE).bind(ticket.as_str()).bind(request_id)).await?;
+        let row = self.database.fetch_one(sqlx::query(SELECT_SNAPSHOT).bind(ticket.as_str()).bind(request_id)).await?;
         let known: Option<&str> = row.try_get("ticket_id")?;
         let ledger = known.map(|_| ledger(&row)).transpose()?;
-        let hash: Option<Vec<u8>> = row.try_get("hash")?;
-        let record = match (request_id, hash) {
-            (Some(request_id), Some(hash)) => Some(Record {
-                request_id,
-                hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-                response: response(&row)?,
-            }),
-            _ => None,
-        };
+        let recorded: Option<Uuid> = row.try_get("request_id")?;
+        let record = recorded.map(|_| record(&row)).transpose()?;
         Ok((record, ledger))
     }
 

@@ -4,7 +4,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    sqlite::{Store, Tables, json_rows, response, time},
+    sqlite::{Store, Tables, json_rows, record, time},
 };
 use serde_json::json;
 use sqlx::{Row, SqliteConnection, migrate::Migrator, sqlite::SqliteRow};
@@ -130,7 +130,7 @@ fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
 }
 
 // A single statement reads a single snapshot.
-const GLANCE: &str = "select l.*, r.request_id, r.hash, r.answer, r.response_type from (select 1)
+const SELECT_SNAPSHOT: &str = "select l.*, r.request_id, r.hash, r.answer, r.response_type from (select 1)
     left join ledger l on l.ticket_id = ?1 left join record r on r.request_id = ?2";
 // Each filter starts with the first column of its index; further conditions are checked on the rows that the index
 // returns.
@@ -150,19 +150,12 @@ impl ReservationStore for Store<ReservationTables> {
         ticket: &TicketId,
     ) -> Result<(Option<Record>, Option<Ledger>), Error> {
         let request_id = idempotency.map(|idempotency| idempotency.request_id);
-        let query = sqlx::query(GLANCE).bind(ticket.as_str()).bind(request_id.map(|id| id.to_string()));
+        let query = sqlx::query(SELECT_SNAPSHOT).bind(ticket.as_str()).bind(request_id.map(|id| id.to_string()));
         let row = query.fetch_one(self.database.readers()).await?;
         let known: Option<&str> = row.try_get("ticket_id")?;
         let ledger = known.map(|_| ledger(&row)).transpose()?;
-        let hash: Option<Vec<u8>> = row.try_get("hash")?;
-        let record = match (request_id, hash) {
-            (Some(request_id), Some(hash)) => Some(Record {
-                request_id,
-                hash: hash.try_into().map_err(|_| Error::data("a record's hash is not 32 bytes long"))?,
-                response: response(&row)?,
-            }),
-            _ => None,
-        };
+        let recorded: Option<&str> = row.try_get("request_id")?;
+        let record = recorded.map(|_| record(&row)).transpose()?;
         Ok((record, ledger))
     }
 
