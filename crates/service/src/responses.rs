@@ -7,13 +7,13 @@
 
 use std::{
     convert::Infallible,
-    pin::Pin,
     task::{Context, Poll},
 };
 
 use eticket_bus::Bytes;
 use eticket_rpc_server::error::ApiError;
 use eticket_store::EncodedResponse;
+use futures::{TryFutureExt, future::MapOk};
 use http_body_util::{BodyExt, Full};
 use prost::{Message, Name};
 use tonic::{
@@ -57,19 +57,17 @@ impl<S: NamedService> NamedService for Responses<S> {
 impl<S> Service<http::Request<Body>> for Responses<S>
 where
     S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
 {
     type Response = http::Response<Body>;
     type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+    type Future = MapOk<S::Future, fn(http::Response<Body>) -> http::Response<Body>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
         self.0.poll_ready(context)
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let response = self.0.call(request);
-        Box::pin(async move { response.await.map(replaced) })
+        self.0.call(request).map_ok(replaced)
     }
 }
 
