@@ -2,7 +2,7 @@
 
 use std::{env, fs, path::PathBuf};
 
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     "eticket/ticket/v1/ticket.proto",
     "eticket/reservation/v1/reservation.proto",
     "eticket/pricing/v1/pricing.proto",
@@ -11,6 +11,7 @@ const FILES: [&str; 10] = [
     "eticket/event/v1/event.proto",
     "eticket/audit/v1/audit.proto",
     "eticket/error/v1/error.proto",
+    "eticket/authorization/v1/authorization.proto",
     // Not used by the others, but tools that show an error's details ask reflection for it.
     "third_party/google/rpc/error_details.proto",
     // The health service of tonic-health does not have `List` yet.

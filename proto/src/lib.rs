@@ -50,6 +50,11 @@ mod generated {
                 tonic::include_proto!("eticket.operations.v1");
             }
         }
+        pub mod authorization {
+            pub mod v1 {
+                tonic::include_proto!("eticket.authorization.v1");
+            }
+        }
         pub mod event {
             pub mod v1 {
                 tonic::include_proto!("eticket.event.v1");
@@ -84,8 +89,9 @@ mod generated {
 }
 
 pub use generated::eticket::{
-    audit::v1 as audit, error::v1 as error, event::v1 as event, operations::v1 as operations, pricing::v1 as pricing,
-    query::v1 as query, reservation::v1 as reservation, ticket::v1 as ticket,
+    audit::v1 as audit, authorization::v1 as authorization, error::v1 as error, event::v1 as event,
+    operations::v1 as operations, pricing::v1 as pricing, query::v1 as query, reservation::v1 as reservation,
+    ticket::v1 as ticket,
 };
 pub use generated::google::{rpc, r#type};
 pub use generated::grpc::health::v1 as health;
