@@ -77,8 +77,9 @@ impl Service for Gateway {
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
         let browsers = Browsers::new(config.origins()?, context.settings.listen);
+        let browsers = if context.authentication.is_on() { browsers.by_any_name() } else { browsers };
         let cors = cors::layer(browsers.clone());
-        let grpc = server::layered(Self::NAME, &context.settings.limits, calls);
+        let grpc = server::layered(Self::NAME, &context.settings.limits, &context.authentication, calls);
         let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors, tasks.clone()));
         match context.server().routes(router).browsers(browsers).health(health).start().await {
             Ok(running) => Ok(running.then(move || async move { tasks.stop().await })),

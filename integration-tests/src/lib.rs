@@ -22,6 +22,7 @@ pub mod simulation;
 pub mod source;
 pub mod storm;
 pub mod stub;
+pub mod tokens;
 pub mod tour;
 
 pub use api::{Api, Protocol};

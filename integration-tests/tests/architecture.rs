@@ -13,7 +13,8 @@ use eticket_integration_tests::source::{self, Mention};
 
 const SERVICES: [&str; 4] = ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"];
 /// The platform crates below services and gateway; they contain no business terms.
-const PLATFORM: [&str; 9] = [
+const PLATFORM: [&str; 10] = [
+    "eticket-auth",
     "eticket-base",
     "eticket-bus",
     "eticket-bus-embedded",
@@ -25,7 +26,8 @@ const PLATFORM: [&str; 9] = [
     "eticket-store",
 ];
 /// The crates that the client commands may depend on: they are clients, and link no server, store or bus.
-const CLIENT: (&str, [&str; 3]) = ("eticket-cli", ["eticket-base", "eticket-proto", "eticket-rpc-client"]);
+const CLIENT: (&str, [&str; 4]) =
+    ("eticket-cli", ["eticket-auth", "eticket-base", "eticket-proto", "eticket-rpc-client"]);
 /// Drivers that the gateway must not link, not even transitively: it has neither a store nor a bus.
 const DRIVERS: [&str; 2] = ["sqlx", "async-nats"];
 /// Crates that may depend on everything: one starts the services, the other tests them.
@@ -42,7 +44,8 @@ const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "t
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
 /// The parts of the contract that the platform may use: none with business terms. From `token` it may use page tokens
 /// only.
-const PLATFORM_PROTO: [&str; 11] = [
+const PLATFORM_PROTO: [&str; 12] = [
+    "authorization",
     "audit",
     "operations",
     "error",

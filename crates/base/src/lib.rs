@@ -6,6 +6,7 @@
 
 pub mod clock;
 pub mod config;
+pub mod credentials;
 pub mod data;
 pub mod error;
 pub mod exit;

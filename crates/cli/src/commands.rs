@@ -6,6 +6,7 @@ mod pricing;
 mod register;
 mod reservations;
 mod tickets;
+mod token;
 mod watch;
 mod withdraw;
 
@@ -37,6 +38,7 @@ pub(crate) fn run(task: Task, servers: impl FnOnce() -> Command) -> Outcome {
     match task {
         Task::Completion { shell } => return generate::completion(shell, servers()),
         Task::Man { folder } => return generate::man(&folder, servers()),
+        Task::Token(args) => return token::run(args),
         _ => {}
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::internal)?;
@@ -60,7 +62,7 @@ async fn call(task: Task) -> Outcome {
         Task::Withdraw(args) => withdraw::run(args).await,
         Task::Policy(args) => pricing::policy(&args.common).await,
         Task::Health(args) => health::run(&args.common).await,
-        Task::Completion { .. } | Task::Man { .. } => Ok(()),
+        Task::Token(_) | Task::Completion { .. } | Task::Man { .. } => Ok(()),
     }
 }
 

@@ -1,8 +1,9 @@
 //! The connection to a gateway, and calls through it: with a deadline, retries, the token and the language of the user.
 
-use std::{env, error::Error as _, fs, path::Path, time::Duration};
+use std::{error::Error as _, fs, path::Path, time::Duration};
 
 use eticket_base::{
+    credentials::{Credentials, TOKEN_VARIABLE},
     error::chain,
     telemetry::{self, TraceContext},
 };
@@ -29,8 +30,6 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 /// Attempts after the first. The deadline bounds them too.
 const RETRIES: u32 = 4;
-/// The variable with the bearer token.
-const TOKEN_VARIABLE: &str = "ETICKET_TOKEN";
 
 /// A gateway. Cheap to clone; clones share the connection.
 #[derive(Debug, Clone)]
@@ -88,7 +87,7 @@ impl Server {
             Box::pin(async move { attempt.await.map(Response::into_inner).map_err(CallError::Status) })
         });
         let service = DeadlineLayer::new(self.timeout).layer(self.retry.layer(attempt));
-        let outgoing = Outgoing { message, deadline: None, trace: TraceContext::new_root() };
+        let outgoing = Outgoing { message, deadline: None, trace: TraceContext::new_root(), credentials: None };
         service.oneshot(outgoing).await.map_err(|error| self.failed(error))
     }
 
@@ -101,7 +100,7 @@ impl Server {
         F: FnOnce(Channel, Request<M>) -> Fut,
         Fut: Future<Output = Result<Response<Streaming<R>>, Status>>,
     {
-        let outgoing = Outgoing { message, deadline: None, trace: TraceContext::new_root() };
+        let outgoing = Outgoing { message, deadline: None, trace: TraceContext::new_root(), credentials: None };
         let opening = tokio::time::timeout(self.timeout, call(self.channel.clone(), self.request(outgoing)));
         let late = |_| Status::unavailable(format!("no answer within {}", show_duration(self.timeout)));
         Ok(opening.await.map_err(late)??.into_inner())
@@ -195,21 +194,9 @@ fn token(common: &Common) -> Result<Option<MetadataValue<Ascii>>, Error> {
         return Err(Error::usage("a token does not belong on the command line, where other users can read it")
             .with("try", format!("put it into a file and use --token-file, or into the variable {TOKEN_VARIABLE}")));
     }
-    let (text, source) = match &common.token_file {
-        Some(path) => {
-            let read = |error| Error::config(format!("the file of --token-file cannot be read: {error}"));
-            (fs::read_to_string(path).map_err(read)?, "the file of --token-file".to_owned())
-        }
-        None => match env::var(TOKEN_VARIABLE) {
-            Ok(text) if !text.trim().is_empty() => (text, format!("the variable {TOKEN_VARIABLE}")),
-            _ => return Ok(None),
-        },
-    };
-    let mut words = text.split_whitespace();
-    let token =
-        words.next().filter(|token| words.next().is_none() && token.bytes().all(|byte| byte.is_ascii_graphic()));
-    let value = token.and_then(|token| MetadataValue::try_from(format!("Bearer {token}")).ok());
-    let mut value = value.ok_or_else(|| Error::config(format!("{source} does not contain exactly one token")))?;
+    let read = Credentials::read(common.token_file.as_deref()).map_err(Error::config)?;
+    let Some(credentials) = read else { return Ok(None) };
+    let mut value = MetadataValue::try_from(credentials.authorization()).map_err(Error::internal)?;
     value.set_sensitive(true);
     Ok(Some(value))
 }

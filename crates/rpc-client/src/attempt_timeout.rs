@@ -101,7 +101,7 @@ mod tests {
             Ok(outgoing.deadline.expect("a deadline") - start)
         });
         let deadline = deadline.map(|deadline| start + deadline);
-        let outgoing = Outgoing { message: (), deadline, trace: TraceContext::new_root() };
+        let outgoing = Outgoing { message: (), deadline, trace: TraceContext::new_root(), credentials: None };
         let outcome = AttemptTimeoutLayer::new(LIMIT).layer(service).oneshot(outgoing).await;
         (outcome, start.elapsed())
     }

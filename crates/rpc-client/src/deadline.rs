@@ -96,7 +96,7 @@ mod tests {
             Ok(outgoing.deadline.expect("a deadline") - start)
         });
         let deadline = callers.map(|callers| start + callers);
-        let outgoing = Outgoing { message: (), deadline, trace: TraceContext::new_root() };
+        let outgoing = Outgoing { message: (), deadline, trace: TraceContext::new_root(), credentials: None };
         let outcome = DeadlineLayer::new(LIMIT).layer(slow).oneshot(outgoing).await;
         (outcome, start.elapsed())
     }

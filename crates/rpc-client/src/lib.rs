@@ -18,11 +18,11 @@ mod tests;
 
 use std::{error::Error as _, time::Duration};
 
-use eticket_base::telemetry::TraceContext;
+use eticket_base::{credentials::Credentials, telemetry::TraceContext};
 use eticket_proto::headers;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, metadata::AsciiMetadataValue};
 use tonic_types::StatusExt;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
@@ -43,6 +43,8 @@ pub struct Outgoing<M> {
     pub deadline: Option<Instant>,
     /// The trace that the call belongs to.
     pub trace: TraceContext,
+    /// The credentials of the caller on whose behalf the call is made.
+    pub credentials: Option<Credentials>,
 }
 
 /// Why a call has no response.
@@ -173,10 +175,17 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
     ///
     /// # Errors
     /// See [`CallError`].
-    pub async fn call(&self, message: M, deadline: Option<Instant>, trace: TraceContext) -> Result<R, CallError> {
+    pub async fn call(
+        &self,
+        message: M,
+        deadline: Option<Instant>,
+        trace: TraceContext,
+        credentials: Option<Credentials>,
+    ) -> Result<R, CallError> {
         let span = tracing::debug_span!("call", upstream = self.upstream);
         let start = Instant::now();
-        let outcome = self.stack.clone().oneshot(Outgoing { message, deadline, trace }).instrument(span).await;
+        let outcome =
+            self.stack.clone().oneshot(Outgoing { message, deadline, trace, credentials }).instrument(span).await;
         let label = match &outcome {
             Ok(_) => "answered",
             Err(error) if error.refusal().is_some() => "refused",
@@ -198,5 +207,10 @@ fn into_request<M>(outgoing: Outgoing<M>) -> Request<M> {
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     }
     outgoing.trace.write_to(request.metadata_mut().as_mut());
+    let authorization = outgoing.credentials.and_then(|given| given.authorization().parse::<AsciiMetadataValue>().ok());
+    if let Some(mut authorization) = authorization {
+        authorization.set_sensitive(true);
+        request.metadata_mut().insert("authorization", authorization);
+    }
     request
 }

@@ -147,8 +147,12 @@ mod tests {
             async move { answer }
         });
         let start = Instant::now();
-        let outgoing =
-            Outgoing { message: (), deadline: time.map(|time| start + time), trace: TraceContext::new_root() };
+        let outgoing = Outgoing {
+            message: (),
+            deadline: time.map(|time| start + time),
+            trace: TraceContext::new_root(),
+            credentials: None,
+        };
         let result = layer.layer(service).oneshot(outgoing).await;
         Outcome { result, attempts: attempts.load(Ordering::SeqCst), took: start.elapsed() }
     }

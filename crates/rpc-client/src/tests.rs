@@ -25,7 +25,7 @@ fn client<Fut: Future<Output = Result<Response<u32>, Status>> + Send + 'static>(
 
 async fn ask(client: &Client<(), u32>, time: Option<Duration>) -> (Result<u32, CallError>, Duration) {
     let start = Instant::now();
-    let outcome = client.call((), time.map(|time| start + time), TraceContext::new_root()).await;
+    let outcome = client.call((), time.map(|time| start + time), TraceContext::new_root(), None).await;
     (outcome, start.elapsed())
 }
 
@@ -111,7 +111,7 @@ async fn the_trace_goes_with_the_call() {
         Ok(Response::new(7))
     });
     let trace = TraceContext::from_parts(None, Some("abc-1"));
-    assert_eq!(client.call((), None, trace).await.expect("an answer"), 7);
+    assert_eq!(client.call((), None, trace, None).await.expect("an answer"), 7);
 }
 
 #[test]
@@ -172,7 +172,7 @@ async fn calls_use_all_addresses_and_survive_the_loss_of_one() {
         let mut health = health.clone();
         async move { health.check(request).await }
     });
-    let ask = async || client.call(HealthCheckRequest::default(), None, TraceContext::new_root()).await;
+    let ask = async || client.call(HealthCheckRequest::default(), None, TraceContext::new_root(), None).await;
     let both = async {
         while first.0.load(Ordering::SeqCst) == 0 || second.0.load(Ordering::SeqCst) == 0 {
             ask().await.expect("an answer");

@@ -1,63 +1,9 @@
-//! The configuration sections of a server: `auth`, `limits`, `shutdown`, `admin`.
+//! The configuration sections of a server: `limits`, `shutdown`, `admin`.
 
 use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
 
 use eticket_base::config::{Error, address, within};
 use serde::{Deserialize, Serialize};
-
-/// `auth.*`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct AuthConfig {
-    /// How callers are authenticated. Required unless the server listens on a loopback address.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub mode: Option<AuthMode>,
-    /// Accepts `mode = off` on a network address, where every caller is then an admin.
-    #[serde(default)]
-    pub allow_off_anywhere: bool,
-}
-
-/// `auth.mode`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum AuthMode {
-    /// No authentication: every caller is an admin.
-    Off,
-    /// Signed tokens (JWT).
-    Jwt,
-}
-
-impl AuthConfig {
-    /// Sets the defaults of absent optional keys.
-    pub fn resolve(&mut self) {
-        self.mode.get_or_insert(AuthMode::Off);
-    }
-
-    /// Checks the mode against the listen address.
-    ///
-    /// # Errors
-    /// If every caller from the network would be an admin without an explicit setting.
-    pub fn check(&self, listen: SocketAddr) -> Result<(), Error> {
-        const KEY: &str = "auth.mode";
-        match self.mode {
-            Some(AuthMode::Jwt) => {
-                Err(Error::new(KEY, Some("jwt".to_owned()), "this build cannot check tokens yet; only off is possible"))
-            }
-            _ if listen.ip().is_loopback() || (self.mode.is_some() && self.allow_off_anywhere) => Ok(()),
-            Some(AuthMode::Off) => {
-                let expected = format!(
-                    "with off everyone who reaches {listen} is an admin; listen on a loopback address, or set \
-                     auth.allow_off_anywhere = true"
-                );
-                Err(Error::new(KEY, Some("off".to_owned()), expected))
-            }
-            None => {
-                let expected = format!("must be given when listening on {listen}, which is not a loopback address");
-                Err(Error::missing(KEY, expected))
-            }
-        }
-    }
-}
 
 /// Maximum of concurrent health and reflection streams, which do not count towards `limits.concurrency`.
 pub const EXEMPT_STREAMS: usize = 1024;
@@ -165,26 +111,6 @@ pub struct AdminConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn auth(mode: Option<AuthMode>, allow_off_anywhere: bool, listen: &str) -> Result<(), Error> {
-        AuthConfig { mode, allow_off_anywhere }.check(listen.parse().expect("an address"))
-    }
-
-    #[test]
-    fn authentication_is_off_on_the_loopback_only() {
-        for listen in ["127.0.0.1:1", "127.1.2.3:1", "[::1]:1"] {
-            assert_eq!(auth(None, false, listen), Ok(()));
-            assert_eq!(auth(Some(AuthMode::Off), false, listen), Ok(()));
-        }
-        for listen in ["0.0.0.0:1", "[::]:1", "192.0.2.1:1"] {
-            let missing = auth(None, true, listen).expect_err("must be given");
-            assert!(missing.to_string().starts_with("configuration: auth.mode is not set"), "{missing}");
-            let refused = auth(Some(AuthMode::Off), false, listen).expect_err("refused");
-            assert!(refused.to_string().contains("auth.allow_off_anywhere"), "{refused}");
-            assert_eq!(auth(Some(AuthMode::Off), true, listen), Ok(()));
-        }
-        assert!(auth(Some(AuthMode::Jwt), true, "127.0.0.1:1").is_err());
-    }
 
     #[test]
     fn numbers_have_bounds() {

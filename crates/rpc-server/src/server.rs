@@ -61,6 +61,7 @@ pub use self::{
     windows::Windows,
 };
 use crate::{
+    auth::Authentication,
     config::{LimitsConfig, ShutdownConfig},
     health::{Health, STANDARD_SERVICES},
 };
@@ -77,6 +78,7 @@ pub struct Server {
     health: Option<Health>,
     routes: Option<Router>,
     browsers: Browsers,
+    authentication: Authentication,
     ending: CancellationToken,
 }
 
@@ -101,6 +103,7 @@ impl Server {
             health: None,
             routes: None,
             browsers: Browsers::new(Origins::These(Vec::new()), listen),
+            authentication: Authentication::default(),
             ending: CancellationToken::new(),
         }
     }
@@ -142,6 +145,16 @@ impl Server {
     #[must_use]
     pub fn browsers(mut self, browsers: Browsers) -> Self {
         self.browsers = browsers;
+        self
+    }
+
+    /// Sets how the server finds out who calls. The default: every caller is an admin.
+    #[must_use]
+    pub fn authentication(mut self, authentication: Authentication) -> Self {
+        if authentication.is_on() {
+            self.browsers = self.browsers.by_any_name();
+        }
+        self.authentication = authentication;
         self
     }
 
@@ -193,7 +206,7 @@ impl Server {
             self.services.add_service(HealthServer::new(health.clone()));
         }
         let routes = std::mem::take(&mut self.services).routes().prepare().into_axum_router();
-        Ok(layered(self.name, &self.limits, routes))
+        Ok(layered(self.name, &self.limits, &self.authentication, routes))
     }
 
     fn add_reflection(&mut self) -> Result<(), StartError> {
@@ -216,7 +229,12 @@ impl Server {
 }
 
 /// Wraps a gRPC service in the server's layers, for a router that translates other protocols outside of them.
-pub fn layered<S, B>(name: &'static str, limits: &LimitsConfig, service: S) -> impl Stack<Future: Send> + use<S, B>
+pub fn layered<S, B>(
+    name: &'static str,
+    limits: &LimitsConfig,
+    authentication: &Authentication,
+    service: S,
+) -> impl Stack<Future: Send> + use<S, B>
 where
     S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
@@ -228,7 +246,7 @@ where
         .layer(ObserveLayer::new(name))
         .layer(LanguageLayer)
         .layer(CatchPanicLayer)
-        .layer(AuthenticateLayer)
+        .layer(AuthenticateLayer(authentication.clone()))
         .layer(DeadlineLayer { default: limits.default_deadline() })
         .layer(DrainLayer)
         .layer(AdmissionLayer::new(name, limits.concurrency.get()))

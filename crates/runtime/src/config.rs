@@ -7,8 +7,9 @@ pub(crate) mod load;
 
 use std::{net::SocketAddr, path::PathBuf};
 
+use eticket_auth::config::AuthConfig;
 use eticket_base::config::{Error, LogConfig, StoreConfig, address, bus::BusConfig, file_path};
-use eticket_rpc_server::config::{AdminConfig, AuthConfig, LimitsConfig, ShutdownConfig};
+use eticket_rpc_server::config::{AdminConfig, LimitsConfig, ShutdownConfig};
 use serde::{Deserialize, Serialize};
 
 /// The settings of a server that every server has.

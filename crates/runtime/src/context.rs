@@ -15,7 +15,7 @@ use eticket_base::{
 };
 use eticket_bus::Bus;
 use eticket_rpc_client::balance::Targets;
-use eticket_rpc_server::server::Server;
+use eticket_rpc_server::{auth::Authentication, server::Server};
 
 use crate::config::Settings;
 
@@ -34,6 +34,8 @@ pub struct Context {
     pub clock: SharedClock,
     /// The other servers of this process.
     pub siblings: Siblings,
+    /// How the server finds out who calls.
+    pub authentication: Authentication,
 }
 
 impl Context {
@@ -41,13 +43,15 @@ impl Context {
     #[must_use]
     pub fn new(name: &'static str, settings: Settings) -> Self {
         let (clock, siblings) = (Arc::new(SystemClock), Siblings::default());
-        Self { name, settings, data: None, bus: None, clock, siblings }
+        let authentication = Authentication::default();
+        Self { name, settings, data: None, bus: None, clock, siblings, authentication }
     }
 
     /// Creates a server with the settings of the service.
     #[must_use]
     pub fn server(&self) -> Server {
         Server::new(self.name, self.settings.listen, &self.settings.limits, &self.settings.shutdown)
+            .authentication(self.authentication.clone())
     }
 
     /// Returns the data folder.

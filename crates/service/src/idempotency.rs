@@ -40,11 +40,26 @@ pub fn from_fields(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempo
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    Ok(Some(Idempotency { request_id, hash: hash.finalize().into() }))
+    Ok(Some(Idempotency { request_id: scoped(request_id, caller), hash: hash.finalize().into() }))
+}
+
+/// Returns the id under which the record is kept. Ids of different callers are independent, so that nobody learns of or
+/// blocks the id of another.
+fn scoped(request_id: Uuid, caller: &Caller) -> Uuid {
+    let Some(subject) = caller.subject() else { return request_id };
+    let hash = Sha256::new().chain_update(request_id.as_bytes()).chain_update(subject).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    uuid::Builder::from_custom_bytes(bytes).into_uuid()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use eticket_auth::Claims;
+    use eticket_base::credentials::Credentials;
+
     use super::*;
 
     const ID: &str = "6b1f7e7e-51a5-4f8f-9f0e-2f0a4f2b8a11";
@@ -60,6 +75,21 @@ mod tests {
         assert_ne!(hash("A", b"x"), hash("B", b"x"));
         assert_ne!(hash("A", b"x"), hash("A", b"y"));
         assert_ne!(hash("Ax", b""), hash("A", b"x"));
+    }
+
+    #[test]
+    fn ids_of_different_callers_are_independent() {
+        let record = |caller: &Caller| {
+            let fields = Fields { method: "A", request_id: ID, rest: Vec::new() };
+            from_fields(caller, &fields).expect("a UUID").expect("an id").request_id
+        };
+        let caller = |user: &str| {
+            let claims = Claims::new(user, &["user"], None, SystemTime::now());
+            Caller::with_token(Arc::new(claims), Credentials::new(String::new()))
+        };
+        assert_eq!(record(&Caller::admin()).to_string(), ID, "as it is stored without authentication");
+        assert_eq!(record(&caller("kim")), record(&caller("kim")));
+        assert_ne!(record(&caller("kim")), record(&caller("lee")));
     }
 
     #[test]

@@ -18,6 +18,8 @@ use eticket_proto::{
     time,
 };
 use eticket_rpc_server::{
+    auth::until_expiry,
+    call::Call,
     error::ApiError,
     paging::{self, Page},
 };
@@ -90,7 +92,8 @@ impl<H: EventHandler> OperationsService for Operations<H> {
         discard_parked(self.consumer, &*self.store, &request.into_inner().event_id).await
     }
 
-    async fn republish(&self, _: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
+    async fn republish(&self, request: Request<RepublishRequest>) -> Result<Response<Self::RepublishStream>, Status> {
+        let caller = Call::from_request(&request).caller;
         let total = self.owner.count().await.map_err(failure::batch_status)?;
         let (progress, shown) = mpsc::channel(16);
         // A channel of its own for the final response, so that the task never waits for its client.
@@ -115,7 +118,8 @@ impl<H: EventHandler> OperationsService for Operations<H> {
             let end = count.map(|count| RepublishResponse { republished_count: count, total_count: count });
             let _ = last.try_send(end);
         });
-        Ok(Response::new(ReceiverStream::new(shown).chain(ReceiverStream::new(ended)).boxed()))
+        let shown = ReceiverStream::new(shown).chain(ReceiverStream::new(ended)).boxed();
+        Ok(Response::new(until_expiry(&caller, shown)))
     }
 
     async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {

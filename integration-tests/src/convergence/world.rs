@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_base::{
     clock::{ManualClock, SharedClock},
+    credentials::Credentials,
     tasks::Tasks,
     telemetry::TraceContext,
 };
@@ -232,7 +233,13 @@ impl DirectCheck {
 
 #[async_trait]
 impl Availability for DirectCheck {
-    async fn check(&self, ticket: &TicketId, _: Option<Instant>, trace: &TraceContext) -> Result<Check, CheckError> {
+    async fn check(
+        &self,
+        ticket: &TicketId,
+        _: Option<Instant>,
+        trace: &TraceContext,
+        _: Option<&Credentials>,
+    ) -> Result<Check, CheckError> {
         let found = self.tickets.ticket(ticket).await.expect("the store answers");
         let check = found.map_or(Check::NotFound, |ticket| {
             let end = ticket.schedule.end();

@@ -14,6 +14,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use eticket_base::{
     config::{self as base_config, urls::StoreSupport},
+    credentials::Credentials,
     exit::StartError,
     tasks::Tasks,
 };
@@ -148,7 +149,7 @@ fn permits(bound: &Bound) -> Arc<Semaphore> {
 /// Connects to the owners only when a comparison starts: in one process some owners start after this service.
 fn connect(context: &Context, upstream: Upstreams) -> Arc<Connect> {
     let siblings = context.siblings.clone();
-    Arc::new(move |tasks: &Tasks| -> Arc<dyn Owners> {
+    Arc::new(move |tasks: &Tasks, credentials: Option<Credentials>| -> Arc<dyn Owners> {
         let find = |name: &str, configured: &Option<Targets>| {
             let sibling = || format!("http://{}", siblings.address(name)?).parse().ok();
             configured.clone().or_else(sibling)
@@ -158,6 +159,6 @@ fn connect(context: &Context, upstream: Upstreams) -> Arc<Connect> {
             reservation: find("reservation", &upstream.reservation.url),
             pricing: find("pricing", &upstream.pricing.url),
         };
-        Arc::new(OwnersClient::new(&addresses, tasks))
+        Arc::new(OwnersClient::new(&addresses, tasks, credentials))
     })
 }

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_base::{clock::SharedClock, telemetry::TraceContext};
+use eticket_base::{clock::SharedClock, credentials::Credentials, telemetry::TraceContext};
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_service::{
     batch::{self, Batches},
@@ -109,6 +109,7 @@ pub trait Availability: Send + Sync {
         ticket: &TicketId,
         deadline: Option<Instant>,
         trace: &TraceContext,
+        credentials: Option<&Credentials>,
     ) -> Result<Check, CheckError>;
 }
 
@@ -170,6 +171,8 @@ pub struct Request {
     pub idempotency: Option<Idempotency>,
     pub trace: TraceContext,
     pub deadline: Option<Instant>,
+    /// The credentials of the user, for the availability check.
+    pub credentials: Option<Credentials>,
 }
 
 /// The use cases. Clones share the store, the writer and the availability check.
@@ -201,7 +204,7 @@ impl Reservations {
     /// # Errors
     /// [`Error`] if the command was not run or its outcome is unknown.
     pub async fn reserve(&self, new: NewReservation, request: Request) -> Result<Outcome, Error> {
-        let Request { idempotency, trace, deadline } = request;
+        let Request { idempotency, trace, deadline, credentials } = request;
         let (record, ledger) = self.store.read_snapshot(idempotency, &new.ticket).await?;
         if let (Some(idempotency), Some(record)) = (idempotency, record) {
             return Ok(idempotency.response_of(&record).map_err(Refusal::from));
@@ -210,7 +213,7 @@ impl Reservations {
         if let Some(refusal) = ledger.and_then(|ledger| ledger.refuses_at_once()) {
             return Ok(Err(refusal.into()));
         }
-        let check = self.availability.check(&new.ticket, deadline, &trace).await?;
+        let check = self.availability.check(&new.ticket, deadline, &trace, credentials.as_ref()).await?;
         Ok(self.writer.submit(WriteCommand::Reserve { new, check, idempotency, trace }, deadline).await?)
     }
 
@@ -219,7 +222,7 @@ impl Reservations {
     /// # Errors
     /// [`batch::Error`] if the command was not run or its outcome is unknown.
     pub async fn cancel(&self, id: ReservationId, request: Request) -> Result<Outcome, batch::Error> {
-        let Request { idempotency, trace, deadline } = request;
+        let Request { idempotency, trace, deadline, .. } = request;
         self.writer.submit(WriteCommand::Cancel { id, idempotency, trace }, deadline).await
     }
 

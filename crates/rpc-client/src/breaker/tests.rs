@@ -46,7 +46,7 @@ impl Fixture {
                 }
             }
         });
-        let outgoing = Outgoing { message: (), deadline: None, trace: TraceContext::new_root() };
+        let outgoing = Outgoing { message: (), deadline: None, trace: TraceContext::new_root(), credentials: None };
         Box::pin(self.layer.layer(service).oneshot(outgoing))
     }
 

@@ -1,45 +1,192 @@
-//! Finds out who calls and leaves it in the request as a [`Caller`].
+//! Finds out who calls, leaves it in the request as a [`Caller`], and checks that the caller may call the method.
 //!
-//! It stands before the deadline and the admission, so that what is refused here costs the service nothing. So far there
-//! is only `auth.mode = off`; a mode that checks tokens answers UNAUTHENTICATED from this place.
+//! It stands before the deadline and the admission, so that a refusal costs the service nothing. Health and reflection
+//! need no token. The gateway and each service check on their own: a service trusts no one who reaches it.
 
-use std::task::{Context, Poll};
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
 
-use http::Request;
+use eticket_auth::{Claims, TokenError};
+use eticket_base::credentials::Credentials;
+use eticket_proto::{authorization::Access, error::ErrorReason};
+use http::{HeaderMap, Request, Response, header};
+use pin_project_lite::pin_project;
 use tower::{Layer, Service};
 
-use crate::auth::Caller;
+use super::{methods, reply};
+use crate::{
+    auth::{self, Authentication, Caller},
+    error::ApiError,
+};
 
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct AuthenticateLayer;
+#[derive(Clone)]
+pub(crate) struct AuthenticateLayer(pub(crate) Authentication);
 
 impl<S> Layer<S> for AuthenticateLayer {
     type Service = Authenticate<S>;
 
     fn layer(&self, inner: S) -> Authenticate<S> {
-        Authenticate { inner }
+        Authenticate { inner, authentication: self.0.clone() }
     }
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Authenticate<S> {
     inner: S,
+    authentication: Authentication,
 }
 
-impl<S, A> Service<Request<A>> for Authenticate<S>
+/// What is known without reading the keys again.
+enum Known {
+    Caller(Caller),
+    /// The token may be signed with a key that is newer than ours.
+    NewKey(Token),
+}
+
+struct Token {
+    credentials: Credentials,
+    text: String,
+}
+
+impl Authentication {
+    fn caller(&self, headers: &HeaderMap, access: Access) -> Result<Known, ApiError> {
+        let Some((verifier, anonymous_reads)) = self.tokens() else { return Ok(Known::Caller(Caller::admin())) };
+        let Some(token) = bearer(headers)? else {
+            if access == Access::Everyone && anonymous_reads {
+                return Ok(Known::Caller(Caller::default()));
+            }
+            let message = "expected a token in the header authorization: Bearer TOKEN";
+            return Err(ApiError::new(ErrorReason::TokenMissing).message(message));
+        };
+        match verifier.verify(&token.text) {
+            Ok(claims) => Ok(Known::Caller(token.caller(claims))),
+            Err(TokenError::UnknownKey | TokenError::NoKeys) => Ok(Known::NewKey(token)),
+            Err(error) => Err(auth::refused(error)),
+        }
+    }
+
+    async fn caller_with_new_keys(self, token: Token) -> Result<Caller, ApiError> {
+        let Some((verifier, _)) = self.tokens() else { return Ok(Caller::admin()) };
+        let claims = verifier.verify_with_new_keys(&token.text).await.map_err(auth::refused)?;
+        Ok(token.caller(claims))
+    }
+}
+
+impl Token {
+    fn caller(self, claims: Arc<Claims>) -> Caller {
+        Caller::with_token(claims, self.credentials)
+    }
+}
+
+/// Reads the token; `None` if there is no header.
+fn bearer(headers: &HeaderMap) -> Result<Option<Token>, ApiError> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let header = match (values.next(), values.next()) {
+        (None, _) => return Ok(None),
+        (Some(header), None) => header,
+        _ => return Err(malformed()),
+    };
+    let header = header.to_str().map_err(|_| malformed())?;
+    let (scheme, token) = header.split_once(' ').ok_or_else(malformed)?;
+    let token = token.trim_matches(' ');
+    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
+        return Err(malformed());
+    }
+    Ok(Some(Token { credentials: Credentials::new(header.to_owned()), text: token.to_owned() }))
+}
+
+fn malformed() -> ApiError {
+    ApiError::new(ErrorReason::TokenInvalid).message("expected one header authorization: Bearer TOKEN")
+}
+
+impl<S, A, B> Service<Request<A>> for Authenticate<S>
 where
-    S: Service<Request<A>>,
+    S: Service<Request<A>, Response = Response<B>> + Clone,
+    B: Default,
 {
-    type Response = S::Response;
+    type Response = Response<B>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = AuthenticateFuture<S, A, S::Future>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(context)
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        request.extensions_mut().insert(Caller::admin());
-        self.inner.call(request)
+        let caller = match methods::find(request.uri().path()) {
+            Some(method) if !method.exempt => {
+                let access = method.access;
+                match self.authentication.caller(request.headers(), access) {
+                    Ok(Known::Caller(caller)) => caller.check(access).map(|()| caller),
+                    Ok(Known::NewKey(token)) => {
+                        let authentication = self.authentication.clone();
+                        let caller = async move {
+                            let caller = authentication.caller_with_new_keys(token).await?;
+                            caller.check(access).map(|()| caller)
+                        };
+                        let call = Some((self.inner.clone(), request));
+                        return AuthenticateFuture::Waiting { caller: Box::pin(caller), call };
+                    }
+                    Err(error) => Err(error),
+                }
+            }
+            // Health, reflection, and paths that nobody serves.
+            _ if self.authentication.is_on() => Ok(Caller::default()),
+            _ => Ok(Caller::admin()),
+        };
+        match caller {
+            Ok(caller) => {
+                request.extensions_mut().insert(caller);
+                AuthenticateFuture::Calling { call: self.inner.call(request) }
+            }
+            Err(error) => AuthenticateFuture::Refused { error: Some(error) },
+        }
+    }
+}
+
+type Checking = Pin<Box<dyn Future<Output = Result<Caller, ApiError>> + Send>>;
+
+pin_project! {
+    #[project = AuthenticateProjection]
+    pub(crate) enum AuthenticateFuture<S, A, F> {
+        Calling { #[pin] call: F },
+        Waiting { caller: Checking, call: Option<(S, Request<A>)> },
+        Refused { error: Option<ApiError> },
+    }
+}
+
+impl<S, A, B> Future for AuthenticateFuture<S, A, S::Future>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    B: Default,
+{
+    type Output = Result<Response<B>, S::Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        loop {
+            let next = match self.as_mut().project() {
+                AuthenticateProjection::Calling { call } => return call.poll(context),
+                AuthenticateProjection::Refused { error } => {
+                    let error = error.take().unwrap_or_else(malformed);
+                    return Poll::Ready(Ok(reply::only_trailers(error)));
+                }
+                AuthenticateProjection::Waiting { caller, call } => {
+                    match (ready!(caller.as_mut().poll(context)), call.take()) {
+                        (Ok(caller), Some((mut service, mut request))) => {
+                            request.extensions_mut().insert(caller);
+                            // The layers inside are always ready.
+                            Self::Calling { call: service.call(request) }
+                        }
+                        (Ok(_), None) => Self::Refused { error: None },
+                        (Err(error), _) => Self::Refused { error: Some(error) },
+                    }
+                }
+            };
+            self.set(next);
+        }
     }
 }

@@ -36,6 +36,13 @@ impl Browsers {
         Self { origins, by_loopback_names: listen.ip().is_loopback() }
     }
 
+    /// Accepts every host: callers have tokens, which a page of a rebound name does not get.
+    #[must_use]
+    pub fn by_any_name(mut self) -> Self {
+        self.by_loopback_names = false;
+        self
+    }
+
     /// Returns whether a page of this origin may send this request; a page of the server's own host may.
     #[must_use]
     pub fn allow(&self, origin: &HeaderValue, head: &request::Parts) -> bool {

@@ -5,8 +5,9 @@
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use eticket_proto::operations::operations_service_server;
+use eticket_proto::{authorization::Access, operations::operations_service_server};
 use prost::Message;
+use prost_reflect::{DescriptorPool, Value};
 use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
 
 use crate::health::STANDARD_SERVICES;
@@ -26,10 +27,13 @@ pub(crate) struct Method {
     pub(crate) reads: bool,
     /// Health and reflection: answered even when the service sheds, so that an overload does not look like a failure.
     pub(crate) exempt: bool,
+    /// Who may call it.
+    pub(crate) access: Access,
 }
 
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     let mut methods = HashMap::new();
+    let access = access();
     for encoded in [
         eticket_proto::DESCRIPTORS,
         tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
@@ -46,7 +50,8 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
                     let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
                     let reads = level == Some(IdempotencyLevel::NoSideEffects);
                     let finishes = streams && name.starts_with(operations_service_server::SERVICE_NAME);
-                    let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt };
+                    let access = access.get(&name).copied().unwrap_or(Access::Unspecified);
+                    let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt, access };
                     methods.entry(format!("/{name}")).or_insert(facts);
                 }
             }
@@ -54,6 +59,21 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
     }
     methods
 });
+
+/// The option `access` of each method. `prost_types` does not keep options of the contract itself.
+fn access() -> HashMap<String, Access> {
+    let Ok(pool) = DescriptorPool::decode(eticket_proto::DESCRIPTORS) else { return HashMap::new() };
+    let Some(option) = pool.get_extension_by_name("eticket.authorization.v1.access") else { return HashMap::new() };
+    let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
+    let access = methods.map(|method| {
+        let access = match *method.options().get_extension(&option) {
+            Value::EnumNumber(number) => Access::try_from(number).unwrap_or_default(),
+            _ => Access::Unspecified,
+        };
+        (format!("{}/{}", method.parent_service().full_name(), method.name()), access)
+    });
+    access.collect()
+}
 
 /// The method of a request's path; `None` if no service has it.
 pub(crate) fn find(path: &str) -> Option<&'static Method> {
@@ -93,6 +113,9 @@ mod tests {
         assert!(finishes("/eticket.operations.v1.OperationsService/CompareView"));
         assert!(!finishes("/eticket.operations.v1.OperationsService/ListParkedEvents"));
         assert!(!finishes("/eticket.query.v1.QueryService/WatchTicketViews"));
+        for method in METHODS.values() {
+            assert_eq!(method.access == Access::Unspecified, method.exempt, "{}", method.name);
+        }
         let mut indexes: Vec<_> = METHODS.values().map(|method| method.index).collect();
         indexes.sort_unstable();
         assert_eq!(indexes, (0..count()).collect::<Vec<_>>());

@@ -1,6 +1,7 @@
 //! A fake service whose behaviour each test selects, and helpers to call it. Tests of the layers use no network and
 //! paused time; tests of connections use the loopback.
 
+mod authenticate;
 mod connections;
 mod layers;
 mod streams;

@@ -6,11 +6,12 @@
 
 mod calls;
 
-use std::{net::SocketAddr, process::ExitCode};
+use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 
 use clap::{
     Arg, ArgMatches, Command,
     builder::{NonEmptyStringValueParser, PossibleValuesParser},
+    value_parser,
 };
 use eticket_base::exit::StartError;
 
@@ -42,6 +43,8 @@ pub(crate) struct AdminCommand {
     pub(crate) task: Task,
     /// `host:port`; `None` for the listen address in the configuration.
     pub(crate) address: Option<String>,
+    /// The file with the bearer token; `None` for the variable.
+    pub(crate) token_file: Option<PathBuf>,
     /// The services to call through the gateway; `None` to call a service directly.
     services: Option<Vec<&'static str>>,
 }
@@ -52,12 +55,18 @@ pub(crate) fn address() -> Arg {
     Arg::new("address").long("address").value_name("HOST:PORT").help(help)
 }
 
+/// The flag `--token-file`.
+pub(crate) fn token_file() -> Arg {
+    let help = "Read the bearer token from a file (default: the variable ETICKET_TOKEN, if it is set)";
+    Arg::new("token-file").long("token-file").value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+}
+
 /// The admin commands of one service, or those of the gateway for all services.
 pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
     let command = |name: &'static str, about: &'static str| {
         // Commands of the gateway inherit the flag from their parent.
         let command = Command::new(name).about(about);
-        if service.is_some() { command.arg(address()) } else { command }
+        if service.is_some() { command.arg(address()).arg(token_file()) } else { command }
     };
     let of_any = |name, about, services: &[&'static str]| match service {
         Some(_) => command(name, about),
@@ -113,7 +122,8 @@ impl AdminCommand {
             };
             possible.iter().copied().filter(|name| selected.as_ref().is_none_or(|selected| selected == name)).collect()
         });
-        Some(Self { task, address: argument("address"), services })
+        let token_file = matches.try_get_one::<PathBuf>("token-file").ok().flatten().cloned();
+        Some(Self { task, address: argument("address"), token_file, services })
     }
 
     /// Runs the command. `listen` returns the listen address in the configuration; it is called if the command has no
@@ -135,7 +145,7 @@ impl AdminCommand {
 
     /// Calls every service, even if one has refused; returns all errors together.
     async fn send_to(&self, address: &str) -> Result<ExitCode, StartError> {
-        let mut server = calls::Server::connect(address).await?;
+        let mut server = calls::Server::connect(address, self.token_file.as_deref()).await?;
         let services: Vec<_> = match &self.services {
             Some(services) => services.iter().copied().map(Some).collect(),
             None => vec![None],
@@ -194,7 +204,7 @@ mod tests {
     fn a_service_has_the_commands_of_its_operations() {
         let found = parse(Some("ticket"), &["resend", "a/1", "--address", "h:1"]).expect("valid").expect("a command");
         let task = Task::Resend(Some("a/1".to_owned()));
-        assert_eq!(found, AdminCommand { task, address: Some("h:1".to_owned()), services: None });
+        assert_eq!(found, AdminCommand { task, address: Some("h:1".to_owned()), token_file: None, services: None });
         let found = parse(Some("query"), &["discard", "a/1"]).expect("valid").expect("a command");
         assert_eq!(found.task, Task::Discard("a/1".to_owned()));
         for nothing in [&["discard"][..], &["discard", ""], &["resend", ""]] {

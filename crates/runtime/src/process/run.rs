@@ -14,7 +14,7 @@ use eticket_base::{
     telemetry,
 };
 use eticket_bus::Bus;
-use eticket_rpc_server::{admin::Admin, server::Running};
+use eticket_rpc_server::{admin::Admin, auth::Authentication, server::Running};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -215,7 +215,7 @@ impl ConfiguredProgram {
         running.push(admin.start(self.process.admin.listen).await?);
         for server in self.servers {
             let name = server.entry.spec.name;
-            let context = base.context(name, server.settings, server.entry.spec.store);
+            let context = base.context(name, server.settings, server.entry.spec.store)?;
             let server = (server.configured.build)(&context).await?;
             base.siblings.started(name, server.address());
             admin.started(name, server.health().cloned());
@@ -242,16 +242,18 @@ struct Base {
 }
 
 impl Base {
-    fn context(&self, name: &'static str, settings: Settings, store: StoreSupport) -> Context {
+    fn context(&self, name: &'static str, settings: Settings, store: StoreSupport) -> Result<Context, StartError> {
+        let authentication = Authentication::start(&settings.auth)?;
         let is_stateful = store != StoreSupport::None;
-        Context {
+        Ok(Context {
             name,
             settings,
+            authentication,
             data: self.data.clone().filter(|_| is_stateful),
             bus: self.bus.clone().filter(|_| is_stateful),
             clock: self.clock.clone(),
             siblings: self.siblings.clone(),
-        }
+        })
     }
 }
 

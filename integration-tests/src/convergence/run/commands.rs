@@ -147,11 +147,11 @@ impl Run<'_> {
             What::Reserve(grade) => {
                 let user = "user-1".parse().context("an id")?;
                 let wish = NewReservation { id: ReservationId::generate(), ticket: id, user, grade };
-                let call = Call { idempotency, trace, deadline: None };
+                let call = Call { idempotency, trace, deadline: None, credentials: None };
                 return self.reserve(request, wish, call, held_up).await;
             }
             What::Cancel(reservation) => {
-                let call = Call { idempotency, trace, deadline: None };
+                let call = Call { idempotency, trace, deadline: None, credentials: None };
                 let outcome = self.world.reservations.cancel(reservation, call).await?;
                 self.cancel_answered(request, reservation, outcome)?;
                 return self.note_outbox(Service::Reservation).await;

@@ -58,7 +58,7 @@ impl User {
             }
             client.log(&format!("reserves {ticket} as {id}, request {}", idempotency.request_id));
             let wish = NewReservation { id, ticket: ticket.clone(), user: client.name.parse().expect("an id"), grade };
-            let call = Request { idempotency: Some(idempotency), trace, deadline: None };
+            let call = Request { idempotency: Some(idempotency), trace, deadline: None, credentials: None };
             let call = async |reservations: Reservations| reservations.reserve(wish, call).await;
             match client.attempt(&client.fleet.reservations, call).await {
                 Some(Ok(Ok(answer))) => {
@@ -153,7 +153,12 @@ impl User {
         loop {
             let began = client.moment();
             client.log(&format!("cancels {id}"));
-            let call = Request { idempotency: Some(idempotency), trace: TraceContext::new_root(), deadline: None };
+            let call = Request {
+                idempotency: Some(idempotency),
+                trace: TraceContext::new_root(),
+                deadline: None,
+                credentials: None,
+            };
             let call = async |reservations: Reservations| reservations.cancel(id, call).await;
             match client.attempt(&client.fleet.reservations, call).await {
                 Some(Ok(Ok(answer))) => {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_base::telemetry::TraceContext;
+use eticket_base::{credentials::Credentials, telemetry::TraceContext};
 use eticket_pricing::{
     application::{PriceWriter, Prices, events::PriceStates},
     policy_file,
@@ -199,7 +199,13 @@ struct CheckByCall {
 
 #[async_trait]
 impl Availability for CheckByCall {
-    async fn check(&self, ticket: &TicketId, _: Option<Instant>, trace: &TraceContext) -> Result<Check, CheckError> {
+    async fn check(
+        &self,
+        ticket: &TicketId,
+        _: Option<Instant>,
+        trace: &TraceContext,
+        _: Option<&Credentials>,
+    ) -> Result<Check, CheckError> {
         let unreachable = CheckError::Overloaded { retry_after: None };
         let fleet = self.fleet.upgrade().ok_or(unreachable)?;
         fleet.scheduler.pause().await;

@@ -11,13 +11,14 @@ use eticket_proto::{
     ids::{ReservationId, TicketId, UserId},
     query::{
         GetTicketViewRequest, GetTicketViewResponse, ListTicketViewsRequest, ListTicketViewsResponse,
-        ListUserReservationsRequest, ListUserReservationsResponse, WaitFor, WatchTicketViewsRequest,
+        ListUserReservationsRequest, ListUserReservationsResponse, TicketView, WaitFor, WatchTicketViewsRequest,
         WatchTicketViewsResponse, query_service_server::QueryService,
     },
     time::from_proto,
     token::{self, Consistency, Kind},
 };
 use eticket_rpc_server::{
+    auth::{self, Caller},
     call::Call,
     error::ApiError,
     on_demand::on_demand,
@@ -88,17 +89,18 @@ impl QueryService for Grpc {
                 view.map_err(|error| not_waited(error, &id, has_token))?
             }
         };
-        Ok(Response::new(GetTicketViewResponse { view: Some(to_message(&id, &view, self.views.now())) }))
+        Ok(Response::new(GetTicketViewResponse { view: Some(shown(&id, &view, self.views.now(), &call.caller)) }))
     }
 
     async fn list_ticket_views(
         &self,
         request: Request<ListTicketViewsRequest>,
     ) -> Result<Response<ListTicketViewsResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let message = request.into_inner();
         let order = SortOrder::parse(&message.order_by);
         let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()));
-        let (filter, size) = (filter(&message), Page::size(message.page_size));
+        let (filter, size) = (filter(&message, &caller), Page::size(message.page_size));
         ApiError::all([filter.as_ref().err(), order.as_ref().err(), size.as_ref().err()])?;
         let (filter, order) = (filter?, order?);
         let scope = format!("ListTicketViews {filter:?} {order}");
@@ -111,7 +113,7 @@ impl QueryService for Grpc {
             .await
             .map_err(failure::store_status)?;
         let now = self.views.now();
-        let (views, last) = page.fill(found, |(id, view)| Some(to_message(id, view, now)));
+        let (views, last) = page.fill(found, |(id, view)| Some(shown(id, view, now, &caller)));
         let next_page_token = match last {
             Some((id, view)) => paging::token(&scope, &encoded(&order.key(&id, &view))?),
             None => String::new(),
@@ -123,8 +125,10 @@ impl QueryService for Grpc {
         &self,
         request: Request<ListUserReservationsRequest>,
     ) -> Result<Response<ListUserReservationsResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let message = request.into_inner();
-        let (user, size) = (user_id("user_id", &message.user_id), Page::size(message.page_size));
+        let named = if caller.is_admin() { &message.user_id } else { caller.only(&message.user_id)? };
+        let (user, size) = (user_id("user_id", named), Page::size(message.page_size));
         ApiError::all([user.as_ref().err(), size.as_ref().err()])?;
         let user = user?;
         let scope = format!("ListUserReservations {user}");
@@ -149,6 +153,7 @@ impl QueryService for Grpc {
         // Also end when only this connection drains, so that the client reconnects before the connection is closed.
         let draining = request.extensions().get::<Draining>().map(|Draining(token)| token.clone());
         let draining = draining.unwrap_or_else(|| self.views.draining.clone());
+        let caller = Call::from_request(&request).caller;
         let message = request.into_inner();
         let (watched, resume) = (watched(&message.ticket_ids), resume_point(&message.resume_token));
         ApiError::all([watched.as_ref().err(), resume.as_ref().err()])?;
@@ -156,12 +161,24 @@ impl QueryService for Grpc {
         self.is_complete()?;
         let watch = self.views.watch(watched, resume, draining.clone()).await.map_err(not_watched)?;
         let views = self.views.clone();
-        let sent = stream::unfold(Some(watch), move |watch| {
-            let views = views.clone();
+        let state = Some((watch, message.resume_token));
+        let sent = stream::unfold(state, move |state| {
+            let (views, caller) = (views.clone(), caller.clone());
             async move {
-                let mut watch = watch?;
-                match watch.next().await {
-                    Ok(sent) => Some((Ok(to_response(sent, views.now())), Some(watch))),
+                let (mut watch, token) = state?;
+                let sent = tokio::select! {
+                    biased;
+                    () = token_expires(&caller) => return Some((Err(expired(&token)), None)),
+                    sent = watch.next() => sent,
+                };
+                match sent {
+                    Ok(sent) => {
+                        let response = to_response(sent, views.now(), &caller);
+                        // Messages within a burst have no token of their own.
+                        let token =
+                            if response.resume_token.is_empty() { token } else { response.resume_token.clone() };
+                        Some((Ok(response), Some((watch, token))))
+                    }
                     Err(error) => Some((Err(not_watched(error)), None)),
                 }
             }
@@ -215,11 +232,32 @@ fn resume_point(text: &str) -> Result<Option<ResumePoint>, ApiError> {
     parsed.map(Some).ok_or_else(|| ApiError::invalid_field("resume_token", expected))
 }
 
-fn to_response(sent: Sent, now: DateTime<Utc>) -> WatchTicketViewsResponse {
+/// Returns a row for a caller. Users see who holds a ticket only if it is they.
+fn shown(id: &TicketId, view: &View, now: DateTime<Utc>, caller: &Caller) -> TicketView {
+    let message = to_message(id, view, now);
+    if message.user_id.is_empty() || caller.may_see(&message.user_id) {
+        return message;
+    }
+    TicketView { reservation_id: String::new(), user_id: String::new(), user_grade: 0, ..message }
+}
+
+fn to_response(sent: Sent, now: DateTime<Utc>, caller: &Caller) -> WatchTicketViewsResponse {
     WatchTicketViewsResponse {
-        view: sent.row.map(|(id, view)| to_message(&id, &view, now)),
+        view: sent.row.map(|(id, view)| shown(&id, &view, now, caller)),
         resume_token: sent.resume.as_ref().map(resume_token).unwrap_or_default(),
     }
+}
+
+async fn token_expires(caller: &Caller) {
+    match caller.expires() {
+        Some(expires) => tokio::time::sleep_until(expires).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The client gets a new token of its identity provider and goes on from `resume_token`.
+fn expired(resume_token: &str) -> Status {
+    auth::expired().with("resume_token", resume_token).into()
 }
 
 fn not_watched(error: WatchError) -> Status {
@@ -296,10 +334,13 @@ fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiErr
     Err(refused(other).with("ticket_id", id))
 }
 
-fn filter(message: &ListTicketViewsRequest) -> Result<Filter, ApiError> {
+fn filter(message: &ListTicketViewsRequest, caller: &Caller) -> Result<Filter, ApiError> {
     let status = status_filter(message.filter_status)
         .map_err(|_| ApiError::invalid_field("filter_status", field_text::TICKET_STATUSES));
     let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
+    if let Some(user) = user.filter(|_| !caller.is_admin()) {
+        caller.only(user)?;
+    }
     let user = user.map(|user| user_id("filter_user_id", user)).transpose();
     let start_from = optional_time("start_time_from", message.start_time_from.as_ref());
     let start_to = optional_time("start_time_to", message.start_time_to.as_ref());

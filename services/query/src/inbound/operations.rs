@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{credentials::Credentials, tasks::Tasks};
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -15,6 +15,8 @@ use eticket_proto::{
     time::to_proto,
 };
 use eticket_rpc_server::{
+    auth::until_expiry,
+    call::Call,
     error::ApiError,
     paging::{self, Page},
 };
@@ -45,7 +47,7 @@ use crate::{
 const REPORTS: usize = 64;
 
 /// Creates the clients of the owners for one comparison. The given tasks follow address changes.
-pub type Connect = dyn Fn(&Tasks) -> Arc<dyn Owners> + Send + Sync;
+pub type Connect = dyn Fn(&Tasks, Option<Credentials>) -> Arc<dyn Owners> + Send + Sync;
 
 /// The operations of the view.
 pub struct Operations {
@@ -92,7 +94,11 @@ impl OperationsService for Operations {
         Err(only("ticket, the reservation and the pricing", "Republish"))
     }
 
-    async fn rebuild_view(&self, _: Request<RebuildViewRequest>) -> Result<Response<Self::RebuildViewStream>, Status> {
+    async fn rebuild_view(
+        &self,
+        request: Request<RebuildViewRequest>,
+    ) -> Result<Response<Self::RebuildViewStream>, Status> {
+        let caller = Call::from_request(&request).caller;
         let progress = self.rebuild.start();
         let shown = stream::unfold(Some(progress), |progress| async move {
             let mut progress = progress?;
@@ -107,12 +113,16 @@ impl OperationsService for Operations {
                 Progress::Failed { by_bus, reason } => Some((Err(not_rebuilt(by_bus, &reason)), None)),
             }
         });
-        Ok(Response::new(shown.boxed()))
+        Ok(Response::new(until_expiry(&caller, shown.boxed())))
     }
 
-    async fn compare_view(&self, _: Request<CompareViewRequest>) -> Result<Response<Self::CompareViewStream>, Status> {
+    async fn compare_view(
+        &self,
+        request: Request<CompareViewRequest>,
+    ) -> Result<Response<Self::CompareViewStream>, Status> {
+        let caller = Call::from_request(&request).caller;
         let connections = Tasks::new();
-        let owners = (self.connect)(&connections);
+        let owners = (self.connect)(&connections, caller.credentials().cloned());
         owners.check().map_err(not_compared)?;
         let (reports, shown) = mpsc::channel(REPORTS);
         let (last, ended) = mpsc::channel(1);
@@ -134,7 +144,7 @@ impl OperationsService for Operations {
             let _ = last.try_send(Err(status));
         });
         let reports = ReceiverStream::new(shown).map(|report| Ok(compared(report)));
-        Ok(Response::new(reports.chain(ReceiverStream::new(ended)).boxed()))
+        Ok(Response::new(until_expiry(&caller, reports.chain(ReceiverStream::new(ended)).boxed())))
     }
 
     async fn list_unsettled(

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eticket_base::{tasks::Tasks, telemetry::TraceContext};
+use eticket_base::{credentials::Credentials, tasks::Tasks, telemetry::TraceContext};
 use eticket_proto::{
     ids::{ReservationId, TicketId},
     pricing::{self as pricing_pb, pricing_service_client::PricingServiceClient},
@@ -46,11 +46,12 @@ struct Stubs {
     list_reservations: Client<reservation_pb::ListReservationsRequest, reservation_pb::ListReservationsResponse>,
     get_reservation: Client<reservation_pb::GetReservationRequest, reservation_pb::GetReservationResponse>,
     trace: TraceContext,
+    credentials: Option<Credentials>,
 }
 
 impl OwnersClient {
-    /// Creates clients for one comparison. Address changes are followed until `tasks` stop.
-    pub fn new(addresses: &Addresses, tasks: &Tasks) -> Self {
+    /// Creates clients for one comparison, which a caller with these credentials has started. Address changes are followed until `tasks` stop.
+    pub fn new(addresses: &Addresses, tasks: &Tasks, credentials: Option<Credentials>) -> Self {
         let channel = |name: &'static str, targets: &Option<Targets>| {
             targets.as_ref().map(|targets| balance::channel(name, targets, tasks)).ok_or(name)
         };
@@ -58,7 +59,7 @@ impl OwnersClient {
             let ticket = channel("ticket", &addresses.ticket)?;
             let reservation = channel("reservation", &addresses.reservation)?;
             let pricing = channel("pricing", &addresses.pricing)?;
-            Ok(Stubs::new(ticket, reservation, pricing))
+            Ok(Stubs::new(ticket, reservation, pricing, credentials))
         };
         Self(stubs())
     }
@@ -69,7 +70,7 @@ impl OwnersClient {
 }
 
 impl Stubs {
-    fn new(ticket: Channel, reservation: Channel, pricing: Channel) -> Self {
+    fn new(ticket: Channel, reservation: Channel, pricing: Channel, credentials: Option<Credentials>) -> Self {
         let deadline_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
         // A page is a large response: a slow call is not a failure.
         let breaker = BreakerConfig { slow_call_ms: deadline_ms, ..BreakerConfig::default() };
@@ -95,6 +96,7 @@ impl Stubs {
             list_reservations: client!("reservation", reservations, list_reservations),
             get_reservation: client!("reservation", reservations, get_reservation),
             trace: TraceContext::new_root(),
+            credentials,
         }
     }
 
@@ -103,7 +105,10 @@ impl Stubs {
         M: Clone + Send + Sync + 'static,
         R: Send + 'static,
     {
-        client.call(message, None, self.trace.clone()).await.map_err(|error| unavailable(owner, &error))
+        client
+            .call(message, None, self.trace.clone(), self.credentials.clone())
+            .await
+            .map_err(|error| unavailable(owner, &error))
     }
 
     /// Returns `None` if the owner responds that the state does not exist.
@@ -112,7 +117,7 @@ impl Stubs {
         M: Clone + Send + Sync + 'static,
         R: Send + 'static,
     {
-        match client.call(message, None, self.trace.clone()).await {
+        match client.call(message, None, self.trace.clone(), self.credentials.clone()).await {
             Ok(response) => Ok(Some(response)),
             Err(error) if error.refusal().is_some_and(|status| status.code() == Code::NotFound) => Ok(None),
             Err(error) => Err(unavailable(owner, &error)),

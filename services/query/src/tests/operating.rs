@@ -19,7 +19,9 @@ use crate::{
 };
 
 fn operations(fixture: &Fixture) -> Operations {
-    let connect = |tasks: &Tasks| -> Arc<dyn Owners> { Arc::new(OwnersClient::new(&Addresses::default(), tasks)) };
+    let connect = |tasks: &Tasks, credentials| -> Arc<dyn Owners> {
+        Arc::new(OwnersClient::new(&Addresses::default(), tasks, credentials))
+    };
     Operations {
         reader: fixture.reader.clone(),
         rebuild: fixture.rebuild(),

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use chrono::{DateTime, TimeDelta, Utc};
 use eticket_base::{
     clock::{Clock, ManualClock},
+    credentials::Credentials,
     tasks::Tasks,
     telemetry::TraceContext,
 };
@@ -49,7 +50,13 @@ struct TicketService {
 
 #[async_trait]
 impl Availability for TicketService {
-    async fn check(&self, _: &TicketId, _: Option<Instant>, _: &TraceContext) -> Result<Check, CheckError> {
+    async fn check(
+        &self,
+        _: &TicketId,
+        _: Option<Instant>,
+        _: &TraceContext,
+        _: Option<&Credentials>,
+    ) -> Result<Check, CheckError> {
         self.asked.fetch_add(1, Ordering::SeqCst);
         Ok(*self.says.lock().unwrap())
     }
@@ -101,7 +108,7 @@ fn new_reservation(ticket: &str) -> NewReservation {
 
 fn request(id: Option<Uuid>) -> Request {
     let idempotency = id.map(|request_id| Idempotency { request_id, hash: [1; 32] });
-    Request { idempotency, trace: TraceContext::new_root(), deadline: None }
+    Request { idempotency, trace: TraceContext::new_root(), deadline: None, credentials: None }
 }
 
 fn id_in(outcome: &Outcome) -> ReservationId {

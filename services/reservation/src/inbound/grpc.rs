@@ -1,5 +1,7 @@
 //! `eticket.reservation.v1.ReservationService`: validates requests and converts results and errors to the contract.
 
+mod holder;
+
 use eticket_proto::{
     error::ErrorReason,
     field_text,
@@ -11,6 +13,7 @@ use eticket_proto::{
     },
 };
 use eticket_rpc_server::{
+    auth::Caller,
     call::Call,
     error::ApiError,
     paging::{self, Page},
@@ -26,7 +29,7 @@ use tonic::{Request, Response, Status};
 use crate::{
     application::{self, CheckError, Error, Filter, Refusal, Reservations},
     convert::{status_filter, to_message},
-    domain::{self, NewReservation},
+    domain::{self, NewReservation, Reservation},
 };
 
 pub struct Grpc {
@@ -41,7 +44,7 @@ impl ReservationService for Grpc {
     ) -> Result<Response<ReserveTicketResponse>, Status> {
         let call = Call::from_request(&request);
         let message = request.into_inner();
-        let (new, request_id) = (new_reservation(&message), idempotency::request_id(&message.request_id));
+        let (new, request_id) = (new_reservation(&message, &call.caller), idempotency::request_id(&message.request_id));
         ApiError::all([new.as_ref().err(), request_id.as_ref().err()])?;
         let new = new?;
         let (ticket_id, request_id) = (message.ticket_id.clone(), message.request_id.clone());
@@ -66,6 +69,7 @@ impl ReservationService for Grpc {
         let (id, request_id) = (id?, message.request_id.clone());
         let fields = CancelReservationRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "CancelReservation", request_id: &request_id, rest: fields.encode_to_vec() };
+        self.check_own(id, &call.caller).await?;
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
         match outcome.map_err(failure::batch_status)? {
             Ok(response) => responses::respond(response),
@@ -80,9 +84,11 @@ impl ReservationService for Grpc {
         &self,
         request: Request<GetReservationRequest>,
     ) -> Result<Response<GetReservationResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let id = reservation_id(&request.into_inner().reservation_id)?;
         let found = self.reservations.reservation(id).await.map_err(failure::store_status)?;
         let found = found.ok_or_else(|| ApiError::new(ErrorReason::ReservationNotFound).with("reservation_id", id))?;
+        check_seen(&found, &caller)?;
         Ok(Response::new(GetReservationResponse { reservation: Some(to_message(&found)) }))
     }
 
@@ -90,8 +96,9 @@ impl ReservationService for Grpc {
         &self,
         request: Request<ListReservationsRequest>,
     ) -> Result<Response<ListReservationsResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let message = request.into_inner();
-        let (filter, size) = (filter(&message), Page::size(message.page_size));
+        let (filter, size) = (filter(&message, &caller), Page::size(message.page_size));
         ApiError::all([filter.as_ref().err(), size.as_ref().err()])?;
         let filter = filter?;
         let scope = format!("ListReservations {filter:?}");
@@ -105,6 +112,18 @@ impl ReservationService for Grpc {
 }
 
 impl Grpc {
+    /// Checks that the reservation is the caller's. A reservation never changes its user, so this may come before the
+    /// transaction of a command.
+    async fn check_own(&self, id: ReservationId, caller: &Caller) -> Result<(), Status> {
+        if caller.is_admin() {
+            return Ok(());
+        }
+        match self.reservations.reservation(id).await.map_err(failure::store_status)? {
+            Some(found) => Ok(check_seen(&found, caller)?),
+            None => Err(ApiError::new(ErrorReason::ReservationNotFound).with("reservation_id", id).into()),
+        }
+    }
+
     /// Adds the ticket id to the error for a reservation that has ended. If the store is unavailable, the error is
     /// returned without it.
     async fn with_its_ticket(&self, error: ApiError, id: ReservationId) -> ApiError {
@@ -126,17 +145,35 @@ fn reservation_id(text: &str) -> Result<ReservationId, ApiError> {
     ReservationId::from_caller(text).map_err(invalid("reservation_id"))
 }
 
-fn new_reservation(message: &ReserveTicketRequest) -> Result<NewReservation, ApiError> {
+fn check_seen(reservation: &Reservation, caller: &Caller) -> Result<(), ApiError> {
+    if caller.may_see(reservation.user.as_str()) {
+        return Ok(());
+    }
+    Err(ApiError::new(ErrorReason::NotYourReservation).with("reservation_id", reservation.id))
+}
+
+fn new_reservation(message: &ReserveTicketRequest, caller: &Caller) -> Result<NewReservation, ApiError> {
     let ticket = message.ticket_id.parse().map_err(invalid("ticket_id"));
-    let user = message.user_id.parse().map_err(invalid("user_id"));
-    let grade = UserGrade::from_proto(message.user_grade)
-        .ok_or_else(|| ApiError::invalid_field("user_grade", field_text::USER_GRADES));
+    let (user, grade) = match holder::for_themselves(message, caller)? {
+        Some((user, grade)) => (Ok(user), Ok(grade)),
+        None => {
+            let user = message.user_id.parse().map_err(invalid("user_id"));
+            let grade = UserGrade::from_proto(message.user_grade)
+                .ok_or_else(|| ApiError::invalid_field("user_grade", field_text::USER_GRADES));
+            (user, grade)
+        }
+    };
     ApiError::all([ticket.as_ref().err(), user.as_ref().err(), grade.as_ref().err()])?;
     Ok(NewReservation { id: ReservationId::generate(), ticket: ticket?, user: user?, grade: grade? })
 }
 
-fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
+/// Users list their own reservations only.
+fn filter(message: &ListReservationsRequest, caller: &Caller) -> Result<Filter, ApiError> {
     let user = Some(message.filter_user_id.as_str()).filter(|user| !user.is_empty());
+    let user = match caller.is_admin() {
+        true => user,
+        false => Some(caller.only(user.unwrap_or_default())?),
+    };
     let ticket = Some(message.filter_ticket_id.as_str()).filter(|ticket| !ticket.is_empty());
     let user = user.map(str::parse::<UserId>).transpose().map_err(invalid("filter_user_id"));
     let ticket = ticket.map(str::parse).transpose().map_err(invalid("filter_ticket_id"));
@@ -148,7 +185,8 @@ fn filter(message: &ListReservationsRequest) -> Result<Filter, ApiError> {
 
 fn context(call: Call, fields: &Fields<'_>) -> Result<application::Request, ApiError> {
     let idempotency = idempotency::from_fields(&call.caller, fields)?;
-    Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline })
+    let credentials = call.caller.credentials().cloned();
+    Ok(application::Request { idempotency, trace: call.trace, deadline: call.deadline, credentials })
 }
 
 fn refused(refusal: Refusal, about: (&'static str, &str), request_id: &str) -> ApiError {
@@ -177,5 +215,56 @@ fn not_run(error: Error, ticket_id: &str) -> Status {
         Error::Check(CheckError::DeadlineExceeded) => ApiError::new(ErrorReason::DeadlineExceeded).into(),
         Error::Store(error) => failure::store_status(error),
         Error::Batch(error) => failure::batch_status(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use eticket_auth::Claims;
+    use eticket_base::credentials::Credentials;
+
+    use eticket_proto::ids::TicketId;
+
+    use super::*;
+
+    fn caller(user: &str, role: &str) -> Caller {
+        let claims = Claims::new(user, &[role], None, SystemTime::now());
+        Caller::with_token(Arc::new(claims), Credentials::new(String::new()))
+    }
+
+    #[test]
+    fn a_reservation_is_seen_by_its_user_and_admins() {
+        let ticket: TicketId = "t".parse().expect("an id");
+        let user: UserId = "kim".parse().expect("an id");
+        let reservation = Reservation {
+            id: ReservationId::generate(),
+            ticket,
+            user,
+            grade: UserGrade::Silver,
+            status: domain::Status::Reserved,
+            revision: 1,
+            reserve_time: chrono::DateTime::UNIX_EPOCH,
+            update_time: chrono::DateTime::UNIX_EPOCH,
+        };
+        assert_eq!(check_seen(&reservation, &caller("kim", "user")), Ok(()));
+        assert_eq!(check_seen(&reservation, &caller("lee", "admin")), Ok(()));
+        let refused = check_seen(&reservation, &caller("lee", "user")).expect_err("another's");
+        assert_eq!(refused.reason(), ErrorReason::NotYourReservation);
+    }
+
+    #[test]
+    fn users_list_their_own_reservations() {
+        let filtered = |user: &str, caller: &Caller| {
+            let message = ListReservationsRequest { filter_user_id: user.to_owned(), ..Default::default() };
+            filter(&message, caller).map(|filter| filter.user)
+        };
+        for named in ["", "kim"] {
+            assert_eq!(filtered(named, &caller("kim", "user")), Ok(Some("kim".to_owned())));
+        }
+        assert_eq!(filtered("lee", &caller("kim", "user")).expect_err("another's").reason(), ErrorReason::NotAllowed);
+        assert_eq!(filtered("", &caller("root", "admin")), Ok(None));
+        assert_eq!(filtered("lee", &Caller::admin()), Ok(Some("lee".to_owned())));
     }
 }

@@ -2,7 +2,7 @@
 //! timeout for each attempt.
 
 use async_trait::async_trait;
-use eticket_base::telemetry::TraceContext;
+use eticket_base::{credentials::Credentials, telemetry::TraceContext};
 use eticket_proto::{
     ids::TicketId,
     ticket::{
@@ -43,9 +43,10 @@ impl Availability for TicketClient {
         ticket: &TicketId,
         deadline: Option<Instant>,
         trace: &TraceContext,
+        credentials: Option<&Credentials>,
     ) -> Result<Check, CheckError> {
         let request = CheckAvailabilityRequest { ticket_id: ticket.to_string() };
-        match self.client.call(request, deadline, trace.clone()).await {
+        match self.client.call(request, deadline, trace.clone(), credentials.cloned()).await {
             Ok(response) => understood(&response),
             Err(CallError::CallerDeadline) => Err(CheckError::DeadlineExceeded),
             Err(error) if error.refusal().is_some_and(|status| status.code() == Code::NotFound) => Ok(Check::NotFound),

@@ -13,6 +13,7 @@ use eticket_proto::{
     time::from_proto,
 };
 use eticket_rpc_server::{
+    auth::Caller,
     call::Call,
     error::ApiError,
     paging::{self, Page},
@@ -97,14 +98,16 @@ impl TicketService for Grpc {
     }
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let ticket = self.find(&request.into_inner().ticket_id).await?;
-        Ok(Response::new(GetTicketResponse { ticket: Some(to_message(&ticket, self.tickets.now())) }))
+        Ok(Response::new(GetTicketResponse { ticket: Some(shown(&ticket, self.tickets.now(), &caller)) }))
     }
 
     async fn list_tickets(
         &self,
         request: Request<ListTicketsRequest>,
     ) -> Result<Response<ListTicketsResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let message = request.into_inner();
         let status = status_filter(message.filter_status)
             .map_err(|_| ApiError::invalid_field("filter_status", field_text::TICKET_STATUSES));
@@ -116,7 +119,7 @@ impl TicketService for Grpc {
         let after = page.after.as_deref().unwrap_or_default();
         let found = self.tickets.page(status, after, page.rows_to_read()).await.map_err(failure::store_status)?;
         let now = self.tickets.now();
-        let (tickets, last) = page.fill(found, |ticket| Some(to_message(ticket, now)));
+        let (tickets, last) = page.fill(found, |ticket| Some(shown(ticket, now, &caller)));
         let next_page_token = last.map(|last| paging::token(&scope, last.id.as_str())).unwrap_or_default();
         Ok(Response::new(ListTicketsResponse { tickets, next_page_token }))
     }
@@ -125,6 +128,7 @@ impl TicketService for Grpc {
         &self,
         request: Request<CheckAvailabilityRequest>,
     ) -> Result<Response<CheckAvailabilityResponse>, Status> {
+        let caller = Call::from_request(&request).caller;
         let ticket = self.find(&request.into_inner().ticket_id).await?;
         // Read the clock once, so that reason and status agree.
         let now = self.tickets.now();
@@ -132,7 +136,7 @@ impl TicketService for Grpc {
         Ok(Response::new(CheckAvailabilityResponse {
             available: reason.is_none(),
             reason: reason.unwrap_or_default().into(),
-            ticket: Some(to_message(&ticket, now)),
+            ticket: Some(shown(&ticket, now, &caller)),
         }))
     }
 }
@@ -160,6 +164,16 @@ impl Grpc {
         let ticket = self.tickets.ticket(&id).await.map_err(failure::store_status)?;
         ticket.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id).into())
     }
+}
+
+/// Returns the message of a ticket for a caller. Only admins see which reservation holds it: this service does not know
+/// whose reservation that is.
+fn shown(ticket: &Ticket, now: DateTime<Utc>, caller: &Caller) -> eticket_proto::ticket::Ticket {
+    let message = to_message(ticket, now);
+    if caller.is_admin() {
+        return message;
+    }
+    eticket_proto::ticket::Ticket { reservation_id: String::new(), ..message }
 }
 
 fn ticket_id(text: &str) -> Result<TicketId, ApiError> {
@@ -278,5 +292,8 @@ mod tests {
         let message = to_message(&ticket, time(200));
         assert_eq!(message.status(), eticket_proto::ticket::TicketStatus::Expired);
         assert_eq!((message.etag.as_str(), message.reservation_id.as_str()), ("1", ""));
+        let held = Ticket { holder: Some(eticket_proto::ids::ReservationId::generate()), ..ticket };
+        assert!(!shown(&held, time(0), &Caller::admin()).reservation_id.is_empty());
+        assert_eq!(shown(&held, time(0), &Caller::default()).reservation_id, "", "only admins see who holds it");
     }
 }

@@ -37,7 +37,7 @@ async fn both_protocols_on_one_port() {
 async fn plain_grpc(bounds: ConnectionLimits) -> Running {
     let fake = Fake::new(StreamKind::Waits);
     let routes = tonic::service::Routes::new(OperationsServiceServer::new(fake)).prepare().into_axum_router();
-    let router = Router::new().fallback_service(layered("test", &limits(8), routes));
+    let router = Router::new().fallback_service(layered("test", &limits(8), &Authentication::default(), routes));
     let shutdown = ShutdownConfig { drain_delay_ms: 0, hard_cap_ms: 20_000 };
     let server = Server::new("test", SocketAddr::from(([127, 0, 0, 1], 0)), &limits(8), &shutdown);
     server.routes(router).connection_limits(bounds).start().await.expect("started")

@@ -1,7 +1,7 @@
 //! Loading from all sources, for one server and for several.
 
+use eticket_auth::config::AuthMode;
 use eticket_base::config::LogFormat;
-use eticket_rpc_server::config::AuthMode;
 
 use super::*;
 

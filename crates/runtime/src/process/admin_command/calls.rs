@@ -1,8 +1,8 @@
 //! The calls of admin commands, and their output.
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, path::Path, time::Duration};
 
-use eticket_base::{error::chain, exit::StartError};
+use eticket_base::{config::Error, credentials::Credentials, error::chain, exit::StartError};
 use eticket_proto::{
     error_text, headers,
     operations::{
@@ -18,6 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::timeout;
 use tonic::{
     Code, Request, Status, Streaming,
+    metadata::AsciiMetadataValue,
     transport::{Channel, Endpoint},
 };
 use tonic_types::StatusExt;
@@ -82,11 +83,15 @@ fn authority(address: &str) -> Result<Authority, StartError> {
 pub(super) struct Server {
     address: String,
     client: OperationsServiceClient<Channel>,
+    authorization: Option<AsciiMetadataValue>,
     service: Option<&'static str>,
 }
 
 impl Server {
-    pub(super) async fn connect(address: &str) -> Result<Self, StartError> {
+    pub(super) async fn connect(address: &str, token_file: Option<&Path>) -> Result<Self, StartError> {
+        let invalid = |what: String| StartError::Config(Error::new("--token-file", None, what));
+        let credentials = Credentials::read(token_file).map_err(invalid)?;
+        let authorization = credentials.map(|given| given.authorization().parse().map_err(StartError::failed));
         let endpoint = Endpoint::from_shared(format!("http://{}", authority(address)?)).map_err(StartError::failed)?;
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -99,7 +104,12 @@ impl Server {
             let cause = std::error::Error::source(&error).map(chain);
             StartError::unavailable(what, cause.unwrap_or_else(|| error.to_string()))
         })?;
-        Ok(Self { address: address.to_owned(), client: OperationsServiceClient::new(channel), service: None })
+        Ok(Self {
+            address: address.to_owned(),
+            client: OperationsServiceClient::new(channel),
+            authorization: authorization.transpose()?,
+            service: None,
+        })
     }
 
     /// Sets the service to which the gateway forwards further calls.
@@ -163,6 +173,10 @@ impl Server {
         let mut request = Request::new(message);
         if let Some(deadline) = deadline {
             request.set_timeout(deadline + MARGIN);
+        }
+        if let Some(mut authorization) = self.authorization.clone() {
+            authorization.set_sensitive(true);
+            request.metadata_mut().insert("authorization", authorization);
         }
         if let Some(service) = self.service {
             let name = tonic::metadata::MetadataValue::from_static(service);

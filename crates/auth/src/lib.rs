@@ -1,0 +1,18 @@
+//! Tokens of callers: signed JWTs (RFC 7519) of an identity provider, checked against its keys (JWKS, RFC 7517).
+//!
+//! A [`Verifier`] checks the signature, the issuer, the audience and the times of a token and returns its [`Claims`]. It
+//! reads the keys from a file or a URL and follows their changes. [`development`] makes a key and tokens for trying.
+
+#![warn(missing_docs)]
+
+mod cache;
+pub mod config;
+pub mod development;
+mod keys;
+mod source;
+#[cfg(test)]
+mod tests;
+mod verifier;
+
+pub use keys::InvalidKeys;
+pub use verifier::{Claims, LEEWAY, TokenError, Verifier};

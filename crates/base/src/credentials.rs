@@ -1,0 +1,64 @@
+//! The credentials of a caller, passed on to the services that a call reaches.
+
+use std::{env, fmt, fs, path::Path};
+
+/// The variable with the bearer token of a client.
+pub const TOKEN_VARIABLE: &str = "ETICKET_TOKEN";
+
+/// The value of the header `authorization`. Its `Debug` shows nothing, so that it cannot get into a log.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credentials(String);
+
+impl Credentials {
+    /// Wraps the value of the header.
+    #[must_use]
+    pub fn new(authorization: String) -> Self {
+        Self(authorization)
+    }
+
+    /// Reads a bearer token from a file, or without one from the variable [`TOKEN_VARIABLE`]. Returns `None` if the
+    /// variable is not set or empty.
+    ///
+    /// # Errors
+    /// The text for the user if the file cannot be read, or if there is not exactly one token. It never contains a part
+    /// of the token.
+    pub fn read(file: Option<&Path>) -> Result<Option<Self>, String> {
+        let (text, source) = match file {
+            Some(path) => {
+                let read = |error| format!("the token file {} cannot be read: {error}", path.display());
+                (fs::read_to_string(path).map_err(read)?, format!("the token file {}", path.display()))
+            }
+            None => match env::var(TOKEN_VARIABLE) {
+                Ok(text) if !text.trim().is_empty() => (text, format!("the variable {TOKEN_VARIABLE}")),
+                _ => return Ok(None),
+            },
+        };
+        let mut words = text.split_whitespace();
+        let token =
+            words.next().filter(|token| words.next().is_none() && token.bytes().all(|byte| byte.is_ascii_graphic()));
+        let token = token.ok_or_else(|| format!("{source} does not contain exactly one token"))?;
+        Ok(Some(Self(format!("Bearer {token}"))))
+    }
+
+    /// The value of the header. Do not log it.
+    #[must_use]
+    pub fn authorization(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Credentials")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn debug_shows_nothing() {
+        assert_eq!(format!("{:?}", Credentials::new("Bearer secret".to_owned())), "Credentials");
+    }
+}
