@@ -30,6 +30,26 @@ pub struct Outcome {
 /// # Panics
 /// If the client is not in the path, or fails by itself.
 pub async fn call(language: &str, address: &str, call: &str, ticket: &str, deadline: Duration) -> Outcome {
+    let outcome = run(language, address, call, ticket, deadline).await;
+    let number = |name: &str| outcome[name].as_u64().expect("a number");
+    Outcome {
+        code: Code::from_i32(number("code").try_into().expect("a small number")),
+        reason: outcome["reason"].as_str().expect("a text").to_owned(),
+        took: Duration::from_millis(number("millis")),
+    }
+}
+
+/// Starts a client that registers this ticket, reserves it, is refused a second reservation, reads the settled view, watches, cancels, and
+/// resumes the watch. Returns what it has seen: `reason` and `text` of the refusal, `holder` and `settled` of the view, and `changed`, the
+/// status of the reservation that the resumed watch sent.
+///
+/// # Panics
+/// If the client is not in the path, or a call other than the refused one fails.
+pub async fn scenario(language: &str, address: &str, ticket: &str, deadline: Duration) -> Value {
+    run(language, address, "scenario", ticket, deadline).await
+}
+
+async fn run(language: &str, address: &str, call: &str, ticket: &str, deadline: Duration) -> Value {
     let config = root().join("proto/service-config.json");
     let mut client = Command::new(format!("eticket-stub-{language}"));
     client.arg(config).args([address, call, ticket]).arg(deadline.as_millis().to_string());
@@ -38,12 +58,7 @@ pub async fn call(language: &str, address: &str, call: &str, ticket: &str, deadl
     let output = output.expect("cargo xtask test builds the clients");
     let log = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{language}: {}:\n{log}", output.status);
-    let outcome: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    let outcome = serde_json::from_slice(&output.stdout).expect("JSON");
     eprintln!("{language} {call}: {outcome} after {:?} in all\n{log}", begin.elapsed());
-    let number = |name: &str| outcome[name].as_u64().expect("a number");
-    Outcome {
-        code: Code::from_i32(number("code").try_into().expect("a small number")),
-        reason: outcome["reason"].as_str().expect("a text").to_owned(),
-        took: Duration::from_millis(number("millis")),
-    }
+    outcome
 }

@@ -1,5 +1,5 @@
 //! Applications in Go, Python, Java and Node, with stubs that are generated from the protos and the shipped service
-//! config: they get the reason of an error in time, and no error if a short wait helps.
+//! config: they get through a scenario, get the reason of an error in time, and no error if a short wait helps.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
@@ -13,14 +13,39 @@ use eticket_integration_tests::{
     process::Launch,
     stub::{self, LANGUAGES},
 };
-use eticket_proto::reservation::UserGrade;
+use eticket_proto::{
+    error::ErrorReason,
+    error_text::{self, Language},
+    reservation::UserGrade,
+};
 use futures::future::join_all;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::task::JoinHandle;
 use tonic::Code;
 use tonic_types::StatusExt;
 
 const PATIENCE: Duration = Duration::from_secs(10);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs the clients in Go, Python, Java and Node: cargo xtask test builds them"]
+async fn an_application_reserves_watches_and_resumes() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    for language in LANGUAGES {
+        let ticket = format!("of-{language}");
+        let seen = stub::scenario(language, eticket.address("gateway"), &ticket, PATIENCE).await;
+        let expected = json!({
+            "reason": "TICKET_ALREADY_RESERVED",
+            "text": error_text::text(ErrorReason::TicketAlreadyReserved, Language::Korean),
+            "holder": language,
+            "settled": true,
+            "changed": "RESERVATION_STATUS_CANCELLED",
+        });
+        assert_eq!(seen, expected, "{language}");
+    }
+    eticket.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs the clients in Go, Python, Java and Node: cargo xtask test builds them"]

@@ -8,7 +8,8 @@ pub mod subjects;
 pub mod time;
 pub mod token;
 
-/// The encoded `FileDescriptorSet` of the whole contract with its imports. Reflection and routing use it.
+/// The encoded `FileDescriptorSet` of the whole contract with its imports and comments. Reflection and routing use it. Decode it once, not
+/// for each call.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
@@ -95,3 +96,21 @@ pub use generated::eticket::{
 };
 pub use generated::google::{rpc, r#type};
 pub use generated::grpc::health::v1 as health;
+
+#[cfg(test)]
+mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::DESCRIPTORS;
+
+    #[test]
+    fn reflection_has_the_comments() {
+        let set = FileDescriptorSet::decode(DESCRIPTORS).expect("descriptors");
+        let files = set.file.iter().filter(|file| file.package().starts_with("eticket."));
+        for file in files {
+            let info = file.source_code_info.as_ref().expect("source info");
+            assert!(info.location.iter().any(|location| location.leading_comments().len() > 1), "{}", file.name());
+        }
+    }
+}

@@ -1,4 +1,4 @@
-//! gRPC clients in four languages for the tests: generated from the protos and built, with pinned versions of all
+//! gRPC clients in four languages for the tests: generated from the protos, built and checked, with pinned versions of all
 //! dependencies.
 //!
 //! The programs are in the `bin` folder of the tools: `eticket-stub-go`, `eticket-stub-python`, `eticket-stub-java`,
@@ -15,11 +15,12 @@ use anyhow::{Context, Result, anyhow};
 
 use crate::{checkout::Checkout, command, tools};
 
-/// The services that the clients call, by the name of their proto.
-const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
-const GO_MODULE: &str = "eticket/integration-tests/clients/go";
+/// The packages that the clients use: the services that they call, and what these import.
+const PACKAGES: [&str; 5] = ["authorization", "ticket", "reservation", "pricing", "query"];
+/// The module of the generated Go packages, as in `option go_package`.
+const GO_MODULE: &str = "eticket.example/go";
 
-/// Installs missing dependencies and builds changed clients. The languages run in parallel, because each waits for a
+/// Installs missing dependencies, builds changed clients, and runs the tests of their interceptors. The languages run in parallel, because each waits for a
 /// package registry.
 pub(crate) fn install(checkout: &Checkout) -> Result<()> {
     let bin = bin(checkout);
@@ -55,17 +56,26 @@ fn python(checkout: &Checkout) -> Result<()> {
     let (out, grpc_out) = (option("--python_out=", &generated), option("--grpc_python_out=", &generated));
     protoc(checkout, &[out, grpc_out])?;
     let lines = format!(
-        "PYTHONPATH='{}' exec '{}' '{}'",
+        "PYTHONPATH='{}' exec '{}' -B '{}'",
         generated.display(),
         environment.join("bin/python").display(),
         source.join("stub.py").display()
     );
+    let mut tests = checkout.command(text(&environment.join("bin/python"))?);
+    tests.args(["-B", "-m", "unittest", "--quiet", "session_test"]).env("PYTHONPATH", &generated).current_dir(&source);
+    command::run(&mut tests)?;
     launcher(checkout, "python", &lines)
 }
 
 fn go(checkout: &Checkout) -> Result<()> {
     command::require("go", "version", "install Go 1.25 or newer, which builds clients of the tests")?;
     let (source, bin) = (folder(checkout, "go"), bin(checkout));
+    // The generated packages are a module of their own; the go.mod of the clients replaces it by this folder, so every build needs it.
+    let generated = source.join("gen");
+    fs::create_dir_all(&generated).with_context(|| format!("cannot create {}", generated.display()))?;
+    let module = generated.join("go.mod");
+    fs::write(&module, format!("module {GO_MODULE}\n\ngo 1.25\n"))
+        .with_context(|| format!("cannot write {}", module.display()))?;
     let build = |name: &str, package: &str| {
         let mut build = checkout.command("go");
         build.args(["build", "-o"]).arg(bin.join(name)).arg(package).current_dir(&source);
@@ -76,13 +86,11 @@ fn go(checkout: &Checkout) -> Result<()> {
     let mut options = Vec::new();
     for (plugin, kind) in [("protoc-gen-go", "go"), ("protoc-gen-go-grpc", "go-grpc")] {
         options.push(option("--plugin=", &bin.join(plugin)));
-        options.push(option(&format!("--{kind}_out="), &source));
+        options.push(option(&format!("--{kind}_out="), &generated));
         options.push(format!("--{kind}_opt=module={GO_MODULE}"));
-        // The protos have no option for the Go package, so it is set here.
-        let package = |service: &str| format!("--{kind}_opt=M{}={GO_MODULE}/gen/{service}", proto(service));
-        options.extend(SERVICES.map(package));
     }
     protoc(checkout, &options)?;
+    command::run(checkout.command("go").args(["test", "./session"]).current_dir(&source))?;
     build("eticket-stub-go", "./stub")?;
     build("eticket-caller", "./caller")
 }
@@ -90,8 +98,11 @@ fn go(checkout: &Checkout) -> Result<()> {
 fn java(checkout: &Checkout) -> Result<()> {
     let (source, output) = (folder(checkout, "java"), checkout.tools().join("java"));
     let built = output.join("built");
-    let protos = SERVICES.map(|service| checkout.root().join("proto").join(proto(service)));
-    let inputs = [source.join("pom.xml"), source.join("src/main/java/eticket/Stub.java")].into_iter().chain(protos);
+    let protos = PACKAGES.map(|package| checkout.root().join("proto").join(proto(package)));
+    let programs = source.join("src/main/java/eticket");
+    let programs = fs::read_dir(&programs).with_context(|| format!("cannot read {}", programs.display()))?;
+    let programs = programs.filter_map(Result::ok).map(|entry| entry.path());
+    let inputs = [source.join("pom.xml")].into_iter().chain(protos).chain(programs);
     let newest = inputs.map(|input| tools::modified(&input)).max().flatten();
     if tools::modified(&built).is_none_or(|built| newest.is_none_or(|newest| newest > built)) {
         command::require(
@@ -103,6 +114,9 @@ fn java(checkout: &Checkout) -> Result<()> {
         let mut maven = checkout.command("mvn");
         maven.args(["--quiet", "--batch-mode", "--no-transfer-progress"]).arg(option("-Doutput=", &output));
         command::run(maven.arg("compile").current_dir(&source))?;
+        let mut check = checkout.command("java");
+        check.arg("-cp").arg(format!("{0}/classes:{0}/libraries/*", output.display()));
+        command::run(check.arg("eticket.SessionCheck"))?;
         fs::write(&built, "").with_context(|| format!("cannot write {}", built.display()))?;
     }
     let output = output.display();
@@ -112,6 +126,7 @@ fn java(checkout: &Checkout) -> Result<()> {
 fn node(checkout: &Checkout) -> Result<()> {
     let source = folder(checkout, "node");
     tools::npm_ci(checkout, &source, "one client of the tests needs it")?;
+    command::run(checkout.command("node").args(["--test", "--test-reporter=dot"]).current_dir(&source))?;
     launcher(checkout, "node", &format!("exec node '{}'", source.join("stub.js").display()))
 }
 
@@ -123,12 +138,12 @@ fn protoc(checkout: &Checkout, options: &[String]) -> Result<()> {
     // One of the packages contains the protos of Google.
     let packages = command::output(&mut packages)?;
     let mut protoc = checkout.command(text(&python)?);
-    protoc.args(["-m", "grpc_tools.protoc", "-I.", "-I", packages.trim()]).args(options).args(SERVICES.map(proto));
+    protoc.args(["-m", "grpc_tools.protoc", "-I.", "-I", packages.trim()]).args(options).args(PACKAGES.map(proto));
     command::run(protoc.current_dir(checkout.root().join("proto")))
 }
 
-fn proto(service: &str) -> String {
-    format!("eticket/{service}/v1/{service}.proto")
+fn proto(package: &str) -> String {
+    format!("eticket/{package}/v1/{package}.proto")
 }
 
 /// Writes a script beside the other tools, so that tests start clients of all languages in the same way.

@@ -78,6 +78,12 @@ enum Task {
         /// Make the contract the released one, proto/released.binpb, with which later ones must be compatible; part of a release
         #[arg(long)]
         update: bool,
+        /// Write docs/api.md, the reference of the API
+        #[arg(long, conflicts_with = "update")]
+        docs: bool,
+        /// Write an archive of the protos, their descriptors and the service config into the target folder; part of a release
+        #[arg(long, conflicts_with_all = ["update", "docs"])]
+        archive: bool,
     },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
@@ -95,8 +101,10 @@ fn main() -> ExitCode {
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Chart { update: false } => chart::test(&checkout, |_| ()),
         Task::Chart { update: true } => chart::update(&checkout),
-        Task::Contract { update: false } => contract::check(&checkout),
-        Task::Contract { update: true } => contract::update(&checkout),
+        Task::Contract { update: true, .. } => contract::update(&checkout),
+        Task::Contract { docs: true, .. } => contract::docs(&checkout),
+        Task::Contract { archive: true, .. } => contract::archive(&checkout),
+        Task::Contract { .. } => contract::check(&checkout),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

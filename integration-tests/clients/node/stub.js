@@ -1,24 +1,16 @@
 // Makes one measured call as an application on Node does: with stubs of the protos, under the service config that ships beside them. Prints how
-// the call ended as one line of JSON.
+// the call ended as one line of JSON. Or runs a scenario of several calls, and prints what it has seen.
 //
 //   node stub.js SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS
 //
-// CALL is reserve, view or tickets.
+// CALL is reserve, view, tickets or scenario.
 'use strict';
 
 const fs = require('node:fs');
-const path = require('node:path');
 const grpc = require('@grpc/grpc-js');
-const loader = require('@grpc/proto-loader');
-
-const PROTO = path.join(__dirname, '../../../proto');
-const FILES = ['query', 'reservation', 'ticket'].map((name) => `eticket/${name}/v1/${name}.proto`);
-
-const definitions = loader.loadSync(
-  [...FILES, 'google/rpc/error_details.proto', 'google/rpc/status.proto'],
-  { includeDirs: [PROTO, path.join(PROTO, 'third_party')] },
-);
-const { eticket } = grpc.loadPackageDefinition(definitions);
+const { eticket, detailsOf } = require('./contract');
+const { scenario } = require('./scenario');
+const { Session } = require('./session');
 
 const CALLS = {
   reserve: (id) => [
@@ -40,13 +32,7 @@ function call([Service, method, request], address, options, deadline) {
 }
 
 function reasonOf(error) {
-  const [details] = error.metadata.get('grpc-status-details-bin');
-  if (!details) {
-    return '';
-  }
-  const status = definitions['google.rpc.Status'].deserialize(details);
-  const info = status.details.find((detail) => detail.type_url.endsWith('/google.rpc.ErrorInfo'));
-  return info ? definitions['google.rpc.ErrorInfo'].deserialize(info.value).reason : '';
+  return detailsOf(error).ErrorInfo?.reason ?? '';
 }
 
 async function main() {
@@ -54,7 +40,12 @@ async function main() {
     throw new Error('usage: stub.js SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS');
   }
   const [config, address, name, id, deadline] = process.argv.slice(2);
-  const options = { 'grpc.service_config': fs.readFileSync(config, 'utf8') };
+  const session = new Session();
+  const options = { 'grpc.service_config': fs.readFileSync(config, 'utf8'), interceptors: [session.interceptor] };
+  if (name === 'scenario') {
+    console.log(JSON.stringify(await scenario(address, options, id, Number(deadline))));
+    return;
+  }
   // The first call, which is refused, connects. Only the second one is measured. Clients with the same address and options share
   // their connection.
   const refused = await call(CALLS.first(), address, options, Infinity);

@@ -1,10 +1,10 @@
 """Makes one measured call as an application in Python does: with generated stubs, under the service config that ships beside the protos.
 
-Prints how the call ended as one line of JSON.
+Prints how the call ended as one line of JSON. Or it runs a scenario of several calls, and prints what it has seen.
 
     stub.py SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS
 
-CALL is reserve, view or tickets. The generated modules are on PYTHONPATH.
+CALL is reserve, view, tickets or scenario. The generated modules are on PYTHONPATH.
 """
 
 import json
@@ -12,11 +12,13 @@ import sys
 import time
 
 import grpc
+import scenario
 from eticket.query.v1 import query_pb2, query_pb2_grpc
 from eticket.reservation.v1 import reservation_pb2, reservation_pb2_grpc
 from eticket.ticket.v1 import ticket_pb2, ticket_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+from session import Session
 
 
 def call(channel, name, ticket_id, seconds):
@@ -49,7 +51,11 @@ def main():
     config, address, name, ticket_id, deadline = sys.argv[1:]
     with open(config, encoding="utf-8") as file:
         options = [("grpc.service_config", file.read())]
-    with grpc.insecure_channel(address, options) as channel:
+    with grpc.insecure_channel(address, options) as plain:
+        channel = grpc.intercept_channel(plain, Session())
+        if name == "scenario":
+            print(json.dumps(scenario.run(channel, ticket_id, int(deadline) / 1000)))
+            return
         # The first call, which is refused, connects. Only the second one is measured.
         try:
             first = reservation_pb2.CancelReservationRequest(reservation_id="none")

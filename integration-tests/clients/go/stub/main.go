@@ -1,9 +1,9 @@
 // Command stub makes one measured call as an application in Go does: with generated stubs, under the service config that ships beside the
-// protos. It prints how the call ended as one line of JSON.
+// protos. It prints how the call ended as one line of JSON. Or it runs a scenario of several calls, and prints what it has seen.
 //
 //	stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS
 //
-// CALL is reserve, view or tickets.
+// CALL is reserve, view, tickets or scenario.
 package main
 
 import (
@@ -19,9 +19,10 @@ import (
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
-	"eticket/integration-tests/clients/go/gen/query"
-	"eticket/integration-tests/clients/go/gen/reservation"
-	"eticket/integration-tests/clients/go/gen/ticket"
+	queryv1 "eticket.example/go/eticket/query/v1"
+	reservationv1 "eticket.example/go/eticket/reservation/v1"
+	ticketv1 "eticket.example/go/eticket/ticket/v1"
+	"eticket/integration-tests/clients/go/session"
 )
 
 type outcome struct {
@@ -33,15 +34,15 @@ type outcome struct {
 func call(ctx context.Context, channel *grpc.ClientConn, name, id string) (err error) {
 	switch name {
 	case "reserve":
-		request := &reservation.ReserveTicketRequest{
-			TicketId: id, UserId: "go", UserGrade: reservation.UserGrade_USER_GRADE_SILVER,
+		request := &reservationv1.ReserveTicketRequest{
+			TicketId: id, UserId: "go", UserGrade: reservationv1.UserGrade_USER_GRADE_SILVER,
 		}
-		_, err = reservation.NewReservationServiceClient(channel).ReserveTicket(ctx, request)
+		_, err = reservationv1.NewReservationServiceClient(channel).ReserveTicket(ctx, request)
 	case "view":
-		request := &query.GetTicketViewRequest{TicketId: id, Wait: query.WaitFor_WAIT_FOR_APPLIED}
-		_, err = query.NewQueryServiceClient(channel).GetTicketView(ctx, request)
+		request := &queryv1.GetTicketViewRequest{TicketId: id, Wait: queryv1.WaitFor_WAIT_FOR_APPLIED}
+		_, err = queryv1.NewQueryServiceClient(channel).GetTicketView(ctx, request)
 	case "tickets":
-		_, err = ticket.NewTicketServiceClient(channel).ListTickets(ctx, &ticket.ListTicketsRequest{})
+		_, err = ticketv1.NewTicketServiceClient(channel).ListTickets(ctx, &ticketv1.ListTicketsRequest{})
 	default:
 		log.Fatalf("no such call: %s", name)
 	}
@@ -70,16 +71,25 @@ func main() {
 	if err != nil {
 		log.Fatal(err)
 	}
+	own := new(session.Session)
 	channel, err := grpc.NewClient(os.Args[2],
+		grpc.WithChainUnaryInterceptor(own.Unary),
+		grpc.WithChainStreamInterceptor(own.Stream),
 		grpc.WithDefaultServiceConfig(string(config)),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		log.Fatal(err)
 	}
 	defer channel.Close()
+	if os.Args[3] == "scenario" {
+		if err := runScenario(channel, os.Args[4], time.Duration(deadline)*time.Millisecond); err != nil {
+			log.Fatal(err)
+		}
+		return
+	}
 	// The first call, which is refused, connects. Only the second one is measured.
-	first := &reservation.CancelReservationRequest{ReservationId: "none"}
-	_, err = reservation.NewReservationServiceClient(channel).CancelReservation(context.Background(), first)
+	first := &reservationv1.CancelReservationRequest{ReservationId: "none"}
+	_, err = reservationv1.NewReservationServiceClient(channel).CancelReservation(context.Background(), first)
 	log.Printf("first call: %s", reason(status.Convert(err)))
 	begin := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), time.Duration(deadline)*time.Millisecond)

@@ -1,17 +1,17 @@
 package eticket;
 
+import com.eticket.query.v1.GetTicketViewRequest;
+import com.eticket.query.v1.QueryServiceGrpc;
+import com.eticket.query.v1.WaitFor;
+import com.eticket.reservation.v1.CancelReservationRequest;
+import com.eticket.reservation.v1.ReservationServiceGrpc;
+import com.eticket.reservation.v1.ReserveTicketRequest;
+import com.eticket.reservation.v1.UserGrade;
+import com.eticket.ticket.v1.ListTicketsRequest;
+import com.eticket.ticket.v1.TicketServiceGrpc;
 import com.google.gson.Gson;
 import com.google.protobuf.InvalidProtocolBufferException;
 import com.google.rpc.ErrorInfo;
-import eticket.query.v1.Query.GetTicketViewRequest;
-import eticket.query.v1.Query.WaitFor;
-import eticket.query.v1.QueryServiceGrpc;
-import eticket.reservation.v1.ReservationOuterClass.CancelReservationRequest;
-import eticket.reservation.v1.ReservationOuterClass.ReserveTicketRequest;
-import eticket.reservation.v1.ReservationOuterClass.UserGrade;
-import eticket.reservation.v1.ReservationServiceGrpc;
-import eticket.ticket.v1.TicketOuterClass.ListTicketsRequest;
-import eticket.ticket.v1.TicketServiceGrpc;
 import io.grpc.ManagedChannel;
 import io.grpc.ManagedChannelBuilder;
 import io.grpc.StatusRuntimeException;
@@ -24,16 +24,16 @@ import java.util.concurrent.TimeUnit;
 
 /**
  * Makes one measured call as an application in Java does: with generated stubs, under the service config that ships beside the protos. Prints
- * how the call ended as one line of JSON.
+ * how the call ended as one line of JSON. Or runs a scenario of several calls, and prints what it has seen.
  *
- * <p>{@code Stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS}, where CALL is reserve, view or tickets.
+ * <p>{@code Stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS}, where CALL is reserve, view, tickets or scenario.
  */
 public final class Stub {
     private record Outcome(int code, String reason, long millis) {}
 
     private Stub() {}
 
-    public static void main(String[] arguments) throws IOException {
+    public static void main(String[] arguments) throws IOException, InterruptedException {
         if (arguments.length != 5) {
             throw new IllegalArgumentException("usage: Stub SERVICE_CONFIG HOST:PORT CALL TICKET_ID DEADLINE_MS");
         }
@@ -41,7 +41,14 @@ public final class Stub {
         ManagedChannel channel = ManagedChannelBuilder.forTarget(arguments[1])
                 .usePlaintext()
                 .defaultServiceConfig(config)
+                .intercept(new Session())
                 .build();
+        if (arguments[2].equals("scenario")) {
+            Scenario scenario = new Scenario(channel, arguments[3], Long.parseLong(arguments[4]));
+            System.out.println(new Gson().toJson(scenario.run()));
+            channel.shutdownNow();
+            return;
+        }
         // The first call, which is refused, connects. Only the second one is measured.
         try {
             ReservationServiceGrpc.newBlockingStub(channel)
