@@ -15,7 +15,7 @@ const MAX_AGE: Duration = Duration::from_secs(7200);
 
 const ANY: &str = "*";
 
-const REQUEST_HEADERS: [HeaderName; 14] = [
+const REQUEST_HEADERS: [HeaderName; 16] = [
     header::ACCEPT_LANGUAGE,
     header::AUTHORIZATION,
     header::CONTENT_TYPE,
@@ -27,17 +27,21 @@ const REQUEST_HEADERS: [HeaderName; 14] = [
     HeaderName::from_static("tracestate"),
     HeaderName::from_static("x-grpc-web"),
     HeaderName::from_static("x-user-agent"),
+    HeaderName::from_static(headers::CONSISTENCY_TOKEN),
     HeaderName::from_static(headers::CORRELATION_ID),
     HeaderName::from_static(headers::SERVICE),
     HeaderName::from_static(headers::TRACE_PARENT),
+    HeaderName::from_static(headers::WAIT),
 ];
 
-const ANSWER_HEADERS: [HeaderName; 7] = [
+const ANSWER_HEADERS: [HeaderName; 9] = [
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status"),
     HeaderName::from_static("grpc-status-details-bin"),
+    HeaderName::from_static(headers::CONSISTENCY_TOKEN),
     HeaderName::from_static(headers::CORRELATION_ID),
+    HeaderName::from_static(headers::IDEMPOTENT_REPLAYED),
     HeaderName::from_static(headers::RETRY_PUSHBACK),
     header::RETRY_AFTER,
 ];
@@ -114,6 +118,28 @@ mod tests {
             (&[listed], here, other, None),
         ] {
             assert_eq!(allowed(entries, listen, origin).await.as_deref(), expected, "{entries:?} {listen} {origin}");
+        }
+    }
+
+    #[tokio::test]
+    async fn pages_may_send_and_read_the_tokens_of_their_session() {
+        let layer = layer(Browsers::new(Origins::Any, "127.0.0.1:8088".parse().unwrap()));
+        let service = layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(()))));
+        let preflight = Request::builder()
+            .method(Method::OPTIONS)
+            .header(header::ORIGIN, "https://own.example")
+            .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST");
+        let call = Request::post("/").header(header::ORIGIN, "https://own.example");
+        for (request, header, names) in [
+            (preflight, header::ACCESS_CONTROL_ALLOW_HEADERS, [headers::CONSISTENCY_TOKEN, headers::WAIT]),
+            (call, header::ACCESS_CONTROL_EXPOSE_HEADERS, [headers::CONSISTENCY_TOKEN, headers::IDEMPOTENT_REPLAYED]),
+        ] {
+            let response = service.clone().oneshot(request.body(()).unwrap()).await.unwrap();
+            let listed = response.headers()[&header].to_str().unwrap();
+            assert!(
+                names.iter().all(|name| listed.split(',').any(|listed| listed.trim() == *name)),
+                "{header}: {listed}"
+            );
         }
     }
 

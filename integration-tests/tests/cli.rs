@@ -100,6 +100,17 @@ async fn a_ticket_is_registered_reserved_and_cancelled() {
     assert_eq!(reserved["view"]["discountedPrice"]["units"], "7000");
     assert_eq!(reserved["view"]["settled"], true);
     assert!(!reserved["consistencyToken"].as_str().expect("a token").is_empty());
+    let history = cli.json(&["history", "1"]).await;
+    let events: Vec<_> = history.as_array().expect("a list").iter().map(|entry| entry["eventType"].clone()).collect();
+    assert!(
+        events.contains(&"ReservationPlaced".into()) && events.last() == Some(&"TicketRegistered".into()),
+        "{events:?}"
+    );
+    let csv = cli.run(0, &["history", "1", "--limit", "3", "--output", "csv"]).await.output;
+    assert!(csv.lines().count() == 4 && csv.starts_with("event_time,event_type,about,revision,state"), "{csv}");
+    let table = cli.run(0, &["history", "1", "--zone", "Asia/Seoul"]).await.output;
+    assert!(table.contains("TicketRegistered") && table.contains(" entries, times in"), "{table}");
+    assert!(cli.run(1, &["history", "nobody"]).await.log.contains("TICKET_NOT_FOUND"));
     let taken = cli.run(1, &reserve).await;
     assert!(taken.log.contains("TICKET_ALREADY_RESERVED") && taken.output.is_empty(), "{taken:?}");
     let view = cli.run(0, &["view", "1"]).await.output;

@@ -16,12 +16,14 @@ async fn it_registers_reserves_waits_and_cancels() {
     let exit = example(eticket.address("gateway")).run().await;
     assert_eq!(exit.code, Some(0), "{}", exit.log);
     let lines: Vec<&str> = exit.output.lines().collect();
-    let starts = ["registered ", "reserved ", "settled: ann holds it for ", "cancelled"];
+    let starts =
+        ["registered ", "reserved ", "settled: ann holds it for ", "cancelled", "the newest reservation of ann is "];
     assert_eq!(lines.len(), starts.len(), "{lines:?}");
     for (line, start) in lines.iter().zip(starts) {
         assert!(line.starts_with(start), "{lines:?}");
     }
     assert!(lines[2].ends_with("00 KRW"), "{lines:?}");
+    assert!(lines[4].ends_with("RESERVATION_STATUS_CANCELLED"), "{lines:?}");
     eticket.stop().await;
 }
 

@@ -15,6 +15,9 @@ pub const RESERVATION_STATUSES: &str = "expected RESERVATION_STATUS_RESERVED, RE
 /// For a field that must be a `WaitFor`.
 pub const WAITS: &str = "expected WAIT_FOR_NONE, WAIT_FOR_APPLIED or WAIT_FOR_SETTLED, or nothing";
 
+/// For the request metadata `eticket-wait`.
+pub const WAIT_HEADERS: &str = "expected none, applied or settled, or nothing";
+
 /// The parts of `BadRequest.FieldViolation` besides field and description.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FieldText {
@@ -53,8 +56,10 @@ pub fn find(field: &str) -> FieldText {
         "update_mask" => ("INVALID_UPDATE_MASK", "title, start_time, end_time 또는 *만 지정할 수 있습니다."),
         "request_id" => ("INVALID_REQUEST_ID", "nil이 아닌 UUID를 보내거나 비워 두세요."),
         "status" => ("INVALID_STATUS", "description에 있는 상태 값 중 하나를 보내거나, 모두 보려면 비워 두세요."),
-        "wait" | "eticket-wait" => {
-            ("INVALID_WAIT", "WAIT_FOR_NONE, WAIT_FOR_APPLIED, WAIT_FOR_SETTLED 중 하나를 보내거나 비워 두세요.")
+        "wait" => ("INVALID_WAIT", "WAIT_FOR_NONE, WAIT_FOR_APPLIED, WAIT_FOR_SETTLED 중 하나를 보내거나 비워 두세요."),
+        "eticket-wait" => ("INVALID_WAIT", "none, applied, settled 중 하나를 보내거나 비워 두세요."),
+        "eticket-consistency-token" => {
+            ("TOO_MANY_CONSISTENCY_TOKENS", "토큰은 64개까지 보낼 수 있습니다. 티켓마다 가장 새로운 토큰만 보내세요.")
         }
         "order_by" => (
             "INVALID_ORDER_BY",

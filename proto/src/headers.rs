@@ -22,3 +22,10 @@ pub const CORRELATION_ID: &str = "eticket-correlation-id";
 pub const SERVICE: &str = "eticket-service";
 /// Milliseconds after which a client may retry; -1 means that its library must not retry.
 pub const RETRY_PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// Consistency tokens. A command's response has the token of its effect; a read of the query service may have up to
+/// [`MOST_CONSISTENCY_TOKENS`](crate::token::MOST_CONSISTENCY_TOKENS), comma-separated or in repeated headers, and waits for their effects.
+pub const CONSISTENCY_TOKEN: &str = "eticket-consistency-token";
+/// What a read with consistency tokens waits for: `none`, `applied` (the default) or `settled`.
+pub const WAIT: &str = "eticket-wait";
+/// `true` in the response to a command that was executed by an earlier attempt with the same `request_id`.
+pub const IDEMPOTENT_REPLAYED: &str = "eticket-idempotent-replayed";

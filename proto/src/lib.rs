@@ -4,6 +4,7 @@ pub mod error_text;
 pub mod field_text;
 pub mod headers;
 pub mod ids;
+pub mod session;
 pub mod subjects;
 pub mod time;
 pub mod token;
@@ -14,6 +15,9 @@ pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descrip
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "eticket";
+
+/// The documentation of the error reasons; the section of a reason is its name in lower case.
+pub const ERROR_DOCUMENTATION: &str = "https://git.example.org/eticket/blob/main/docs/errors.md";
 
 /// The generated code, in the tree of its packages.
 #[allow(

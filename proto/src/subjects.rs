@@ -21,6 +21,11 @@ pub fn reservation(ticket: &TicketId, reservation: ReservationId) -> String {
     format!("eticket.v1.reservation.{ticket}.{reservation}")
 }
 
+/// All reservation events of a ticket, including the closing of its ledger.
+pub fn reservations_of(ticket: &TicketId) -> String {
+    format!("eticket.v1.reservation.{ticket}.*")
+}
+
 /// Returns the ticket that the subject of a ticket event names.
 pub fn ticket_of(subject: &str) -> Option<TicketId> {
     subject.strip_prefix("eticket.v1.ticket.")?.parse().ok()

@@ -22,6 +22,9 @@ pub enum Kind {
 /// Longer tokens are refused before they are decoded.
 const LONGEST: usize = 4096;
 
+/// Number of consistency tokens that one read may have.
+pub const MOST_CONSISTENCY_TOKENS: usize = 64;
+
 /// Makes a token of a payload.
 pub fn seal(kind: Kind, payload: &[u8]) -> String {
     let mut bytes = Vec::with_capacity(payload.len() + 5);
@@ -63,6 +66,28 @@ impl Consistency {
     pub fn ticket(&self) -> &TicketId {
         match self {
             Self::Reservation { ticket, .. } | Self::Ticket { ticket, .. } => ticket,
+        }
+    }
+
+    /// Returns whether a view that includes the effect of `self` also includes that of `other`: both are of one ticket
+    /// and one service, and `self` is not older. Revisions of different services cannot be compared.
+    pub fn covers(&self, other: &Self) -> bool {
+        if self.ticket() != other.ticket() {
+            return false;
+        }
+        match (self, other) {
+            (Self::Reservation { revision, .. }, Self::Reservation { revision: other, .. })
+            | (Self::Ticket { revision, .. }, Self::Ticket { revision: other, .. }) => revision >= other,
+            (Self::Reservation { .. }, Self::Ticket { .. }) | (Self::Ticket { .. }, Self::Reservation { .. }) => false,
+        }
+    }
+
+    /// Adds this token to the tokens of a session: it replaces those that it covers, and is left out if one of them
+    /// covers it. The newest token is the last.
+    pub fn add_to(self, tokens: &mut Vec<Self>) {
+        if !tokens.iter().any(|token| token.covers(&self)) {
+            tokens.retain(|token| !self.covers(token));
+            tokens.push(self);
         }
     }
 
@@ -116,6 +141,21 @@ mod tests {
         for token in [sample(), reserve] {
             assert_eq!(Consistency::decode(&token.encode()), Ok(token));
         }
+    }
+
+    fn reserve(ticket: &str, revision: i64) -> Consistency {
+        Consistency::Reservation { ticket: ticket.parse().expect("an id"), revision }
+    }
+
+    #[test]
+    fn the_newest_token_of_a_ticket_and_service_remains() {
+        let mut tokens = Vec::new();
+        for token in [reserve("t-1", 3), sample(), reserve("t-2", 1), reserve("t-1", 2), reserve("t-2", 4)] {
+            token.add_to(&mut tokens);
+        }
+        assert_eq!(tokens, [reserve("t-1", 3), sample(), reserve("t-2", 4)]);
+        reserve("t-1", 5).add_to(&mut tokens);
+        assert_eq!(tokens, [sample(), reserve("t-2", 4), reserve("t-1", 5)]);
     }
 
     #[test]

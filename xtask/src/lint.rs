@@ -3,13 +3,13 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, contract, dependencies, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, contract, dependencies, docs, files, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 9] = [
+    let checks: [(&str, Check); 10] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
@@ -17,6 +17,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         ("unused", dependencies::check),
         ("deny", deny),
         ("buf", contract::check),
+        ("docs", docs::check),
         ("console", console::lint),
         ("workflows", workflows),
     ];

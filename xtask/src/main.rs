@@ -9,6 +9,7 @@ mod console;
 mod contract;
 mod controls;
 mod dependencies;
+mod docs;
 mod files;
 mod lint;
 mod rotation;
@@ -85,6 +86,8 @@ enum Task {
         #[arg(long, conflicts_with_all = ["update", "docs"])]
         archive: bool,
     },
+    /// Write docs/errors.md from the comments in the protobuf contract; `lint` fails if it is not up to date
+    Docs,
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -105,6 +108,7 @@ fn main() -> ExitCode {
         Task::Contract { docs: true, .. } => contract::docs(&checkout),
         Task::Contract { archive: true, .. } => contract::archive(&checkout),
         Task::Contract { .. } => contract::check(&checkout),
+        Task::Docs => docs::update(&checkout),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

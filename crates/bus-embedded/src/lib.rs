@@ -19,7 +19,9 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use eticket_base::tasks::Tasks;
-use eticket_bus::{Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, local::Switchboard};
+use eticket_bus::{
+    Bus, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState, local::Switchboard,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
@@ -278,6 +280,14 @@ impl Bus for Embedded {
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
         Ok(self.shared.message_at(sequence).await?.map(|message| (*message).clone()))
+    }
+
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<History, Error> {
+        // A message that is not visible to readers yet is not part of the past.
+        let before = before.unwrap_or(u64::MAX).min(*self.shared.last_sequence.borrow() + 1);
+        let messages = self.shared.log.history(filters, before, most).await.map_err(unavailable)?;
+        let delivery = |stored: Stored| Delivery { sequence: stored.sequence, attempts: 1, message: stored.message };
+        Ok(History { epoch: self.shared.epoch.clone(), messages: messages.into_iter().map(delivery).collect() })
     }
 
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {

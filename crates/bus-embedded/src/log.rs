@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use eticket_bus::{MESSAGES_PER_SUBJECT, Message};
+use eticket_bus::{MESSAGES_PER_SUBJECT, Message, matches};
 use eticket_store::sqlite::{OwnedFile, Writer, hex, json_rows, migrate};
 use serde_json::json;
 use sqlx::{
@@ -113,6 +113,33 @@ impl Log {
         const SELECT: &str = "select sequence, subject, headers, body from message where sequence = ?1";
         let row = sqlx::query(SELECT).bind(signed(sequence)).fetch_optional(&self.readers).await?;
         row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
+    }
+
+    /// Returns the newest messages below `before` whose subjects match one of the filters, the newest first.
+    pub(super) async fn history(&self, filters: &[&str], before: u64, most: usize) -> sqlx::Result<Vec<Stored>> {
+        // Uses the index message_by_subject: a filter selects a range of subjects.
+        const SUBJECTS: &str =
+            "select sequence, subject from message where subject >= ?1 and subject < ?2 and sequence < ?3";
+        const SELECT: &str = "select sequence, subject, headers, body from message
+            where sequence in (select value from json_each(?1)) order by sequence desc";
+        let mut sequences = Vec::new();
+        for filter in filters {
+            let first = filter.split(['*', '>']).next().unwrap_or_default();
+            // Characters below and above all those of subjects.
+            let end = if first == *filter { '\u{1}' } else { char::MAX };
+            let rows = sqlx::query(SUBJECTS).bind(first).bind(format!("{first}{end}")).bind(signed(before));
+            for row in rows.fetch_all(&self.readers).await? {
+                if matches(filter, row.try_get("subject")?) {
+                    sequences.push(row.try_get::<i64, _>("sequence")?);
+                }
+            }
+        }
+        sequences.sort_unstable_by(|one, other| other.cmp(one));
+        sequences.dedup();
+        sequences.truncate(most);
+        let sequences = json_rows(sequences.into_iter().map(|sequence| json!(sequence)));
+        let rows = sqlx::query(SELECT).bind(sequences).fetch_all(&self.readers).await?;
+        rows.iter().map(stored).collect()
     }
 
     /// Makes the file full until its connection is opened again.

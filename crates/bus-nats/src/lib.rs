@@ -12,6 +12,7 @@
 mod connection;
 mod consumer;
 mod durable;
+mod history;
 mod message;
 mod pull;
 mod reader;
@@ -26,7 +27,7 @@ use eticket_base::{
     config::{self, bus::BusConfig, urls},
     tasks::Tasks,
 };
-use eticket_bus::{Bus, Consumer, Error, Message, Reader, Requests, StreamState};
+use eticket_bus::{Bus, Consumer, Error, History, Message, Reader, Requests, StreamState};
 use serde_json::json;
 
 use self::{
@@ -147,6 +148,10 @@ impl Bus for Nats {
             Err(Failure::Refused(refusal)) if refusal.is_no_message() || refusal.is_stream_not_found() => Ok(None),
             Err(failure) => Err(self.stream.explain(failure)),
         }
+    }
+
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<History, Error> {
+        history::read(&self.stream, filters, before, most).await
     }
 
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {

@@ -73,12 +73,19 @@ pub(super) struct StreamInfo {
 
 #[derive(Debug, Clone, Deserialize)]
 struct Extent {
+    #[serde(default)]
+    first_seq: u64,
     last_seq: u64,
 }
 
 impl StreamInfo {
     pub(super) fn last_sequence(&self) -> u64 {
         self.state.last_seq
+    }
+
+    /// The sequence of the oldest message; 0 if there is none.
+    pub(super) fn first_sequence(&self) -> u64 {
+        self.state.first_seq
     }
 
     pub(super) fn state(&self) -> StreamState {

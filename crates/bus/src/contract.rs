@@ -22,6 +22,7 @@ pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
     the_newest_messages_of_each_subject_are_kept(&*bus).await;
     readers_continue_after_their_position(&*bus).await;
     readers_detect_the_end(&*bus).await;
+    the_history_of_subjects_is_read_backwards(&*bus).await;
     each_request_reaches_one_server(&*bus).await;
     a_cancelled_wait_loses_no_message(&*bus).await;
     let bus = positions_and_epoch_survive_a_restart(bus, &open).await;
@@ -171,6 +172,48 @@ async fn readers_detect_the_end(bus: &dyn Bus) {
     assert!(reader.is_at_end().await.expect("answered"));
     publish(bus, "end", 3..=3).await;
     assert!(!reader.is_at_end().await.expect("answered"));
+}
+
+async fn the_history_of_subjects_is_read_backwards(bus: &dyn Bus) {
+    let named = |subject: &str, number: u8| Message {
+        subject: format!("eticket.v1.{subject}"),
+        ..message(&format!("past/{subject}"), number)
+    };
+    let wanted = ["ticket.past", "reservation.past.1", "reservation.past.2", "price.past"];
+    // Longer names, and other tickets, do not match.
+    let others = ["ticket.past2", "ticket.pas", "reservation.past2.1", "reservation.pas.1", "price.past-2"];
+    let mut expected = Vec::new();
+    for number in 1..=3 {
+        for subject in wanted {
+            bus.publish(named(subject, number)).await.expect("published");
+            expected.push(format!("past/{subject}/{number}"));
+        }
+        for subject in others {
+            bus.publish(named(subject, number)).await.expect("published");
+        }
+    }
+    // Only the newest 32 messages of a subject are kept.
+    for number in 4..=40 {
+        bus.publish(named("ticket.past", number)).await.expect("published");
+        expected.push(format!("past/ticket.past/{number}"));
+    }
+    expected.retain(|id| !(1..=8).any(|number| *id == format!("past/ticket.past/{number}")));
+    expected.reverse();
+    let filters = ["eticket.v1.ticket.past", "eticket.v1.reservation.past.*", "eticket.v1.price.past"];
+    for page in [1, 7, 64] {
+        let (mut read, mut before) = (Vec::new(), None);
+        loop {
+            let found = bus.history(&filters, before, page).await.expect("answered");
+            assert_eq!(found.epoch, bus.state().await.expect("state").epoch);
+            assert!(found.messages.len() <= page, "{} of {page}", found.messages.len());
+            let Some(oldest) = found.messages.last() else { break };
+            before = Some(oldest.sequence);
+            read.extend(found.messages.iter().map(|it| it.message.header("ce-id").unwrap_or_default().to_owned()));
+        }
+        assert_eq!(read, expected, "in pages of {page}");
+    }
+    assert!(bus.history(&["eticket.v1.ticket.nobody"], None, 5).await.expect("answered").messages.is_empty());
+    assert!(bus.history(&filters, Some(1), 5).await.expect("answered").messages.is_empty());
 }
 
 async fn each_request_reaches_one_server(bus: &dyn Bus) {

@@ -64,6 +64,15 @@ pub struct Delivery {
     pub message: Arc<Message>,
 }
 
+/// Messages of the past, the newest first.
+#[derive(Debug, Clone)]
+pub struct History {
+    /// The epoch of the stream that the messages belong to.
+    pub epoch: String,
+    /// The messages. Their `attempts` are 1.
+    pub messages: Vec<Delivery>,
+}
+
 /// The current state of the stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StreamState {
@@ -94,6 +103,11 @@ pub trait Bus: Send + Sync {
 
     /// Returns the message at a sequence; `None` if it was removed or does not exist yet.
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error>;
+
+    /// Returns the newest messages, up to `most`, whose subjects match one of `filters`, the newest first; with `before`,
+    /// only those with lower sequences. `filters` are as in [`Bus::attach`]. The stream keeps only the newest messages
+    /// of each subject, so a history may have gaps.
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<History, Error>;
 
     /// Registers a server of `service`. Each request goes to one server. Dropping the returned value unregisters the
     /// server.

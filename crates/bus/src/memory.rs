@@ -20,7 +20,8 @@ use tokio::sync::Notify;
 pub use self::consumer::ACK_WAIT;
 use self::consumer::{Durable, MemoryConsumer};
 use super::{
-    Bus, Consumer, Delivery, Error, MESSAGES_PER_SUBJECT, Message, Reader, Requests, StreamState, local::Switchboard,
+    Bus, Consumer, Delivery, Error, History, MESSAGES_PER_SUBJECT, Message, Reader, Requests, StreamState,
+    local::Switchboard,
 };
 
 struct State {
@@ -226,6 +227,14 @@ impl Bus for Memory {
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
         Ok(Self::state(self)?.messages.get(&sequence).map(|message| (**message).clone()))
+    }
+
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<History, Error> {
+        let state = Self::state(self)?;
+        let wanted = |message: &Message| filters.iter().any(|filter| super::matches(filter, &message.subject));
+        let older = state.messages.range(..before.unwrap_or(u64::MAX)).rev().filter(|(_, message)| wanted(message));
+        let messages = older.take(most).map(|(sequence, message)| delivery(*sequence, 1, message)).collect();
+        Ok(History { epoch: state.epoch(), messages })
     }
 
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {

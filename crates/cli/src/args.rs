@@ -1,5 +1,7 @@
 //! The command line of the client commands.
 
+mod history;
+
 use std::{path::PathBuf, time::Duration};
 
 use clap::{ArgAction, Args, Command, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -7,6 +9,7 @@ use clap_complete::Shell;
 use eticket_proto::{query::WaitFor, reservation, ticket};
 use uuid::Uuid;
 
+pub(crate) use self::history::History;
 use crate::{output::Format, time::Zone};
 
 /// The address of a gateway without further configuration.
@@ -41,6 +44,9 @@ pub(crate) enum Task {
     /// Show one ticket with its price and holder
     #[command(after_help = "Example:\n  eticket view seat-12 --wait settled")]
     View(View),
+    /// List what has happened to a ticket, the newest first
+    #[command(after_help = "Example:\n  eticket history seat-12 --limit 10")]
+    History(History),
     /// Follow changes of tickets
     #[command(after_help = "Example:\n  eticket watch seat-12 seat-13 --output json")]
     Watch(Watch),

@@ -2,6 +2,7 @@
 
 mod generate;
 mod health;
+mod history;
 mod pricing;
 mod register;
 mod reservations;
@@ -52,6 +53,7 @@ async fn call(task: Task) -> Outcome {
     match task {
         Task::Tickets(args) => tickets::list(args).await,
         Task::View(args) => tickets::view(args).await,
+        Task::History(args) => history::list(args).await,
         Task::Watch(args) => watch::run(args).await,
         Task::Quote(args) => pricing::quote(args).await,
         Task::Reserve(args) => reservations::reserve(args).await,

@@ -8,6 +8,7 @@ mod bulk;
 mod commands;
 mod connection;
 mod error;
+mod history_entry;
 mod json;
 mod money;
 mod output;

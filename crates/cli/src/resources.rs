@@ -21,7 +21,7 @@ pub(crate) fn utc(time: Option<&Timestamp>) -> String {
     time::read(time).map(|time| time.to_rfc3339_opts(SecondsFormat::AutoSi, true)).unwrap_or_default()
 }
 
-fn local(time: Option<&Timestamp>, zone: Zone) -> String {
+pub(crate) fn local(time: Option<&Timestamp>, zone: Zone) -> String {
     time::read(time).map_or_else(|| NOTHING.to_owned(), |time| zone.show(time))
 }
 
@@ -70,7 +70,7 @@ fn tone_of_reservation(number: i32) -> Tone {
     }
 }
 
-fn plain(text: impl Into<String>) -> (String, Tone) {
+pub(crate) fn plain(text: impl Into<String>) -> (String, Tone) {
     (text.into(), Tone::Plain)
 }
 

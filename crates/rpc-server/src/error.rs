@@ -6,7 +6,9 @@
 use std::{borrow::Cow, collections::HashMap, error::Error, fmt, fmt::Display, time::Duration};
 
 use eticket_base::error::chain;
-use eticket_proto::{ERROR_DOMAIN, error::ErrorReason, error_text, error_text::Language, field_text, headers};
+use eticket_proto::{
+    ERROR_DOCUMENTATION, ERROR_DOMAIN, error::ErrorReason, error_text, error_text::Language, field_text, headers,
+};
 use tonic::{Code, Status, metadata::MetadataMap};
 use tonic_types::{ErrorDetails, FieldViolation, LocalizedMessage, StatusExt};
 
@@ -138,6 +140,7 @@ impl ApiError {
             trailers.insert(headers::RETRY_PUSHBACK, pushback(*delay, None).into());
         }
         details.set_localized_message(language.tag(), error_text::text(*reason, language));
+        details.add_help_link("What this error means and what to do", documentation(*reason));
         Status::with_error_details_and_metadata(self.code(), self.to_string(), details, trailers)
     }
 }
@@ -193,6 +196,11 @@ fn short(mut text: String) -> String {
         text.push('…');
     }
     text
+}
+
+/// Returns the URL of the reason's section in the documentation.
+fn documentation(reason: ErrorReason) -> String {
+    format!("{ERROR_DOCUMENTATION}#{}", error_text::name(reason).to_ascii_lowercase())
 }
 
 /// Returns the status of an internal error; it contains no details.
@@ -336,6 +344,20 @@ mod tests {
             assert_ne!(status.code(), Code::Internal, "{reason:?}");
         }
         assert_eq!(ApiError::from_status(&Status::unavailable("a proxy's")), None);
+    }
+
+    #[test]
+    fn every_reason_links_to_its_section_of_the_documentation() {
+        let text = include_str!("../../../docs/errors.md");
+        // The anchor of a heading is its text in lower case.
+        let sections: Vec<_> = text.lines().filter_map(|line| line.strip_prefix("## ")).collect();
+        for reason in (1..100).filter_map(|number| ErrorReason::try_from(number).ok()) {
+            let name = error_text::name(reason);
+            assert_eq!(sections.iter().filter(|section| **section == name).count(), 1, "{name}: cargo xtask docs");
+            let help = ApiError::new(reason).to_status(Language::English).get_details_help().expect("a Help");
+            let [link] = &help.links[..] else { panic!("{name}: {help:?}") };
+            assert_eq!(link.url, format!("{ERROR_DOCUMENTATION}#{}", name.to_lowercase()));
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ const DEFAULT: i64 = 50;
 const MOST: i64 = 1000;
 /// Limit of the encoded rows of a page, in bytes. gRPC libraries reject messages above 4 MiB by default; a single row
 /// is below 1 MiB.
-const MOST_BYTES: usize = 2 * 1024 * 1024;
+pub const MOST_BYTES: usize = 2 * 1024 * 1024;
 /// Maximum size of the tag and the length prefix of a row, in bytes.
 const ROW_PREFIX: usize = 6;
 const SCOPE_LENGTH: usize = 8;

@@ -11,6 +11,7 @@ use std::{
 };
 
 use eticket_bus::Bytes;
+use eticket_proto::headers;
 use eticket_rpc_server::error::ApiError;
 use eticket_store::EncodedResponse;
 use futures::{TryFutureExt, future::MapOk};
@@ -20,24 +21,40 @@ use tonic::{
     Response, Status,
     body::Body,
     codegen::{Service, http},
+    metadata::MetadataValue,
     server::NamedService,
 };
 
 /// Encodes a response.
 pub fn encode<M: Message + Name>(message: &M) -> EncodedResponse {
-    EncodedResponse { type_name: Some(M::full_name()), bytes: message.encode_to_vec().into() }
+    EncodedResponse { type_name: Some(M::full_name()), bytes: message.encode_to_vec().into(), replayed: false }
 }
 
-/// Turns the encoded response into that of an RPC whose response type is `M`.
+/// Turns the encoded response into that of an RPC whose response type is `M`. Its metadata has the consistency token,
+/// which `token` returns, and the mark of a replayed response.
 ///
 /// # Errors
 /// `INTERNAL` if the stored response has another type.
-pub fn respond<M: Message + Name + Default>(response: EncodedResponse) -> Result<Response<M>, Status> {
+pub fn respond<M: Message + Name + Default>(
+    response: EncodedResponse,
+    token: fn(&M) -> &str,
+) -> Result<Response<M>, Status> {
     if let Some(found) = response.type_name.filter(|found| *found != M::full_name()) {
         let error = format!("the record of a {} holds a {found}", M::full_name());
         return Err(ApiError::internal(&std::io::Error::other(error)));
     }
     let mut empty = Response::new(M::default());
+    let metadata = empty.metadata_mut();
+    // The fields that this version knows are enough to find the token.
+    let known = M::decode(response.bytes.clone()).unwrap_or_default();
+    if let Some(token) = Some(token(&known)).filter(|token| !token.is_empty())
+        && let Ok(token) = token.parse()
+    {
+        metadata.insert(headers::CONSISTENCY_TOKEN, token);
+    }
+    if response.replayed {
+        metadata.insert(headers::IDEMPOTENT_REPLAYED, MetadataValue::from_static("true"));
+    }
     empty.extensions_mut().insert(Encoded(response.bytes));
     Ok(empty)
 }
@@ -107,7 +124,7 @@ mod tests {
         type WatchStream = Empty<Result<HealthCheckResponse, Status>>;
 
         async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
-            respond(self.0.clone())
+            respond(self.0.clone(), |_| "a-token")
         }
 
         async fn list(&self, _: Request<HealthListRequest>) -> Result<Response<HealthListResponse>, Status> {
@@ -137,10 +154,21 @@ mod tests {
         assert_eq!(sent.trailers().and_then(|trailers| trailers.get("grpc-status")).expect("a status"), "0");
         assert_eq!(sent.to_bytes()[5..], response.bytes);
         let read = HealthClient::new(stored(response)).check(HealthCheckRequest::default()).await.expect("a response");
+        assert_eq!(read.metadata().get(headers::CONSISTENCY_TOKEN).expect("of each response"), "a-token");
+        assert!(read.metadata().get(headers::IDEMPOTENT_REPLAYED).is_none());
         assert_eq!(read.into_inner().status, 2);
         let mut client = HealthClient::new(stored(encode(&HealthCheckResponse::default())));
         let listed = client.list(HealthListRequest {}).await.expect("encoded by tonic");
         assert_eq!(listed.into_inner(), HealthListResponse::default());
+    }
+
+    #[tokio::test]
+    async fn a_replayed_response_is_marked_and_has_its_token() {
+        let response = EncodedResponse { replayed: true, ..encode(&HealthCheckResponse { status: 2 }) };
+        let read = HealthClient::new(stored(response)).check(HealthCheckRequest::default()).await.expect("a response");
+        for (name, value) in [(headers::IDEMPOTENT_REPLAYED, "true"), (headers::CONSISTENCY_TOKEN, "a-token")] {
+            assert_eq!(read.metadata().get(name).unwrap_or_else(|| panic!("no {name}")), value);
+        }
     }
 
     #[tokio::test]

@@ -135,7 +135,7 @@ pub(crate) async fn eventually(mut condition: impl AsyncFnMut() -> bool) {
 async fn records_are_kept_until_they_are_purged(subject: &Subject) {
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [200; 32] };
     let type_name = Some("eticket.v1.Response".to_owned());
-    let response = EncodedResponse { type_name, bytes: vec![0, 1, 255].into() };
+    let response = EncodedResponse { type_name, bytes: vec![0, 1, 255].into(), replayed: false };
     for attempt in 1..=2 {
         let mut ran = false;
         let mut answer = Ok(EncodedResponse::default());

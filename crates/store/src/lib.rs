@@ -86,6 +86,8 @@ pub struct EncodedResponse {
     pub type_name: Option<String>,
     /// The message, encoded.
     pub bytes: Bytes,
+    /// Whether it comes from the record of an earlier attempt. Not stored.
+    pub replayed: bool,
 }
 
 /// The idempotency key of a request and a hash of its content; a retry with both gets the stored response.
@@ -103,12 +105,16 @@ pub struct Idempotency {
 pub struct RequestIdReused;
 
 impl Idempotency {
-    /// Returns the stored response if the record is of this request.
+    /// Returns the stored response, marked as replayed, if the record is of this request.
     ///
     /// # Errors
     /// `RequestIdReused` if the record is of another request.
     pub fn response_of(&self, record: &Record) -> Result<EncodedResponse, RequestIdReused> {
-        if record.hash == self.hash { Ok(record.response.clone()) } else { Err(RequestIdReused) }
+        if record.hash == self.hash {
+            Ok(EncodedResponse { replayed: true, ..record.response.clone() })
+        } else {
+            Err(RequestIdReused)
+        }
     }
 }
 
@@ -309,7 +315,12 @@ mod tests {
     }
 
     fn response(byte: u8) -> EncodedResponse {
-        EncodedResponse { type_name: Some("eticket.v1.Response".to_owned()), bytes: vec![byte].into() }
+        let type_name = Some("eticket.v1.Response".to_owned());
+        EncodedResponse { type_name, bytes: vec![byte].into(), replayed: false }
+    }
+
+    fn replayed(byte: u8) -> EncodedResponse {
+        EncodedResponse { replayed: true, ..response(byte) }
     }
 
     #[derive(Debug, PartialEq)]
@@ -329,7 +340,7 @@ mod tests {
         let mut work = Work::new((), []);
         let first = work.run::<Refusal>(idempotency(1), |_| Ok(response(7)));
         let again = work.run(idempotency(1), |_| Err(Refusal::Guard));
-        assert_eq!((first, again), (Ok(response(7)), Ok(response(7))));
+        assert_eq!((first, again), (Ok(response(7)), Ok(replayed(7))));
         assert_eq!(work.new_records.len(), 1);
     }
 
@@ -337,7 +348,7 @@ mod tests {
     fn the_record_is_checked_before_any_refusal() {
         let record = Record { request_id: Uuid::from_u128(1), hash: [1; 32], response: response(9) };
         let mut work = Work::new((), [record]);
-        assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(response(9)));
+        assert_eq!(work.run(idempotency(1), |_| Err(Refusal::Guard)), Ok(replayed(9)));
     }
 
     #[test]

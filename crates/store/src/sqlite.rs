@@ -331,7 +331,11 @@ mod tests {
             attempts: 1,
             park_time: chrono::DateTime::UNIX_EPOCH,
         };
-        let response = EncodedResponse { type_name: Some("a type".to_owned()), bytes: Bytes::from_static(b"response") };
+        let response = EncodedResponse {
+            type_name: Some("a type".to_owned()),
+            bytes: Bytes::from_static(b"response"),
+            replayed: false,
+        };
         let apply_batch = &mut |work: &mut Work<()>| {
             work.park(parked.clone());
             let ran = work.run::<RequestIdReused>(Some(request), |work| {

@@ -251,6 +251,13 @@ impl QueryService for Fake {
         Ok(Response::new(qu::ListTicketViewsResponse { views: vec![large], ..Default::default() }))
     }
 
+    async fn get_ticket_history(
+        &self,
+        _: Request<qu::GetTicketHistoryRequest>,
+    ) -> Result<Response<qu::GetTicketHistoryResponse>, Status> {
+        Ok(Response::new(qu::GetTicketHistoryResponse::default()))
+    }
+
     async fn list_user_reservations(
         &self,
         _: Request<qu::ListUserReservationsRequest>,

@@ -10,7 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState, matches};
+use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState, matches};
 
 /// A message with its sequence in its stream.
 pub type Stored = (u64, Arc<Message>);
@@ -168,6 +168,10 @@ impl Bus for TestBus {
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
         Ok(Self::state(self).current().messages.get(&sequence).map(|message| (**message).clone()))
+    }
+
+    async fn history(&self, _: &[&str], _: Option<u64>, _: usize) -> Result<History, Error> {
+        Err(Error::Unavailable("no schedule reads the past".to_owned()))
     }
 
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {

@@ -333,7 +333,7 @@ fn judge(truth: &Truth, view: Option<&View>, coverage: &Coverage) -> Result<()> 
     coverage.count(if settled { "a view was settled" } else { "a view was not settled" });
     for (token, applied, settled) in truth.tokens() {
         for (wait, expected) in [(Wait::Applied, applied), (Wait::Settled, settled)] {
-            let answered = Condition { token: Some(token.clone()), wait }.holds(view);
+            let answered = Condition::new(Some(token.clone()), wait).holds(view);
             ensure!(answered == expected, "{token:?} waits for {wait:?}: answered is {answered}, not {expected}");
         }
     }

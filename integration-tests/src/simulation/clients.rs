@@ -3,10 +3,13 @@
 mod admin;
 mod user;
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use eticket_proto::{ids::TicketId, token::Consistency};
-use eticket_query::domain::Wait;
+use eticket_query::{
+    application::{changes::Condition, waiting::Patience},
+    domain::Wait,
+};
 use eticket_service::batch;
 use eticket_store::Idempotency;
 use tokio::{task::JoinHandle, time::Instant};
@@ -95,10 +98,10 @@ impl Client {
             return;
         }
         let wait = if scheduler.chance(500) { Wait::Applied } else { Wait::Settled };
-        let until = Instant::now() + std::time::Duration::from_millis(scheduler.number(100..=4_000));
-        let call = async |views: eticket_query::application::Views| {
-            views.view_with(ticket, Some(token.clone()), wait, until).await
-        };
+        let until = Instant::now() + Duration::from_millis(scheduler.number(100..=4_000));
+        let patience = Patience { until, diagnosis: Duration::ZERO };
+        let condition = Condition::new(Some(token.clone()), wait);
+        let call = async |views: eticket_query::application::Views| views.view_once(ticket, &condition, patience).await;
         if let Some(Ok(view)) = self.attempt(&self.fleet.views, call).await {
             scheduler.count("a client read its own write");
             if !judge::has_ended(&view, &token, wait) {

@@ -9,7 +9,7 @@ use std::sync::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use eticket_bus::{
-    Bus, Consumer, Delivery, Error, Message, Reader, Requests, StreamState,
+    Bus, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState,
     memory::{Memory, Stream},
 };
 use eticket_proto::headers;
@@ -174,6 +174,11 @@ impl Bus for Link {
             return Ok(Some(message));
         }
         self.memory.message_at(self.transport.network.sequence_of(self.transport.wrong, &self.name, sequence)).await
+    }
+
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<History, Error> {
+        self.travel().await?;
+        self.memory.history(filters, before, most).await
     }
 
     async fn serve(&self, service: &str) -> Result<Box<dyn Requests>, Error> {

@@ -12,10 +12,11 @@ use std::{
 
 use anyhow::{Context, Result};
 use eticket_proto::{
-    query::{GetTicketViewRequest, WaitFor, query_service_client::QueryServiceClient},
+    query::{GetTicketViewRequest, ListUserReservationsRequest, WaitFor, query_service_client::QueryServiceClient},
     reservation::{
         CancelReservationRequest, ReserveTicketRequest, UserGrade, reservation_service_client::ReservationServiceClient,
     },
+    session::Session,
     ticket::{RegisterTicketRequest, ticket_service_client::TicketServiceClient},
 };
 use tonic::transport::Endpoint;
@@ -33,6 +34,8 @@ async fn main() -> Result<()> {
     let channel = connecting.with_context(|| {
         format!("no gateway responds at {gateway}: start one with `cargo run --release -p eticket`")
     })?;
+    // Reads through this channel include the effects of the commands through it.
+    let channel = Session::new().attach(channel);
     let tickets = TicketServiceClient::new(channel.clone());
     let reservations = ReservationServiceClient::new(channel.clone());
     let views = QueryServiceClient::new(channel);
@@ -74,5 +77,11 @@ async fn main() -> Result<()> {
     let request = CancelReservationRequest { reservation_id: reservation.reservation_id, request_id: request_id() };
     caller.call(request, async |request| reservations.clone().cancel_reservation(request).await).await?;
     println!("cancelled");
+
+    // Without a token of its own: the session has that of the cancellation.
+    let request = ListUserReservationsRequest { user_id: "ann".to_owned(), page_size: 1, ..Default::default() };
+    let listed = caller.call(request, async |request| views.clone().list_user_reservations(request).await).await?;
+    let newest = listed.reservations.into_iter().next().and_then(|entry| entry.reservation).unwrap_or_default();
+    println!("the newest reservation of ann is {}", newest.status().as_str_name());
     Ok(())
 }

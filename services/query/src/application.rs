@@ -7,11 +7,13 @@ mod apply_batch;
 pub mod changes;
 pub mod compare;
 pub mod completeness;
+pub mod history;
 pub mod listing;
 pub mod monitor;
 pub mod ordered_watch;
 pub mod reader;
 pub mod rebuild;
+pub mod waiting;
 pub mod watch;
 
 use std::{collections::BTreeSet, sync::Arc};
@@ -20,22 +22,16 @@ use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_base::clock::SharedClock;
 use eticket_bus::{Bus, Message};
-use eticket_proto::{
-    ids::{ReservationId, TicketId, UserId},
-    token::Consistency,
-};
+use eticket_proto::ids::{ReservationId, TicketId, UserId};
 use eticket_store::{self as store, Commit, ParkedStore, Rows, StoreLifecycle};
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, timeout_at},
-};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use self::{
-    changes::{Changes, Condition},
+    changes::Changes,
     listing::{Filter, KeyPart, SortOrder},
 };
-use crate::domain::{self, Event, Reservation, View, Wait};
+use crate::domain::{Event, Reservation, View};
 
 /// The point in the stream up to which the rows reflect it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,19 +170,6 @@ pub trait Decode: Send + Sync {
     fn decode(&self, message: &Message) -> Result<(TicketId, Event), String>;
 }
 
-/// Why a wait for a row ended without a row.
-#[derive(Debug, thiserror::Error)]
-pub enum WaitError {
-    #[error("the view has not caught up in the time given")]
-    NotCaughtUp,
-    #[error("the service shuts down")]
-    ShuttingDown,
-    #[error("too many wait already")]
-    TooMany,
-    #[error(transparent)]
-    Store(#[from] store::Error),
-}
-
 /// The read use cases of the view.
 #[derive(Clone)]
 pub struct Views {
@@ -216,48 +199,6 @@ impl Views {
         self.store.view(id).await
     }
 
-    /// Returns a row once it fulfils the condition. The wait ends at `until`, or when the server drains.
-    ///
-    /// # Errors
-    /// See [`WaitError`].
-    pub async fn view_with(
-        &self,
-        id: &TicketId,
-        token: Option<Consistency>,
-        wait: Wait,
-        until: Instant,
-    ) -> Result<View, WaitError> {
-        let condition = Condition { token, wait };
-        // Usually the condition already holds; this path costs one read and no registration.
-        if let Some(view) = self.look(id, &condition).await? {
-            return Ok(view);
-        }
-        let _permit = self.waits.try_acquire().map_err(|_| WaitError::TooMany)?;
-        let _counted = Counted::new();
-        tokio::select! {
-            waited = timeout_at(until, self.wait_for(id, &condition)) => waited.unwrap_or(Err(WaitError::NotCaughtUp)),
-            () = self.draining.cancelled() => Err(WaitError::ShuttingDown),
-        }
-    }
-
-    async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
-        loop {
-            let answer = self.changes.answer_once(id, condition.clone());
-            // Read again after the registration: a commit between the first read and the registration wakes nobody.
-            if let Some(view) = self.look(id, condition).await? {
-                return Ok(view);
-            }
-            // `None` means that all rows were exchanged: read again.
-            if let Some(view) = answer.await {
-                return Ok(view);
-            }
-        }
-    }
-
-    async fn look(&self, id: &TicketId, condition: &Condition) -> Result<Option<View>, store::Error> {
-        Ok(self.store.view(id).await?.filter(|view| condition.holds(view)))
-    }
-
     /// # Errors
     /// If the store is unavailable.
     pub async fn page(
@@ -279,28 +220,5 @@ impl Views {
         most: i64,
     ) -> Result<Vec<(Reservation, View)>, store::Error> {
         self.store.user_reservations(user, before, most).await
-    }
-}
-
-/// Counts a waiting call in a gauge until it is dropped, also if the call is cancelled.
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        metrics::gauge!("eticket_view_waits").increment(1);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        metrics::gauge!("eticket_view_waits").decrement(1);
-    }
-}
-
-impl Condition {
-    /// Returns whether the row fulfils the condition.
-    pub fn holds(&self, view: &View) -> bool {
-        domain::answers(view, self.token.as_ref(), self.wait)
     }
 }

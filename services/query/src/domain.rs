@@ -3,6 +3,7 @@
 //! A row is a function of the newest message of each part: any order and repetition of messages leads to the same row.
 //! A replica that starts empty therefore ends with the same rows as the others.
 
+mod lacking;
 mod settled;
 #[cfg(test)]
 pub(crate) mod tests;
@@ -10,6 +11,7 @@ pub(crate) mod tests;
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId, UserGrade, UserId};
 
+pub use lacking::{Lacking, Part, lacking};
 pub use settled::{Wait, answers, missing, settled};
 
 /// The state of the ticket, as its owner last published it.

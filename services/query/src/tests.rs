@@ -5,10 +5,12 @@ mod bus;
 mod comparing;
 mod completeness;
 mod convergence;
+mod history;
 mod listing;
 mod operating;
 mod reading;
 mod rebuilding;
+mod sessions;
 mod waiting;
 mod watching;
 

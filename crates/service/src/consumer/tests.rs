@@ -297,6 +297,9 @@ impl Bus for LostMeanwhile {
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, bus::Error> {
         self.bus.message_at(sequence).await
     }
+    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<bus::History, bus::Error> {
+        self.bus.history(filters, before, most).await
+    }
     async fn serve(&self, service: &str) -> Result<Box<dyn bus::Requests>, bus::Error> {
         self.bus.serve(service).await
     }

@@ -62,6 +62,9 @@ impl Bus for TestBus {
     async fn message_at(&self, _: u64) -> Result<Option<Message>, bus::Error> {
         unreachable!("the relay only publishes")
     }
+    async fn history(&self, _: &[&str], _: Option<u64>, _: usize) -> Result<bus::History, bus::Error> {
+        unreachable!("the relay only publishes")
+    }
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, bus::Error> {
         unreachable!("the relay only publishes")
     }

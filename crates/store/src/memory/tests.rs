@@ -13,7 +13,7 @@ use crate::{
 };
 
 fn response(byte: u8) -> EncodedResponse {
-    EncodedResponse { type_name: None, bytes: vec![byte].into() }
+    EncodedResponse { type_name: None, bytes: vec![byte].into(), replayed: false }
 }
 
 /// Numbers by name.

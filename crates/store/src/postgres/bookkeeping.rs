@@ -33,7 +33,7 @@ pub fn record(row: &PgRow) -> Result<Record, Error> {
     Ok(Record {
         request_id: row.try_get("request_id")?,
         hash: hash.try_into().map_err(|_| Error::data("the hash of a record is not 32 bytes long"))?,
-        response: EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() },
+        response: EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into(), replayed: false },
     })
 }
 

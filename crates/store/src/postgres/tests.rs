@@ -91,7 +91,7 @@ fn keys(names: &[&str]) -> BTreeSet<String> {
 
 /// A response that holds a number.
 fn response(number: i64) -> EncodedResponse {
-    EncodedResponse { type_name: None, bytes: number.to_be_bytes().to_vec().into() }
+    EncodedResponse { type_name: None, bytes: number.to_be_bytes().to_vec().into(), replayed: false }
 }
 
 /// Increments a counter and publishes an event.

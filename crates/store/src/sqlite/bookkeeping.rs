@@ -34,7 +34,7 @@ pub fn record(row: &SqliteRow) -> Result<Record, Error> {
     Ok(Record {
         request_id: row.try_get::<String, _>("request_id")?.parse().map_err(Error::data)?,
         hash: hash.try_into().map_err(|_| Error::data("the hash of a record is not 32 bytes long"))?,
-        response: EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into() },
+        response: EncodedResponse { type_name: row.try_get("response_type")?, bytes: bytes.into(), replayed: false },
     })
 }
 

@@ -10,6 +10,7 @@ import { ReservationService } from '../gen/eticket/reservation/v1/reservation_pb
 import { TicketService } from '../gen/eticket/ticket/v1/ticket_pb';
 import { Health } from '../gen/grpc/health/v1/health_pb';
 import { preferences } from './preferences.svelte';
+import { session } from './session';
 
 // Refusals come in the language of the page.
 const language: Interceptor = (next) => (request) => {
@@ -20,7 +21,7 @@ const language: Interceptor = (next) => (request) => {
 const transport = createGrpcWebTransport({
   baseUrl: window.location.origin,
   defaultTimeoutMs: 10_000,
-  interceptors: [language],
+  interceptors: [language, session],
 });
 
 export const tickets = createClient(TicketService, transport);

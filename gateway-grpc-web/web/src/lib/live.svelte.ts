@@ -93,7 +93,9 @@ class Live {
     try {
       this.#watchSilence();
       const request = { ticketIds: [], resumeToken: this.#resumeToken };
-      for await (const message of query.watchTicketViews(request, { ...streaming, signal })) {
+      // The board shows what is known at once, and the effects of commands follow.
+      const headers = { 'eticket-wait': 'none' };
+      for await (const message of query.watchTicketViews(request, { ...streaming, headers, signal })) {
         this.#watchSilence();
         this.#attempt = 0;
         this.#receive(message.view, message.resumeToken);

@@ -12,13 +12,54 @@ use eticket_proto::{ids::TicketId, token::Consistency};
 use tokio::sync::{Notify, oneshot};
 
 use super::ordered_watch::{Listener, OrderedWatch};
-use crate::domain::{View, Wait};
+use crate::domain::{self, Lacking, View, Wait};
 
-/// The condition that a row must fulfil before it is returned.
-#[derive(Debug, Clone)]
-pub struct Condition {
-    pub token: Option<Consistency>,
-    pub wait: Wait,
+/// The condition that a row must fulfil before it is returned: all of its parts.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Condition(Vec<(Option<Consistency>, Wait)>);
+
+impl Condition {
+    pub fn new(token: Option<Consistency>, wait: Wait) -> Self {
+        Self(vec![(token, wait)])
+    }
+
+    /// Adds a part.
+    #[must_use]
+    pub fn and(mut self, token: Option<Consistency>, wait: Wait) -> Self {
+        self.0.push((token, wait));
+        self
+    }
+
+    /// Returns whether nothing is waited for.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Returns whether the row fulfils the condition.
+    pub fn holds(&self, view: &View) -> bool {
+        self.0.iter().all(|(token, wait)| domain::answers(view, token.as_ref(), *wait))
+    }
+
+    /// Returns the parts of the row that are behind, each once.
+    pub fn lacking(&self, view: &View) -> Vec<Lacking> {
+        let mut all: Vec<Lacking> = Vec::new();
+        for lacking in self.0.iter().flat_map(|(token, wait)| domain::lacking(view, token.as_ref(), *wait)) {
+            if all.iter().all(|known| known.part != lacking.part) {
+                all.push(lacking);
+            }
+        }
+        all.sort_by_key(|lacking| lacking.part);
+        all
+    }
+}
+
+/// Why the reader does not follow the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The bus does not respond.
+    Bus,
+    /// The stream holds messages that the bus does not deliver.
+    Stalled,
 }
 
 /// The stream that the rows reflect, and the repairs after which its readers must read again.
@@ -53,6 +94,8 @@ struct Inner {
     commits: OrderedWatch<u64>,
     stream_info: OrderedWatch<StreamInfo>,
     caught_up: AtomicBool,
+    trouble: Mutex<Option<Trouble>>,
+    rebuilding: AtomicBool,
 }
 
 impl Default for Changes {
@@ -63,6 +106,8 @@ impl Default for Changes {
             commits: OrderedWatch::new(0),
             stream_info: OrderedWatch::new(StreamInfo::default()),
             caught_up: AtomicBool::new(false),
+            trouble: Mutex::default(),
+            rebuilding: AtomicBool::new(false),
         }))
     }
 }
@@ -99,6 +144,25 @@ impl Changes {
     /// Returns whether the rows are complete, or have been complete before.
     pub fn has_caught_up(&self) -> bool {
         self.0.caught_up.load(Ordering::Relaxed)
+    }
+
+    /// Records whether the reader follows the stream.
+    pub fn set_trouble(&self, trouble: Option<Trouble>) {
+        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    pub fn trouble(&self) -> Option<Trouble> {
+        *self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records whether the rows are being built again.
+    pub fn set_rebuilding(&self, rebuilding: bool) {
+        self.0.rebuilding.store(rebuilding, Ordering::Relaxed);
+    }
+
+    /// Returns whether the rows are being built, for the first time or again.
+    pub fn is_building(&self) -> bool {
+        !self.has_caught_up() || self.0.rebuilding.load(Ordering::Relaxed)
     }
 
     /// Records that the rows reflect the stream of this epoch from now on.

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use super::{
     Decode, Keys, Position, ViewRows, ViewStore,
     apply_batch::{self, Read},
-    changes::Changes,
+    changes::{Changes, Trouble},
 };
 use crate::domain::View;
 
@@ -73,8 +73,14 @@ impl Reader {
             match self.attached(&stopping, &mut in_doubt).await {
                 Ok(()) | Err(Error::Exchanged) => {}
                 Err(error) => {
-                    if matches!(error, Error::Bus(_) | Error::Stalled { .. }) {
+                    let trouble = match error {
+                        Error::Bus(_) => Some(Trouble::Bus),
+                        Error::Stalled { .. } => Some(Trouble::Stalled),
+                        Error::Store(_) | Error::Exchanged => None,
+                    };
+                    if trouble.is_some() {
                         in_doubt = true;
+                        self.changes.set_trouble(trouble);
                         self.health.set_bus(false);
                     }
                     tracing::warn!(%error, "the view does not follow the stream");
@@ -95,6 +101,7 @@ impl Reader {
         loop {
             if !*in_doubt {
                 self.health.set_bus(true);
+                self.changes.set_trouble(None);
             }
             tokio::select! {
                 // Poll in a fixed order, so that simulations are repeatable.

@@ -75,8 +75,10 @@ impl Rebuild {
         let (sender, progress) = watch::channel(Progress::Reading { applied: 0, total: 0 });
         *running = Some(progress.clone());
         let (rebuild, stopping) = (self.clone(), self.tasks.stopping());
+        rebuild.reader.changes.set_rebuilding(true);
         self.tasks.spawn("rebuild", async move {
             let outcome = stopping.run_until_cancelled(rebuild.run(&sender)).await;
+            rebuild.reader.changes.set_rebuilding(false);
             sender.send_replace(match outcome {
                 Some(Ok(applied)) => Progress::Done { applied },
                 Some(Err(error)) => {

@@ -110,6 +110,12 @@ proptest! {
                 let said = (answers(&view, Some(token), Wait::Applied), answers(&view, Some(token), Wait::Settled));
                 prop_assert_eq!(said, parts.saga_is_over(token, saga), "{:?} {:#?}", token, &view);
             }
+            let tokens = world.tokens.iter().map(|(token, _)| Some(token)).chain([None]);
+            for (token, wait) in tokens.flat_map(|token| [(token, Wait::Applied), (token, Wait::Settled)]) {
+                let lacking = lacking(&view, token, wait);
+                prop_assert_eq!(lacking.is_empty(), answers(&view, token, wait), "{:?} {:?}", token, lacking);
+                prop_assert!(lacking.iter().all(|part| part.seen < part.wanted), "{:?}", lacking);
+            }
         }
     }
 

@@ -1,6 +1,9 @@
 //! `eticket.query.v1.QueryService`: parses requests, and converts the results of the application into messages of the
 //! contract.
 
+mod history;
+mod session;
+
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -10,9 +13,9 @@ use eticket_proto::{
     field_text,
     ids::{ReservationId, TicketId, UserId},
     query::{
-        GetTicketViewRequest, GetTicketViewResponse, ListTicketViewsRequest, ListTicketViewsResponse,
-        ListUserReservationsRequest, ListUserReservationsResponse, TicketView, WaitFor, WatchTicketViewsRequest,
-        WatchTicketViewsResponse, query_service_server::QueryService,
+        GetTicketHistoryRequest, GetTicketHistoryResponse, GetTicketViewRequest, GetTicketViewResponse,
+        ListTicketViewsRequest, ListTicketViewsResponse, ListUserReservationsRequest, ListUserReservationsResponse,
+        TicketView, WaitFor, WatchTicketViewsRequest, WatchTicketViewsResponse, query_service_server::QueryService,
     },
     time::from_proto,
     token::{self, Consistency, Kind},
@@ -34,10 +37,12 @@ use prost_types::Timestamp;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 
+use self::session::Session;
 use crate::{
     application::{
-        Views, WaitError, Watched,
+        Views, Watched,
         listing::{Filter, KeyPart, SortOrder},
+        waiting::{Patience, WaitError},
         watch::{ResumePoint, Sent, WatchError},
     },
     convert::{status_filter, to_message, to_user_reservation},
@@ -70,24 +75,26 @@ impl QueryService for Grpc {
         &self,
         request: Request<GetTicketViewRequest>,
     ) -> Result<Response<GetTicketViewResponse>, Status> {
-        let call = Call::from_request(&request);
+        let (call, session) = (Call::from_request(&request), Session::from_metadata(request.metadata()));
         let message = request.into_inner();
         let (id, wait) = (ticket_id("ticket_id", &message.ticket_id), wait(message.wait));
-        ApiError::all([id.as_ref().err(), wait.as_ref().err()])?;
-        let (id, wait) = (id?, wait?);
+        invalid([id.as_ref().err(), wait.as_ref().err()], &session)?;
+        let (id, wait, session) = (id?, wait?, session?);
         let token = consistency(&message.consistency_token, &id)?;
-        let view = match wait {
-            None => {
-                self.is_complete()?;
-                let view = self.views.view(&id).await.map_err(failure::store_status)?;
-                view.ok_or_else(|| ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", &id))?
-            }
-            Some(wait) => {
-                let until = wait_until(Instant::now(), call.deadline, self.default_deadline);
-                let has_token = token.is_some();
-                let view = self.views.view_with(&id, token, wait, until).await;
-                view.map_err(|error| not_waited(error, &id, has_token))?
-            }
+        let condition = session.condition_of(&id);
+        let has_token = token.is_some() || !condition.is_empty();
+        // The fields count like one more token; without a value of its own, `wait` is that of the metadata.
+        let condition = match wait.unwrap_or_else(|| session.wait()) {
+            Some(wait) => condition.and(token, wait),
+            None => condition,
+        };
+        let view = if condition.is_empty() {
+            self.is_complete()?;
+            let view = self.views.view(&id).await.map_err(failure::store_status)?;
+            view.ok_or_else(|| unknown(&id))?
+        } else {
+            let view = self.views.view_once(&id, &condition, self.patience(&call)).await;
+            view.map_err(|error| not_waited(error, has_token))?
         };
         Ok(Response::new(GetTicketViewResponse { view: Some(shown(&id, &view, self.views.now(), &call.caller)) }))
     }
@@ -96,24 +103,25 @@ impl QueryService for Grpc {
         &self,
         request: Request<ListTicketViewsRequest>,
     ) -> Result<Response<ListTicketViewsResponse>, Status> {
-        let caller = Call::from_request(&request).caller;
+        let (call, session) = (Call::from_request(&request), Session::from_metadata(request.metadata()));
         let message = request.into_inner();
         let order = SortOrder::parse(&message.order_by);
         let order = order.map_err(|error| ApiError::invalid_field("order_by", error.to_string()));
-        let (filter, size) = (filter(&message, &caller), Page::size(message.page_size));
-        ApiError::all([filter.as_ref().err(), order.as_ref().err(), size.as_ref().err()])?;
-        let (filter, order) = (filter?, order?);
+        let (filter, size) = (filter(&message, &call.caller), Page::size(message.page_size));
+        invalid([filter.as_ref().err(), order.as_ref().err(), size.as_ref().err()], &session)?;
+        let (filter, order, session) = (filter?, order?, session?);
         let scope = format!("ListTicketViews {filter:?} {order}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let after = page.after.as_deref().map(|key| list_key(key, &order)).transpose()?;
         self.is_complete()?;
+        self.caught_up_with(&session, &call, |_| true).await?;
         let found = self
             .views
             .page(&filter, &order, after.as_deref(), page.rows_to_read())
             .await
             .map_err(failure::store_status)?;
         let now = self.views.now();
-        let (views, last) = page.fill(found, |(id, view)| Some(shown(id, view, now, &caller)));
+        let (views, last) = page.fill(found, |(id, view)| Some(shown(id, view, now, &call.caller)));
         let next_page_token = match last {
             Some((id, view)) => paging::token(&scope, &encoded(&order.key(&id, &view))?),
             None => String::new(),
@@ -125,16 +133,17 @@ impl QueryService for Grpc {
         &self,
         request: Request<ListUserReservationsRequest>,
     ) -> Result<Response<ListUserReservationsResponse>, Status> {
-        let caller = Call::from_request(&request).caller;
+        let (call, session) = (Call::from_request(&request), Session::from_metadata(request.metadata()));
         let message = request.into_inner();
-        let named = if caller.is_admin() { &message.user_id } else { caller.only(&message.user_id)? };
+        let named = if call.caller.is_admin() { &message.user_id } else { call.caller.only(&message.user_id)? };
         let (user, size) = (user_id("user_id", named), Page::size(message.page_size));
-        ApiError::all([user.as_ref().err(), size.as_ref().err()])?;
-        let user = user?;
+        invalid([user.as_ref().err(), size.as_ref().err()], &session)?;
+        let (user, session) = (user?, session?);
         let scope = format!("ListUserReservations {user}");
         let page = Page::parse(message.page_size, &message.page_token, &scope)?;
         let before = page.after.as_deref().map(reservation_key).transpose()?;
         self.is_complete()?;
+        self.caught_up_with(&session, &call, |_| true).await?;
         let found =
             self.views.user_reservations(&user, before, page.rows_to_read()).await.map_err(failure::store_status)?;
         let now = self.views.now();
@@ -153,17 +162,22 @@ impl QueryService for Grpc {
         // Also end when only this connection drains, so that the client reconnects before the connection is closed.
         let draining = request.extensions().get::<Draining>().map(|Draining(token)| token.clone());
         let draining = draining.unwrap_or_else(|| self.views.draining.clone());
-        let caller = Call::from_request(&request).caller;
+        let (call, session) = (Call::from_request(&request), Session::from_metadata(request.metadata()));
         let message = request.into_inner();
         let (watched, resume) = (watched(&message.ticket_ids), resume_point(&message.resume_token));
-        ApiError::all([watched.as_ref().err(), resume.as_ref().err()])?;
-        let (watched, resume) = (watched?, resume?);
+        invalid([watched.as_ref().err(), resume.as_ref().err()], &session)?;
+        let (watched, resume, session) = (watched?, resume?, session?);
         self.is_complete()?;
+        let is_watched = |id: &TicketId| match &watched {
+            Watched::All => true,
+            Watched::These(ids) => ids.contains(id),
+        };
+        self.caught_up_with(&session, &call, is_watched).await?;
         let watch = self.views.watch(watched, resume, draining.clone()).await.map_err(not_watched)?;
         let views = self.views.clone();
         let state = Some((watch, message.resume_token));
         let sent = stream::unfold(state, move |state| {
-            let (views, caller) = (views.clone(), caller.clone());
+            let (views, caller) = (views.clone(), call.caller.clone());
             async move {
                 let (mut watch, token) = state?;
                 let sent = tokio::select! {
@@ -186,6 +200,34 @@ impl QueryService for Grpc {
         // A watch reads the store only on demand, so that a client that stops reading holds no connection of the store.
         Ok(Response::new(on_demand(&self.tasks, "watch", draining, sent.boxed())))
     }
+
+    async fn get_ticket_history(
+        &self,
+        request: Request<GetTicketHistoryRequest>,
+    ) -> Result<Response<GetTicketHistoryResponse>, Status> {
+        let (call, session) = (Call::from_request(&request), Session::from_metadata(request.metadata()));
+        let message = request.into_inner();
+        let (id, size) = (ticket_id("ticket_id", &message.ticket_id), Page::size(message.page_size));
+        invalid([id.as_ref().err(), size.as_ref().err()], &session)?;
+        let (id, session) = (id?, session?);
+        let scope = format!("GetTicketHistory {id}");
+        let page = Page::parse(message.page_size, &message.page_token, &scope)?;
+        let before = page.after.as_deref().map(history::before).transpose()?;
+        self.caught_up_with(&session, &call, |of| *of == id).await?;
+        let most = usize::try_from(page.rows_to_read()).unwrap_or(usize::MAX);
+        let found = self.views.history(&id, before.as_ref(), most, paging::MOST_BYTES).await;
+        let found = found.map_err(history::not_read)?;
+        if found.messages.is_empty() && before.is_none() {
+            // The events of a known ticket may be lost.
+            self.is_complete()?;
+            self.views.view(&id).await.map_err(failure::store_status)?.ok_or_else(|| unknown(&id))?;
+        }
+        let oldest = found.messages.last().filter(|_| found.is_cut).cloned();
+        let (entries, last) = page.fill(found.messages, |found| Some(history::entry(found)));
+        let last = last.or(oldest);
+        let token = |last| paging::token(&scope, &history::key(&found.epoch, &last));
+        Ok(Response::new(GetTicketHistoryResponse { entries, next_page_token: last.map(token).unwrap_or_default() }))
+    }
 }
 
 impl Grpc {
@@ -198,6 +240,34 @@ impl Grpc {
         let message = "the view is being built from the stream and has not caught up yet; try again shortly";
         Err(ApiError::new(ErrorReason::StoreUnavailable).message(message).retry_after(BUILDING))
     }
+
+    /// Waits until the view includes the commands of the session's tokens of the wanted tickets.
+    async fn caught_up_with(
+        &self,
+        session: &Session,
+        call: &Call,
+        is_wanted: impl Fn(&TicketId) -> bool,
+    ) -> Result<(), Status> {
+        let waited = self.views.caught_up_with(&session.conditions(is_wanted), self.patience(call)).await;
+        waited.map_err(|error| not_waited(error, true))
+    }
+
+    fn patience(&self, call: &Call) -> Patience {
+        patience(Instant::now(), call.deadline, self.default_deadline)
+    }
+}
+
+/// Returns one error with all invalid fields and headers.
+fn invalid<const N: usize>(
+    fields: [Option<&ApiError>; N],
+    session: &Result<Session, ApiError>,
+) -> Result<(), ApiError> {
+    let header = session.as_ref().err().filter(|error| error.reason() == ErrorReason::InvalidField);
+    ApiError::all([ApiError::all(fields).as_ref().err(), header])
+}
+
+fn unknown(id: &TicketId) -> ApiError {
+    ApiError::new(ErrorReason::TicketNotFound).with("ticket_id", id)
 }
 
 fn watched(ids: &[String]) -> Result<Watched, ApiError> {
@@ -273,34 +343,30 @@ fn not_watched(error: WatchError) -> Status {
     }
 }
 
-/// Returns the time at which a wait that starts now must end.
-fn wait_until(now: Instant, deadline: Option<Instant>, default: Duration) -> Instant {
+/// Returns when a wait that starts now must end. Half of the margin is for the search of the cause.
+fn patience(now: Instant, deadline: Option<Instant>, default: Duration) -> Patience {
     let deadline = deadline.unwrap_or(now + default);
     let given = deadline.saturating_duration_since(now);
     let margin = (given / MARGIN_SHARE).clamp(MARGIN_LEAST, MARGIN_MOST);
-    deadline.checked_sub(margin).unwrap_or(now).max(now)
+    Patience { until: deadline.checked_sub(margin).unwrap_or(now).max(now), diagnosis: margin / 2 }
 }
 
-fn not_waited(error: WaitError, id: &TicketId, has_token: bool) -> Status {
+fn not_waited(error: WaitError, has_token: bool) -> Status {
     match error {
-        WaitError::NotCaughtUp => {
-            let message = match has_token {
-                true => "the view has not caught up with the token yet; ask again with the same token",
-                false => "the view has not caught up yet; ask again, or wait with a command's token",
-            };
-            ApiError::new(ErrorReason::ViewNotCaughtUp).message(message).with("ticket_id", id).into()
-        }
+        WaitError::NotCaughtUp(behind) => session::not_caught_up(&behind, has_token).into(),
         WaitError::ShuttingDown => ApiError::new(ErrorReason::ShuttingDown).into(),
         WaitError::TooMany => ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into(),
         WaitError::Store(error) => failure::store_status(error),
     }
 }
 
-fn wait(number: i32) -> Result<Option<Wait>, ApiError> {
+/// Parses the field `wait`; `None` if it is unspecified.
+fn wait(number: i32) -> Result<Option<Option<Wait>>, ApiError> {
     match WaitFor::try_from(number) {
-        Ok(WaitFor::Unspecified | WaitFor::None) => Ok(None),
-        Ok(WaitFor::Applied) => Ok(Some(Wait::Applied)),
-        Ok(WaitFor::Settled) => Ok(Some(Wait::Settled)),
+        Ok(WaitFor::Unspecified) => Ok(None),
+        Ok(WaitFor::None) => Ok(Some(None)),
+        Ok(WaitFor::Applied) => Ok(Some(Some(Wait::Applied))),
+        Ok(WaitFor::Settled) => Ok(Some(Some(Wait::Settled))),
         Err(_) => Err(ApiError::invalid_field("wait", field_text::WAITS)),
     }
 }
@@ -319,19 +385,13 @@ fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiErr
     if token.is_empty() {
         return Ok(None);
     }
-    let refused = |message: String| ApiError::new(ErrorReason::InvalidConsistencyToken).message(message);
-    let token = Consistency::decode(token).map_err(|_| {
-        refused(
-            "consistency_token: it is altered, cut, or no consistency token; send one as a command answered it, or nothing"
-                .to_owned(),
-        )
-    })?;
+    let token = Consistency::decode(token).map_err(|_| session::malformed("consistency_token"))?;
     if token.ticket() == id {
         return Ok(Some(token));
     }
     let of = token.ticket();
     let other = format!("consistency_token: it is of ticket {of}, and this request is about ticket {id}");
-    Err(refused(other).with("ticket_id", id))
+    Err(ApiError::new(ErrorReason::InvalidConsistencyToken).message(other).with("ticket_id", id))
 }
 
 fn filter(message: &ListTicketViewsRequest, caller: &Caller) -> Result<Filter, ApiError> {
@@ -385,9 +445,11 @@ mod tests {
         for (given_ms, margin_ms) in [(100, 20), (400, 20), (1_000, 50), (5_000, 250), (10_000, 250), (600_000, 250)] {
             let given = Duration::from_millis(given_ms);
             let expected = now + given - Duration::from_millis(margin_ms);
-            assert_eq!(wait_until(now, Some(now + given), Duration::ZERO), expected, "{given_ms} ms");
-            assert_eq!(wait_until(now, None, given), expected, "{given_ms} ms by default");
+            assert_eq!(patience(now, Some(now + given), Duration::ZERO).until, expected, "{given_ms} ms");
+            let by_default = patience(now, None, given);
+            assert_eq!(by_default.until, expected, "{given_ms} ms by default");
+            assert!(by_default.until + by_default.diagnosis < now + given, "the cause is found before the deadline");
         }
-        assert_eq!(wait_until(now, Some(now), Duration::ZERO), now, "it never ends before it began");
+        assert_eq!(patience(now, Some(now), Duration::ZERO).until, now, "it never ends before it began");
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, Message, Reader, Requests, StreamState};
+use eticket_bus::{Bus, Bytes, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState};
 use tokio::sync::watch;
 
 pub(super) struct MemoryBus {
@@ -99,6 +99,10 @@ impl Bus for MemoryBus {
         let index = usize::try_from(sequence).unwrap().checked_sub(1);
         let state = self.state.lock().unwrap();
         Ok(index.and_then(|index| state.messages.get(index)).map(|message| (**message).clone()))
+    }
+
+    async fn history(&self, _: &[&str], _: Option<u64>, _: usize) -> Result<History, Error> {
+        Err(Error::Unavailable("this bus has no past".to_owned()))
     }
 
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {

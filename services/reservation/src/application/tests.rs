@@ -284,7 +284,7 @@ async fn a_retry_gets_the_bytes_of_the_first_response_also_from_a_newer_version(
     assert_eq!(fixture.reserve("t-1", Some(id)).await, Ok(first));
     // The response was recorded by a version with more fields. It must be returned without decoding.
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [1; 32] };
-    let newer = EncodedResponse { type_name: None, bytes: vec![0x78, 7].into() };
+    let newer = EncodedResponse { type_name: None, bytes: vec![0x78, 7].into(), replayed: false };
     let record = |work: &mut Work<ReservationRows>| {
         work.run::<RequestIdReused>(Some(idempotency), |_| Ok(newer.clone())).expect("the first");
     };

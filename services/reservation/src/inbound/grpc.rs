@@ -53,7 +53,9 @@ impl ReservationService for Grpc {
         let outcome = self.reservations.reserve(new, context(call, &fields)?).await;
         let outcome = outcome.map_err(|error| not_run(error, &ticket_id))?;
         match outcome {
-            Ok(response) => responses::respond(response),
+            Ok(response) => {
+                responses::respond(response, |response: &ReserveTicketResponse| &response.consistency_token)
+            }
             Err(refusal) => Err(refused(refusal, ("ticket_id", &ticket_id), &request_id).into()),
         }
     }
@@ -72,7 +74,9 @@ impl ReservationService for Grpc {
         self.check_own(id, &call.caller).await?;
         let outcome = self.reservations.cancel(id, context(call, &fields)?).await;
         match outcome.map_err(failure::batch_status)? {
-            Ok(response) => responses::respond(response),
+            Ok(response) => {
+                responses::respond(response, |response: &CancelReservationResponse| &response.consistency_token)
+            }
             Err(refusal) => {
                 let error = refused(refusal, ("reservation_id", &id.to_string()), &request_id);
                 Err(self.with_its_ticket(error, id).await.into())

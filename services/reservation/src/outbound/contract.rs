@@ -98,7 +98,7 @@ async fn what_was_committed_is_read_again(store: &dyn ReservationStore) {
 async fn a_record_is_found_by_the_next_attempt(store: &dyn ReservationStore) {
     let idempotency = Idempotency { request_id: Uuid::new_v4(), hash: [7; 32] };
     let type_name = Some("eticket.reservation.v1.ReserveTicketResponse".to_owned());
-    let response = EncodedResponse { type_name, bytes: vec![1, 2, 3].into() };
+    let response = EncodedResponse { type_name, bytes: vec![1, 2, 3].into(), replayed: false };
     for attempt in 1..=2 {
         let mut answer = Ok(EncodedResponse::default());
         let mut ran = false;

@@ -63,7 +63,10 @@ impl TicketService for Grpc {
         let request_id = message.request_id.clone();
         let fields = RegisterTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "RegisterTicket", request_id: &request_id, rest: fields.encode_to_vec() };
-        self.command(Command::Register { id, title, schedule }, call, fields).await
+        self.command::<RegisterTicketResponse>(Command::Register { id, title, schedule }, call, fields, |response| {
+            &response.consistency_token
+        })
+        .await
     }
 
     async fn update_ticket(
@@ -79,7 +82,10 @@ impl TicketService for Grpc {
         let (request_id, etag) = (message.request_id.clone(), message.etag.clone());
         let fields = UpdateTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "UpdateTicket", request_id: &request_id, rest: fields.encode_to_vec() };
-        self.command(Command::Update { id, etag, change }, call, fields).await
+        self.command::<UpdateTicketResponse>(Command::Update { id, etag, change }, call, fields, |response| {
+            &response.consistency_token
+        })
+        .await
     }
 
     async fn withdraw_ticket(
@@ -94,7 +100,10 @@ impl TicketService for Grpc {
         let request_id = message.request_id.clone();
         let fields = WithdrawTicketRequest { request_id: String::new(), ..message };
         let fields = Fields { method: "WithdrawTicket", request_id: &request_id, rest: fields.encode_to_vec() };
-        self.command(Command::Withdraw { id, etag }, call, fields).await
+        self.command::<WithdrawTicketResponse>(Command::Withdraw { id, etag }, call, fields, |response| {
+            &response.consistency_token
+        })
+        .await
     }
 
     async fn get_ticket(&self, request: Request<GetTicketRequest>) -> Result<Response<GetTicketResponse>, Status> {
@@ -148,6 +157,7 @@ impl Grpc {
         command: Command,
         call: Call,
         fields: Fields<'_>,
+        token: fn(&A) -> &str,
     ) -> Result<Response<A>, Status> {
         let id = match &command {
             Command::Register { id, .. } | Command::Update { id, .. } | Command::Withdraw { id, .. } => id.clone(),
@@ -156,7 +166,7 @@ impl Grpc {
         let request_id = fields.request_id;
         let outcome = self.tickets.command(command, idempotency, call.trace, call.deadline).await;
         let outcome = outcome.map_err(failure::batch_status)?;
-        responses::respond(outcome.map_err(|refusal| refused(refusal, &id, request_id))?)
+        responses::respond(outcome.map_err(|refusal| refused(refusal, &id, request_id))?, token)
     }
 
     async fn find(&self, id: &str) -> Result<Ticket, Status> {
