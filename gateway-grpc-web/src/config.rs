@@ -6,6 +6,7 @@ use eticket_base::config::{Error, comma_list, file_path, within};
 use eticket_rpc_client::balance::Targets;
 use eticket_rpc_server::server::Origins;
 use eticket_runtime::process::Deployment;
+use eticket_tls::ClientTlsConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::{cors, routes::Backend};
@@ -47,6 +48,9 @@ pub struct UpstreamConfig {
     /// The addresses of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Targets>,
+    /// Certificates, for `https` addresses.
+    #[serde(skip_serializing_if = "ClientTlsConfig::is_empty")]
+    pub tls: ClientTlsConfig,
 }
 
 /// `cors.*`.
@@ -90,6 +94,10 @@ impl Config {
         {
             return Err(missing_url(backend));
         }
+        for backend in Backend::ALL {
+            let UpstreamConfig { url, tls } = self.upstream.get(backend);
+            tls.check(&section(backend), url.as_ref().map(Targets::are_encrypted))?;
+        }
         match &self.console.folder {
             Some(folder) if !folder.join("index.html").is_file() => {
                 let expected = "expected a folder with an index.html; build the console first, or leave the key out";
@@ -107,10 +115,15 @@ impl Config {
     }
 }
 
+/// The section of a backend.
+pub(crate) fn section(backend: Backend) -> String {
+    format!("upstream.{}", backend.name())
+}
+
 /// The error for a backend without an address.
 pub(crate) fn missing_url(backend: Backend) -> Error {
-    let expected = "expected http://host:port[,http://host:port...]";
-    Error::missing(format!("upstream.{}.url", backend.name()), expected)
+    let expected = "expected http://host:port[,http://host:port...], or https://";
+    Error::missing(format!("{}.url", section(backend)), expected)
 }
 
 #[cfg(test)]

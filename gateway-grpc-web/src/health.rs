@@ -178,7 +178,7 @@ mod tests {
         let upstreams = Backend::ALL.map(|backend| {
             let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
             let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
-            Arc::new(Upstream::new(backend, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
+            Arc::new(Upstream::new(backend, Pool::new(addresses, None, Windows::for_streams(8), &Tasks::new())))
         });
         GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
     }

@@ -69,9 +69,15 @@ impl Service for Gateway {
         let targets = [ticket?, reservation?, pricing?, query?];
         let tasks = Tasks::new();
         let windows = Windows::for_streams(context.settings.limits.streams());
+        let connector = |backend: Backend| {
+            let tls = &config.upstream.get(backend).tls;
+            targets[backend as usize].connector(tls, &config::section(backend), &tasks)
+        };
+        let [ticket, reservation, pricing, query] = Backend::ALL.map(connector);
+        let connectors = [ticket?, reservation?, pricing?, query?];
         let pool = |backend: Backend| {
             let addresses = balance::addresses(backend.name(), &targets[backend as usize], &tasks);
-            Pool::new(addresses, windows, &tasks)
+            Pool::new(addresses, connectors[backend as usize].clone(), windows, &tasks)
         };
         let health = Health::new([""; 0]);
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;

@@ -6,6 +6,7 @@ mod fake;
 mod hostile;
 mod replicas;
 mod stopping;
+mod tls;
 mod unread;
 mod web;
 mod web_client;
@@ -83,9 +84,10 @@ impl World {
 
     async fn with_limits(limits: LimitsConfig) -> Self {
         let upstreams = Upstreams::start().await;
-        let [ticket, reservation, pricing, query] = upstreams
-            .addresses()
-            .map(|address| UpstreamConfig { url: Some(format!("http://{address}").parse().expect("an address")) });
+        let [ticket, reservation, pricing, query] = upstreams.addresses().map(|address| UpstreamConfig {
+            url: Some(format!("http://{address}").parse().expect("an address")),
+            ..Default::default()
+        });
         let config = Config {
             max_message_bytes: MAX_MESSAGE_BYTES,
             upstream: crate::Upstreams { ticket, reservation, pricing, query },

@@ -33,7 +33,6 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"off as YAML reads it", release{values: map[string]any{"auth": map[string]any{"mode": false}}}, "auth.mode=off makes everyone"},
 		{"another mode", demo("auth.mode=basic"), "/auth/mode"},
 		{"tokens today", today(production()), "auth.mode=jwt: eTicket 0.1.0 has no support"},
-		{"TLS today", with(today(demo()), "tls.enabled=true", "tls.existingSecret=a"), "tls.enabled: eTicket 0.1.0 has no support"},
 		{"traces today", demo("telemetry.otlpEndpoint=http://a:4317"), "telemetry.otlpEndpoint: eTicket 0.1.0 has no support"},
 		{"tokens without keys", production("auth.jwks="), "give either auth.jwks"},
 		{"tokens with two sets of keys", production("auth.existingConfigMap=a"), "give either auth.jwks"},

@@ -85,7 +85,12 @@ impl Api {
 
     /// Creates a gRPC client for one address, for services that all servers have.
     pub fn at(address: &str) -> Self {
-        Self(Reach::Gateway(channel(address)))
+        Self::over(channel(address))
+    }
+
+    /// Creates a gRPC client over a channel to a gateway, or to one service.
+    pub fn over(channel: Channel) -> Self {
+        Self(Reach::Gateway(channel))
     }
 
     /// Calls a unary method, named like `eticket.ticket.v1.TicketService/GetTicket`.

@@ -13,7 +13,7 @@ use eticket_integration_tests::source::{self, Mention};
 
 const SERVICES: [&str; 4] = ["eticket-ticket", "eticket-reservation", "eticket-pricing", "eticket-query"];
 /// The platform crates below services and gateway; they contain no business terms.
-const PLATFORM: [&str; 10] = [
+const PLATFORM: [&str; 11] = [
     "eticket-auth",
     "eticket-base",
     "eticket-bus",
@@ -24,6 +24,7 @@ const PLATFORM: [&str; 10] = [
     "eticket-runtime",
     "eticket-service",
     "eticket-store",
+    "eticket-tls",
 ];
 /// The crates that the client commands may depend on: they are clients, and link no server, store or bus.
 const CLIENT: (&str, [&str; 4]) =

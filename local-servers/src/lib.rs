@@ -3,6 +3,7 @@
 //!
 //! All functions block: starting a server takes about a second, and its callers have nothing else to do.
 
+pub mod certificates;
 pub mod layout;
 pub mod nats;
 pub mod postgres;

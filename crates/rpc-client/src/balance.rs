@@ -13,11 +13,12 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_base::tasks::Tasks;
+use eticket_base::{config::Error, error::chain, tasks::Tasks};
+use eticket_tls::{ClientKeys, ClientTlsConfig, Connector};
 use http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use tokio::sync::{mpsc::Sender, watch};
-use tonic::transport::{Channel, Endpoint, channel::Change};
+use tonic::transport::{self, Certificate, Channel, Endpoint, Identity, channel::Change};
 
 /// Interval between two resolutions of a name.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
@@ -27,11 +28,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
 /// Capacity for address changes that the channel has not processed yet.
 const CHANGES: usize = 64;
+const HTTP: &str = "http";
+const HTTPS: &str = "https";
 
-/// The addresses of a service: `http://host:port`, several separated by commas. Each host may resolve to several
-/// addresses.
+/// The addresses of a service: `http://host:port` or `https://host:port`, several with the same scheme separated by
+/// commas. Each host may resolve to several addresses.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Targets(Vec<Target>);
+pub struct Targets {
+    scheme: &'static str,
+    targets: Vec<Target>,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 struct Target {
@@ -41,7 +47,7 @@ struct Target {
 
 /// The text is not a list of addresses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("expected http://host:port, several separated by commas, got {0:?}")]
+#[error("expected http://host:port, or https:// for all, several separated by commas, got {0:?}")]
 pub struct InvalidTargets(String);
 
 impl FromStr for Targets {
@@ -53,18 +59,42 @@ impl FromStr for Targets {
             let bare = uri.path_and_query().is_none_or(|path| path.as_str() == "/");
             let authority = uri.authority().filter(|authority| !authority.as_str().contains('@'))?;
             let port = authority.port_u16().filter(|port| *port != 0)?;
-            let plain = uri.scheme_str() == Some("http") && bare && !authority.host().is_empty();
-            plain.then(|| Target { host: authority.host().to_owned(), port })
+            let scheme = [HTTP, HTTPS].into_iter().find(|scheme| uri.scheme_str() == Some(scheme))?;
+            let valid = bare && !authority.host().is_empty();
+            valid.then(|| (scheme, Target { host: authority.host().to_owned(), port }))
         };
-        let targets: Option<Vec<_>> = text.split(',').map(target).collect();
-        targets.map(Self).ok_or_else(|| InvalidTargets(text.chars().take(200).collect()))
+        let invalid = || InvalidTargets(text.chars().take(200).collect());
+        let parsed: Vec<_> = text.split(',').map(target).collect::<Option<_>>().ok_or_else(invalid)?;
+        let scheme = parsed.first().map(|(scheme, _)| *scheme).ok_or_else(invalid)?;
+        if parsed.iter().any(|(other, _)| *other != scheme) {
+            return Err(invalid());
+        }
+        Ok(Self { scheme, targets: parsed.into_iter().map(|(_, target)| target).collect() })
+    }
+}
+
+impl Targets {
+    /// Returns whether the URLs are `https`.
+    #[must_use]
+    pub fn are_encrypted(&self) -> bool {
+        self.scheme == HTTPS
+    }
+
+    /// Returns what opens connections with TLS; `None` if the URLs are `http`. `upstream` is the section of the
+    /// upstream in the configuration. A task in `tasks` follows the files until `tasks` stops.
+    ///
+    /// # Errors
+    /// If the keys or the files are not valid.
+    pub fn connector(&self, tls: &ClientTlsConfig, upstream: &str, tasks: &Tasks) -> Result<Option<Connector>, Error> {
+        let keys = || ClientKeys::Upstream(upstream.to_owned());
+        self.are_encrypted().then(|| Connector::start(tls, keys(), tasks)).transpose()
     }
 }
 
 impl fmt::Display for Targets {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, Target { host, port }) in self.0.iter().enumerate() {
-            write!(formatter, "{}http://{host}:{port}", if index == 0 { "" } else { "," })?;
+        for (index, Target { host, port }) in self.targets.iter().enumerate() {
+            write!(formatter, "{}{}://{host}:{port}", if index == 0 { "" } else { "," }, self.scheme)?;
         }
         Ok(())
     }
@@ -100,19 +130,26 @@ impl Resolve for Dns {
 }
 
 /// Returns a channel over all addresses of `targets`. A task in `tasks` follows address changes until `tasks` stops.
-/// Connections are opened when first needed; while no address is known, calls wait until their deadlines.
+/// Connections are opened when first needed; while no address is known, calls wait until their deadlines. `tls` is the
+/// connector of `targets`.
 ///
 /// Must be called within a runtime.
 #[must_use]
-pub fn channel(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> Channel {
-    channel_by(upstream, targets, tasks, Arc::new(Dns))
+pub fn channel(upstream: &'static str, targets: &Targets, tls: Option<Connector>, tasks: &Tasks) -> Channel {
+    channel_by(upstream, targets, tls, tasks, Arc::new(Dns))
 }
 
-fn channel_by(upstream: &'static str, targets: &Targets, tasks: &Tasks, resolve: Arc<dyn Resolve>) -> Channel {
+fn channel_by(
+    upstream: &'static str,
+    targets: &Targets,
+    tls: Option<Connector>,
+    tasks: &Tasks,
+    resolve: Arc<dyn Resolve>,
+) -> Channel {
     let (channel, changes) = Channel::balance_channel(CHANGES);
-    let (targets, stopping) = (targets.0.clone(), tasks.stopping());
+    let (targets, stopping) = (targets.targets.clone(), tasks.stopping());
     tasks.spawn("addresses", async move {
-        let following = follow(upstream, &targets, &*resolve, &changes);
+        let following = follow(upstream, &targets, tls, &*resolve, &changes);
         stopping.run_until_cancelled(following).await;
         // The channel keeps its addresses while the last calls finish: dropping the sender removes none.
     });
@@ -125,20 +162,35 @@ type Key = (SocketAddr, Target);
 async fn follow(
     upstream: &'static str,
     targets: &[Target],
+    mut tls: Option<Connector>,
     resolve: &dyn Resolve,
     changes: &Sender<Change<Key, Endpoint>>,
 ) {
     let mut known: BTreeMap<Target, BTreeSet<SocketAddr>> = BTreeMap::new();
     loop {
+        let renewed = tls.as_mut().is_some_and(Connector::has_changed);
         for target in targets {
-            let Some(addresses) = look_up(upstream, target, resolve).await else { continue };
-            let before = known.insert(target.clone(), addresses.clone()).unwrap_or_default();
+            let found = look_up(upstream, target, resolve).await;
+            if found.is_none() && !renewed {
+                continue;
+            }
+            let before = known.get(target).cloned().unwrap_or_default();
+            let addresses = found.unwrap_or_else(|| before.clone());
+            known.insert(target.clone(), addresses.clone());
             if before != addresses {
                 let addresses = listed(&addresses);
                 tracing::info!(upstream, host = target.host, addresses, "addresses changed");
             }
+            // An address that is added again gets a new connection with the new certificates; the old one serves until
+            // then.
+            let kept = if renewed { BTreeSet::new() } else { before.clone() };
             // New addresses first, so that the channel is never empty.
-            for change in differences(target, &before, &addresses) {
+            let new = addresses.difference(&kept).filter_map(|address| {
+                let endpoint = endpoint(*address, target, tls.as_ref())?;
+                Some(Change::Insert((*address, target.clone()), endpoint))
+            });
+            let gone = before.difference(&addresses).map(|address| Change::Remove((*address, target.clone())));
+            for change in new.chain(gone) {
                 if changes.send(change).await.is_err() {
                     return;
                 }
@@ -187,7 +239,7 @@ fn addresses_by(
     resolve: Arc<dyn Resolve>,
 ) -> watch::Receiver<Vec<Address>> {
     let (sender, receiver) = watch::channel(Vec::new());
-    let (targets, stopping) = (targets.0.clone(), tasks.stopping());
+    let (targets, stopping) = (targets.targets.clone(), tasks.stopping());
     tasks.spawn("addresses", async move {
         let publishing = publish(upstream, &targets, &*resolve, &sender);
         stopping.run_until_cancelled(publishing).await;
@@ -234,32 +286,36 @@ fn usable(addresses: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
     addresses.into_iter().filter(|address| !(loopback_v4 && address.is_ipv6() && address.ip().is_loopback())).collect()
 }
 
-fn differences<'a>(
-    target: &'a Target,
-    before: &'a BTreeSet<SocketAddr>,
-    now: &'a BTreeSet<SocketAddr>,
-) -> impl Iterator<Item = Change<Key, Endpoint>> + 'a {
-    let new = now.difference(before).filter_map(|address| {
-        let endpoint = endpoint(*address, target)?;
-        Some(Change::Insert((*address, target.clone()), endpoint))
-    });
-    let gone = before.difference(now).map(|address| Change::Remove((*address, target.clone())));
-    new.chain(gone)
+fn endpoint(address: SocketAddr, target: &Target, tls: Option<&Connector>) -> Option<Endpoint> {
+    let scheme = if tls.is_some() { HTTPS } else { HTTP };
+    // A target was parsed from a URL, so this cannot fail.
+    let origin: Uri = format!("{scheme}://{}:{}", target.host, target.port).parse().ok()?;
+    let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).ok()?;
+    let endpoint = endpoint
+        .origin(origin)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(KEEP_ALIVE.0)
+        .keep_alive_timeout(KEEP_ALIVE.1)
+        .keep_alive_while_idle(true);
+    let Some(tls) = tls else { return Some(endpoint) };
+    let encrypted = endpoint.tls_config(tls_config(tls, &target.host));
+    // The connector has accepted the same files.
+    encrypted.inspect_err(|error| tracing::error!(error = %chain(error), "the TLS files cannot be used")).ok()
 }
 
-fn endpoint(address: SocketAddr, target: &Target) -> Option<Endpoint> {
-    // A target was parsed from a URL, so this cannot fail.
-    let origin: Uri = format!("http://{}:{}", target.host, target.port).parse().ok()?;
-    let endpoint = Endpoint::from_shared(format!("http://{address}")).ok()?;
-    Some(
-        endpoint
-            .origin(origin)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(KEEP_ALIVE.0)
-            .keep_alive_timeout(KEEP_ALIVE.1)
-            .keep_alive_while_idle(true),
-    )
+/// Returns the TLS settings of tonic for connections to `host`, with the files that are in force.
+#[must_use]
+pub fn tls_config(tls: &Connector, host: &str) -> transport::ClientTlsConfig {
+    let pem = tls.pem();
+    let config = transport::ClientTlsConfig::new()
+        .domain_name(tls.server_name(host))
+        .ca_certificate(Certificate::from_pem(pem.authorities))
+        .timeout(CONNECT_TIMEOUT);
+    match pem.identity {
+        Some((certificate, key)) => config.identity(Identity::from_pem(certificate, key)),
+        None => config,
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use eticket_tls::ClientTlsConfig;
 use serde::{Deserialize, Serialize};
 
 use super::balance::Targets;
@@ -12,6 +13,9 @@ use super::balance::Targets;
 pub struct UpstreamConfig {
     /// The addresses of the upstream; `None` if none is configured.
     pub url: Option<Targets>,
+    /// Certificates, for `https` addresses.
+    #[serde(skip_serializing_if = "ClientTlsConfig::is_empty")]
+    pub tls: ClientTlsConfig,
     /// Limit of a call including all its attempts, in milliseconds.
     pub deadline_ms: u64,
     /// Limit of each attempt, in milliseconds.
@@ -42,7 +46,14 @@ pub struct BreakerConfig {
 
 impl Default for UpstreamConfig {
     fn default() -> Self {
-        Self { url: None, deadline_ms: 1_200, attempt_timeout_ms: 400, retries: 2, breaker: BreakerConfig::default() }
+        Self {
+            url: None,
+            tls: ClientTlsConfig::default(),
+            deadline_ms: 1_200,
+            attempt_timeout_ms: 400,
+            retries: 2,
+            breaker: BreakerConfig::default(),
+        }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Tests of all guards together, and over a real connection.
 
+mod tls;
+
 use std::sync::{
     Arc,
     atomic::{AtomicU32, Ordering},
@@ -166,7 +168,7 @@ async fn calls_use_all_addresses_and_survive_the_loss_of_one() {
     let (first, second, tasks) = (Backend::default(), Backend::default(), Tasks::new());
     let ((one, stop_one), (two, _stop_two)) = (serve(first.clone()), serve(second.clone()));
     let targets = format!("http://{one},http://localhost:{}", two.port()).parse().expect("targets");
-    let health = HealthClient::new(balance::channel("test", &targets, &tasks));
+    let health = HealthClient::new(balance::channel("test", &targets, None, &tasks));
     let config = UpstreamConfig { deadline_ms: 10_000, attempt_timeout_ms: 5_000, ..UpstreamConfig::default() };
     let client = Client::new("test", &config, move |request| {
         let mut health = health.clone();

@@ -1,9 +1,9 @@
 //! The server of services, gateway and admin endpoint: HTTP/1.1 and HTTP/2 on one port, with hyper.
 //!
 //! tonic's own server is not used: its timeout returns CANCELLED, and its connections do not drain at a maximum age.
-//! gRPC services are wrapped in these layers, outermost first: observe → language → catch panic → authenticate →
-//! deadline → drain → admission. A plain router is served without layers; a server that translates other protocols,
-//! such as the gateway, applies [`layered`] inside the translation.
+//! gRPC services are wrapped in these layers, outermost first: observe → language → catch panic → allowed clients →
+//! authenticate → deadline → drain → admission. A plain router is served without layers; a server that translates other
+//! protocols, such as the gateway, applies [`layered`] inside the translation.
 //!
 //! Shutdown order: not ready → drain delay → streams and waits end with `SHUTTING_DOWN` → GOAWAY and the port closes →
 //! running calls finish; late calls end with `SHUTTING_DOWN`, and their connections close if they still do not end →
@@ -25,6 +25,7 @@ mod reply;
 mod running;
 #[cfg(test)]
 mod tests;
+mod tls;
 mod windows;
 
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
@@ -35,6 +36,7 @@ use eticket_base::{
     tasks::Tasks,
 };
 use eticket_proto::health::health_server::HealthServer;
+use eticket_tls::{Acceptor, ServerTlsConfig};
 use http::{Request, Response};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -45,12 +47,13 @@ use self::{
     admission::AdmissionLayer,
     authenticate::AuthenticateLayer,
     catch_panic::CatchPanicLayer,
-    connections::Signals,
+    connections::{Entrance, Signals},
     deadline::DeadlineLayer,
     drain::{DrainLayer, ForcedEnd},
     guard::Guard,
     language::LanguageLayer,
     observe::ObserveLayer,
+    tls::AllowedClientsLayer,
 };
 pub use self::{
     connections::ConnectionLimits,
@@ -79,6 +82,7 @@ pub struct Server {
     routes: Option<Router>,
     browsers: Browsers,
     authentication: Authentication,
+    tls: ServerTlsConfig,
     ending: CancellationToken,
 }
 
@@ -104,6 +108,7 @@ impl Server {
             routes: None,
             browsers: Browsers::new(Origins::These(Vec::new()), listen),
             authentication: Authentication::default(),
+            tls: ServerTlsConfig::default(),
             ending: CancellationToken::new(),
         }
     }
@@ -158,6 +163,13 @@ impl Server {
         self
     }
 
+    /// Sets the certificates. The default is plain text.
+    #[must_use]
+    pub fn tls(mut self, tls: &ServerTlsConfig) -> Self {
+        self.tls = tls.clone();
+        self
+    }
+
     /// Replaces the default limits of a connection.
     #[must_use]
     pub fn connection_limits(mut self, limits: ConnectionLimits) -> Self {
@@ -174,7 +186,7 @@ impl Server {
     /// Binds the address and serves. Calls succeed from here on; the health reports whether clients should call.
     ///
     /// # Errors
-    /// If the address cannot be bound, or the descriptors of the contract cannot be read.
+    /// If a TLS file is not valid, the address cannot be bound, or the descriptors of the contract cannot be read.
     pub async fn start(mut self) -> Result<Running, StartError> {
         let (listener, address) = bind(self.name, self.listen).await?;
         let signals = Signals {
@@ -184,16 +196,18 @@ impl Server {
             kill: CancellationToken::new(),
         };
         let tasks = Tasks::new();
+        let tls = Acceptor::start(&self.tls, &tasks, signals.draining.clone())?;
         let guard = Guard { browsers: self.browsers.clone(), only_grpc: self.routes.is_none() };
+        let entrance = Entrance { tls, guard, name: self.name };
         let (limits, ends) = (self.connection_limits.clone(), signals.clone());
         // The two branches have different service types, so each spawns its own task.
         match self.routes.take() {
             Some(router) => {
-                tasks.spawn("accept", connections::accept(listener, router, guard, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listener, router, entrance, limits, ends, tasks.clone()));
             }
             None => {
                 let service = self.around_services()?;
-                tasks.spawn("accept", connections::accept(listener, service, guard, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listener, service, entrance, limits, ends, tasks.clone()));
             }
         }
         tracing::info!(service = self.name, %address, "listening");
@@ -246,6 +260,7 @@ where
         .layer(ObserveLayer::new(name))
         .layer(LanguageLayer)
         .layer(CatchPanicLayer)
+        .layer(AllowedClientsLayer)
         .layer(AuthenticateLayer(authentication.clone()))
         .layer(DeadlineLayer { default: limits.default_deadline() })
         .layer(DrainLayer)

@@ -10,6 +10,7 @@ use std::{net::SocketAddr, path::PathBuf};
 use eticket_auth::config::AuthConfig;
 use eticket_base::config::{Error, LogConfig, StoreConfig, address, bus::BusConfig, file_path};
 use eticket_rpc_server::config::{AdminConfig, LimitsConfig, ShutdownConfig};
+use eticket_tls::ServerTlsConfig;
 use serde::{Deserialize, Serialize};
 
 /// The settings of a server that every server has.
@@ -25,6 +26,9 @@ pub struct Settings {
     /// Authentication.
     #[serde(default)]
     pub auth: AuthConfig,
+    /// Certificates; none for plain text.
+    #[serde(default, skip_serializing_if = "ServerTlsConfig::is_empty")]
+    pub tls: ServerTlsConfig,
     /// Limits of its load and of calls.
     pub limits: LimitsConfig,
     /// The shutdown.
@@ -39,6 +43,7 @@ impl Settings {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             store: StoreConfig::default(),
             auth: AuthConfig::default(),
+            tls: ServerTlsConfig::default(),
             limits: LimitsConfig::default(),
             shutdown: ShutdownConfig { drain_delay_ms: 0, ..ShutdownConfig::default() },
         }
@@ -47,6 +52,7 @@ impl Settings {
     /// Checks what the types cannot.
     fn check(&self) -> Result<(), Error> {
         self.auth.check(self.listen)?;
+        self.tls.check()?;
         self.limits.check()?;
         self.shutdown.check()
     }

@@ -2,7 +2,7 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::{Arc, PoisonError, RwLock},
 };
@@ -16,6 +16,7 @@ use eticket_base::{
 use eticket_bus::Bus;
 use eticket_rpc_client::balance::Targets;
 use eticket_rpc_server::{auth::Authentication, server::Server};
+use eticket_tls::ServerTlsConfig;
 
 use crate::config::Settings;
 
@@ -50,7 +51,9 @@ impl Context {
     /// Creates a server with the settings of the service.
     #[must_use]
     pub fn server(&self) -> Server {
-        Server::new(self.name, self.settings.listen, &self.settings.limits, &self.settings.shutdown)
+        let settings = &self.settings;
+        Server::new(self.name, settings.listen, &settings.limits, &settings.shutdown)
+            .tls(&settings.tls)
             .authentication(self.authentication.clone())
     }
 
@@ -96,8 +99,7 @@ impl Context {
     /// has started.
     #[must_use]
     pub fn upstream(&self, name: &str, configured: Option<&Targets>) -> Option<Targets> {
-        // A socket address is always a valid target.
-        configured.cloned().or_else(|| format!("http://{}", self.siblings.address(name)?).parse().ok())
+        configured.cloned().or_else(|| self.siblings.targets(name))
     }
 }
 
@@ -108,18 +110,27 @@ pub(crate) fn default_store(data: &Path, name: &str) -> PathBuf {
 
 /// The addresses of the servers started in this process. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Siblings(Arc<RwLock<BTreeMap<&'static str, SocketAddr>>>);
+pub struct Siblings(Arc<RwLock<BTreeMap<&'static str, Targets>>>);
 
 impl Siblings {
     /// Returns the address of a server; `None` if it does not exist or has not started.
     #[must_use]
-    pub fn address(&self, name: &str) -> Option<SocketAddr> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).copied()
+    pub fn targets(&self, name: &str) -> Option<Targets> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Adds the address of a started server.
-    pub fn started(&self, name: &'static str, address: SocketAddr) {
-        self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, address);
+    /// Adds the address of a started server; `tls` are its own certificates.
+    pub fn started(&self, name: &'static str, mut address: SocketAddr, tls: &ServerTlsConfig) {
+        if address.ip().is_unspecified() {
+            let loopback: IpAddr =
+                if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
+            address.set_ip(loopback);
+        }
+        let scheme = if tls.is_on() { "https" } else { "http" };
+        // A socket address is always a valid target.
+        if let Ok(targets) = format!("{scheme}://{address}").parse() {
+            self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, targets);
+        }
     }
 }
 
@@ -142,9 +153,12 @@ mod tests {
     fn a_configured_address_overrides_a_sibling() {
         let context = Context::new("reservation", Settings::for_tests());
         assert_eq!(context.upstream("ticket", None), None);
-        context.siblings.started("ticket", SocketAddr::from(([127, 0, 0, 1], 7)));
-        let found = context.upstream("ticket", None).expect("a sibling");
-        assert_eq!(found.to_string(), "http://127.0.0.1:7");
+        let tls = ServerTlsConfig { cert_file: Some("cert.pem".into()), ..ServerTlsConfig::default() };
+        for (tls, expected) in [(tls, "https://127.0.0.1:7"), (ServerTlsConfig::default(), "http://127.0.0.1:7")] {
+            context.siblings.started("ticket", SocketAddr::from(([0, 0, 0, 0], 7)), &tls);
+            let found = context.upstream("ticket", None).expect("a sibling");
+            assert_eq!(found.to_string(), expected);
+        }
         let configured: Targets = "http://ticket:1".parse().expect("an address");
         assert_eq!(context.upstream("ticket", Some(&configured)), Some(configured));
     }

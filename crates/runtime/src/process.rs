@@ -48,7 +48,7 @@ fn start(program: Program, client_commands: &[(String, String)]) -> ExitCode {
     let flags = Flags::from_process(&program.name, program.binary(), &help);
     let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
     if let Some(command) = flags.admin_command {
-        let done = command.run(|| program.listen_address(&sources()?));
+        let done = command.run(|| program.listener(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));
     }
     let configured = match sources().and_then(|sources| program.configure(&sources)) {

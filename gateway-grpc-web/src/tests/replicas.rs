@@ -56,7 +56,7 @@ fn address(socket: std::net::SocketAddr) -> Address {
 }
 
 fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {
-    Arc::new(Upstream::new(Backend::Ticket, Pool::new(addresses, Windows::for_streams(8), &Tasks::new())))
+    Arc::new(Upstream::new(Backend::Ticket, Pool::new(addresses, None, Windows::for_streams(8), &Tasks::new())))
 }
 
 /// Returns whether the called replica has this name.

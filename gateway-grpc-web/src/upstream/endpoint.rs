@@ -14,12 +14,21 @@ use std::{
 use eticket_base::tasks::Tasks;
 use eticket_rpc_client::balance::Address;
 use eticket_rpc_server::server::Windows;
-use http::uri::Authority;
+use eticket_tls::Connector;
+use http::uri::Scheme;
 use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    sync::Mutex,
+    time::timeout,
+};
 
-use super::{outgoing::Outgoing, readiness};
+use super::{
+    outgoing::{Origin, Outgoing},
+    readiness,
+};
 
 /// Limit for establishing a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -40,7 +49,9 @@ pub(crate) struct Unreachable {
 #[derive(Debug)]
 pub(super) struct Endpoint {
     pub(super) address: Address,
-    pub(super) authority: Authority,
+    pub(super) origin: Origin,
+    /// `None` for plain text.
+    tls: Option<Connector>,
     connection: RwLock<Option<SendRequest<Outgoing>>>,
     /// Locked while a task connects; concurrent callers wait and share the result.
     connecting: Mutex<Option<Unreachable>>,
@@ -51,10 +62,11 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     /// Returns `None` if the authority is invalid, which cannot happen for one that was parsed from a URL.
-    pub(super) fn try_new(address: Address) -> Option<Self> {
-        let authority = address.authority.parse().ok()?;
+    pub(super) fn try_new(address: Address, tls: Option<Connector>) -> Option<Self> {
+        let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+        let origin = Origin { scheme, authority: address.authority.parse().ok()? };
         let (connection, connecting, attempts) = (RwLock::default(), Mutex::default(), AtomicU64::default());
-        Some(Self { address, authority, connection, connecting, attempts, is_unready: AtomicBool::new(false) })
+        Some(Self { address, origin, tls, connection, connecting, attempts, is_unready: AtomicBool::new(false) })
     }
 
     /// Returns the connection if it is open and accepts calls.
@@ -76,7 +88,7 @@ impl Endpoint {
     }
 
     async fn refresh_readiness_over(&self, connection: SendRequest<Outgoing>) {
-        let is_unready = readiness::is_unready(connection, self.authority.clone()).await;
+        let is_unready = readiness::is_unready(connection, self.origin.clone()).await;
         if self.is_unready.swap(is_unready, Ordering::Relaxed) != is_unready {
             tracing::info!(address = %self.address.socket, ready = !is_unready, "readiness changed");
         }
@@ -119,6 +131,20 @@ impl Endpoint {
     ) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address.socket).await?;
         stream.set_nodelay(true)?;
+        let Some(tls) = &self.tls else { return self.start(stream, windows, tasks).await };
+        let stream = tls.connect(self.origin.authority.host(), stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return Err("the server does not offer HTTP/2 (ALPN h2)".into());
+        }
+        self.start(stream, windows, tasks).await
+    }
+
+    async fn start(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        windows: Windows,
+        tasks: &Tasks,
+    ) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
         builder.keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1).keep_alive_while_idle(true);

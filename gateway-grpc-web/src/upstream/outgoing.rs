@@ -62,11 +62,18 @@ impl Body for Outgoing {
     }
 }
 
+/// What requests to one address name as their server.
+#[derive(Debug, Clone)]
+pub(super) struct Origin {
+    pub(super) scheme: Scheme,
+    pub(super) authority: Authority,
+}
+
 /// Adds scheme and authority, which HTTP/2 requires.
-pub(super) fn absolute(uri: Uri, authority: &Authority) -> Uri {
+pub(super) fn absolute(uri: Uri, origin: &Origin) -> Uri {
     let mut parts = uri.into_parts();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = Some(authority.clone());
+    parts.scheme = Some(origin.scheme.clone());
+    parts.authority = Some(origin.authority.clone());
     if parts.path_and_query.is_none() {
         parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
     }

@@ -13,6 +13,7 @@ use std::sync::{
 use eticket_base::tasks::Tasks;
 use eticket_rpc_client::balance::Address;
 use eticket_rpc_server::server::Windows;
+use eticket_tls::Connector;
 use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
 use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
@@ -56,15 +57,20 @@ pub(crate) struct Pool {
 
 impl Pool {
     /// Follows `addresses`; its tasks end with `tasks`. `windows` must have room for all calls that the gateway admits:
-    /// callers that do not read must not block others.
-    pub(crate) fn new(mut addresses: watch::Receiver<Vec<Address>>, windows: Windows, tasks: &Tasks) -> Self {
+    /// callers that do not read must not block others. Without `tls` the connections are plain text.
+    pub(crate) fn new(
+        mut addresses: watch::Receiver<Vec<Address>>,
+        tls: Option<Connector>,
+        windows: Windows,
+        tasks: &Tasks,
+    ) -> Self {
         let (sender, endpoints) = watch::channel::<Endpoints>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
         tasks.spawn("upstream connections", async move {
             let keeping_up = async {
                 loop {
                     let known = addresses.borrow_and_update().clone();
-                    sender.send_if_modified(|endpoints| follow(endpoints, known));
+                    sender.send_if_modified(|endpoints| follow(endpoints, known, tls.as_ref()));
                     let endpoints = sender.borrow().clone();
                     join_all(endpoints.iter().map(|endpoint| keep_up(endpoint, windows, &own))).await;
                     tokio::select! {
@@ -87,7 +93,7 @@ impl Pool {
         let mut tried = 0;
         loop {
             let (endpoint, mut connection) = self.pick().await?;
-            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &endpoint.authority);
+            *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &endpoint.origin);
             tried += 1;
             match connection.try_send_request(request).await {
                 Ok(response) => return Ok(response),
@@ -165,13 +171,13 @@ async fn keep_up(endpoint: &Endpoint, windows: Windows, tasks: &Tasks) {
 }
 
 /// Replaces the endpoints; an address that stays keeps its connection. Returns whether anything changed.
-fn follow(endpoints: &mut Endpoints, known: Vec<Address>) -> bool {
+fn follow(endpoints: &mut Endpoints, known: Vec<Address>, tls: Option<&Connector>) -> bool {
     if endpoints.iter().map(|endpoint| &endpoint.address).eq(&known) {
         return false;
     }
     let kept = |address: &Address| endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
-    let next =
-        known.into_iter().filter_map(|address| kept(&address).or_else(|| Endpoint::try_new(address).map(Arc::new)));
+    let new = |address| Endpoint::try_new(address, tls.cloned()).map(Arc::new);
+    let next = known.into_iter().filter_map(|address| kept(&address).or_else(|| new(address)));
     *endpoints = next.collect();
     true
 }

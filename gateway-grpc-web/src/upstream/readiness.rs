@@ -11,19 +11,19 @@ use std::{
 };
 
 use eticket_proto::health::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
-use http::{Request, Response, uri::Authority};
+use http::{Request, Response};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::time::timeout;
 use tower::Service;
 
-use super::outgoing::{Outgoing, absolute};
+use super::outgoing::{Origin, Outgoing, absolute};
 
 /// Limit of a readiness check. Calls that wait for the connection also wait for the check.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// Returns whether the endpoint reports that it is not ready. An endpoint that cannot be checked counts as ready.
-pub(super) async fn is_unready(connection: SendRequest<Outgoing>, authority: Authority) -> bool {
-    let mut client = HealthClient::new(One { connection, authority });
+pub(super) async fn is_unready(connection: SendRequest<Outgoing>, origin: Origin) -> bool {
+    let mut client = HealthClient::new(One { connection, origin });
     let asked = client.check(HealthCheckRequest { service: "readiness".to_owned() });
     matches!(timeout(PATIENCE, asked).await, Ok(Ok(answer)) if answer.get_ref().status() == ServingStatus::NotServing)
 }
@@ -31,7 +31,7 @@ pub(super) async fn is_unready(connection: SendRequest<Outgoing>, authority: Aut
 /// A single connection as a client service of generated code.
 struct One {
     connection: SendRequest<Outgoing>,
-    authority: Authority,
+    origin: Origin,
 }
 
 impl Service<Request<tonic::body::Body>> for One {
@@ -45,7 +45,7 @@ impl Service<Request<tonic::body::Body>> for One {
 
     fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
         let mut request = request.map(Outgoing::Own);
-        *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &self.authority);
+        *request.uri_mut() = absolute(std::mem::take(request.uri_mut()), &self.origin);
         Box::pin(self.connection.send_request(request))
     }
 }

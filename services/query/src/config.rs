@@ -4,6 +4,7 @@ use eticket_base::config::{Error, within};
 use eticket_rpc_client::balance::Targets;
 use eticket_rpc_server::config::LimitsConfig;
 use eticket_service::config::AuditConfig;
+use eticket_tls::ClientTlsConfig;
 use serde::{Deserialize, Serialize};
 
 /// Configuration keys of the query service.
@@ -48,6 +49,9 @@ pub struct Upstream {
     /// Addresses of the service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub url: Option<Targets>,
+    /// Certificates, for `https` addresses.
+    #[serde(skip_serializing_if = "ClientTlsConfig::is_empty")]
+    pub tls: ClientTlsConfig,
 }
 
 impl Config {
@@ -59,6 +63,12 @@ impl Config {
         within("wait.most", self.wait.most, 1, 1_000_000)?;
         within("watch.most", self.watch.most, 1, 1_000_000)?;
         self.audit.check()?;
+        let Upstreams { ticket, reservation, pricing } = &self.upstream;
+        for (section, Upstream { url, tls }) in
+            [("upstream.ticket", ticket), ("upstream.reservation", reservation), ("upstream.pricing", pricing)]
+        {
+            tls.check(section, url.as_ref().map(Targets::are_encrypted))?;
+        }
         let (wait, watch, concurrency) = (self.wait.most, self.watch.most, limits.concurrency.get() as u64);
         if wait + watch < concurrency {
             return Ok(());

@@ -19,7 +19,6 @@ use eticket_base::{
     tasks::Tasks,
 };
 use eticket_proto::query::query_service_server::QueryServiceServer;
-use eticket_rpc_client::balance::Targets;
 use eticket_rpc_server::{health::Health, server::Running};
 use eticket_runtime::{
     config::Settings,
@@ -39,14 +38,14 @@ use crate::{
         reader::Reader,
         rebuild::Rebuild,
     },
-    config::{Bound, Config, Upstreams},
+    config::{Bound, Config, Upstream, Upstreams},
     inbound::{
         events,
         grpc::Grpc,
         operations::{Connect, Operations},
     },
     outbound::{
-        owners_client::{Addresses, OwnersClient},
+        owners_client::{Address, Addresses, OwnersClient},
         sqlite::SqliteViews,
     },
 };
@@ -150,14 +149,14 @@ fn permits(bound: &Bound) -> Arc<Semaphore> {
 fn connect(context: &Context, upstream: Upstreams) -> Arc<Connect> {
     let siblings = context.siblings.clone();
     Arc::new(move |tasks: &Tasks, credentials: Option<Credentials>| -> Arc<dyn Owners> {
-        let find = |name: &str, configured: &Option<Targets>| {
-            let sibling = || format!("http://{}", siblings.address(name)?).parse().ok();
-            configured.clone().or_else(sibling)
+        let find = |name: &str, configured: &Upstream| {
+            let targets = configured.url.clone().or_else(|| siblings.targets(name))?;
+            Some(Address { targets, tls: configured.tls.clone() })
         };
         let addresses = Addresses {
-            ticket: find("ticket", &upstream.ticket.url),
-            reservation: find("reservation", &upstream.reservation.url),
-            pricing: find("pricing", &upstream.pricing.url),
+            ticket: find("ticket", &upstream.ticket),
+            reservation: find("reservation", &upstream.reservation),
+            pricing: find("pricing", &upstream.pricing),
         };
         Arc::new(OwnersClient::new(&addresses, tasks, credentials))
     })

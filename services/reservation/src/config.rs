@@ -1,7 +1,7 @@
 //! Configuration keys that only the reservation service accepts.
 
 use eticket_base::config::Error;
-use eticket_rpc_client::UpstreamConfig;
+use eticket_rpc_client::{UpstreamConfig, balance::Targets};
 use eticket_runtime::process::Deployment;
 use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};
@@ -23,6 +23,9 @@ pub struct Upstreams {
     pub ticket: UpstreamConfig,
 }
 
+/// The section of the ticket service.
+pub(crate) const TICKET: &str = "upstream.ticket";
+
 impl Config {
     /// Validates the values.
     ///
@@ -33,14 +36,14 @@ impl Config {
         self.audit.check()?;
         let ticket = &self.upstream.ticket;
         if place == Deployment::Alone && ticket.url.is_none() {
-            return Err(Error::missing("upstream.ticket.url", "expected http://host:port[,http://host:port...]"));
+            return Err(Error::missing(
+                format!("{TICKET}.url"),
+                "expected http://host:port[,http://host:port...], or https://",
+            ));
         }
+        ticket.tls.check(TICKET, ticket.url.as_ref().map(Targets::are_encrypted))?;
         ticket.check().map_err(|wrong| {
-            Error::new(
-                format!("upstream.ticket.{}", wrong.key),
-                Some(wrong.value),
-                format!("expected {}", wrong.expected),
-            )
+            Error::new(format!("{TICKET}.{}", wrong.key), Some(wrong.value), format!("expected {}", wrong.expected))
         })
     }
 }

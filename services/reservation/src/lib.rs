@@ -66,7 +66,8 @@ impl Service for Reservation {
         let shell = shell.keeping_records(config.idempotency.kept());
         let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
-        let channel = balance::channel("ticket", &targets, shell.tasks());
+        let tls = targets.connector(&upstream.tls, config::TICKET, shell.tasks())?;
+        let channel = balance::channel("ticket", &targets, tls, shell.tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
         let reservations = Reservations::new(store, shell.start_writer(writer), availability, clock);
         let events = Events {

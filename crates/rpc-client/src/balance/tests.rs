@@ -29,7 +29,7 @@ async fn changes_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static s
     let (changes, mut received) = mpsc::channel(CHANGES);
     let script = Script::new(answers);
     let targets: Targets = "http://ticket:8082".parse().expect("a target");
-    let following = async move { follow("test", &targets.0, &script, &changes).await };
+    let following = async move { follow("test", &targets.targets, None, &script, &changes).await };
     // Time is paused: the resolver reaches the last result long before this timeout.
     tokio::time::timeout(POLL_INTERVAL * 100, following).await.ok();
     let mut seen = Vec::new();
@@ -77,7 +77,7 @@ fn the_listening_loopback_address_is_chosen() {
 
 #[test]
 fn targets_are_read_and_written() {
-    for text in ["http://127.0.0.1:8082", "http://ticket:8082,http://[::1]:9"] {
+    for text in ["http://127.0.0.1:8082", "http://ticket:8082,http://[::1]:9", "https://a:1,https://b:2"] {
         assert_eq!(text.parse::<Targets>().map(|targets| targets.to_string()), Ok(text.to_owned()));
     }
     let spaced = "http://a:1/, http://b:2/".parse::<Targets>().map(|targets| targets.to_string());
@@ -90,7 +90,8 @@ fn targets_are_read_and_written() {
         "http://a",
         "http://a:0",
         "http://a:99999",
-        "https://a:1",
+        "https://a",
+        "https://a:1,http://b:2",
         "http://a:1/path",
         "http://a:1?q",
         "http://u@a:1",

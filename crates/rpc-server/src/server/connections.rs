@@ -11,6 +11,7 @@ use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use axum::body::Body;
 use eticket_base::tasks::Tasks;
+use eticket_tls::Acceptor;
 use futures::future::Either;
 use http::{Extensions, Request, Response, Version};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
@@ -31,7 +32,7 @@ use super::{
     grace::Deadlines,
     guard::Guard,
     http1::{BusyBody, Http1},
-    methods,
+    methods, tls,
     windows::Windows,
 };
 
@@ -54,7 +55,7 @@ pub struct ConnectionLimits {
     pub ping_timeout: Duration,
     /// How long an HTTP/1.1 connection may be idle between requests.
     pub idle: Duration,
-    /// How long the headers of an HTTP/1.1 request may take.
+    /// How long the headers of an HTTP/1.1 request may take, and the handshake of TLS.
     pub header_read_timeout: Duration,
     /// Limit of the headers of a request, in bytes.
     pub header_bytes: u32,
@@ -146,11 +147,21 @@ where
     }
 }
 
+/// What a connection and its requests must pass before the service.
+#[derive(Clone)]
+pub(crate) struct Entrance {
+    /// `None` for plain text.
+    pub(crate) tls: Option<Acceptor>,
+    pub(crate) guard: Guard,
+    /// The server, for metrics.
+    pub(crate) name: &'static str,
+}
+
 /// Accepts connections until the server drains; then the listener closes.
 pub(crate) async fn accept<S>(
     listener: TcpListener,
     service: S,
-    guard: Guard,
+    entrance: Entrance,
     limits: ConnectionLimits,
     signals: Signals,
     tasks: Tasks,
@@ -172,7 +183,7 @@ pub(crate) async fn accept<S>(
         match accepted {
             Ok((stream, _)) => {
                 let connection =
-                    serve(stream, tasks.clone(), service.clone(), guard.clone(), limits.clone(), signals.clone());
+                    serve(stream, tasks.clone(), service.clone(), entrance.clone(), limits.clone(), signals.clone());
                 tasks.spawn("connection", async move {
                     connection.await;
                     drop(slot);
@@ -187,7 +198,7 @@ pub(crate) async fn accept<S>(
     }
 }
 
-fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
+fn builder(limits: &ConnectionLimits, calls: Calls, half_close: bool) -> Builder<Calls> {
     let windows = Windows::for_streams(limits.streams);
     let mut builder = Builder::new(calls);
     builder
@@ -195,7 +206,7 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
         .timer(TokioTimer::new())
         // `http1` enforces both timeouts.
         .header_read_timeout(None)
-        .half_close(true)
+        .half_close(half_close)
         .max_buf_size(usize::try_from(limits.header_bytes).unwrap_or(usize::MAX).max(8192));
     builder
         .http2()
@@ -213,18 +224,30 @@ fn builder(limits: &ConnectionLimits, calls: Calls) -> Builder<Calls> {
     builder
 }
 
-async fn serve<S>(stream: TcpStream, tasks: Tasks, service: S, guard: Guard, limits: ConnectionLimits, signals: Signals)
-where
+async fn serve<S>(
+    stream: TcpStream,
+    tasks: Tasks,
+    service: S,
+    entrance: Entrance,
+    limits: ConnectionLimits,
+    signals: Signals,
+) where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay could not be set");
     }
+    let Entrance { tls, guard, name } = entrance;
+    let shaking_hands = tls::handshake(tls.as_ref(), name, stream, limits.header_read_timeout);
+    let Some(Some((socket, client))) = signals.draining.run_until_cancelled(shaking_hands).await else { return };
     let ends = Ends::from_signals(&signals);
-    let extensions = ends.extensions(&signals);
+    let mut extensions = ends.extensions(&signals);
+    if let Some(client) = client {
+        extensions.insert(client);
+    }
     let calls = Calls::new(tasks);
-    let (http1, stream) = Http1::new(stream);
+    let (http1, stream) = Http1::new(socket);
     let (counted, noted) = (calls.clone(), http1.clone());
     let service = service_fn(move |request: Request<Incoming>| {
         let mut busy = None;
@@ -248,7 +271,7 @@ where
             })),
         })
     });
-    let builder = builder(&limits, calls.clone());
+    let builder = builder(&limits, calls.clone(), http1.half_close());
     let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
     let age = limits.max_age.mul_f64(rand::random_range(0.8..1.2));
     let mut should_close = pin!(http1.should_close(&limits));

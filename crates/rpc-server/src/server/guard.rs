@@ -5,7 +5,7 @@
 //! can reach it through the browser of a visitor. A browser's request is therefore accepted only if it names a loopback
 //! host (otherwise the owner of the page may have rebound its DNS name to this machine) and if it comes from a page of
 //! the server or of a loopback origin. Browsers cannot send HTTP/2 without TLS, nor `application/grpc` without a
-//! preflight request.
+//! preflight request. With TLS, a rebound name does not match the certificate.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -12,6 +12,7 @@ use std::{
 
 use axum::body::Body;
 use bytes::Bytes;
+use eticket_tls::ServerStream;
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -43,19 +44,38 @@ enum Phase {
     Http2,
 }
 
+/// An accepted connection.
+pub(crate) enum Socket {
+    Plain(TcpStream),
+    Tls(Box<ServerStream>),
+}
+
 /// The state of one connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Http1 {
     phase: watch::Sender<Phase>,
-    read: Arc<OwnedReadHalf>,
+    /// Observed for a half-close; `None` with TLS.
+    read: Option<Arc<OwnedReadHalf>>,
 }
 
 impl Http1 {
     /// Wraps a socket; returns the state and the socket for the connection to use.
-    pub(crate) fn new(stream: TcpStream) -> (Self, Noted) {
-        let (read, write) = stream.into_split();
-        let http1 = Self { phase: watch::Sender::new(Phase::Idle), read: Arc::new(read) };
-        (http1.clone(), Noted { write, http1, preface: Some(0) })
+    pub(crate) fn new(socket: Socket) -> (Self, Noted) {
+        let (read, io) = match socket {
+            Socket::Plain(stream) => {
+                let (read, write) = stream.into_split();
+                let read = Arc::new(read);
+                (Some(read.clone()), Io::Plain(read, write))
+            }
+            Socket::Tls(stream) => (None, Io::Tls(stream)),
+        };
+        let http1 = Self { phase: watch::Sender::new(Phase::Idle), read };
+        (http1.clone(), Noted { io, http1, preface: Some(0) })
+    }
+
+    /// Returns whether hyper should send the response to a client that has closed its sending half.
+    pub(crate) fn half_close(&self) -> bool {
+        self.read.is_some()
     }
 
     fn set(&self, next: Phase) {
@@ -99,8 +119,9 @@ impl Http1 {
     }
 
     async fn is_abandoned(&self) {
+        let Some(read) = &self.read else { return std::future::pending().await };
         let mut phase = self.phase.subscribe();
-        let stream: &TcpStream = (*self.read).as_ref();
+        let stream: &TcpStream = (**read).as_ref();
         loop {
             // The wait cannot fail: `self` owns the sender.
             phase.wait_for(|phase| *phase == Phase::Busy { streams: true }).await.ok();
@@ -153,9 +174,38 @@ impl http_body::Body for BusyBody {
     }
 }
 
+enum Io {
+    Plain(Arc<OwnedReadHalf>, OwnedWriteHalf),
+    Tls(Box<ServerStream>),
+}
+
+impl Io {
+    fn writer(&mut self) -> Pin<&mut (dyn AsyncWrite + Send + Unpin)> {
+        match self {
+            Self::Plain(_, write) => Pin::new(write),
+            Self::Tls(stream) => Pin::new(stream),
+        }
+    }
+
+    fn poll_read(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = match self {
+            Self::Plain(read, _) => read,
+            Self::Tls(stream) => return Pin::new(stream).poll_read(context, buffer),
+        };
+        let stream: &TcpStream = (**read).as_ref();
+        loop {
+            ready!(stream.poll_read_ready(context))?;
+            match stream.try_read_buf(buffer) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+                outcome => return Poll::Ready(outcome.map(drop)),
+            }
+        }
+    }
+}
+
 /// A socket that records the state of its connection.
 pub(crate) struct Noted {
-    write: OwnedWriteHalf,
+    io: Io,
     http1: Http1,
     /// The number of received bytes of the preface; `None` once other bytes were received.
     preface: Option<usize>,
@@ -183,26 +233,17 @@ impl AsyncRead for Noted {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        loop {
-            let stream: &TcpStream = (*self.http1.read).as_ref();
-            ready!(stream.poll_read_ready(context))?;
-            match stream.try_read_buf(buffer) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-                Ok(count) => {
-                    if count > 0 {
-                        self.note(&buffer.filled()[before..]);
-                    }
-                    return Poll::Ready(Ok(()));
-                }
-                Err(error) => return Poll::Ready(Err(error)),
-            }
+        ready!(self.io.poll_read(context, buffer))?;
+        if buffer.filled().len() > before {
+            self.note(&buffer.filled()[before..]);
         }
+        Poll::Ready(Ok(()))
     }
 }
 
 impl AsyncWrite for Noted {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.write).poll_write(context, bytes)
+        self.io.writer().poll_write(context, bytes)
     }
 
     fn poll_write_vectored(
@@ -210,18 +251,21 @@ impl AsyncWrite for Noted {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.write).poll_write_vectored(context, slices)
+        self.io.writer().poll_write_vectored(context, slices)
     }
 
     fn is_write_vectored(&self) -> bool {
-        self.write.is_write_vectored()
+        match &self.io {
+            Io::Plain(_, write) => write.is_write_vectored(),
+            Io::Tls(stream) => stream.is_write_vectored(),
+        }
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_flush(context)
+        self.io.writer().poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.write).poll_shutdown(context)
+        self.io.writer().poll_shutdown(context)
     }
 }

@@ -5,6 +5,7 @@ mod authenticate;
 mod connections;
 mod layers;
 mod streams;
+mod tls;
 mod unread;
 
 use std::{

@@ -3,9 +3,10 @@
 //! Sources are merged as untyped trees. The struct of a server refuses unknown keys, so the keys that all servers
 //! share, and with several servers the section of each, are taken out before a tree is typed.
 
+pub(crate) mod listen;
+
 use std::{
     ffi::OsString,
-    net::SocketAddr,
     path::{Path, PathBuf},
 };
 
@@ -28,13 +29,13 @@ const DEFAULTS: &str = include_str!("defaults.toml");
 const ALL_IN_ONE: &str = include_str!("all_in_one.toml");
 
 /// Keys that every server has.
-const SERVER_KEYS: [&str; 5] = ["listen", "store", "auth", "limits", "shutdown"];
+const SERVER_KEYS: [&str; 6] = ["listen", "store", "auth", "tls", "limits", "shutdown"];
 /// Keys of the process.
 const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
 /// Keys that only stateful servers accept.
 const STATEFUL_KEYS: [&str; 3] = ["data", "bus", "store"];
 /// Keys at the root that apply to every server of the process.
-const SHARED_KEYS: [&str; 4] = ["store", "auth", "limits", "shutdown"];
+const SHARED_KEYS: [&str; 5] = ["store", "auth", "tls", "limits", "shutdown"];
 
 /// The sources of the configuration in addition to the embedded defaults.
 #[derive(Debug, Default)]
@@ -159,20 +160,6 @@ pub(crate) fn defaults(spec: ServiceSpec) -> String {
 pub(crate) fn default_address(spec: ServiceSpec) -> String {
     let listen = spec.defaults.lines().find_map(|line| line.strip_prefix("listen = "));
     listen.unwrap_or_default().trim_matches(['"', '\'']).to_owned()
-}
-
-/// Reads only `listen`, for admin commands; the rest of the configuration may be incomplete.
-pub(crate) fn listen(spec: ServiceSpec, section: bool, sources: &Sources) -> Result<SocketAddr, Error> {
-    #[derive(serde::Deserialize)]
-    struct Listen {
-        #[serde(deserialize_with = "super::address")]
-        listen: SocketAddr,
-    }
-    let (mut tree, mut overrides) = (embedded(spec.defaults)?, overrides(sources)?);
-    let overrides = if section { take_section(&mut overrides, spec.name)? } else { overrides };
-    merge(&mut tree, overrides);
-    let listen: Result<Listen, Error> = typed(&take(&mut tree, &["listen"]), &[]);
-    listen.map(|found| found.listen).map_err(|error| error.within(section.then_some(spec.name)))
 }
 
 /// Loads the configuration of a server in a process of its own: all keys are at the root.

@@ -5,8 +5,9 @@
 //! standard error, as a bar on a terminal.
 
 mod calls;
+mod connection;
 
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{
     Arg, ArgMatches, Command,
@@ -14,8 +15,10 @@ use clap::{
     value_parser,
 };
 use eticket_base::exit::StartError;
+use eticket_tls::ClientTlsConfig;
 
-use self::calls::Failure;
+use self::{calls::Failure, connection::Peer};
+pub(crate) use connection::Listener;
 
 /// The services with operations; the gateway forwards calls to them.
 const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
@@ -41,32 +44,42 @@ pub(crate) enum Task {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct AdminCommand {
     pub(crate) task: Task,
-    /// `host:port`; `None` for the listen address in the configuration.
+    /// `host:port`, or `https://host:port`; `None` for the listen address in the configuration.
     pub(crate) address: Option<String>,
     /// The file with the bearer token; `None` for the variable.
     pub(crate) token_file: Option<PathBuf>,
+    /// The flags for TLS.
+    pub(crate) tls: ClientTlsConfig,
     /// The services to call through the gateway; `None` to call a service directly.
     services: Option<Vec<&'static str>>,
 }
 
-/// The flag `--address`.
-pub(crate) fn address() -> Arg {
-    let help = "Address of the running server (default: its listen address in the configuration)";
-    Arg::new("address").long("address").value_name("HOST:PORT").help(help)
-}
-
-/// The flag `--token-file`.
-pub(crate) fn token_file() -> Arg {
-    let help = "Read the bearer token from a file (default: the variable ETICKET_TOKEN, if it is set)";
-    Arg::new("token-file").long("token-file").value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+/// The flags of the connection: `--address`, and the files for TLS.
+pub(crate) fn connection_flags() -> Vec<Arg> {
+    let help =
+        "Address of the running server, with https:// for TLS (default: its listen address in the configuration)";
+    let address = Arg::new("address").long("address").value_name("HOST:PORT").help(help);
+    let file = |name: &'static str, help: &'static str| {
+        Arg::new(name).long(name).value_name("FILE").value_parser(value_parser!(PathBuf)).help(help)
+    };
+    let name = Arg::new("server-name").long("server-name").value_name("NAME");
+    let name = name.help("With TLS: the name that the certificate of the server must have");
+    vec![
+        address,
+        file("ca-file", "With TLS: trust the authorities in this PEM file (default: tls.client_ca_file)"),
+        file("cert-file", "With TLS: show this certificate, a PEM file (default: that of the server)"),
+        file("key-file", "With TLS: the private key of --cert-file"),
+        name,
+        file("token-file", "Read the bearer token from a file (default: the variable ETICKET_TOKEN, if it is set)"),
+    ]
 }
 
 /// The admin commands of one service, or those of the gateway for all services.
 pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
     let command = |name: &'static str, about: &'static str| {
-        // Commands of the gateway inherit the flag from their parent.
+        // Commands of the gateway inherit the flags from their parent.
         let command = Command::new(name).about(about);
-        if service.is_some() { command.arg(address()).arg(token_file()) } else { command }
+        if service.is_some() { command.args(connection_flags()) } else { command }
     };
     let of_any = |name, about, services: &[&'static str]| match service {
         Some(_) => command(name, about),
@@ -122,30 +135,30 @@ impl AdminCommand {
             };
             possible.iter().copied().filter(|name| selected.as_ref().is_none_or(|selected| selected == name)).collect()
         });
-        let token_file = matches.try_get_one::<PathBuf>("token-file").ok().flatten().cloned();
-        Some(Self { task, address: argument("address"), token_file, services })
+        let file = |name: &str| matches.try_get_one::<PathBuf>(name).ok().flatten().cloned();
+        let tls = ClientTlsConfig {
+            ca_file: file("ca-file"),
+            cert_file: file("cert-file"),
+            key_file: file("key-file"),
+            server_name: argument("server-name"),
+        };
+        Some(Self { task, address: argument("address"), token_file: file("token-file"), tls, services })
     }
 
-    /// Runs the command. `listen` returns the listen address in the configuration; it is called if the command has no
+    /// Runs the command. `listener` reads the configuration of the server; it is called if the command has no
     /// `--address`.
-    pub(crate) fn run(
-        self,
-        listen: impl FnOnce() -> Result<(String, SocketAddr), StartError>,
-    ) -> Result<ExitCode, StartError> {
-        let address = match &self.address {
-            Some(address) => address.clone(),
-            None => {
-                let (key, listen) = listen()?;
-                reachable(&key, listen)?
-            }
+    pub(crate) fn run(self, listener: impl FnOnce() -> Result<Listener, StartError>) -> Result<ExitCode, StartError> {
+        let peer = match &self.address {
+            Some(address) => Peer::given(address, &self.tls)?,
+            None => Peer::configured(&listener()?, &self.tls)?,
         };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StartError::failed)?;
-        runtime.block_on(self.send_to(&address))
+        runtime.block_on(self.send_to(&peer))
     }
 
     /// Calls every service, even if one has refused; returns all errors together.
-    async fn send_to(&self, address: &str) -> Result<ExitCode, StartError> {
-        let mut server = calls::Server::connect(address, self.token_file.as_deref()).await?;
+    async fn send_to(&self, peer: &Peer) -> Result<ExitCode, StartError> {
+        let mut server = calls::Server::connect(peer, self.token_file.as_deref()).await?;
         let services: Vec<_> = match &self.services {
             Some(services) => services.iter().copied().map(Some).collect(),
             None => vec![None],
@@ -174,23 +187,6 @@ impl AdminCommand {
     }
 }
 
-/// The address at which this machine reaches a server that listens at `listen`.
-fn reachable(key: &str, listen: SocketAddr) -> Result<String, StartError> {
-    if listen.port() == 0 {
-        let expected = "the server selected a free port, which its ready line shows: set --address to it";
-        return Err(StartError::config(key, listen.to_string(), expected));
-    }
-    let mut address = listen;
-    if address.ip().is_unspecified() {
-        address.set_ip(if address.is_ipv4() {
-            std::net::Ipv4Addr::LOCALHOST.into()
-        } else {
-            std::net::Ipv6Addr::LOCALHOST.into()
-        });
-    }
-    Ok(address.to_string())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -204,7 +200,16 @@ mod tests {
     fn a_service_has_the_commands_of_its_operations() {
         let found = parse(Some("ticket"), &["resend", "a/1", "--address", "h:1"]).expect("valid").expect("a command");
         let task = Task::Resend(Some("a/1".to_owned()));
-        assert_eq!(found, AdminCommand { task, address: Some("h:1".to_owned()), token_file: None, services: None });
+        assert_eq!(
+            found,
+            AdminCommand {
+                task,
+                address: Some("h:1".to_owned()),
+                token_file: None,
+                tls: ClientTlsConfig::default(),
+                services: None
+            }
+        );
         let found = parse(Some("query"), &["discard", "a/1"]).expect("valid").expect("a command");
         assert_eq!(found.task, Task::Discard("a/1".to_owned()));
         for nothing in [&["discard"][..], &["discard", ""], &["resend", ""]] {
@@ -223,14 +228,5 @@ mod tests {
         assert_eq!(services(&["compare-view"]), Some(vec!["query"]));
         assert!(parse(None, &["parked", "--service", "nobody"]).is_err());
         assert!(parse(None, &["republish", "--service", "query"]).is_err(), "the view publishes nothing");
-    }
-
-    #[test]
-    fn a_server_on_all_interfaces_is_reached_on_the_loopback() {
-        let reach = |listen: &str| reachable("listen", listen.parse().expect("an address"));
-        assert_eq!(reach("0.0.0.0:8082").expect("reachable"), "127.0.0.1:8082");
-        assert_eq!(reach("[::]:8082").expect("reachable"), "[::1]:8082");
-        assert_eq!(reach("10.0.0.1:8082").expect("reachable"), "10.0.0.1:8082");
-        assert_eq!(reach("127.0.0.1:0").expect_err("unknown").code(), 78);
     }
 }

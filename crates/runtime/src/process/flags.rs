@@ -80,10 +80,8 @@ pub(super) fn command(program: &str, binary: Binary) -> Command {
     }
     if together {
         let admin = Command::new(ADMIN).about("Run an admin command at the services, through a running gateway");
-        let admin = admin
-            .subcommand_required(true)
-            .arg(admin_command::address().global(true))
-            .arg(admin_command::token_file().global(true));
+        let flags = admin_command::connection_flags().into_iter().map(|flag| flag.global(true));
+        let admin = admin.subcommand_required(true).args(flags);
         let admin = admin.subcommands(admin_command::commands(None));
         command = command.subcommand(Command::new("serve").about("Run all servers (the default)")).subcommand(admin);
     }

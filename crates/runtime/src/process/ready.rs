@@ -8,14 +8,15 @@ use std::{
 
 use eticket_base::{config::LogFormat, telemetry};
 
-/// Reports the addresses to programs and people, in the given order.
-pub(crate) fn report(program: &str, addresses: &[(&'static str, SocketAddr)], format: LogFormat) {
+/// Reports the addresses to programs and people, in the given order. `encrypted` is whether the first server speaks TLS.
+pub(crate) fn report(program: &str, addresses: &[(&'static str, SocketAddr)], encrypted: bool, format: LogFormat) {
     // A write to a full pipe that nobody reads blocks, so a separate thread writes.
     let line = line(addresses) + "\n";
     if let Err(error) = thread::Builder::new().name("ready-line".to_owned()).spawn(move || print(&line)) {
         tracing::error!(%error, "cannot write the ready line to standard output");
     }
-    let attempt = addresses.first().map(|(_, address)| format!("grpcurl -plaintext {address} list"));
+    let flag = if encrypted { "-cacert CA.pem" } else { "-plaintext" };
+    let attempt = addresses.first().map(|(_, address)| format!("grpcurl {flag} {address} list"));
     let attempt = attempt.unwrap_or_default();
     match format {
         // Programs read a JSON log, so the addresses are fields.

@@ -19,6 +19,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use super::{
+    admin_command::Listener,
     flags::Binary,
     ready,
     service::{Configured, Deployment, ServiceFactory},
@@ -27,7 +28,10 @@ use super::{
 use crate::{
     config::{
         ProcessSettings, Settings,
-        load::{self, Sources},
+        load::{
+            self, Sources,
+            listen::{self, Listen},
+        },
     },
     context::{self, Context, Siblings},
 };
@@ -53,12 +57,11 @@ impl Program {
         }
     }
 
-    /// The listen address for admin commands, with its key. The last server receives them: with several servers, the
-    /// gateway.
-    pub(crate) fn listen_address(&self, sources: &Sources) -> Result<(String, SocketAddr), StartError> {
+    /// Where admin commands find the running server. The last server receives them: with several servers, the gateway.
+    pub(crate) fn listener(&self, sources: &Sources) -> Result<Listener, StartError> {
         let last = self.entries.last().ok_or_else(|| StartError::failed("there is no server"))?;
-        let address = load::listen(last.spec, self.together, sources)?;
-        Ok((key_of(self.together.then_some(last.spec.name), "listen"), address))
+        let Listen { listen, tls } = listen::read(last.spec, self.together, sources)?;
+        Ok(Listener { key: key_of(self.together.then_some(last.spec.name), "listen"), address: listen, tls })
     }
 
     /// Reads and checks the configuration, without opening or binding anything.
@@ -77,6 +80,7 @@ impl Program {
         }
         let program = ConfiguredProgram { name: self.name.clone(), process, servers };
         program.check_addresses()?;
+        program.check_siblings()?;
         program.check_files()?;
         Ok(program)
     }
@@ -124,6 +128,42 @@ impl ConfiguredProgram {
                 return Err(config::Error::new(key, Some(address.to_string()), expected));
             }
             known.push((key, address));
+        }
+        Ok(())
+    }
+
+    /// Checks that the servers of this process have the certificates that calls to each other need.
+    fn check_siblings(&self) -> Result<(), config::Error> {
+        for server in &self.servers {
+            let upstreams = server.configured.table.get("upstream").and_then(toml::Value::as_table);
+            for (name, section) in upstreams.into_iter().flatten() {
+                // With a URL, the server has checked its keys itself.
+                let sibling = self.servers.iter().find(|sibling| sibling.entry.spec.name == name);
+                let Some(sibling) = sibling.filter(|_| section.get("url").is_none()) else { continue };
+                let given = section.get("tls");
+                let has = |key: &str| given.is_some_and(|tls| tls.get(key).is_some());
+                let key = |key: &str| key_of(server.section, &format!("upstream.{name}.tls.{key}"));
+                let theirs = key_of(sibling.section, "tls");
+                match &sibling.settings.tls {
+                    tls if !tls.is_on() && given.is_some() => {
+                        let expected = format!("has no effect, because {theirs}.cert_file is not set");
+                        return Err(config::Error::new(key("ca_file"), Some("a section".to_owned()), expected));
+                    }
+                    tls if tls.is_on() && !has("ca_file") => {
+                        let expected = format!(
+                            "expected the PEM file of the authorities of the certificate of {name}, which speaks TLS; set \
+                             {} as well, unless that certificate has the address of {name}",
+                            key("server_name")
+                        );
+                        return Err(config::Error::missing(key("ca_file"), expected));
+                    }
+                    tls if tls.client_ca_file.is_some() && !has("cert_file") => {
+                        let expected = format!("expected a client certificate, because {theirs}.client_ca_file is set");
+                        return Err(config::Error::missing(key("cert_file"), expected));
+                    }
+                    _ => {}
+                }
+            }
         }
         Ok(())
     }
@@ -213,11 +253,13 @@ impl ConfiguredProgram {
         let admin = Admin::new(self.servers.iter().map(|server| server.entry.spec.name).collect());
         // Stopped last, so that the stop of the others can be observed.
         running.push(admin.start(self.process.admin.listen).await?);
+        let encrypted = self.servers.last().is_some_and(|server| server.settings.tls.is_on());
         for server in self.servers {
             let name = server.entry.spec.name;
+            let tls = server.settings.tls.clone();
             let context = base.context(name, server.settings, server.entry.spec.store)?;
             let server = (server.configured.build)(&context).await?;
-            base.siblings.started(name, server.address());
+            base.siblings.started(name, server.address(), &tls);
             admin.started(name, server.health().cloned());
             running.push(server);
         }
@@ -227,7 +269,7 @@ impl ConfiguredProgram {
         // In reverse order of start, so that the gateway comes first; the admin server was started first.
         let addresses: Vec<(&'static str, SocketAddr)> =
             running.iter().rev().map(|server| (server.name(), server.address())).collect();
-        ready::report(&self.name, &addresses, telemetry::format_of(&self.process.log));
+        ready::report(&self.name, &addresses, encrypted, telemetry::format_of(&self.process.log));
         telemetry::has_started();
         Ok(())
     }

@@ -15,6 +15,7 @@ use eticket_rpc_client::{
     balance::{self, Targets},
     config::BreakerConfig,
 };
+use eticket_tls::ClientTlsConfig;
 use tonic::{Code, Request, transport::Channel};
 
 use crate::{
@@ -30,13 +31,26 @@ const DEADLINE: Duration = Duration::from_secs(15);
 /// The configured addresses of the owners.
 #[derive(Debug, Clone, Default)]
 pub struct Addresses {
-    pub ticket: Option<Targets>,
-    pub reservation: Option<Targets>,
-    pub pricing: Option<Targets>,
+    pub ticket: Option<Address>,
+    pub reservation: Option<Address>,
+    pub pricing: Option<Address>,
+}
+
+/// The addresses of one owner, and the certificates for `https` addresses.
+#[derive(Debug, Clone)]
+pub struct Address {
+    pub targets: Targets,
+    pub tls: ClientTlsConfig,
 }
 
 /// Clients of the owners.
-pub struct OwnersClient(Result<Stubs, &'static str>);
+pub struct OwnersClient(Result<Stubs, Unconnected>);
+
+/// Why an owner cannot be called.
+enum Unconnected {
+    NotConfigured(&'static str),
+    Certificates(&'static str, String),
+}
 
 struct Stubs {
     list_tickets: Client<ticket_pb::ListTicketsRequest, ticket_pb::ListTicketsResponse>,
@@ -50,10 +64,15 @@ struct Stubs {
 }
 
 impl OwnersClient {
-    /// Creates clients for one comparison, which a caller with these credentials has started. Address changes are followed until `tasks` stop.
+    /// Creates clients for one comparison, which a caller with these credentials has started. Address changes are followed until `tasks`
+    /// stop.
     pub fn new(addresses: &Addresses, tasks: &Tasks, credentials: Option<Credentials>) -> Self {
-        let channel = |name: &'static str, targets: &Option<Targets>| {
-            targets.as_ref().map(|targets| balance::channel(name, targets, tasks)).ok_or(name)
+        let channel = |name: &'static str, address: &Option<Address>| {
+            let Address { targets, tls } = address.as_ref().ok_or(Unconnected::NotConfigured(name))?;
+            // The files were valid at the start, and may have changed since.
+            let connector = targets.connector(tls, &format!("upstream.{name}"), tasks);
+            let tls = connector.map_err(|error| Unconnected::Certificates(name, error.to_string()))?;
+            Ok(balance::channel(name, targets, tls, tasks))
         };
         let stubs = || {
             let ticket = channel("ticket", &addresses.ticket)?;
@@ -65,7 +84,10 @@ impl OwnersClient {
     }
 
     fn stubs(&self) -> Result<&Stubs, OwnerError> {
-        self.0.as_ref().map_err(|owner| OwnerError::NotConfigured(owner))
+        self.0.as_ref().map_err(|unconnected| match unconnected {
+            Unconnected::NotConfigured(owner) => OwnerError::NotConfigured(owner),
+            Unconnected::Certificates(owner, reason) => OwnerError::Unavailable { owner, reason: reason.clone() },
+        })
     }
 }
 
@@ -74,8 +96,9 @@ impl Stubs {
         let deadline_ms = u64::try_from(DEADLINE.as_millis()).unwrap_or(u64::MAX);
         // A page is a large response: a slow call is not a failure.
         let breaker = BreakerConfig { slow_call_ms: deadline_ms, ..BreakerConfig::default() };
+        let attempt_timeout_ms = deadline_ms / 3;
         let config =
-            UpstreamConfig { url: None, deadline_ms, attempt_timeout_ms: deadline_ms / 3, retries: 3, breaker };
+            UpstreamConfig { deadline_ms, attempt_timeout_ms, retries: 3, breaker, ..UpstreamConfig::default() };
         let tickets = TicketServiceClient::new(ticket);
         let reservations = ReservationServiceClient::new(reservation);
         let prices = PricingServiceClient::new(pricing);

@@ -164,7 +164,7 @@ fn keys_that_the_gateway_lacks_are_refused() {
         assert_eq!(error.key(), path);
         let known = error.to_string();
         let known = known.split_once("expected one of ").expect("the error lists valid keys").1;
-        assert_eq!(known, "listen, auth, limits, shutdown, admin, log", "without the refused key");
+        assert_eq!(known, "listen, auth, tls, limits, shutdown, admin, log", "without the refused key");
     }
     let error = together(&ALL, &environment(&[("GATEWAY__STORE__URL", "sqlite:a")])).expect_err("refused");
     assert_eq!(error.key(), "gateway.store");
@@ -301,12 +301,17 @@ fn text_that_looks_like_something_else_stays_text() {
 
 #[test]
 fn the_listen_address_is_read_from_an_incomplete_configuration() {
-    let address = |section, variables: &[(&str, &str)]| listen(TICKET, section, &environment(variables));
+    let read = |section, variables: &[(&str, &str)]| listen::read(TICKET, section, &environment(variables));
+    let address = |section, variables: &[(&str, &str)]| read(section, variables).map(|found| found.listen);
     assert_eq!(address(false, &[]).expect("a default").to_string(), "127.0.0.1:8082", "although bus.url is not set");
     let variables = [("LISTEN", "127.0.0.1:9"), ("NONSENSE", "1"), ("LIMITS__CONCURRENCY", "many")];
     assert_eq!(address(false, &variables).expect("given").port(), 9, "other errors are ignored");
     assert_eq!(address(true, &[("TICKET__LISTEN", "127.0.0.1:7")]).expect("given").port(), 7);
     assert_eq!(address(true, &[("TICKET__LISTEN", "x")]).expect_err("none").key(), "ticket.listen");
+    let variables =
+        [("TLS__CERT_FILE", "root.pem"), ("TLS__KEY_FILE", "key.pem"), ("TICKET__TLS__CERT_FILE", "own.pem")];
+    let tls = read(true, &variables).expect("not read yet").tls;
+    assert_eq!((tls.cert_file, tls.key_file), (Some("own.pem".into()), Some("key.pem".into())));
 }
 
 #[test]

@@ -13,17 +13,12 @@ use eticket_proto::{
     time,
 };
 use eticket_rpc_server::error::ApiError;
-use http::uri::Authority;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::timeout;
-use tonic::{
-    Code, Request, Status, Streaming,
-    metadata::AsciiMetadataValue,
-    transport::{Channel, Endpoint},
-};
+use tonic::{Code, Request, Status, Streaming, metadata::AsciiMetadataValue, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::Task;
+use super::{Task, connection::Peer};
 use crate::process::ready::print;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -66,19 +61,6 @@ async fn within<T>(limit: Duration, call: impl Future<Output = Result<T, Status>
     Ok(timeout(limit, call).await.map_err(|_| CallError::TimedOut(limit))??)
 }
 
-/// Parses `host:port`.
-fn authority(address: &str) -> Result<Authority, StartError> {
-    let parsed = address.parse::<Authority>().ok();
-    let parsed = parsed.filter(|parsed| !parsed.host().is_empty() && !parsed.as_str().contains('@'));
-    parsed.filter(|parsed| parsed.port_u16().is_some_and(|port| port > 0)).ok_or_else(|| {
-        let expected = match address.contains("://") {
-            true => "expected host:port, without http://, such as 127.0.0.1:8088",
-            false => "expected host:port, such as 127.0.0.1:8088",
-        };
-        StartError::config("--address", address, expected)
-    })
-}
-
 /// A connection to a service, or to the gateway.
 pub(super) struct Server {
     address: String,
@@ -88,11 +70,11 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) async fn connect(address: &str, token_file: Option<&Path>) -> Result<Self, StartError> {
+    pub(super) async fn connect(peer: &Peer, token_file: Option<&Path>) -> Result<Self, StartError> {
         let invalid = |what: String| StartError::Config(Error::new("--token-file", None, what));
         let credentials = Credentials::read(token_file).map_err(invalid)?;
         let authorization = credentials.map(|given| given.authorization().parse().map_err(StartError::failed));
-        let endpoint = Endpoint::from_shared(format!("http://{}", authority(address)?)).map_err(StartError::failed)?;
+        let (address, endpoint) = (&peer.address, peer.endpoint()?);
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
             .http2_keep_alive_interval(KEEP_ALIVE.0)
@@ -301,35 +283,4 @@ async fn follow<T>(
 fn rfc3339(time: Option<prost_types::Timestamp>) -> String {
     let time = time.as_ref().and_then(time::from_proto);
     time.map(|time| time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)).unwrap_or_default()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_is_a_host_and_a_port() {
-        for address in ["127.0.0.1:8088", "gateway.example:8088", "[::1]:8088"] {
-            assert_eq!(authority(address).expect(address).as_str(), address);
-        }
-        for address in [
-            "",
-            "nowhere",
-            "nowhere:",
-            ":1",
-            "h:port",
-            "h:70000",
-            "h:0",
-            "u@h:1",
-            "h:1/",
-            "h:1/x",
-            "http://h:1",
-            "h h:1",
-        ] {
-            let error = authority(address).expect_err(address);
-            assert_eq!(error.code(), 78, "{address}");
-            assert!(error.to_string().contains("expected host:port"), "{error}");
-        }
-        assert!(authority("http://h:1").expect_err("a URL").to_string().contains("without http://"));
-    }
 }
