@@ -15,17 +15,25 @@ const MAX_AGE: Duration = Duration::from_secs(7200);
 
 const ANY: &str = "*";
 
-const REQUEST_HEADERS: [HeaderName; 16] = [
+const REQUEST_HEADERS: [HeaderName; 24] = [
     header::ACCEPT_LANGUAGE,
     header::AUTHORIZATION,
+    header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
+    header::IF_MATCH,
+    HeaderName::from_static("connect-accept-encoding"),
+    HeaderName::from_static("connect-content-encoding"),
     HeaderName::from_static("connect-protocol-version"),
     HeaderName::from_static("connect-timeout-ms"),
     HeaderName::from_static("grpc-accept-encoding"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-timeout"),
+    HeaderName::from_static("idempotency-key"),
+    HeaderName::from_static("last-event-id"),
     HeaderName::from_static("tracestate"),
+    HeaderName::from_static("x-correlation-id"),
     HeaderName::from_static("x-grpc-web"),
+    HeaderName::from_static("x-timeout-ms"),
     HeaderName::from_static("x-user-agent"),
     HeaderName::from_static(headers::CONSISTENCY_TOKEN),
     HeaderName::from_static(headers::CORRELATION_ID),
@@ -34,7 +42,12 @@ const REQUEST_HEADERS: [HeaderName; 16] = [
     HeaderName::from_static(headers::WAIT),
 ];
 
-const ANSWER_HEADERS: [HeaderName; 9] = [
+const ANSWER_HEADERS: [HeaderName; 14] = [
+    header::ALLOW,
+    header::ETAG,
+    header::WWW_AUTHENTICATE,
+    HeaderName::from_static("connect-content-encoding"),
+    HeaderName::from_static("x-correlation-id"),
     HeaderName::from_static("grpc-encoding"),
     HeaderName::from_static("grpc-message"),
     HeaderName::from_static("grpc-status"),
@@ -66,7 +79,7 @@ pub(crate) fn origins(entries: &[String]) -> Result<Origins, InvalidOrigin> {
 pub(crate) fn layer(browsers: Browsers) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, head| browsers.allow(origin, head)))
-        .allow_methods([Method::GET, Method::POST])
+        .allow_methods([Method::GET, Method::PATCH, Method::POST])
         .allow_headers(REQUEST_HEADERS)
         .expose_headers(ANSWER_HEADERS)
         .max_age(MAX_AGE)

@@ -1,7 +1,6 @@
 //! The gateway as one tower service: detects the protocol of each request and dispatches it.
 //!
-//! Connect with JSON, and REST, are planned beside gRPC-Web: detected by content type and path, translated to gRPC, and
-//! sent through the same layers.
+//! gRPC and gRPC-Web have content types of their own, REST and Connect have paths. Everything else is the site.
 
 use std::{
     convert::Infallible,
@@ -15,19 +14,31 @@ use axum::body::Body;
 use eticket_base::tasks::Tasks;
 use eticket_proto::health::health_server::HealthServer;
 use eticket_rpc_server::health::Health;
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use tonic::service::Routes as LocalServices;
-use tower::{Layer, Service};
-use tower_http::cors::{Cors, CorsLayer};
+use tower::{Layer, Service, ServiceExt, service_fn};
+use tower_http::{
+    compression::{
+        CompressionLayer,
+        predicate::{NotForContentType, Predicate, SizeAbove},
+    },
+    cors::{Cors, CorsLayer},
+};
 
 use crate::{
     call::{Calls, Shared},
+    connect::Connect,
     health::GatewayHealth,
     protocol::{Protocol, linger::Lingering, request::to_grpc, response::to_web},
+    rest::{Rest, Unsupported},
     routes::{Backend, Routes},
     site::{self, Site},
+    transcode::{BrokenContract, Contract, exchange::Grpc},
     upstream::{Upstream, pool::Pool},
 };
+
+/// Media types of streams in Connect begin with this.
+const CONNECT_STREAM: &str = "application/connect+";
 
 /// An embedded descriptor cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +47,10 @@ pub(crate) enum BrokenDescriptors {
     Routes(#[from] prost::DecodeError),
     #[error("the descriptors of the contract are inconsistent")]
     Reflection(#[from] tonic_reflection::server::Error),
+    #[error("the contract cannot be translated to JSON")]
+    Contract(#[from] BrokenContract),
+    #[error("an annotation of the contract is not supported")]
+    Annotation(#[from] Unsupported),
 }
 
 /// Creates the service for gRPC calls; `pool` creates the connections to an upstream.
@@ -67,22 +82,66 @@ pub(crate) struct Protocols<S>(Arc<Inner<S>>);
 struct Inner<S> {
     grpc: S,
     browsers: Cors<Browsers<S>>,
+    without_cors: Browsers<S>,
 }
 
-/// gRPC-Web and pages: the requests of browsers, which need CORS headers.
+/// Everything but gRPC: the requests of browsers, which need CORS headers.
 #[derive(Clone)]
 struct Browsers<S> {
     grpc: S,
-    site: Site,
+    pages: Pages,
     tasks: Tasks,
+}
+
+/// The protocols and pages that are found by path.
+#[derive(Debug, Clone)]
+pub(crate) struct Pages {
+    pub(crate) site: Site,
+    pub(crate) rest: Rest,
+    pub(crate) connect: Connect,
+}
+
+impl Pages {
+    /// Reads the contract.
+    ///
+    /// # Errors
+    /// If the contract cannot be translated.
+    pub(crate) fn try_new(site: Site, max_message_bytes: u32) -> Result<Self, BrokenDescriptors> {
+        let contract = Arc::new(Contract::try_new()?);
+        let rest = Rest::try_new(contract.clone(), max_message_bytes)?;
+        Ok(Self { site, rest, connect: Connect::new(contract, max_message_bytes) })
+    }
+
+    /// Answers a request by its path, compressed if the client accepts it. Streams are not compressed: their messages
+    /// must not wait for each other.
+    async fn answer(self, grpc: impl Grpc, request: Request<Body>) -> Response<Body> {
+        let path = request.uri().path();
+        let (is_rest, is_connect) = (self.rest.owns(path), self.connect.owns(path));
+        if !is_rest && !is_connect {
+            return self.site.answer(request).await;
+        }
+        let answer = service_fn(move |request| {
+            let (pages, grpc) = (self.clone(), grpc.clone());
+            async move {
+                Ok::<_, Infallible>(match is_rest {
+                    true => pages.rest.answer(grpc, request).await,
+                    false => pages.connect.answer(grpc, request).await,
+                })
+            }
+        });
+        let compress =
+            SizeAbove::new(256).and(NotForContentType::SSE).and(NotForContentType::const_new(CONNECT_STREAM));
+        let Ok(response) = CompressionLayer::new().compress_when(compress).layer(answer).oneshot(request).await;
+        response.map(Body::new)
+    }
 }
 
 type Answering = Pin<Box<dyn Future<Output = Result<Response<Body>, Infallible>> + Send>>;
 
 impl<S: Clone> Protocols<S> {
-    pub(crate) fn new(grpc: S, site: Site, cors: &CorsLayer, tasks: Tasks) -> Self {
-        let browsers = cors.layer(Browsers { grpc: grpc.clone(), site, tasks });
-        Self(Arc::new(Inner { grpc, browsers }))
+    pub(crate) fn new(grpc: S, pages: Pages, cors: &CorsLayer, tasks: Tasks) -> Self {
+        let without_cors = Browsers { grpc: grpc.clone(), pages, tasks };
+        Self(Arc::new(Inner { grpc, browsers: cors.layer(without_cors.clone()), without_cors }))
     }
 }
 
@@ -114,7 +173,12 @@ where
     fn call(&mut self, request: Request<Body>) -> Answering {
         // Browsers cannot read gRPC responses, so gRPC calls skip CORS.
         if Protocol::from_headers(request.headers()) != Some(Protocol::Grpc) {
-            return Box::pin(self.0.browsers.clone().call(request));
+            // The CORS layer answers every OPTIONS request as a preflight request.
+            let asks = request.method() == Method::OPTIONS && !is_preflight(request.headers());
+            return match asks && self.0.without_cors.pages.rest.owns(request.uri().path()) {
+                true => Box::pin(self.0.without_cors.clone().call(request)),
+                false => Box::pin(self.0.browsers.clone().call(request)),
+            };
         }
         if request.version() < Version::HTTP_2 {
             let text = "gRPC needs HTTP/2; over HTTP/1.1 use gRPC-Web\n";
@@ -129,7 +193,7 @@ where
 
 impl<S> Service<Request<Body>> for Browsers<S>
 where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send + 'static,
 {
     type Response = Response<Body>;
@@ -146,8 +210,8 @@ where
         }
         let Some(Protocol::Web { request: encoding, response: accepted }) = Protocol::from_headers(request.headers())
         else {
-            let site = self.site.clone();
-            return Box::pin(async move { Ok(site.answer(request).await) });
+            let (pages, grpc) = (self.pages.clone(), self.grpc.clone());
+            return Box::pin(async move { Ok(pages.answer(grpc, request).await) });
         };
         if request.method() != Method::POST {
             return refused(only_post());
@@ -155,6 +219,10 @@ where
         let answering = self.grpc.call(to_grpc(request, encoding));
         Box::pin(async move { answering.await.map(|response| to_web(response, accepted)) })
     }
+}
+
+fn is_preflight(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 fn only_post() -> Response<Body> {

@@ -1,18 +1,21 @@
-//! The gateway: one port that serves gRPC and gRPC-Web, over HTTP/1.1 and HTTP/2, for the four services.
+//! The gateway: one port that serves gRPC, gRPC-Web, Connect and REST, over HTTP/1.1 and HTTP/2, for the four services.
 //!
-//! Calls are routed by path and forwarded without decoding their messages. The way of a call: `gateway` detects its
-//! protocol, `protocol` translates it to gRPC, the layers of `eticket-rpc-server` observe and limit it, `routes` finds
-//! its backend, and `call` forwards it over `upstream`. The response takes the same way back. This file assembles these
-//! parts.
+//! Calls are routed by path; those of gRPC and gRPC-Web are forwarded without decoding their messages. The way of a
+//! call: `gateway` detects its protocol, `protocol` (gRPC-Web), `connect` or `rest` translates it to gRPC, the layers of
+//! `eticket-rpc-server` observe and limit it, `routes` finds its backend, and `call` forwards it over `upstream`. The
+//! response takes the same way back. This file assembles these parts.
 
 mod call;
 mod config;
+mod connect;
 mod cors;
 mod gateway;
 mod health;
 mod protocol;
+mod rest;
 mod routes;
 mod site;
+mod transcode;
 mod upstream;
 
 #[cfg(test)]
@@ -39,7 +42,11 @@ pub use crate::{
     config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
     routes::Backend,
 };
-use crate::{gateway::Protocols, site::Site, upstream::pool::Pool};
+use crate::{
+    gateway::{Pages, Protocols},
+    site::Site,
+    upstream::pool::Pool,
+};
 
 /// The gateway as a server of a process.
 #[derive(Debug)]
@@ -48,7 +55,7 @@ pub enum Gateway {}
 impl Service for Gateway {
     const NAME: &'static str = "gateway";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
-    const ABOUT: &'static str = "Serves gRPC and gRPC-Web for all services under one address.";
+    const ABOUT: &'static str = "Serves gRPC, gRPC-Web, Connect and REST for all services under one address.";
     const NEEDS: &'static str =
         "upstream.{ticket,reservation,pricing,query}.url: where the services are, as http://127.0.0.1:8082";
     const EXAMPLE: &'static str =
@@ -82,11 +89,12 @@ impl Service for Gateway {
         let health = Health::new([""; 0]);
         let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
+        let pages = Pages::try_new(site, config.max_message_bytes).map_err(StartError::failed)?;
         let browsers = Browsers::new(config.origins()?, context.settings.listen);
         let browsers = if context.authentication.is_on() { browsers.by_any_name() } else { browsers };
         let cors = cors::layer(browsers.clone());
         let grpc = server::layered(Self::NAME, &context.settings.limits, &context.authentication, calls);
-        let router = Router::new().fallback_service(Protocols::new(grpc, site, &cors, tasks.clone()));
+        let router = Router::new().fallback_service(Protocols::new(grpc, pages, &cors, tasks.clone()));
         match context.server().routes(router).browsers(browsers).health(health).start().await {
             Ok(running) => Ok(running.then(move || async move { tasks.stop().await })),
             Err(error) => {

@@ -54,7 +54,7 @@ impl Site {
         if request.method() == http::Method::POST {
             return text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "expected content-type application/grpc or application/grpc-web\n",
+                "expected a gRPC, gRPC-Web or Connect call at the path of a method, or a REST request below /v1\n",
             );
         }
         let Ok(mut response) = self.0.clone().oneshot(request).await;

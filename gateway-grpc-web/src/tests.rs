@@ -2,9 +2,11 @@
 
 mod broken;
 mod calls;
+mod connect;
 mod fake;
 mod hostile;
 mod replicas;
+mod rest;
 mod stopping;
 mod tls;
 mod unread;

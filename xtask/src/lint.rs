@@ -1,15 +1,15 @@
-//! `cargo xtask lint`: formatting, clippy, dependencies and licenses, the protobuf contract, the rules for single
-//! files, and the workflows of the pipeline.
+//! `cargo xtask lint`: formatting, clippy, dependencies and licenses, the protobuf contract and its OpenAPI document,
+//! the rules for single files, and the workflows of the pipeline.
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, contract, dependencies, docs, files, steps::Steps, tools};
+use crate::{checkout::Checkout, command, console, contract, dependencies, docs, files, openapi, steps::Steps, tools};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 10] = [
+    let checks: [(&str, Check); 11] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
@@ -18,6 +18,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         ("deny", deny),
         ("buf", contract::check),
         ("docs", docs::check),
+        ("openapi", openapi::check),
         ("console", console::lint),
         ("workflows", workflows),
     ];

@@ -12,6 +12,7 @@ mod dependencies;
 mod docs;
 mod files;
 mod lint;
+mod openapi;
 mod rotation;
 mod steps;
 mod test;
@@ -88,6 +89,12 @@ enum Task {
     },
     /// Write docs/errors.md from the comments in the protobuf contract; `lint` fails if it is not up to date
     Docs,
+    /// Check that the OpenAPI document of REST matches the contract
+    Openapi {
+        /// Generate gateway-grpc-web/openapi.json from the contract
+        #[arg(long)]
+        update: bool,
+    },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -109,6 +116,8 @@ fn main() -> ExitCode {
         Task::Contract { archive: true, .. } => contract::archive(&checkout),
         Task::Contract { .. } => contract::check(&checkout),
         Task::Docs => docs::update(&checkout),
+        Task::Openapi { update: false } => openapi::check(&checkout),
+        Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

@@ -15,6 +15,7 @@ const ACTIONLINT: &str = "v1.7.12";
 const CARGO_DENY: &str = "0.20.2";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
+const OPENAPI: &str = "v2.33.0";
 
 /// Returns cargo-deny, and builds it if it is missing, which takes some minutes.
 pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
@@ -56,6 +57,12 @@ pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
 /// Returns actionlint, for the workflows of the pipeline.
 pub(crate) fn actionlint(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "actionlint", "github.com/rhysd/actionlint/cmd/actionlint", ACTIONLINT)
+}
+
+/// Returns the plugin of buf that generates OpenAPI documents.
+pub(crate) fn openapi(checkout: &Checkout) -> Result<PathBuf> {
+    let package = "github.com/grpc-ecosystem/grpc-gateway/v2/protoc-gen-openapiv3";
+    go_install(checkout, "protoc-gen-openapiv3", package, OPENAPI)
 }
 
 /// Returns nats-server; Debian's version is too old.

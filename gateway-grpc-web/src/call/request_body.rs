@@ -12,9 +12,9 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use http_body::Frame;
-use tonic::Status;
+use tonic::{Code, Status};
 
-use crate::protocol::request::NotBase64;
+use crate::{protocol::request::NotBase64, transcode::request_body::Untranslatable};
 
 /// What is wrong with a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -31,6 +31,8 @@ pub(crate) enum Fault {
     SeveralMessages,
     #[error("the caller disconnected before its request was complete")]
     CallerGone,
+    #[error("the request cannot be translated to gRPC")]
+    Untranslatable(Code),
 }
 
 impl From<Fault> for Status {
@@ -38,6 +40,7 @@ impl From<Fault> for Status {
         match fault {
             Fault::TooLarge { .. } => Self::resource_exhausted(fault.to_string()),
             Fault::CallerGone => Self::cancelled(fault.to_string()),
+            Fault::Untranslatable(code) => Self::new(code, fault.to_string()),
             _ => Self::invalid_argument(fault.to_string()),
         }
     }
@@ -91,9 +94,10 @@ impl http_body::Body for RequestBody {
                     // gRPC requests have no trailers; those of a client are ignored.
                     Err(_) => continue,
                 },
-                Some(Err(error)) => match NotBase64::is_cause_of(&error) {
-                    true => Fault::NotBase64,
-                    false => Fault::CallerGone,
+                Some(Err(error)) => match Untranslatable::find(&error) {
+                    Some(Untranslatable(code)) => Fault::Untranslatable(code),
+                    None if NotBase64::is_cause_of(&error) => Fault::NotBase64,
+                    None => Fault::CallerGone,
                 },
                 None if this.frames.is_between_messages() => {
                     this.ended = true;
@@ -221,10 +225,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_disconnect_and_invalid_base64_are_distinguished() {
+    async fn a_disconnect_and_invalid_bodies_are_distinguished() {
         for (error, expected) in [
             (axum::Error::new(std::io::Error::other("reset")), Fault::CallerGone),
             (axum::Error::new(NotBase64), Fault::NotBase64),
+            (axum::Error::new(Untranslatable(Code::NotFound)), Fault::Untranslatable(Code::NotFound)),
         ] {
             let chunks = [Ok(Bytes::from_static(&[0, 0])), Err(error)];
             let fault = SharedFault::default();

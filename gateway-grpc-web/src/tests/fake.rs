@@ -47,6 +47,9 @@ pub(super) const ONE_THEN_SILENCE: &str = "one-then-silence";
 /// A hundred views of 10 kB, then the end.
 pub(super) const HUNDRED: &str = "hundred";
 
+/// A view whose title shows the resume token, and a message with a token only.
+pub(super) const RESUMED: &str = "resumed";
+
 /// An endless stream of views of 10 kB.
 pub(super) const FLOOD: &str = "flood";
 
@@ -164,15 +167,26 @@ impl TicketService for Fake {
         &self,
         request: Request<ti::RegisterTicketRequest>,
     ) -> Result<Response<ti::RegisterTicketResponse>, Status> {
-        let ticket = Ticket { title: request.into_inner().title, ..Ticket::default() };
-        Ok(Response::new(ti::RegisterTicketResponse { ticket: Some(ticket), ..Default::default() }))
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let request = request.into_inner();
+        let ticket =
+            Ticket { title: request.title, ticket_id: request.ticket_id, etag: "7".to_owned(), ..Ticket::default() };
+        let mut response = Response::new(ti::RegisterTicketResponse { ticket: Some(ticket), ..Default::default() });
+        response.metadata_mut().insert("eticket-consistency-token", "a-token".parse().unwrap());
+        Ok(response)
     }
 
+    /// The title of the response shows the request.
     async fn update_ticket(
         &self,
-        _: Request<ti::UpdateTicketRequest>,
+        request: Request<ti::UpdateTicketRequest>,
     ) -> Result<Response<ti::UpdateTicketResponse>, Status> {
-        Err(Status::unimplemented("a fake"))
+        self.begun.fetch_add(1, Ordering::SeqCst);
+        let request = request.into_inner();
+        let mask = request.update_mask.unwrap_or_default().paths.join(",");
+        let title = format!("{} {mask} {} {}", request.ticket_id, request.etag, request.request_id);
+        let ticket = Ticket { title, ..Ticket::default() };
+        Ok(Response::new(ti::UpdateTicketResponse { ticket: Some(ticket), ..Default::default() }))
     }
 
     async fn withdraw_ticket(
@@ -197,6 +211,10 @@ impl TicketService for Fake {
     }
 }
 
+fn token(resume_token: &str) -> Result<WatchTicketViewsResponse, Status> {
+    Ok(WatchTicketViewsResponse { view: None, resume_token: resume_token.to_owned() })
+}
+
 fn view(number: usize, title: String) -> Result<WatchTicketViewsResponse, Status> {
     let view = TicketView { ticket_id: number.to_string(), title, ..TicketView::default() };
     Ok(WatchTicketViewsResponse { view: Some(view), resume_token: String::new() })
@@ -212,7 +230,9 @@ impl QueryService for Fake {
     ) -> Result<Response<Self::WatchTicketViewsStream>, Status> {
         let pending = self.begin();
         let small = |number| view(number, String::new());
-        let stream = match request.into_inner().ticket_ids.first().map(String::as_str) {
+        let WatchTicketViewsRequest { ticket_ids, resume_token } = request.into_inner();
+        let stream = match ticket_ids.first().map(String::as_str) {
+            Some(RESUMED) => stream::iter([view(1, format!("after {resume_token}")), token("next")]).boxed(),
             Some(TWO_THEN_REFUSED) => stream::iter([small(1), small(2), Err(refusal())]).boxed(),
             Some(ONE_THEN_SILENCE) => stream::iter([small(1)]).chain(stream::pending()).boxed(),
             Some(HUNDRED) => stream::iter((0..100).map(|number| view(number, "x".repeat(10_000)))).boxed(),

@@ -59,6 +59,24 @@ pub(super) fn request(path: &str, text: bool, body: Body) -> Request<Body> {
         .unwrap()
 }
 
+/// Creates a request without a gRPC content type; `headers` may contain another host.
+pub(super) fn plain(verb: &str, uri: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Request<Body> {
+    let mut request = Request::builder().method(verb).uri(uri).body(body.into()).unwrap();
+    request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
+    for (name, value) in headers {
+        request.headers_mut().insert(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
+    }
+    request
+}
+
+/// The head of a response and its body as JSON.
+pub(super) async fn read_json(response: Response<Incoming>) -> (http::response::Parts, serde_json::Value) {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await.expect("a body that does not break off").to_bytes();
+    let json = serde_json::from_slice(&body).unwrap_or_else(|error| panic!("{error}: {body:?} {head:?}"));
+    (head, json)
+}
+
 impl Web {
     pub(super) async fn connect(world: &World) -> Self {
         let stream = TcpStream::connect(world.address).await.unwrap();

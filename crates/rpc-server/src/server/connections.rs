@@ -267,6 +267,7 @@ async fn serve<S>(
             None => Either::Left(answering),
             Some(busy) => Either::Right(Box::pin(async move {
                 let response = answering.await?;
+                busy.answers(response.headers());
                 Ok(response.map(|inner| Body::new(BusyBody { inner, _busy: busy })))
             })),
         })

@@ -13,6 +13,7 @@ use std::{
 use axum::body::Body;
 use bytes::Bytes;
 use eticket_tls::ServerStream;
+use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -141,6 +142,16 @@ impl Http1 {
 
 /// A response that is being sent.
 pub(crate) struct Busy(Http1);
+
+impl Busy {
+    /// Notes a response that is a stream although the path of its request is not that of a streaming method.
+    pub(crate) fn answers(&self, headers: &HeaderMap) {
+        let media_type = headers.get(header::CONTENT_TYPE);
+        if media_type.is_some_and(|value| value.as_bytes().starts_with(b"text/event-stream")) {
+            self.0.set(Phase::Busy { streams: true });
+        }
+    }
+}
 
 impl Drop for Busy {
     fn drop(&mut self) {
