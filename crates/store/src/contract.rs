@@ -146,7 +146,8 @@ async fn records_are_kept_until_they_are_purged(subject: &Subject) {
             });
         };
         subject.commits.commit(&(), &[idempotency.request_id], apply_batch).await.expect("committed");
-        assert_eq!((answer, ran), (Ok(response.clone()), attempt == 1));
+        let expected = if attempt == 1 { response.clone() } else { response.clone().replayed() };
+        assert_eq!((answer, ran), (Ok(expected), attempt == 1));
     }
     let kept = subject.housekeeping.record(idempotency.request_id).await.expect("read").expect("kept");
     assert_eq!((kept.hash, kept.response), (idempotency.hash, response));

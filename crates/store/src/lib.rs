@@ -90,6 +90,14 @@ pub struct EncodedResponse {
     pub replayed: bool,
 }
 
+impl EncodedResponse {
+    /// Marks the response as that of an earlier attempt.
+    #[must_use]
+    pub fn replayed(self) -> Self {
+        Self { replayed: true, ..self }
+    }
+}
+
 /// The idempotency key of a request and a hash of its content; a retry with both gets the stored response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Idempotency {
@@ -110,11 +118,7 @@ impl Idempotency {
     /// # Errors
     /// `RequestIdReused` if the record is of another request.
     pub fn response_of(&self, record: &Record) -> Result<EncodedResponse, RequestIdReused> {
-        if record.hash == self.hash {
-            Ok(EncodedResponse { replayed: true, ..record.response.clone() })
-        } else {
-            Err(RequestIdReused)
-        }
+        if record.hash == self.hash { Ok(record.response.clone().replayed()) } else { Err(RequestIdReused) }
     }
 }
 
@@ -320,7 +324,7 @@ mod tests {
     }
 
     fn replayed(byte: u8) -> EncodedResponse {
-        EncodedResponse { replayed: true, ..response(byte) }
+        response(byte).replayed()
     }
 
     #[derive(Debug, PartialEq)]

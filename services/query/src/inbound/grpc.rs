@@ -223,7 +223,7 @@ impl QueryService for Grpc {
             self.views.view(&id).await.map_err(failure::store_status)?.ok_or_else(|| unknown(&id))?;
         }
         let oldest = found.messages.last().filter(|_| found.is_cut).cloned();
-        let (entries, last) = page.fill(found.messages, |found| Some(history::entry(found)));
+        let (entries, last) = page.fill(found.messages, |found| Some(history::entry(found, &call.caller)));
         let last = last.or(oldest);
         let token = |last| paging::token(&scope, &history::key(&found.epoch, &last));
         Ok(Response::new(GetTicketHistoryResponse { entries, next_page_token: last.map(token).unwrap_or_default() }))

@@ -8,7 +8,7 @@ use eticket_proto::{
     },
 };
 use eticket_rpc_server::error::ApiError;
-use tonic::{Request, Status};
+use tonic::Status;
 
 use super::*;
 
@@ -17,11 +17,11 @@ async fn refusals(grpc: &Grpc) -> Vec<Option<Status>> {
     let view = GetTicketViewRequest { ticket_id: "a".to_owned(), ..Default::default() };
     let user = ListUserReservationsRequest { user_id: "ann".to_owned(), ..Default::default() };
     vec![
-        grpc.get_ticket_view(Request::new(view)).await.err(),
-        grpc.list_ticket_views(Request::new(ListTicketViewsRequest::default())).await.err(),
-        grpc.list_user_reservations(Request::new(user)).await.err(),
+        grpc.get_ticket_view(by_admin(view)).await.err(),
+        grpc.list_ticket_views(by_admin(ListTicketViewsRequest::default())).await.err(),
+        grpc.list_user_reservations(by_admin(user)).await.err(),
         // Before the first stream is known, a watch that is not refused waits.
-        timeout(BOUND, grpc.watch_ticket_views(Request::new(WatchTicketViewsRequest::default())))
+        timeout(BOUND, grpc.watch_ticket_views(by_admin(WatchTicketViewsRequest::default())))
             .await
             .expect("refused or begun")
             .err(),
@@ -48,7 +48,7 @@ async fn until_it_has_caught_up_it_tells_readers_to_come_again() {
     };
     let waiting = tokio::spawn({
         let grpc = fixture.grpc();
-        async move { grpc.get_ticket_view(Request::new(waits)).await }
+        async move { grpc.get_ticket_view(by_admin(waits)).await }
     });
     until("it waits", async || fixture.views.changes.waiting() == 1).await;
     assert!(!fixture.store().has_caught_up().await.unwrap());

@@ -10,7 +10,7 @@ use eticket_proto::{
     token::Consistency,
 };
 use eticket_rpc_server::error::ApiError;
-use tonic::{Request, Status};
+use tonic::Status;
 use tonic_types::StatusExt;
 
 use super::{bus::MemoryBus, *};
@@ -50,7 +50,7 @@ async fn life() -> Fixture {
 async fn page(fixture: &Fixture, size: i32, token: &str) -> Result<GetTicketHistoryResponse, Status> {
     let (ticket_id, page_token) = ("a".to_owned(), token.to_owned());
     let request = GetTicketHistoryRequest { ticket_id, page_size: size, page_token };
-    fixture.grpc().get_ticket_history(Request::new(request)).await.map(tonic::Response::into_inner)
+    fixture.grpc().get_ticket_history(by_admin(request)).await.map(tonic::Response::into_inner)
 }
 
 fn reason(status: &Status) -> ErrorReason {
@@ -153,7 +153,7 @@ async fn a_token_of_another_stream_or_list_is_refused() {
     let token = page(&fixture, 1, "").await.unwrap().next_page_token;
     let request =
         GetTicketHistoryRequest { ticket_id: "b".to_owned(), page_token: token.clone(), ..Default::default() };
-    let other = fixture.grpc().get_ticket_history(Request::new(request)).await.unwrap_err();
+    let other = fixture.grpc().get_ticket_history(by_admin(request)).await.unwrap_err();
     assert_eq!(reason(&other), ErrorReason::InvalidPageToken);
     let folder = tempfile::tempdir().unwrap();
     fixture.turn_to(Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap()));
@@ -177,7 +177,7 @@ async fn a_history_waits_for_the_tokens_of_its_ticket() {
     let ask = |ticket: &str| {
         let token = Consistency::Reservation { ticket: id(ticket), revision: 4 };
         let request = GetTicketHistoryRequest { ticket_id: "a".to_owned(), ..Default::default() };
-        let mut request = Request::new(request);
+        let mut request = by_admin(request);
         request.metadata_mut().insert(headers::CONSISTENCY_TOKEN, token.encode().parse().unwrap());
         let fixture = fixture.clone();
         tokio::spawn(async move { fixture.grpc().get_ticket_history(request).await })

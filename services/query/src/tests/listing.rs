@@ -12,7 +12,6 @@ use eticket_proto::{
     ticket::TicketStatus,
 };
 use eticket_rpc_server::error::ApiError;
-use tonic::Request;
 
 use super::*;
 
@@ -50,7 +49,7 @@ async fn pages(fixture: &Fixture, request: ListTicketViewsRequest) -> Vec<Ticket
     let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = ListTicketViewsRequest { page_token, ..request.clone() };
-        let page = fixture.grpc().list_ticket_views(Request::new(request)).await.unwrap().into_inner();
+        let page = fixture.grpc().list_ticket_views(by_admin(request)).await.unwrap().into_inner();
         all.extend(page.views);
         page_token = page.next_page_token;
         if page_token.is_empty() {
@@ -157,7 +156,7 @@ async fn who_has_cancelled_holds_nothing() {
 #[tokio::test]
 async fn a_page_token_belongs_to_its_filter_and_order() {
     let fixture = filled().await;
-    let list = async |request: ListTicketViewsRequest| fixture.grpc().list_ticket_views(Request::new(request)).await;
+    let list = async |request: ListTicketViewsRequest| fixture.grpc().list_ticket_views(by_admin(request)).await;
     let first = ListTicketViewsRequest { page_size: 1, ..ListTicketViewsRequest::default() };
     let page_token = list(first.clone()).await.unwrap().into_inner().next_page_token;
     let with_token = ListTicketViewsRequest { page_token, ..first };
@@ -189,7 +188,7 @@ async fn fields_that_make_no_sense_are_named() {
         (ListTicketViewsRequest { start_time_to: bad_time, ..Default::default() }, "start_time_to"),
         (ListTicketViewsRequest { page_size: -1, ..Default::default() }, "page_size"),
     ] {
-        let status = fixture.grpc().list_ticket_views(Request::new(request)).await.expect_err(field);
+        let status = fixture.grpc().list_ticket_views(by_admin(request)).await.expect_err(field);
         assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
         assert!(status.message().starts_with(field), "{status}");
     }
@@ -199,7 +198,7 @@ async fn reservations(fixture: &Fixture, user: &str, page_size: i32) -> Vec<User
     let (mut all, mut page_token) = (Vec::new(), String::new());
     loop {
         let request = ListUserReservationsRequest { user_id: user.to_owned(), page_size, page_token };
-        let page = fixture.grpc().list_user_reservations(Request::new(request)).await.unwrap().into_inner();
+        let page = fixture.grpc().list_user_reservations(by_admin(request)).await.unwrap().into_inner();
         all.extend(page.reservations);
         page_token = page.next_page_token;
         if page_token.is_empty() {

@@ -9,7 +9,7 @@ use eticket_proto::{
 };
 use eticket_rpc_server::error::ApiError;
 use eticket_store::Parked;
-use tonic::{Code, Request};
+use tonic::Code;
 
 use super::*;
 use crate::{
@@ -44,7 +44,7 @@ async fn park(fixture: &Fixture, event_id: &str, message: Message) {
 }
 
 async fn parked(fixture: &Fixture) -> Vec<String> {
-    let request = Request::new(ListParkedEventsRequest::default());
+    let request = by_admin(ListParkedEventsRequest::default());
     let listed = operations(fixture).list_parked_events(request).await.unwrap().into_inner();
     listed.parked_events.into_iter().map(|event| event.event_id).collect()
 }
@@ -61,7 +61,7 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
         .await;
     assert_eq!(parked(&fixture).await, ["ticket/b/1", "x"]);
     let resend = async |event_id: &str| {
-        let request = Request::new(ResendParkedEventRequest { event_id: event_id.to_owned() });
+        let request = by_admin(ResendParkedEventRequest { event_id: event_id.to_owned() });
         operations(&fixture).resend_parked_event(request).await.map(|response| response.into_inner().resent_count)
     };
     assert_eq!(resend("").await.unwrap(), 1);
@@ -75,7 +75,7 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
     let status = resend("nobody").await.expect_err("no such message");
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
     let discard = async |event_id: &str| {
-        let request = Request::new(DiscardParkedEventRequest { event_id: event_id.to_owned() });
+        let request = by_admin(DiscardParkedEventRequest { event_id: event_id.to_owned() });
         operations(&fixture).discard_parked_event(request).await.map(|response| response.into_inner().discarded_count)
     };
     assert_eq!(discard("x").await.unwrap(), 1);
@@ -92,7 +92,7 @@ async fn a_parked_message_that_is_stale_by_now_changes_nothing() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &[Event::Ticket(ticket(3, 0, None))]).await;
     park(&fixture, "ticket/a/2", message(&id("a"), &Event::Ticket(ticket(2, 0, None)))).await;
-    let request = Request::new(ResendParkedEventRequest::default());
+    let request = by_admin(ResendParkedEventRequest::default());
     assert_eq!(operations(&fixture).resend_parked_event(request).await.unwrap().into_inner().resent_count, 1);
     assert_eq!(fixture.view(&id("a")).await.ticket.unwrap().revision, 3);
 }
@@ -105,7 +105,7 @@ async fn what_is_unsettled_is_listed_with_what_is_missing() {
     fixture.take(&id("b"), &free()[..1]).await;
     fixture.take(&id("c"), &free()[1..]).await;
     let list = async |page_token: String| {
-        let request = Request::new(ListUnsettledRequest { page_size: 1, page_token });
+        let request = by_admin(ListUnsettledRequest { page_size: 1, page_token });
         operations(&fixture).list_unsettled(request).await.unwrap().into_inner()
     };
     let first = list(String::new()).await;
@@ -124,7 +124,7 @@ async fn what_is_unsettled_is_listed_with_what_is_missing() {
 #[tokio::test]
 async fn what_the_view_does_not_have_is_unimplemented() {
     let fixture = Fixture::new().await;
-    let status = match operations(&fixture).republish(Request::new(RepublishRequest {})).await {
+    let status = match operations(&fixture).republish(by_admin(RepublishRequest {})).await {
         Err(status) => status,
         Ok(_) => panic!("the view owns nothing"),
     };
@@ -134,7 +134,7 @@ async fn what_the_view_does_not_have_is_unimplemented() {
 #[tokio::test]
 async fn a_comparison_needs_the_owners_addresses() {
     let fixture = Fixture::new().await;
-    let status = match operations(&fixture).compare_view(Request::new(CompareViewRequest {})).await {
+    let status = match operations(&fixture).compare_view(by_admin(CompareViewRequest {})).await {
         Err(status) => status,
         Ok(_) => panic!("there is nobody to ask"),
     };

@@ -22,7 +22,7 @@ fn reserved_at(ticket: &str, revision: i64) -> Consistency {
 }
 
 fn with<T>(message: T, tokens: &[Consistency], wait: Option<&'static str>) -> Request<T> {
-    let mut request = Request::new(message);
+    let mut request = by_admin(message);
     for token in tokens {
         request.metadata_mut().append(headers::CONSISTENCY_TOKEN, token.encode().parse().unwrap());
     }

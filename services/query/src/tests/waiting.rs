@@ -19,7 +19,7 @@ use crate::outbound::memory::MemoryViews;
 
 fn request(ticket: &str, token: Option<&Consistency>, wait: WaitFor) -> Request<GetTicketViewRequest> {
     let consistency_token = token.map(Consistency::encode).unwrap_or_default();
-    Request::new(GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait: wait.into() })
+    by_admin(GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait: wait.into() })
 }
 
 async fn get(fixture: &Fixture, request: Request<GetTicketViewRequest>) -> Result<GetTicketViewResponse, Status> {
@@ -59,7 +59,7 @@ async fn what_is_no_request_is_refused() {
         (request("b", Some(&reservation_token(1)), WaitFor::None), ErrorReason::InvalidConsistencyToken),
         (request("b", Some(&reservation_token(1)), WaitFor::Applied), ErrorReason::InvalidConsistencyToken),
         (
-            Request::new(GetTicketViewRequest {
+            by_admin(GetTicketViewRequest {
                 ticket_id: "a".to_owned(),
                 consistency_token: "nonsense".to_owned(),
                 wait: WaitFor::Applied.into(),
@@ -67,7 +67,7 @@ async fn what_is_no_request_is_refused() {
             ErrorReason::InvalidConsistencyToken,
         ),
         (
-            Request::new(GetTicketViewRequest { ticket_id: "a".to_owned(), wait: 99, ..Default::default() }),
+            by_admin(GetTicketViewRequest { ticket_id: "a".to_owned(), wait: 99, ..Default::default() }),
             ErrorReason::InvalidField,
         ),
     ] {
@@ -82,7 +82,7 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
     let refused = async |ticket: &str, consistency_token: String| {
         let wait = WaitFor::Applied.into();
         let request = GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait };
-        let mut request = Request::new(request);
+        let mut request = by_admin(request);
         request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_millis(50)));
         let status = get(&fixture, request).await.expect_err("refused");
         let about = status.get_details_error_info().expect("a reason").metadata.get("ticket_id").cloned();

@@ -9,7 +9,7 @@ use eticket_proto::{
 };
 use eticket_rpc_server::{error::ApiError, on_demand::PATIENCE, server::Draining};
 use futures::{FutureExt, StreamExt, stream::BoxStream};
-use tonic::{Request, Status};
+use tonic::Status;
 
 use super::*;
 use crate::application::watch::HEARTBEAT;
@@ -19,7 +19,7 @@ type Stream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
 async fn watch(fixture: &Fixture, ids: &[&str], resume_token: &str) -> Stream {
     let ticket_ids = ids.iter().map(|id| (*id).to_owned()).collect();
     let request = WatchTicketViewsRequest { ticket_ids, resume_token: resume_token.to_owned() };
-    fixture.grpc().watch_ticket_views(Request::new(request)).await.unwrap().into_inner()
+    fixture.grpc().watch_ticket_views(by_admin(request)).await.unwrap().into_inner()
 }
 
 async fn next(stream: &mut Stream) -> (String, i64, String) {
@@ -250,7 +250,7 @@ async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
     out.go_out();
     fixture.views.bus = out;
     let request = WatchTicketViewsRequest { resume_token: at(u64::MAX), ..Default::default() };
-    let status = match fixture.grpc().watch_ticket_views(Request::new(request)).await {
+    let status = match fixture.grpc().watch_ticket_views(by_admin(request)).await {
         Err(status) => status,
         Ok(_) => panic!("not refused"),
     };
@@ -265,7 +265,7 @@ async fn watches_end_when_the_server_or_the_connection_drains() {
     let mut stream = watch(&fixture, &["a"], "").await;
     next(&mut stream).await;
     let connection = CancellationToken::new();
-    let mut request = Request::new(WatchTicketViewsRequest::default());
+    let mut request = by_admin(WatchTicketViewsRequest::default());
     request.extensions_mut().insert(Draining(connection.clone()));
     let mut by_connection = fixture.grpc().watch_ticket_views(request).await.unwrap().into_inner();
     next(&mut by_connection).await;
@@ -281,7 +281,7 @@ async fn what_is_no_request_is_refused() {
     let mut fixture = Fixture::new().await;
     fixture.read_all().await;
     let refused = async |fixture: &Fixture, request| {
-        let status = match fixture.grpc().watch_ticket_views(Request::new(request)).await {
+        let status = match fixture.grpc().watch_ticket_views(by_admin(request)).await {
             Err(status) => status,
             Ok(_) => panic!("not refused"),
         };

@@ -10,7 +10,7 @@ use eticket_proto::{
     subjects,
     time::to_proto,
 };
-use eticket_rpc_server::error::ApiError;
+use eticket_rpc_server::{auth::Caller, error::ApiError};
 use prost::Message as _;
 
 use crate::application::history::{Before, HistoryError};
@@ -19,9 +19,20 @@ use crate::application::history::{Before, HistoryError};
 const TYPE: &str = "eticket.event.v1.";
 
 /// Returns an event as the contract shows it. Of an event that this version cannot decode, the headers are shown.
-pub(super) fn entry(delivery: &Delivery) -> TicketHistoryEntry {
+///
+/// Users see who holds the ticket only if it is they. Of other users' reservations the status and the times remain.
+pub(super) fn entry(delivery: &Delivery, caller: &Caller) -> TicketHistoryEntry {
     let message = &*delivery.message;
-    let (revision, state) = state(message).unwrap_or_default();
+    let (revision, mut state) = state(message).unwrap_or_default();
+    match &mut state {
+        Some(State::Ticket(ticket)) if !caller.is_admin() => ticket.reservation_id.clear(),
+        Some(State::Reservation(reservation)) if !caller.may_see(&reservation.user_id) => {
+            reservation.reservation_id.clear();
+            reservation.user_id.clear();
+            reservation.user_grade = 0;
+        }
+        _ => {}
+    }
     let event_type = message.header(headers::TYPE).unwrap_or_default();
     let time = message.header(headers::TIME).and_then(|time| DateTime::parse_from_rfc3339(time).ok());
     TicketHistoryEntry {
@@ -70,4 +81,47 @@ pub(super) fn not_read(error: HistoryError) -> ApiError {
         HistoryError::Bus(_) => ErrorReason::UpstreamUnavailable,
     };
     ApiError::new(reason).message(error.to_string()).with("upstream", "bus")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::Arc, time::SystemTime};
+
+    use eticket_auth::Claims;
+    use eticket_base::credentials::Credentials;
+    use eticket_proto::{event::ReservationEvent, reservation::Reservation, ticket::Ticket};
+
+    use super::*;
+
+    fn caller(user: &str) -> Caller {
+        let claims = Claims::new(user, &["user"], None, SystemTime::now());
+        Caller::with_token(Arc::new(claims), Credentials::new(String::new()))
+    }
+
+    fn delivery(subject: &str, body: &impl prost::Message) -> Delivery {
+        let message = Message { subject: subject.to_owned(), body: body.encode_to_vec().into(), ..Message::default() };
+        Delivery { sequence: 1, attempts: 1, message: Arc::new(message) }
+    }
+
+    #[test]
+    fn a_history_shows_users_only_their_own_reservations() {
+        let reservation =
+            Reservation { reservation_id: "r".into(), user_id: "kim".into(), user_grade: 3, ..Default::default() };
+        let event = ReservationEvent { reservation: Some(reservation), ..Default::default() };
+        let placed = delivery("eticket.v1.reservation.t.r", &event);
+        let ticket = Ticket { reservation_id: "r".into(), ..Default::default() };
+        let held = delivery("eticket.v1.ticket.t", &TicketEvent { ticket: Some(ticket), withdrawn: false });
+        let seen = |caller: &Caller| match (entry(&placed, caller).state, entry(&held, caller).state) {
+            (Some(State::Reservation(reservation)), Some(State::Ticket(ticket))) => {
+                (reservation.reservation_id, reservation.user_id, reservation.user_grade, ticket.reservation_id)
+            }
+            other => panic!("{other:?}"),
+        };
+        let all = |id: &str| ("r".to_owned(), "kim".to_owned(), 3, id.to_owned());
+        assert_eq!(seen(&Caller::admin()), all("r"));
+        assert_eq!(seen(&caller("kim")), all(""));
+        let hidden = (String::new(), String::new(), 0, String::new());
+        assert_eq!(seen(&caller("lee")), hidden);
+        assert_eq!(seen(&Caller::default()), hidden);
+    }
 }
