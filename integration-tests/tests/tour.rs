@@ -18,8 +18,10 @@ const UP: &str = "cargo xtask up";
 /// Prints the effective configuration.
 const CHECK: &str = "cargo run --release -p eticket -- --check-config";
 
+/// The page, and the one on REST, which continues it.
 fn page() -> String {
-    fs::read_to_string(binary::root().join("README.md")).expect("a README")
+    let text = |path: &str| fs::read_to_string(binary::root().join(path)).expect(path);
+    text("README.md") + &text("docs/rest.md")
 }
 
 #[test]

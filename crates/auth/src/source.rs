@@ -51,7 +51,7 @@ impl FromStr for Source {
 /// Reads the document of a source.
 pub(crate) enum Reader {
     File(PathBuf),
-    Url { url: Url, client: Client<HttpsConnector<HttpConnector>, Empty<Bytes>> },
+    Url { url: Url, client: Box<Client<HttpsConnector<HttpConnector>, Empty<Bytes>>> },
 }
 
 impl Reader {
@@ -73,7 +73,7 @@ impl Reader {
                     builder.with_tls_config(config.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
                 };
                 let connector = builder.https_or_http().enable_http1().build();
-                Ok(Self::Url { url, client: Client::builder(TokioExecutor::new()).build(connector) })
+                Ok(Self::Url { url, client: Box::new(Client::builder(TokioExecutor::new()).build(connector)) })
             }
         }
     }

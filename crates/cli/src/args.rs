@@ -1,6 +1,8 @@
 //! The command line of the client commands.
 
+mod help;
 mod history;
+mod token;
 
 use std::{path::PathBuf, time::Duration};
 
@@ -9,7 +11,10 @@ use clap_complete::Shell;
 use eticket_proto::{query::WaitFor, reservation, ticket};
 use uuid::Uuid;
 
-pub(crate) use self::history::History;
+pub(crate) use self::{
+    history::History,
+    token::{Role, Token},
+};
 use crate::{output::Format, time::Zone};
 
 /// The address of a gateway without further configuration.
@@ -63,7 +68,7 @@ pub(crate) enum Task {
     #[command(after_help = "Example:\n  eticket reservations --user alice --status reserved")]
     Reservations(Reservations),
     /// Register one ticket, or the tickets of a file
-    #[command(after_help = REGISTER_HELP)]
+    #[command(after_help = help::REGISTER)]
     Register(Register),
     /// Change the title or the times of a ticket
     #[command(after_help = "Example:\n  eticket update seat-12 --end '2099-01-07 22:30' --wait applied")]
@@ -78,7 +83,7 @@ pub(crate) enum Task {
     #[command(after_help = "Example:\n  eticket health --timeout 2s")]
     Health(Plain),
     /// Print a token for development, with a key that this command makes
-    #[command(after_help = TOKEN_HELP)]
+    #[command(after_help = token::HELP)]
     Token(Token),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  eticket completion bash > ~/.local/share/bash-completion/completions/eticket")]
@@ -94,61 +99,6 @@ pub(crate) enum Task {
         #[arg(value_name = "DIR")]
         folder: PathBuf,
     },
-}
-
-const REGISTER_HELP: &str = "The file is CSV in UTF-8 with this header:
-  ticket_id,title,start_time,end_time
-Every row is checked before anything is sent. A file can be registered again:
-tickets that exist with the same fields stay as they are.
-
-Examples:
-  eticket register --id seat-12 --title 'Choir' \\
-    --start '2099-01-07 19:00' --end '2099-01-07 22:00'
-  eticket register --file tickets.csv --zone Asia/Seoul --dry-run";
-
-const TOKEN_HELP: &str = "Examples:
-  eticket token --user alice --role user --grade vip > alice.token
-  eticket reserve seat-12 --token-file alice.token
-
-The public key goes to jwks.json in the folder of --keys. Start the servers
-with it; in production, use the keys of your identity provider:
-  ETICKET__AUTH__MODE=jwt ETICKET__AUTH__JWKS=./eticket-data/keys/jwks.json \\
-  ETICKET__AUTH__ISSUER=eticket-development ETICKET__AUTH__AUDIENCE=eticket \\
-  eticket";
-
-/// `token`.
-#[derive(Debug, Args)]
-pub(crate) struct Token {
-    /// The user, claim sub: 1 to 128 characters
-    #[arg(long, alias = "sub", value_name = "USER")]
-    pub(crate) user: eticket_proto::ids::UserId,
-    /// A role, claim eticket_roles; repeat it for several
-    #[arg(long = "role", alias = "roles", value_name = "ROLE", value_delimiter = ',', default_value = "user")]
-    pub(crate) roles: Vec<Role>,
-    /// The grade, claim eticket_grade; without one a user is silver
-    #[arg(long, value_name = "GRADE", value_enum, ignore_case = true)]
-    pub(crate) grade: Option<Grade>,
-    /// The issuer, claim iss
-    #[arg(long, value_name = "TEXT", default_value = "eticket-development")]
-    pub(crate) issuer: String,
-    /// The audience, claim aud
-    #[arg(long, value_name = "TEXT", default_value = "eticket")]
-    pub(crate) audience: String,
-    /// How long the token is valid: 90s, 30m or 8h
-    #[arg(long, alias = "ttl", value_name = "TIME", default_value = "8h", value_parser = crate::time::parse_duration)]
-    pub(crate) lifetime: Duration,
-    /// The folder of the key; the key is made if it does not exist
-    #[arg(long, value_name = "DIR", default_value = "./eticket-data/keys")]
-    pub(crate) keys: PathBuf,
-}
-
-/// A role of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Role {
-    /// Registers tickets and operates the services
-    Admin,
-    /// Reserves tickets and cancels reservations
-    User,
 }
 
 /// The flags of every command that calls a server.
