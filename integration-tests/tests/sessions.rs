@@ -174,14 +174,19 @@ async fn a_history_has_each_command_of_a_ticket_with_its_correlation_id() {
         user_grade: UserGrade::Gold.into(),
         ..Default::default()
     };
+    // Services publish on their own, so the order on the stream is that of the commands only if each has settled.
+    let settled = Api::new(&world.eticket, Protocol::Gateway);
     let reserved = world.reservations().reserve_ticket(caused_by(request, "a-reservation")).await.expect("reserved");
-    let reservation_id = reserved.into_inner().reservation.expect("a reservation").reservation_id;
+    let reserved = reserved.into_inner();
+    settled.settled("1", &reserved.consistency_token).await;
+    let reservation_id = reserved.reservation.expect("a reservation").reservation_id;
     let request = CancelReservationRequest { reservation_id, ..Default::default() };
-    world.reservations().cancel_reservation(caused_by(request, "a-cancellation")).await.expect("cancelled");
+    let cancelled = world.reservations().cancel_reservation(caused_by(request, "a-cancellation")).await;
+    settled.settled("1", &cancelled.expect("cancelled").into_inner().consistency_token).await;
     let request = WithdrawTicketRequest { ticket_id: "1".to_owned(), ..Default::default() };
     let mut tickets = TicketServiceClient::new(world.channel.clone());
     let withdrawn = tickets.withdraw_ticket(caused_by(request, "a-withdrawal")).await.expect("withdrawn").into_inner();
-    Api::new(&world.eticket, Protocol::Gateway).settled("1", &withdrawn.consistency_token).await;
+    settled.settled("1", &withdrawn.consistency_token).await;
 
     let mut entries: Vec<TicketHistoryEntry> = Vec::new();
     let mut page_token = String::new();

@@ -144,7 +144,9 @@ async fn services_call_each_other_with_certificates_that_are_renewed_while_they_
     let refused = query.ticket("t1").await.expect_err("query is not allowed");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "NOT_ALLOWED"));
     let nobody = certificates.api("ticket", ticket, &pem, None);
-    assert_eq!(nobody.ticket("t1").await.expect_err("no certificate").code(), Code::Unavailable);
+    // The server ends the handshake or, after it, the connection; tonic has a code for each.
+    let code = nobody.ticket("t1").await.expect_err("no certificate").code();
+    assert!(matches!(code, Code::Unavailable | Code::Unknown), "{code:?}");
 
     let exit = republish(&certificates, ticket).await;
     assert_eq!((exit.code, exit.output.trim()), (Some(0), "1 states added to the outbox"), "{}", exit.log);
@@ -235,7 +237,7 @@ async fn tls_between_the_servers_of_one_process_needs_an_authority() {
     let (certificates, data) = (Certificates::new(), TempDir::new().expect("a folder"));
     let exit = all_in_one(&certificates, &data).argument("--check-config").run().await;
     assert_eq!(exit.code, Some(78), "{}", exit.log);
-    assert!(exit.log.contains("upstream.ticket.tls.ca_file is not set"), "{}", exit.log);
+    assert!(exit.log.contains(".tls.ca_file is not set"), "{}", exit.log);
     let exit = certificates.of_server(Launch::all_in_one(data.path()), "gateway.", "gateway");
     let exit = exit.argument("--check-config").run().await;
     assert_eq!(exit.code, Some(0), "only the gateway speaks TLS: {}", exit.log);

@@ -25,8 +25,8 @@ impl Credentials {
     pub fn read(file: Option<&Path>) -> Result<Option<Self>, String> {
         let (text, source) = match file {
             Some(path) => {
-                let read = |error| format!("the token file {} cannot be read: {error}", path.display());
-                (fs::read_to_string(path).map_err(read)?, format!("the token file {}", path.display()))
+                let read = |error| format!("the file of --token-file, {}, cannot be read: {error}", path.display());
+                (fs::read_to_string(path).map_err(read)?, format!("the file of --token-file, {},", path.display()))
             }
             None => match env::var(TOKEN_VARIABLE) {
                 Ok(text) if !text.trim().is_empty() => (text, format!("the variable {TOKEN_VARIABLE}")),
