@@ -214,7 +214,7 @@ fn errors_of_several_name_the_section() {
         ("LIMITS__CONCURRENCY", "0", "limits.concurrency"),
         ("LIMITS__X", "1", "limits.x"),
         ("LIMITS", "1", "limits"),
-        ("AUTH__MODE", "jwt", "auth.jwks"),
+        ("AUTH__MODE", "jwt", "ticket.auth.jwks"),
         ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms"),
         ("TICKET", "1", "ticket"),
         ("LISTEN", "127.0.0.1:1", "listen"),
