@@ -12,7 +12,10 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use eticket_proto::error_text::Language;
-use eticket_rpc_server::{error::ApiError, server::media_type};
+use eticket_rpc_server::{
+    error::ApiError,
+    server::{language, media_type},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use tonic::{Code, Status};
 
@@ -20,7 +23,6 @@ use self::message::Codec;
 use crate::transcode::{
     Contract, Method,
     exchange::{Failure, Grpc, Timeout, call, reading},
-    language_of,
     refusal::Refusal,
 };
 
@@ -52,7 +54,7 @@ impl Connect {
 
     /// Answers a request. Dropping the future or the body of the response ends the call.
     pub(crate) async fn answer(&self, grpc: impl Grpc, request: Request<Body>) -> Response<Body> {
-        let language = language_of(request.headers());
+        let language = language::from_headers(request.headers());
         let answered = match self.method(request.uri().path(), language) {
             Ok(method) if method.streams_answers => self.streaming(grpc, request, method, language).await,
             Ok(method) => self.unary(grpc, request, &method, language).await,

@@ -14,7 +14,10 @@ use std::sync::Arc;
 use axum::body::Body;
 use bytes::Bytes;
 use eticket_proto::{error_text::Language, headers};
-use eticket_rpc_server::{error::ApiError, server::media_type};
+use eticket_rpc_server::{
+    error::ApiError,
+    server::{language, media_type},
+};
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use prost_reflect::{DynamicMessage, prost::Message as _};
 use tonic::{Code, Status};
@@ -28,7 +31,6 @@ use crate::transcode::{
     Contract, Method,
     exchange::{Failure, Grpc, Timeout, Unary, call, reading},
     json::{self, Defaults},
-    language_of,
     refusal::Refusal,
 };
 
@@ -65,7 +67,7 @@ impl Rest {
 
     /// Answers a request. Dropping the future or the body of the response ends the call.
     pub(crate) async fn answer(&self, grpc: impl Grpc, request: Request<Body>) -> Response<Body> {
-        let language = language_of(request.headers());
+        let language = language::from_headers(request.headers());
         let correlation_id = request.headers().get(&X_CORRELATION_ID).cloned();
         let is_head = request.method() == http::Method::HEAD;
         let answered = self.try_answer(grpc, request, language).await;

@@ -12,8 +12,7 @@ pub(crate) mod request_body;
 
 use std::{collections::HashMap, sync::Arc};
 
-use eticket_proto::error_text::Language;
-use http::{HeaderMap, header, uri::PathAndQuery};
+use http::uri::PathAndQuery;
 use prost_reflect::{
     DescriptorError, DescriptorPool, DynamicMessage, ExtensionDescriptor, MessageDescriptor, MethodDescriptor,
 };
@@ -26,7 +25,7 @@ const HTTP_RULE: &str = "google.api.http";
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenContract {
     #[error(transparent)]
-    Descriptors(#[from] DescriptorError),
+    Descriptors(#[from] &'static DescriptorError),
     #[error("the descriptors have no extension {HTTP_RULE}")]
     NoHttpRule,
     #[error("{0} is not the path of a method")]
@@ -70,7 +69,7 @@ impl Contract {
     /// If they cannot be read.
     pub(crate) fn try_new() -> Result<Self, BrokenContract> {
         // Unlike the types of prost, the pool keeps custom options.
-        let pool = DescriptorPool::decode(eticket_proto::DESCRIPTORS)?;
+        let pool = eticket_proto::descriptor_pool()?;
         let annotation = pool.get_extension_by_name(HTTP_RULE).ok_or(BrokenContract::NoHttpRule)?;
         let mut methods = HashMap::new();
         for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
@@ -132,12 +131,6 @@ fn read_rules(rule: &DynamicMessage) -> Vec<HttpRule> {
     let more = rule.get_field_by_name("additional_bindings");
     let more = more.as_deref().and_then(prost_reflect::Value::as_list).unwrap_or_default();
     own.into_iter().chain(more.iter().filter_map(prost_reflect::Value::as_message).flat_map(read_rules)).collect()
-}
-
-/// Returns the language of the texts in an error.
-pub(crate) fn language_of(headers: &HeaderMap) -> Language {
-    let lines: Vec<_> = headers.get_all(header::ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok()).collect();
-    Language::negotiate(&lines.join(","))
 }
 
 #[cfg(test)]

@@ -9,9 +9,23 @@ pub mod subjects;
 pub mod time;
 pub mod token;
 
+use std::sync::LazyLock;
+
+use prost_reflect::{DescriptorError, DescriptorPool};
+
 /// The encoded `FileDescriptorSet` of the whole contract with its imports and comments. Reflection and routing use it. Decode it once, not
 /// for each call.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// Returns the descriptors of [`DESCRIPTORS`] with their options. They are decoded once; clones of the pool share them.
+///
+/// # Errors
+/// If the descriptors are inconsistent, which is a bug of the build.
+pub fn descriptor_pool() -> Result<DescriptorPool, &'static DescriptorError> {
+    static POOL: LazyLock<Result<DescriptorPool, DescriptorError>> =
+        LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS));
+    POOL.as_ref().cloned()
+}
 
 /// The `domain` of every `google.rpc.ErrorInfo`.
 pub const ERROR_DOMAIN: &str = "eticket";

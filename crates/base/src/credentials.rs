@@ -40,6 +40,14 @@ impl Credentials {
         Ok(Some(Self(format!("Bearer {token}"))))
     }
 
+    /// The bearer token (RFC 6750); `None` if the header has another scheme or no token. Do not log it.
+    #[must_use]
+    pub fn bearer(&self) -> Option<&str> {
+        let (scheme, token) = self.0.split_once(' ')?;
+        let token = token.trim_matches(' ');
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    }
+
     /// The value of the header. Do not log it.
     #[must_use]
     pub fn authorization(&self) -> &str {

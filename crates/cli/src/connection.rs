@@ -7,7 +7,7 @@ use eticket_base::{
     error::chain,
     telemetry::{self, TraceContext},
 };
-use eticket_rpc_client::{CallError, Outgoing, deadline::DeadlineLayer, retry::RetryLayer};
+use eticket_rpc_client::{CallError, Outgoing, authorization, deadline::DeadlineLayer, retry::RetryLayer};
 use futures::future::BoxFuture;
 use http::Uri;
 use tokio::time::Instant;
@@ -195,10 +195,7 @@ fn token(common: &Common) -> Result<Option<MetadataValue<Ascii>>, Error> {
             .with("try", format!("put it into a file and use --token-file, or into the variable {TOKEN_VARIABLE}")));
     }
     let read = Credentials::read(common.token_file.as_deref()).map_err(Error::config)?;
-    let Some(credentials) = read else { return Ok(None) };
-    let mut value = MetadataValue::try_from(credentials.authorization()).map_err(Error::internal)?;
-    value.set_sensitive(true);
-    Ok(Some(value))
+    read.as_ref().map(authorization).transpose().map_err(Error::internal)
 }
 
 fn shown(path: &Path) -> String {

@@ -1,15 +1,10 @@
 //! Messages as proto3 JSON, by the descriptors of the contract: the form in which other tools print them too.
 
-use std::sync::LazyLock;
-
-use eticket_proto::DESCRIPTORS;
 use prost::Message;
-use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
+use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::Value;
 
 use crate::error::Error;
-
-static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool::decode(DESCRIPTORS).ok());
 
 /// A message of this full name as a JSON value. Fields with default values are included, so that programs find every field.
 ///
@@ -17,7 +12,8 @@ static POOL: LazyLock<Option<DescriptorPool>> = LazyLock::new(|| DescriptorPool:
 /// If the contract has no such message.
 pub(crate) fn value(name: &str, message: &impl Message) -> Result<Value, Error> {
     let unknown = || Error::internal(format!("the contract has no message {name}"));
-    let descriptor = POOL.as_ref().and_then(|pool| pool.get_message_by_name(name)).ok_or_else(unknown)?;
+    let pool = eticket_proto::descriptor_pool().map_err(Error::internal)?;
+    let descriptor = pool.get_message_by_name(name).ok_or_else(unknown)?;
     let dynamic = DynamicMessage::decode(descriptor, message.encode_to_vec().as_slice()).map_err(Error::internal)?;
     let options = SerializeOptions::new().skip_default_fields(false);
     dynamic.serialize_with_options(serde_json::value::Serializer, &options).map_err(Error::internal)

@@ -22,7 +22,10 @@ use eticket_base::{credentials::Credentials, telemetry::TraceContext};
 use eticket_proto::headers;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
-use tonic::{Code, Request, Response, Status, metadata::AsciiMetadataValue};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{AsciiMetadataValue, errors::InvalidMetadataValue},
+};
 use tonic_types::StatusExt;
 use tower::{Layer, ServiceExt, service_fn, util::BoxCloneSyncService};
 use tracing::Instrument;
@@ -199,6 +202,16 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
     }
 }
 
+/// Returns credentials as the metadata `authorization`, marked so that libraries do not log it.
+///
+/// # Errors
+/// If they contain a character that a header cannot have.
+pub fn authorization(credentials: &Credentials) -> Result<AsciiMetadataValue, InvalidMetadataValue> {
+    let mut value: AsciiMetadataValue = credentials.authorization().parse()?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// Converts the message into a request with `grpc-timeout`, which tells the upstream how long the response is needed.
 /// tonic's `Endpoint::timeout` does not send it.
 fn into_request<M>(outgoing: Outgoing<M>) -> Request<M> {
@@ -207,9 +220,7 @@ fn into_request<M>(outgoing: Outgoing<M>) -> Request<M> {
         request.set_timeout(deadline.saturating_duration_since(Instant::now()));
     }
     outgoing.trace.write_to(request.metadata_mut().as_mut());
-    let authorization = outgoing.credentials.and_then(|given| given.authorization().parse::<AsciiMetadataValue>().ok());
-    if let Some(mut authorization) = authorization {
-        authorization.set_sensitive(true);
+    if let Some(Ok(authorization)) = outgoing.credentials.as_ref().map(authorization) {
         request.metadata_mut().insert("authorization", authorization);
     }
     request

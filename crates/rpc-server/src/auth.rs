@@ -101,12 +101,6 @@ impl Caller {
         }
     }
 
-    /// Returns whether the caller has a token, which then names it.
-    #[must_use]
-    pub fn is_authenticated(&self) -> bool {
-        matches!(self.0, Identity::Token { .. })
-    }
-
     /// The caller's name, for hashes and comparisons; do not log it. `None` if authentication is off or without a token.
     #[must_use]
     pub fn subject(&self) -> Option<&str> {

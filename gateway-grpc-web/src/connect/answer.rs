@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD_NO_PAD};
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::stream;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, header};
 use serde_json::{Map, Value, json};
@@ -16,6 +16,7 @@ use crate::transcode::{
     exchange::{Answer, Failure, Unary},
     messages::{Messages, Next},
     refusal::Refusal,
+    request_body::frame,
 };
 
 /// The flag of the last envelope of a stream.
@@ -91,7 +92,7 @@ impl Envelopes {
             State::Ended => return None,
             State::Open(messages) => match messages.next().await {
                 Ok(Next::Message(message)) => match self.codec.encode(message, &self.method) {
-                    Ok(message) => return Some(envelope(0, &message)),
+                    Ok(message) => return Some(frame(0, &message)),
                     Err(refusal) => Err(Failure::new(refusal)),
                 },
                 Ok(Next::End(trailers)) => Ok(trailers),
@@ -103,7 +104,7 @@ impl Envelopes {
             },
         };
         self.state = State::Ended;
-        Some(envelope(END, end_of_stream(end, &self.contract).to_string().as_bytes()))
+        Some(frame(END, end_of_stream(end, &self.contract).to_string().as_bytes()))
     }
 }
 
@@ -142,15 +143,6 @@ fn error(refusal: &Refusal, contract: &Contract) -> Value {
         })
         .collect();
     json!({"code": code_name(refusal.status.code()), "message": refusal.status.message(), "details": details})
-}
-
-fn envelope(flags: u8, message: &[u8]) -> Bytes {
-    let mut envelope = BytesMut::with_capacity(message.len() + 5);
-    envelope.put_u8(flags);
-    // Messages of responses have a limit far below 4 GiB.
-    envelope.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
-    envelope.put_slice(message);
-    envelope.freeze()
 }
 
 /// The name of a code in Connect. `OK` is no error, so it has none.

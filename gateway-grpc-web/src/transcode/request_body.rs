@@ -66,7 +66,7 @@ pub(crate) fn translated(
             Ok(bytes) => translate(bytes),
             Err(error) => Err(error),
         };
-        message.map(|message| frame(&message)).map_err(|error| {
+        message.map(|message| frame(0, &message)).map_err(|error| {
             let code = error.status.code();
             refusal.set(error).ok();
             Untranslatable(code)
@@ -118,11 +118,11 @@ pub(crate) fn too_large(reading: Reading) -> Refusal {
     Refusal::of_http(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, reading.language, english, &korean)
 }
 
-/// Wraps a message in a gRPC frame.
-fn frame(message: &[u8]) -> Bytes {
+/// Wraps a message in a frame of gRPC, which is also an envelope of Connect: flags, length, message.
+pub(crate) fn frame(flags: u8, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len() + 5);
-    frame.put_u8(0);
-    // The limit of bodies is below 4 GiB.
+    frame.put_u8(flags);
+    // Messages of requests and responses have limits far below 4 GiB.
     frame.put_u32(u32::try_from(message.len()).unwrap_or(u32::MAX));
     frame.put_slice(message);
     frame.freeze()

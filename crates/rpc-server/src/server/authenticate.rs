@@ -6,11 +6,10 @@
 use std::{
     future::Future,
     pin::Pin,
-    sync::Arc,
     task::{Context, Poll, ready},
 };
 
-use eticket_auth::{Claims, TokenError};
+use eticket_auth::TokenError;
 use eticket_base::credentials::Credentials;
 use eticket_proto::{authorization::Access, error::ErrorReason};
 use http::{HeaderMap, Request, Response, header};
@@ -44,59 +43,43 @@ pub(crate) struct Authenticate<S> {
 enum Known {
     Caller(Caller),
     /// The token may be signed with a key that is newer than ours.
-    NewKey(Token),
-}
-
-struct Token {
-    credentials: Credentials,
-    text: String,
+    NewKey(Credentials),
 }
 
 impl Authentication {
     fn caller(&self, headers: &HeaderMap, access: Access) -> Result<Known, ApiError> {
         let Some((verifier, anonymous_reads)) = self.tokens() else { return Ok(Known::Caller(Caller::admin())) };
-        let Some(token) = bearer(headers)? else {
+        let Some(credentials) = credentials(headers)? else {
             if access == Access::Everyone && anonymous_reads {
                 return Ok(Known::Caller(Caller::default()));
             }
             let message = "expected a token in the header authorization: Bearer TOKEN";
             return Err(ApiError::new(ErrorReason::TokenMissing).message(message));
         };
-        match verifier.verify(&token.text) {
-            Ok(claims) => Ok(Known::Caller(token.caller(claims))),
-            Err(TokenError::UnknownKey | TokenError::NoKeys) => Ok(Known::NewKey(token)),
+        match verifier.verify(credentials.bearer().ok_or_else(malformed)?) {
+            Ok(claims) => Ok(Known::Caller(Caller::with_token(claims, credentials))),
+            Err(TokenError::UnknownKey | TokenError::NoKeys) => Ok(Known::NewKey(credentials)),
             Err(error) => Err(auth::refused(error)),
         }
     }
 
-    async fn caller_with_new_keys(self, token: Token) -> Result<Caller, ApiError> {
+    async fn caller_with_new_keys(self, credentials: Credentials) -> Result<Caller, ApiError> {
         let Some((verifier, _)) = self.tokens() else { return Ok(Caller::admin()) };
-        let claims = verifier.verify_with_new_keys(&token.text).await.map_err(auth::refused)?;
-        Ok(token.caller(claims))
+        let token = credentials.bearer().ok_or_else(malformed)?;
+        let claims = verifier.verify_with_new_keys(token).await.map_err(auth::refused)?;
+        Ok(Caller::with_token(claims, credentials))
     }
 }
 
-impl Token {
-    fn caller(self, claims: Arc<Claims>) -> Caller {
-        Caller::with_token(claims, self.credentials)
-    }
-}
-
-/// Reads the token; `None` if there is no header.
-fn bearer(headers: &HeaderMap) -> Result<Option<Token>, ApiError> {
+/// Reads the credentials; `None` if there is no header.
+fn credentials(headers: &HeaderMap) -> Result<Option<Credentials>, ApiError> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let header = match (values.next(), values.next()) {
         (None, _) => return Ok(None),
-        (Some(header), None) => header,
+        (Some(header), None) => header.to_str().map_err(|_| malformed())?,
         _ => return Err(malformed()),
     };
-    let header = header.to_str().map_err(|_| malformed())?;
-    let (scheme, token) = header.split_once(' ').ok_or_else(malformed)?;
-    let token = token.trim_matches(' ');
-    if !scheme.eq_ignore_ascii_case("bearer") || token.is_empty() {
-        return Err(malformed());
-    }
-    Ok(Some(Token { credentials: Credentials::new(header.to_owned()), text: token.to_owned() }))
+    Ok(Some(Credentials::new(header.to_owned())))
 }
 
 fn malformed() -> ApiError {
@@ -122,10 +105,10 @@ where
                 let access = method.access;
                 match self.authentication.caller(request.headers(), access) {
                     Ok(Known::Caller(caller)) => caller.check(access).map(|()| caller),
-                    Ok(Known::NewKey(token)) => {
+                    Ok(Known::NewKey(credentials)) => {
                         let authentication = self.authentication.clone();
                         let caller = async move {
-                            let caller = authentication.caller_with_new_keys(token).await?;
+                            let caller = authentication.caller_with_new_keys(credentials).await?;
                             caller.check(access).map(|()| caller)
                         };
                         let call = Some((self.inner.clone(), request));

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use eticket_proto::error_text::Language;
-use http::{Request, Response, header::ACCEPT_LANGUAGE};
+use http::{HeaderMap, Request, Response, header::ACCEPT_LANGUAGE};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use tokio::task::futures::TaskLocalFuture;
@@ -26,6 +26,14 @@ tokio::task_local! {
 #[must_use]
 pub fn current() -> Language {
     LANGUAGE.try_with(|language| *language).unwrap_or_default()
+}
+
+/// Returns the language that a caller prefers.
+#[must_use]
+pub fn from_headers(headers: &HeaderMap) -> Language {
+    // Several header lines form one list (RFC 9110, 5.3).
+    let lines: Vec<_> = headers.get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok()).collect();
+    Language::negotiate(&lines.join(","))
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -57,10 +65,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        // Several header lines form one list (RFC 9110, 5.3).
-        let lines: Vec<_> =
-            request.headers().get_all(ACCEPT_LANGUAGE).iter().filter_map(|line| line.to_str().ok()).collect();
-        let language = Language::negotiate(&lines.join(","));
+        let language = from_headers(request.headers());
         let inner = LANGUAGE.sync_scope(language, || self.inner.call(request));
         LanguageFuture { inner: LANGUAGE.scope(language, inner), language }
     }

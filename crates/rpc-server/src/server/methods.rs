@@ -6,9 +6,8 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use eticket_proto::{authorization::Access, operations::operations_service_server};
-use prost::Message;
-use prost_reflect::{DescriptorPool, Value};
-use prost_types::{FileDescriptorSet, method_options::IdempotencyLevel};
+use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor, Value};
+use prost_types::method_options::IdempotencyLevel;
 
 use crate::health::STANDARD_SERVICES;
 
@@ -32,47 +31,37 @@ pub(crate) struct Method {
 }
 
 static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
+    let reflection =
+        [tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET, tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET];
+    let reflection = reflection.into_iter().filter_map(|set| DescriptorPool::decode(set).ok());
     let mut methods = HashMap::new();
-    let access = access();
-    for encoded in [
-        eticket_proto::DESCRIPTORS,
-        tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-        tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-    ] {
-        // Compiled into the program: a set that does not decode would fail the test below.
-        let Ok(set) = FileDescriptorSet::decode(encoded) else { continue };
-        for file in set.file {
-            for service in &file.service {
-                let exempt = STANDARD_SERVICES.contains(&format!("{}.{}", file.package(), service.name()).as_str());
-                for method in &service.method {
-                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
-                    let (index, streams) = (methods.len(), method.client_streaming() || method.server_streaming());
-                    let level = method.options.as_ref().map(prost_types::MethodOptions::idempotency_level);
-                    let reads = level == Some(IdempotencyLevel::NoSideEffects);
-                    let finishes = streams && name.starts_with(operations_service_server::SERVICE_NAME);
-                    let access = access.get(&name).copied().unwrap_or(Access::Unspecified);
-                    let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt, access };
-                    methods.entry(format!("/{name}")).or_insert(facts);
-                }
+    // Compiled into the program: a set that does not decode would fail the test below.
+    for pool in eticket_proto::descriptor_pool().into_iter().chain(reflection) {
+        // Only the contract itself has the option.
+        let option = pool.get_extension_by_name("eticket.authorization.v1.access");
+        for service in pool.services() {
+            let exempt = STANDARD_SERVICES.contains(&service.full_name());
+            for method in service.methods() {
+                let name = format!("{}/{}", service.full_name(), method.name());
+                let (index, streams) = (methods.len(), method.is_client_streaming() || method.is_server_streaming());
+                let options = method.method_descriptor_proto().options.as_ref();
+                let level = options.map(prost_types::MethodOptions::idempotency_level);
+                let reads = level == Some(IdempotencyLevel::NoSideEffects);
+                let finishes = streams && name.starts_with(operations_service_server::SERVICE_NAME);
+                let access = option.as_ref().map_or(Access::Unspecified, |option| access(&method, option));
+                let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt, access };
+                methods.entry(format!("/{name}")).or_insert(facts);
             }
         }
     }
     methods
 });
 
-/// The option `access` of each method. `prost_types` does not keep options of the contract itself.
-fn access() -> HashMap<String, Access> {
-    let Ok(pool) = DescriptorPool::decode(eticket_proto::DESCRIPTORS) else { return HashMap::new() };
-    let Some(option) = pool.get_extension_by_name("eticket.authorization.v1.access") else { return HashMap::new() };
-    let methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
-    let access = methods.map(|method| {
-        let access = match *method.options().get_extension(&option) {
-            Value::EnumNumber(number) => Access::try_from(number).unwrap_or_default(),
-            _ => Access::Unspecified,
-        };
-        (format!("{}/{}", method.parent_service().full_name(), method.name()), access)
-    });
-    access.collect()
+fn access(method: &MethodDescriptor, option: &ExtensionDescriptor) -> Access {
+    match *method.options().get_extension(option) {
+        Value::EnumNumber(number) => Access::try_from(number).unwrap_or_default(),
+        _ => Access::Unspecified,
+    }
 }
 
 /// The method of a request's path; `None` if no service has it.

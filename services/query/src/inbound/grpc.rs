@@ -175,14 +175,14 @@ impl QueryService for Grpc {
         self.caught_up_with(&session, &call, is_watched).await?;
         let watch = self.views.watch(watched, resume, draining.clone()).await.map_err(not_watched)?;
         let views = self.views.clone();
-        let state = Some((watch, message.resume_token));
+        let (state, expires) = (Some((watch, message.resume_token)), call.caller.expires());
         let sent = stream::unfold(state, move |state| {
             let (views, caller) = (views.clone(), call.caller.clone());
             async move {
                 let (mut watch, token) = state?;
                 let sent = tokio::select! {
                     biased;
-                    () = token_expires(&caller) => return Some((Err(expired(&token)), None)),
+                    () = passed(expires) => return Some((Err(expired(&token)), None)),
                     sent = watch.next() => sent,
                 };
                 match sent {
@@ -318,9 +318,10 @@ fn to_response(sent: Sent, now: DateTime<Utc>, caller: &Caller) -> WatchTicketVi
     }
 }
 
-async fn token_expires(caller: &Caller) {
-    match caller.expires() {
-        Some(expires) => tokio::time::sleep_until(expires).await,
+/// Waits for a time; forever without one.
+async fn passed(time: Option<Instant>) {
+    match time {
+        Some(time) => tokio::time::sleep_until(time).await,
         None => std::future::pending().await,
     }
 }

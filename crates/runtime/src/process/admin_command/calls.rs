@@ -12,6 +12,7 @@ use eticket_proto::{
     },
     time,
 };
+use eticket_rpc_client::authorization;
 use eticket_rpc_server::error::ApiError;
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::time::timeout;
@@ -73,7 +74,7 @@ impl Server {
     pub(super) async fn connect(peer: &Peer, token_file: Option<&Path>) -> Result<Self, StartError> {
         let invalid = |what: String| StartError::Config(Error::new("--token-file", None, what));
         let credentials = Credentials::read(token_file).map_err(invalid)?;
-        let authorization = credentials.map(|given| given.authorization().parse().map_err(StartError::failed));
+        let authorization = credentials.as_ref().map(authorization).transpose().map_err(StartError::failed)?;
         let (address, endpoint) = (&peer.address, peer.endpoint()?);
         let endpoint = endpoint
             .connect_timeout(CONNECT_TIMEOUT)
@@ -89,7 +90,7 @@ impl Server {
         Ok(Self {
             address: address.to_owned(),
             client: OperationsServiceClient::new(channel),
-            authorization: authorization.transpose()?,
+            authorization,
             service: None,
         })
     }
@@ -156,8 +157,7 @@ impl Server {
         if let Some(deadline) = deadline {
             request.set_timeout(deadline + MARGIN);
         }
-        if let Some(mut authorization) = self.authorization.clone() {
-            authorization.set_sensitive(true);
+        if let Some(authorization) = self.authorization.clone() {
             request.metadata_mut().insert("authorization", authorization);
         }
         if let Some(service) = self.service {
