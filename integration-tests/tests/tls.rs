@@ -144,9 +144,11 @@ async fn services_call_each_other_with_certificates_that_are_renewed_while_they_
     let refused = query.ticket("t1").await.expect_err("query is not allowed");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::PermissionDenied, "NOT_ALLOWED"));
     let nobody = certificates.api("ticket", ticket, &pem, None);
-    // The server ends the handshake or, after it, the connection; tonic has a code for each.
+    // The server ends the connection in the handshake. Which code tonic makes of that depends on what the client was doing
+    // at this moment, so the log of the server shows the cause.
     let code = nobody.ticket("t1").await.expect_err("no certificate").code();
-    assert!(matches!(code, Code::Unavailable | Code::Unknown), "{code:?}");
+    assert!(matches!(code, Code::Unavailable | Code::Unknown | Code::Cancelled), "{code:?}");
+    eventually(|| async { mesh.ticket.log().contains("peer sent no certificates") }).await;
 
     let exit = republish(&certificates, ticket).await;
     assert_eq!((exit.code, exit.output.trim()), (Some(0), "1 states added to the outbox"), "{}", exit.log);
