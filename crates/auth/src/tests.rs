@@ -198,6 +198,10 @@ async fn forged_tokens_are_refused() {
     assert_eq!(refused(&rsa.sign(&other, &claims())), TokenError::UnknownKey);
     let critical = Header { crit: Some(vec!["b64".to_owned()]), ..signer.header() };
     assert_eq!(refused(&signer.sign(&critical, &claims())), TokenError::Malformed);
+    // The library understands this extension; a JWT does not need it (RFC 7797, 7).
+    let mut understood = critical.clone();
+    understood.extras.insert("b64", true);
+    assert_eq!(refused(&signer.sign(&understood, &claims())), TokenError::Malformed);
     let part = |value: &Value| base64(value.to_string().as_bytes());
     let unsigned = format!("{}.{}.", part(&json!({ "alg": "none", "typ": "JWT" })), part(&claims()));
     assert!(matches!(refused(&unsigned), TokenError::Algorithm | TokenError::Malformed));

@@ -254,7 +254,7 @@ impl Shared {
         if !ALGORITHMS.contains(&header.alg) {
             return Err(TokenError::Algorithm);
         }
-        // RFC 7515, 4.1.11: a token with an extension that is not understood must be refused.
+        // RFC 7515, 4.1.11: the library refuses extensions that it does not understand. No JWT needs the one that it does.
         if header.crit.is_some() {
             return Err(TokenError::Malformed);
         }
