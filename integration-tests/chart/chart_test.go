@@ -54,12 +54,11 @@ type release struct {
 func demo(set ...string) release { return release{files: []string{"demo.yaml"}, set: set} }
 
 func production(set ...string) release {
-	return release{files: []string{"production.yaml"}, features: []string{"jwt"}, set: set}
+	return release{files: []string{"production.yaml"}, set: set}
 }
 
 func tlsAndTokens(set ...string) release {
-	files := []string{"production.yaml", "tls-and-tokens.yaml"}
-	return release{files: files, features: []string{"jwt", "tls"}, set: set}
+	return release{files: []string{"production.yaml", "tls-and-tokens.yaml"}, set: set}
 }
 
 // object is one rendered manifest.

@@ -17,12 +17,11 @@ import (
 
 func TestWhatCannotWorkIsRefused(t *testing.T) {
 	none := release{}
-	secrets := release{set: []string{"auth.mode=jwt", "auth.jwks=https://a/jwks", "auth.issuer=a", "auth.audience=b"}, features: []string{"jwt"}}
+	secrets := release{set: []string{"auth.mode=jwt", "auth.jwks=https://a/jwks", "auth.issuer=a", "auth.audience=b"}}
 	with := func(base release, set ...string) release {
 		base.set = append(append([]string{}, base.set...), set...)
 		return base
 	}
-	today := func(base release) release { base.features = nil; return base }
 	tests := []struct {
 		name    string
 		release release
@@ -32,7 +31,6 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"off without the demo", with(none, "auth.mode=off"), "auth.mode=off makes everyone"},
 		{"off as YAML reads it", release{values: map[string]any{"auth": map[string]any{"mode": false}}}, "auth.mode=off makes everyone"},
 		{"another mode", demo("auth.mode=basic"), "/auth/mode"},
-		{"tokens today", today(production()), "auth.mode=jwt: eTicket 0.1.0 has no support"},
 		{"traces today", demo("telemetry.otlpEndpoint=http://a:4317"), "telemetry.otlpEndpoint: eTicket 0.1.0 has no support"},
 		{"tokens without keys", production("auth.jwks="), "give either auth.jwks"},
 		{"tokens with two sets of keys", production("auth.existingConfigMap=a"), "give either auth.jwks"},

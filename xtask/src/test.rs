@@ -38,11 +38,12 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     build.args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"]);
     steps.run("build", || command::run(&mut build))?;
     let binaries = checkout.target().join("debug");
-    steps.run("chart", || {
+    // Its failure must not hide those of the other tests.
+    let chart = steps.run("chart", || {
         chart::test(checkout, |tests| {
             tests.env("PATH", &path).env("ETICKET_BINARIES", &binaries);
         })
-    })?;
+    });
     let mut tests = checkout.cargo();
     tests.args(["test", "--workspace", "--locked", "--no-fail-fast", "--", "--include-ignored"]);
     // Shows the tests where the built binaries are (integration-tests/src/binary.rs).
@@ -58,7 +59,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     for (name, took, passed) in suites.slow() {
         steps.add(&format!("tests: {name}"), took, passed);
     }
-    outcome?;
+    chart.and(outcome)?;
     if with_controls {
         steps.run("controls", || controls::run(checkout, &Selection::Rotating(&rotation)))?;
     }

@@ -40,7 +40,7 @@
   "telemetry" (ternary "telemetry.otlpEndpoint" "" (ne .Values.telemetry.otlpEndpoint "")) -}}
 {{- range $feature, $value := $wanted -}}
 {{- if and $value (not (get $can $feature)) -}}
-{{- fail (printf "%s: eTicket %s has no support for it yet (README of the chart, \"What works from which version\"); until then only demo.enabled with auth.mode=off can be installed" $value $.Chart.AppVersion) -}}
+{{- fail (printf "%s: eTicket %s has no support for it yet (README of the chart, \"What works from which version\"); leave it out" $value $.Chart.AppVersion) -}}
 {{- end -}}
 {{- end -}}
 {{- end }}
