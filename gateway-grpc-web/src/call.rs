@@ -31,6 +31,7 @@ use self::{
     response_body::{Inner, ResponseBody},
 };
 use crate::{
+    rate_limit::RateLimit,
     routes::{Backend, Destination, Routes},
     upstream::{Failure, Upstream, outgoing::Outgoing},
 };
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     /// Serves health and reflection.
     pub(crate) local: LocalServices,
     pub(crate) max_message_bytes: u32,
+    pub(crate) rate_limit: Option<RateLimit>,
 }
 
 /// The service that handles all gRPC calls.
@@ -98,6 +100,10 @@ impl Shared {
     async fn answer(&self, request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
         let (mut head, body) = request.into_parts();
         let route = self.routes.find(head.uri.path())?;
+        if let (Some(limit), Destination::Upstream(_) | Destination::ByHeader) = (&self.rate_limit, &route.destination)
+        {
+            limit.check(&head.extensions)?;
+        }
         let fault = SharedFault::default();
         let call_context = CallContext {
             upstream: self.upstream(route.destination, &head.headers)?,

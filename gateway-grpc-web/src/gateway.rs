@@ -30,6 +30,7 @@ use crate::{
     connect::Connect,
     health::GatewayHealth,
     protocol::{Protocol, linger::Lingering, request::to_grpc, response::to_web},
+    rate_limit::RateLimit,
     rest::{Rest, Unsupported},
     routes::{Backend, Routes},
     site::{self, Site},
@@ -58,6 +59,7 @@ pub(crate) fn calls(
     pool: impl Fn(Backend) -> Pool,
     health: Health,
     max_message_bytes: u32,
+    rate_limit: Option<RateLimit>,
 ) -> Result<Calls, BrokenDescriptors> {
     let routes = Arc::new(Routes::try_new()?);
     let upstreams = Backend::ALL.map(|backend| Arc::new(Upstream::new(backend, pool(backend))));
@@ -66,7 +68,7 @@ pub(crate) fn calls(
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();
-    Ok(Calls(Arc::new(Shared { routes, upstreams, local, max_message_bytes })))
+    Ok(Calls(Arc::new(Shared { routes, upstreams, local, max_message_bytes, rate_limit })))
 }
 
 fn reflection() -> tonic_reflection::server::Builder<'static> {

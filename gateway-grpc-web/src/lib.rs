@@ -12,6 +12,7 @@ mod cors;
 mod gateway;
 mod health;
 mod protocol;
+mod rate_limit;
 mod rest;
 mod routes;
 mod site;
@@ -44,6 +45,7 @@ pub use crate::{
 };
 use crate::{
     gateway::{Pages, Protocols},
+    rate_limit::RateLimit,
     site::Site,
     upstream::pool::Pool,
 };
@@ -61,6 +63,7 @@ impl Service for Gateway {
     const EXAMPLE: &'static str =
         "eticket-gateway --config gateway.toml  # with [upstream.ticket] url = \"http://127.0.0.1:8082\" and so on";
     const STORE: StoreSupport = StoreSupport::None;
+    const LIMITS_CALLERS: bool = true;
     type Config = Config;
 
     fn check(config: &Config, _: &Settings, place: Deployment) -> Result<(), Error> {
@@ -87,7 +90,9 @@ impl Service for Gateway {
             Pool::new(addresses, connectors[backend as usize].clone(), windows, &tasks)
         };
         let health = Health::new([""; 0]);
-        let calls = gateway::calls(pool, health.clone(), config.max_message_bytes).map_err(StartError::failed)?;
+        let rate_limit = RateLimit::from_config(&context.settings.limits);
+        let calls =
+            gateway::calls(pool, health.clone(), config.max_message_bytes, rate_limit).map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
         let pages = Pages::try_new(site, config.max_message_bytes).map_err(StartError::failed)?;
         let browsers = Browsers::new(config.origins()?, context.settings.listen);

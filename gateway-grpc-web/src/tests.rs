@@ -5,6 +5,7 @@ mod calls;
 mod connect;
 mod fake;
 mod hostile;
+mod rates;
 mod replicas;
 mod rest;
 mod stopping;

@@ -1,6 +1,10 @@
 //! The configuration sections of a server: `limits`, `shutdown`, `admin`.
 
-use std::{net::SocketAddr, num::NonZeroUsize, time::Duration};
+use std::{
+    net::SocketAddr,
+    num::{NonZeroU32, NonZeroUsize},
+    time::Duration,
+};
 
 use eticket_base::config::{Error, address, within};
 use serde::{Deserialize, Serialize};
@@ -18,6 +22,12 @@ pub struct LimitsConfig {
     pub default_deadline_ms: u64,
     /// Milliseconds after which an idle HTTP/1.1 connection is closed.
     pub keep_alive_ms: u64,
+    /// How many calls a second each caller of the gateway may make; `None` is no limit. A key of the gateway only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub requests_per_second: Option<NonZeroU32>,
+    /// How many calls a caller may make at once after a pause; `None` is those of one second. A key of the gateway only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub burst: Option<NonZeroU32>,
 }
 
 impl Default for LimitsConfig {
@@ -26,6 +36,8 @@ impl Default for LimitsConfig {
             concurrency: NonZeroUsize::new(4096).unwrap_or(NonZeroUsize::MIN),
             default_deadline_ms: 10_000,
             keep_alive_ms: 75_000,
+            requests_per_second: None,
+            burst: None,
         }
     }
 }
@@ -52,7 +64,19 @@ impl LimitsConfig {
     pub fn check(&self) -> Result<(), Error> {
         within("limits.concurrency", self.concurrency.get() as u64, 1, 1_000_000)?;
         within("limits.default_deadline_ms", self.default_deadline_ms, 1, 3_600_000)?;
-        within("limits.keep_alive_ms", self.keep_alive_ms, 1, 3_600_000)
+        within("limits.keep_alive_ms", self.keep_alive_ms, 1, 3_600_000)?;
+        for (key, value) in [("limits.requests_per_second", self.requests_per_second), ("limits.burst", self.burst)] {
+            if let Some(value) = value {
+                within(key, value.get().into(), 1, 1_000_000)?;
+            }
+        }
+        match self.burst {
+            Some(burst) if self.requests_per_second.is_none() => {
+                let expected = "has no effect without limits.requests_per_second; set it, or remove the key";
+                Err(Error::new("limits.burst", Some(burst.to_string()), expected))
+            }
+            _ => Ok(()),
+        }
     }
 }
 
@@ -118,6 +142,12 @@ mod tests {
         assert_eq!(limits.check().expect_err("zero").key(), "limits.default_deadline_ms");
         let limits = LimitsConfig { concurrency: NonZeroUsize::MAX, ..LimitsConfig::default() };
         assert_eq!(limits.check().expect_err("too many").key(), "limits.concurrency");
+        let limits = LimitsConfig { burst: NonZeroU32::new(5), ..LimitsConfig::default() };
+        assert_eq!(limits.check().expect_err("no rate").key(), "limits.burst");
+        let limits = LimitsConfig { requests_per_second: NonZeroU32::new(1), ..limits };
+        assert_eq!(limits.check(), Ok(()));
+        let limits = LimitsConfig { requests_per_second: Some(NonZeroU32::MAX), ..limits };
+        assert_eq!(limits.check().expect_err("too many").key(), "limits.requests_per_second");
         let shutdown = ShutdownConfig { drain_delay_ms: 25_000, hard_cap_ms: 25_000 };
         assert_eq!(shutdown.check().expect_err("no time left").key(), "shutdown.drain_delay_ms");
         assert!(LimitsConfig::default().check().is_ok() && ShutdownConfig::default().check().is_ok());

@@ -56,7 +56,7 @@ use self::{
     tls::AllowedClientsLayer,
 };
 pub use self::{
-    connections::ConnectionLimits,
+    connections::{ConnectionLimits, Peer},
     deadline::{Deadline, timeout_of},
     drain::{ConnectionDraining, Draining},
     guard::{Browsers, Origins, is_grpc, media_type},

@@ -175,7 +175,7 @@ async fn deadlines_are_enforced_and_forwarded() {
 }
 
 /// Calls with a client that does not enforce `grpc-timeout` itself.
-async fn raw_unary(world: &World, request: Request<GetTicketRequest>) -> Status {
+pub(super) async fn raw_unary(world: &World, request: Request<GetTicketRequest>) -> Status {
     use super::web_client::{Web, method};
     let (metadata, _, message) = request.into_parts();
     let web = Web::connect(world).await;

@@ -7,7 +7,7 @@
 //! connections, within the server's hard cap; an idle client that does not acknowledge GOAWAY is disconnected early.
 //! Everything that a client controls is bounded: connections, streams, headers, resets, idle time.
 
-use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+use std::{convert::Infallible, future::Future, net::IpAddr, pin::pin, time::Duration};
 
 use axum::body::Body;
 use eticket_base::tasks::Tasks;
@@ -77,6 +77,11 @@ impl Default for ConnectionLimits {
         }
     }
 }
+
+/// The address at the other end of the connection, as an extension of each request. Behind a proxy it is the proxy's:
+/// headers such as `x-forwarded-for` are not read, because every client can send them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub IpAddr);
 
 /// Signals of the server's shutdown to connections and calls, in the order in which they are cancelled.
 #[derive(Debug, Clone)]
@@ -238,11 +243,15 @@ async fn serve<S>(
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "nodelay could not be set");
     }
+    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
     let Entrance { tls, guard, name } = entrance;
     let shaking_hands = tls::handshake(tls.as_ref(), name, stream, limits.header_read_timeout);
     let Some(Some((socket, client))) = signals.draining.run_until_cancelled(shaking_hands).await else { return };
     let ends = Ends::from_signals(&signals);
     let mut extensions = ends.extensions(&signals);
+    if let Some(peer) = peer {
+        extensions.insert(peer);
+    }
     if let Some(client) = client {
         extensions.insert(client);
     }

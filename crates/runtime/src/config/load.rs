@@ -3,6 +3,7 @@
 //! Sources are merged as untyped trees. The struct of a server refuses unknown keys, so the keys that all servers
 //! share, and with several servers the section of each, are taken out before a tree is typed.
 
+mod errors;
 pub(crate) mod listen;
 
 use std::{
@@ -22,6 +23,7 @@ use figment::{
 };
 use serde::{Serialize, de::DeserializeOwned};
 
+use self::errors::{from_figment, leaf, shown};
 use super::{ProcessSettings, Settings};
 
 const PREFIX: &str = "ETICKET__";
@@ -34,6 +36,8 @@ const SERVER_KEYS: [&str; 6] = ["listen", "store", "auth", "tls", "limits", "shu
 const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
 /// Keys that only stateful servers accept.
 const STATEFUL_KEYS: [&str; 3] = ["data", "bus", "store"];
+/// Keys of `limits` that only a server that limits callers accepts.
+const CALLER_LIMITS: [&str; 2] = ["requests_per_second", "burst"];
 /// Keys at the root that apply to every server of the process.
 const SHARED_KEYS: [&str; 5] = ["store", "auth", "tls", "limits", "shutdown"];
 
@@ -83,6 +87,8 @@ pub(crate) struct ServiceSpec {
     pub(crate) name: &'static str,
     pub(crate) defaults: &'static str,
     pub(crate) store: StoreSupport,
+    /// Whether it limits the rate of each caller.
+    pub(crate) limits_callers: bool,
 }
 
 /// The configuration of a server; its specific keys are still untyped.
@@ -169,7 +175,9 @@ pub(crate) fn alone(spec: ServiceSpec, sources: &Sources) -> Result<(ProcessSett
         tree.remove("bus");
     }
     merge(&mut tree, embedded(spec.defaults)?);
-    merge(&mut tree, overrides(sources)?);
+    let overrides = overrides(sources)?;
+    refuse_caller_limits(spec, &overrides)?;
+    merge(&mut tree, overrides);
     let (mut process, mut server) = (take(&mut tree, &PROCESS_KEYS), take(&mut tree, &SERVER_KEYS));
     if spec.store == StoreSupport::None {
         // A server without a store has none of these keys, so they are reported as unknown.
@@ -227,7 +235,14 @@ fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Setting
     let mut tree = embedded(spec.defaults)?;
     let mut shared = shared.clone();
     let store = shared.remove("store");
+    if let Some(Value::Dict(_, limits)) = shared.get_mut("limits")
+        && !spec.limits_callers
+    {
+        // At the root these keys are meant for the gateway.
+        limits.retain(|key, _| !CALLER_LIMITS.contains(&key.as_str()));
+    }
     merge(&mut tree, shared);
+    refuse_caller_limits(spec, &section)?;
     if let Some(key) = PROCESS_KEYS.iter().find(|key| section.contains_key(**key)) {
         let value = section.get(*key).map(shown);
         return Err(Error::new(*key, value, "applies to the whole process: set it at the root"));
@@ -251,6 +266,18 @@ fn server_of(spec: ServiceSpec, shared: &Dict, section: Dict) -> Result<(Setting
     }
     settings.auth.resolve();
     Ok((settings, tree))
+}
+
+/// Refuses the limits of callers for a server that does not have them.
+fn refuse_caller_limits(spec: ServiceSpec, given: &Dict) -> Result<(), Error> {
+    let Some(limits) = given.get("limits").and_then(Value::as_dict) else { return Ok(()) };
+    match CALLER_LIMITS.into_iter().find(|key| limits.contains_key(*key) && !spec.limits_callers) {
+        Some(key) => {
+            let value = limits.get(key).map(shown);
+            Err(Error::new(format!("limits.{key}"), value, "only the gateway has this key: set it there"))
+        }
+        None => Ok(()),
+    }
 }
 
 #[derive(serde::Deserialize)]
@@ -370,78 +397,6 @@ fn convert_text(tree: &mut Dict, error: &figment::Error) -> bool {
             *place = read;
             true
         }
-    }
-}
-
-/// Follows the first key of nested sections, so that a misspelt section is reported with a key that was set in it.
-fn leaf<'a>(path: &mut Vec<String>, mut value: &'a Value) -> &'a Value {
-    while let Value::Dict(_, section) = value
-        && let Some((key, inner)) = section.first_key_value()
-    {
-        path.push(key.clone());
-        value = inner;
-    }
-    value
-}
-
-/// Describes a type of serde for people.
-fn describe_type(expected: &str) -> &str {
-    match expected {
-        "a nonzero usize" | "a nonzero u64" | "a nonzero u32" => "a whole number above zero",
-        "u8" | "u16" | "u32" | "u64" | "u128" | "usize" => "a whole number, not below zero",
-        "i8" | "i16" | "i32" | "i64" | "i128" | "isize" => "a whole number",
-        "f32" | "f64" => "a number",
-        "a boolean" => "true or false",
-        "a string" => "text",
-        "path string" | "a path string" => "a path",
-        other if other.starts_with("struct ") || other.starts_with("a map") => "a section with keys",
-        other => other,
-    }
-}
-
-/// Converts an error of figment. `beside` are further valid keys at the root.
-fn from_figment(error: figment::Error, tree: &Dict, beside: &[&str]) -> Error {
-    // Only the first error is reported; the others follow when it is corrected.
-    let error = error.into_iter().next().unwrap_or_else(|| figment::Error::from("no reason given".to_owned()));
-    let mut path = error.path.clone();
-    let at = |path: &[String]| {
-        let (first, rest) = path.split_first()?;
-        rest.iter().try_fold(tree.get(first)?, |value, key| value.as_dict()?.get(key))
-    };
-    let value_at = |path: &[String]| at(path).map(shown);
-    match error.kind {
-        Kind::UnknownField(field, expected) => {
-            if path.last() != Some(&field) {
-                path.push(field);
-            }
-            let mut known: Vec<&str> = if path.len() == 1 { beside.to_vec() } else { Vec::new() };
-            known.extend(expected);
-            let known = known.join(", ");
-            let value = at(&path).map(|value| shown(leaf(&mut path, value)));
-            Error::new(path.join("."), value, format!("unknown key; expected one of {known}"))
-        }
-        Kind::MissingField(field) => {
-            if path.last().map(String::as_str) != Some(&field) {
-                path.push(field.into_owned());
-            }
-            Error::missing(path.join("."), "expected a value")
-        }
-        Kind::InvalidType(_, expected) | Kind::InvalidValue(_, expected) => {
-            Error::new(path.join("."), value_at(&path), format!("expected {}", describe_type(&expected.to_string())))
-        }
-        Kind::UnknownVariant(_, variants) => {
-            Error::new(path.join("."), value_at(&path), format!("expected one of {}", variants.join(", ")))
-        }
-        kind => Error::new(path.join("."), value_at(&path), kind.to_string()),
-    }
-}
-
-/// Formats a value as in a configuration file.
-fn shown(value: &Value) -> String {
-    match value {
-        Value::String(_, text) => text.clone(),
-        Value::Dict(..) => "a section".to_owned(),
-        other => toml::Value::try_from(other).map_or_else(|_| "?".to_owned(), |value| value.to_string()),
     }
 }
 

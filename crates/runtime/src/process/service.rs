@@ -43,6 +43,8 @@ pub trait Service: 'static {
     const EXAMPLE: &'static str = "";
     /// The stores that it supports. A server without a store has neither data folder nor bus.
     const STORE: StoreSupport = StoreSupport::Any;
+    /// Whether it limits the rate of each caller (`limits.requests_per_second`).
+    const LIMITS_CALLERS: bool = false;
     /// Opens the bus; `None` for a server that does not use it. The servers of a process share one bus, opened by the
     /// first server that has this.
     const OPEN_BUS: Option<OpenBus> = None;
@@ -89,7 +91,7 @@ pub(crate) struct Configured {
 /// Creates an entry for [`super::main_of_several`].
 #[must_use]
 pub fn entry<S: Service>() -> ServiceFactory {
-    let spec = ServiceSpec { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE };
+    let spec = ServiceSpec { name: S::NAME, defaults: S::DEFAULTS, store: S::STORE, limits_callers: S::LIMITS_CALLERS };
     let (about, needs, example) = (S::ABOUT, S::NEEDS, S::EXAMPLE);
     ServiceFactory { spec, about, needs, example, configure: configure::<S>, open_bus: S::OPEN_BUS }
 }

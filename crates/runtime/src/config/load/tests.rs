@@ -9,11 +9,20 @@ const TICKET: ServiceSpec = ServiceSpec {
     name: "ticket",
     defaults: "listen = '127.0.0.1:8082'\n[sweep]\ninterval_ms = 1000\n[fault]\nlatency_ms = 0",
     store: StoreSupport::Any,
+    limits_callers: false,
 };
-const QUERY: ServiceSpec =
-    ServiceSpec { name: "query", defaults: "listen = '127.0.0.1:8084'", store: StoreSupport::SqliteOnly };
-const GATEWAY: ServiceSpec =
-    ServiceSpec { name: "gateway", defaults: "listen = '127.0.0.1:8088'", store: StoreSupport::None };
+const QUERY: ServiceSpec = ServiceSpec {
+    name: "query",
+    defaults: "listen = '127.0.0.1:8084'",
+    store: StoreSupport::SqliteOnly,
+    limits_callers: false,
+};
+const GATEWAY: ServiceSpec = ServiceSpec {
+    name: "gateway",
+    defaults: "listen = '127.0.0.1:8088'",
+    store: StoreSupport::None,
+    limits_callers: true,
+};
 const ALL: [ServiceSpec; 3] = [TICKET, QUERY, GATEWAY];
 
 /// The specific keys of `TICKET`.
@@ -204,6 +213,18 @@ fn servers_have_sections_and_the_root_applies_to_all() {
 }
 
 #[test]
+fn limits_of_callers_belong_to_the_gateway() {
+    let given = [("LIMITS__REQUESTS_PER_SECOND", "5"), ("LIMITS__BURST", "9")];
+    let (_, trees) = together(&ALL, &environment(&given)).expect("valid");
+    let rates: Vec<_> = trees.iter().map(|tree| tree.settings.limits.requests_per_second.map(u32::from)).collect();
+    assert_eq!(rates, [None, None, Some(5)]);
+    let (_, gateway) = alone(GATEWAY, &environment(&given)).expect("valid");
+    assert_eq!(gateway.settings.limits.burst.map(u32::from), Some(9));
+    let error = alone(TICKET, &environment(&given[1..])).map(|_| ()).expect_err("not a key of ticket");
+    assert_eq!(error.to_string(), "configuration: limits.burst = 9: only the gateway has this key: set it there");
+}
+
+#[test]
 fn errors_of_several_name_the_section() {
     for (variable, value, key) in [
         ("TICKET__LISTEN", "nowhere", "ticket.listen"),
@@ -214,6 +235,8 @@ fn errors_of_several_name_the_section() {
         ("LIMITS__CONCURRENCY", "0", "limits.concurrency"),
         ("LIMITS__X", "1", "limits.x"),
         ("LIMITS", "1", "limits"),
+        ("LIMITS__REQUESTS_PER_SECOND", "0", "limits.requests_per_second"),
+        ("TICKET__LIMITS__REQUESTS_PER_SECOND", "5", "ticket.limits.requests_per_second"),
         ("AUTH__MODE", "jwt", "ticket.auth.jwks"),
         ("SHUTDOWN__DRAIN_DELAY_MS", "30000", "shutdown.drain_delay_ms"),
         ("TICKET", "1", "ticket"),
