@@ -27,17 +27,8 @@ pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
     // Without optimization: the program runs for less than a second, and its build would take minutes.
     let mut install = checkout.cargo();
     install.env("CARGO_PROFILE_DEV_DEBUG", "false");
-    install.args([
-        "install",
-        "--debug",
-        "--locked",
-        "--quiet",
-        "--force",
-        "cargo-deny",
-        "--version",
-        CARGO_DENY,
-        "--root",
-    ]);
+    install.args(["install", "--debug", "--locked", "--quiet", "--force"]);
+    install.args(["cargo-deny", "--version", CARGO_DENY, "--root"]);
     command::run(install.arg(checkout.tools()))?;
     Ok(program)
 }
