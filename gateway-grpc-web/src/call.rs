@@ -100,8 +100,7 @@ impl Shared {
     async fn answer(&self, request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
         let (mut head, body) = request.into_parts();
         let route = self.routes.find(head.uri.path())?;
-        if let (Some(limit), Destination::Upstream(_) | Destination::ByHeader) = (&self.rate_limit, &route.destination)
-        {
+        if let Some(limit) = self.rate_limit.as_ref().filter(|_| route.destination != Destination::Gateway) {
             limit.check(&head.extensions)?;
         }
         let fault = SharedFault::default();
