@@ -6,7 +6,7 @@
 
 mod answer;
 mod get;
-mod message;
+pub(crate) mod message;
 
 use std::sync::Arc;
 

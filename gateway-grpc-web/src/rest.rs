@@ -5,7 +5,7 @@
 
 mod events;
 mod fields;
-mod request;
+pub(crate) mod request;
 pub(crate) mod router;
 mod template;
 

@@ -4,6 +4,7 @@ mod broken;
 mod calls;
 mod connect;
 mod fake;
+mod fuzz;
 mod hostile;
 mod rates;
 mod replicas;

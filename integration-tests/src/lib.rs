@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod race;
 pub mod raw;
 pub mod redelivery;
+pub mod rest;
 pub mod scenario;
 pub mod simulation;
 pub mod source;

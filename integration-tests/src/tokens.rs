@@ -1,9 +1,14 @@
 //! An identity provider for tests: keys in files, and tokens good and bad.
 
-use std::{path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use eticket_auth::development::{DevelopmentKey, NewToken};
+use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, metadata::AsciiMetadataValue};
@@ -32,6 +37,11 @@ impl IdentityProvider {
     /// The file of the public key.
     pub fn jwks(&self) -> &Path {
         self.key.jwks()
+    }
+
+    /// The file of the private key.
+    pub fn private_key(&self) -> PathBuf {
+        self.jwks().with_file_name("development-key.pem")
     }
 
     /// Makes a server demand tokens of this provider.
@@ -66,6 +76,19 @@ impl IdentityProvider {
     pub fn of_a_stranger(&self) -> String {
         self.stranger.sign_claims(&claims(&json!({}))).expect("a token")
     }
+}
+
+/// A token that is signed with the provider's public key as the secret of HS256, for a verifier that lets the token
+/// choose the algorithm.
+pub fn signed_with_public_key(provider: &IdentityProvider) -> String {
+    let text = fs::read_to_string(provider.jwks()).expect("the file of the keys");
+    let key: Value = serde_json::from_str(&text).expect("JSON");
+    let key = &key["keys"][0];
+    let [id, public] = ["kid", "x"].map(|name| key[name].as_str().expect("text").to_owned());
+    let secret = BASE64_URL_SAFE_NO_PAD.decode(public).expect("base64");
+    let header = Header { kid: Some(id), ..Header::new(Algorithm::HS256) };
+    let secret = EncodingKey::from_secret(&secret).expect("a secret");
+    jsonwebtoken::encode(&header, &claims(&json!({ "eticket_roles": ["admin"] })), &secret).expect("a token")
 }
 
 /// Now plus some seconds, as in `exp`.

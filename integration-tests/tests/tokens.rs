@@ -8,12 +8,13 @@ use std::{fmt::Write, fs, path::Path, time::Duration};
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Protocol,
+    Api, Protocol, aftermath,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
     process::Launch,
-    tokens::{IdentityProvider, in_seconds, unsigned, with_token},
+    rest::Http,
+    tokens::{IdentityProvider, in_seconds, signed_with_public_key, unsigned, with_token},
 };
 use eticket_proto::{
     query::{
@@ -27,8 +28,10 @@ use eticket_proto::{
     },
     ticket::{GetTicketRequest, GetTicketResponse, RegisterTicketRequest, RegisterTicketResponse},
 };
+use http::StatusCode;
+use http_body_util::BodyExt;
 use prost::Message;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tonic::{Request, Status, transport::Endpoint};
 use tonic_types::StatusExt;
@@ -78,12 +81,82 @@ async fn call(api: &Api, method: &'static str, token: Option<&str>) -> &'static 
     outcome(api.call_with(method, request).await)
 }
 
+/// The outcome that a JSON error names.
+fn outcome_of_json(body: &[u8]) -> &'static str {
+    let text = String::from_utf8_lossy(body);
+    let refusals = ["TOKEN_MISSING", "TOKEN_INVALID", "NOT_ALLOWED"];
+    refusals.into_iter().find(|reason| text.contains(&format!("\"{reason}\""))).unwrap_or("passes")
+}
+
+/// One call by Connect with JSON, with an empty message.
+async fn call_by_connect(http: &Http, method: &str, streams: bool, token: Option<&str>) -> &'static str {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    // Streams would last longer.
+    let mut headers = vec![("connect-protocol-version", "1"), ("connect-timeout-ms", "2000")];
+    headers.extend(bearer.as_deref().map(|bearer| ("authorization", bearer)));
+    headers.extend(method.starts_with("eticket.operations").then_some(("eticket-service", "query")));
+    // The envelope of a stream's message: no flags, and a length of 2.
+    let (media_type, body) =
+        if streams { ("application/connect+json", "\0\0\0\0\u{2}{}") } else { ("application/json", "{}") };
+    headers.push(("content-type", media_type));
+    let response = http.open("POST", &format!("/{method}"), &headers, body).await;
+    outcome_of_json(&response.into_body().collect().await.expect("a whole body").to_bytes())
+}
+
+/// One call by REST. The body of a response that has begun well is not read: a watch would last.
+async fn call_by_rest(http: &Http, verb: &str, path: &str, token: Option<&str>) -> &'static str {
+    let bearer = token.map(|token| format!("Bearer {token}"));
+    let mut headers: Vec<_> = bearer.as_deref().map(|bearer| ("authorization", bearer)).into_iter().collect();
+    let body = if verb == "GET" { "" } else { "{}" };
+    headers.extend((verb != "GET").then_some(("content-type", "application/json")));
+    let response = http.open(verb, path, &headers, body).await;
+    let (status, challenge) = (response.status(), response.headers().contains_key("www-authenticate"));
+    if status == StatusCode::OK {
+        return "passes";
+    }
+    let outcome = outcome_of_json(&response.into_body().collect().await.expect("a whole body").to_bytes());
+    let expected = match outcome {
+        "TOKEN_MISSING" | "TOKEN_INVALID" => (StatusCode::UNAUTHORIZED, true),
+        "NOT_ALLOWED" => (StatusCode::FORBIDDEN, false),
+        _ => (status, false),
+    };
+    assert_eq!((status, challenge), expected, "{verb} {path}: {outcome}");
+    outcome
+}
+
+/// The REST paths of each method, from the OpenAPI document, as HTTP methods and paths. The user in a path is `kim`.
+fn rest_paths() -> Vec<(String, Vec<(String, String)>)> {
+    let document: Value = serde_json::from_str(include_str!("../../gateway-grpc-web/openapi.json")).expect("JSON");
+    let mut paths = Vec::new();
+    for (path, operations) in document["paths"].as_object().expect("paths") {
+        let path = path.replace("{user_id}", "kim").replace("{ticket_id}", "x").replace("{reservation_id}", "x");
+        for (verb, operation) in operations.as_object().expect("operations") {
+            paths.push((
+                operation["operationId"].as_str().expect("an id").to_owned(),
+                verb.to_uppercase(),
+                path.clone(),
+            ));
+        }
+    }
+    let of = |method: &str| {
+        let id = method.rsplit('.').next().unwrap_or_default().replace('/', "_");
+        paths.iter().filter(|(name, ..)| *name == id).map(|(_, verb, path)| (verb.clone(), path.clone())).collect()
+    };
+    let found: Vec<_> = methods().into_iter().map(|(method, _)| (method.to_owned(), of(method))).collect();
+    assert_eq!(
+        found.iter().map(|(_, paths): &(_, Vec<_>)| paths.len()).sum::<usize>(),
+        paths.len(),
+        "each path is called"
+    );
+    found
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_method_refuses_the_same_callers_over_every_protocol() {
     let provider = IdentityProvider::default();
     let data = TempDir::new().expect("a folder");
     let eticket = provider.demanded_by(Launch::all_in_one(data.path())).start().await;
-    let callers: [(&str, Option<String>); 13] = [
+    let callers: [(&str, Option<String>); 14] = [
         ("no token", None),
         ("malformed", Some("a.b.c".to_owned())),
         ("expired", Some(provider.with_claims(&json!({ "exp": in_seconds(-60) })))),
@@ -94,10 +167,12 @@ async fn every_method_refuses_the_same_callers_over_every_protocol() {
         ("without `sub`", Some(provider.with_claims(&json!({ "sub": "" })))),
         ("unknown key", Some(provider.of_a_stranger())),
         ("`alg: none`", Some(unsigned())),
+        ("`HS256` with the public key", Some(signed_with_public_key(&provider))),
         ("no role", Some(provider.token("guest", "guest", None))),
         ("user", Some(provider.token("kim", "user", None))),
         ("admin", Some(provider.token("root", "admin", None))),
     ];
+    let (http, paths) = (Http::new(&eticket), rest_paths());
     let mut table = String::from("| method |");
     for (name, _) in &callers {
         write!(table, " {name} |").expect("written");
@@ -117,6 +192,10 @@ async fn every_method_refuses_the_same_callers_over_every_protocol() {
                     continue;
                 }
                 outcomes.push(call(&Api::new(&eticket, protocol), method, token.as_deref()).await);
+            }
+            outcomes.push(call_by_connect(&http, method, streams, token.as_deref()).await);
+            for (verb, path) in paths.iter().filter(|(name, _)| name == method).flat_map(|(_, paths)| paths) {
+                outcomes.push(call_by_rest(&http, verb, path, token.as_deref()).await);
             }
             outcomes.dedup();
             assert_eq!(outcomes.len(), 1, "{method} with {name}: the protocols differ: {outcomes:?}");
@@ -332,6 +411,49 @@ async fn a_watch_ends_with_its_token_and_resumes_with_a_new_one() {
     let first = tokio::time::timeout(Duration::from_secs(20), first).await.expect("a change");
     assert_eq!(first, "u", "only what changed since");
     world.eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn logs_and_metrics_contain_no_user_token_or_key_under_load() {
+    const USERS: usize = 40;
+    let world = World::start().await;
+    let (world, http) = (&world, &Http::new(&world.eticket));
+    // Names and ids that occur nowhere by chance.
+    let secrets: Vec<[String; 4]> = (0..USERS)
+        .map(|_| {
+            let user = format!("user-{}", Uuid::new_v4());
+            let bad = world.provider.with_claims(&json!({ "sub": user, "exp": in_seconds(-600) }));
+            [world.provider.token(&user, "user", Some("GOLD")), bad, Uuid::now_v7().to_string(), user]
+        })
+        .collect();
+    let calls = secrets.iter().enumerate().map(|(number, [token, bad, request_id, _])| async move {
+        let ticket = format!("t-{number}");
+        world.register(&ticket).await;
+        let change = |request: &mut ReserveTicketRequest| {
+            request.ticket_id.clone_from(&ticket);
+            request.request_id.clone_from(request_id);
+        };
+        world.reserve(token, change).await.expect("reserved");
+        assert_eq!(refusal(world.reserve(bad, change).await), "TOKEN_INVALID");
+        let path = format!("/v1/views/{ticket}");
+        assert_eq!(call_by_rest(http, "GET", &path, Some(token)).await, "passes");
+        assert_eq!(call_by_rest(http, "GET", &path, Some(bad)).await, "TOKEN_INVALID");
+        let method = "eticket.query.v1.QueryService/ListTicketViews";
+        assert_eq!(call_by_connect(http, method, false, Some(token)).await, "passes");
+    });
+    futures::future::join_all(calls).await;
+    let metrics = aftermath::metrics(&world.eticket).await;
+    let log = world.eticket.log();
+    assert!(log.contains("correlation_id"), "the log shows commands and events");
+    let key = fs::read_to_string(world.provider.private_key()).expect("the key");
+    let key = key.lines().nth(1).expect("a line of base64");
+    for secret in secrets.iter().flatten().map(String::as_str).chain([key]) {
+        for (place, text) in [("log", &log), ("metrics", &metrics)] {
+            // The signature alone would be enough to recognize a token.
+            let part = secret.rsplit('.').next().unwrap_or(secret);
+            assert!(!text.contains(part), "the {place} contains {secret}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -11,6 +11,7 @@ mod controls;
 mod dependencies;
 mod docs;
 mod files;
+mod fuzz;
 mod lint;
 mod openapi;
 mod rotation;
@@ -95,6 +96,12 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
+    /// Run the tests with arbitrary input of clients for some minutes each
+    Fuzz {
+        /// Minutes for each target
+        #[arg(long, default_value_t = 10)]
+        minutes: u64,
+    },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -118,6 +125,7 @@ fn main() -> ExitCode {
         Task::Docs => docs::update(&checkout),
         Task::Openapi { update: false } => openapi::check(&checkout),
         Task::Openapi { update: true } => openapi::update(&checkout),
+        Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

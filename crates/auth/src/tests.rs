@@ -1,5 +1,7 @@
 //! Tests of tokens: what is accepted, what is refused, and how keys are followed.
 
+mod fuzz;
+
 use std::{
     fs,
     sync::{
