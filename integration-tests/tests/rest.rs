@@ -4,6 +4,7 @@
 
 use chrono::{SecondsFormat, Weekday};
 use eticket_integration_tests::{Eticket, calendar, process::Launch, rest::Http};
+use http::StatusCode;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use uuid::Uuid;
