@@ -1,6 +1,7 @@
 //! The log on standard error, the metrics, and the trace context of calls.
 
 mod log_writer;
+pub mod spans;
 pub mod trace_context;
 
 use std::{
@@ -16,7 +17,10 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tracing_subscriber::{EnvFilter, reload::Handle};
 
 use self::log_writer::LogWriter;
-pub use self::trace_context::TraceContext;
+pub use self::{
+    spans::{Span, SpanKind},
+    trace_context::TraceContext,
+};
 use crate::config::{self, LogConfig, LogFormat};
 
 /// Upper bounds of the buckets of all histograms whose names end in `_seconds`: from a cached read to the default

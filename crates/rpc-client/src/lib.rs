@@ -18,7 +18,10 @@ mod tests;
 
 use std::{error::Error as _, time::Duration};
 
-use eticket_base::{credentials::Credentials, telemetry::TraceContext};
+use eticket_base::{
+    credentials::Credentials,
+    telemetry::{Span, SpanKind, TraceContext},
+};
 use eticket_proto::headers;
 use futures::future::BoxFuture;
 use tokio::time::Instant;
@@ -139,12 +142,14 @@ fn is_broken_transport(status: &Status) -> bool {
 /// Calls one method of an upstream. Clones share guards and connections.
 pub struct Client<M, R> {
     upstream: &'static str,
+    /// The method, for traces.
+    method: &'static str,
     stack: BoxCloneSyncService<Outgoing<M>, R, CallError>,
 }
 
 impl<M, R> Clone for Client<M, R> {
     fn clone(&self) -> Self {
-        Self { upstream: self.upstream, stack: self.stack.clone() }
+        Self { upstream: self.upstream, method: self.method, stack: self.stack.clone() }
     }
 }
 
@@ -170,7 +175,14 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
         let stack = BreakerLayer::new(upstream, &config.breaker).layer(stack);
         let stack = RetryLayer::new(upstream, config.retries).layer(stack);
         let stack = DeadlineLayer::new(config.deadline()).layer(stack);
-        Self { upstream, stack: BoxCloneSyncService::new(stack) }
+        Self { upstream, method: upstream, stack: BoxCloneSyncService::new(stack) }
+    }
+
+    /// Names the method in traces, as `eticket.ticket.v1.TicketService/GetTicket`. The default is the upstream.
+    #[must_use]
+    pub fn method(mut self, method: &'static str) -> Self {
+        self.method = method;
+        self
     }
 
     /// Calls the upstream and waits for the response until the configured deadline or `deadline`, the caller's own.
@@ -187,6 +199,9 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
     ) -> Result<R, CallError> {
         let span = tracing::debug_span!("call", upstream = self.upstream);
         let start = Instant::now();
+        let trace = trace.child();
+        let mut exported = Span::start(SpanKind::Client, &trace, || self.method.into());
+        exported.set("rpc.system", "grpc");
         let outcome =
             self.stack.clone().oneshot(Outgoing { message, deadline, trace, credentials }).instrument(span).await;
         let label = match &outcome {
@@ -196,6 +211,10 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
             Err(CallError::CallerDeadline) => "caller's deadline",
             Err(_) => "failed",
         };
+        exported.set("eticket.outcome", label);
+        if outcome.as_ref().is_err_and(|error| error.refusal().is_none()) {
+            exported.fail(label);
+        }
         metrics::histogram!("eticket_client_seconds", "upstream" => self.upstream, "outcome" => label)
             .record(start.elapsed().as_secs_f64());
         outcome

@@ -8,7 +8,12 @@ pub(crate) mod load;
 use std::{net::SocketAddr, path::PathBuf};
 
 use eticket_auth::config::AuthConfig;
-use eticket_base::config::{Error, LogConfig, StoreConfig, address, bus::BusConfig, file_path};
+use eticket_base::config::{
+    Error, LogConfig, StoreConfig, address,
+    bus::BusConfig,
+    file_path,
+    telemetry::{Export, TelemetryConfig},
+};
 use eticket_rpc_server::config::{AdminConfig, LimitsConfig, ShutdownConfig};
 use eticket_tls::ServerTlsConfig;
 use serde::{Deserialize, Serialize};
@@ -59,7 +64,7 @@ impl Settings {
 }
 
 /// The settings of the process, independent of its servers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ProcessSettings {
     #[serde(default, deserialize_with = "file_path::optional", skip_serializing_if = "Option::is_none")]
@@ -69,11 +74,19 @@ pub(crate) struct ProcessSettings {
     pub(crate) bus: BusConfig,
     #[serde(default, skip_serializing_if = "LogConfig::is_empty")]
     pub(crate) log: LogConfig,
+    #[serde(default, skip_serializing_if = "TelemetryConfig::is_empty")]
+    pub(crate) telemetry: TelemetryConfig,
 }
 
 impl ProcessSettings {
     /// Checks what the types cannot, except for the bus, which not every process has.
     fn check(&self) -> Result<(), Error> {
+        self.export()?;
         self.log.check()
+    }
+
+    /// Where spans are sent, by the section `telemetry` and the variables of OpenTelemetry.
+    pub(crate) fn export(&self) -> Result<Option<Export>, Error> {
+        self.telemetry.export(|name| std::env::var(name).ok())
     }
 }

@@ -5,7 +5,10 @@
 //! that has begun is completed even if all callers are cancelled.
 
 use async_trait::async_trait;
-use eticket_base::tasks::Tasks;
+use eticket_base::{
+    tasks::Tasks,
+    telemetry::{Span, SpanKind, TraceContext},
+};
 use eticket_store as store;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -34,6 +37,12 @@ pub enum Error {
 pub trait Writer<J, A>: Send + Sync + 'static {
     /// Returns the results of all commands, in the same order.
     async fn write(&self, batch: &[J]) -> Result<Vec<A>, store::Error>;
+}
+
+/// A command whose commit appears in the trace of its caller.
+pub trait Traced {
+    /// The step that submits the command; `None` for work in the background.
+    fn trace(&self) -> Option<&TraceContext>;
 }
 
 struct Waiting<J, A> {
@@ -68,7 +77,7 @@ impl Default for Limits {
     }
 }
 
-impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
+impl<J: Traced + Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
     /// Starts the task of the writer. On stop it writes the queued commands and ends.
     pub fn start(service: &'static str, tasks: &Tasks, limits: Limits, writer: impl Writer<J, A>) -> Self {
         let (queue, waiting) = mpsc::channel(limits.queue);
@@ -89,7 +98,7 @@ impl<J: Send + Sync + 'static, A: Send + 'static> Batches<J, A> {
     }
 }
 
-async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
+async fn run<J: Traced + Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
     service: &'static str,
     mut waiting: mpsc::Receiver<Waiting<J, A>>,
     most: usize,
@@ -111,11 +120,30 @@ async fn run<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
             continue;
         }
         sizes.record(commands.len() as f64);
+        let spans = commit_spans(&commands);
         for (answer, reply) in write(&writer, commands).await.into_iter().zip(replies) {
             // A caller that was cancelled needs no result: its retry finds the record.
             let _ = reply.send(answer);
         }
+        drop(spans);
     }
+}
+
+/// Begins the span of a commit in each exported trace. A transaction joins the commands of several traces: each span links
+/// those of the others.
+fn commit_spans(commands: &[impl Traced]) -> Vec<Span> {
+    let sampled = commands.iter().filter_map(Traced::trace).filter(|trace| trace.is_sampled());
+    let steps: Vec<_> = sampled.map(TraceContext::child).collect();
+    let begin = |(number, step): (usize, &TraceContext)| {
+        let mut span = Span::start(SpanKind::Client, step, || "commit".into());
+        span.set("db.operation.name", "COMMIT");
+        span.set("db.operation.batch.size", i64::try_from(commands.len()).unwrap_or(i64::MAX));
+        for (_, other) in steps.iter().enumerate().filter(|(other, _)| *other != number) {
+            span.link(other);
+        }
+        span
+    };
+    steps.iter().enumerate().map(begin).collect()
 }
 
 type Reply<A> = oneshot::Sender<Result<A, Error>>;
@@ -175,6 +203,12 @@ mod tests {
     struct Recorder {
         batches: Mutex<Vec<Vec<u32>>>,
         permits: Semaphore,
+    }
+
+    impl Traced for u32 {
+        fn trace(&self) -> Option<&TraceContext> {
+            None
+        }
     }
 
     const POISON: u32 = 666;

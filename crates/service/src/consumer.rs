@@ -47,14 +47,11 @@ pub struct Incoming<E> {
     pub event_id: String,
     /// The message was parked before and is applied again. On success it is removed from the parked ones.
     pub was_parked: bool,
+    /// The step that processes the event, in the trace of the command that caused the event.
+    pub trace: TraceContext,
 }
 
 impl<E> Incoming<E> {
-    /// Returns the trace of the command that caused the event.
-    pub fn trace(&self) -> TraceContext {
-        event::trace(&self.message)
-    }
-
     /// Returns the message in the form in which it is parked.
     pub fn park(&self, reason: impl Into<String>, attempts: u32, now: chrono::DateTime<chrono::Utc>) -> Parked {
         let message = (*self.message).clone();
@@ -101,7 +98,7 @@ pub enum Error {
 
 /// The consumer of one service.
 pub struct Consumer<H> {
-    /// Name of the durable consumer, which all replicas share.
+    /// Name of the service and of its durable consumer, which all replicas share.
     pub name: &'static str,
     /// Source of the events.
     pub bus: Arc<dyn Bus>,
@@ -205,13 +202,17 @@ impl<H: EventHandler> Session<'_, H> {
         let mut done = Vec::with_capacity(batch.len());
         // Sorted by name, so that the processing of a batch is deterministic.
         let mut newest: BTreeMap<String, Newest<H::Event>> = BTreeMap::new();
+        // They end with this function, after the acknowledgement.
+        let mut spans = Vec::new();
         for delivery in batch {
             event::log_received(self.of.name, &delivery);
             let event_id = event::id(&delivery.message, delivery.sequence);
             match H::Event::decode(&delivery.message) {
                 Ok(event) => {
                     let (key, revision) = event.aggregate();
-                    let incoming = Incoming { event, message: delivery.message, event_id, was_parked: false };
+                    let (trace, span) = event::consumer_span(self.of.name, &delivery.message);
+                    spans.extend(span.is_recorded().then_some(span));
+                    let incoming = Incoming { event, message: delivery.message, event_id, was_parked: false, trace };
                     fold(&mut newest, key, revision, incoming, delivery.sequence);
                 }
                 Err(reason) => {
@@ -327,7 +328,8 @@ fn fold<E>(newest: &mut BTreeMap<String, Newest<E>>, key: String, revision: i64,
 pub async fn apply_parked<H: EventHandler>(handler: &H, parked: Parked) -> Result<(), batch::Error> {
     let Ok(event) = H::Event::decode(&parked.message) else { return Ok(()) };
     let Parked { event_id, message, .. } = parked;
-    let incoming = Incoming { event, message: Arc::new(message), event_id, was_parked: true };
+    let trace = event::trace(&message);
+    let incoming = Incoming { event, message: Arc::new(message), event_id, was_parked: true, trace };
     match handler.handle(vec![incoming]).await.pop() {
         Some(Err(error)) if !matches!(error, batch::Error::Failed(_)) => Err(error),
         _ => Ok(()),

@@ -1,7 +1,9 @@
 //! Common parts of all readers of the stream: decoding and naming events, the trace of an event, and the log line for a
 //! received event.
 
-use eticket_base::telemetry::TraceContext;
+use std::borrow::Cow;
+
+use eticket_base::telemetry::{Span, SpanKind, TraceContext};
 use eticket_bus::{Delivery, Message};
 use eticket_proto::headers;
 
@@ -34,6 +36,40 @@ pub fn id(message: &Message, sequence: u64) -> String {
 #[must_use]
 pub fn trace(message: &Message) -> TraceContext {
     TraceContext::from_parts(message.header(headers::TRACE_PARENT), message.header(headers::CORRELATION_ID))
+}
+
+/// Returns whether the trace of an event is exported, without reading all of it.
+#[must_use]
+pub fn is_sampled(message: &Message) -> bool {
+    let flags = message.header(headers::TRACE_PARENT).and_then(|text| text.get(53..55));
+    flags.and_then(|flags| u8::from_str_radix(flags, 16).ok()).is_some_and(|flags| flags & 1 == 1)
+}
+
+/// Begins the span of a step that sends or processes an event.
+#[must_use]
+pub fn span(kind: SpanKind, message: &Message, trace: &TraceContext) -> Span {
+    // `eticket.v1.ticket` of `eticket.v1.ticket.t-1`: spans with ids in their names could not be grouped.
+    let destination = || message.subject.splitn(4, '.').take(3).collect::<Vec<_>>().join(".");
+    let verb = if kind == SpanKind::Producer { "send" } else { "process" };
+    let mut span = Span::start(kind, trace, || Cow::Owned(format!("{verb} {}", destination())));
+    if span.is_recorded() {
+        span.set("messaging.system", "nats");
+        span.set("messaging.destination.template", destination());
+        span.set("messaging.message.id", id(message, 0));
+        if let Some(event_type) = message.header(headers::TYPE) {
+            span.set("cloudevents.event_type", event_type.to_owned());
+        }
+    }
+    span
+}
+
+/// Begins the span of a reader that processes an event, and returns the context of that step.
+#[must_use]
+pub fn consumer_span(server: &'static str, message: &Message) -> (TraceContext, Span) {
+    let trace = trace(message).at(server);
+    let mut span = span(SpanKind::Consumer, message, &trace);
+    span.set("messaging.operation.type", "process");
+    (trace, span)
 }
 
 /// Returns the correlation id that a message carries, for log lines.

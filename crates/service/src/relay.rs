@@ -6,7 +6,9 @@
 
 use std::{sync::Arc, time::Duration};
 
+use eticket_base::telemetry::{Span, SpanKind};
 use eticket_bus::{self as bus, Bus, Message};
+use eticket_proto::headers;
 use eticket_rpc_server::health::Health;
 use eticket_store::{Error, OutboxRow, OutboxStore, WaitingRow};
 use tokio::sync::Notify;
@@ -114,7 +116,10 @@ impl Relay {
             // Read the ids from the message only if the log line is written.
             let logged = tracing::enabled!(tracing::Level::DEBUG)
                 .then(|| (event::id(&row.message, 0), event::trace(&row.message)));
-            if let Err(error) = self.bus.publish(row.message).await {
+            let mut message = row.message;
+            let mut span = self.producer_span(&mut message);
+            if let Err(error) = self.bus.publish(message).await {
+                span.fail("the bus did not take the event");
                 return (sent, Some(error));
             }
             if let Some((event_id, trace)) = logged {
@@ -129,6 +134,21 @@ impl Relay {
             sent.push(row.id);
         }
         (sent, None)
+    }
+
+    /// Begins the span of a publication, if the trace of the command is exported. The event then carries the context of
+    /// this span, so that its readers appear below it.
+    fn producer_span(&self, message: &mut Message) -> Span {
+        if !event::is_sampled(message) {
+            return Span::default();
+        }
+        let trace = event::trace(message).at(self.service);
+        let mut span = event::span(SpanKind::Producer, message, &trace);
+        if span.is_recorded() {
+            span.set("messaging.operation.type", "send");
+            message.set_header(headers::TRACE_PARENT, &trace.traceparent);
+        }
+        span
     }
 }
 

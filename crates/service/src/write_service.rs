@@ -19,7 +19,7 @@ use tonic::{
 use crate::{
     audit::Owner,
     background::Background,
-    batch::{Batches, Limits, Writer},
+    batch::{Batches, Limits, Traced, Writer},
     config::AuditConfig,
     consumer::EventHandler,
     operations::{self, Operations},
@@ -78,7 +78,7 @@ impl<'a> WriteService<'a> {
     /// Starts the writer of the store.
     pub fn start_writer<J, A>(&self, writer: impl Writer<J, A>) -> Batches<J, A>
     where
-        J: Send + Sync + 'static,
+        J: Traced + Send + Sync + 'static,
         A: Send + 'static,
     {
         Batches::start(self.background.name, &self.background.writer, Limits::default(), writer)

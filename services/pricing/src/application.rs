@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::{TicketId, UserGrade};
 use eticket_service::{
-    batch::{self, Batches, Writer},
+    batch::{self, Batches, Traced, Writer},
     consumer::Incoming,
 };
 use eticket_store::{self as store, Commit, CommitExt, OutboxRow, Parked, Rows, Work};
@@ -90,6 +90,15 @@ impl WriteCommand {
             Self::Event(incoming) => Some(&incoming.event.ticket),
             Self::Reprice(id) | Self::Republish(id) => Some(id),
             Self::Park(_) | Self::Offer(_) => None,
+        }
+    }
+}
+
+impl Traced for WriteCommand {
+    fn trace(&self) -> Option<&TraceContext> {
+        match self {
+            Self::Event(incoming) => Some(&incoming.trace),
+            Self::Park(_) | Self::Offer(_) | Self::Reprice(_) | Self::Republish(_) => None,
         }
     }
 }
@@ -271,7 +280,7 @@ fn handle_event(
         work.unpark(incoming.event_id.clone());
     }
     if let Some(row) = changed {
-        put(work, ticket, row, messages, now, &incoming.trace());
+        put(work, ticket, row, messages, now, &incoming.trace);
     }
     Outcome::Done
 }

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::{clock::SharedClock, credentials::Credentials, telemetry::TraceContext};
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_service::{
-    batch::{self, Batches},
+    batch::{self, Batches, Traced},
     consumer::Incoming,
 };
 use eticket_store::{
@@ -122,6 +122,16 @@ pub enum WriteCommand {
     Unpark(String),
     RepublishReservation(ReservationId),
     RepublishClosed(TicketId),
+}
+
+impl Traced for WriteCommand {
+    fn trace(&self) -> Option<&TraceContext> {
+        match self {
+            Self::Reserve { trace, .. } | Self::Cancel { trace, .. } => Some(trace),
+            Self::Close(incoming) => Some(&incoming.trace),
+            Self::Park(_) | Self::Unpark(_) | Self::RepublishReservation(_) | Self::RepublishClosed(_) => None,
+        }
+    }
 }
 
 /// The content of a ticket event that a ledger applies.

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_service::{
-    batch::{self, Batches, Writer},
+    batch::{self, Batches, Traced, Writer},
     consumer::Incoming,
 };
 use eticket_store::{
@@ -101,6 +101,16 @@ pub enum WriteCommand {
     Park(Parked),
     Sweep(TicketId),
     Republish(TicketId),
+}
+
+impl Traced for WriteCommand {
+    fn trace(&self) -> Option<&TraceContext> {
+        match self {
+            Self::Command { trace, .. } => Some(trace),
+            Self::Event(incoming) => Some(&incoming.trace),
+            Self::Park(_) | Self::Sweep(_) | Self::Republish(_) => None,
+        }
+    }
 }
 
 /// Reason why a command was refused. A refused command changes nothing and leaves no idempotency record.
@@ -305,7 +315,7 @@ fn handle_event(
     }
     if let Some(ticket) = applied {
         let happened = if ticket.holder.is_some() { Happened::Reserved } else { Happened::Released };
-        put(work, ticket, happened, messages, now, &incoming.trace());
+        put(work, ticket, happened, messages, now, &incoming.trace);
     }
 }
 

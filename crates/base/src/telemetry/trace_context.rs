@@ -9,6 +9,8 @@ use eticket_proto::headers;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use uuid::Uuid;
 
+use super::spans;
+
 /// Longer correlation ids are replaced.
 const LONGEST_CORRELATION_ID: usize = 128;
 
@@ -19,6 +21,13 @@ pub struct TraceContext {
     pub traceparent: String,
     /// 1 to 128 visible ASCII characters.
     pub correlation_id: String,
+    trace_id: u128,
+    span_id: u64,
+    /// The span that caused this step; 0 if there is none.
+    parent_id: u64,
+    flags: u8,
+    /// The server that this step belongs to; empty if it is not known. Only its spans are exported.
+    server: &'static str,
 }
 
 impl TraceContext {
@@ -32,13 +41,24 @@ impl TraceContext {
     #[must_use]
     pub fn from_headers(map: &HeaderMap) -> Self {
         let text = |name| map.get(name).and_then(|value| value.to_str().ok());
-        Self::from_parts(text(headers::TRACE_PARENT), text(headers::CORRELATION_ID))
+        Self::read(text(headers::TRACE_PARENT), text(headers::CORRELATION_ID), true)
     }
 
     /// Reads a trace context from untrusted text. Missing or malformed parts are generated.
     #[must_use]
     pub fn from_parts(parent: Option<&str>, correlation_id: Option<&str>) -> Self {
-        let (trace_id, flags) = parent.and_then(parse).unwrap_or_else(|| (random_id(), 0));
+        Self::read(parent, correlation_id, false)
+    }
+
+    /// `samples`: a trace that begins here may be sampled. Work in the background begins no sampled trace.
+    fn read(parent: Option<&str>, correlation_id: Option<&str>, samples: bool) -> Self {
+        let parent = parent.and_then(parse);
+        let (trace_id, parent_id) =
+            parent.map_or_else(|| (random_id(), 0), |parent| (parent.trace_id, parent.parent_id));
+        let flags = match parent {
+            None if !samples => 0,
+            parent => spans::flags(trace_id, parent.map(|parent| parent.flags)),
+        };
         let well_formed = |id: &&str| {
             (1..=LONGEST_CORRELATION_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_graphic())
         };
@@ -46,7 +66,33 @@ impl TraceContext {
             Some(id) => id.to_owned(),
             None => Uuid::from_u128(random_id()).to_string(),
         };
-        Self { traceparent: traceparent(trace_id, flags), correlation_id }
+        Self::new(trace_id, parent_id, flags, correlation_id, "")
+    }
+
+    fn new(trace_id: u128, parent_id: u64, flags: u8, correlation_id: String, server: &'static str) -> Self {
+        // The id must not be zero.
+        let span_id = rand::random::<u64>().max(1);
+        let traceparent = traceparent(trace_id, span_id, flags);
+        Self { traceparent, correlation_id, trace_id, span_id, parent_id, flags, server }
+    }
+
+    /// Returns the same step as one of this server.
+    #[must_use]
+    pub fn at(mut self, server: &'static str) -> Self {
+        self.server = server;
+        self
+    }
+
+    /// Begins a step that this one causes.
+    #[must_use]
+    pub fn child(&self) -> Self {
+        Self::new(self.trace_id, self.span_id, self.flags, self.correlation_id.clone(), self.server)
+    }
+
+    /// Whether the spans of this trace are exported.
+    #[must_use]
+    pub fn is_sampled(&self) -> bool {
+        self.flags & 1 == 1
     }
 
     /// Writes the trace context into the headers of a call.
@@ -65,6 +111,22 @@ impl TraceContext {
     pub fn trace_id(&self) -> &str {
         self.traceparent.get(3..35).unwrap_or_default()
     }
+
+    pub(super) fn trace_number(&self) -> u128 {
+        self.trace_id
+    }
+
+    pub(super) fn span_id(&self) -> u64 {
+        self.span_id
+    }
+
+    pub(super) fn parent_id(&self) -> u64 {
+        self.parent_id
+    }
+
+    pub(super) fn server(&self) -> &'static str {
+        self.server
+    }
 }
 
 /// A random UUID from the thread-local generator: every call needs two, and the generator of the operating system costs
@@ -73,17 +135,23 @@ fn random_id() -> u128 {
     uuid::Builder::from_random_bytes(rand::random()).into_uuid().as_u128()
 }
 
-fn traceparent(trace_id: u128, flags: u8) -> String {
+fn traceparent(trace_id: u128, span_id: u64, flags: u8) -> String {
     let mut text = String::with_capacity(55);
-    // The parent id must not be zero.
-    let parent_id = rand::random::<u64>().max(1);
     // Writing to a `String` cannot fail.
-    write!(text, "00-{trace_id:032x}-{parent_id:016x}-{flags:02x}").ok();
+    write!(text, "00-{trace_id:032x}-{span_id:016x}-{flags:02x}").ok();
     text
 }
 
-/// Parses trace id and flags of a `traceparent`; later versions are read as version 00.
-fn parse(text: &str) -> Option<(u128, u8)> {
+/// The content of a `traceparent`.
+#[derive(Debug, Clone, Copy)]
+struct Parent {
+    trace_id: u128,
+    parent_id: u64,
+    flags: u8,
+}
+
+/// Parses a `traceparent`; later versions are read as version 00.
+fn parse(text: &str) -> Option<Parent> {
     let hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let mut parts = text.split('-');
     let (version, trace_id, parent_id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
@@ -91,11 +159,12 @@ fn parse(text: &str) -> Option<(u128, u8)> {
     if lengths != (2, 32, 16, 2) || ![version, trace_id, parent_id, flags].into_iter().all(hex) {
         return None;
     }
-    if version == "ff" || (version == "00" && parts.next().is_some()) || u64::from_str_radix(parent_id, 16) == Ok(0) {
+    if version == "ff" || (version == "00" && parts.next().is_some()) {
         return None;
     }
     let trace_id = u128::from_str_radix(trace_id, 16).ok().filter(|id| *id != 0)?;
-    Some((trace_id, u8::from_str_radix(flags, 16).ok()?))
+    let parent_id = u64::from_str_radix(parent_id, 16).ok().filter(|id| *id != 0)?;
+    Some(Parent { trace_id, parent_id, flags: u8::from_str_radix(flags, 16).ok()? })
 }
 
 #[cfg(test)]
@@ -115,6 +184,17 @@ mod tests {
         context.write_to(&mut map);
         assert_eq!(TraceContext::from_headers(&map).trace_id(), context.trace_id());
         assert_eq!(map[headers::CORRELATION_ID], "abc-1");
+    }
+
+    #[test]
+    fn a_step_knows_the_step_that_caused_it() {
+        let first = TraceContext::from_parts(Some(PARENT), None).at("ticket");
+        assert_eq!((first.parent_id(), first.is_sampled()), (0x00f0_67aa_0ba9_02b7, true));
+        let second = first.child();
+        assert_eq!((second.parent_id(), second.trace_id()), (first.span_id(), first.trace_id()));
+        assert_eq!((second.server(), &second.correlation_id), ("ticket", &first.correlation_id));
+        assert!(second.traceparent.contains(&format!("-{:016x}-01", second.span_id())));
+        assert_eq!(TraceContext::new_root().parent_id(), 0);
     }
 
     #[test]

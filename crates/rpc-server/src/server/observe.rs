@@ -16,7 +16,7 @@ use std::{
 };
 
 use bytes::Bytes;
-use eticket_base::telemetry::TraceContext;
+use eticket_base::telemetry::{self, SpanKind, TraceContext};
 use http::{Request, Response, uri::PathAndQuery};
 use http_body::{Body, Frame, SizeHint};
 use metrics::{Counter, Gauge, Histogram};
@@ -96,7 +96,10 @@ struct Observation {
     handles: Arc<Handles>,
     method: Option<&'static Method>,
     start: Instant,
+    /// For the log.
     span: Span,
+    /// For the trace.
+    exported: telemetry::Span,
     ended: bool,
 }
 
@@ -111,7 +114,7 @@ impl Observation {
             trace_id = trace.trace_id(),
         );
         handles.in_flight().increment(1.0);
-        Self { handles, method, start: Instant::now(), span, ended: false }
+        Self { handles, method, start: Instant::now(), span, exported: exported(method, trace), ended: false }
     }
 
     /// `explained`: the status has details.
@@ -123,6 +126,12 @@ impl Observation {
         let elapsed = self.start.elapsed();
         self.handles.in_flight().decrement(1.0);
         self.handles.record(self.method, code, elapsed.as_secs_f64());
+        self.exported.set("rpc.grpc.status_code", i64::from(code as i32));
+        if is_fault(code) {
+            self.exported.fail(reply::code_name(code));
+        }
+        // The body may be dropped much later.
+        drop(std::mem::take(&mut self.exported));
         let (code_name, ms) = (reply::code_name(code), elapsed.as_secs_f64() * 1_000.0);
         self.span.in_scope(|| match code {
             // A status without details comes from tonic: the body was not a message of the method's type.
@@ -131,6 +140,24 @@ impl Observation {
             _ => tracing::debug!(code = code_name, ms, "call ended"),
         });
     }
+}
+
+/// Begins the span of a call. Health and reflection have none: probes would be most of all traces.
+fn exported(method: Option<&'static Method>, trace: &TraceContext) -> telemetry::Span {
+    let Some(method) = method.filter(|method| !method.exempt) else { return telemetry::Span::default() };
+    let mut span = telemetry::Span::start(SpanKind::Server, trace, || method.name.as_str().into());
+    if let (true, Some((service, name))) = (span.is_recorded(), method.name.split_once('/')) {
+        span.set("rpc.system", "grpc");
+        span.set("rpc.service", service);
+        span.set("rpc.method", name);
+    }
+    span
+}
+
+/// The codes that the conventions of OpenTelemetry count as a fault of the server.
+fn is_fault(code: Code) -> bool {
+    use Code::{DataLoss, DeadlineExceeded, Internal, Unavailable, Unimplemented, Unknown};
+    matches!(code, Unknown | DeadlineExceeded | Unimplemented | Internal | Unavailable | DataLoss)
 }
 
 impl Drop for Observation {
@@ -166,7 +193,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        let trace = TraceContext::from_headers(request.headers());
+        let trace = TraceContext::from_headers(request.headers()).at(self.handles.service);
         let path = request.uri().path_and_query().cloned();
         let observation = Observation::begin(self.handles.clone(), request.uri().path(), &trace);
         request.extensions_mut().insert(trace);

@@ -33,7 +33,7 @@ const ALL_IN_ONE: &str = include_str!("all_in_one.toml");
 /// Keys that every server has.
 const SERVER_KEYS: [&str; 6] = ["listen", "store", "auth", "tls", "limits", "shutdown"];
 /// Keys of the process.
-const PROCESS_KEYS: [&str; 4] = ["data", "admin", "bus", "log"];
+const PROCESS_KEYS: [&str; 5] = ["data", "admin", "bus", "log", "telemetry"];
 /// Keys that only stateful servers accept.
 const STATEFUL_KEYS: [&str; 3] = ["data", "bus", "store"];
 /// Keys of `limits` that only a server that limits callers accepts.

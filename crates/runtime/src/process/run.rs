@@ -210,7 +210,13 @@ impl ConfiguredProgram {
         telemetry::init_log(&self.process.log)?;
         let stop = signals::listen(self.hard_cap())?;
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
+        if let Some(export) = self.process.export()? {
+            let servers: Vec<_> = self.servers.iter().map(|server| server.entry.spec.name).collect();
+            let _inside = runtime.enter();
+            telemetry::spans::start(export, &servers)?;
+        }
         let outcome = runtime.block_on(self.serve(stop));
+        telemetry::spans::stop();
         // Tasks that still block a thread have had their time within the hard cap.
         runtime.shutdown_background();
         outcome

@@ -112,7 +112,13 @@ impl Fixture {
 
 fn incoming(ticket: &str, input: Input) -> Incoming<PriceInput> {
     let event = PriceInput { ticket: id(ticket), input };
-    Incoming { event, message: Arc::new(Message::default()), event_id: "e".into(), was_parked: false }
+    Incoming {
+        event,
+        message: Arc::new(Message::default()),
+        event_id: "e".into(),
+        was_parked: false,
+        trace: TraceContext::new_root(),
+    }
 }
 
 fn scheduled(ticket: &str, revision: i64) -> Incoming<PriceInput> {

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use eticket_base::{clock::SharedClock, error::chain};
+use eticket_base::{clock::SharedClock, error::chain, telemetry::Span};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
 use eticket_proto::{headers, ids::TicketId};
 use eticket_rpc_server::health::Health;
@@ -204,6 +204,8 @@ impl Session<'_> {
     /// then.
     pub async fn apply(&mut self, batch: Vec<Delivery>) -> Result<(), Error> {
         let _turn = self.of.turn.lock().await;
+        // They end with this function, when the rows are committed and watchers are notified.
+        let _spans: Vec<_> = batch.iter().filter_map(|delivery| span(&delivery.message)).collect();
         let batch: Vec<Read> = batch.into_iter().map(|delivery| self.of.read(delivery)).collect();
         match self.commit(&batch).await {
             Err(Error::Store(store::Error::Data(_))) => {
@@ -396,6 +398,12 @@ impl Reader {
         let content = self.decode.decode(&message);
         Read { sequence, event_id: event::id(&message, sequence), message, attempts: 1, content }
     }
+}
+
+/// Begins the span of an event that the view applies, if its trace is exported.
+fn span(message: &Message) -> Option<Span> {
+    let sampled = event::is_sampled(message).then(|| event::consumer_span("query", message));
+    sampled.map(|(_, span)| span).filter(Span::is_recorded)
 }
 
 /// Returns the rows that a batch has changed, as they are committed.

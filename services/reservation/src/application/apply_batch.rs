@@ -130,10 +130,10 @@ fn close(work: &mut Work<ReservationRows>, incoming: &Incoming<TicketChange>, me
     let ledger = work.rows.ledgers.get(ticket).cloned().unwrap_or_else(|| Ledger::new(ticket.clone()));
     let active = ledger.active.and_then(|id| work.rows.reservations.get(&id));
     let Some((ledger, rejected)) = domain::close(&ledger, active, now) else { return };
-    let trace = incoming.trace();
+    let trace = &incoming.trace;
     work.publish(match &rejected {
-        Some(rejected) => (messages.event)(rejected, now, &trace),
-        None => (messages.closed)(&ledger, now, &trace),
+        Some(rejected) => (messages.event)(rejected, now, trace),
+        None => (messages.closed)(&ledger, now, trace),
     });
     put(work, ledger, rejected);
 }

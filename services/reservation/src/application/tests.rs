@@ -130,7 +130,8 @@ impl Fixture {
     async fn withdraw(&self, ticket: &str) {
         let event = TicketChange { ticket: ticket.parse().unwrap(), revision: 2, withdrawn: true };
         let message = Arc::new(Message::default());
-        let incoming = Incoming { event, message, event_id: "e".into(), was_parked: false };
+        let incoming =
+            Incoming { event, message, event_id: "e".into(), was_parked: false, trace: TraceContext::new_root() };
         assert_eq!(self.reservations.handle(vec![incoming]).await, [Ok(())]);
     }
 

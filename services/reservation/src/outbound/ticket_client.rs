@@ -32,7 +32,8 @@ impl TicketClient {
             let mut stub = stub.clone();
             async move { stub.check_availability(request).await }
         };
-        Self { client: Client::new("ticket", config, call) }
+        let client = Client::new("ticket", config, call).method("eticket.ticket.v1.TicketService/CheckAvailability");
+        Self { client }
     }
 }
 

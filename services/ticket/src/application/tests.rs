@@ -49,7 +49,13 @@ fn incoming(ticket: &str, revision: i64, held: bool) -> Incoming<ReservationChan
     let event =
         ReservationChange { ticket: ticket.parse().unwrap(), revision, active: held.then(ReservationId::generate) };
     let message = Message { subject: "s".into(), headers: Vec::new(), body: vec![1].into() };
-    Incoming { event, message: Arc::new(message), event_id: format!("{ticket}/{revision}"), was_parked: false }
+    Incoming {
+        event,
+        message: Arc::new(message),
+        event_id: format!("{ticket}/{revision}"),
+        was_parked: false,
+        trace: TraceContext::new_root(),
+    }
 }
 
 impl Fixture {
