@@ -45,8 +45,6 @@ type release struct {
 	set       []string
 	// Values of the kind that --set cannot write.
 	values map[string]any
-	// Features that the chart's binaries do not have yet, but are to be rendered.
-	features []string
 	// Edits of the chart's own files, as old and new text, by path.
 	edits map[string][2]string
 }
@@ -101,11 +99,6 @@ func (r release) load() (*helmchart.Chart, error) {
 				}
 				file.Data = changed
 				used++
-			}
-			if file.Name == "files/features.yaml" {
-				for _, feature := range r.features {
-					file.Data = bytes.ReplaceAll(file.Data, []byte(feature+": false"), []byte(feature+": true"))
-				}
 			}
 		}
 	}

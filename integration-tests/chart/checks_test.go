@@ -40,7 +40,6 @@ func matrix() map[string]release {
 		"query.extraVolumeMounts[0].mountPath=/x", "gateway.extraEnv[0].name=A", "gateway.extraEnv[0].value=b",
 	}
 	full := production(everything...)
-	full.features = append(full.features, "telemetry")
 	// Names that YAML could take for numbers, and numbers that Go would print with an exponent.
 	numbers := production()
 	numbers.values = map[string]any{

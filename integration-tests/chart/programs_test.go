@@ -11,7 +11,6 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 )
 
 // binary is a built program of ours, where `cargo xtask` has built them.
@@ -26,7 +25,7 @@ func binary(t *testing.T, name string) string {
 
 // The programs themselves take the settings that the chart writes.
 func TestTheServersTakeTheirSettings(t *testing.T) {
-	for _, release := range []release{demo(), demo("config.reservation.upstream.ticket.retries=1", "config.ticket.sweep.interval_ms=500")} {
+	for _, release := range []release{demo(), demo("config.reservation.upstream.ticket.retries=1", "config.ticket.sweep.interval_ms=500"), demo("telemetry.otlpEndpoint=http://otel:4317")} {
 		result := release.mustRender(t)
 		for name, text := range result.settings(t) {
 			output, err := checkConfig(t, result, name, text)
@@ -40,28 +39,18 @@ func TestTheServersTakeTheirSettings(t *testing.T) {
 	}
 }
 
-// files/features.yaml says what the programs can do, no less and no more.
-func TestFeaturesAreThoseOfThePrograms(t *testing.T) {
-	var features map[string]bool
-	if err := yaml.UnmarshalStrict([]byte(read(t, folder+"/files/features.yaml")), &features); err != nil {
-		t.Fatal(err)
-	}
-	keys := map[string]string{"jwt": `auth.mode = "jwt"`, "tls": `tls.cert_file = "/a"`, "telemetry": `telemetry.otlp_endpoint = "http://a:4317"`}
-	result := demo().mustRender(t)
-	for feature, key := range keys {
-		text := result.settings(t)["ticket"]
-		if feature == "jwt" {
-			text = strings.ReplaceAll(text, `auth.mode = "off"`, "")
+// A server does not start with an unknown key. Here a value may be refused, for a file or a Secret that is not there, but no key.
+func TestTheServersKnowTheKeysOfEveryScenario(t *testing.T) {
+	for _, release := range []release{production("telemetry.otlpEndpoint=http://otel:4317"), tlsAndTokens()} {
+		result := release.mustRender(t)
+		for name, text := range result.settings(t) {
+			if output, _ := checkConfig(t, result, name, text); strings.Contains(output, "unknown key") {
+				t.Errorf("%s: %s\n%s", name, output, text)
+			}
+			if output, _ := checkConfig(t, result, name, "tls.no_such_key = 1\n"+text); !strings.Contains(output, "unknown key") {
+				t.Errorf("%s: an unknown key does not come first: %s", name, output)
+			}
 		}
-		// A value may still be refused, for a file that is not there, but not the key.
-		output, _ := checkConfig(t, result, "ticket", text+"\n"+key+"\n")
-		unknown := strings.Contains(output, "unknown key") || strings.Contains(output, "cannot check tokens yet")
-		if can, listed := features[feature]; !listed || can == unknown {
-			t.Errorf("features.yaml says %s: %v, the program: %s", feature, can, output)
-		}
-	}
-	if len(features) != len(keys) {
-		t.Errorf("features %v", features)
 	}
 }
 

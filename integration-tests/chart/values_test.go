@@ -31,7 +31,6 @@ func TestWhatCannotWorkIsRefused(t *testing.T) {
 		{"off without the demo", with(none, "auth.mode=off"), "auth.mode=off makes everyone"},
 		{"off as YAML reads it", release{values: map[string]any{"auth": map[string]any{"mode": false}}}, "auth.mode=off makes everyone"},
 		{"another mode", demo("auth.mode=basic"), "/auth/mode"},
-		{"traces today", demo("telemetry.otlpEndpoint=http://a:4317"), "telemetry.otlpEndpoint: eTicket 0.1.0 has no support"},
 		{"tokens without keys", production("auth.jwks="), "give either auth.jwks"},
 		{"tokens with two sets of keys", production("auth.existingConfigMap=a"), "give either auth.jwks"},
 		{"tokens without an issuer", production("auth.issuer="), "needs auth.issuer and auth.audience"},

@@ -26,6 +26,13 @@ pub mod stub;
 pub mod tokens;
 pub mod tour;
 
+use eticket_store::EncodedResponse;
+
 pub use api::{Api, Protocol};
 pub use eventually::eventually;
 pub use process::{Eticket, Exit};
+
+/// Whether a retry got the stored response of the first attempt, and is marked as one.
+pub(crate) fn is_replay(first: &EncodedResponse, retried: &EncodedResponse) -> bool {
+    retried.replayed && (&first.type_name, &first.bytes) == (&retried.type_name, &retried.bytes)
+}

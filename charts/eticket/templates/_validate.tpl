@@ -1,7 +1,6 @@
 {{/* Refuses what cannot work, each with what to do. */}}
 {{- define "eticket.validate" -}}
 {{- include "eticket.validate.renamed" . -}}
-{{- include "eticket.validate.features" . -}}
 {{- include "eticket.validate.auth" . -}}
 {{- include "eticket.validate.backends" . -}}
 {{- include "eticket.validate.tls" . -}}
@@ -29,19 +28,6 @@
 {{- if and (kindIs "map" $found) (hasKey $found .) }}{{ $found = get $found . }}{{ else }}{{ $found = "" }}{{ end -}}
 {{- end -}}
 {{- if ne (toString $found) "" }}{{ fail (printf "%s is no value of this chart: set %s" $old $new) }}{{ end -}}
-{{- end -}}
-{{- end }}
-
-{{- define "eticket.validate.features" -}}
-{{- $can := fromYaml (.Files.Get "files/features.yaml") -}}
-{{- $wanted := dict
-  "jwt" (ternary "auth.mode=jwt" "" (eq (include "eticket.authMode" .) "jwt"))
-  "tls" (ternary "tls.enabled" "" .Values.tls.enabled)
-  "telemetry" (ternary "telemetry.otlpEndpoint" "" (ne .Values.telemetry.otlpEndpoint "")) -}}
-{{- range $feature, $value := $wanted -}}
-{{- if and $value (not (get $can $feature)) -}}
-{{- fail (printf "%s: eTicket %s has no support for it yet (README of the chart, \"What works from which version\"); leave it out" $value $.Chart.AppVersion) -}}
-{{- end -}}
 {{- end -}}
 {{- end }}
 

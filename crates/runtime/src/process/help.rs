@@ -78,8 +78,8 @@ impl Help {
         let details = format!(
             "Servers and their default addresses:\n{}\n{program} needs no other program: stores and bus are files in the data \
              folder (default: ./eticket-data).\n\nIn the TOML file for --config, the keys of a server are in a section with its \
-             name, such as\n`listen = \"127.0.0.1:8082\"` in `[ticket]`. At the root, auth, limits, shutdown and store apply to \
-             all servers;\ndata, admin, bus and log apply to the process. Keys that end in _ms are in milliseconds. Each key is \
+             name, such as\n`listen = \"127.0.0.1:8082\"` in `[ticket]`. At the root, auth, limits, shutdown, store and tls apply to \
+             all servers;\ndata, admin, bus, log and telemetry apply to the process. Keys that end in _ms are in milliseconds. Each key is \
              also an\nenvironment variable, which overrides the file: ticket.listen is ETICKET__TICKET__LISTEN.\n\n\
              `{program} --check-config` prints all keys and their values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data \
              ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
