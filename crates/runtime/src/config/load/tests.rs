@@ -173,7 +173,7 @@ fn keys_that_the_gateway_lacks_are_refused() {
         assert_eq!(error.key(), path);
         let known = error.to_string();
         let known = known.split_once("expected one of ").expect("the error lists valid keys").1;
-        assert_eq!(known, "listen, auth, tls, limits, shutdown, admin, log", "without the refused key");
+        assert_eq!(known, "listen, auth, tls, limits, shutdown, admin, log, telemetry", "without the refused key");
     }
     let error = together(&ALL, &environment(&[("GATEWAY__STORE__URL", "sqlite:a")])).expect_err("refused");
     assert_eq!(error.key(), "gateway.store");
