@@ -6,19 +6,33 @@ interface System {
   React: { createElement: (type: unknown, props: Props | null, ...children: unknown[]) => unknown };
 }
 
-/** Text is inside of a button, where a link cannot be reached. Opening an operation still changes the address. */
-const textOfLink = (_: Component, { React }: System) => ({ text }: Props) => React.createElement('span', null, text);
-
-/** Code that scrolls takes the focus, so that the keys scroll it. */
-const scrollable = (Original: Component, { React }: System) => (props: Props) =>
+/** Completes the elements that a component renders. */
+const completed = (complete: (element: HTMLElement, props: Props) => void) => (Original: Component, { React }: System) => (props: Props) =>
   React.createElement(
     'div',
-    { className: 'scrollable', ref: (node: HTMLElement | null) => node?.querySelector('pre')?.setAttribute('tabindex', '0') },
+    { className: 'completed', ref: (element: HTMLElement | null) => element && complete(element, props) },
     React.createElement(Original, props),
   );
+
+/** Code that scrolls takes the focus, so that the keys scroll it. */
+const scrollable = completed((element) => element.querySelector('pre')?.setAttribute('tabindex', '0'));
+
+/** The name of a field is in another column of the table. */
+const labelled = (label: (props: Props) => unknown) =>
+  completed((element, props) => {
+    for (const field of element.querySelectorAll('input, select, textarea')) field.setAttribute('aria-label', String(label(props)));
+  });
+
+/** Text is inside of a button, where a link cannot be reached. Opening an operation still changes the address. */
+const textOfLink = (_: Component, { React }: System) => ({ text }: Props) => React.createElement('span', null, text);
 
 export const accessible = () => ({
   // The document names one server, and the list to choose from has no label.
   components: { ServersContainer: () => null },
-  wrapComponents: { DeepLink: textOfLink, SyntaxHighlighter: scrollable },
+  wrapComponents: {
+    DeepLink: textOfLink,
+    JsonSchemaForm: labelled(({ description }) => description),
+    RequestBodyEditor: labelled(() => 'Request body'),
+    SyntaxHighlighter: scrollable,
+  },
 });

@@ -39,7 +39,7 @@ SwaggerUI({
   // Swagger UI shows a response when it is complete, so a stream without a deadline would never show.
   requestInterceptor: (request) => {
     const headers = request.headers as Record<string, string> | undefined;
-    if (headers?.Accept === 'text/event-stream') headers['X-Timeout-Ms'] ??= '5000';
+    if (headers?.accept === 'text/event-stream') headers['X-Timeout-Ms'] ??= '5000';
     return request;
   },
 });
