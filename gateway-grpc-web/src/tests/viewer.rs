@@ -66,6 +66,7 @@ async fn the_viewer_is_served_completely() {
         if path.starts_with("/docs/") {
             assert_eq!(response.headers()[header::CONTENT_ENCODING], "gzip", "{path}");
         }
+        assert!(!bytes(response).await.is_empty(), "{path}");
     }
     assert_eq!(web.send(get("/docs/assets/nothing.js")).await.status(), StatusCode::NOT_FOUND);
 }
