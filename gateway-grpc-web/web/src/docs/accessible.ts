@@ -23,6 +23,12 @@ const labelled = (label: (props: Props) => unknown) =>
     for (const field of element.querySelectorAll('input, select, textarea')) field.setAttribute('aria-label', String(label(props)));
   });
 
+/** The names that Swagger UI gives to these buttons lack what they show. */
+const dialog = completed((element) => {
+  element.querySelector('.close-modal')?.setAttribute('aria-label', 'Close');
+  for (const button of element.querySelectorAll('.auth-btn-wrapper button')) button.removeAttribute('aria-label');
+});
+
 /** Text is inside of a button, where a link cannot be reached. Opening an operation still changes the address. */
 const textOfLink = (_: Component, { React }: System) => ({ text }: Props) => React.createElement('span', null, text);
 
@@ -31,6 +37,8 @@ export const accessible = () => ({
   components: { ServersContainer: () => null },
   wrapComponents: {
     DeepLink: textOfLink,
+    auths: dialog,
+    authorizationPopup: dialog,
     JsonSchemaForm: labelled(({ description }) => description),
     RequestBodyEditor: labelled(() => 'Request body'),
     SyntaxHighlighter: scrollable,
