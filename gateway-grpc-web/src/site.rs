@@ -1,11 +1,12 @@
-//! The web console, which browsers show at the gateway's address. Handles all requests that are not gRPC.
+//! The web console at the gateway's address, and the viewer of the REST interface at `/docs`. Handles all requests that
+//! are not gRPC.
 //!
-//! The console is embedded in the binary. `console.folder` replaces it by a folder, for development.
+//! Both are embedded in the binary. `console.folder` replaces the console by a folder, for development.
 
 use std::path::Path;
 
-use axum::{Router, body::Body, response::IntoResponse};
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use axum::{Router, body::Body, response::IntoResponse, routing::get};
+use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use include_dir::{Dir, include_dir};
 use tower::{ServiceExt, service_fn};
 use tower_http::{
@@ -14,15 +15,29 @@ use tower_http::{
 };
 
 /// Built by Vite and committed, so that a build of the gateway needs no Node.js.
-static CONSOLE: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
+static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
+/// Generated from the contract by `cargo xtask openapi`.
+static OPENAPI: &[u8] = include_bytes!("../openapi.json");
 
-/// Allows only the console's own files and calls to the gateway, and forbids embedding in frames. `svelte-trusted-html`
-/// is the Trusted Types policy that the console's framework uses for its templates.
-const CONTENT_SECURITY_POLICY: HeaderValue = HeaderValue::from_static(
-    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'none'; \
-     frame-ancestors 'none'; base-uri 'none'; require-trusted-types-for 'script'; trusted-types svelte-trusted-html",
-);
-/// For files below `assets/` of the embedded console; their names change with their content.
+/// Allows only the pages' own files and calls to the gateway, and forbids embedding in frames.
+macro_rules! content_security_policy {
+    (images: $images:literal, trusted_types: $trusted_types:literal) => {
+        HeaderValue::from_static(concat!(
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src ",
+            $images,
+            "; connect-src 'self'; form-action 'none'; frame-ancestors 'none'; base-uri 'none'; \
+             require-trusted-types-for 'script'; trusted-types ",
+            $trusted_types,
+        ))
+    };
+}
+
+/// `svelte-trusted-html` is the Trusted Types policy that the console's framework uses for its templates.
+const CONSOLE_POLICY: HeaderValue = content_security_policy!(images: "'self'", trusted_types: "svelte-trusted-html");
+/// The images of Swagger UI are `data:` URLs in its styles. It assigns HTML as text that `DOMPurify` has sanitized; the
+/// policy `default` accepts it.
+const VIEWER_POLICY: HeaderValue = content_security_policy!(images: "'self' data:", trusted_types: "default dompurify");
+/// For files below an `assets/` of the embedded pages; their names change with their content.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
 
@@ -33,9 +48,12 @@ pub(crate) struct Site(Router);
 impl Site {
     /// Serves the console in `folder`, which must have an `index.html`; unknown paths return it too, because that
     /// console may route by path. Without a folder it serves the embedded console, which routes by the URL fragment:
-    /// unknown paths are errors.
+    /// unknown paths are errors. The viewer and its document are the embedded ones in both cases.
     pub(crate) fn new(folder: Option<&Path>) -> Self {
-        let router = Router::new();
+        let viewer = get(async |uri: Uri| embedded(uri.path()));
+        let router = ["/docs", "/docs/", "/docs/{*file}", "/openapi.json"]
+            .into_iter()
+            .fold(Router::new(), |router, path| router.route(path, viewer.clone()));
         let router = match folder {
             Some(folder) => {
                 let index = ServeFile::new(folder.join("index.html"));
@@ -57,26 +75,41 @@ impl Site {
                 "expected a gRPC, gRPC-Web or Connect call at the path of a method, or a REST request below /v1\n",
             );
         }
+        let policy = policy_of(request.uri().path());
         let Ok(mut response) = self.0.clone().oneshot(request).await;
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(REVALIDATED);
-        headers.insert(header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY);
+        headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
         response
     }
 }
 
+fn policy_of(path: &str) -> HeaderValue {
+    let of_viewer = path == "/docs" || path.starts_with("/docs/");
+    if of_viewer { VIEWER_POLICY } else { CONSOLE_POLICY }
+}
+
 fn embedded(path: &str) -> Response<Body> {
-    let name = if path == "/" { "index.html" } else { path.trim_start_matches('/') };
-    let Some(file) = CONSOLE.get_file(name) else {
+    let name = match path {
+        "/" => "index.html",
+        "/docs" | "/docs/" => "docs/index.html",
+        path => path.trim_start_matches('/'),
+    };
+    let contents = match name {
+        "openapi.json" => Some(OPENAPI),
+        name => PAGES.get_file(name).map(include_dir::File::contents),
+    };
+    let Some(contents) = contents else {
         return text(StatusCode::NOT_FOUND, "page not found; the console is at /\n");
     };
     let media_type = mime_guess::from_path(name).first_or_octet_stream();
     let charset = if media_type.type_() == "text" { "; charset=utf-8" } else { "" };
-    let caching = if name.starts_with("assets/") { IMMUTABLE } else { REVALIDATED };
+    let immutable = name.starts_with("assets/") || name.starts_with("docs/assets/");
+    let caching = if immutable { IMMUTABLE } else { REVALIDATED };
     let media_type = [(header::CONTENT_TYPE, format!("{media_type}{charset}"))];
-    (media_type, [(header::CACHE_CONTROL, caching)], file.contents()).into_response()
+    (media_type, [(header::CACHE_CONTROL, caching)], contents).into_response()
 }
 
 /// Returns a short text response for a request that is neither a call nor a page.
@@ -110,6 +143,26 @@ mod tests {
             assert_eq!((response.status(), &response.headers()[header::CACHE_CONTROL]), (StatusCode::OK, &REVALIDATED));
             let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
             assert_eq!(body, expected, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_folder_replaces_the_console_but_not_the_viewer() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("docs")).unwrap();
+        for file in ["index.html", "docs/index.html", "openapi.json"] {
+            fs::write(folder.path().join(file), "of the folder").unwrap();
+        }
+        let site = Site::new(Some(folder.path()));
+        let body = async |path: &str| {
+            let response = site.answer(Request::get(path).body(Body::empty()).unwrap()).await;
+            assert_eq!(response.status(), StatusCode::OK, "{path}");
+            axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap()
+        };
+        assert_eq!(body("/").await, "of the folder");
+        assert_eq!(body("/openapi.json").await, OPENAPI);
+        for path in ["/docs", "/docs/"] {
+            assert_eq!(body(path).await, PAGES.get_file("docs/index.html").unwrap().contents(), "{path}");
         }
     }
 }

@@ -12,6 +12,7 @@ mod rest;
 mod stopping;
 mod tls;
 mod unread;
+mod viewer;
 mod web;
 mod web_client;
 

@@ -101,6 +101,10 @@ fn complete(operation: &mut Value) {
             connection open."
             .into();
     }
+    // Other than a description, a summary is plain text.
+    if let Some(summary) = operation["summary"].as_str() {
+        operation["summary"] = summary.replace('`', "").into();
+    }
     let sent = |field: &str| fields.as_ref().is_some_and(|fields| fields.get(field).is_some());
     let mut names = vec!["AcceptLanguage", "CorrelationId", "Timeout"];
     names.extend(sent("requestId").then_some("IdempotencyKey"));
@@ -139,6 +143,7 @@ mod tests {
 
     fn operation(schema: &Value) -> Value {
         json!({
+            "summary": "Lists by `ticket_id`.",
             "requestBody": {"content": {"application/json": {"schema": {"properties": {"etag": {}, "requestId": {}}}}}},
             "responses": {"200": {"content": {"application/json": {"schema": schema}}}},
         })
@@ -150,12 +155,13 @@ mod tests {
     }
 
     #[test]
-    fn commands_have_their_headers() {
+    fn commands_have_their_headers_and_a_plain_summary() {
         let reference = json!({"$ref": "#/components/schemas/x"});
         let mut operation = operation(&reference);
         complete(&mut operation);
         let expected = ["AcceptLanguage", "CorrelationId", "Timeout", "IdempotencyKey", "IfMatch"];
         assert_eq!(parameters(&operation), expected);
+        assert_eq!(operation["summary"], "Lists by ticket_id.");
         assert_eq!(operation["responses"]["200"]["content"]["application/json"]["schema"], reference);
     }
 

@@ -11,7 +11,7 @@ export const en = {
     operations: 'Operations',
     missing: 'This page does not exist',
   },
-  nav: { label: 'Pages', board: 'Tickets', mine: 'My reservations', register: 'Register', pricing: 'Pricing', operations: 'Operations' },
+  nav: { label: 'Pages', board: 'Tickets', mine: 'My reservations', register: 'Register', pricing: 'Pricing', operations: 'Operations', docs: 'REST API' },
   common: {
     skip: 'Skip to content',
     close: 'Close',

@@ -10,7 +10,7 @@ export const ko: Text = {
     operations: '운영',
     missing: '없는 페이지입니다',
   },
-  nav: { label: '페이지', board: '티켓', mine: '내 예약', register: '등록', pricing: '가격', operations: '운영' },
+  nav: { label: '페이지', board: '티켓', mine: '내 예약', register: '등록', pricing: '가격', operations: '운영', docs: 'REST API' },
   common: {
     skip: '본문으로 건너뛰기',
     close: '닫기',
