@@ -1,7 +1,7 @@
 // What the tests need from a client library, and the errors of all libraries in one form.
 
 import { fromBinary, type DescMessage, type DescMethodServerStreaming, type DescMethodUnary, type Message, type MessageShape } from '@bufbuild/protobuf';
-import { anyUnpack, type Any } from '@bufbuild/protobuf/wkt';
+import { anyUnpack } from '@bufbuild/protobuf/wkt';
 
 import { ErrorInfoSchema, LocalizedMessageSchema } from './gen/google/rpc/error_details_pb';
 import { StatusSchema } from './gen/google/rpc/status_pb';
@@ -48,15 +48,11 @@ export class Failure extends Error {
 /** Decodes the metadata `grpc-status-details-bin`. */
 export function detailsOf(encoded: string | undefined): Message[] {
   if (!encoded) return [];
-  // gRPC leaves the padding out.
+  // `atob` also takes base64 without padding, as gRPC writes it.
   const bytes = Uint8Array.from(atob(encoded), (character) => character.charCodeAt(0));
-  return unpacked(fromBinary(StatusSchema, bytes).details);
-}
-
-const KNOWN = [ErrorInfoSchema, LocalizedMessageSchema];
-
-export function unpacked(details: Any[]): Message[] {
-  return details.flatMap((detail) => KNOWN.map((schema) => anyUnpack(detail, schema)).filter((message) => message !== undefined));
+  const { details } = fromBinary(StatusSchema, bytes);
+  const known = [ErrorInfoSchema, LocalizedMessageSchema];
+  return details.flatMap((detail) => known.map((schema) => anyUnpack(detail, schema)).filter((message) => message !== undefined));
 }
 
 function is<D extends DescMessage>(message: Message, schema: D): message is MessageShape<D> {

@@ -1,6 +1,6 @@
 // connect-web, with the transport of gRPC-Web or of Connect.
 
-import { create, type DescMessage, type DescMethodServerStreaming, type DescMethodUnary, type Message, type MessageInitShape, type MessageShape } from '@bufbuild/protobuf';
+import type { DescMessage, DescMethodServerStreaming, DescMethodUnary, MessageInitShape, MessageShape } from '@bufbuild/protobuf';
 import { Code, ConnectError, type Transport } from '@connectrpc/connect';
 
 import { ErrorInfoSchema, LocalizedMessageSchema } from './gen/google/rpc/error_details_pb';
@@ -34,8 +34,6 @@ export class Connect implements Client {
 
 function failure(cause: unknown): Failure {
   const error = ConnectError.from(cause);
-  const details: Message[] = [ErrorInfoSchema, LocalizedMessageSchema].flatMap((schema) =>
-    error.findDetails(schema).map((detail) => create(schema, detail as never)),
-  );
+  const details = [...error.findDetails(ErrorInfoSchema), ...error.findDetails(LocalizedMessageSchema)];
   return new Failure(Code[error.code], error.rawMessage, details);
 }
