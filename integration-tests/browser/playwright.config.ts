@@ -1,5 +1,7 @@
 import { defineConfig } from '@playwright/test';
 
+if (!process.env.ETICKET_BINARY) throw new Error('set ETICKET_BINARY to the path of a built eticket, such as target/debug/eticket');
+
 // The names of these pages lead to this machine. Only one of them may call the gateway.
 const names = ['page.example', 'stranger.example'].map((name) => `MAP ${name} 127.0.0.1`);
 

@@ -159,7 +159,7 @@ fn run_one(scratch: &Scratch, folder: &Path, control: &Control, environment: &[(
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
     let mut test = scratch.cargo();
     if control.package == INTEGRATION {
-        command::run(scratch.cargo().args(["build", "--locked", "--quiet", "--package", "eticket", "--bin", "eticket"]))?;
+        command::run(scratch.cargo().args(["build", "--locked", "--quiet", "-p", "eticket", "--bin", "eticket"]))?;
         test.env("ETICKET_BINARIES", scratch.binaries());
     }
     test.envs(environment.iter().cloned()).args(&arguments);

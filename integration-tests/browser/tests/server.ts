@@ -44,7 +44,7 @@ export class Server {
   async start() {
     const environment = Object.entries(process.env).filter(([name]) => !name.startsWith('ETICKET_'));
     const listen = ['TICKET', 'RESERVATION', 'PRICING', 'QUERY'].map((server) => [`ETICKET__${server}__LISTEN`, '127.0.0.1:0']);
-    const started = spawn(process.env.ETICKET_BINARY ?? 'eticket', ['--data', this.data], {
+    const started = spawn(process.env.ETICKET_BINARY ?? '', ['--data', this.data], {
       env: {
         ...Object.fromEntries([...environment, ...listen]),
         ETICKET__GATEWAY__LISTEN: `127.0.0.1:${this.port}`,
@@ -53,6 +53,10 @@ export class Server {
       stdio: ['ignore', 'pipe', 'pipe'],
     });
     this.#process = started;
+    // If the tests are interrupted, nothing else stops it.
+    const kill = () => started.kill('SIGKILL');
+    process.once('exit', kill);
+    started.once('exit', () => process.off('exit', kill));
     let log = '';
     started.stderr.on('data', (bytes: Buffer) => (log += bytes.toString()));
     for await (const line of createInterface(started.stdout)) {
