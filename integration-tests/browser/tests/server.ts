@@ -11,7 +11,7 @@ import { randomUUID } from 'node:crypto';
 
 import type { JsonObject } from '@bufbuild/protobuf';
 
-/** Returns a loopback port that is free, and that the system gives to nobody else soon. */
+/** Returns a loopback port that is free now. */
 export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
