@@ -56,10 +56,10 @@ for (const name of NAMES) {
     const before = await expired();
     const { failure } = await eticket.call(VIEW, missing(), { timeoutMs: 300 });
     expect(failure).toMatchObject({ code: 'DeadlineExceeded' });
-    // The reason is there if the response came before the timer of the library ended the call.
-    expect([undefined, 'VIEW_NOT_CAUGHT_UP']).toContain(failure?.reason);
+    // The response has the reason of the wait, or that of a server without time for it. There is none if the library ended the call first.
+    expect(['VIEW_NOT_CAUGHT_UP', 'DEADLINE_EXCEEDED', undefined]).toContain(failure?.reason);
     // The server knows the deadline too: without one it would wait for ten seconds.
-    await expect.poll(expired, { timeout: 5_000 }).toBe(before + 1);
+    await expect.poll(expired, { timeout: 8_000 }).toBe(before + 1);
   });
 
   test(`${name}: a page cancels a call`, async ({ open, page, server }) => {

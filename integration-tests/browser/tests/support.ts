@@ -1,6 +1,6 @@
 // The pages of the tests: another server than the gateway serves them, so they have another origin.
 
-import { test as base, type Page } from '@playwright/test';
+import { expect, test as base, type Page } from '@playwright/test';
 import { once } from 'node:events';
 import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
@@ -11,7 +11,7 @@ import type { Name } from '../src/names';
 import type { Seen } from '../src/watch';
 import { freePort, Server } from './server';
 
-export { expect } from '@playwright/test';
+export { expect };
 
 const ROOT = fileURLToPath(new URL('../src', import.meta.url));
 
@@ -90,5 +90,8 @@ export const test = base.extend<OfTest, OfWorker>({
       await page.evaluate(([name, gateway]) => window.use(name, gateway), [name, server.gateway] as const);
       return new Eticket(page);
     });
+    await page.close();
+    // The next test counts calls.
+    await expect.poll(() => server.metric('eticket_rpc_in_flight', { service: 'gateway' })).toBe(0);
   },
 });
