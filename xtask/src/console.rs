@@ -1,13 +1,10 @@
 //! The web console: its checks, and the installation for its browser tests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use anyhow::{Result, bail};
+use anyhow::Result;
 
 use crate::{checkout::Checkout, command, tools};
-
-/// The path of Debian's package.
-const CHROMIUM: &str = "/usr/bin/chromium";
 
 fn folder(checkout: &Checkout) -> PathBuf {
     checkout.root().join("gateway-grpc-web/web")
@@ -25,15 +22,7 @@ pub(crate) fn lint(checkout: &Checkout) -> Result<()> {
 /// Installs packages and Chromium, and generates the code that the tests share with the console.
 pub(crate) fn install(checkout: &Checkout) -> Result<()> {
     prepare(checkout)?;
-    if Path::new(CHROMIUM).is_file() {
-        return Ok(());
-    }
-    // Without fonts, Korean text would have no width.
-    let packages = ["chromium", "fonts-noto-cjk", "fonts-noto-core"];
-    if !tools::may_install_packages() {
-        bail!("Chromium is missing: install it as {CHROMIUM} (on Debian: apt-get install {})", packages.join(" "));
-    }
-    tools::apt_get(checkout, &packages)
+    tools::chromium(checkout)
 }
 
 fn prepare(checkout: &Checkout) -> Result<()> {

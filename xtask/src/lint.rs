@@ -3,13 +3,15 @@
 
 use anyhow::{Result, bail};
 
-use crate::{checkout::Checkout, command, console, contract, dependencies, docs, files, openapi, steps::Steps, tools};
+use crate::{
+    browser, checkout::Checkout, command, console, contract, dependencies, docs, files, openapi, steps::Steps, tools,
+};
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 11] = [
+    let checks: [(&str, Check); 12] = [
         ("fmt", fmt),
         ("files", files::check),
         ("clippy", clippy),
@@ -20,6 +22,7 @@ pub(crate) fn run(checkout: &Checkout) -> Result<()> {
         ("docs", docs::check),
         ("openapi", openapi::check),
         ("console", console::lint),
+        ("browser", browser::lint),
         ("workflows", workflows),
     ];
     let mut steps = Steps::new(checkout, "lint");

@@ -1,6 +1,7 @@
 //! `cargo xtask`: development tasks for people and the pipeline.
 
 mod bench;
+mod browser;
 mod chart;
 mod checkout;
 mod clients;

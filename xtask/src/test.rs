@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 use crate::{
-    chart,
+    browser, chart,
     checkout::Checkout,
     clients, command, console,
     controls::{self, Selection},
@@ -30,6 +30,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     steps.run("postgres", || tools::postgres(checkout))?;
     steps.run("clients", || clients::install(checkout))?;
     steps.run("console", || console::install(checkout))?;
+    steps.run("browser", || browser::install(checkout))?;
     let nats_server = steps.run("nats-server", || tools::nats_server(checkout))?;
     let path = tools::path_with(&nats_server)?;
     // One build for binaries and tests: in separate builds cargo would select other features and build everything

@@ -13,6 +13,8 @@ use crate::{checkout::Checkout, command};
 
 const ACTIONLINT: &str = "v1.7.12";
 const CARGO_DENY: &str = "0.20.2";
+/// The path of Debian's package.
+const CHROMIUM: &str = "/usr/bin/chromium";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
 const OPENAPI: &str = "v2.33.0";
@@ -141,6 +143,19 @@ pub(crate) fn postgres(checkout: &Checkout) -> Result<()> {
         bail!("PostgreSQL 15 or newer is missing: install it (on Debian: apt-get install postgresql)");
     }
     apt_get(checkout, &["postgresql", "postgresql-contrib"])
+}
+
+/// Ensures that Chromium is installed; installs Debian's package if possible.
+pub(crate) fn chromium(checkout: &Checkout) -> Result<()> {
+    if Path::new(CHROMIUM).is_file() {
+        return Ok(());
+    }
+    // Without fonts, Korean text would have no width.
+    let packages = ["chromium", "fonts-noto-cjk", "fonts-noto-core"];
+    if !may_install_packages() {
+        bail!("Chromium is missing: install it as {CHROMIUM} (on Debian: apt-get install {})", packages.join(" "));
+    }
+    apt_get(checkout, &packages)
 }
 
 /// Whether this is Debian and the user is root.
