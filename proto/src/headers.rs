@@ -12,7 +12,7 @@ pub const TIME: &str = "ce-time";
 pub const SUBJECT: &str = "ce-subject";
 /// Version of CloudEvents, always `1.0`.
 pub const SPEC_VERSION: &str = "ce-specversion";
-/// A UUID of one publication: each row of an outbox has its own, so a state that is published again differs by it.
+/// A UUID of one publication: each message that a relay sends has its own, also if it sends a row of the outbox again.
 pub const PUBLICATION_ID: &str = "eticket-publication-id";
 /// W3C trace context of the command that caused it.
 pub const TRACE_PARENT: &str = "traceparent";

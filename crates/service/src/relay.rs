@@ -117,6 +117,9 @@ impl Relay {
             let logged = tracing::enabled!(tracing::Level::DEBUG)
                 .then(|| (event::id(&row.message, 0), event::trace(&row.message)));
             let mut message = row.message;
+            // Not one per row: a row whose acknowledgement was lost is sent again. If the stream has lost its tail in between, the second
+            // message may get the sequence of the first, and a reader that has seen the first must notice.
+            message.set_header(headers::PUBLICATION_ID, &Uuid::new_v4().to_string());
             let mut span = self.producer_span(&mut message);
             if let Err(error) = self.bus.publish(message).await {
                 span.fail("the bus did not take the event");
@@ -185,7 +188,6 @@ impl Envelope<'_> {
             (h::SOURCE, format!("/eticket/{}", self.owner)),
             (h::TIME, self.time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)),
             (h::SUBJECT, self.ticket_id.to_owned()),
-            (h::PUBLICATION_ID, Uuid::new_v4().to_string()),
             (h::TRACE_PARENT, self.trace.traceparent.clone()),
             (h::CORRELATION_ID, self.trace.correlation_id.clone()),
         ];

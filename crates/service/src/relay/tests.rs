@@ -4,7 +4,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -25,6 +25,8 @@ struct TestBus {
     published: Mutex<Vec<Message>>,
     /// Number of published messages after which it fails.
     fails_at: AtomicU64,
+    /// The next message is stored, but its acknowledgement is lost.
+    loses_answer: AtomicBool,
     in_flight: Mutex<Vec<String>>,
 }
 
@@ -44,6 +46,9 @@ impl Bus for TestBus {
             return Err(bus::Error::Unavailable("it is out".into()));
         }
         published.push(message);
+        if self.loses_answer.swap(false, Ordering::SeqCst) {
+            return Err(bus::Error::Unavailable("the answer is lost".into()));
+        }
         Ok(published.len() as u64)
     }
 
@@ -149,6 +154,25 @@ async fn what_the_bus_does_not_take_stays_and_goes_out_later() {
     assert_eq!(relay.run_once().await, Outcome::Sent(2));
     assert_eq!(relay.health.is_serving("bus"), Some(true), "though no event may come for long");
     assert_eq!(sent(&bus, "a"), ["1", "2", "3", "4"]);
+}
+
+#[tokio::test]
+async fn a_row_that_is_sent_again_is_another_publication() {
+    let folder = tempfile::tempdir().unwrap();
+    let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
+    bus.fails_at.store(u64::MAX, Ordering::SeqCst);
+    bus.loses_answer.store(true, Ordering::SeqCst);
+    write(&database, &[("a", 1)]).await;
+    let relay = relay(&bus, &database);
+    assert_eq!(relay.run_once().await, Outcome::Failed);
+    assert_eq!(relay.run_once().await, Outcome::Sent(1));
+    let published = bus.published.lock().unwrap();
+    let ids: Vec<Uuid> = published
+        .iter()
+        .map(|message| message.header(headers::PUBLICATION_ID)?.parse().ok())
+        .map(Option::unwrap)
+        .collect();
+    assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
 }
 
 #[tokio::test]

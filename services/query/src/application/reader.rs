@@ -413,8 +413,8 @@ fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, View)> {
 
 /// Returns a fingerprint that identifies a message at its sequence. The event id is not sufficient: after a stream has
 /// lost its tail, the same state may be republished at the same sequence under the same id, after messages that were
-/// never read. The publication id is unique to one outbox row. Messages of releases before 0.2 do not have it; their
-/// trace context is used instead.
+/// never read. Each message that a relay sends has its own publication id. Messages of releases before 0.2 do not have
+/// it; their trace context is used instead.
 fn fingerprint(message: &Message, sequence: u64) -> String {
     let publication = message.header(headers::PUBLICATION_ID).or_else(|| message.header(headers::TRACE_PARENT));
     format!("{} {}", event::id(message, sequence), publication.unwrap_or_default()).trim_end().to_owned()
