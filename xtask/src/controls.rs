@@ -46,6 +46,8 @@ struct Control {
     target: Vec<String>,
     /// Full name of the test.
     test: String,
+    /// Package of the program that the test starts, which has the same name.
+    program: Option<String>,
 }
 
 /// The controls to run.
@@ -146,17 +148,23 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
 
 fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) -> Result<()> {
     scratch.apply(&folder.join(&control.patch))?;
-    let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
+    let mut arguments = vec!["--locked", "--quiet", "--package", &control.package];
     arguments.extend(control.target.iter().map(String::as_str));
     // Built separately, so that a compile error does not count as a failed test.
-    let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
+    let mut build = scratch.cargo();
+    match &control.program {
+        None => build.args(["test", "--no-run"]),
+        // Builds the same target as `test`, and the program. Cargo chooses features by the packages, so `test` gets both.
+        Some(program) => {
+            arguments.extend(["--package", program]);
+            build.args(["build", "--bin", program])
+        }
+    };
+    let built = command::captured(build.args(&arguments))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
-    let ran = command::captured(scratch.cargo().env("PATH", path).args(&arguments).args([
-        "--",
-        "--include-ignored",
-        "--exact",
-        &control.test,
-    ]))?;
+    let mut test = scratch.cargo();
+    test.env("PATH", path).env("ETICKET_BINARIES", scratch.binaries()).arg("test");
+    let ran = command::captured(test.args(&arguments).args(["--", "--include-ignored", "--exact", &control.test]))?;
     judge(&ran, &control.test)
 }
 

@@ -30,6 +30,15 @@ impl Scratch {
         self.folder.join("tree")
     }
 
+    fn target(&self) -> PathBuf {
+        self.folder.join("target")
+    }
+
+    /// The folder of built programs.
+    pub(super) fn binaries(&self) -> PathBuf {
+        self.target().join("debug")
+    }
+
     /// Makes the copy equal to the checkout.
     pub(super) fn restore(&self, checkout: &Checkout) -> Result<()> {
         let wanted: BTreeSet<PathBuf> = checkout.files()?.into_iter().collect();
@@ -63,7 +72,7 @@ impl Scratch {
     pub(super) fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(self.tree());
-        cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
+        cargo.env("CARGO_TARGET_DIR", self.target());
         // Less optimization and no debug information halve the build time of libraries; the tests of one crate need
         // neither.
         cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
