@@ -2,7 +2,7 @@
 //! dependencies.
 //!
 //! The programs are in the `bin` folder of the tools: `eticket-stub-go`, `eticket-stub-python`, `eticket-stub-java`,
-//! `eticket-stub-node`, and `eticket-caller`, which is also in Go.
+//! `eticket-stub-node`, and `eticket-caller` and `eticket-oracle`, which are also in Go.
 
 use std::{
     fs,
@@ -90,9 +90,10 @@ fn go(checkout: &Checkout) -> Result<()> {
         options.push(format!("--{kind}_opt=module={GO_MODULE}"));
     }
     protoc(checkout, &options)?;
-    command::run(checkout.command("go").args(["test", "./session"]).current_dir(&source))?;
+    command::run(checkout.command("go").args(["test", "./session", "./oracle"]).current_dir(&source))?;
     build("eticket-stub-go", "./stub")?;
-    build("eticket-caller", "./caller")
+    build("eticket-caller", "./caller")?;
+    build("eticket-oracle", "./oracle")
 }
 
 fn java(checkout: &Checkout) -> Result<()> {

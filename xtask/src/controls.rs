@@ -7,7 +7,7 @@ mod scratch;
 
 use std::{
     collections::BTreeSet,
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs,
     path::{Path, PathBuf},
     process::Output,
@@ -18,15 +18,13 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 
-use crate::{browser, checkout::Checkout, command, rotation::Rotation, tools};
+use crate::{checkout::Checkout, command, rotation::Rotation, tools};
 use scratch::Scratch;
 
 /// While the test of one control waits until its bound, the other builds.
 const WORKERS: usize = 2;
 /// The folder of patches and indexes, relative to the root.
 const FOLDER: &str = "integration-tests/controls";
-/// The package whose tests start `eticket`.
-const INTEGRATION: &str = "eticket-integration-tests";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -81,16 +79,12 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     eprintln!("{} of {} controls", chosen.len(), controls.len());
     // Some of the tests start servers.
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
-    if chosen.iter().any(|control| control.package == INTEGRATION) {
-        browser::install(checkout)?;
-    }
-    let environment = [("PATH", path), ("ETICKET_BROWSER_TESTS", browser::folder(checkout).into_os_string())];
     let queue = Mutex::new(chosen.into_iter());
     let work = &|number| {
         let scratch = Scratch::copy(checkout, number)?;
         let mut wrong = Vec::new();
         while let Some(control) = next(&queue) {
-            match run_one(&scratch, &folder, control, &environment) {
+            match run_one(&scratch, &folder, control, &path) {
                 Ok(()) => eprintln!("control {}: {} fails without {}", control.patch, control.test, control.guard),
                 Err(error) => {
                     eprintln!("control {}: {error:#}", control.patch);
@@ -150,20 +144,19 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
-fn run_one(scratch: &Scratch, folder: &Path, control: &Control, environment: &[(&str, OsString)]) -> Result<()> {
+fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) -> Result<()> {
     scratch.apply(&folder.join(&control.patch))?;
     let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
     arguments.extend(control.target.iter().map(String::as_str));
     // Built separately, so that a compile error does not count as a failed test.
     let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));
-    let mut test = scratch.cargo();
-    if control.package == INTEGRATION {
-        command::run(scratch.cargo().args(["build", "--locked", "--quiet", "-p", "eticket", "--bin", "eticket"]))?;
-        test.env("ETICKET_BINARIES", scratch.binaries());
-    }
-    test.envs(environment.iter().cloned()).args(&arguments);
-    let ran = command::captured(test.args(["--", "--include-ignored", "--exact", &control.test]))?;
+    let ran = command::captured(scratch.cargo().env("PATH", path).args(&arguments).args([
+        "--",
+        "--include-ignored",
+        "--exact",
+        &control.test,
+    ]))?;
     judge(&ran, &control.test)
 }
 

@@ -45,10 +45,10 @@ impl Template {
         let path = path.strip_prefix('/')?;
         let last = path.rfind('/').map_or(0, |slash| slash + 1);
         let (path, verb) = match path[last..].rfind(':') {
-            Some(colon) => (&path[..last + colon], Some(&path[last + colon + 1..])),
+            Some(colon) => (&path[..last + colon], Some(decode(&path[last + colon + 1..])?)),
             None => (path, None),
         };
-        if verb != self.verb.as_deref() || path.split('/').count() != self.segments.len() {
+        if verb != self.verb || path.split('/').count() != self.segments.len() {
             return None;
         }
         let mut fields = Vec::new();
@@ -127,6 +127,8 @@ mod tests {
             (ticket, "/v1/tickets/%FF", None),
             (withdraw, "/v1/tickets/a:withdraw", id("a")),
             (withdraw, "/v1/tickets/a:b:withdraw", id("a:b")),
+            (withdraw, "/v1/tickets/a:with%64raw", id("a")),
+            (withdraw, "/v1/tickets/a:withdraw%", None),
             (withdraw, "/v1/tickets/a%3Awithdraw", None),
             (withdraw, "/v1/tickets/:withdraw", None),
             (withdraw, "/v1/tickets/a:Withdraw", None),

@@ -192,10 +192,10 @@ async fn preflights_name_what_a_page_may_send() {
     let response = Web::connect(&world).await.send(plain("OPTIONS", "/v1/tickets/t1", &asks, "")).await;
     let header = |name: &str| response.headers()[name].to_str().unwrap().to_ascii_lowercase();
     assert!(header("access-control-allow-methods").contains("patch"));
-    for name in
-        ["content-type", "if-match", "idempotency-key", "last-event-id", "x-timeout-ms", "connect-protocol-version"]
+    let connect = ["connect-protocol-version", "connect-timeout-ms"];
+    for name in ["content-type", "if-match", "idempotency-key", "last-event-id", "x-timeout-ms"].iter().chain(&connect)
     {
-        assert!(header("access-control-allow-headers").split(',').any(|allowed| allowed == name), "{name}");
+        assert!(header("access-control-allow-headers").split(',').any(|allowed| allowed == *name), "{name}");
     }
     let get = plain("GET", "/v1/tickets/t1", &asks[..1], "");
     let response = Web::connect(&world).await.send(get).await;

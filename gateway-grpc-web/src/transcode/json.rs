@@ -1,10 +1,16 @@
 //! Proto3 JSON of the contract's messages.
 
+use std::fmt;
+
 use bytes::Bytes;
 use eticket_proto::error::ErrorReason;
 use eticket_rpc_server::error::ApiError;
 use prost_reflect::{DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions};
-use serde_json::{Map, Value};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, Visitor},
+};
+use serde_json::{Map, Value, error::Category};
 
 /// An error names this many fields at most.
 const MOST_FIELDS: usize = 20;
@@ -50,19 +56,55 @@ impl Wrong {
     }
 }
 
+/// The members of a JSON object as they are written. A map would silently keep the last of several with the same name.
+struct Members(Vec<(String, Value)>);
+
+impl<'de> Deserialize<'de> for Members {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(MembersVisitor)
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("a JSON object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members, A::Error> {
+        let mut members = Vec::new();
+        while let Some(member) = map.next_entry()? {
+            members.push(member);
+        }
+        Ok(Members(members))
+    }
+}
+
 /// Parses a body; an empty one is an empty object.
 ///
 /// # Errors
-/// `INVALID_FIELD` if the body is not a JSON object.
+/// `INVALID_FIELD` if the body is not a JSON object, or has a member twice.
 pub(crate) fn parse(body: &Bytes) -> Result<Map<String, Value>, ApiError> {
     if body.is_empty() {
         return Ok(Map::new());
     }
-    match serde_json::from_slice(body) {
-        Ok(Value::Object(object)) => Ok(object),
-        Ok(_) => Err(ApiError::invalid_field(BODY, "must be a JSON object")),
-        Err(error) => Err(ApiError::invalid_field(BODY, format!("is not JSON: {error}"))),
+    let Members(members) = serde_json::from_slice(body).map_err(|error| match error.classify() {
+        Category::Data => ApiError::invalid_field(BODY, "must be a JSON object"),
+        Category::Io | Category::Syntax | Category::Eof => {
+            ApiError::invalid_field(BODY, format!("is not JSON: {error}"))
+        }
+    })?;
+    let mut object = Map::new();
+    for (name, value) in members {
+        if object.contains_key(&name) {
+            return Err(ApiError::invalid_field(name, "is given twice"));
+        }
+        object.insert(name, value);
     }
+    Ok(object)
 }
 
 /// Converts an object into a message. Adds every field that does not fit to `wrong`; the message is then `None`.
@@ -194,6 +236,12 @@ mod tests {
             assert!(error.to_string().contains(expected), "{body}: {error}");
         }
         assert_eq!(parse(&Bytes::new()).unwrap(), Map::new());
+    }
+
+    #[test]
+    fn a_body_has_each_member_once() {
+        let error = parse(&Bytes::from_static(br#"{"title": "a", "etag": "b", "title": "a"}"#)).unwrap_err();
+        assert!(error.to_string().contains("title: is given twice"), "{error}");
     }
 
     #[test]

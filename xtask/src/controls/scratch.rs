@@ -26,15 +26,6 @@ impl Scratch {
         Ok(scratch)
     }
 
-    fn target(&self) -> PathBuf {
-        self.folder.join("target")
-    }
-
-    /// The folder of built binaries.
-    pub(super) fn binaries(&self) -> PathBuf {
-        self.target().join("debug")
-    }
-
     fn tree(&self) -> PathBuf {
         self.folder.join("tree")
     }
@@ -72,7 +63,7 @@ impl Scratch {
     pub(super) fn cargo(&self) -> Command {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(self.tree());
-        cargo.env("CARGO_TARGET_DIR", self.target());
+        cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
         // Less optimization and no debug information halve the build time of libraries; the tests of one crate need
         // neither.
         cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
