@@ -4,6 +4,7 @@
 use std::{env, path::PathBuf};
 
 use eticket_integration_tests::binary::{binary, root};
+use tempfile::TempDir;
 use tokio::process::Command;
 
 #[tokio::test]
@@ -12,9 +13,12 @@ async fn a_page_of_another_origin_uses_the_gateway() {
     // The controls run the page of the checkout, because their copies have no packages.
     let folder = env::var_os("ETICKET_BROWSER_TESTS");
     let folder = folder.map_or_else(|| root().join("integration-tests/browser"), PathBuf::from);
+    // Two controls may run at once, and Playwright empties this folder first.
+    let results = TempDir::new().expect("a folder");
     let mut playwright = Command::new("npx");
     playwright
-        .args(["--no-install", "playwright", "test"])
+        .args(["--no-install", "playwright", "test", "--output"])
+        .arg(results.path())
         .current_dir(folder)
         .env("ETICKET_BINARY", binary("eticket"))
         .env("ETICKET_CHROMIUM", "/usr/bin/chromium")
