@@ -7,6 +7,7 @@ use eticket_rpc_client::balance::Targets;
 use eticket_rpc_server::server::Origins;
 use eticket_runtime::process::Deployment;
 use eticket_tls::ClientTlsConfig;
+use http::HeaderName;
 use serde::{Deserialize, Serialize};
 
 use crate::{cors, routes::Backend};
@@ -54,12 +55,18 @@ pub struct UpstreamConfig {
 }
 
 /// `cors.*`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct CorsConfig {
     /// The origins whose pages may call, besides the gateway's own and loopback origins; `*` allows any.
     #[serde(with = "comma_list")]
     pub allowed_origins: Vec<String>,
+    /// Request headers that pages may send, besides those of the protocols.
+    #[serde(default, with = "comma_list", skip_serializing_if = "Vec::is_empty")]
+    pub allowed_headers: Vec<HeaderName>,
+    /// Response headers that pages may read, besides those of the protocols.
+    #[serde(default, with = "comma_list", skip_serializing_if = "Vec::is_empty")]
+    pub exposed_headers: Vec<HeaderName>,
 }
 
 /// `console.*`.
@@ -155,6 +162,8 @@ mod tests {
         ] {
             assert_eq!(config(more).check(Deployment::Alone).unwrap_err().key(), key);
         }
+        let header = toml::from_str::<CorsConfig>("allowed_origins = ''\nallowed_headers = 'x-tenant, x team'");
+        assert!(header.unwrap_err().to_string().contains("invalid HTTP header name"));
         let empty = format!("max_message_bytes = 4096\n{ANY}\nconsole.folder = ''");
         assert!(toml::from_str::<Config>(&empty).unwrap_err().to_string().contains("expected a path"));
         let small = Config { max_message_bytes: 1, ..config(ANY) };

@@ -10,17 +10,20 @@ use eticket_rpc_server::server::{Browsers, Origins};
 use http::{HeaderName, HeaderValue, Method, header};
 use tower_http::cors::{AllowOrigin, CorsLayer};
 
+use crate::CorsConfig;
+
 /// How long a browser may cache a preflight response: Chromium's upper bound.
 const MAX_AGE: Duration = Duration::from_secs(7200);
 
 const ANY: &str = "*";
 
-const REQUEST_HEADERS: [HeaderName; 24] = [
+const REQUEST_HEADERS: [HeaderName; 25] = [
     header::ACCEPT_LANGUAGE,
     header::AUTHORIZATION,
     header::CONTENT_ENCODING,
     header::CONTENT_TYPE,
     header::IF_MATCH,
+    HeaderName::from_static("baggage"),
     HeaderName::from_static("connect-accept-encoding"),
     HeaderName::from_static("connect-content-encoding"),
     HeaderName::from_static("connect-protocol-version"),
@@ -76,12 +79,13 @@ pub(crate) fn origins(entries: &[String]) -> Result<Origins, InvalidOrigin> {
 }
 
 /// Creates the layer that returns CORS headers and answers preflights, by the same rules that the server enforces.
-pub(crate) fn layer(browsers: Browsers) -> CorsLayer {
+pub(crate) fn layer(browsers: Browsers, config: &CorsConfig) -> CorsLayer {
+    let with = |own: &[HeaderName], more: &[HeaderName]| [own, more].concat();
     CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(move |origin, head| browsers.allow(origin, head)))
         .allow_methods([Method::GET, Method::PATCH, Method::POST])
-        .allow_headers(REQUEST_HEADERS)
-        .expose_headers(ANSWER_HEADERS)
+        .allow_headers(with(&REQUEST_HEADERS, &config.allowed_headers))
+        .expose_headers(with(&ANSWER_HEADERS, &config.exposed_headers))
         .max_age(MAX_AGE)
 }
 
@@ -108,7 +112,8 @@ mod tests {
     /// Returns the CORS permission for a page of `origin` that calls a gateway on `listen`.
     async fn allowed(entries: &[&str], listen: &str, origin: &str) -> Option<String> {
         let entries: Vec<_> = entries.iter().map(|entry| (*entry).to_owned()).collect();
-        let layer = layer(Browsers::new(origins(&entries).unwrap(), listen.parse().unwrap()));
+        let browsers = Browsers::new(origins(&entries).unwrap(), listen.parse().unwrap());
+        let layer = layer(browsers, &CorsConfig::default());
         let service = layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(()))));
         let request = Request::post("/").header(header::HOST, "tickets.example").header(header::ORIGIN, origin);
         let response = service.oneshot(request.body(()).unwrap()).await.unwrap();
@@ -135,8 +140,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn pages_may_send_and_read_the_tokens_of_their_session() {
-        let layer = layer(Browsers::new(Origins::Any, "127.0.0.1:8088".parse().unwrap()));
+    async fn pages_may_send_and_read_the_tokens_of_their_session_and_configured_headers() {
+        let names = ["x-tenant", "x-limit"].map(HeaderName::from_static);
+        let config = CorsConfig {
+            allowed_headers: vec![names[0].clone()],
+            exposed_headers: vec![names[1].clone()],
+            ..CorsConfig::default()
+        };
+        let layer = layer(Browsers::new(Origins::Any, "127.0.0.1:8088".parse().unwrap()), &config);
         let service = layer.layer(service_fn(async |_: Request<()>| Ok::<_, Infallible>(Response::new(()))));
         let preflight = Request::builder()
             .method(Method::OPTIONS)
@@ -144,8 +155,12 @@ mod tests {
             .header(header::ACCESS_CONTROL_REQUEST_METHOD, "POST");
         let call = Request::post("/").header(header::ORIGIN, "https://own.example");
         for (request, header, names) in [
-            (preflight, header::ACCESS_CONTROL_ALLOW_HEADERS, [headers::CONSISTENCY_TOKEN, headers::WAIT]),
-            (call, header::ACCESS_CONTROL_EXPOSE_HEADERS, [headers::CONSISTENCY_TOKEN, headers::IDEMPOTENT_REPLAYED]),
+            (preflight, header::ACCESS_CONTROL_ALLOW_HEADERS, [headers::CONSISTENCY_TOKEN, headers::WAIT, "x-tenant"]),
+            (
+                call,
+                header::ACCESS_CONTROL_EXPOSE_HEADERS,
+                [headers::CONSISTENCY_TOKEN, headers::IDEMPOTENT_REPLAYED, "x-limit"],
+            ),
         ] {
             let response = service.clone().oneshot(request.body(()).unwrap()).await.unwrap();
             let listed = response.headers()[&header].to_str().unwrap();

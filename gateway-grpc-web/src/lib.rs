@@ -97,7 +97,7 @@ impl Service for Gateway {
         let pages = Pages::try_new(site, config.max_message_bytes).map_err(StartError::failed)?;
         let browsers = Browsers::new(config.origins()?, context.settings.listen);
         let browsers = if context.authentication.is_on() { browsers.by_any_name() } else { browsers };
-        let cors = cors::layer(browsers.clone());
+        let cors = cors::layer(browsers.clone(), &config.cors);
         let grpc = server::layered(Self::NAME, &context.settings.limits, &context.authentication, calls);
         let router = Router::new().fallback_service(Protocols::new(grpc, pages, &cors, tasks.clone()));
         match context.server().routes(router).browsers(browsers).health(health).start().await {

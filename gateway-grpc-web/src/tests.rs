@@ -96,7 +96,7 @@ impl World {
         let config = Config {
             max_message_bytes: MAX_MESSAGE_BYTES,
             upstream: crate::Upstreams { ticket, reservation, pricing, query },
-            cors: CorsConfig { allowed_origins: Vec::new() },
+            cors: CorsConfig::default(),
             console: ConsoleConfig::default(),
         };
         let context = Context::new(Gateway::NAME, Settings { limits, ..Settings::for_tests() });
