@@ -3,7 +3,7 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, LazyLock, Mutex, PoisonError},
 };
 
 use axum::{
@@ -54,6 +54,17 @@ impl Admin {
         self.0.expected.iter().copied().filter(|name| !is_ready(name)).collect()
     }
 
+    /// Records what is read at the time of a scrape: which servers are ready, and the resources of the process.
+    fn observe(&self) {
+        static PROCESS: LazyLock<metrics_process::Collector> = LazyLock::new(metrics_process::Collector::default);
+        let not_ready = self.not_ready();
+        for server in &self.0.expected {
+            let ready = if not_ready.contains(server) { 0.0 } else { 1.0 };
+            metrics::gauge!("eticket_server_ready", "service" => *server).set(ready);
+        }
+        PROCESS.collect();
+    }
+
     /// Waits until all servers that have started are ready.
     pub async fn ready(&self) {
         let started = self.0.started.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -73,7 +84,7 @@ impl Admin {
         let router = Router::new()
             .route("/livez", get(|| async { "alive\n" }))
             .route("/readyz", get(readyz).with_state(self.clone()))
-            .route("/metrics", get(render).with_state(metrics))
+            .route("/metrics", get(render).with_state((self.clone(), metrics)))
             .route("/log-level", put(set_log_level));
         let shutdown = ShutdownConfig { drain_delay_ms: 0, ..ShutdownConfig::default() };
         Server::new("admin", listen, &LimitsConfig::default(), &shutdown).routes(router).start().await
@@ -97,8 +108,11 @@ async fn set_log_level(level: String) -> (StatusCode, String) {
     }
 }
 
-async fn render(State(metrics): State<Option<PrometheusHandle>>) -> impl axum::response::IntoResponse {
+async fn render(
+    State((admin, metrics)): State<(Admin, Option<PrometheusHandle>)>,
+) -> impl axum::response::IntoResponse {
     let text = metrics.map(|metrics| {
+        admin.observe();
         metrics.run_upkeep();
         metrics.render()
     });
@@ -133,6 +147,10 @@ mod tests {
         admin.started("ticket", Some(health.clone()));
         admin.started("gateway", None);
         assert_eq!(admin.not_ready(), ["ticket"]);
+        let (_, text) = get(address, "/metrics").await;
+        assert!(text.contains("eticket_server_ready{service=\"ticket\"} 0"), "{text}");
+        assert!(text.contains("eticket_server_ready{service=\"gateway\"} 1"), "{text}");
+        assert!(text.contains("process_cpu_seconds_total") && text.contains("process_open_fds"), "{text}");
         assert_eq!(get(address, "/livez").await.0, 200, "a live process need not be ready");
         health.set_store(true);
         admin.ready().await;

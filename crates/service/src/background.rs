@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use eticket_base::{clock::SharedClock, tasks::Tasks};
 use eticket_bus::Bus;
 use eticket_rpc_server::health::Health;
-use eticket_store::Housekeeping;
+use eticket_store::{Housekeeping, ParkedStore, StoreLifecycle};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -15,6 +15,7 @@ use crate::{
     audit::{AppliedEvents, Comparer, Owner, Responder},
     config::AuditConfig,
     consumer::{Consumer, EventHandler},
+    event,
     relay::Relay,
 };
 
@@ -121,12 +122,31 @@ impl Background {
         if let Ok(depth) = self.store.outbox_depth().await {
             metrics::gauge!("eticket_outbox_rows", "service" => self.name).set(depth as f64);
         }
+        if let Ok(oldest) = self.store.oldest_waiting().await {
+            let age = oldest.and_then(|message| Some((self.clock.now() - event::time(&message)?).num_milliseconds()));
+            metrics::gauge!("eticket_outbox_oldest_seconds", "service" => self.name)
+                .set(age.unwrap_or(0).max(0) as f64 / 1000.0);
+        }
+        observe_store(self.name, &*self.store).await;
     }
 
     async fn purge(&self) {
         let Ok(kept) = chrono::TimeDelta::from_std(self.records_kept) else { return };
         if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
             tracing::warn!(service = self.name, error = %error, "old records are not purged");
+        }
+    }
+}
+
+/// Records how many messages are parked and how the connections of a store are used.
+pub async fn observe_store<S: ParkedStore + StoreLifecycle + ?Sized>(service: &'static str, store: &S) {
+    if let Ok(parked) = store.parked_count().await {
+        metrics::gauge!("eticket_events_parked", "consumer" => service).set(parked as f64);
+    }
+    for pool in store.pools().await {
+        for (state, count) in [("used", pool.used), ("idle", pool.idle)] {
+            metrics::gauge!("eticket_store_connections", "service" => service, "pool" => pool.name, "state" => state)
+                .set(count as f64);
         }
     }
 }

@@ -106,6 +106,7 @@ async fn run<J: Traced + Send + Sync + 'static, A: Send + 'static, W: Writer<J, 
     stopping: tokio_util::sync::CancellationToken,
 ) {
     let sizes = metrics::histogram!("eticket_batch_size", "service" => service);
+    let durations = metrics::histogram!("eticket_commit_seconds", "service" => service);
     loop {
         let mut batch = Vec::new();
         tokio::select! {
@@ -121,7 +122,9 @@ async fn run<J: Traced + Send + Sync + 'static, A: Send + 'static, W: Writer<J, 
         }
         sizes.record(commands.len() as f64);
         let spans = commit_spans(&commands);
-        for (answer, reply) in write(&writer, commands).await.into_iter().zip(replies) {
+        let answers = write(&writer, commands).await;
+        durations.record(now.elapsed().as_secs_f64());
+        for (answer, reply) in answers.into_iter().zip(replies) {
             // A caller that was cancelled needs no result: its retry finds the record.
             let _ = reply.send(answer);
         }

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use chrono::{DateTime, Utc};
 use eticket_base::telemetry::{Span, SpanKind, TraceContext};
 use eticket_bus::{Delivery, Message};
 use eticket_proto::headers;
@@ -70,6 +71,12 @@ pub fn consumer_span(server: &'static str, message: &Message) -> (TraceContext, 
     let mut span = span(SpanKind::Consumer, message, &trace);
     span.set("messaging.operation.type", "process");
     (trace, span)
+}
+
+/// Returns when the state of an event was written.
+#[must_use]
+pub fn time(message: &Message) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(message.header(headers::TIME)?).ok().map(Into::into)
 }
 
 /// Returns the correlation id that a message carries, for log lines.

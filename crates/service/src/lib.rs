@@ -17,3 +17,5 @@ pub mod relay;
 pub mod responses;
 pub mod store;
 pub mod write_service;
+
+pub use background::observe_store;

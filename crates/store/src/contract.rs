@@ -77,6 +77,8 @@ fn rows(subject: &str, revisions: &[i64]) -> Vec<(String, i64)> {
 async fn an_empty_store_has_nothing(subject: &Subject) {
     assert_eq!(claim(subject, 10, |_| true).await, [[]; 0]);
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 0);
+    assert_eq!(subject.housekeeping.oldest_waiting().await.expect("read"), None);
+    assert_eq!(subject.housekeeping.parked_count().await.expect("read"), 0);
     assert_eq!(subject.housekeeping.stream_epoch().await.expect("read"), None);
     assert_eq!(subject.housekeeping.record(Uuid::new_v4()).await.expect("read"), None);
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), []);
@@ -94,6 +96,8 @@ async fn a_claim_has_all_rows_of_its_subjects_in_order(subject: &Subject) {
     // The last row has the lowest revision, and one revision occurs twice, as after republishing.
     write(subject, &[("a", 1), ("b", 1), ("c", 7)]).await;
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 6);
+    let longest = subject.housekeeping.oldest_waiting().await.expect("read");
+    assert_eq!(longest, Some(message("a", &[0, 255, 1])), "the first that was written, not the lowest revision");
     let mut oldest = subject.housekeeping.claim_outbox(1).await.expect("claimed");
     let subjects = oldest.subjects();
     assert_eq!(subjects.len(), 1, "bounded, the oldest first: {subjects:?}");
@@ -180,6 +184,7 @@ async fn parked_messages_are_unchanged_and_paged(subject: &Subject) {
         found.extend(page);
     }
     assert_eq!(found, all);
+    assert_eq!(subject.housekeeping.parked_count().await.expect("read"), 5);
     assert_eq!(subject.housekeeping.parked_by_id("p/10").await.expect("read"), Some(parked("p/10", "no reason")));
     commit(subject, |work| ids.iter().for_each(|id| work.unpark((*id).to_owned()))).await;
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), []);

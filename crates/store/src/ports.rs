@@ -37,6 +37,9 @@ pub trait OutboxStore: Send + Sync {
 
     /// Returns how many rows wait in the outbox.
     async fn outbox_depth(&self) -> Result<i64, Error>;
+
+    /// Returns the message of the row that has waited longest.
+    async fn oldest_waiting(&self) -> Result<Option<Message>, Error>;
 }
 
 /// The stream that a consumer last read from, for consumers.
@@ -68,8 +71,31 @@ pub trait ParkedStore: Send + Sync {
     /// Returns one parked message.
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error>;
 
+    /// Returns how many messages are parked.
+    async fn parked_count(&self) -> Result<i64, Error>;
+
     /// Deletes a parked message for good; returns whether it was there.
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
+}
+
+/// The connections of one pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolUsage {
+    /// What the pool is for: `read` or `housekeeping`.
+    pub name: &'static str,
+    /// Connections in use.
+    pub used: usize,
+    /// Open connections that wait for use.
+    pub idle: usize,
+}
+
+impl PoolUsage {
+    /// Reads the state of a pool. The numbers are not from one instant.
+    #[must_use]
+    pub fn read<D: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<D>) -> Self {
+        let (open, idle) = (pool.size() as usize, pool.num_idle());
+        Self { name, used: open.saturating_sub(idle), idle }
+    }
 }
 
 /// Health and shutdown.
@@ -77,6 +103,11 @@ pub trait ParkedStore: Send + Sync {
 pub trait StoreLifecycle: Send + Sync {
     /// Checks that the store can be written.
     async fn ping(&self) -> Result<(), Error>;
+
+    /// Returns how the connections are used; nothing for a store without a pool.
+    async fn pools(&self) -> Vec<PoolUsage> {
+        Vec::new()
+    }
 
     /// Ends all use: waits for what is in progress and closes the files or connections.
     async fn close(&self);

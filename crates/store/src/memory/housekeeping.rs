@@ -4,6 +4,7 @@ use std::{collections::BTreeSet, ops::Bound};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
+use eticket_bus::Message;
 use uuid::Uuid;
 
 use super::{Shared, State, Store, Tables};
@@ -100,6 +101,11 @@ impl<T: Tables> OutboxStore for Store<T> {
         self.step("read").await?;
         Ok(i64::try_from(self.shared.state().outbox.len()).unwrap_or(i64::MAX))
     }
+
+    // For metrics, which change nothing: not a step at which a simulation may stop a process.
+    async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
+        Ok(self.shared.state().outbox.first_key_value().map(|(_, row)| row.message.clone()))
+    }
 }
 
 #[async_trait]
@@ -143,6 +149,10 @@ impl<T: Tables> ParkedStore for Store<T> {
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error> {
         self.step("read").await?;
         Ok(self.shared.state().parked.get(event_id).cloned())
+    }
+
+    async fn parked_count(&self) -> Result<i64, Error> {
+        Ok(i64::try_from(self.shared.state().parked.len()).unwrap_or(i64::MAX))
     }
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {

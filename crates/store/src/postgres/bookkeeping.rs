@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use super::{Database, claim, within};
 use crate::{
-    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle,
+    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore, StoreLifecycle,
     StreamEpochStore, Work,
 };
 
@@ -146,6 +146,10 @@ impl StoreLifecycle for Database {
         }
     }
 
+    async fn pools(&self) -> Vec<PoolUsage> {
+        vec![PoolUsage::read("read", &self.readers), PoolUsage::read("housekeeping", &self.housekeepers)]
+    }
+
     async fn close(&self) {
         self.writer.lock().await.close().await;
         self.readers.close().await;
@@ -162,6 +166,12 @@ impl OutboxStore for Database {
     async fn outbox_depth(&self) -> Result<i64, Error> {
         let count = sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.housekeepers);
         within(self.limits.read, count).await
+    }
+
+    async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
+        let select = sqlx::query("select subject, headers, body from outbox order by id limit 1");
+        let row = within(self.limits.read, select.fetch_optional(&self.housekeepers)).await?;
+        row.as_ref().map(message).transpose()
     }
 }
 
@@ -212,6 +222,11 @@ impl ParkedStore for Database {
             where event_id = $1";
         let row = sqlx::query(SELECT).bind(event_id).fetch_optional(&self.housekeepers);
         within(self.limits.read, row).await?.as_ref().map(parked).transpose()
+    }
+
+    async fn parked_count(&self) -> Result<i64, Error> {
+        let count = sqlx::query_scalar("select count(*) from parked").fetch_one(&self.housekeepers);
+        within(self.limits.read, count).await
     }
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {

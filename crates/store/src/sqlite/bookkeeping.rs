@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Database, hex, json_rows};
 use crate::{
-    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle,
+    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore, StoreLifecycle,
     StreamEpochStore, WaitingRow, Work,
 };
 
@@ -149,6 +149,10 @@ impl StoreLifecycle for Database {
         Ok(())
     }
 
+    async fn pools(&self) -> Vec<PoolUsage> {
+        vec![PoolUsage::read("read", &self.readers)]
+    }
+
     async fn close(&self) {
         self.readers.close().await;
         if let Some(writers) = self.writers.lock().await.take() {
@@ -182,6 +186,11 @@ impl OutboxStore for Database {
 
     async fn outbox_depth(&self) -> Result<i64, Error> {
         Ok(sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.readers).await?)
+    }
+
+    async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
+        let select = sqlx::query("select subject, headers, body from outbox order by id limit 1");
+        select.fetch_optional(&self.readers).await?.as_ref().map(message).transpose()
     }
 }
 
@@ -228,6 +237,10 @@ impl ParkedStore for Database {
         const SELECT: &str = "select * from parked where event_id = ?1";
         let row = sqlx::query(SELECT).bind(event_id).fetch_optional(&self.readers).await?;
         row.as_ref().map(parked).transpose()
+    }
+
+    async fn parked_count(&self) -> Result<i64, Error> {
+        Ok(sqlx::query_scalar("select count(*) from parked").fetch_one(&self.readers).await?)
     }
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {

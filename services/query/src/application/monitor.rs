@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use eticket_service::observe_store;
 use tokio_util::sync::CancellationToken;
 
 use super::{reader::Reader, rebuild::Rebuild};
@@ -44,6 +45,7 @@ impl Monitor {
             }
             health.set_store(answer.is_ok());
         }
+        observe_store("query", &**store).await;
         if let Ok(oldest) = store.oldest_unsettled().await {
             let age = oldest.map_or(0, |since| (clock.now() - since).num_milliseconds());
             metrics::gauge!("eticket_view_oldest_unsettled_seconds").set(age.max(0) as f64 / 1000.0);

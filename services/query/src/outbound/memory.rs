@@ -240,6 +240,10 @@ impl ParkedStore for MemoryViews {
         self.current().parked_by_id(event_id).await
     }
 
+    async fn parked_count(&self) -> Result<i64, Error> {
+        self.current().parked_count().await
+    }
+
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.current().discard_parked(event_id).await
     }

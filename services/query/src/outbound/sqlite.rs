@@ -24,7 +24,7 @@ use chrono::{DateTime, Utc};
 use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
 use eticket_store::{
-    ApplyBatch, Commit, Error, Parked, ParkedStore, StoreLifecycle,
+    ApplyBatch, Commit, Error, Parked, ParkedStore, PoolUsage, StoreLifecycle,
     sqlite::{Database, Durability, Store, json_rows, time},
 };
 use serde_json::json;
@@ -290,6 +290,13 @@ impl StoreLifecycle for SqliteViews {
         self.current().await?.database.ping().await
     }
 
+    async fn pools(&self) -> Vec<PoolUsage> {
+        match self.current().await {
+            Ok(store) => store.database.pools().await,
+            Err(_) => Vec::new(),
+        }
+    }
+
     async fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         if let Some(store) = self.open.write().await.take() {
@@ -306,6 +313,10 @@ impl ParkedStore for SqliteViews {
 
     async fn parked_by_id(&self, event_id: &str) -> Result<Option<Parked>, Error> {
         self.current().await?.database.parked_by_id(event_id).await
+    }
+
+    async fn parked_count(&self) -> Result<i64, Error> {
+        self.current().await?.database.parked_count().await
     }
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Mutex as StdMutex};
 
 use async_trait::async_trait;
-use eticket_bus::memory::Stream;
+use eticket_bus::{Message, memory::Stream};
 use eticket_service::{
     audit::{Comparer, Owner, Responder, State},
     batch,
@@ -59,6 +59,10 @@ impl OutboxStore for EmptyOutbox {
 
     async fn outbox_depth(&self) -> Result<i64, store::Error> {
         Ok(0)
+    }
+
+    async fn oldest_waiting(&self) -> Result<Option<Message>, store::Error> {
+        Ok(None)
     }
 }
 
