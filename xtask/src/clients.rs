@@ -35,7 +35,7 @@ pub(crate) fn install(checkout: &Checkout) -> Result<()> {
 }
 
 fn python(checkout: &Checkout) -> Result<()> {
-    let advice = "install Python 3.9 or newer with its venv module (on Debian: apt-get install python3-venv)";
+    let advice = "install Python 3.10 or newer with its venv module (on Debian: apt-get install python3-venv)";
     let source = folder(checkout, "python");
     let requirements = source.join("requirements.txt");
     let wanted = fs::read_to_string(&requirements).context("cannot read Python's requirements.txt")?;
@@ -64,7 +64,8 @@ fn python(checkout: &Checkout) -> Result<()> {
     let mut tests = checkout.command(text(&environment.join("bin/python"))?);
     tests.args(["-B", "-m", "unittest", "--quiet", "session_test"]).env("PYTHONPATH", &generated).current_dir(&source);
     command::run(&mut tests)?;
-    launcher(checkout, "python", &lines)
+    launcher(checkout, "schemathesis", &format!("exec '{}'", environment.join("bin/schemathesis").display()))?;
+    launcher(checkout, "eticket-stub-python", &lines)
 }
 
 fn go(checkout: &Checkout) -> Result<()> {
@@ -121,14 +122,18 @@ fn java(checkout: &Checkout) -> Result<()> {
         fs::write(&built, "").with_context(|| format!("cannot write {}", built.display()))?;
     }
     let output = output.display();
-    launcher(checkout, "java", &format!("exec java -cp '{output}/classes:{output}/libraries/*' eticket.Stub"))
+    launcher(
+        checkout,
+        "eticket-stub-java",
+        &format!("exec java -cp '{output}/classes:{output}/libraries/*' eticket.Stub"),
+    )
 }
 
 fn node(checkout: &Checkout) -> Result<()> {
     let source = folder(checkout, "node");
     tools::npm_ci(checkout, &source, "one client of the tests needs it")?;
     command::run(checkout.command("node").args(["--test", "--test-reporter=dot"]).current_dir(&source))?;
-    launcher(checkout, "node", &format!("exec node '{}'", source.join("stub.js").display()))
+    launcher(checkout, "eticket-stub-node", &format!("exec node '{}'", source.join("stub.js").display()))
 }
 
 /// Generates code from the protos of the called services.
@@ -148,8 +153,8 @@ fn proto(package: &str) -> String {
 }
 
 /// Writes a script beside the other tools, so that tests start clients of all languages in the same way.
-fn launcher(checkout: &Checkout, language: &str, command: &str) -> Result<()> {
-    let file = bin(checkout).join(format!("eticket-stub-{language}"));
+fn launcher(checkout: &Checkout, program: &str, command: &str) -> Result<()> {
+    let file = bin(checkout).join(program);
     let write = || -> std::io::Result<()> {
         fs::write(&file, format!("#!/bin/sh\n{command} \"$@\"\n"))?;
         fs::set_permissions(&file, fs::Permissions::from_mode(0o755))
