@@ -139,6 +139,10 @@ fn commit_spans(commands: &[impl Traced]) -> Vec<Span> {
     let steps: Vec<_> = sampled.map(TraceContext::child).collect();
     let begin = |(number, step): (usize, &TraceContext)| {
         let mut span = Span::start(SpanKind::Client, step, || "commit".into());
+        // A caller may send a sampled trace although this process exports nothing: then there is nothing to link.
+        if !span.is_recorded() {
+            return span;
+        }
         span.set("db.operation.name", "COMMIT");
         span.set("db.operation.batch.size", i64::try_from(commands.len()).unwrap_or(i64::MAX));
         for (_, other) in steps.iter().enumerate().filter(|(other, _)| *other != number) {

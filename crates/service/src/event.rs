@@ -55,6 +55,7 @@ pub fn span(kind: SpanKind, message: &Message, trace: &TraceContext) -> Span {
     let mut span = Span::start(kind, trace, || Cow::Owned(format!("{verb} {}", destination())));
     if span.is_recorded() {
         span.set("messaging.system", "nats");
+        span.set("messaging.operation.type", verb);
         span.set("messaging.destination.template", destination());
         span.set("messaging.message.id", id(message, 0));
         if let Some(event_type) = message.header(headers::TYPE) {
@@ -68,8 +69,7 @@ pub fn span(kind: SpanKind, message: &Message, trace: &TraceContext) -> Span {
 #[must_use]
 pub fn consumer_span(server: &'static str, message: &Message) -> (TraceContext, Span) {
     let trace = trace(message).at(server);
-    let mut span = span(SpanKind::Consumer, message, &trace);
-    span.set("messaging.operation.type", "process");
+    let span = span(SpanKind::Consumer, message, &trace);
     (trace, span)
 }
 

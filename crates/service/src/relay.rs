@@ -146,9 +146,8 @@ impl Relay {
             return Span::default();
         }
         let trace = event::trace(message).at(self.service);
-        let mut span = event::span(SpanKind::Producer, message, &trace);
+        let span = event::span(SpanKind::Producer, message, &trace);
         if span.is_recorded() {
-            span.set("messaging.operation.type", "send");
             message.set_header(headers::TRACE_PARENT, &trace.traceparent);
         }
         span
