@@ -13,6 +13,7 @@ mod reference;
 mod report;
 mod subject;
 mod usage;
+mod wires;
 
 use std::{
     fs::File,
@@ -24,7 +25,7 @@ use std::{
 pub use self::{
     latencies::Latencies,
     load::Load,
-    report::{Cost, Report, Row, ServiceWork, Start, Work},
+    report::{Cost, Measured, Report, Row, ServiceWork, Start, Work},
 };
 use self::{phases::Bench, subject::Subject, usage::Usage};
 use crate::{
@@ -121,7 +122,7 @@ pub async fn run(plan: &Plan) -> Report {
     let eticket = Eticket::start(folder.path()).await;
     let first = Start { took: begun.elapsed(), memory: Usage::read(eticket.id()).memory };
 
-    let (rows, work) = measured(plan, &Subject::single(&eticket)).await;
+    let measured = measure(plan, &Subject::single(&eticket)).await;
     let after_load = Usage::read(eticket.id()).memory;
     eticket.stop().await;
 
@@ -133,8 +134,7 @@ pub async fn run(plan: &Plan) -> Report {
         cores: cores(),
         plan: plan.clone(),
         sync,
-        rows,
-        work,
+        measured,
         start: Some((first, again)),
         after_load,
         pgbench: None,
@@ -154,13 +154,13 @@ pub async fn run_distributed(plan: &Plan) -> Report {
     let pgbench = tokio::task::block_in_place(bare);
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default()).await;
     let subject = Subject::distributed(&mesh);
-    let (rows, work) = measured(plan, &subject).await;
+    let measured = measure(plan, &subject).await;
     let after_load = Usage::read_all(&subject.processes).memory;
     mesh.stop().await;
-    Report { cores: cores(), plan: plan.clone(), sync, rows, work, start: None, after_load, pgbench: Some(pgbench) }
+    Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
 }
 
-async fn measured(plan: &Plan, subject: &Subject) -> (Vec<Row>, Work) {
+async fn measure(plan: &Plan, subject: &Subject) -> Measured {
     let mut bench = Bench::prepared(plan, subject).await;
     bench.measure(Protocol::Gateway).await;
     bench.measure_steady().await;

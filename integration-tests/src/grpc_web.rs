@@ -98,7 +98,7 @@ impl GrpcWeb {
 }
 
 /// Parts of a text response may be encoded separately, so padding may occur inside.
-fn decoded(text: &[u8]) -> Bytes {
+pub(crate) fn decoded(text: &[u8]) -> Bytes {
     assert_eq!(text.len() % 4, 0, "base64 comes in groups of four");
     let groups = text.chunks(4).map(|group| STANDARD.decode(group).expect("base64"));
     groups.flatten().collect::<Vec<u8>>().into()

@@ -23,7 +23,7 @@ async fn the_distributed_form_is_compared_with_pgbench() {
 }
 
 fn check(report: &Report) {
-    let names: Vec<_> = report.rows.iter().map(|row| (row.name, row.protocol)).collect();
+    let names: Vec<_> = report.measured.rows.iter().map(|row| (row.name, row.protocol)).collect();
     let expected = [
         ("RegisterTicket", Protocol::Gateway),
         ("health Check", Protocol::Gateway),
@@ -37,18 +37,20 @@ fn check(report: &Report) {
         ("GetTicketView", Protocol::Direct),
     ];
     assert_eq!(names, expected);
-    for row in &report.rows {
+    for row in report.measured.rows.iter().chain(&report.measured.wires) {
         assert!(row.load.errors.is_empty() && row.load.latencies.count() > 0, "{row:?}");
     }
-    let reservations = report.rows[2].load.latencies.count();
+    let reservations = report.measured.rows[2].load.latencies.count();
     assert_eq!(reservations, Plan::tiny().reservations, "each reservation has its own ticket");
     let json = report.to_json("abc");
     assert_eq!(json["commit"], "abc");
     assert_eq!(json["calls"][2]["name"], "ReserveTicket");
     assert!(json["calls"][2]["ratio_to_check"]["per_second"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
     assert!(json["a_reservation"]["services"][0]["commits"].as_f64().is_some_and(|commits| commits > 0.0), "{json:#}");
+    assert_eq!(json["wires"].as_array().map(Vec::len), Some(9), "{json:#}");
+    assert!(json["wires"][8]["cpu_to_grpc"].is_number(), "{json:#}");
     let table = report.to_string();
-    for part in ["health Check", "answer to view, settled", "without the gateway"] {
+    for part in ["health Check", "answer to view, settled", "without the gateway", "REST, HTTP/1.1"] {
         assert!(table.contains(part), "{part:?} is not in\n{table}");
     }
 }

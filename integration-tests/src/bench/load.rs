@@ -12,7 +12,6 @@ use std::{
 use tonic::Status;
 
 use super::latencies::Latencies;
-use crate::Api;
 
 /// The results of a load.
 #[derive(Debug, Clone, Default)]
@@ -75,18 +74,19 @@ pub(super) struct Limit {
 ///
 /// # Panics
 /// With the status codes, if no call succeeds.
-pub(super) async fn closed_loop<A, F>(
-    callers: &[Api],
+pub(super) async fn closed_loop<C, A, F>(
+    callers: &[C],
     limit: Limit,
-    call: impl Fn(Api, usize) -> F + Send + Sync + 'static,
+    call: impl Fn(C, usize) -> F + Send + Sync + 'static,
 ) -> (Load, Vec<(usize, A)>)
 where
+    C: Clone + Send + Sync + 'static,
     A: Send + 'static,
     F: Future<Output = Result<A, Status>> + Send + 'static,
 {
     let (call, next) = (Arc::new(call), Arc::new(AtomicUsize::new(0)));
     let begun = Instant::now();
-    let callers = callers.iter().cloned().map(|api| {
+    let callers = callers.iter().cloned().map(|caller| {
         let (call, next) = (call.clone(), next.clone());
         tokio::spawn(async move {
             let mut calls = Vec::new();
@@ -96,7 +96,7 @@ where
                     break;
                 }
                 let sent = Instant::now();
-                let answer = call(api.clone(), number).await;
+                let answer = call(caller.clone(), number).await;
                 calls.push(Timed { number, took: sent.elapsed(), answer });
             }
             calls
@@ -113,6 +113,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Api;
 
     fn callers() -> Vec<Api> {
         vec![Api::at("127.0.0.1:1"); 3]

@@ -16,9 +16,10 @@ use super::{
     Plan,
     counters::Counters,
     load::{Limit, Load, Timed, closed_loop, split_results},
-    report::{Cost, Row, ServiceWork, Work},
+    report::{Cost, Measured, Row, ServiceWork, Work},
     subject::Subject,
     usage::Usage,
+    wires::{self, Wire, WireClient},
 };
 use crate::{Api, Protocol, calendar::upcoming};
 
@@ -39,6 +40,7 @@ pub(super) struct Bench<'a> {
     /// Registered tickets that are not used yet.
     tickets: Vec<String>,
     rows: Vec<Row>,
+    wires: Vec<Row>,
     work: Option<Work>,
 }
 
@@ -50,7 +52,16 @@ impl<'a> Bench<'a> {
             connections.into_iter().cycle().take(plan.callers).collect()
         };
         let (gateway, direct) = (callers(Protocol::Gateway), callers(Protocol::Direct));
-        let mut bench = Self { plan, subject, gateway, direct, tickets: Vec::new(), rows: Vec::new(), work: None };
+        let mut bench = Self {
+            plan,
+            subject,
+            gateway,
+            direct,
+            tickets: Vec::new(),
+            rows: Vec::new(),
+            wires: Vec::new(),
+            work: None,
+        };
         bench.register("w", plan.warm_up * 2).await;
         let row = bench.register("t", plan.tickets()).await;
         for protocol in [Protocol::Gateway, Protocol::Direct] {
@@ -61,8 +72,9 @@ impl<'a> Bench<'a> {
         bench
     }
 
-    pub(super) fn finish(self) -> (Vec<Row>, Work) {
-        (self.rows, self.work.expect("reservations were measured"))
+    pub(super) fn finish(self) -> Measured {
+        let work = self.work.expect("reservations were measured");
+        Measured { rows: self.rows, wires: self.wires, work }
     }
 
     fn callers(&self, protocol: Protocol) -> &[Api] {
@@ -82,6 +94,12 @@ impl<'a> Bench<'a> {
         }
         self.verify(&reservations).await;
         let views = self.views(protocol, &reservations).await;
+        if protocol == Protocol::Gateway {
+            for wire in wires::ALL {
+                let row = self.view_over(wire, &reservations).await;
+                self.wires.push(row);
+            }
+        }
         let after = self.check(protocol).await;
         self.rows.extend([before.and(after), reserved, views]);
     }
@@ -183,6 +201,21 @@ impl<'a> Bench<'a> {
         let meter = Meter::start(self.subject);
         let (load, _) = closed_loop(self.callers(protocol), limit, call).await;
         Row { name: "GetTicketView", protocol, cost: Some(meter.stop(&load)), load }
+    }
+
+    async fn view_over(&self, wire: Wire, reservations: &[Reserved]) -> Row {
+        let connections: Vec<WireClient> =
+            (0..self.plan.connections).map(|_| WireClient::new(wire, self.subject.address("gateway"))).collect();
+        let callers: Vec<WireClient> = connections.into_iter().cycle().take(self.plan.callers).collect();
+        let expected = reservations.to_vec();
+        let call = move |client: WireClient, number: usize| {
+            let Reserved { ticket, reservation, .. } = expected[number % expected.len()].clone();
+            async move { client.view(&ticket, &reservation).await }
+        };
+        let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
+        let meter = Meter::start(self.subject);
+        let (load, _) = closed_loop(&callers, limit, call).await;
+        Row { name: wire.name, protocol: Protocol::Gateway, cost: Some(meter.stop(&load)), load }
     }
 
     /// Reserves at a steady rate below the capacity, and measures for each reservation the time from its response to

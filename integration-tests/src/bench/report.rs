@@ -91,6 +91,15 @@ pub struct Start {
     pub memory: Memory,
 }
 
+/// What was measured while the processes ran.
+#[derive(Debug, Clone)]
+pub struct Measured {
+    pub rows: Vec<Row>,
+    /// GetTicketView through the gateway in the form of each kind of client; plain gRPC is the first.
+    pub wires: Vec<Row>,
+    pub work: Work,
+}
+
 /// The whole report.
 #[derive(Debug, Clone)]
 pub struct Report {
@@ -98,8 +107,7 @@ pub struct Report {
     pub plan: Plan,
     /// Synced appends of 4 KiB in the file system of the data folder.
     pub sync: Latencies,
-    pub rows: Vec<Row>,
-    pub work: Work,
+    pub measured: Measured,
     /// Starts in an empty folder and in the folder after the load; only for the all-in-one process.
     pub start: Option<(Start, Start)>,
     /// Memory of all eTicket processes after the load.
@@ -116,7 +124,8 @@ impl Report {
     /// # Panics
     /// If it was not measured.
     pub fn reference(&self) -> &Row {
-        let found = self.rows.iter().find(|row| row.name == "health Check" && row.protocol == Protocol::Gateway);
+        let found =
+            self.measured.rows.iter().find(|row| row.name == "health Check" && row.protocol == Protocol::Gateway);
         found.expect("the health Check is always measured")
     }
 
@@ -126,12 +135,13 @@ impl Report {
 
     /// Returns the ratio of reservations through the gateway to transactions of pgbench.
     fn to_pgbench(&self) -> Option<f64> {
-        let row = self.rows.iter().find(|row| row.name == "ReserveTicket" && row.protocol == Protocol::Gateway)?;
+        let row =
+            self.measured.rows.iter().find(|row| row.name == "ReserveTicket" && row.protocol == Protocol::Gateway)?;
         Some(row.rate()? / self.pgbench?)
     }
 
     pub fn to_json(&self, commit: &str) -> Value {
-        let rows: Vec<Value> = self.rows.iter().map(|row| self.row_to_json(row)).collect();
+        let rows: Vec<Value> = self.measured.rows.iter().map(|row| self.row_to_json(row)).collect();
         let start = |start: &Start| json!({ "ms": milliseconds(start.took), "memory": memory(start.memory) });
         let service = |work: &ServiceWork| {
             json!({
@@ -150,10 +160,11 @@ impl Report {
             "steady_per_second": self.plan.steady_rate,
             "synced_append_ms": percentiles(|share| self.sync.permille(share).map(milliseconds)),
             "calls": rows,
+            "wires": self.measured.wires.iter().map(|row| self.wire_to_json(row)).collect::<Vec<_>>(),
             "a_reservation": {
-                "settled_ms_after_the_last_answer": milliseconds(self.work.settled_after),
-                "written_bytes": self.work.written_bytes,
-                "services": self.work.services.iter().map(service).collect::<Vec<_>>(),
+                "settled_ms_after_the_last_answer": milliseconds(self.measured.work.settled_after),
+                "written_bytes": self.measured.work.written_bytes,
+                "services": self.measured.work.services.iter().map(service).collect::<Vec<_>>(),
             },
             "first_start": self.start.as_ref().map(|(first, _)| start(first)),
             "start_again": self.start.as_ref().map(|(_, again)| start(again)),
@@ -181,8 +192,34 @@ impl Report {
         })
     }
 
+    /// Returns the CPU time of a call over a wire as a multiple of that over plain gRPC.
+    fn to_grpc(&self, row: &Row) -> Option<f64> {
+        let grpc = self.measured.wires.first()?;
+        Some(row.cpu_us()? / grpc.cpu_us()?)
+    }
+
+    fn wire_to_json(&self, row: &Row) -> Value {
+        json!({
+            "name": row.name,
+            "calls": row.load.latencies.count(),
+            "errors": row.load.errors,
+            "per_second": row.rate(),
+            "cpu_us": row.cpu_us(),
+            "cpu_to_grpc": self.to_grpc(row),
+        })
+    }
+
+    fn write_wires(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(out, "GetTicketView through the gateway, by wire; ratios are to gRPC")?;
+        for row in &self.measured.wires {
+            let (rate, cpu, ratio) = (figure(row.rate(), 0), figure(row.cpu_us(), 0), figure(self.to_grpc(row), 2));
+            writeln!(out, "  {:24}{rate:>9} a second{cpu:>8} µs CPU{ratio:>7}", row.name)?;
+        }
+        writeln!(out)
+    }
+
     fn write_rows(&self, protocol: Protocol, out: &mut Formatter<'_>) -> fmt::Result {
-        for row in self.rows.iter().filter(|row| row.protocol == protocol) {
+        for row in self.measured.rows.iter().filter(|row| row.protocol == protocol) {
             write!(out, "  {:24}", row.name)?;
             write!(out, "{:>9}{:>8}", figure(row.rate(), 0), figure(self.ratio(row, Row::rate), 3))?;
             for (_, share) in PERMILLES {
@@ -199,10 +236,10 @@ impl Report {
     }
 
     fn write_work(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let kib = self.work.written_bytes / 1024.0;
-        let settled = milliseconds(self.work.settled_after);
+        let kib = self.measured.work.written_bytes / 1024.0;
+        let settled = milliseconds(self.measured.work.settled_after);
         writeln!(out, "a reservation: {kib:.1} KiB written; all settled {settled:.0} ms after the last answer")?;
-        for work in &self.work.services {
+        for work in &self.measured.work.services {
             let ServiceWork { service, commits, jobs_a_commit, events_sent, events_taken_in } = work;
             writeln!(
                 out,
@@ -268,6 +305,7 @@ impl Display for Report {
             self.write_rows(protocol, out)?;
         }
         writeln!(out)?;
+        self.write_wires(out)?;
         self.write_work(out)?;
         self.write_process(out)
     }
