@@ -21,6 +21,10 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// their caller.
 const LONGEST_PUSHBACK: Duration = Duration::from_secs(1);
 
+/// The most field violations of one error. With their texts they stay far below the 8 KiB of metadata that grpc-java
+/// accepts by default.
+const MOST_VIOLATIONS: usize = 8;
+
 /// An error of the contract that is not yet a status.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ApiError(Box<Inner>);
@@ -74,18 +78,20 @@ impl ApiError {
         self
     }
 
-    /// Adds the field violations of another error, so that the caller can fix all of them at once.
+    /// Adds the field violations of another error, so that the caller can fix all of them at once. At most
+    /// `MOST_VIOLATIONS` are named, because errors travel in headers.
     #[must_use]
     pub fn and(mut self, other: Self) -> Self {
         self.0.fields.extend(other.0.fields);
+        self.0.fields.truncate(MOST_VIOLATIONS);
         self
     }
 
-    /// Combines the validation results of all fields of a request.
+    /// Combines the validation results of all fields of a request, or of all elements of a list.
     ///
     /// # Errors
-    /// One error that contains every given field violation; `Ok` if there is none.
-    pub fn all<const N: usize>(wrong: [Option<&Self>; N]) -> Result<(), Self> {
+    /// One error that contains the given field violations, see [`Self::and`]; `Ok` if there is none.
+    pub fn all<'a>(wrong: impl IntoIterator<Item = Option<&'a Self>>) -> Result<(), Self> {
         wrong.into_iter().flatten().cloned().reduce(Self::and).map_or(Ok(()), Err)
     }
 
@@ -276,6 +282,17 @@ mod tests {
             assert_eq!((text.locale.as_str(), text.message.as_str()), (language.tag(), title));
             assert_eq!(violations[0].description, "expected a title", "developers read English");
         }
+    }
+
+    #[test]
+    fn a_long_list_of_violations_is_shortened() {
+        let wrong: Vec<ApiError> =
+            (0..1_000).map(|index| ApiError::invalid_field(format!("ids[{index}]"), "expected an id")).collect();
+        let status = ApiError::all(wrong.iter().map(Some)).expect_err("all are wrong").to_status(Language::Korean);
+        let details = status.get_error_details();
+        let violations = &details.bad_request().expect("a BadRequest").field_violations;
+        assert_eq!((violations.len(), violations[7].field.as_str()), (8, "ids[7]"));
+        assert!(status.details().len() < 4_000, "{}", status.details().len());
     }
 
     #[test]

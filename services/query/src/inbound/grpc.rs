@@ -279,7 +279,9 @@ fn watched(ids: &[String]) -> Result<Watched, ApiError> {
         return Err(ApiError::invalid_field("ticket_ids", expected));
     }
     let id = |(index, id): (usize, &String)| ticket_id(&format!("ticket_ids[{index}]"), id);
-    Ok(Watched::These(ids.iter().enumerate().map(id).collect::<Result<_, _>>()?))
+    let parsed: Vec<Result<TicketId, ApiError>> = ids.iter().enumerate().map(id).collect();
+    ApiError::all(parsed.iter().map(|id| id.as_ref().err()))?;
+    Ok(Watched::These(parsed.into_iter().collect::<Result<_, _>>()?))
 }
 
 /// Encodes a position in the stream, sequence and epoch, as a token.
@@ -438,7 +440,18 @@ fn reservation_key(key: &str) -> Result<(DateTime<Utc>, ReservationId), ApiError
 
 #[cfg(test)]
 mod tests {
+    use tonic_types::StatusExt;
+
     use super::*;
+
+    #[test]
+    fn all_wrong_ids_of_a_watch_are_named() {
+        let ids = ["a", "b.c", "d", "e f"].map(str::to_owned);
+        let status: Status = watched(&ids).err().expect("two ids are wrong").into();
+        let named = status.get_details_bad_request().expect("a BadRequest").field_violations;
+        let named: Vec<_> = named.iter().map(|wrong| wrong.field.as_str()).collect();
+        assert_eq!(named, ["ticket_ids[1]", "ticket_ids[3]"]);
+    }
 
     #[test]
     fn a_wait_leaves_the_answer_time_to_arrive() {
