@@ -7,6 +7,7 @@ mod args;
 mod bulk;
 mod commands;
 mod connection;
+mod demo;
 mod error;
 mod history_entry;
 mod json;
@@ -19,6 +20,7 @@ use std::{env, ffi::OsStr, process::ExitCode};
 
 use clap::{Command, FromArgMatches};
 
+pub use self::demo::demo;
 use self::{args::Cli, error::Error};
 
 /// Runs the command of this process's command line, if it is one of this crate's; `None` if the first argument is something else.

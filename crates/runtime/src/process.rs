@@ -4,6 +4,7 @@
 //! its own context, and stopped in reverse order, the bus last.
 
 mod admin_command;
+mod dev;
 mod flags;
 mod help;
 mod ready;
@@ -17,8 +18,14 @@ use std::process::ExitCode;
 
 use eticket_base::telemetry;
 
+pub use self::dev::Demo;
 pub use self::service::{Deployment, OpenBus, Service, ServiceFactory, entry};
-use self::{flags::Flags, help::Help, run::Program};
+use self::{
+    dev::Dev,
+    flags::Flags,
+    help::Help,
+    run::{ConfiguredProgram, Program},
+};
 use crate::config::load::Sources;
 pub use eticket_base::exit::StartError;
 
@@ -26,14 +33,19 @@ pub use eticket_base::exit::StartError;
 #[must_use]
 pub fn main<S: Service>() -> ExitCode {
     let name = format!("eticket-{}", S::NAME);
-    start(Program { name, entries: vec![entry::<S>()], together: false }, &[])
+    start(Program { name, entries: vec![entry::<S>()], together: false }, &[], None)
 }
 
 /// Runs several servers in one process, started in this order and stopped in reverse order. The help lists `client_commands`,
-/// names with their descriptions, which the caller runs itself.
+/// names with their descriptions, which the caller runs itself. `demo` fills the servers of `dev`.
 #[must_use]
-pub fn main_of_several(program: &str, entries: Vec<ServiceFactory>, client_commands: &[(String, String)]) -> ExitCode {
-    start(Program { name: program.to_owned(), entries, together: true }, client_commands)
+pub fn main_of_several(
+    program: &str,
+    entries: Vec<ServiceFactory>,
+    client_commands: &[(String, String)],
+    demo: Demo,
+) -> ExitCode {
+    start(Program { name: program.to_owned(), entries, together: true }, client_commands, Some(demo))
 }
 
 /// The command line that [`main_of_several`] parses, for completion scripts and man pages.
@@ -43,7 +55,7 @@ pub fn command_of_several(program: &str) -> clap::Command {
         .about("The servers of eTicket in one process, and its client commands")
 }
 
-fn start(program: Program, client_commands: &[(String, String)]) -> ExitCode {
+fn start(program: Program, client_commands: &[(String, String)], demo: Option<Demo>) -> ExitCode {
     let help = Help::for_program(&program).with_client_commands(client_commands);
     let flags = Flags::from_process(&program.name, program.binary(), &help);
     let sources = || Sources::from_process(flags.config.clone(), flags.data.clone());
@@ -51,9 +63,11 @@ fn start(program: Program, client_commands: &[(String, String)]) -> ExitCode {
         let done = command.run(|| program.listener(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));
     }
-    let configured = match sources().and_then(|sources| program.configure(&sources)) {
+    let dev = flags.dev.zip(demo).map(|(flags, demo)| Dev::new(flags, demo)).transpose();
+    let configured = dev.and_then(|dev| configure(&program, sources()?, dev));
+    let configured = match configured {
         Ok(configured) => configured,
-        Err(error) => return StartError::from(error).report(&program.name),
+        Err(error) => return error.report(&program.name),
     };
     if flags.check_config {
         return match configured.effective() {
@@ -70,4 +84,13 @@ fn start(program: Program, client_commands: &[(String, String)]) -> ExitCode {
     };
     telemetry::flush_log();
     code
+}
+
+fn configure(program: &Program, mut sources: Sources, dev: Option<Dev>) -> Result<ConfiguredProgram, StartError> {
+    let Some(dev) = dev else { return Ok(program.configure(&sources)?) };
+    let servers: Vec<_> = program.entries.iter().map(|entry| entry.spec.name).collect();
+    dev.adjust(&mut sources, &servers)?;
+    let configured = program.configure(&sources)?;
+    Dev::check(&configured)?;
+    Ok(configured.with_dev(dev))
 }

@@ -22,5 +22,5 @@ fn main() -> ExitCode {
         entry::<eticket_reservation::Reservation>(),
         entry::<eticket_gateway::Gateway>(),
     ];
-    main_of_several(PROGRAM, servers, &eticket_cli::overview())
+    main_of_several(PROGRAM, servers, &eticket_cli::overview(), eticket_cli::demo)
 }

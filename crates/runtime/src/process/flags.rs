@@ -6,6 +6,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 
 use super::{
     admin_command::{self, AdminCommand},
+    dev::{self, DevFlags},
     help::Help,
 };
 
@@ -17,6 +18,8 @@ pub(crate) struct Flags {
     pub(crate) check_config: bool,
     /// The admin command for a running server; `None` to run a server.
     pub(crate) admin_command: Option<AdminCommand>,
+    /// `dev` instead of `serve`.
+    pub(crate) dev: Option<DevFlags>,
 }
 
 impl Flags {
@@ -35,8 +38,13 @@ impl Flags {
             Binary::Service(name) => AdminCommand::from_matches(matches, Some(name)),
             Binary::Gateway => None,
         };
+        let dev = match binary {
+            Binary::Together => matches.subcommand_matches(dev::NAME).map(DevFlags::from_matches),
+            Binary::Service(_) | Binary::Gateway => None,
+        };
         Self {
             admin_command,
+            dev,
             config: matches.get_one("config").cloned(),
             // Only stateful servers have this flag.
             data: matches.try_get_one("data").ok().flatten().cloned(),
@@ -83,7 +91,8 @@ pub(super) fn command(program: &str, binary: Binary) -> Command {
         let flags = admin_command::connection_flags().into_iter().map(|flag| flag.global(true));
         let admin = admin.subcommand_required(true).args(flags);
         let admin = admin.subcommands(admin_command::commands(None));
-        command = command.subcommand(Command::new("serve").about("Run all servers (the default)")).subcommand(admin);
+        let serve = Command::new("serve").about("Run all servers (the default)");
+        command = command.subcommand(serve).subcommand(dev::command()).subcommand(admin);
     }
     if let Binary::Service(name) = binary {
         command = command.subcommands(admin_command::commands(Some(name)));
@@ -102,8 +111,13 @@ mod tests {
 
     #[test]
     fn flags_are_read_before_and_after_serve() {
-        let expected =
-            Flags { config: Some("c".into()), data: Some("d".into()), check_config: true, admin_command: None };
+        let expected = Flags {
+            config: Some("c".into()),
+            data: Some("d".into()),
+            check_config: true,
+            admin_command: None,
+            dev: None,
+        };
         for arguments in [
             &["--config", "c", "--data", "d", "--check-config"][..],
             &["serve", "--config", "c", "--data", "d", "--check-config"],
@@ -111,8 +125,17 @@ mod tests {
         ] {
             assert_eq!(parse(Binary::Together, arguments).expect("valid"), expected);
         }
-        let nothing = Flags { config: None, data: None, check_config: false, admin_command: None };
+        let nothing = Flags { config: None, data: None, check_config: false, admin_command: None, dev: None };
         assert_eq!(parse(Binary::Gateway, &[]).expect("valid"), nothing);
+    }
+
+    #[test]
+    fn dev_belongs_to_all_servers_together() {
+        let dev = |arguments: &[&str]| parse(Binary::Together, arguments).expect("valid").dev;
+        assert_eq!(dev(&["dev"]), Some(DevFlags { retain: false, open: true }));
+        assert_eq!(dev(&["dev", "--retain", "--no-open"]), Some(DevFlags { retain: true, open: false }));
+        assert_eq!(dev(&["serve"]), None);
+        assert!(parse(Binary::Service("ticket"), &["dev"]).is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 
+use eticket_auth::config::AuthMode;
 use eticket_base::{
     clock::{SharedClock, SystemClock},
     config::{
@@ -20,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     admin_command::Listener,
+    dev::Dev,
     flags::Binary,
     ready,
     service::{Configured, Deployment, ServiceFactory},
@@ -78,7 +80,7 @@ impl Program {
             let (settings, section) = (tree.settings, tree.section);
             servers.push(Server { entry: *entry, settings, section, configured });
         }
-        let program = ConfiguredProgram { name: self.name.clone(), process, servers };
+        let program = ConfiguredProgram { name: self.name.clone(), process, servers, dev: None };
         program.check_addresses()?;
         program.check_siblings()?;
         program.check_files()?;
@@ -104,9 +106,26 @@ pub(crate) struct ConfiguredProgram {
     name: String,
     process: ProcessSettings,
     servers: Vec<Server>,
+    dev: Option<Arc<Dev>>,
 }
 
 impl ConfiguredProgram {
+    pub(super) fn with_dev(self, dev: Dev) -> Self {
+        Self { dev: Some(Arc::new(dev)), ..self }
+    }
+
+    /// The first store that is configured outside of the data folder: its key and URL.
+    pub(super) fn store_elsewhere(&self) -> Option<(String, &str)> {
+        self.servers.iter().find_map(|server| {
+            let url = server.settings.store.url.as_deref()?;
+            Some((key_of(server.section, "store.url"), url))
+        })
+    }
+
+    pub(super) fn bus_url(&self) -> Option<&str> {
+        self.process.bus.url.as_deref()
+    }
+
     /// Formats the effective configuration as TOML.
     pub(crate) fn effective(&self) -> Result<String, config::Error> {
         let tables: Vec<_> = self.servers.iter().map(|server| (server.section, self.table_of(server))).collect();
@@ -209,6 +228,8 @@ impl ConfiguredProgram {
     pub(crate) fn run(self) -> Result<(), StartError> {
         telemetry::init_log(&self.process.log)?;
         let stop = signals::listen(self.hard_cap())?;
+        // Its folder is removed when the servers have stopped.
+        let _dev = self.dev.clone();
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(StartError::failed)?;
         if let Some(export) = self.process.export()? {
             let servers: Vec<_> = self.servers.iter().map(|server| server.entry.spec.name).collect();
@@ -255,12 +276,14 @@ impl ConfiguredProgram {
         self.servers.iter().map(|server| server.settings.shutdown.hard_cap()).max().unwrap_or_default()
     }
 
-    async fn start_all(self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
+    async fn start_all(mut self, base: &Base, running: &mut Vec<Running>) -> Result<(), StartError> {
         let admin = Admin::new(self.servers.iter().map(|server| server.entry.spec.name).collect());
         // Stopped last, so that the stop of the others can be observed.
         running.push(admin.start(self.process.admin.listen).await?);
-        let encrypted = self.servers.last().is_some_and(|server| server.settings.tls.is_on());
-        for server in self.servers {
+        let last = self.servers.last().map(|server| &server.settings);
+        let encrypted = last.is_some_and(|settings| settings.tls.is_on());
+        let is_open = last.is_some_and(|settings| !settings.tls.is_on() && settings.auth.mode != Some(AuthMode::Jwt));
+        for server in std::mem::take(&mut self.servers) {
             let name = server.entry.spec.name;
             let tls = server.settings.tls.clone();
             let context = base.context(name, server.settings, server.entry.spec.store)?;
@@ -275,7 +298,15 @@ impl ConfiguredProgram {
         // In reverse order of start, so that the gateway comes first; the admin server was started first.
         let addresses: Vec<(&'static str, SocketAddr)> =
             running.iter().rev().map(|server| (server.name(), server.address())).collect();
-        ready::report(&self.name, &addresses, encrypted, telemetry::format_of(&self.process.log));
+        let format = telemetry::format_of(&self.process.log);
+        let first = self.dev.as_ref().zip(addresses.first());
+        if let Some((dev, (_, gateway))) = first {
+            dev.fill(*gateway, is_open).await?;
+        }
+        ready::report(&self.name, &addresses, encrypted, format);
+        if let Some((dev, (_, gateway))) = first {
+            dev.show(*gateway, encrypted, format);
+        }
         telemetry::has_started();
         Ok(())
     }
