@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use eticket_integration_tests::{Exit, process::Launch};
+use eticket_integration_tests::{Exit, binary, process::Launch};
 use tempfile::TempDir;
 
 async fn check(launch: Launch) -> Exit {
@@ -208,6 +208,50 @@ async fn every_binary_prints_version_and_help() {
         let all = Launch::program("eticket").argument("--help").run().await.output;
         assert!(all.contains(port) && all.contains("Exit codes:") && all.contains("Example:"), "{all}");
     }
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_regular_one_is_refused_unread() {
+    let folder = TempDir::new().expect("a folder");
+    let fifo = folder.path().join("fifo");
+    assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
+    let fifo = fifo.to_str().expect("UTF-8");
+    // Nobody writes to the FIFO, so a program that opened it would not end.
+    let whole = || Launch::program("eticket");
+    let alone = || Launch::program("eticket-gateway");
+    let jwt = || whole().key("auth.mode", "jwt").key("auth.issuer", "i").key("auth.audience", "a");
+    let tls = |cert: &str, key: &str| alone().key("tls.cert_file", cert).key("tls.key_file", key);
+    let upstream = || {
+        let launch = Launch::program("eticket-reservation").key("bus.url", "embedded");
+        launch.key("upstream.ticket.url", "https://localhost:1")
+    };
+    let ticket = || Launch::program("eticket-ticket").key("bus.url", "tls://localhost:4222");
+    let database = format!("postgres://localhost/e?sslrootcert={fifo}");
+    for (launch, name) in [
+        (whole().argument("--config").argument(fifo), "--config"),
+        (jwt().key("auth.jwks", fifo), "auth.jwks"),
+        (tls(fifo, fifo), "tls.cert_file"),
+        (upstream().key("upstream.ticket.tls.ca_file", fifo), "upstream.ticket.tls.ca_file"),
+        (ticket().key("bus.credentials", fifo), "bus.credentials"),
+        (ticket().key("bus.ca_file", fifo), "bus.ca_file"),
+        (ticket().key("store.url", &database), "store.url"),
+    ] {
+        refused(launch, &[name, "a FIFO (named pipe), no regular file: name a regular file"]).await;
+    }
+    // The user of a command line decides what it reads; a FIFO is refused here too, since nothing would be shown.
+    let client = Launch::program("eticket").argument("tickets").argument("--token-file").argument(fifo).run().await;
+    assert!(client.code != Some(0) && client.log.contains("no regular file"), "{client:?}");
+}
+
+#[tokio::test]
+async fn a_configuration_is_read_from_a_pipe_of_the_shell() {
+    let shell = |config: &str| {
+        let program = binary::binary("eticket");
+        Launch::as_shown(&format!("{} --check-config --config <(echo '{config}')", program.display()))
+    };
+    let exit = shell("ticket.sweep.interval_ms = 1234").run().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+    assert!(exit.output.contains("1234"), "{exit:?}");
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The public keys of an identity provider.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
-use eticket_base::error::chain;
+use eticket_base::{config::regular_file, error::chain};
 use jsonwebtoken::{
     Algorithm, DecodingKey,
     jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, PublicKeyUse},
@@ -46,7 +46,7 @@ struct Document {
 
 impl Keys {
     pub(crate) fn from_file(path: &Path) -> Result<Self, InvalidKeys> {
-        Self::parse(&fs::read(path).map_err(InvalidKeys::File)?)
+        Self::parse(&regular_file::read(path).map_err(InvalidKeys::File)?)
     }
 
     /// Keys of unknown types and for other purposes are skipped, as RFC 7517 (section 5) demands.

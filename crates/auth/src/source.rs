@@ -3,7 +3,7 @@
 use std::{net::IpAddr, path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use eticket_base::error::chain;
+use eticket_base::{config::regular_file, error::chain};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::{
@@ -80,7 +80,11 @@ impl Reader {
 
     pub(crate) async fn read(&self) -> Result<Bytes, InvalidKeys> {
         match self {
-            Self::File(path) => tokio::fs::read(path).await.map(Bytes::from).map_err(InvalidKeys::File),
+            Self::File(path) => {
+                let metadata = tokio::fs::metadata(path).await.map_err(InvalidKeys::File)?;
+                regular_file::check(&metadata).map_err(InvalidKeys::File)?;
+                tokio::fs::read(path).await.map(Bytes::from).map_err(InvalidKeys::File)
+            }
             Self::Url { url, client } => {
                 let fetched = tokio::time::timeout(TIMEOUT, fetch(client, url)).await;
                 let late = |_| Err(format!("no response within {} s", TIMEOUT.as_secs()));

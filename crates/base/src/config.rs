@@ -7,6 +7,7 @@ pub mod bus;
 pub mod comma_list;
 pub mod file_path;
 pub mod nats_address;
+pub mod regular_file;
 pub mod telemetry;
 pub mod text_file;
 pub mod urls;

@@ -1,6 +1,8 @@
 //! The credentials of a caller, passed on to the services that a call reaches.
 
-use std::{env, fmt, fs, path::Path};
+use std::{env, fmt, io, path::Path};
+
+use crate::config::regular_file;
 
 /// The variable with the bearer token of a client.
 pub const TOKEN_VARIABLE: &str = "ETICKET_TOKEN";
@@ -26,7 +28,10 @@ impl Credentials {
         let (text, source) = match file {
             Some(path) => {
                 let read = |error| format!("the file of --token-file, {}, cannot be read: {error}", path.display());
-                (fs::read_to_string(path).map_err(read)?, format!("the file of --token-file, {},", path.display()))
+                let text = regular_file::read_once(path).and_then(|bytes| {
+                    String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is not UTF-8"))
+                });
+                (text.map_err(read)?, format!("the file of --token-file, {},", path.display()))
             }
             None => match env::var(TOKEN_VARIABLE) {
                 Ok(text) if !text.trim().is_empty() => (text, format!("the variable {TOKEN_VARIABLE}")),

@@ -4,6 +4,7 @@
 //! messages that other processes have published meanwhile.
 
 use std::{
+    io,
     path::{Path, PathBuf},
     sync::{Arc, OnceLock, Weak},
     time::Duration,
@@ -16,7 +17,7 @@ use async_nats::{
 use bytes::Bytes;
 use eticket_base::{
     config::nats_address::{Address, Login},
-    config::text_file,
+    config::{regular_file, text_file},
     error::chain,
 };
 use eticket_bus::Error;
@@ -141,7 +142,7 @@ impl Connection {
         };
         if let Some(path) = credentials {
             let refuse = |problem: String| format!("bus.credentials = {}: {problem}", path.display());
-            let bytes = tokio::fs::read(path).await.map_err(|error| refuse(error.to_string()))?;
+            let bytes = read(path).await.map_err(|error| refuse(error.to_string()))?;
             let text = text_file::decode(bytes).map_err(refuse)?;
             options = options.credentials(&text).map_err(|error| refuse(error.to_string()))?;
         }
@@ -333,10 +334,16 @@ impl Connection {
     }
 }
 
+/// Reads a file, which is read again for each connection.
+async fn read(path: &Path) -> io::Result<Vec<u8>> {
+    regular_file::check(&tokio::fs::metadata(path).await?)?;
+    tokio::fs::read(path).await
+}
+
 /// Checks a CA file. The library would skip a certificate after a byte order mark, and would accept a file without
 /// certificates, which then trusts no server.
 async fn check_authority(path: &Path) -> Result<(), String> {
-    let bytes = tokio::fs::read(path).await.map_err(|error| error.to_string())?;
+    let bytes = read(path).await.map_err(|error| error.to_string())?;
     if text_file::has_mark(&bytes) {
         return Err("it begins with a byte order mark: save it in UTF-8 without one".to_owned());
     }

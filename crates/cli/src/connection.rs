@@ -1,8 +1,9 @@
 //! The connection to a gateway, and calls through it: with a deadline, retries, the token and the language of the user.
 
-use std::{error::Error as _, fs, path::Path, time::Duration};
+use std::{error::Error as _, path::Path, time::Duration};
 
 use eticket_base::{
+    config::regular_file,
     credentials::{Credentials, TOKEN_VARIABLE},
     error::chain,
     telemetry::{self, TraceContext},
@@ -185,7 +186,7 @@ fn tls(ca_file: Option<&Path>) -> Result<ClientTlsConfig, Error> {
     let Some(path) = ca_file else { return Ok(ClientTlsConfig::new().with_native_roots()) };
     let read =
         |error| Error::config(format!("the file of --ca-file cannot be read: {error}")).with("file", shown(path));
-    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(fs::read(path).map_err(read)?)))
+    Ok(ClientTlsConfig::new().ca_certificate(Certificate::from_pem(regular_file::read_once(path).map_err(read)?)))
 }
 
 /// The value of `authorization`, from the file or the environment. The text of an error never contains the token.

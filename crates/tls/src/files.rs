@@ -1,12 +1,11 @@
 //! PEM files, and what they contain.
 
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use eticket_base::config::Error;
+use eticket_base::config::{Error, regular_file};
 use rustls::{
     RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -54,8 +53,8 @@ pub(crate) struct PemFile {
 
 impl PemFile {
     pub(crate) fn read(key: &'static str, path: &Path) -> Result<Self, Invalid> {
-        let contents =
-            fs::read(path).map_err(|error| Invalid::new(key, path, format!("the file cannot be read: {error}")))?;
+        let contents = regular_file::read(path)
+            .map_err(|error| Invalid::new(key, path, format!("the file cannot be read: {error}")))?;
         if contents.is_empty() {
             return Err(Invalid::new(key, path, "the file is empty"));
         }

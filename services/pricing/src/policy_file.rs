@@ -11,6 +11,7 @@ use std::{
     path::Path,
 };
 
+use eticket_base::config::regular_file;
 use serde::{
     Deserialize,
     de::{DeserializeSeed, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor},
@@ -75,10 +76,7 @@ struct RuleForm {
 /// # Errors
 /// If the file cannot be read, is not a regular file, is larger than [`LARGEST`], or is not UTF-8.
 pub fn read(path: &Path) -> io::Result<String> {
-    // Opening a FIFO blocks until a writer opens it, and a device may be endless.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
-    }
+    regular_file::check(&fs::metadata(path)?)?;
     let mut bytes = Vec::new();
     fs::File::open(path)?.take(LARGEST as u64 + 1).read_to_end(&mut bytes)?;
     if bytes.len() > LARGEST {

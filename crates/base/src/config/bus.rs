@@ -1,11 +1,14 @@
 //! `bus.*`: the address of the bus and the credentials for it.
 
-use std::path::PathBuf;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use serde::{Deserialize, Serialize};
 
 use super::nats_address::{self, Address};
-use super::{Error, file_path};
+use super::{Error, file_path, regular_file};
 
 /// The URL of the embedded bus.
 pub const EMBEDDED: &str = "embedded";
@@ -34,6 +37,13 @@ impl Default for BusConfig {
     fn default() -> Self {
         Self { url: None, credentials: None, ca_file: None, replicas: 1 }
     }
+}
+
+/// Refuses a file that is there and is not a regular one. An absent file may come later: the connection is tried again.
+fn regular_if_present(key: &str, path: Option<&Path>) -> Result<(), Error> {
+    let Some((path, metadata)) = path.and_then(|path| Some((path, fs::metadata(path).ok()?))) else { return Ok(()) };
+    regular_file::check(&metadata)
+        .map_err(|problem| Error::new(key, Some(path.display().to_string()), problem.to_string()))
 }
 
 impl BusConfig {
@@ -76,7 +86,8 @@ impl BusConfig {
                     let expected = "no user or token in the URL if bus.credentials is set".to_owned();
                     return Err(self.refused(expected));
                 }
-                Ok(())
+                let files = [("bus.credentials", &self.credentials), ("bus.ca_file", &self.ca_file)];
+                files.into_iter().try_for_each(|(key, path)| regular_if_present(key, path.as_deref()))
             }
             Some(_) => Err(self.refused(EXPECTED.to_owned())),
         }

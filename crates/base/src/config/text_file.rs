@@ -1,16 +1,18 @@
 //! Text files written by people: UTF-8, with or without a byte order mark, which some editors add.
 
-use std::{fs, path::Path};
+use std::path::Path;
+
+use super::regular_file;
 
 const UTF_8: &[u8] = &[0xef, 0xbb, 0xbf];
 const UTF_16: [&[u8]; 2] = [&[0xff, 0xfe], &[0xfe, 0xff]];
 
-/// Reads a text file.
+/// Reads a text file once, or a descriptor of this process.
 ///
 /// # Errors
 /// Returns why the file cannot be read or decoded, without its name.
 pub fn read(path: &Path) -> Result<String, String> {
-    decode(fs::read(path).map_err(|error| format!("the file cannot be read: {error}"))?)
+    decode(regular_file::read_once(path).map_err(|error| format!("the file cannot be read: {error}"))?)
 }
 
 /// Decodes a file, and removes a byte order mark.

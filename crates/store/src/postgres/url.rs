@@ -3,7 +3,7 @@
 
 use std::{fs, str::FromStr};
 
-use eticket_base::config::text_file;
+use eticket_base::config::{regular_file, text_file};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
 use url::Url;
 
@@ -36,7 +36,7 @@ pub fn options(url: &str) -> Result<PgConnectOptions, String> {
     if let Some(unknown) = names.iter().find(|name| !KNOWN.contains(name)) {
         return Err(format!("unknown parameter {unknown}; expected one of {}", KNOWN.join(", ")));
     }
-    let options = without_marks(url, PgConnectOptions::from_str(url).map_err(|error| error.to_string())?);
+    let options = without_marks(url, PgConnectOptions::from_str(url).map_err(|error| error.to_string())?)?;
     if options.get_host().contains(',') {
         return Err("expected only one host".to_owned());
     }
@@ -48,24 +48,39 @@ pub fn options(url: &str) -> Result<PgConnectOptions, String> {
 }
 
 /// The library would ignore a certificate or key after a byte order mark, so files with one are read here.
-fn without_marks(url: &str, options: PgConnectOptions) -> PgConnectOptions {
-    let Ok(url) = Url::parse(url) else { return options };
-    url.query_pairs().fold(options, |options, (name, path)| {
-        let bytes = if name.starts_with("ssl") { fs::read(&*path).unwrap_or_default() } else { Vec::new() };
+fn without_marks(url: &str, options: PgConnectOptions) -> Result<PgConnectOptions, String> {
+    let Ok(url) = Url::parse(url) else { return Ok(options) };
+    url.query_pairs().try_fold(options, |options, (name, path)| {
+        if !matches!(&*name, "sslrootcert" | "sslcert" | "sslkey") {
+            return Ok(options);
+        }
+        // A file that is absent may appear before the library reads it.
+        if let Ok(metadata) = fs::metadata(&*path) {
+            regular_file::check(&metadata).map_err(|problem| format!("{name}={path}: {problem}"))?;
+        }
+        let bytes = fs::read(&*path).unwrap_or_default();
         let text = || text_file::decode(bytes.clone()).unwrap_or_default();
-        match &*name {
+        Ok(match &*name {
             _ if !text_file::has_mark(&bytes) => options,
             "sslrootcert" => options.ssl_root_cert_from_pem(text().into_bytes()),
             "sslcert" => options.ssl_client_cert_from_pem(text()),
             "sslkey" => options.ssl_client_key_from_pem(text()),
             _ => options,
-        }
+        })
     })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_certificate_that_is_no_regular_file_is_refused() {
+        for name in ["sslrootcert", "sslcert", "sslkey"] {
+            let refused = options(&format!("postgres://db/e?{name}=/dev/zero")).expect_err("an endless device");
+            assert!(refused.contains(name) && refused.contains("no regular file"), "{refused}");
+        }
+    }
 
     #[test]
     fn a_root_certificate_implies_verification() {

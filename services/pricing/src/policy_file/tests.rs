@@ -175,7 +175,7 @@ fn only_a_regular_file_of_text_is_read() {
     let fifo = folder.path().join("fifo");
     assert!(std::process::Command::new("mkfifo").arg(&fifo).status().expect("mkfifo runs").success());
     for path in [Path::new("/dev/zero"), folder.path(), &fifo] {
-        assert_eq!(refused(path), "it is no regular file", "{}", path.display());
+        assert!(refused(path).contains("no regular file"), "{}", path.display());
     }
     fs::write(&file, vec![b' '; LARGEST + 1]).expect("written");
     assert!(refused(&file).contains("more than 1048576 bytes"));

@@ -2,13 +2,13 @@
 
 use std::{
     collections::HashMap,
-    fs,
     io::{self, Read},
     path::Path,
 };
 
 use chrono::{DateTime, Utc};
 use csv::{ReaderBuilder, StringRecord, Trim};
+use eticket_base::config::regular_file;
 use eticket_proto::ids::TicketId;
 
 use crate::{error::Error, time::Zone};
@@ -35,7 +35,7 @@ pub(super) fn read(path: &Path, zone: Zone) -> Result<Vec<NewTicket>, Error> {
     let mut bytes = Vec::new();
     let read = match path.to_str() {
         Some("-") => io::stdin().read_to_end(&mut bytes).map(drop),
-        _ => fs::read(path).map(|content| bytes = content),
+        _ => regular_file::read_once(path).map(|content| bytes = content),
     };
     let name = path.display();
     read.map_err(|error| Error::usage(format!("{name} cannot be read: {error}")))?;
