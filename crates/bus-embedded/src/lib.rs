@@ -365,6 +365,21 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_in_use_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("bus.db");
+        let first = Embedded::open(&path).await.unwrap();
+        let Err(Error::Unavailable(refused)) = Embedded::open(&path).await else {
+            panic!("two writers would give two messages one sequence")
+        };
+        assert!(refused.contains("in use by another process"), "{refused}");
+        first.publish(Message { subject: "a.1".to_owned(), ..Message::default() }).await.expect("it works on");
+        first.close().await;
+        let second = Embedded::open(&path).await.expect("it is free again");
+        assert_eq!(second.state().await.unwrap().last_sequence, 1);
+    }
+
+    #[tokio::test]
     async fn an_older_program_continues_a_file_that_a_newer_one_has_migrated() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("bus.db");
