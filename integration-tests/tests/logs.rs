@@ -1,16 +1,21 @@
-//! The logs of all services for the correlation id of one request, and changes of the log level at run time.
+//! The logs of all services for the correlation id of one request, changes of the log level at run time, and what a
+//! terminal shows at the start.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
+use std::net::SocketAddr;
+
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Protocol, calendar,
+    Api, Eticket, Protocol, binary, calendar,
     eventually::{SOON, eventually},
+    process::Launch,
 };
 use eticket_proto::{
     headers,
     reservation::{ReserveTicketRequest, ReserveTicketResponse, UserGrade},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::{
@@ -97,4 +102,45 @@ async fn one_reservation_is_followed_through_all_services() {
     reserve(&api, "quiet-again", "after-debug").await;
     assert_eq!(lines_of(&eticket.log(), "after-debug"), []);
     eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminal_shows_the_addresses_and_no_log_of_the_start() {
+    let data = TempDir::new().expect("a folder");
+    let folder = data.path().to_str().expect("test folders are UTF-8");
+    let program = binary::binary("eticket");
+    let server = format!("echo pid=$$; exec {} --data {folder}", program.display());
+    // `script` runs the command on a terminal and prints its output. On the end of its input it would end too.
+    let command = format!("script --quiet --return --command '{server}' /dev/null");
+    let eticket = Launch::as_shown(&command).on_free_ports().variable("TERM", "xterm-256color").start().await;
+    let text = eventually(SOON, "the lines for people", async || {
+        let output = eticket.output().replace('\r', "");
+        match output.contains("Try: ") {
+            true => Ok(output),
+            false => Err(output),
+        }
+    })
+    .await;
+    let pid = text.lines().find_map(|line| line.strip_prefix("pid=")).expect("the shell prints it");
+    let pid = pid.parse().ok().and_then(Pid::from_raw).expect("an id");
+    kill_process(pid, Signal::TERM).expect("it runs");
+    let exit = eticket.exit().await;
+    assert_eq!(exit.code, Some(0), "{exit:?}");
+
+    let (start, _) = text.split_once("Try: ").expect("the block ends with a command");
+    let lines = start.lines().filter(|line| {
+        let of_programs = line.starts_with("{\"ready\":true") || line.starts_with("pid=");
+        !of_programs && !line.is_empty()
+    });
+    let lines: Vec<&str> = lines.collect();
+    // Nothing else: no line of the log, no colours, no `Debug` of a value.
+    let names = ["gateway", "reservation", "query", "pricing", "ticket", "admin"];
+    assert_eq!(lines.len(), 1 + names.len(), "{text}");
+    assert_eq!(lines[0], "eticket is ready", "{text}");
+    for (line, name) in lines[1..].iter().zip(names) {
+        let (shown, address) = line.trim_start().split_once(' ').expect("name and address");
+        assert_eq!(shown, name, "{text}");
+        assert!(address.trim().parse::<SocketAddr>().is_ok_and(|address| address.port() != 0), "{text}");
+    }
+    assert!(text.contains("Try: grpcurl -plaintext 127.0.0.1:"), "{text}");
 }
