@@ -28,7 +28,10 @@ use eticket_store::{
     sqlite::{Database, Durability, Store, json_rows, time},
 };
 use serde_json::json;
-use sqlx::{Row, migrate::Migrator};
+use sqlx::{
+    Row,
+    migrate::{MigrateError, Migrator},
+};
 use tokio::sync::{RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
@@ -95,16 +98,32 @@ async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Err
     Ok(Store::new(database))
 }
 
-/// The file is not a database (26), is damaged (11), or was written by another version of this program.
+/// The file is not a database (26), is damaged (11), or was written by another version of this program. Every other
+/// error may pass without a new file, as a lack of descriptors (14, cannot open), a full disk or a lock of a tool.
 fn is_useless(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Migrate(_) => true,
-        sqlx::Error::Database(cause) => {
-            let code = cause.code().and_then(|code| code.parse::<u32>().ok()).map(|code| code & 0xff);
-            matches!(code, Some(11 | 26))
-        }
-        _ => false,
+        sqlx::Error::Migrate(error) => match &**error {
+            MigrateError::Execute(error) => is_useless(error),
+            // An error in a statement (1): the file has other tables than its list of migrations says.
+            MigrateError::ExecuteMigration(error, _) => is_useless(error) || primary_code(error) == Some(1),
+            error => matches!(
+                error,
+                MigrateError::VersionMissing(_)
+                    | MigrateError::VersionMismatch(_)
+                    | MigrateError::VersionNotPresent(_)
+                    | MigrateError::VersionTooOld(..)
+                    | MigrateError::VersionTooNew(..)
+                    | MigrateError::Dirty(_)
+            ),
+        },
+        error => matches!(primary_code(error), Some(11 | 26)),
     }
+}
+
+/// The primary result code of SQLite.
+fn primary_code(error: &sqlx::Error) -> Option<u32> {
+    let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
+    Some(code & 0xff)
 }
 
 /// Removes a database that is not open.

@@ -3,8 +3,9 @@
 
 use eticket_base::clock::SystemClock;
 use sqlx::{
-    SqlSafeStr,
+    Connection, SqlSafeStr, SqliteConnection,
     migrate::{Migration, MigrationType},
+    sqlite::SqliteConnectOptions,
 };
 
 use super::*;
@@ -42,6 +43,59 @@ async fn a_file_that_a_newer_program_has_migrated_is_made_anew() {
     // If the file were kept, it would refuse every commit: the rows of this version have one column less.
     let store = SqliteViews::open(&path, clock).await.unwrap();
     contract::suite(Arc::new(store)).await;
+}
+
+#[tokio::test]
+async fn only_damage_and_another_schema_make_a_file_useless() {
+    let folder = tempfile::tempdir().unwrap();
+    let error_of = async |name: &str, create: bool| {
+        let options = SqliteConnectOptions::new().filename(folder.path().join(name)).create_if_missing(create);
+        let opened = SqliteConnection::connect_with(&options).await;
+        let outcome = match opened {
+            Ok(mut connection) => sqlx::query("select * from absent").execute(&mut connection).await.map(drop),
+            Err(error) => Err(error),
+        };
+        outcome.unwrap_err()
+    };
+    // SQLite reports a lack of descriptors like this, as SQLITE_CANTOPEN.
+    let cannot_open = async || error_of("absent/query.db", true).await;
+    let executed = |error| sqlx::Error::Migrate(Box::new(MigrateError::Execute(error)));
+    let migrating = |error| sqlx::Error::Migrate(Box::new(MigrateError::ExecuteMigration(error, 101)));
+    assert_eq!(primary_code(&cannot_open().await), Some(14));
+    assert!(!is_useless(&cannot_open().await));
+    assert!(!is_useless(&executed(cannot_open().await)));
+    assert!(!is_useless(&migrating(cannot_open().await)));
+    assert!(!is_useless(&executed(sqlx::Error::PoolTimedOut)));
+
+    std::fs::write(folder.path().join("text.db"), [b'x'; 4096]).unwrap();
+    assert!(is_useless(&error_of("text.db", false).await));
+    assert!(is_useless(&executed(error_of("text.db", false).await)));
+    // Another schema.
+    assert!(is_useless(&migrating(error_of("empty.db", true).await)));
+    assert!(!is_useless(&error_of("empty.db", true).await));
+    for error in [MigrateError::VersionMissing(1), MigrateError::VersionMismatch(1)] {
+        assert!(is_useless(&sqlx::Error::Migrate(Box::new(error))));
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_a_tool_has_locked_is_not_made_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("query.db");
+    // A new file in the mode of the view: opening needs no lock for writing, but the first migration does.
+    let options = SqliteConnectOptions::new().filename(&path).create_if_missing(true);
+    let options = options.journal_mode(sqlx::sqlite::SqliteJournalMode::Wal);
+    let mut tool = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("create table of_a_tool (id integer)").execute(&mut tool).await.unwrap();
+    let transaction = tool.begin_with("begin immediate").await.unwrap();
+    let clock: SharedClock = Arc::new(SystemClock);
+    assert!(SqliteViews::open(&path, clock.clone()).await.is_err());
+    transaction.rollback().await.unwrap();
+    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("it is there");
+    tool.close().await.unwrap();
+    SqliteViews::open(&path, clock.clone()).await.unwrap().close().await;
+    let mut tool = SqliteConnection::connect_with(&options).await.unwrap();
+    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("it is the same file");
 }
 
 #[tokio::test]
