@@ -110,6 +110,7 @@ impl Service for Query {
             rebuild: rebuild.clone(),
             connect: connect(context, config.upstream),
             tasks: tasks.clone(),
+            comparing: inbound::operations::one_comparison(),
         };
         let default_deadline = Duration::from_millis(context.settings.limits.default_deadline_ms);
         let server = server

@@ -30,7 +30,7 @@ use futures::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
@@ -56,6 +56,14 @@ pub struct Operations {
     pub connect: Arc<Connect>,
     /// Tasks of comparisons. They end when the service stops.
     pub tasks: Tasks,
+    /// One permit: a comparison reads all rows of the view and of all owners, so a replica runs one at a time.
+    pub comparing: Arc<Semaphore>,
+}
+
+/// The permits of comparisons of a replica.
+#[must_use]
+pub fn one_comparison() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
 }
 
 #[tonic::async_trait]
@@ -124,13 +132,25 @@ impl OperationsService for Operations {
         let connections = Tasks::new();
         let owners = (self.connect)(&connections, caller.credentials().cloned());
         owners.check().map_err(not_compared)?;
+        let turn = self.comparing.clone().try_acquire_owned().map_err(|_| already_comparing())?;
         let (reports, shown) = mpsc::channel(REPORTS);
         let (last, ended) = mpsc::channel(1);
+        let client = reports.clone();
         let comparison = Comparison::new(self.reader.store.clone(), owners, reports, PAUSE);
         let stopping = self.tasks.stopping();
         self.tasks.spawn("compare", async move {
-            let outcome = stopping.run_until_cancelled(comparison.run()).await;
+            // A comparison that checks differences again reports nothing for a while, and holds back the next caller.
+            let compare = async {
+                tokio::select! {
+                    biased;
+                    outcome = comparison.run() => outcome,
+                    () = client.closed() => Err(Error::NobodyListens),
+                }
+            };
+            let outcome = stopping.run_until_cancelled(compare).await;
             connections.stop().await;
+            // Before the client sees the end, so that it can start another comparison at once.
+            drop(turn);
             let status = match outcome {
                 Some(Ok(()) | Err(Error::NobodyListens)) => return,
                 Some(Err(error @ Error::NothingTaken)) => {
@@ -193,6 +213,11 @@ fn not_compared(error: OwnerError) -> Status {
             ApiError::new(ErrorReason::UpstreamUnavailable).message(error.to_string()).with("upstream", owner).into()
         }
     }
+}
+
+fn already_comparing() -> Status {
+    let message = "this replica already compares its view for another caller; start the comparison again later";
+    ApiError::new(ErrorReason::ServiceOverloaded).message(message.to_owned()).into()
 }
 
 fn compared(report: Report) -> CompareViewResponse {

@@ -1,5 +1,6 @@
 //! `OperationsService`: parked messages, unsettled rows, and methods that the view does not implement.
 
+use async_trait::async_trait;
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -13,8 +14,12 @@ use tonic::Code;
 
 use super::*;
 use crate::{
-    application::{compare::Owners, monitor::Monitor, watch::Sent},
-    inbound::operations::Operations,
+    application::{
+        compare::{OwnerError, Owners, Page},
+        monitor::Monitor,
+        watch::Sent,
+    },
+    inbound::operations::{Operations, one_comparison},
     outbound::owners_client::{Addresses, OwnersClient},
 };
 
@@ -27,6 +32,7 @@ fn operations(fixture: &Fixture) -> Operations {
         rebuild: fixture.rebuild(),
         connect: Arc::new(connect),
         tasks: fixture.tasks.clone(),
+        comparing: one_comparison(),
     }
 }
 
@@ -140,6 +146,55 @@ async fn a_comparison_needs_the_owners_addresses() {
     };
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::UpstreamNotConfigured));
+}
+
+/// Owners that never respond.
+struct SilentOwners;
+
+#[async_trait]
+impl Owners for SilentOwners {
+    fn check(&self) -> Result<(), OwnerError> {
+        Ok(())
+    }
+
+    async fn tickets(&self, _: &str) -> Result<Page<(TicketId, TicketPart)>, OwnerError> {
+        std::future::pending().await
+    }
+
+    async fn ticket(&self, _: &TicketId) -> Result<Option<TicketPart>, OwnerError> {
+        std::future::pending().await
+    }
+
+    async fn prices(&self, _: &str) -> Result<Page<(TicketId, PricePart)>, OwnerError> {
+        std::future::pending().await
+    }
+
+    async fn price(&self, _: &TicketId) -> Result<Option<PricePart>, OwnerError> {
+        std::future::pending().await
+    }
+
+    async fn reservations(&self, _: &str) -> Result<Page<Reservation>, OwnerError> {
+        std::future::pending().await
+    }
+
+    async fn reservation(&self, _: ReservationId) -> Result<Option<Reservation>, OwnerError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_replica_runs_one_comparison_at_a_time() {
+    let fixture = Fixture::new().await;
+    let silent = |_: &Tasks, _| -> Arc<dyn Owners> { Arc::new(SilentOwners) };
+    let operations = Operations { connect: Arc::new(silent), ..operations(&fixture) };
+    let compare = async || operations.compare_view(by_admin(CompareViewRequest {})).await;
+    let first = compare().await.expect("the first one runs");
+    let Err(status) = compare().await else { panic!("a second one would read everything again") };
+    assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ServiceOverloaded));
+    assert!(status.message().contains("another caller"), "{status:?}");
+    // The owners do not respond, so only the end of the call can end the comparison.
+    drop(first);
+    until("the next one runs", async || compare().await.is_ok()).await;
 }
 
 #[tokio::test]
