@@ -9,8 +9,11 @@ use std::{
     collections::HashMap,
     future::Future,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll, ready},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll, Wake, Waker, ready},
     time::Duration,
 };
 
@@ -83,7 +86,14 @@ impl Permits {
         let number = held.begun;
         held.bodies.insert(number, Hold { permit, idle: Some(Instant::now()) });
         drop(held);
-        BodyPermit { permits: self.clone(), number }
+        BodyPermit { permits: self.clone(), number, waker: None }
+    }
+
+    fn set_idle(&self, number: u64, idle: bool) {
+        let mut held = self.held();
+        if let Some(hold) = held.bodies.get_mut(&number) {
+            hold.idle = idle.then(Instant::now);
+        }
     }
 
     fn held(&self) -> MutexGuard<'_, Held> {
@@ -97,14 +107,45 @@ impl Permits {
 struct BodyPermit {
     permits: Arc<Permits>,
     number: u64,
+    /// The waker of the last poll.
+    waker: Option<Arc<BodyWaker>>,
 }
 
 impl BodyPermit {
-    fn set_idle(&self, idle: bool) {
-        let mut held = self.permits.held();
-        if let Some(hold) = held.bodies.get_mut(&self.number) {
-            hold.idle = idle.then(Instant::now);
+    /// Returns the waker to pass to the body, which wakes `task`.
+    fn waker(&mut self, task: &Waker) -> Waker {
+        match &self.waker {
+            Some(known) if known.task.will_wake(task) => return known.clone().into(),
+            // Another task polls the body from now on.
+            Some(known) => known.replaced.store(true, Ordering::Relaxed),
+            None => {}
         }
+        let (permits, number, task) = (self.permits.clone(), self.number, task.clone());
+        let waker = Arc::new(BodyWaker { permits, number, task, replaced: AtomicBool::new(false) });
+        self.waker.insert(waker).clone().into()
+    }
+}
+
+/// Wakes the task that polls a body. From then on the body waits for its client: it may have data, but a client that has
+/// taken its window back by SETTINGS keeps hyper from polling it.
+#[derive(Debug)]
+struct BodyWaker {
+    permits: Arc<Permits>,
+    number: u64,
+    task: Waker,
+    replaced: AtomicBool,
+}
+
+impl Wake for BodyWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.replaced.load(Ordering::Relaxed) {
+            self.permits.set_idle(self.number, true);
+        }
+        self.task.wake_by_ref();
     }
 }
 
@@ -219,9 +260,14 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AdmissionBody<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let polled = Pin::new(&mut self.inner).poll_frame(context);
-        if let Some(place) = &self.place {
-            place.set_idle(polled.is_ready());
+        let AdmissionBody { inner, place } = &mut *self;
+        let Some(place) = place else { return Pin::new(inner).poll_frame(context) };
+        // Before the poll: the body may be woken while it is polled, and that counts.
+        place.permits.set_idle(place.number, false);
+        let waker = place.waker(context.waker());
+        let polled = Pin::new(inner).poll_frame(&mut Context::from_waker(&waker));
+        if polled.is_ready() {
+            place.permits.set_idle(place.number, true);
         }
         polled
     }
@@ -232,5 +278,35 @@ impl<B: Body<Data = Bytes> + Unpin> Body for AdmissionBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.inner.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures::{FutureExt, StreamExt, channel::mpsc};
+    use http_body_util::{BodyExt, StreamBody};
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_may_have_data_and_is_not_polled_loses_its_permit() {
+        let (sender, receiver) = mpsc::unbounded();
+        let inner = StreamBody::new(receiver.map(|data| Ok::<_, Infallible>(Frame::data(data))));
+        let permits = Permits::new(1);
+        let permit = permits.try_acquire().expect("it is free");
+        let mut body = AdmissionBody { inner, place: Some(permits.hold(permit)) };
+        assert!(body.frame().now_or_never().is_none(), "it waits for the service");
+        advance(2 * IDLE).await;
+        assert!(permits.try_acquire().is_none(), "its client is not at fault");
+        sender.unbounded_send(Bytes::from_static(b"data")).expect("open");
+        // A client that has taken back its window by SETTINGS keeps hyper from polling the body.
+        advance(IDLE / 2).await;
+        assert!(permits.try_acquire().is_none(), "it has not waited long");
+        advance(IDLE).await;
+        assert!(permits.try_acquire().is_some());
+        assert!(body.frame().await.is_some(), "its data is delivered nevertheless");
     }
 }
