@@ -85,7 +85,7 @@ pub async fn without_parked(store: &dyn ParkedStore, missing: Vec<Message>) -> R
     let mut left = Vec::with_capacity(missing.len());
     for message in missing {
         let is_parked = match message.header(eticket_proto::headers::ID) {
-            Some(id) => store.parked_by_id(id).await?.is_some(),
+            Some(id) => store.parked_by_id(id).await?.is_some() || store.is_discarded(id).await?,
             None => false,
         };
         if !is_parked {

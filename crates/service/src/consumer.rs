@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use eticket_base::{clock::SharedClock, telemetry::TraceContext};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
 use eticket_rpc_server::health::Health;
-use eticket_store::{self as store, Parked, StreamEpochStore};
+use eticket_store::{self as store, ConsumerStore, Parked};
 use tokio_util::sync::CancellationToken;
 
 use crate::{
@@ -102,8 +102,8 @@ pub struct Consumer<H> {
     pub name: &'static str,
     /// Source of the events.
     pub bus: Arc<dyn Bus>,
-    /// Stores the epoch of the last known stream.
-    pub store: Arc<dyn StreamEpochStore>,
+    /// Stores the epoch of the last known stream, and which events were discarded.
+    pub store: Arc<dyn ConsumerStore>,
     /// Applies the events.
     pub handler: Arc<H>,
     /// Provides the states that are republished on a new stream.
@@ -285,6 +285,10 @@ impl<H: EventHandler> Session<'_, H> {
     }
 
     async fn park(&self, event_id: String, message: &Message, reason: String, attempts: u32) -> Result<(), Error> {
+        if self.of.store.is_discarded(&event_id).await? {
+            tracing::info!(consumer = self.of.name, event_id, reason, "a discarded event is not parked again");
+            return Ok(());
+        }
         tracing::error!(
             consumer = self.of.name,
             event_id,

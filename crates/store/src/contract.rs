@@ -35,6 +35,7 @@ pub(crate) async fn suite(subject: Subject) {
     parked_messages_are_unchanged_and_paged(&subject).await;
     parking_replaces_and_applying_removes(&subject).await;
     discarding_deletes_one_message(&subject).await;
+    a_discarded_message_is_not_parked_again(&subject).await;
     a_reason_with_a_nul_character_is_parked(&subject).await;
     the_epoch_of_the_stream_is_stored(&subject).await;
     a_closed_store_returns_errors(&subject).await;
@@ -209,7 +210,18 @@ async fn discarding_deletes_one_message(subject: &Subject) {
     assert!(!subject.housekeeping.discard_parked("p/1").await.expect("asked"), "it was deleted");
     assert_eq!(subject.housekeeping.parked_by_id("p/1").await.expect("read"), None);
     assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), [parked("p/2", "never")]);
+    assert!(!subject.housekeeping.is_discarded("p/2").await.expect("asked"));
     assert!(subject.housekeeping.discard_parked("p/2").await.expect("discarded"));
+}
+
+async fn a_discarded_message_is_not_parked_again(subject: &Subject) {
+    commit(subject, |work| work.park(parked("d/1", "never"))).await;
+    assert!(subject.housekeeping.discard_parked("d/1").await.expect("discarded"));
+    assert!(subject.housekeeping.is_discarded("d/1").await.expect("asked"));
+    // The stream delivers both again.
+    commit(subject, |work| ["d/1", "d/2"].iter().for_each(|id| work.park(parked(id, "still not")))).await;
+    assert_eq!(subject.housekeeping.parked("", 10).await.expect("read"), [parked("d/2", "still not")]);
+    commit(subject, |work| work.unpark("d/2".to_owned())).await;
 }
 
 async fn a_reason_with_a_nul_character_is_parked(subject: &Subject) {

@@ -23,7 +23,8 @@ use eticket_bus::{Bytes, Message};
 use uuid::Uuid;
 
 pub use self::ports::{
-    Claim, Housekeeping, OutboxStore, ParkedStore, PoolUsage, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
+    Claim, ConsumerStore, DISCARDED, Housekeeping, OutboxStore, ParkedStore, PoolUsage, RecordStore, StoreLifecycle,
+    StreamEpochStore, WaitingRow,
 };
 
 /// Errors of store operations. After any of them, nothing is known to be written.

@@ -75,6 +75,7 @@ struct State<T> {
     outbox: BTreeMap<i64, OutboxRow>,
     outbox_ids: i64,
     parked: BTreeMap<String, Parked>,
+    discarded: BTreeSet<String>,
     stream_epoch: Option<String>,
     /// Rows locked by transactions.
     locked: BTreeSet<String>,
@@ -126,6 +127,7 @@ impl<T: Tables> Store<T> {
             outbox: BTreeMap::new(),
             outbox_ids: 0,
             parked: BTreeMap::new(),
+            discarded: BTreeSet::new(),
             stream_epoch: None,
             locked: BTreeSet::new(),
             claimed: BTreeSet::new(),

@@ -62,6 +62,10 @@ pub trait RecordStore: Send + Sync {
     async fn purge_records(&self, before: DateTime<Utc>) -> Result<u64, Error>;
 }
 
+/// How many discarded events are remembered. Operators discard them one by one, so this is no limit in practice, and the
+/// table stays small.
+pub const DISCARDED: usize = 10_000;
+
 /// Parked messages, for operators.
 #[async_trait]
 pub trait ParkedStore: Send + Sync {
@@ -74,8 +78,12 @@ pub trait ParkedStore: Send + Sync {
     /// Returns how many messages are parked.
     async fn parked_count(&self) -> Result<i64, Error>;
 
-    /// Deletes a parked message for good; returns whether it was there.
+    /// Deletes a parked message for good; returns whether it was there. A commit does not park the event again. The
+    /// newest [`DISCARDED`] events are remembered.
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error>;
+
+    /// Returns whether an event is remembered as discarded.
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error>;
 }
 
 /// The connections of one pool.
@@ -113,7 +121,12 @@ pub trait StoreLifecycle: Send + Sync {
     async fn close(&self);
 }
 
+/// What a consumer of events needs.
+pub trait ConsumerStore: StreamEpochStore + ParkedStore {}
+
+impl<S: StreamEpochStore + ParkedStore> ConsumerStore for S {}
+
 /// All of it: the store of a service that writes.
-pub trait Housekeeping: OutboxStore + StreamEpochStore + RecordStore + ParkedStore + StoreLifecycle {}
+pub trait Housekeeping: OutboxStore + ConsumerStore + RecordStore + StoreLifecycle {}
 
 impl<S: OutboxStore + StreamEpochStore + RecordStore + ParkedStore + StoreLifecycle> Housekeeping for S {}

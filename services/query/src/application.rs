@@ -155,6 +155,12 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreL
     /// Returns whether the storage of the rows was removed while the service was running.
     async fn is_gone(&self) -> bool;
 
+    /// Returns the ids of the discarded events. The rows of a rebuild must not park them again.
+    async fn discarded(&self) -> Result<Vec<String>, store::Error>;
+
+    /// Remembers these events as discarded too, and deletes them from the parked ones.
+    async fn keep_discarded(&self, event_ids: &[String]) -> Result<(), store::Error>;
+
     /// Creates an empty store beside this one. An earlier one that was not exchanged is dropped.
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, store::Error>;
 

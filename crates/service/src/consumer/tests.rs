@@ -13,6 +13,7 @@ use std::{
 use eticket_base::clock::{Clock, SystemClock};
 use eticket_bus::memory::{Memory, Stream};
 use eticket_bus_embedded::Embedded;
+use eticket_proto::headers;
 use eticket_store::{
     Commit, ParkedStore, Work,
     sqlite::{Database, Store},
@@ -200,6 +201,29 @@ async fn what_cannot_be_decoded_is_parked_and_the_rest_flows() {
     let parked = fixture.parked().await;
     assert_eq!(parked.len(), 1);
     assert_eq!((parked[0].event_id.as_str(), parked[0].reason.as_str()), ("nonsense", "expected aggregate=revision"));
+}
+
+#[tokio::test]
+async fn what_was_discarded_is_not_parked_again() {
+    let fixture = fixture().await;
+    fixture.publish(&["nonsense"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    fixture.step(&mut session).await.unwrap();
+    drop(session);
+    assert!(fixture.service.database.discard_parked("nonsense").await.unwrap());
+    // Nor does the comparison with the owners request it again, for ever.
+    let headers = vec![(headers::ID.to_owned(), "nonsense".to_owned())];
+    let missing = vec![Message { headers, ..Message::default() }];
+    assert_eq!(audit::without_parked(&fixture.service.database, missing).await.unwrap(), []);
+    // As `Republish` does: the stream delivers everything again.
+    fixture.bus.restart("test").await.unwrap();
+    fixture.publish(&["others"]).await;
+    let mut session = fixture.consumer.attach().await.unwrap();
+    while fixture.parked().await.is_empty() {
+        fixture.step(&mut session).await.unwrap();
+    }
+    let parked: Vec<_> = fixture.parked().await.into_iter().map(|parked| parked.event_id).collect();
+    assert_eq!(parked, ["others"]);
 }
 
 #[tokio::test]

@@ -23,7 +23,7 @@ impl<T> State<T> {
             self.records.insert(*id, (record.clone(), now));
         }
         work.unparked.iter().for_each(|event_id| drop(self.parked.remove(event_id)));
-        for parked in &work.parked {
+        for parked in work.parked.iter().filter(|parked| !self.discarded.contains(&parked.event_id)) {
             self.parked.insert(parked.event_id.clone(), parked.clone());
         }
     }
@@ -137,6 +137,31 @@ impl<T: Tables> RecordStore for Store<T> {
     }
 }
 
+impl<T: Tables> Store<T> {
+    /// Returns the ids of the discarded events.
+    ///
+    /// # Errors
+    /// Like [`Self::look`].
+    pub async fn discarded(&self) -> Result<Vec<String>, Error> {
+        self.step("read").await?;
+        Ok(self.shared.state().discarded.iter().cloned().collect())
+    }
+
+    /// Remembers these events as discarded too, and deletes them from the parked ones.
+    ///
+    /// # Errors
+    /// Like [`Self::look`].
+    pub async fn keep_discarded(&self, event_ids: &[String]) -> Result<(), Error> {
+        self.step("discard").await?;
+        let mut state = self.shared.state();
+        for event_id in event_ids {
+            state.parked.remove(event_id);
+            state.discarded.insert(event_id.clone());
+        }
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl<T: Tables> ParkedStore for Store<T> {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
@@ -157,6 +182,16 @@ impl<T: Tables> ParkedStore for Store<T> {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.step("discard").await?;
-        Ok(self.shared.state().parked.remove(event_id).is_some())
+        let mut state = self.shared.state();
+        let was_there = state.parked.remove(event_id).is_some();
+        if was_there {
+            state.discarded.insert(event_id.to_owned());
+        }
+        Ok(was_there)
+    }
+
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error> {
+        self.step("read").await?;
+        Ok(self.shared.state().discarded.contains(event_id))
     }
 }

@@ -11,8 +11,8 @@ use uuid::Uuid;
 
 use super::{Database, claim, within};
 use crate::{
-    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore, StoreLifecycle,
-    StreamEpochStore, Work,
+    Claim, DISCARDED, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore,
+    StoreLifecycle, StreamEpochStore, Work,
 };
 
 const SELECT_RECORDS: &str = "select request_id, hash, answer, response_type from record where request_id = any($1)";
@@ -51,6 +51,8 @@ const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, resp
 // A message that is parked again replaces the stored one: the newer reason counts.
 const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, body, reason, attempts, park_time)
     select * from unnest($1::text[], $2::text[], $3::text[], $4::bytea[], $5::text[], $6::integer[], $7::timestamptz[])
+        as new (event_id, subject, headers, body, reason, attempts, park_time)
+    where not exists (select from discarded where discarded.event_id = new.event_id)
     on conflict (event_id) do update set subject = excluded.subject, headers = excluded.headers, body = excluded.body,
         reason = excluded.reason, attempts = excluded.attempts, park_time = excluded.park_time";
 const DELETE_PARKED: &str = "delete from parked where event_id = any($1)";
@@ -230,7 +232,23 @@ impl ParkedStore for Database {
     }
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
-        let delete = sqlx::query("delete from parked where event_id = $1").bind(event_id).execute(&self.housekeepers);
-        Ok(within(self.limits.read, delete).await?.rows_affected() > 0)
+        // In one statement, so that no event is gone and not remembered.
+        const DISCARD: &str = "with gone as (delete from parked where event_id = $1 returning event_id)
+            insert into discarded (event_id, discard_time) select event_id, $2 from gone
+            on conflict (event_id) do update set discard_time = excluded.discard_time";
+        const TRIM: &str = "delete from discarded where event_id in
+            (select event_id from discarded order by discard_time desc, event_id offset $1)";
+        let discard = sqlx::query(DISCARD).bind(event_id).bind(self.clock.now()).execute(&self.housekeepers);
+        let was_there = within(self.limits.read, discard).await?.rows_affected() > 0;
+        if was_there {
+            let trim = sqlx::query(TRIM).bind(i64::try_from(DISCARDED).unwrap_or(i64::MAX));
+            within(self.limits.read, trim.execute(&self.housekeepers)).await?;
+        }
+        Ok(was_there)
+    }
+
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error> {
+        let found = sqlx::query("select 1 from discarded where event_id = $1").bind(event_id);
+        Ok(within(self.limits.read, found.fetch_optional(&self.housekeepers)).await?.is_some())
     }
 }

@@ -10,8 +10,8 @@ use uuid::Uuid;
 
 use super::{Database, hex, json_rows};
 use crate::{
-    Claim, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore, StoreLifecycle,
-    StreamEpochStore, WaitingRow, Work,
+    Claim, DISCARDED, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore,
+    StoreLifecycle, StreamEpochStore, WaitingRow, Work,
 };
 
 const SELECT_RECORDS: &str =
@@ -44,7 +44,12 @@ const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, resp
     select value ->> 0, unhex(value ->> 1), unhex(value ->> 2), value ->> 3, ?2 from json_each(?1)";
 // A message that is parked again replaces the stored one: the newer reason counts.
 const INSERT_PARKED: &str = "insert or replace into parked (event_id, subject, headers, body, reason, attempts, park_time)
-    select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5, value ->> 6 from json_each(?1)";
+    select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3), value ->> 4, value ->> 5, value ->> 6 from json_each(?1)
+    where value ->> 0 not in (select event_id from discarded)";
+const INSERT_DISCARDED: &str = "insert or replace into discarded (event_id, discard_time)
+    select value, ?2 from json_each(?1)";
+const TRIM_DISCARDED: &str = "delete from discarded where event_id in
+    (select event_id from discarded order by discard_time desc, event_id limit -1 offset ?1)";
 const DELETE_PARKED: &str = "delete from parked where event_id in (select value from json_each(?1))";
 
 pub(super) async fn write_in_tx<R>(
@@ -226,6 +231,41 @@ impl RecordStore for Database {
     }
 }
 
+async fn discard_in_tx(
+    connection: &mut SqliteConnection,
+    event_ids: &[String],
+    now: DateTime<Utc>,
+) -> Result<(), Error> {
+    let ids = json_rows(event_ids.iter().map(|id| json!(id)));
+    sqlx::query(DELETE_PARKED).bind(&ids).execute(&mut *connection).await?;
+    sqlx::query(INSERT_DISCARDED).bind(ids).bind(now.timestamp_micros()).execute(&mut *connection).await?;
+    let most = i64::try_from(DISCARDED).unwrap_or(i64::MAX);
+    sqlx::query(TRIM_DISCARDED).bind(most).execute(connection).await?;
+    Ok(())
+}
+
+/// For a view, whose rows are built again in another file.
+impl Database {
+    /// Returns the ids of the discarded events that are remembered.
+    ///
+    /// # Errors
+    /// If the file cannot be read.
+    pub async fn discarded(&self) -> Result<Vec<String>, Error> {
+        Ok(sqlx::query_scalar("select event_id from discarded").fetch_all(&self.readers).await?)
+    }
+
+    /// Remembers these events as discarded too, and deletes them from the parked ones.
+    ///
+    /// # Errors
+    /// If the file cannot be written.
+    pub async fn keep_discarded(&self, event_ids: &[String]) -> Result<(), Error> {
+        let mut writers = self.writers().await?;
+        let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
+        discard_in_tx(&mut transaction, event_ids, self.clock.now()).await?;
+        Ok(transaction.commit().await?)
+    }
+}
+
 #[async_trait]
 impl ParkedStore for Database {
     async fn parked(&self, after: &str, most: i64) -> Result<Vec<Parked>, Error> {
@@ -245,7 +285,18 @@ impl ParkedStore for Database {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         let mut writers = self.writers().await?;
+        let mut transaction = writers.synced().await?.begin_with("begin immediate").await?;
         let delete = sqlx::query("delete from parked where event_id = ?1").bind(event_id);
-        Ok(delete.execute(writers.synced().await?).await?.rows_affected() > 0)
+        let was_there = delete.execute(&mut *transaction).await?.rows_affected() > 0;
+        if was_there {
+            discard_in_tx(&mut transaction, &[event_id.to_owned()], self.clock.now()).await?;
+        }
+        transaction.commit().await?;
+        Ok(was_there)
+    }
+
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error> {
+        let found = sqlx::query("select 1 from discarded where event_id = ?1").bind(event_id);
+        Ok(found.fetch_optional(&self.readers).await?.is_some())
     }
 }

@@ -267,14 +267,18 @@ impl Session<'_> {
         };
         (self.stored, self.read) = (moved_to, last.sequence);
         self.of.changes.committed(changed.iter().map(|(id, view)| (id, view)));
-        self.count(batch);
+        self.count(batch).await;
         Ok(())
     }
 
-    fn count(&self, batch: &[Read]) {
+    async fn count(&self, batch: &[Read]) {
         let mut parked = 0;
         for read in batch {
             if let Err(reason) = &read.content {
+                if self.of.store.is_discarded(&read.event_id).await.unwrap_or(false) {
+                    tracing::info!(event_id = read.event_id, reason, "a discarded event is not parked again");
+                    continue;
+                }
                 parked += 1;
                 tracing::error!(
                     event_id = read.event_id,

@@ -91,8 +91,20 @@ impl Rebuild {
         progress
     }
 
+    async fn keep_discarded(&self, beside: &dyn ViewStore) -> Result<(), Error> {
+        match self.reader.store.discarded().await {
+            Ok(discarded) => Ok(beside.keep_discarded(&discarded).await?),
+            Err(error) => {
+                // A view that cannot be read must still be rebuilt.
+                tracing::warn!(%error, "discarded events may be parked again");
+                Ok(())
+            }
+        }
+    }
+
     async fn run(&self, progress: &watch::Sender<Progress>) -> Result<u64, Error> {
         let beside = self.reader.store.beside().await?;
+        self.keep_discarded(&*beside).await?;
         // No call waits for these rows yet, and the health must still reflect the old ones.
         let reader = Reader {
             store: beside.clone(),
@@ -122,6 +134,8 @@ impl Rebuild {
         }
         let (applied, _) = session.progress();
         drop(session);
+        // Again, for events that were discarded meanwhile.
+        self.keep_discarded(&*beside).await?;
         self.reader.store.exchange(beside).await?;
         self.reader.changes.exchanged();
         self.reader.reattach.notify_one();

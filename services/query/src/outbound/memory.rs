@@ -202,6 +202,14 @@ impl ViewStore for MemoryViews {
         self.gone.load(Ordering::Relaxed)
     }
 
+    async fn discarded(&self) -> Result<Vec<String>, Error> {
+        self.current().discarded().await
+    }
+
+    async fn keep_discarded(&self, event_ids: &[String]) -> Result<(), Error> {
+        self.current().keep_discarded(event_ids).await
+    }
+
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, Error> {
         let store = Store::new(self.clock.clone()).process(self.clock.clone(), self.steps.clone());
         *self.beside.lock().unwrap_or_else(PoisonError::into_inner) = Some(store.clone());
@@ -246,6 +254,10 @@ impl ParkedStore for MemoryViews {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.current().discard_parked(event_id).await
+    }
+
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error> {
+        self.current().is_discarded(event_id).await
     }
 }
 

@@ -271,6 +271,14 @@ impl ViewStore for SqliteViews {
         self.open.read().await.is_some() && matches!(self.path.try_exists(), Ok(false))
     }
 
+    async fn discarded(&self) -> Result<Vec<String>, Error> {
+        self.current().await?.database.discarded().await
+    }
+
+    async fn keep_discarded(&self, event_ids: &[String]) -> Result<(), Error> {
+        self.current().await?.database.keep_discarded(event_ids).await
+    }
+
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, Error> {
         let path = beside(&self.path);
         remove(&path).map_err(unavailable)?;
@@ -340,5 +348,9 @@ impl ParkedStore for SqliteViews {
 
     async fn discard_parked(&self, event_id: &str) -> Result<bool, Error> {
         self.current().await?.database.discard_parked(event_id).await
+    }
+
+    async fn is_discarded(&self, event_id: &str) -> Result<bool, Error> {
+        self.current().await?.database.is_discarded(event_id).await
     }
 }

@@ -43,6 +43,26 @@ async fn rows_are_those_that_the_stream_says() {
 }
 
 #[tokio::test]
+async fn discarded_events_stay_discarded() {
+    let fixture = Fixture::new().await;
+    let nonsense = || Message { subject: subjects::ticket(&id("c")), body: vec![0xff].into(), ..Message::default() };
+    for _ in 0..2 {
+        fixture.bus.publish(nonsense()).await.unwrap();
+    }
+    fixture.read_all().await;
+    let ids = async || -> Vec<String> {
+        fixture.store().parked("", 10).await.unwrap().into_iter().map(|parked| parked.event_id).collect()
+    };
+    let [discarded, other] = ids().await.try_into().expect("both are parked");
+    assert!(fixture.store().discard_parked(&discarded).await.unwrap());
+    for _ in 0..2 {
+        assert_eq!(done(fixture.rebuild().start()).await, Progress::Done { applied: 2 });
+        assert_eq!(ids().await, std::slice::from_ref(&other), "the stream still has both");
+        assert!(fixture.store().is_discarded(&discarded).await.unwrap());
+    }
+}
+
+#[tokio::test]
 async fn it_serves_meanwhile_and_never_shows_an_older_row() {
     let fixture = Arc::new(Fixture::new().await);
     let a = id("a");
