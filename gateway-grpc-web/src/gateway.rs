@@ -34,7 +34,7 @@ use crate::{
     rest::{Rest, Unsupported},
     routes::{Backend, Routes},
     site::{self, Site},
-    transcode::{BrokenContract, Contract, exchange::Grpc},
+    transcode::{Contract, exchange::Grpc},
     upstream::{Upstream, pool::Pool},
 };
 
@@ -44,12 +44,8 @@ const CONNECT_STREAM: &str = "application/connect+";
 /// An embedded descriptor cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BrokenDescriptors {
-    #[error("the descriptors of the contract cannot be read")]
-    Routes(#[from] prost::DecodeError),
     #[error("the descriptors of the contract are inconsistent")]
     Reflection(#[from] tonic_reflection::server::Error),
-    #[error("the contract cannot be translated to JSON")]
-    Contract(#[from] BrokenContract),
     #[error("an annotation of the contract is not supported")]
     Annotation(#[from] Unsupported),
 }
@@ -57,11 +53,12 @@ pub(crate) enum BrokenDescriptors {
 /// Creates the service for gRPC calls; `pool` creates the connections to an upstream.
 pub(crate) fn calls(
     pool: impl Fn(Backend) -> Pool,
+    routes: Routes,
     health: Health,
     max_message_bytes: u32,
     rate_limit: Option<RateLimit>,
 ) -> Result<Calls, BrokenDescriptors> {
-    let routes = Arc::new(Routes::try_new()?);
+    let routes = Arc::new(routes);
     let upstreams = Backend::ALL.map(|backend| Arc::new(Upstream::new(backend, pool(backend))));
     let health = GatewayHealth { own: health, routes: routes.clone(), upstreams: upstreams.clone() };
     let local = LocalServices::new(HealthServer::new(health))
@@ -104,12 +101,12 @@ pub(crate) struct Pages {
 }
 
 impl Pages {
-    /// Reads the contract.
+    /// Finds the paths of the contract.
     ///
     /// # Errors
-    /// If the contract cannot be translated.
-    pub(crate) fn try_new(site: Site, max_message_bytes: u32) -> Result<Self, BrokenDescriptors> {
-        let contract = Arc::new(Contract::try_new()?);
+    /// If an annotation of the contract is not supported.
+    pub(crate) fn try_new(site: Site, contract: Contract, max_message_bytes: u32) -> Result<Self, BrokenDescriptors> {
+        let contract = Arc::new(contract);
         let rest = Rest::try_new(contract.clone(), max_message_bytes)?;
         Ok(Self { site, rest, connect: Connect::new(contract, max_message_bytes) })
     }

@@ -180,7 +180,7 @@ mod tests {
             let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
             Arc::new(Upstream::new(backend, Pool::new(addresses, None, Windows::for_streams(8), &Tasks::new())))
         });
-        GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new().unwrap()), upstreams }
+        GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new(None).unwrap()), upstreams }
     }
 
     fn check_request(service: &str) -> Request<HealthCheckRequest> {

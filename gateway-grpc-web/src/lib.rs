@@ -10,6 +10,7 @@ mod config;
 mod connect;
 mod cors;
 mod gateway;
+mod guest;
 mod health;
 mod protocol;
 mod rate_limit;
@@ -41,12 +42,15 @@ use eticket_runtime::{
 
 pub use crate::{
     config::{Config, ConsoleConfig, CorsConfig, UpstreamConfig, Upstreams},
+    guest::Guest,
     routes::Backend,
 };
 use crate::{
     gateway::{Pages, Protocols},
     rate_limit::RateLimit,
+    routes::Routes,
     site::Site,
+    transcode::Contract,
     upstream::pool::Pool,
 };
 
@@ -71,6 +75,20 @@ impl Service for Gateway {
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
+        Self::start(context, config, None).await
+    }
+}
+
+impl Gateway {
+    /// Builds and starts a gateway that also serves `guest`, for tests.
+    ///
+    /// # Errors
+    /// As [`Service::build`], or if the descriptors of the guest do not fit the contract.
+    pub async fn build_with(context: &Context, config: Config, guest: Guest) -> Result<Running, StartError> {
+        Self::start(context, config, Some(guest)).await
+    }
+
+    async fn start(context: &Context, config: Config, guest: Option<Guest>) -> Result<Running, StartError> {
         let targets = |backend: Backend| {
             let configured = config.upstream.get(backend).url.as_ref();
             context.upstream(backend.name(), configured).ok_or_else(|| config::missing_url(backend))
@@ -91,10 +109,12 @@ impl Service for Gateway {
         };
         let health = Health::new([""; 0]);
         let rate_limit = RateLimit::from_config(&context.settings.limits);
-        let calls =
-            gateway::calls(pool, health.clone(), config.max_message_bytes, rate_limit).map_err(StartError::failed)?;
+        let routes = Routes::try_new(guest.as_ref()).map_err(StartError::failed)?;
+        let calls = gateway::calls(pool, routes, health.clone(), config.max_message_bytes, rate_limit)
+            .map_err(StartError::failed)?;
         let site = Site::new(config.console.folder.as_deref());
-        let pages = Pages::try_new(site, config.max_message_bytes).map_err(StartError::failed)?;
+        let contract = Contract::try_new(guest.as_ref()).map_err(StartError::failed)?;
+        let pages = Pages::try_new(site, contract, config.max_message_bytes).map_err(StartError::failed)?;
         let browsers = Browsers::new(config.origins()?, context.settings.listen);
         let browsers = if context.authentication.is_on() { browsers.by_any_name() } else { browsers };
         let cors = cors::layer(browsers.clone(), &config.cors);

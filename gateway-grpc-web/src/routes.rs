@@ -12,6 +12,8 @@ use prost::{DecodeError, Message};
 use prost_types::{FileDescriptorSet, MethodDescriptorProto};
 use tonic::Status;
 
+use crate::guest::Guest;
+
 /// A service behind the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
@@ -72,6 +74,11 @@ pub(crate) struct Route {
     pub(crate) streams_answers: bool,
 }
 
+/// A descriptor cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("the descriptors of the contract cannot be read")]
+pub(crate) struct BrokenRoutes(#[from] DecodeError);
+
 /// All RPCs of the contract, of health and of reflection.
 #[derive(Debug)]
 pub(crate) struct Routes {
@@ -80,12 +87,12 @@ pub(crate) struct Routes {
 }
 
 impl Routes {
-    /// Reads the embedded descriptors.
+    /// Reads the embedded descriptors, and those of a guest.
     ///
     /// # Errors
-    /// If an embedded descriptor is broken.
-    pub(crate) fn try_new() -> Result<Self, DecodeError> {
-        let services = HashMap::from([
+    /// If a descriptor is broken.
+    pub(crate) fn try_new(guest: Option<&Guest>) -> Result<Self, BrokenRoutes> {
+        let mut services = HashMap::from([
             (ticket_service_server::SERVICE_NAME, Destination::Upstream(Backend::Ticket)),
             (reservation_service_server::SERVICE_NAME, Destination::Upstream(Backend::Reservation)),
             (pricing_service_server::SERVICE_NAME, Destination::Upstream(Backend::Pricing)),
@@ -95,12 +102,14 @@ impl Routes {
             (tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME, Destination::Gateway),
             (tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME, Destination::Gateway),
         ]);
-        let mut methods = HashMap::new();
-        for set in [
+        services.extend(guest.map(|guest| (guest.service, Destination::Upstream(guest.backend))));
+        let embedded = [
             eticket_proto::DESCRIPTORS,
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ] {
+        ];
+        let mut methods = HashMap::new();
+        for set in embedded.into_iter().chain(guest.map(|guest| guest.descriptors)) {
             for file in FileDescriptorSet::decode(set)?.file {
                 for service in &file.service {
                     let name = format!("{}.{}", file.package(), service.name());
@@ -152,13 +161,15 @@ fn route(service: &str, method: &MethodDescriptorProto, destination: Destination
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
+    use prost_types::{DescriptorProto, FileDescriptorProto, ServiceDescriptorProto};
     use tonic::Code;
 
     use super::*;
+    use crate::transcode::Contract;
 
     #[test]
     fn paths_are_routed_to_their_services() {
-        let routes = Routes::try_new().unwrap();
+        let routes = Routes::try_new(None).unwrap();
         for (path, destination, streams_answers) in [
             ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Backend::Ticket), false),
             (
@@ -181,7 +192,7 @@ mod tests {
 
     #[test]
     fn every_service_of_the_contract_has_a_route() {
-        let routes = Routes::try_new().unwrap();
+        let routes = Routes::try_new(None).unwrap();
         for file in FileDescriptorSet::decode(eticket_proto::DESCRIPTORS).unwrap().file {
             for service in &file.service {
                 let name = format!("{}.{}", file.package(), service.name());
@@ -191,8 +202,41 @@ mod tests {
     }
 
     #[test]
+    fn a_guest_is_known_to_all_protocols() {
+        let method = MethodDescriptorProto {
+            name: Some("Get".to_owned()),
+            input_type: Some(".guest.v1.Thing".to_owned()),
+            output_type: Some(".guest.v1.Thing".to_owned()),
+            ..MethodDescriptorProto::default()
+        };
+        let service = ServiceDescriptorProto {
+            name: Some("Guests".to_owned()),
+            method: vec![method],
+            ..ServiceDescriptorProto::default()
+        };
+        let thing = DescriptorProto { name: Some("Thing".to_owned()), ..DescriptorProto::default() };
+        let file = FileDescriptorProto {
+            name: Some("guest.proto".to_owned()),
+            package: Some("guest.v1".to_owned()),
+            syntax: Some("proto3".to_owned()),
+            message_type: vec![thing],
+            service: vec![service],
+            ..FileDescriptorProto::default()
+        };
+        let descriptors = FileDescriptorSet { file: vec![file] }.encode_to_vec().leak();
+        let guest = Guest { service: "guest.v1.Guests", descriptors, backend: Backend::Pricing };
+        let path = "/guest.v1.Guests/Get";
+        let expected = Destination::Upstream(Backend::Pricing);
+        let route = Route { destination: expected, streams_requests: false, streams_answers: false };
+        assert_eq!(Routes::try_new(Some(&guest)).unwrap().find(path).unwrap(), route);
+        assert_eq!(Routes::try_new(None).unwrap().find(path).unwrap_err().code(), Code::Unimplemented);
+        let known = |guest| Contract::try_new(guest).unwrap().method(path).is_some();
+        assert_eq!((known(Some(&guest)), known(None)), (true, false));
+    }
+
+    #[test]
     fn other_paths_are_unimplemented() {
-        let routes = Routes::try_new().unwrap();
+        let routes = Routes::try_new(None).unwrap();
         for path in
             ["/", "", "/x", "/eticket.event.v1.TicketEvent/Get", "eticket.ticket.v1.TicketService/GetTicket", "//"]
         {

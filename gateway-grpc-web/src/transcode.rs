@@ -18,6 +18,8 @@ use prost_reflect::{
 };
 use prost_types::method_options::IdempotencyLevel;
 
+use crate::guest::Guest;
+
 /// The annotation with the REST path of a method.
 const HTTP_RULE: &str = "google.api.http";
 
@@ -26,6 +28,8 @@ const HTTP_RULE: &str = "google.api.http";
 pub(crate) enum BrokenContract {
     #[error(transparent)]
     Descriptors(#[from] &'static DescriptorError),
+    #[error("the descriptors of the guest do not fit the contract")]
+    Guest(#[source] DescriptorError),
     #[error("the descriptors have no extension {HTTP_RULE}")]
     NoHttpRule,
     #[error("{0} is not the path of a method")]
@@ -63,13 +67,16 @@ pub(crate) struct Contract {
 }
 
 impl Contract {
-    /// Reads the embedded descriptors.
+    /// Reads the embedded descriptors, and those of a guest.
     ///
     /// # Errors
     /// If they cannot be read.
-    pub(crate) fn try_new() -> Result<Self, BrokenContract> {
+    pub(crate) fn try_new(guest: Option<&Guest>) -> Result<Self, BrokenContract> {
         // Unlike the types of prost, the pool keeps custom options.
-        let pool = eticket_proto::descriptor_pool()?;
+        let mut pool = eticket_proto::descriptor_pool()?;
+        if let Some(guest) = guest {
+            pool.decode_file_descriptor_set(guest.descriptors).map_err(BrokenContract::Guest)?;
+        }
         let annotation = pool.get_extension_by_name(HTTP_RULE).ok_or(BrokenContract::NoHttpRule)?;
         let mut methods = HashMap::new();
         for method in pool.services().flat_map(|service| service.methods().collect::<Vec<_>>()) {
@@ -139,7 +146,7 @@ mod tests {
 
     #[test]
     fn methods_have_their_annotations() {
-        let contract = Contract::try_new().unwrap();
+        let contract = Contract::try_new(None).unwrap();
         let update = contract.method("/eticket.ticket.v1.TicketService/UpdateTicket").unwrap();
         let rule = HttpRule {
             verb: http::Method::PATCH,
@@ -156,7 +163,7 @@ mod tests {
 
     #[test]
     fn every_method_for_users_has_a_rest_path() {
-        let contract = Contract::try_new().unwrap();
+        let contract = Contract::try_new(None).unwrap();
         for method in contract.methods() {
             let path = method.path.path();
             let public = !path.contains("OperationsService") && path.starts_with("/eticket.");

@@ -119,7 +119,7 @@ mod tests {
     }
 
     fn events(frames: impl futures::Stream<Item = Frame<Bytes>> + Send + 'static) -> Body {
-        let contract = Arc::new(Contract::try_new().unwrap());
+        let contract = Arc::new(Contract::try_new(None).unwrap());
         let method = contract.method("/eticket.query.v1.QueryService/WatchTicketViews").unwrap().clone();
         let body = Body::new(StreamBody::new(frames.map(Ok::<_, Status>)));
         let answer = Answer { metadata: HeaderMap::new(), messages: Messages::new(body, SharedRefusal::default()) };

@@ -170,7 +170,7 @@ mod tests {
     };
 
     fn descriptor(name: &str) -> MessageDescriptor {
-        Contract::try_new().unwrap().pool.get_message_by_name(name).unwrap()
+        Contract::try_new(None).unwrap().pool.get_message_by_name(name).unwrap()
     }
 
     fn query(message: &str, query: &str) -> Result<Value, String> {

@@ -152,7 +152,7 @@ mod tests {
         headers: &[(&'static str, &'static str)],
         body: &'static str,
     ) -> Result<Value, String> {
-        let router = Router::try_new(&Contract::try_new().unwrap()).unwrap();
+        let router = Router::try_new(&Contract::try_new(None).unwrap()).unwrap();
         let (path, query) = uri.split_once('?').unwrap_or((uri, ""));
         let Found::Binding(binding, fields) = router.find(&verb.parse().unwrap(), path) else { panic!("{path}") };
         let mut map: HeaderMap =

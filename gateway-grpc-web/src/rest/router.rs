@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     fn find(verb: &str, path: &str) -> String {
-        let router = Router::try_new(&Contract::try_new().unwrap()).unwrap();
+        let router = Router::try_new(&Contract::try_new(None).unwrap()).unwrap();
         match router.find(&verb.parse().unwrap(), path) {
             Found::Binding(binding, fields) => {
                 let name = binding.method.path.path().rsplit('/').next().unwrap().to_owned();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn pages_are_not_rest() {
-        let router = Router::try_new(&Contract::try_new().unwrap()).unwrap();
+        let router = Router::try_new(&Contract::try_new(None).unwrap()).unwrap();
         for (path, expected) in [("/v1/x", true), ("/v1", true), ("/", false), ("/v12/x", false), ("/assets/v1", false)]
         {
             assert_eq!(router.owns(path), expected, "{path}");

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-static CONTRACT: LazyLock<Contract> = LazyLock::new(|| Contract::try_new().unwrap());
+static CONTRACT: LazyLock<Contract> = LazyLock::new(|| Contract::try_new(None).unwrap());
 static ROUTER: LazyLock<Router> = LazyLock::new(|| Router::try_new(&CONTRACT).unwrap());
 /// In a fixed order, so that a kept input means the same method again.
 static METHODS: LazyLock<Vec<Arc<Method>>> = LazyLock::new(|| {

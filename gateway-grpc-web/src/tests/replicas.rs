@@ -158,7 +158,7 @@ async fn a_service_serves_if_any_of_its_replicas_does() {
     let (healths, _replicas, upstream) = two_replicas().await;
     let health = GatewayHealth {
         own: Health::new(Vec::<String>::new()),
-        routes: Arc::new(Routes::try_new().expect("the contract")),
+        routes: Arc::new(Routes::try_new(None).expect("the contract")),
         upstreams: Backend::ALL.map(|_| upstream.clone()),
     };
     let request = || tonic::Request::new(HealthCheckRequest { service: SHARED.to_owned() });

@@ -196,7 +196,7 @@ mod tests {
     use crate::transcode::Contract;
 
     fn message(name: &str) -> MessageDescriptor {
-        Contract::try_new().unwrap().pool.get_message_by_name(name).unwrap()
+        Contract::try_new(None).unwrap().pool.get_message_by_name(name).unwrap()
     }
 
     fn wrong_fields(value: Value, name: &str, unknown: UnknownFields) -> Vec<String> {

@@ -134,7 +134,7 @@ mod tests {
 
     #[test]
     fn a_status_becomes_json_with_typed_details() {
-        let contract = Contract::try_new().unwrap();
+        let contract = Contract::try_new(None).unwrap();
         let error = ApiError::new(ErrorReason::StoreUnavailable).with("ticket_id", "t1");
         let error = error.retry_after(Duration::from_millis(1_001));
         let refusal = Refusal::of_fields(&error, Language::Korean);
@@ -165,7 +165,7 @@ mod tests {
 
     #[test]
     fn a_detail_of_another_contract_keeps_its_type() {
-        let contract = Contract::try_new().unwrap();
+        let contract = Contract::try_new(None).unwrap();
         let detail = Detail { url: "example.org/own.Detail".to_owned(), value: vec![1, 2] };
         assert_eq!(detail.to_json(&contract), json!({"@type": "type.googleapis.com/own.Detail"}));
     }
