@@ -1,7 +1,7 @@
 //! The Connect protocol, for unary and server-streaming methods, with protobuf and JSON, at the paths of gRPC.
 //!
 //! An error of a unary call is JSON with the HTTP status of its code. An error of a stream is in its last envelope, also
-//! if it occurs before the first message. Unlike REST, JSON with unknown fields is accepted, because all implementations
+//! if it occurs before the first message. A request that is no call, by its HTTP method or content type, gets text. Unlike REST, JSON with unknown fields is accepted, because all implementations
 //! of Connect do so: a client may be newer than the gateway, as with protobuf.
 
 mod answer;
@@ -17,13 +17,16 @@ use eticket_rpc_server::{
     server::{language, media_type},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use self::message::Codec;
-use crate::transcode::{
-    Contract, Method,
-    exchange::{Failure, Grpc, Timeout, call, reading},
-    refusal::Refusal,
+use crate::{
+    site,
+    transcode::{
+        Contract, Method,
+        exchange::{Failure, Grpc, Timeout, call, reading},
+        refusal::Refusal,
+    },
 };
 
 const VERSION: HeaderName = HeaderName::from_static("connect-protocol-version");
@@ -58,9 +61,12 @@ impl Connect {
         let answered = match self.method(request.uri().path(), language) {
             Ok(method) if method.streams_answers => self.streaming(grpc, request, method, language).await,
             Ok(method) => self.unary(grpc, request, &method, language).await,
-            Err(failure) => Err(failure),
+            Err(failure) => Err(failure.into()),
         };
-        let mut response = answered.unwrap_or_else(|failure| answer::failed(failure, &self.contract));
+        let mut response = answered.unwrap_or_else(|refused| match refused {
+            Refused::Call(failure) => answer::failed(failure, &self.contract),
+            Refused::Request(response) => response,
+        });
         response.headers_mut().insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }
@@ -90,27 +96,28 @@ impl Connect {
         mut request: Request<Body>,
         method: &Arc<Method>,
         language: Language,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, Refused> {
         let invalid = |error: ApiError| Failure::new(Refusal::of_fields(&error, language));
-        let mut reading = reading(request.headers(), self.max_bytes, language).map_err(invalid)?;
+        let encoding = |_| unknown_compression(language);
+        let mut reading = reading(request.headers(), self.max_bytes, language).map_err(encoding)?;
         let codec = match *request.method() {
             http::Method::POST => {
                 let codec = media_type(request.headers()).and_then(Codec::of_unary);
-                codec.ok_or_else(|| unsupported("application/json, application/proto", language))?
+                codec.ok_or_else(|| unsupported("application/json, application/proto"))?
             }
             // A page of any origin can send a GET request.
             http::Method::GET if method.reads => {
                 let get = get::Get::read(request.uri().query().unwrap_or_default()).map_err(invalid)?;
-                reading.gzip = get.gzip;
+                reading.gzip = get.gzip.ok_or_else(|| unknown_compression(language))?;
                 *request.body_mut() = Body::from(get.message);
                 get.codec
             }
-            _ => return Err(not_allowed(if method.reads { "GET, POST" } else { "POST" }, language)),
+            _ => return Err(not_allowed(if method.reads { "GET, POST" } else { "POST" })),
         };
         read_headers(&mut request).map_err(invalid)?;
         let translate = message::translate(codec, method, language);
         let unary = call(grpc, method, request, reading, translate).await?.unary().await?;
-        answer::succeeded(unary, codec, method)
+        Ok(answer::succeeded(unary, codec, method)?)
     }
 
     async fn streaming(
@@ -119,28 +126,23 @@ impl Connect {
         mut request: Request<Body>,
         method: Arc<Method>,
         language: Language,
-    ) -> Result<Response<Body>, Failure> {
+    ) -> Result<Response<Body>, Refused> {
         if request.method() != http::Method::POST {
-            return Err(not_allowed("POST", language));
+            return Err(not_allowed("POST"));
         }
         let codec = media_type(request.headers()).and_then(Codec::of_stream);
-        let codec =
-            codec.ok_or_else(|| unsupported("application/connect+json, application/connect+proto", language))?;
+        let codec = codec.ok_or_else(|| unsupported("application/connect+json, application/connect+proto"))?;
         // From here on, errors are in the stream.
         let begun = async {
             let invalid = |error: ApiError| Failure::new(Refusal::of_fields(&error, language));
             let gzip = match request.headers().get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
                 None | Some(b"identity") => false,
                 Some(b"gzip") => true,
-                _ => {
-                    return Err(invalid(ApiError::invalid_field(
-                        CONTENT_ENCODING.as_str(),
-                        "must be gzip or identity",
-                    )));
-                }
+                _ => return Err(unknown_compression(language)),
             };
             read_headers(&mut request).map_err(invalid)?;
-            let reading = reading(request.headers(), self.max_bytes, language).map_err(invalid)?;
+            let encoding = |_| unknown_compression(language);
+            let reading = reading(request.headers(), self.max_bytes, language).map_err(encoding)?;
             let limits = crate::transcode::request_body::Reading { gzip, ..reading };
             let translate = message::translate_envelope(message::translate(codec, &method, language), limits);
             let reading = crate::transcode::request_body::Reading {
@@ -165,17 +167,38 @@ fn read_headers(request: &mut Request<Body>) -> Result<(), ApiError> {
     Ok(())
 }
 
-fn unsupported(accepted: &'static str, language: Language) -> Failure {
-    let error = ApiError::invalid_field("content-type", format!("must be one of {accepted}"));
-    let mut refusal = Refusal::of_fields(&error, language);
-    refusal.http = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-    Failure { refusal, metadata: HeaderMap::from_iter([(ACCEPT_POST, HeaderValue::from_static(accepted))]) }
+/// A request that has no response in JSON.
+enum Refused {
+    /// The call has failed.
+    Call(Failure),
+    /// The request is no call of this protocol, so nobody would read an error of it.
+    Request(Response<Body>),
 }
 
-fn not_allowed(allow: &'static str, language: Language) -> Failure {
-    let error = Status::unimplemented(format!("the method is called by {allow}"));
-    let korean = format!("{allow}(으)로 호출하세요.");
-    let (http, english) = (StatusCode::METHOD_NOT_ALLOWED, error.message().to_owned());
-    let refusal = Refusal::of_http(http, error.code(), language, english, &korean);
-    Failure { refusal, metadata: HeaderMap::from_iter([(header::ALLOW, HeaderValue::from_static(allow))]) }
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self::Call(failure)
+    }
+}
+
+/// Connect has this code for it, and lets the response name what is supported.
+fn unknown_compression(language: Language) -> Failure {
+    let english = "the compression must be gzip or identity".to_owned();
+    let korean = "압축 방식은 gzip 또는 identity여야 합니다.";
+    let refusal = Refusal::of_http(StatusCode::NOT_IMPLEMENTED, Code::Unimplemented, language, english, korean);
+    let supported = HeaderMap::from_iter([(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"))]);
+    Failure { refusal, metadata: supported }
+}
+
+fn unsupported(accepted: &'static str) -> Refused {
+    let text = format!("the content type of a call must be one of {accepted}\n");
+    let mut response = site::text(StatusCode::UNSUPPORTED_MEDIA_TYPE, text);
+    response.headers_mut().insert(ACCEPT_POST, HeaderValue::from_static(accepted));
+    Refused::Request(response)
+}
+
+fn not_allowed(allow: &'static str) -> Refused {
+    let mut response = site::text(StatusCode::METHOD_NOT_ALLOWED, format!("this method is called by {allow}\n"));
+    response.headers_mut().insert(header::ALLOW, HeaderValue::from_static(allow));
+    Refused::Request(response)
 }

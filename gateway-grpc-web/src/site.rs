@@ -6,6 +6,7 @@
 use std::path::Path;
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
+use eticket_rpc_server::server::media_type;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use include_dir::{Dir, include_dir};
 use tower::{ServiceExt, service_fn};
@@ -13,6 +14,8 @@ use tower_http::{
     compression::CompressionLayer,
     services::{ServeDir, ServeFile},
 };
+
+use crate::connect::message::Codec;
 
 /// Built by Vite and committed, so that a build of the gateway needs no Node.js.
 static PAGES: Dir<'_> = include_dir!("$CARGO_MANIFEST_DIR/web/dist");
@@ -70,6 +73,10 @@ impl Site {
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
         // Most likely an RPC in an unsupported protocol; returning a page would hide the error.
         if request.method() == http::Method::POST {
+            let media_type = media_type(request.headers()).unwrap_or_default();
+            if Codec::of_unary(media_type).or_else(|| Codec::of_stream(media_type)).is_some() {
+                return text(StatusCode::NOT_FOUND, "no method has this path; reflection lists what is served\n");
+            }
             return text(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 "expected a gRPC, gRPC-Web or Connect call at the path of a method, or a REST request below /v1\n",
@@ -113,8 +120,8 @@ fn embedded(path: &str) -> Response<Body> {
 }
 
 /// Returns a short text response for a request that is neither a call nor a page.
-pub(crate) fn text(status: StatusCode, text: &'static str) -> Response<Body> {
-    let mut response = Response::new(Body::from(text));
+pub(crate) fn text(status: StatusCode, text: impl Into<Body>) -> Response<Body> {
+    let mut response = Response::new(text.into());
     *response.status_mut() = status;
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response

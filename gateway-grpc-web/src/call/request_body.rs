@@ -29,6 +29,8 @@ pub(crate) enum Fault {
     CutOff,
     #[error("the body has several messages; the method takes one")]
     SeveralMessages,
+    #[error("the body has no message; the method takes one")]
+    NoMessage,
     #[error("the caller disconnected before its request was complete")]
     CallerGone,
     #[error("the request cannot be translated to gRPC")]
@@ -41,6 +43,8 @@ impl From<Fault> for Status {
             Fault::TooLarge { .. } => Self::resource_exhausted(fault.to_string()),
             Fault::CallerGone => Self::cancelled(fault.to_string()),
             Fault::Untranslatable(code) => Self::new(code, fault.to_string()),
+            // The code that gRPC has for another number of requests than the method takes.
+            Fault::SeveralMessages | Fault::NoMessage => Self::unimplemented(fault.to_string()),
             _ => Self::invalid_argument(fault.to_string()),
         }
     }
@@ -99,10 +103,11 @@ impl http_body::Body for RequestBody {
                     None if NotBase64::is_cause_of(&error) => Fault::NotBase64,
                     None => Fault::CallerGone,
                 },
-                None if this.frames.is_between_messages() => {
+                None if this.frames.may_end() => {
                     this.ended = true;
                     break;
                 }
+                None if this.frames.is_between_messages() => Fault::NoMessage,
                 None => Fault::CutOff,
             };
             return Poll::Ready(Some(Err(this.fail(fault))));
@@ -111,7 +116,7 @@ impl http_body::Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.ended || (self.frames.is_between_messages() && self.inner.is_end_stream())
+        self.ended || (self.frames.may_end() && self.inner.is_end_stream())
     }
 }
 
@@ -133,6 +138,10 @@ impl Frames {
 
     fn is_between_messages(&self) -> bool {
         self.left == 0 && self.header_bytes == 0
+    }
+
+    fn may_end(&self) -> bool {
+        self.is_between_messages() && (self.begun || !self.allowance.single)
     }
 
     fn pass(&mut self, mut data: &[u8]) -> Result<(), Fault> {
@@ -210,18 +219,19 @@ mod tests {
             (message(b"whole")[..9].to_vec(), ONE, Fault::CutOff),
             (vec![0, 0], ONE, Fault::CutOff),
             ([message(b"a"), message(b"b")].concat(), ONE, Fault::SeveralMessages),
+            (Vec::new(), ONE, Fault::NoMessage),
         ] {
-            for size in 1..=bytes.len() {
+            for size in 1..=bytes.len().max(1) {
                 assert_eq!(read(&bytes, size, allowance).await, Err(fault), "{bytes:?} by {size}");
             }
         }
     }
 
     #[tokio::test]
-    async fn the_largest_message_and_the_empty_body_pass() {
+    async fn the_largest_message_and_the_empty_stream_pass() {
         let largest = message(&[7; 1000]);
         assert_eq!(read(&largest, 64, ONE).await, Ok(largest.clone()));
-        assert_eq!(read(b"", 1, ONE).await, Ok(vec![]));
+        assert_eq!(read(b"", 1, MANY).await, Ok(vec![]));
     }
 
     #[tokio::test]

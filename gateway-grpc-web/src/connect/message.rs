@@ -1,12 +1,13 @@
 //! The messages of Connect requests: codecs and envelopes.
 
-use std::sync::Arc;
+use std::{cmp::Ordering, sync::Arc};
 
 use bytes::Bytes;
 use eticket_proto::error_text::Language;
 use eticket_rpc_server::error::ApiError;
+use http::StatusCode;
 use prost_reflect::{DynamicMessage, prost::Message as _};
-use tonic::Status;
+use tonic::{Code, Status};
 
 use crate::transcode::{
     Method,
@@ -99,19 +100,35 @@ pub(crate) fn translate_envelope(
     move |body| {
         let wrong =
             |description: &str| Refusal::of_fields(&ApiError::invalid_field(BODY, description), reading.language);
+        // Connect has the codes of gRPC for these faults.
+        let another_number = |english: &str| {
+            let (http, korean) = (StatusCode::NOT_IMPLEMENTED, "본문에는 메시지가 하나만 있어야 합니다.");
+            Refusal::of_http(http, Code::Unimplemented, reading.language, english.to_owned(), korean)
+        };
         let Some([flags, length @ ..]) = body.first_chunk::<5>() else {
-            return Err(wrong("must be one enveloped message"));
+            return Err(match body.is_empty() {
+                true => another_number("the body has no message; the method takes one"),
+                false => wrong("must be one enveloped message"),
+            });
         };
         let (message, length) = (body.slice(5..), u32::from_be_bytes(*length));
         if length > reading.max_bytes {
             return Err(too_large(reading));
         }
-        if message.len() != length as usize {
-            return Err(wrong("must be one whole enveloped message"));
+        match message.len().cmp(&(length as usize)) {
+            Ordering::Less => return Err(wrong("must be one whole enveloped message")),
+            Ordering::Greater => return Err(another_number("the body has several messages; the method takes one")),
+            Ordering::Equal => {}
         }
         match *flags {
             0 => translate(message),
             COMPRESSED if reading.gzip => translate(decompress(&message, reading)?),
+            COMPRESSED => {
+                let english = "a message is compressed, but no header says how".to_owned();
+                let korean = "메시지가 압축되었지만 압축 방식을 알리는 헤더가 없습니다.";
+                let http = StatusCode::INTERNAL_SERVER_ERROR;
+                Err(Refusal::of_http(http, Code::Internal, reading.language, english, korean))
+            }
             _ => Err(wrong("has an envelope with unknown flags")),
         }
     }
@@ -119,8 +136,6 @@ pub(crate) fn translate_envelope(
 
 #[cfg(test)]
 mod tests {
-    use tonic::Code;
-
     use super::*;
 
     const READING: Reading = Reading { max_bytes: 100, gzip: false, language: Language::English };
@@ -147,9 +162,16 @@ mod tests {
         };
         assert_eq!(take(b"\0\0\0\0\x02ab"), Ok(b"ab".to_vec()));
         assert_eq!(take(b"\0\0\0\0\0"), Ok(Vec::new()));
-        for body in [&b""[..], b"\0\0\0", b"\0\0\0\0\x02a", b"\0\0\0\0\x01ab", b"\x01\0\0\0\0", b"\x02\0\0\0\0"] {
-            assert_eq!(take(body), Err(Code::InvalidArgument), "{body:?}");
+        for (body, code) in [
+            (&b"\0\0\0"[..], Code::InvalidArgument),
+            (b"\0\0\0\0\x02a", Code::InvalidArgument),
+            (b"\x02\0\0\0\0", Code::InvalidArgument),
+            (b"", Code::Unimplemented),
+            (b"\0\0\0\0\x01a\0\0\0\0\0", Code::Unimplemented),
+            (b"\x01\0\0\0\0", Code::Internal),
+            (b"\0\xff\xff\xff\xff", Code::ResourceExhausted),
+        ] {
+            assert_eq!(take(body), Err(code), "{body:?}");
         }
-        assert_eq!(take(b"\0\xff\xff\xff\xff"), Err(Code::ResourceExhausted));
     }
 }

@@ -87,27 +87,71 @@ async fn wrong_requests_are_refused_before_a_service_runs_them() {
     let world = World::new().await;
     let large = format!(r#"{{"title": "{}"}}"#, "x".repeat(MAX_MESSAGE_BYTES as usize));
     let unknown = "/eticket.ticket.v1.TicketService/Nothing";
-    let stream = ("content-type", "application/connect+json");
     for (path, headers, body, status, code) in [
         (method::REGISTER_TICKET, &[JSON][..], "{", 400, "invalid_argument"),
         (method::REGISTER_TICKET, &[JSON], r#"{"title": 7}"#, 400, "invalid_argument"),
         (method::REGISTER_TICKET, &[JSON, ("connect-protocol-version", "2")], "{}", 400, "invalid_argument"),
         (method::REGISTER_TICKET, &[JSON, ("connect-timeout-ms", "1s")], "{}", 400, "invalid_argument"),
         (method::REGISTER_TICKET, &[JSON, ("content-encoding", "gzip")], "{}", 400, "invalid_argument"),
+        (method::REGISTER_TICKET, &[JSON, ("content-encoding", "br")], "{}", 501, "unimplemented"),
         (method::REGISTER_TICKET, &[JSON], &large, 413, "resource_exhausted"),
-        (method::REGISTER_TICKET, &[stream], "", 415, "invalid_argument"),
-        (method::REGISTER_TICKET, &[("content-type", "text/plain")], "{}", 415, "invalid_argument"),
-        (method::REGISTER_TICKET, &[], "{}", 415, "invalid_argument"),
-        (method::WATCH, &[JSON], "{}", 415, "invalid_argument"),
         (unknown, &[JSON], "{}", 501, "unimplemented"),
     ] {
+        let is_unknown_encoding = headers.contains(&("content-encoding", "br"));
         let (found, headers, json) = call(&world, path, headers, body).await;
         assert_eq!((found.as_u16(), &json["code"]), (status, &json!(code)), "{path} {body:.60}: {json}");
-        assert_eq!(headers.contains_key("accept-post"), status == 415);
+        let accepted = headers.get(header::ACCEPT_ENCODING).map(|encodings| encodings.to_str().unwrap());
+        assert_eq!(accepted, is_unknown_encoding.then_some("gzip"));
     }
     assert_eq!(world.upstreams.fake.begun.load(Ordering::SeqCst), 0, "no service has seen a request");
     let (status, _, json) = call(&world, method::REGISTER_TICKET, &[JSON], r#"{"title": "x", "future": 1}"#).await;
     assert_eq!((status, &json["ticket"]["title"]), (StatusCode::OK, &json!("x")), "a newer client may call");
+}
+
+/// Whoever sends such a request may not know Connect, so the response is no error of Connect.
+#[tokio::test]
+async fn a_request_that_is_no_call_gets_text() {
+    let world = World::new().await;
+    let stream = ("content-type", "application/connect+json");
+    for (path, headers, status, said) in [
+        (method::REGISTER_TICKET, &[stream][..], 415, "application/json, application/proto"),
+        (method::REGISTER_TICKET, &[("content-type", "image/jpeg")], 415, "application/json, application/proto"),
+        (method::REGISTER_TICKET, &[], 415, "application/json, application/proto"),
+        (method::WATCH, &[JSON], 415, "application/connect+json, application/connect+proto"),
+        ("/eticket.nothing.v1.Nothing/Get", &[PROTO], 404, "reflection lists what is served"),
+        ("/eticket.nothing.v1.Nothing/Get", &[stream], 404, "reflection lists what is served"),
+        ("/eticket.nothing.v1.Nothing/Get", &[("content-type", "image/jpeg")], 415, "Connect"),
+    ] {
+        let response = Web::connect(&world).await.send(plain("POST", path, headers, "{}")).await;
+        let (head, body) = response.into_parts();
+        let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
+        assert_eq!(head.status.as_u16(), status, "{path} {headers:?}: {text}");
+        assert_eq!(head.headers[header::CONTENT_TYPE], "text/plain; charset=utf-8");
+        assert!(text.contains(said), "{text}");
+        let owned = !path.contains("nothing");
+        assert_eq!(head.headers.get("accept-post").is_some_and(|accepted| accepted == said), owned);
+    }
+    assert_eq!(world.upstreams.fake.begun.load(Ordering::SeqCst), 0, "no service has seen a request");
+}
+
+#[tokio::test]
+async fn a_stream_takes_one_message_in_a_known_compression() {
+    let world = World::new().await;
+    let web = Web::connect(&world).await;
+    let message = frame(b"{}");
+    for (encoding, body, code) in [
+        ("identity", Vec::new(), "unimplemented"),
+        ("identity", [message.clone(), message.clone()].concat(), "unimplemented"),
+        ("br", message.clone(), "unimplemented"),
+        ("identity", [&[1][..], &message[1..]].concat(), "internal"),
+        ("identity", message[..6].to_vec(), "invalid_argument"),
+    ] {
+        let headers = [("content-type", "application/connect+json"), ("connect-content-encoding", encoding)];
+        let response = web.send(plain("POST", method::WATCH, &headers, body.clone())).await;
+        let parts = envelopes(response.into_body().collect().await.unwrap().to_bytes());
+        let end: Value = serde_json::from_slice(&parts[0].1).unwrap();
+        assert_eq!((parts[0].0, &end["error"]["code"]), (2, &json!(code)), "{encoding} {body:?}");
+    }
 }
 
 #[tokio::test]
@@ -124,9 +168,9 @@ async fn only_methods_without_side_effects_are_called_by_get() {
         (method::GET_TICKET, "connect=v1&encoding=json", 400, None),
         (method::GET_TICKET, "", 400, None),
     ] {
-        let (head, _) = read_json(Web::connect(&world).await.send(get(path, query)).await).await;
-        assert_eq!(head.status.as_u16(), status, "{path} {query}");
-        assert_eq!(head.headers.get(header::ALLOW).map(|allow| allow.to_str().unwrap()), allow);
+        let response = Web::connect(&world).await.send(get(path, query)).await;
+        assert_eq!(response.status().as_u16(), status, "{path} {query}");
+        assert_eq!(response.headers().get(header::ALLOW).map(|allow| allow.to_str().unwrap()), allow);
     }
     assert_eq!(world.upstreams.fake.begun.load(Ordering::SeqCst), before, "no service has seen a request");
 }
