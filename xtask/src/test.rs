@@ -26,6 +26,7 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     let mut steps = Steps::new(checkout, "test");
     let rotation = Rotation::new(checkout, full)?;
     steps.run("grpcurl", || tools::grpcurl(checkout))?;
+    steps.run("connectconformance", || tools::connectconformance(checkout))?;
     steps.run("buf", || tools::buf(checkout))?;
     steps.run("postgres", || tools::postgres(checkout))?;
     steps.run("clients", || clients::install(checkout))?;

@@ -13,6 +13,8 @@ use crate::{checkout::Checkout, command};
 
 const ACTIONLINT: &str = "v1.7.12";
 const CARGO_DENY: &str = "0.20.2";
+/// An older version has nearly the same cases, and takes ten times as long.
+const CONFORMANCE: &str = "v1.0.7";
 /// The path of Debian's package.
 const CHROMIUM: &str = "/usr/bin/chromium";
 const GRPCURL: &str = "v1.9.4";
@@ -57,6 +59,11 @@ pub(crate) fn npm_ci(checkout: &Checkout, folder: &Path, why: &str) -> Result<()
 /// Returns grpcurl, for tests that use the system through it.
 pub(crate) fn grpcurl(checkout: &Checkout) -> Result<PathBuf> {
     go_install(checkout, "grpcurl", "github.com/fullstorydev/grpcurl/cmd/grpcurl", GRPCURL)
+}
+
+/// Returns connectconformance, the conformance suite of Connect.
+pub(crate) fn connectconformance(checkout: &Checkout) -> Result<PathBuf> {
+    go_install(checkout, "connectconformance", "connectrpc.com/conformance/cmd/connectconformance", CONFORMANCE)
 }
 
 /// Returns actionlint, for the workflows of the pipeline.
@@ -129,7 +136,8 @@ fn go_install(checkout: &Checkout, name: &str, package: &str, version: &str) -> 
     fs::create_dir_all(&bin).with_context(|| format!("cannot create {}", bin.display()))?;
     let mut install = checkout.command("go");
     install.arg("install").arg(format!("{package}@{version}"));
-    command::run(install.env("GOBIN", &bin))?;
+    // A tool may need a newer Go than the installed one, which then downloads it; some distributions turn that off.
+    command::run(install.env("GOBIN", &bin).env("GOTOOLCHAIN", "auto"))?;
     fs::write(&note, version).with_context(|| format!("cannot write {}", note.display()))?;
     Ok(program)
 }
