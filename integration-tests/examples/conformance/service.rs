@@ -33,7 +33,13 @@ use self::proto::{
 };
 
 /// Generated from the protos of the suite.
-#[allow(dead_code, unreachable_pub, clippy::all, reason = "generated code, of which only some is used")]
+#[allow(
+    dead_code,
+    unreachable_pub,
+    clippy::all,
+    clippy::allow_attributes_without_reason,
+    reason = "generated code, of which only some is used"
+)]
 pub(crate) mod proto {
     include!(concat!(env!("OUT_DIR"), "/connectrpc.conformance.v1.rs"));
 }
