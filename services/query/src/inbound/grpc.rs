@@ -447,7 +447,8 @@ mod tests {
     #[test]
     fn all_wrong_ids_of_a_watch_are_named() {
         let ids = ["a", "b.c", "d", "e f"].map(str::to_owned);
-        let status: Status = watched(&ids).err().expect("two ids are wrong").into();
+        let Err(error) = watched(&ids) else { panic!("two ids are wrong") };
+        let status = Status::from(error);
         let named = status.get_details_bad_request().expect("a BadRequest").field_violations;
         let named: Vec<_> = named.iter().map(|wrong| wrong.field.as_str()).collect();
         assert_eq!(named, ["ticket_ids[1]", "ticket_ids[3]"]);
