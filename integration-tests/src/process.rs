@@ -33,7 +33,6 @@ pub struct Launch {
     arguments: Vec<String>,
     environment: BTreeMap<String, String>,
     unread: Option<Stream>,
-    bound: Duration,
 }
 
 /// An output of the process.
@@ -57,7 +56,7 @@ impl Launch {
 
     /// Runs a binary without any eticket variables from the environment.
     pub fn program(name: &str) -> Self {
-        Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new(), unread: None, bound: SOON }
+        Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new(), unread: None }
     }
 
     /// Runs a command line as a page of the documentation shows it, in the root of the checkout; `cargo run` is
@@ -66,7 +65,7 @@ impl Launch {
         let script = format!("cd \"$0\" && exec {command}");
         let root = root().to_str().expect("the checkout's path is UTF-8").to_owned();
         let arguments = vec!["-c".to_owned(), script, root];
-        Self { program: PathBuf::from("bash"), arguments, environment: BTreeMap::new(), unread: None, bound: SOON }
+        Self { program: PathBuf::from("bash"), arguments, environment: BTreeMap::new(), unread: None }
     }
 
     #[must_use]
@@ -121,12 +120,6 @@ impl Launch {
         self
     }
 
-    /// Sets how long the process may take to become ready, instead of [`SOON`].
-    #[must_use]
-    pub fn ready_within(self, bound: Duration) -> Self {
-        Self { bound, ..self }
-    }
-
     fn through_shell(mut self, script: &str) -> Self {
         let program = std::mem::replace(&mut self.program, PathBuf::from("sh"));
         let program = program.to_str().expect("test folders are UTF-8");
@@ -139,15 +132,14 @@ impl Launch {
     /// # Panics
     /// With the log, if the process exits first or is not ready in time.
     pub async fn start(self) -> Eticket {
-        let bound = self.bound;
         let mut process = self.spawn();
-        match timeout(bound, process.ready_line()).await {
+        match timeout(SOON, process.ready_line()).await {
             Ok(Some(addresses)) => Eticket { addresses, process },
             Ok(None) => {
                 let exit = process.exit().await;
                 panic!("the process exited with {:?} before it was ready:\n{}", exit.code, exit.log)
             }
-            Err(_) => panic!("the process was not ready in {bound:?}:\n{}", process.log()),
+            Err(_) => panic!("the process was not ready in {SOON:?}:\n{}", process.log()),
         }
     }
 
@@ -276,11 +268,6 @@ impl Eticket {
     /// If the ready line does not contain it.
     pub fn address(&self, server: &str) -> &str {
         self.addresses.get(server).unwrap_or_else(|| panic!("the ready line has no {server}: {:?}", self.addresses))
-    }
-
-    /// Returns everything that was written to standard output so far.
-    pub fn output(&self) -> String {
-        self.process.output.text()
     }
 
     /// Returns everything that was written to standard error so far.

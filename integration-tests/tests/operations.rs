@@ -160,9 +160,7 @@ async fn a_rejected_command_prints_a_plain_error() {
     // A service without the addresses of the owners cannot compare, and without the bus it cannot rebuild.
     let data = TempDir::new().expect("a folder");
     let query = Launch::program("eticket-query").data(data.path()).key("listen", "127.0.0.1:0");
-    let query = query.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0");
-    // A new view waits 30 s for its owners.
-    let query = query.ready_within(2 * SOON).start().await;
+    let query = query.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0").start().await;
     let order = Launch::program("eticket-query").argument("compare-view").argument("--address");
     let exit = order.argument(query.address("query")).run().await;
     assert_eq!(exit.code, Some(1), "{exit:?}");

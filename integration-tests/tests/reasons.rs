@@ -118,8 +118,6 @@ async fn a_view_without_owner_addresses_cannot_be_compared() {
         .key("listen", "127.0.0.1:0")
         .key("bus.url", "embedded")
         .key("shutdown.drain_delay_ms", "0")
-        // A new view waits 30 s for its owners.
-        .ready_within(2 * SOON)
         .start()
         .await;
     let answer: Result<CompareViewResponse, Status> = Api::at(query.address("query"))

@@ -30,9 +30,8 @@ const RESERVATION: &str = "reservation";
 const PRICING: &str = "pricing";
 
 /// Time without a response after which an owner counts as down, or as a version without comparisons. The view then
-/// serves without its confirmation. As long as a process waits for its store at the start: an owner that starts at the
-/// same time responds within this time or has ended.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// serves without its confirmation.
+const PATIENCE: Duration = Duration::from_secs(10);
 const ASK_AGAIN: Duration = Duration::from_millis(250);
 /// Delay for states that the owners have just written and that are still in transit.
 const SETTLE: Duration = Duration::from_millis(200);

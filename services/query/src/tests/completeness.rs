@@ -211,7 +211,7 @@ async fn owners_that_do_not_answer_are_waited_for_but_not_for_ever() {
     let before = Instant::now();
     world.run(&reader, 0);
     ready(&reader).await;
-    assert!((30..60).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
+    assert!((10..30).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
     let (tickets, prices, reservations) = World::counts(&*reader.store).await;
     assert_eq!((tickets, reservations), (10, 9), "of the others everything is there");
     assert!(prices < 10);
