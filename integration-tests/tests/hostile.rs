@@ -98,9 +98,11 @@ async fn each_malformed_message_is_rejected() {
     let http = Http::new();
     let too_large = [Code::ResourceExhausted];
     let malformed = [Code::Internal, Code::InvalidArgument];
+    // The gateway returns the code that gRPC's libraries return for a wrong number of messages, tonic another.
+    let none = [Code::Unimplemented, Code::Internal];
     let whole = GetTicketRequest { ticket_id: "t1".to_owned() }.encode_to_vec();
     let bodies: [(&str, Vec<u8>, &[Code]); 9] = [
-        ("nothing", Vec::new(), &malformed),
+        ("nothing", Vec::new(), &none),
         ("half a prefix", vec![0, 0, 0], &malformed),
         ("less than is announced", frame(0, 100, &whole), &malformed),
         ("4 GiB announced", frame(0, u32::MAX, &whole), &too_large),
