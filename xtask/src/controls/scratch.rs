@@ -64,6 +64,8 @@ impl Scratch {
         let mut cargo = Command::new(std::env::var("CARGO").unwrap_or_else(|_| "cargo".to_owned()));
         cargo.current_dir(self.tree());
         cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
+        // Each build differs from the one before by a patch, also where CI builds everything else once.
+        cargo.env("CARGO_INCREMENTAL", "1");
         // Less optimization and no debug information halve the build time of libraries; the tests of one crate need
         // neither.
         cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
