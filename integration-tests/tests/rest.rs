@@ -142,7 +142,7 @@ async fn tickets_are_reserved_by_connect_with_json() {
     let details = refused.body["details"].as_array().expect("details");
     assert!(details.iter().any(|detail| detail["debug"]["reason"] == "TICKET_ALREADY_RESERVED"), "{}", refused.body);
     let command = format!("{method}?connect=v1&encoding=json&message=%7B%7D");
-    assert_eq!(http.get(&command).await.status, 405, "a command is no GET");
+    assert_eq!(http.open("GET", &command, &[], "").await.status(), 405, "a command is no GET");
     let health = call("/grpc.health.v1.Health/Check", json!({"service": "readiness"})).await.ok();
     assert_eq!(health, json!({"status": "SERVING"}));
     eticket.stop().await;
