@@ -270,6 +270,11 @@ impl Eticket {
         self.addresses.get(server).unwrap_or_else(|| panic!("the ready line has no {server}: {:?}", self.addresses))
     }
 
+    /// Returns everything that was written to standard output so far.
+    pub fn output(&self) -> String {
+        self.process.output.text()
+    }
+
     /// Returns everything that was written to standard error so far.
     pub fn log(&self) -> String {
         self.process.log()
