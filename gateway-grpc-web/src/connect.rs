@@ -1,8 +1,9 @@
 //! The Connect protocol, for unary and server-streaming methods, with protobuf and JSON, at the paths of gRPC.
 //!
 //! An error of a unary call is JSON with the HTTP status of its code. An error of a stream is in its last envelope, also
-//! if it occurs before the first message. A request that is no call, by its HTTP method or content type, gets text. Unlike REST, JSON with unknown fields is accepted, because all implementations
-//! of Connect do so: a client may be newer than the gateway, as with protobuf.
+//! if it occurs before the first message. A request that is no call, by its HTTP method or content type, gets text.
+//! Unlike REST, JSON with unknown fields is accepted, because all implementations of Connect do so: a client may be newer
+//! than the gateway, as with protobuf.
 
 mod answer;
 mod get;
@@ -167,7 +168,7 @@ fn read_headers(request: &mut Request<Body>) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// A request that has no response in JSON.
+/// Why a request has no successful response.
 enum Refused {
     /// The call has failed.
     Call(Failure),
