@@ -27,7 +27,7 @@ pub(super) struct Seen {
 
 impl Seen {
     fn take(&mut self, sent: Sent) {
-        self.rows.extend(sent.row);
+        self.rows.extend(sent.row.map(|(id, view)| (id, View::clone(&view))));
         self.token = sent.resume.or(self.token.take());
     }
 }

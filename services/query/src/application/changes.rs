@@ -11,7 +11,12 @@ use std::{
 use eticket_proto::{ids::TicketId, token::Consistency};
 use tokio::sync::{Notify, oneshot};
 
-use super::ordered_watch::{Listener, OrderedWatch};
+use super::{
+    Watched,
+    ordered_watch::{Listener, OrderedWatch},
+    recent::Recent,
+    watch::ResumePoint,
+};
 use crate::domain::{self, Lacking, View, Wait};
 
 /// The condition that a row must fulfil before it is returned: all of its parts.
@@ -93,6 +98,7 @@ struct Inner {
     /// Changes with each commit that changes a row.
     commits: OrderedWatch<u64>,
     stream_info: OrderedWatch<StreamInfo>,
+    recent: Mutex<Recent>,
     caught_up: AtomicBool,
     trouble: Mutex<Option<Trouble>>,
     rebuilding: AtomicBool,
@@ -105,6 +111,7 @@ impl Default for Changes {
             ids: AtomicU64::new(0),
             commits: OrderedWatch::new(0),
             stream_info: OrderedWatch::new(StreamInfo::default()),
+            recent: Mutex::default(),
             caught_up: AtomicBool::new(false),
             trouble: Mutex::default(),
             rebuilding: AtomicBool::new(false),
@@ -114,19 +121,36 @@ impl Default for Changes {
 
 impl Changes {
     /// Notifies the waiters of these committed rows.
-    pub fn committed<'a>(&self, rows: impl Iterator<Item = (&'a TicketId, &'a View)>) {
-        let mut any = false;
+    pub fn committed(&self, rows: Vec<(TicketId, Arc<View>)>) {
+        if rows.is_empty() {
+            return;
+        }
         let mut waiters = self.waiters();
-        for (id, view) in rows {
-            any = true;
+        // Before any notification, so that a notified watcher finds them.
+        self.recent().add(&rows);
+        for (id, view) in &rows {
             if let Some(of_ticket) = waiters.get_mut(id) {
                 tell(of_ticket, view);
             }
         }
         drop(waiters);
-        if any {
-            self.count_commit();
-        }
+        self.count_commit();
+    }
+
+    /// Records a position of the reader above which the store has no row: newer rows are kept in memory from now on.
+    pub fn keep_rows_above(&self, position: ResumePoint) {
+        self.recent().begin(position);
+    }
+
+    /// Returns up to `most` of the watched rows above a position, in the order of their sequences. `None`: they must be
+    /// read from the store.
+    pub fn rows_above(
+        &self,
+        position: &ResumePoint,
+        watched: &Watched,
+        most: usize,
+    ) -> Option<Vec<(TicketId, Arc<View>)>> {
+        self.recent().above(position, watched, most)
     }
 
     fn count_commit(&self) {
@@ -187,6 +211,7 @@ impl Changes {
 
     /// Notifies all waiters, because any row may have changed.
     pub fn exchanged(&self) {
+        self.recent().clear();
         let mut waiters = self.waiters();
         for of_ticket in waiters.values_mut() {
             // Dropping the sender makes a waiting call read the store again.
@@ -245,6 +270,11 @@ impl Changes {
     #[cfg(test)]
     pub(crate) fn waiting(&self) -> usize {
         self.waiters().values().map(BTreeMap::len).sum()
+    }
+
+    fn recent(&self) -> MutexGuard<'_, Recent> {
+        // A panic while rows are added leaves a ticket twice at most, and each state is one that was committed.
+        self.0.recent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn waiters(&self) -> MutexGuard<'_, Waiters> {

@@ -16,9 +16,10 @@ use tokio::sync::{Mutex, Notify};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Decode, Keys, Position, ViewRows, ViewStore,
+    Decode, Keys, Position, ViewRows, ViewStore, Watched,
     apply_batch::{self, Read},
     changes::{Changes, Trouble},
+    watch::ResumePoint,
 };
 use crate::domain::View;
 
@@ -150,9 +151,25 @@ impl Reader {
         if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
+        if after == at.sequence {
+            self.keep_rows_above(&at).await?;
+        }
         let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
         session.caught_up().await?;
         Ok(session)
+    }
+
+    /// Keeps the rows of the coming commits in memory for watchers, unless the store has rows above the position: a
+    /// stream that has lost its tail is then read again, and only the store has all rows.
+    async fn keep_rows_above(&self, at: &Position) -> Result<(), store::Error> {
+        // All rows may be exchanged only before or after this.
+        let _turn = self.turn.lock().await;
+        let is_stored = self.store.position().await?.as_ref() == Some(at);
+        if is_stored && self.store.changed_above(&Watched::All, at.sequence, 1).await?.rows.is_empty() {
+            let (epoch, sequence) = (at.epoch.clone(), at.sequence);
+            self.changes.keep_rows_above(ResumePoint { epoch, sequence });
+        }
+        Ok(())
     }
 
     async fn start_over(&self, epoch: &str) -> Result<(), store::Error> {
@@ -266,7 +283,7 @@ impl Session<'_> {
             outcome => outcome?.ok_or(Error::Exchanged)?,
         };
         (self.stored, self.read) = (moved_to, last.sequence);
-        self.of.changes.committed(changed.iter().map(|(id, view)| (id, view)));
+        self.of.changes.committed(changed);
         self.count(batch).await;
         Ok(())
     }
@@ -389,10 +406,16 @@ impl Reader {
                 tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
                 return Ok(());
             }
+            // The row may be committed in spite of the error.
+            Err(error @ store::Error::Unavailable(_)) => {
+                self.changes.exchanged();
+                return Err(error);
+            }
             outcome => outcome?,
         };
+        // In this order, so that a watcher that goes back to the sequence of the repair finds the row in memory.
+        self.changes.committed(changed);
         self.changes.repaired(sequence);
-        self.changes.committed(changed.iter().map(|(id, view)| (id, view)));
         Ok(())
     }
 
@@ -411,8 +434,8 @@ fn span(message: &Message) -> Option<Span> {
 }
 
 /// Returns the rows that a batch has changed, as they are committed.
-fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, View)> {
-    work.rows.views.changed().map(|(id, view)| (id.clone(), view.clone())).collect()
+fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, Arc<View>)> {
+    work.rows.views.changed().map(|(id, view)| (id.clone(), Arc::new(view.clone()))).collect()
 }
 
 /// Returns a fingerprint that identifies a message at its sequence. The event id is not sufficient: after a stream has

@@ -1,7 +1,7 @@
 //! A stream of changed rows, with tokens from which a client can resume on any replica.
 //!
 //! No changes are queued for a watcher. It stores the sequence up to which it has sent rows, and reads the rows above
-//! it from the store. A slow client receives the newest state of each row and needs no memory meanwhile. Sequences are
+//! it from the newest ones in memory, or from the store if it has fallen behind those. A slow client receives the newest state of each row and needs no memory meanwhile. Sequences are
 //! those of the stream, so a token is valid on every replica that reads the same stream.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -17,13 +17,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Position, StreamRows, ViewStore, Views, Watched,
-    changes::{Registration, StreamInfo},
+    changes::{Changes, Registration, StreamInfo},
     ordered_watch::Listener,
 };
 use crate::domain::View;
 
 /// Number of rows that are read at a time.
-const PAGE: i64 = 256;
+const PAGE: u16 = 256;
 
 /// Interval at which a watch without changes sends its token alone. Proxies close connections that are idle for longer,
 /// and gRPC-Web has no pings.
@@ -39,7 +39,7 @@ pub struct ResumePoint {
 /// One message to a watcher.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Sent {
-    pub row: Option<(TicketId, View)>,
+    pub row: Option<(TicketId, Arc<View>)>,
     /// A message without a row has only this: the snapshot was empty, or nothing has changed for [`HEARTBEAT`]. `None`
     /// within a snapshot: an interrupted snapshot is taken again from the start.
     pub resume: Option<ResumePoint>,
@@ -73,6 +73,7 @@ enum Phase {
 /// A running watch.
 pub struct Watch {
     store: Arc<dyn ViewStore>,
+    changes: Changes,
     watched: Watched,
     at: ResumePoint,
     phase: Phase,
@@ -131,8 +132,8 @@ impl Views {
                 (at, Phase::Snapshot { after: String::new(), held: None })
             }
         };
-        let (store, ready) = (self.store.clone(), VecDeque::new());
-        Ok(Watch { store, watched, at, phase, ready, stream_info, repairs, wakeup, draining, _permit: permit })
+        let (store, changes, ready) = (self.store.clone(), self.changes.clone(), VecDeque::new());
+        Ok(Watch { store, changes, watched, at, phase, ready, stream_info, repairs, wakeup, draining, _permit: permit })
     }
 
     /// Returns whether a token is a position in the stream that the rows reflect. A replica that lags has not read up
@@ -184,17 +185,16 @@ impl Watch {
             self.check_epoch()?;
             match &self.phase {
                 Phase::Snapshot { after, .. } => {
-                    let page = self.store.snapshot(&self.watched, after, PAGE).await?;
+                    let page = self.store.snapshot(&self.watched, after, PAGE.into()).await?;
                     self.same_stream(&page)?;
                     self.take_snapshot(page);
                 }
                 Phase::Live => {
-                    let page = self.store.changed_above(&self.watched, self.at.sequence, PAGE).await?;
-                    self.same_stream(&page)?;
-                    if page.rows.is_empty() {
+                    let rows = self.changed_rows().await?;
+                    if rows.is_empty() {
                         return Ok(None);
                     }
-                    self.take_changes(page);
+                    self.take_changes(rows);
                 }
             }
         }
@@ -206,16 +206,26 @@ impl Watch {
             id.as_str().clone_into(after);
             for row in page.rows {
                 let before = held.replace(Box::new(row));
-                self.ready.extend(before.map(|row| Sent { row: Some(*row), resume: None }));
+                self.ready.extend(before.map(|row| Sent { row: Some(shared(*row)), resume: None }));
             }
             return;
         }
-        self.ready.push_back(Sent { row: held.take().map(|row| *row), resume: Some(self.at.clone()) });
+        self.ready.push_back(Sent { row: held.take().map(|row| shared(*row)), resume: Some(self.at.clone()) });
         self.phase = Phase::Live;
     }
 
-    fn take_changes(&mut self, page: StreamRows) {
-        for (id, view) in page.rows {
+    /// Returns the next page of changed rows.
+    async fn changed_rows(&self) -> Result<Vec<(TicketId, Arc<View>)>, WatchError> {
+        if let Some(rows) = self.changes.rows_above(&self.at, &self.watched, PAGE.into()) {
+            return Ok(rows);
+        }
+        let page = self.store.changed_above(&self.watched, self.at.sequence, PAGE.into()).await?;
+        self.same_stream(&page)?;
+        Ok(page.rows.into_iter().map(shared).collect())
+    }
+
+    fn take_changes(&mut self, rows: Vec<(TicketId, Arc<View>)>) {
+        for (id, view) in rows {
             self.at.sequence = view.sequence;
             self.ready.push_back(Sent { row: Some((id, view)), resume: Some(self.at.clone()) });
         }
@@ -256,4 +266,8 @@ impl Watch {
             () = rung => Ok(()),
         }
     }
+}
+
+fn shared((id, view): (TicketId, View)) -> (TicketId, Arc<View>) {
+    (id, Arc::new(view))
 }

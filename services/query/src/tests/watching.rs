@@ -1,6 +1,9 @@
 //! `WatchTicketViews`: snapshots, tokens, and the reasons why a stream ends.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::atomic::{AtomicUsize, Ordering},
+};
 
 use eticket_proto::{
     error::ErrorReason,
@@ -8,11 +11,12 @@ use eticket_proto::{
     token::{Kind, open, seal},
 };
 use eticket_rpc_server::{error::ApiError, on_demand::PATIENCE, server::Draining};
+use eticket_store::memory::Steps;
 use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tonic::Status;
 
 use super::*;
-use crate::application::watch::HEARTBEAT;
+use crate::application::{Watched, reader::Session, rebuild::Progress, watch::HEARTBEAT};
 
 type Stream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
 
@@ -303,4 +307,93 @@ async fn what_is_no_request_is_refused() {
     fixture.views.watches = Arc::new(Semaphore::new(0));
     let one = WatchTicketViewsRequest::default();
     assert_eq!(refused(&fixture, one).await.0, ErrorReason::ServiceOverloaded);
+}
+
+/// Counts the operations of a store.
+#[derive(Default)]
+struct Counted(AtomicUsize);
+
+#[async_trait::async_trait]
+impl Steps for Counted {
+    async fn step(&self, _: &'static str) -> Result<(), eticket_store::Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// Returns the number of operations of the store for ten commits that all of these watchers receive.
+async fn operations_of_ten_commits(watchers: usize) -> usize {
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    let counted = Arc::new(Counted::default());
+    let store = Arc::new(MemoryViews::new(fixture.clock.clone(), counted.clone()));
+    (fixture.reader.store, fixture.views.store) = (store.clone(), store);
+    fixture.views.watches = Arc::new(Semaphore::new(watchers));
+    fixture.take(&id("first"), &[registered(1)]).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    let (mut all, draining) = (Vec::new(), CancellationToken::new());
+    for _ in 0..watchers {
+        let mut watch = fixture.views.watch(Watched::All, None, draining.clone()).await.unwrap();
+        let sent = watch.next().await.unwrap();
+        assert_eq!(sent.row.expect("a row").0, id("first"));
+        all.push(watch);
+    }
+    let before = counted.0.load(Ordering::Relaxed);
+    for number in 0..10 {
+        let ticket = id(&format!("t{number}"));
+        fixture.publish(&ticket, &registered(1)).await;
+        let batch = session_batch(&mut session).await;
+        session.apply(batch).await.unwrap();
+        for watch in &mut all {
+            let sent = timeout(BOUND, watch.next()).await.expect("in time").unwrap();
+            assert_eq!(sent.row.expect("a row").0, ticket);
+            assert_eq!(watch.next_now().await.unwrap(), None);
+        }
+    }
+    counted.0.load(Ordering::Relaxed) - before
+}
+
+async fn session_batch(session: &mut Session<'_>) -> Vec<eticket_bus::Delivery> {
+    timeout(BOUND, session.next()).await.expect("there is more").unwrap()
+}
+
+#[tokio::test]
+async fn a_thousand_watchers_add_no_operation_of_the_store_to_a_commit() {
+    assert_eq!(operations_of_ten_commits(1000).await, operations_of_ten_commits(1).await);
+}
+
+#[tokio::test]
+async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    fixture.keep_in_memory();
+    fixture.take(&id("first"), &[registered(1)]).await;
+    let mut session = fixture.reader.attach().await.unwrap();
+    let mut watch = fixture.views.watch(Watched::All, None, CancellationToken::new()).await.unwrap();
+    watch.next().await.unwrap();
+    let tickets: Vec<TicketId> = (0..3000).map(|number| id(&format!("t{number}"))).collect();
+    for ticket in &tickets {
+        fixture.publish(ticket, &registered(1)).await;
+    }
+    while session.progress().0 <= tickets.len() as u64 {
+        let batch = session_batch(&mut session).await;
+        session.apply(batch).await.unwrap();
+    }
+    for ticket in &tickets {
+        let sent = watch.next_now().await.unwrap().expect("a row");
+        assert_eq!(sent.row.expect("a row").0, *ticket);
+    }
+    assert_eq!(watch.next_now().await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn rows_that_are_exchanged_are_read_from_the_store() {
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    fixture.keep_in_memory();
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let mut stream = watch(&fixture, &[], "").await;
+    next(&mut stream).await;
+    // The new rows hold an event that the old reader has not read.
+    fixture.publish(&id("b"), &registered(1)).await;
+    let progress = fixture.rebuild().start();
+    until("the view is rebuilt", async || matches!(*progress.borrow(), Progress::Done { .. })).await;
+    assert_eq!(next(&mut stream).await.0, "b");
 }
