@@ -22,6 +22,7 @@ pub struct Plan {
     keys: Vec<(&'static str, String, String)>,
     store_url: Option<String>,
     bus_url: Option<String>,
+    older: Option<PathBuf>,
 }
 
 impl Default for Plan {
@@ -33,7 +34,8 @@ impl Default for Plan {
             patient("upstream.ticket.attempt_timeout_ms", "4000"),
             patient("upstream.ticket.breaker.slow_call_ms", "4000"),
         ];
-        Self { replicas: BTreeMap::new(), on_sqlite: Vec::new(), keys, store_url: None, bus_url: None }
+        let (replicas, on_sqlite) = (BTreeMap::new(), Vec::new());
+        Self { replicas, on_sqlite, keys, store_url: None, bus_url: None, older: None }
     }
 }
 
@@ -80,6 +82,13 @@ impl Plan {
         self
     }
 
+    /// Starts each process the first time from the binaries in this folder: those of an older release.
+    #[must_use]
+    pub fn first_from(mut self, folder: Option<PathBuf>) -> Self {
+        self.older = folder;
+        self
+    }
+
     fn count(&self, service: &str) -> usize {
         if self.on_sqlite.contains(&service) { 1 } else { self.replicas.get(service).copied().unwrap_or(1) }
     }
@@ -88,6 +97,8 @@ impl Plan {
 /// One process of a service. It keeps its address across restarts.
 pub struct Replica {
     launch: Launch,
+    /// The folder of an older release, for the first start.
+    older: Option<PathBuf>,
     address: String,
     data: Option<PathBuf>,
     process: Option<Eticket>,
@@ -100,7 +111,7 @@ impl Replica {
         let own = plan.keys.iter().filter(|(of, ..)| *of == process.service);
         let launch = own.fold(launch, |launch, (_, key, value)| launch.key(key, value));
         let data = process.keys.get("data").map(PathBuf::from);
-        Self { launch, address: process.address, data, process: None }
+        Self { launch, older: plan.older.clone(), address: process.address, data, process: None }
     }
 
     pub fn address(&self) -> &str {
@@ -117,7 +128,9 @@ impl Replica {
 
     /// Starts the process and waits until it is ready.
     pub async fn start(&mut self) {
-        self.process = Some(self.launch.clone().start().await);
+        let launch = self.launch.clone();
+        let launch = self.older.take().into_iter().fold(launch, |launch, folder| launch.in_folder(&folder));
+        self.process = Some(launch.start().await);
     }
 
     /// Deletes the data folder, so that the next start is like that of a new replica.

@@ -59,6 +59,17 @@ impl Launch {
         Self { program: binary(name), arguments: Vec::new(), environment: BTreeMap::new(), unread: None }
     }
 
+    /// Runs the binary of the same name in another folder.
+    ///
+    /// # Panics
+    /// If it is not there.
+    #[must_use]
+    pub fn in_folder(mut self, folder: &Path) -> Self {
+        self.program = folder.join(self.program.file_name().expect("a program has a name"));
+        assert!(self.program.is_file(), "{} is not there", self.program.display());
+        self
+    }
+
     /// Runs a command line as a page of the documentation shows it, in the root of the checkout; `cargo run` is
     /// replaced by the program that it runs.
     pub fn as_shown(command: &str) -> Self {

@@ -1,10 +1,15 @@
 //! A rolling restart of every service under load: a client with the shipped service config sees no failed call.
+//!
+//! With `ETICKET_OLD_BINARIES`, the folder of the binaries of an older release, it is a rolling upgrade from that release.
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicUsize, Ordering},
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
 };
 
 use chrono::Weekday;
@@ -81,7 +86,8 @@ async fn client_reconnected(gateway: &Eticket) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL, nats-server and eticket-caller: cargo xtask test"]
 async fn no_call_fails_while_every_replica_is_restarted() {
-    let mut mesh = Mesh::start(Plan::default().replicas(2).gateways(2)).await;
+    let older = std::env::var_os("ETICKET_OLD_BINARIES").map(PathBuf::from);
+    let mut mesh = Mesh::start(Plan::default().replicas(2).gateways(2).first_from(older)).await;
     let api = mesh.api(Protocol::Gateway);
     for number in 0..CALLERS {
         let ticket = format!("t-{number}");
