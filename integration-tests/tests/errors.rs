@@ -6,15 +6,17 @@
 use std::{net::TcpListener, time::Duration};
 
 use chrono::Weekday;
-use eticket_integration_tests::{Api, Eticket, Protocol, api::reason, calendar, process::Launch};
+use eticket_integration_tests::{Api, Eticket, Protocol, api::reason, binary::root, calendar, process::Launch};
 use eticket_proto::{
-    headers,
+    error::ErrorReason,
+    error_text, headers,
     operations::{ListUnsettledRequest, ListUnsettledResponse},
     query::WaitFor,
     reservation::{ReserveTicketRequest, UserGrade},
     ticket::{GetTicketRequest, GetTicketResponse, RegisterTicketRequest, RegisterTicketResponse, UpdateTicketRequest},
     time::to_proto,
 };
+use eticket_rpc_server::error::ApiError;
 use prost::Message;
 use prost_types::FieldMask;
 use tempfile::TempDir;
@@ -306,4 +308,20 @@ async fn a_gateway_without_services_reports_unavailable_upstreams() {
         names(&status, "upstream", "ticket");
     }
     gateway.stop().await;
+}
+
+#[test]
+fn the_readme_lists_each_reason_beside_its_code() {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("it is there");
+    for reason in (1..1000).filter_map(|number| ErrorReason::try_from(number).ok()) {
+        let code = format!("{:?}", ApiError::new(reason).code());
+        let name = format!("`{}`", error_text::name(reason));
+        let is_row = |line: &&str| {
+            let first = line.split('|').nth(1).unwrap_or_default().trim().trim_matches('`');
+            first.replace('_', "").eq_ignore_ascii_case(&code)
+        };
+        let row = readme.lines().filter(|line| line.starts_with("| `")).find(is_row);
+        let row = row.unwrap_or_else(|| panic!("the table of errors has no row for {code}"));
+        assert!(row.contains(&name), "{name} is not in: {row}");
+    }
 }

@@ -275,7 +275,7 @@ async fn invalid_fields_of_lists_are_named() {
         world.apis[0].settled(&format!("t{number}"), &token).await;
         world.apis[0].reserve(&format!("t{number}"), "A", UserGrade::Gold).await.expect("reserved");
     }
-    let lists: [(&'static str, Lister); 5] = [
+    let lists: [(&'static str, Lister); 6] = [
         ("eticket.ticket.v1.TicketService/ListTickets", |page_size, page_token| {
             Raw(ticket::ListTicketsRequest { page_size, page_token, ..Default::default() }.encode_to_vec())
         }),
@@ -291,6 +291,10 @@ async fn invalid_fields_of_lists_are_named() {
         ("eticket.query.v1.QueryService/ListUserReservations", |page_size, page_token| {
             let user_id = "A".to_owned();
             Raw(query::ListUserReservationsRequest { user_id, page_size, page_token }.encode_to_vec())
+        }),
+        ("eticket.query.v1.QueryService/GetTicketHistory", |page_size, page_token| {
+            let ticket_id = "t0".to_owned();
+            Raw(query::GetTicketHistoryRequest { ticket_id, page_size, page_token }.encode_to_vec())
         }),
     ];
     let mut tokens = Vec::new();

@@ -14,6 +14,7 @@ use base64::{
     Engine,
     prelude::{BASE64_STANDARD, BASE64_URL_SAFE_NO_PAD},
 };
+use eticket_base::config::regular_file;
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -85,8 +86,8 @@ impl DevelopmentKey {
             move |source| KeyError::File { path, source }
         };
         let not_a_key = || KeyError::NotAKey(path.clone());
-        let pkcs8 = match fs::read_to_string(&path) {
-            Ok(text) => from_pem(&text).ok_or_else(not_a_key)?,
+        let pkcs8 = match regular_file::read(&path) {
+            Ok(text) => str::from_utf8(&text).ok().and_then(from_pem).ok_or_else(not_a_key)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let made = Ed25519KeyPair::generate_pkcs8(&SystemRandom::new());
                 let made = made.map_err(|_| KeyError::Sign("no random numbers".to_owned()))?.as_ref().to_vec();

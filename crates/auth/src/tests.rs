@@ -328,4 +328,9 @@ fn a_development_key_is_kept() {
     }
     fs::write(&key, "nothing").expect("written");
     assert!(DevelopmentKey::open(folder.path()).is_err());
+    // Reading a FIFO would wait for a writer.
+    fs::remove_file(&key).expect("removed");
+    assert!(std::process::Command::new("mkfifo").arg(&key).status().expect("a FIFO").success());
+    let refused = DevelopmentKey::open(folder.path()).err().expect("refused").to_string();
+    assert!(refused.contains("development-key.pem"), "{refused}");
 }

@@ -1,9 +1,6 @@
 //! `bus.*`: the address of the bus and the credentials for it.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -39,10 +36,9 @@ impl Default for BusConfig {
     }
 }
 
-/// Refuses a file that is there and is not a regular one. An absent file may come later: the connection is tried again.
 fn regular_if_present(key: &str, path: Option<&Path>) -> Result<(), Error> {
-    let Some((path, metadata)) = path.and_then(|path| Some((path, fs::metadata(path).ok()?))) else { return Ok(()) };
-    regular_file::check(&metadata)
+    let Some(path) = path else { return Ok(()) };
+    regular_file::check_if_present(path)
         .map_err(|problem| Error::new(key, Some(path.display().to_string()), problem.to_string()))
 }
 

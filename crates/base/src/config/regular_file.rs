@@ -34,6 +34,14 @@ pub fn read_once(path: &Path) -> io::Result<Vec<u8>> {
     if is_descriptor { fs::read(path) } else { read(path) }
 }
 
+/// Checks a file that may be absent until it is opened, such as a certificate of a connection that is tried again.
+///
+/// # Errors
+/// If it is there and is not a regular file; the text says what it is.
+pub fn check_if_present(path: &Path) -> io::Result<()> {
+    fs::metadata(path).map_or(Ok(()), |metadata| check(&metadata))
+}
+
 /// Checks that a file is a regular one, before it is opened.
 ///
 /// # Errors
@@ -75,6 +83,7 @@ mod tests {
                 let error = read(path).unwrap_err().to_string();
                 assert!(error.contains(what) && error.contains("name a regular file"), "{}: {error}", path.display());
             }
+            assert!(check_if_present(path).is_err(), "{}", path.display());
         }
     }
 
@@ -87,7 +96,9 @@ mod tests {
         for read in [read, read_once] {
             assert_eq!(read(&link).unwrap(), b"text");
         }
-        assert_eq!(read(&folder.path().join("absent")).unwrap_err().kind(), io::ErrorKind::NotFound);
+        let absent = folder.path().join("absent");
+        assert_eq!(read(&absent).unwrap_err().kind(), io::ErrorKind::NotFound);
+        assert!(check_if_present(&absent).is_ok() && check_if_present(&link).is_ok());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Parses the URL of a PostgreSQL store. sqlx only logs a warning for an unknown parameter, with its value. Here it is
 //! refused: a misspelt `sslmod=verify-full` would look as if it worked.
 
-use std::{fs, str::FromStr};
+use std::{fs, path::Path, str::FromStr};
 
 use eticket_base::config::{regular_file, text_file};
 use sqlx::postgres::{PgConnectOptions, PgSslMode};
@@ -54,10 +54,7 @@ fn without_marks(url: &str, options: PgConnectOptions) -> Result<PgConnectOption
         if !matches!(&*name, "sslrootcert" | "sslcert" | "sslkey") {
             return Ok(options);
         }
-        // A file that is absent may appear before the library reads it.
-        if let Ok(metadata) = fs::metadata(&*path) {
-            regular_file::check(&metadata).map_err(|problem| format!("{name}={path}: {problem}"))?;
-        }
+        regular_file::check_if_present(Path::new(&*path)).map_err(|problem| format!("{name}={path}: {problem}"))?;
         let bytes = fs::read(&*path).unwrap_or_default();
         let text = || text_file::decode(bytes.clone()).unwrap_or_default();
         Ok(match &*name {

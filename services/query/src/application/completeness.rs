@@ -117,7 +117,8 @@ async fn kept(store: &dyn ViewStore, owner: &str) -> Result<u64, batch::Error> {
     let count = match owner {
         TICKET => tickets,
         PRICING => prices,
-        _ => reservations + closed_ledgers,
+        RESERVATION => reservations + closed_ledgers,
+        other => return Err(batch::Error::Failed(format!("the view keeps no states of {other}"))),
     };
     Ok(count.unsigned_abs())
 }

@@ -9,11 +9,9 @@ use tokio::time::{Instant, timeout, timeout_at};
 use super::{
     Views,
     changes::{Condition, Trouble},
+    completeness::OWNERS,
 };
 use crate::domain::{Lacking, View};
-
-/// The owners, as event ids name them.
-const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 
 /// When a wait must end, and how long it may then look for the cause.
 #[derive(Debug, Clone, Copy)]
@@ -158,6 +156,7 @@ impl Views {
         if self.bus.state().await.is_err() {
             return Cause::BusUnavailable;
         }
+        // Event ids begin with the name of the owner.
         for owner in OWNERS {
             let prefix = format!("{owner}/{id}/");
             let first = self.store.parked(&prefix, 1).await.unwrap_or_default().into_iter().next();
