@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(sent.trailers().and_then(|trailers| trailers.get("grpc-status")).expect("a status"), "0");
         assert_eq!(sent.to_bytes()[5..], response.bytes);
         let read = HealthClient::new(stored(response)).check(HealthCheckRequest::default()).await.expect("a response");
-        assert_eq!(read.metadata().get(headers::CONSISTENCY_TOKEN).expect("of each response"), "a-token");
+        assert_eq!(read.metadata().get(headers::CONSISTENCY_TOKEN).expect("a token"), "a-token");
         assert!(read.metadata().get(headers::IDEMPOTENT_REPLAYED).is_none());
         assert_eq!(read.into_inner().status, 2);
         let mut client = HealthClient::new(stored(encode(&HealthCheckResponse::default())));

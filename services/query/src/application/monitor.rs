@@ -41,7 +41,7 @@ impl Monitor {
         } else {
             let answer = store.ping().await;
             if let Err(error) = &answer {
-                tracing::warn!(%error, "the store does not answer");
+                tracing::warn!(%error, "the store does not respond");
             }
             health.set_store(answer.is_ok());
         }

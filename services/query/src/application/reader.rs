@@ -386,7 +386,8 @@ impl Reader {
         let keys = apply_batch::keys_of(&ticket, &event);
         let (sequence, changed) = match self.store.commit_with(&keys, &[], apply_batch).await {
             Err(error @ store::Error::Data(_)) => {
-                tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
+                let error = chain(&error);
+                tracing::warn!(event_id = parked.event_id, %error, "a parked event failed again and stays parked");
                 return Ok(());
             }
             outcome => outcome?,

@@ -282,7 +282,7 @@ async fn what_a_running_view_has_missed_is_found_in_the_background() {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(Duration::from_secs(30), repaired).await.expect("it is found");
+    timeout(Duration::from_secs(30), repaired).await.expect("found");
     let sequence = reader.store.view(&a).await.unwrap().unwrap().sequence;
     assert!(sequence > 29, "it came through the stream, at {sequence}");
     world.tasks.stop().await;

@@ -63,7 +63,7 @@ async fn a_position_means_something_in_its_own_stream_only() {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+async fn a_stream_that_changes_during_the_attach_is_detected() {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     bus.append(message(&id("a"), &free()[0]));
