@@ -61,7 +61,7 @@ impl Service for Query {
     const ABOUT: &'static str =
         "Shows tickets, reservations and prices in one view, and lets clients wait for it and watch it.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        store.url, if the view shall not be a file in the data folder: sqlite:PATH\n\
+        store.url, for a view file outside the data folder: sqlite:PATH\n\
         upstream.{ticket,reservation,pricing}.url, for compare-view only";
     const EXAMPLE: &'static str = "eticket-query --data ./query  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const STORE: StoreSupport = StoreSupport::SqliteOnly;

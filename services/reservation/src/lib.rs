@@ -46,8 +46,8 @@ impl Service for Reservation {
     const DEFAULTS: &'static str = include_str!("defaults.toml");
     const ABOUT: &'static str = "Decides who holds which ticket: reserves and cancels.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        upstream.ticket.url: where the ticket service is, as http://127.0.0.1:8082\n\
-        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
+        upstream.ticket.url: address of the ticket service, such as http://127.0.0.1:8082\n\
+        store.url, for a store other than the SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str =
         "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);

@@ -56,8 +56,8 @@ fn units(row: &Row) -> i64 {
 #[test]
 fn a_vips_thousand_is_put_back_by_the_cancellation() {
     let registered = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&registered, 1, Some(UserGrade::Vip)).expect("news");
-    let cancelled = reservation(&held, 2, None).expect("news");
+    let held = reservation(&registered, 1, Some(UserGrade::Vip)).expect("applied");
+    let cancelled = reservation(&held, 2, None).expect("applied");
     assert_eq!((units(&registered), units(&held), units(&cancelled)), (8_000, 7_000, 8_000));
     assert_eq!(cancelled.price, registered.price);
     assert_eq!((registered.revision, held.revision, cancelled.revision), (1, 2, 3));
@@ -65,7 +65,7 @@ fn a_vips_thousand_is_put_back_by_the_cancellation() {
 
 #[test]
 fn a_late_or_repeated_event_changes_nothing() {
-    let held = reservation(&ticket(&Row::default(), 2, WEDNESDAY), 3, Some(UserGrade::Silver)).expect("news");
+    let held = reservation(&ticket(&Row::default(), 2, WEDNESDAY), 3, Some(UserGrade::Silver)).expect("applied");
     for revision in 1..=3 {
         assert_eq!(reservation(&held, revision, Some(UserGrade::Vip)), None);
     }
@@ -77,7 +77,7 @@ fn a_late_or_repeated_event_changes_nothing() {
 
 #[test]
 fn a_reservation_that_comes_before_its_ticket_waits_without_a_price() {
-    let waiting = reservation(&Row::default(), 1, Some(UserGrade::Vip)).expect("news");
+    let waiting = reservation(&Row::default(), 1, Some(UserGrade::Vip)).expect("applied");
     assert_eq!((waiting.revision, waiting.reservation_revision, &waiting.price), (0, 1, &None));
     let priced = ticket(&waiting, 1, WEDNESDAY);
     assert_eq!((units(&priced), priced.reservation_revision, priced.revision), (7_000, 1, 1));
@@ -86,7 +86,7 @@ fn a_reservation_that_comes_before_its_ticket_waits_without_a_price() {
 #[test]
 fn a_revision_is_taken_in_and_counted_also_where_the_price_stays() {
     let registered = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&registered, 1, Some(UserGrade::Gold)).expect("news");
+    let held = reservation(&registered, 1, Some(UserGrade::Gold)).expect("applied");
     assert_eq!((held.price.clone(), held.reservation_revision, held.revision), (registered.price, 1, 2));
 }
 
@@ -94,8 +94,8 @@ fn a_revision_is_taken_in_and_counted_also_where_the_price_stays() {
 fn a_new_policy_is_for_those_whom_nobody_holds() {
     let dearer = policy(2, 20_000, Rounding::Down, vec![]);
     let free = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&free, 1, Some(UserGrade::Silver)).expect("news");
-    let waiting = reservation(&Row::default(), 1, None).expect("news");
+    let held = reservation(&free, 1, Some(UserGrade::Silver)).expect("applied");
+    let waiting = reservation(&Row::default(), 1, None).expect("applied");
     let changed = apply_policy(&free, &dearer, time(NOW)).expect("a new price");
     assert_eq!((units(&changed), changed.policy_version, changed.revision), (20_000, 2, 2));
     assert_eq!(apply_policy(&changed, &dearer, time(NOW)), None, "once only");
@@ -114,7 +114,7 @@ fn a_held_ticket_keeps_its_price_when_its_start_stays() {
         apply_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z")).expect("a known policy").expect("no stale event")
     };
     let free = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("news");
+    let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("applied");
     let longer = apply(&held, at(WEDNESDAY, 2));
     let expected =
         Row { schedule_revision: 2, revision: 3, update_time: Some(time("2026-12-02T00:00:00Z")), ..held.clone() };

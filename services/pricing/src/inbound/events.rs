@@ -39,7 +39,7 @@ impl Event for PriceInput {
 
 fn ticket(message: &Message) -> Result<PriceInput, String> {
     let event = TicketEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
-    let ticket = event.ticket.ok_or("ticket: expected one, got none")?;
+    let ticket = event.ticket.ok_or("ticket: expected a ticket, got none")?;
     let start = ticket.start_time.as_ref().and_then(from_proto).ok_or("start_time: expected a time")?;
     let revision = at_least_one("schedule_revision", ticket.schedule_revision)?;
     let id = ticket.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;

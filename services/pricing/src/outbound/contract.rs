@@ -16,7 +16,7 @@ use crate::{
 /// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn PriceStore>) {
     the_highest_version_is_in_force(&*store).await;
-    what_was_committed_is_read_again(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
     what_waits_for_its_ticket_is_kept_and_not_listed(&*store).await;
     only_what_nobody_holds_is_to_be_priced_anew(&*store).await;
     pages_show_each_row_once(&*store).await;
@@ -51,9 +51,9 @@ fn time() -> DateTime<Utc> {
 
 fn priced(grade: Option<UserGrade>, version: i64) -> Row {
     let waiting = domain::apply_reservation(&Row::default(), Holder { grade, revision: 1 }, &policy(version), time());
-    let waiting = waiting.expect("a policy").expect("news");
+    let waiting = waiting.expect("a policy").expect("applied");
     let schedule = Schedule { start: time(), revision: 4 };
-    domain::apply_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("news")
+    domain::apply_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("applied")
 }
 
 async fn put(store: &dyn PriceStore, rows: &[(TicketId, Row)]) -> Result<(), Error> {
@@ -84,7 +84,7 @@ async fn the_highest_version_is_in_force(store: &dyn PriceStore) {
     assert_eq!(seen, Some(policy(7)), "commits see it too");
 }
 
-async fn what_was_committed_is_read_again(store: &dyn PriceStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn PriceStore) {
     for (name, grade) in
         [("kept-vip", Some(UserGrade::Vip)), ("kept-silver", Some(UserGrade::Silver)), ("kept-free", None)]
     {
@@ -171,7 +171,7 @@ async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() 
 }
 
 async fn revision(store: &dyn PriceStore, id: &TicketId) -> i64 {
-    store.row(id).await.expect("read").expect("there").revision
+    store.row(id).await.expect("read").expect("a row").revision
 }
 
 /// Runs a future to completion inside `apply_batch`, which is synchronous.
@@ -193,14 +193,14 @@ async fn concurrent_changes_of_a_row_see_each_other(
         block_in_place(wait_until_blocked);
     };
     assert_eq!(raise(one, &id, &mut during).await, 1);
-    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(second.expect("spawned").await.expect("completed"), 1, "waits for the lock and reads the new row");
     assert_eq!(revision(one, &id).await, 3);
 }
 
 async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn PriceStore, other: &dyn PriceStore) {
     let id = id("made-by-both");
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
-    assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(raise(one, &id, &mut during).await, 2, "starts again after a concurrent insert");
     assert_eq!(revision(one, &id).await, 2);
 }
 
@@ -222,7 +222,7 @@ async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
         work.rows.prices.put(id.clone(), row.clone());
     };
     one.commit(&[id.clone()].into(), &[], apply_batch).await.expect("committed");
-    assert!(second.expect("spawned").await.expect("it ends").contains(&id));
+    assert!(second.expect("spawned").await.expect("completed").contains(&id));
 }
 
 async fn only_one_of_two_adopts_the_same_policy(one: &dyn PriceStore, other: &dyn PriceStore) {

@@ -100,6 +100,7 @@ fn time(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, String> {
 }
 
 fn money(field: &str, money: Option<MoneyPb>) -> Result<Money, String> {
-    let MoneyPb { currency_code, units, nanos } = money.ok_or_else(|| format!("{field}: expected one, got none"))?;
+    let MoneyPb { currency_code, units, nanos } =
+        money.ok_or_else(|| format!("{field}: expected an amount, got none"))?;
     Ok(Money { currency_code, units, nanos })
 }

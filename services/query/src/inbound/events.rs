@@ -38,7 +38,7 @@ fn malformed(error: prost::DecodeError) -> String {
 }
 
 fn ticket_event(event: TicketEvent) -> Result<(TicketId, Event), String> {
-    let (id, part) = parts::ticket(event.ticket.ok_or("ticket: expected one, got none")?, event.withdrawn)?;
+    let (id, part) = parts::ticket(event.ticket.ok_or("ticket: expected a ticket, got none")?, event.withdrawn)?;
     Ok((id, Event::Ticket(part)))
 }
 
@@ -57,6 +57,6 @@ fn reservation_event(event: ReservationEvent) -> Result<(TicketId, Event), Strin
 }
 
 fn price_event(event: PriceEvent) -> Result<(TicketId, Event), String> {
-    let (id, part) = parts::price(event.price.ok_or("price: expected one, got none")?)?;
+    let (id, part) = parts::price(event.price.ok_or("price: expected a price, got none")?)?;
     Ok((id, Event::Price(part)))
 }

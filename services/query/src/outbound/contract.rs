@@ -21,7 +21,7 @@ use crate::{
 pub(crate) async fn suite(store: Arc<dyn ViewStore>) {
     before_the_first_stream_there_is_nothing(&*store).await;
     that_it_has_caught_up_is_kept(&*store).await;
-    what_was_committed_is_read_again(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
     pages_show_each_row_once_in_every_order(&*store).await;
     a_users_reservations_come_newest_first(&*store).await;
     changes_and_snapshots_come_with_their_stream(&*store).await;
@@ -120,7 +120,7 @@ async fn before_the_first_stream_there_is_nothing(store: &dyn ViewStore) {
     assert!(!store.is_gone().await);
 }
 
-async fn what_was_committed_is_read_again(store: &dyn ViewStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn ViewStore) {
     let put = &mut |work: &mut Work<ViewRows>| {
         for number in 0..ROWS {
             work.rows.views.put(id(number), view(number));

@@ -75,7 +75,7 @@ async fn it_serves_meanwhile_and_never_shows_an_older_row() {
         tokio::spawn(async move {
             let (mut newest, mut looks) = (0, 0_u32);
             while !over.load(Ordering::Relaxed) {
-                let view = fixture.store().view(&a).await.expect("it answers").expect("it is there");
+                let view = fixture.store().view(&a).await.expect("it answers").expect("a row");
                 let revision = view.ticket.unwrap().revision;
                 assert!(revision >= newest, "{revision} after {newest}");
                 (newest, looks) = (revision, looks + 1);

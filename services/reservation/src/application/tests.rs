@@ -120,11 +120,11 @@ const HELD: Outcome = Err(Refusal::Domain(domain::Refusal::TicketAlreadyReserved
 
 impl Fixture {
     async fn reserve(&self, ticket: &str, id: Option<Uuid>) -> Outcome {
-        self.reservations.reserve(new_reservation(ticket), request(id)).await.expect("it was run")
+        self.reservations.reserve(new_reservation(ticket), request(id)).await.expect("run")
     }
 
     async fn cancel(&self, id: ReservationId) -> Outcome {
-        self.reservations.cancel(id, request(None)).await.expect("it was run")
+        self.reservations.cancel(id, request(None)).await.expect("run")
     }
 
     async fn withdraw(&self, ticket: &str) {
@@ -182,9 +182,9 @@ async fn the_same_id_for_another_request_is_refused() {
     let id = Uuid::new_v4();
     fixture.reserve("t-1", Some(id)).await.expect("reserved");
     let other = Request { idempotency: Some(Idempotency { request_id: id, hash: [2; 32] }), ..request(None) };
-    let refused = fixture.reservations.reserve(new_reservation("t-2"), other.clone()).await.expect("it was run");
+    let refused = fixture.reservations.reserve(new_reservation("t-2"), other.clone()).await.expect("run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));
-    let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("it was run");
+    let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));
 }
 
@@ -206,7 +206,7 @@ async fn who_cancels_may_book_again_at_once() {
     let second = id_in(&fixture.reserve("t-1", None).await);
     assert_ne!(first, second);
     assert_eq!(fixture.cancel(first).await, Err(Refusal::Domain(domain::Refusal::ReservationNotActive)));
-    let held = fixture.reservations.reservation(second).await.expect("read").expect("there");
+    let held = fixture.reservations.reservation(second).await.expect("read").expect("a row");
     assert_eq!((held.status, held.revision), (Status::Reserved, 3));
 }
 
@@ -225,7 +225,7 @@ async fn a_withdrawal_rejects_whoever_holds_the_ticket_and_keeps_others_out() {
     fixture.withdraw("t-1").await;
     fixture.withdraw("t-1").await;
     fixture.withdraw("t-2").await;
-    let rejected = fixture.reservations.reservation(held).await.expect("read").expect("there");
+    let rejected = fixture.reservations.reservation(held).await.expect("read").expect("a row");
     assert_eq!((rejected.status, rejected.revision), (Status::Rejected, 2));
     for ticket in ["t-1", "t-2"] {
         let refused = Err(Refusal::Domain(domain::Refusal::TicketWithdrawn));
@@ -253,7 +253,7 @@ async fn commands_of_one_batch_take_consecutive_revisions() {
             Ok(_) => id_in(&made),
             Err(_) => id_in(&fixture.reserve("t-1", None).await),
         };
-        let reservation = fixture.reservations.reservation(held).await.expect("read").expect("there");
+        let reservation = fixture.reservations.reservation(held).await.expect("read").expect("a row");
         assert_eq!(reservation.revision, 3 + 2 * round);
     }
     assert_eq!(fixture.waiting().await.len(), 21, "one outbox row each");

@@ -91,7 +91,7 @@ async fn a_file_that_a_tool_has_locked_is_not_made_anew() {
     let clock: SharedClock = Arc::new(SystemClock);
     assert!(SqliteViews::open(&path, clock.clone()).await.is_err());
     transaction.rollback().await.unwrap();
-    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("it is there");
+    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("a row");
     tool.close().await.unwrap();
     SqliteViews::open(&path, clock.clone()).await.unwrap().close().await;
     let mut tool = SqliteConnection::connect_with(&options).await.unwrap();
