@@ -1,5 +1,5 @@
-//! `eticket`: the five servers in one process, and the client commands. The servers run the same code as in processes of
-//! their own; only the configuration differs.
+//! `eticket`: the five servers in one process, and the client commands. The servers run the same code as in separate
+//! processes; only the configuration differs.
 
 use std::process::ExitCode;
 

@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_is_seen_by_its_user_and_admins() {
+    fn only_its_user_and_admins_see_a_reservation() {
         let ticket: TicketId = "t".parse().expect("an id");
         let user: UserId = "kim".parse().expect("an id");
         let reservation = Reservation {

@@ -32,7 +32,7 @@ pub(crate) async fn replicas(
 ) {
     concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
     concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
-    who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(&*one, other, wait_until_blocked).await;
+    a_concurrent_cancel_waits_and_reads_the_new_status(&*one, other, wait_until_blocked).await;
 }
 
 fn ticket(name: &str) -> TicketId {
@@ -136,7 +136,7 @@ async fn cancelling_and_rebooking_in_one_batch_passes_the_index(store: &dyn Rese
         put(store, &pair[cancelled..=cancelled]).await.expect("held");
         pair[cancelled].status = Status::Cancelled;
         pair[made].revision = 3;
-        put(store, &pair).await.expect("cancelled and booked again");
+        put(store, &pair).await.expect("cancelled and reserved again");
         assert_eq!(store.reservation(pair[made].id).await.expect("read").map(|it| it.status), Some(Status::Reserved));
     }
 }
@@ -259,7 +259,7 @@ async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn ReservationStore, 
     assert_eq!(revision(one, &id).await, 2);
 }
 
-async fn who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(
+async fn a_concurrent_cancel_waits_and_reads_the_new_status(
     one: &dyn ReservationStore,
     other: Arc<dyn ReservationStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
