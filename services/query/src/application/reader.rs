@@ -28,7 +28,7 @@ const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Interval at which a reader without new messages compares its position with the end of the stream.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// Number of failures of its own, while the store is available, after which a message is parked.
+/// Number of failures, while the store is available, after which a message is parked.
 pub const MAX_ATTEMPTS: u32 = 5;
 
 /// Why a session ended. The reader then attaches again.
@@ -39,10 +39,10 @@ pub enum Error {
     #[error(transparent)]
     Store(#[from] store::Error),
     /// The stored rows are not those that this session has written: they were exchanged, or another reader writes them.
-    #[error("the view has another position than this reader")]
+    #[error("the position of the view is not that of this reader")]
     Exchanged,
     /// The stream holds messages that the bus does not deliver.
-    #[error("the stream has gone on to {last} and the reader stays at {read}")]
+    #[error("the stream ends at {last}, but the reader stays at {read}")]
     Stalled { read: u64, last: u64 },
 }
 
@@ -83,7 +83,7 @@ impl Reader {
                         self.changes.set_trouble(trouble);
                         self.health.set_bus(false);
                     }
-                    tracing::warn!(%error, "the view does not follow the stream");
+                    tracing::warn!(%error, "cannot follow the stream; attaching again");
                     tokio::select! {
                         () = tokio::time::sleep(PAUSE) => {}
                         () = stopping.cancelled() => {}
@@ -131,7 +131,7 @@ impl Reader {
             Some(position) if position.epoch == stream.epoch => position,
             other => {
                 self.start_over(&stream.epoch).await?;
-                tracing::info!(epoch = stream.epoch, before = ?other, "met a new stream");
+                tracing::info!(epoch = stream.epoch, before = ?other, "reading a new stream");
                 Position::start(stream.epoch.clone())
             }
         };
@@ -139,7 +139,10 @@ impl Reader {
         let after =
             if at.sequence <= stream.last_sequence && self.matches_fingerprint(&at).await? { at.sequence } else { 0 };
         if after < at.sequence {
-            tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
+            tracing::warn!(
+                sequence = at.sequence,
+                "the stream has another message at the stored position; reading from the start"
+            );
         }
         let mut reader = self.bus.read(after).await?;
         // After a purge, the last sequence of the stream can no longer be read.
@@ -229,7 +232,7 @@ impl Session<'_> {
                         attempts,
                         reason,
                         correlation_id = event::correlation_id(&read.message),
-                        "an event cannot be applied"
+                        "applying an event failed"
                     );
                     match attempts {
                         MAX_ATTEMPTS.. => read.content = Err(reason),

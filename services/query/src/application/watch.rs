@@ -48,13 +48,13 @@ pub struct Sent {
 /// Why a watch ends.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("the service shuts down; go on with the last token")]
+    #[error("the service is shutting down; resume with the last token")]
     ShuttingDown,
-    #[error("the stream of events was made anew; go on with the last token")]
+    #[error("the stream of events was replaced; resume with the last token")]
     StreamChanged,
-    #[error("too many watch already")]
+    #[error("too many concurrent watches")]
     TooMany,
-    #[error("the bus does not answer, so it is not known whether the resume_token is still good: {0}")]
+    #[error("the bus does not respond, so the resume_token cannot be checked: {0}")]
     Bus(#[source] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
