@@ -1,7 +1,7 @@
 //! Group commit: collects the commands submitted to a store and passes them to its one writer, batch by batch.
 //!
 //! There is no timer: commands that are submitted while a batch is being written form the next batch. Each process has
-//! one writer, because a second one would only split the batches. The writer is a task of its own, so a transaction
+//! one writer, because a second one would only split the batches. The writer is a separate task, so a transaction
 //! that has begun is completed even if all callers are cancelled.
 
 use async_trait::async_trait;

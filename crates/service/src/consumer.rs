@@ -189,7 +189,7 @@ impl<H: EventHandler> Session<'_, H> {
     /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, bus::Error> {
         self.consumer.next(BATCH).await
     }

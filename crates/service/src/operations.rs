@@ -140,7 +140,7 @@ impl<H: EventHandler> OperationsService for Operations<H> {
 }
 
 /// Serves the operations of one service. A call whose header names another service is refused: it was meant for a
-/// gateway, and its caller would take the response for that of the other service.
+/// gateway, and its caller would mistake the response for one of the other service.
 pub fn served<T: OperationsService>(
     service: &'static str,
     operations: T,
