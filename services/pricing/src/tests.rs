@@ -116,7 +116,7 @@ fn reason(error: &Status) -> Option<ErrorReason> {
 }
 
 #[tokio::test]
-async fn events_update_prices_which_are_published() {
+async fn prices_follow_events_and_are_published() {
     let fixture = Fixture::start().await;
     assert_eq!(reason(&fixture.price("t").await.expect_err("unknown")), Some(ErrorReason::PriceNotFound));
     fixture.register("t").await;

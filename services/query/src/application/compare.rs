@@ -368,7 +368,7 @@ fn price_fields(part: &PricePart) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// `holds` tells whether the reservation holds the ticket. The view reads this from the ledger, the owner from the
+/// `holds`: whether the reservation holds the ticket. For the view this follows from the ledger, for the owner from the
 /// status.
 fn reservation_fields(row: &Reservation, holds: bool) -> Vec<(&'static str, String)> {
     let Reservation {

@@ -96,7 +96,7 @@ impl Completeness {
                 return Ok(());
             }
         }
-        tracing::warn!(owner, expected, "states of the owner are missing; comparing the view before it serves");
+        tracing::warn!(owner, expected, "states are missing; comparing the view with its owner before it serves");
         let found = self.comparer.fill(&self.replica(store.clone()), owner).await?;
         tracing::info!(owner, found, "compared the view with its owner");
         Ok(())

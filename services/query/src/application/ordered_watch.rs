@@ -98,12 +98,12 @@ mod tests {
     #[tokio::test]
     async fn the_listener_that_waits_longest_is_notified_first() {
         let ordered_watch = OrderedWatch::new(0);
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let notified = Arc::new(Mutex::new(Vec::new()));
         let wait = |name: usize| {
-            let (mut listener, told) = (ordered_watch.listen(), told.clone());
+            let (mut listener, notified) = (ordered_watch.listen(), notified.clone());
             async move {
                 listener.changed().await;
-                told.lock().unwrap().push(name);
+                notified.lock().unwrap().push(name);
             }
         };
         let waiting: Vec<_> = (0..20).map(|name| tokio::spawn(wait(name))).collect();
@@ -112,6 +112,6 @@ mod tests {
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(*told.lock().unwrap(), (0..20).collect::<Vec<_>>());
+        assert_eq!(*notified.lock().unwrap(), (0..20).collect::<Vec<_>>());
     }
 }

@@ -38,7 +38,7 @@ pub enum Error {
     Bus(#[from] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The stored rows are not those that this session has written: they were exchanged, or another reader writes them.
+    /// The stored rows were not written by this session: they were exchanged, or another reader writes them.
     #[error("the position of the view is not that of this reader")]
     Exchanged,
     /// The stream holds messages that the bus does not deliver.
@@ -148,8 +148,8 @@ impl Reader {
         // After a purge, the last sequence of the stream can no longer be read.
         let target =
             if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
-        // The stream may have been replaced after the check above. The sequences of the new stream would then be taken
-        // for those of the old one.
+        // The stream may have been replaced after the check above. Without this check, the sequences of the new stream
+        // would count as sequences of the old one.
         if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
@@ -195,7 +195,7 @@ impl Session<'_> {
     /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, bus::Error> {
         self.reader.next(BATCH).await
     }
@@ -320,7 +320,7 @@ impl Session<'_> {
     /// Returns whether no message is left to read.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn is_at_end(&mut self) -> Result<bool, bus::Error> {
         self.reader.is_at_end().await
     }

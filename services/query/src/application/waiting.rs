@@ -118,7 +118,7 @@ impl Views {
     async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
         loop {
             let answer = self.changes.answer_once(id, condition.clone());
-            // Read again after the registration: a commit between the first read and the registration wakes nobody.
+            // Read again after the registration: a commit before the registration does not wake this call.
             if let Some(view) = self.look(id, condition).await? {
                 return Ok(view);
             }

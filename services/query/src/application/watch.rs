@@ -1,7 +1,7 @@
 //! A stream of changed rows, with tokens from which a client can resume on any replica.
 //!
 //! No changes are queued for a watcher. It stores the sequence up to which it has sent rows, and reads the rows above
-//! it from the store. A slow client receives the newest state of each row and needs no memory meanwhile. Sequences are
+//! it from the store. A slow client receives the newest state of each row; nothing is buffered for it. Sequences are
 //! those of the stream, so a token is valid on every replica that reads the same stream.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};

@@ -74,8 +74,8 @@ pub fn missing(view: &View) -> Vec<String> {
     missing
 }
 
-/// Returns whether a call that waits for this can be answered from the row. Once true for a token, it stays true after
-/// later commands.
+/// Returns whether the row fulfils the condition of a waiting call. Once true for a token, it stays true after later
+/// commands.
 ///
 /// Only the revisions of the token are checked here; the caller must refuse a token of another ticket.
 pub fn answers(view: &View, token: Option<&Consistency>, wait: Wait) -> bool {

@@ -1,4 +1,4 @@
-//! An in-memory stream that tests can lose, truncate and create anew.
+//! An in-memory stream that tests can lose, truncate and replace.
 
 use std::{
     sync::{Arc, Mutex},

@@ -25,7 +25,7 @@ async fn a_view_resumes_at_its_stored_position() {
 }
 
 #[tokio::test]
-async fn a_view_has_caught_up_at_the_end_of_the_stream_at_the_attach() {
+async fn a_view_has_caught_up_once_it_has_read_to_the_end() {
     let fixture = Fixture::new().await;
     fixture.publish(&id("a"), &free()[0]).await;
     let mut session = fixture.reader.attach().await.unwrap();

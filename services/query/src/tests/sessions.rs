@@ -1,4 +1,5 @@
-//! Reads with the consistency tokens of a session: they wait for the commands, and say what is missing.
+//! Reads with the consistency tokens of a session: they wait for the commands, and their errors name the
+//! missing parts.
 
 use eticket_proto::{
     error::ErrorReason,

@@ -116,7 +116,7 @@ impl ReservationService for Grpc {
 }
 
 impl Grpc {
-    /// Checks that the reservation is the caller's. A reservation never changes its user, so this may come before the
+    /// Checks that the reservation belongs to the caller. Its user never changes, so this check can run before the
     /// transaction of a command.
     async fn check_own(&self, id: ReservationId, caller: &Caller) -> Result<(), Status> {
         if caller.is_admin() {
