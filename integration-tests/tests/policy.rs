@@ -110,7 +110,7 @@ async fn an_invalid_policy_at_run_time_changes_nothing() {
     let first = policy(&api).await;
     for (number, (text, said)) in [
         (GOOD.replace("percent: 10", "percent: 1000"), "line 4: rule all: percent: expected 1 to 100, got 1000"),
-        ("not a policy".to_owned(), "it holds no policy"),
+        ("not a policy".to_owned(), "it contains no valid policy"),
         (GOOD.replace("percent: 10", "percent: 50"), "raise the version"),
     ]
     .into_iter()

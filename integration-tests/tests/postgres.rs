@@ -122,7 +122,7 @@ async fn a_late_store_is_awaited_and_logged_once() {
     let eticket = Launch::all_in_one(data.path()).key("store.url", &url).start().await;
     let _postgres = coming.await.expect("no panic");
     let log = eticket.log();
-    assert_eq!(log.matches("the store does not answer: start it, or set store.url").count(), 1, "{log}");
+    assert_eq!(log.matches("the store does not respond: start it, or set store.url").count(), 1, "{log}");
     assert!(log.contains("postgres:***@127.0.0.1") && !log.contains("s3cret"), "{log}");
     eticket.stop().await;
 }

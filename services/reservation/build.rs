@@ -1,4 +1,5 @@
-//! Builds the crate again when a migration is added: `sqlx::migrate!` embeds the folder, and cargo tracks only files that existed.
+//! Rebuilds the crate when a migration is added: `sqlx::migrate!` embeds the folder, but cargo tracks only the files
+//! that existed at the last build.
 
 fn main() {
     println!("cargo:rerun-if-changed=migrations");

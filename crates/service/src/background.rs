@@ -116,7 +116,7 @@ impl Background {
     async fn probe(&self) {
         let answer = self.store.ping().await;
         if let Err(error) = &answer {
-            tracing::warn!(service = self.name, error = %error, "the store does not answer");
+            tracing::warn!(service = self.name, error = %error, "the store does not respond");
         }
         self.health.set_store(answer.is_ok());
         if let Ok(depth) = self.store.outbox_depth().await {
@@ -133,7 +133,7 @@ impl Background {
     async fn purge(&self) {
         let Ok(kept) = chrono::TimeDelta::from_std(self.records_kept) else { return };
         if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
-            tracing::warn!(service = self.name, error = %error, "old records are not purged");
+            tracing::warn!(service = self.name, error = %error, "old command records were not purged");
         }
     }
 }
@@ -165,7 +165,7 @@ mod tests {
 
     use super::*;
 
-    /// A service without tables of its own.
+    /// A service without tables.
     #[derive(Default, Clone)]
     struct Nothing;
 
@@ -185,13 +185,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn records_are_purged_when_their_time_is_over() {
+    async fn records_are_purged_after_their_retention() {
         for (background, hours) in [(None, 48), (Some(24), 24), (Some(72), 72)] {
             let clock = Arc::new(ManualClock::new(DateTime::from_timestamp(1_000, 0).expect("a time")));
             let store = Store::<Nothing>::new(clock.clone());
             let request = Idempotency { request_id: Uuid::from_u128(1), hash: [1; 32] };
             let command = &mut |work: &mut Work<()>| {
-                work.run::<RequestIdReused>(Some(request), |_| Ok(EncodedResponse::default())).expect("a first one");
+                work.run::<RequestIdReused>(Some(request), |_| Ok(EncodedResponse::default()))
+                    .expect("first use of the id");
             };
             store.commit(&(), &[request.request_id], command).await.expect("committed");
             let health = Health::new([""; 0]);
@@ -203,10 +204,10 @@ mod tests {
             let is_kept = async || store.record(request.request_id).await.expect("read").is_some();
             clock.advance(TimeDelta::hours(hours));
             background.purge().await;
-            assert!(is_kept().await, "{hours} h are not over");
+            assert!(is_kept().await, "kept for {hours} h");
             clock.advance(TimeDelta::seconds(1));
             background.purge().await;
-            assert!(!is_kept().await, "{hours} h are over");
+            assert!(!is_kept().await, "deleted after {hours} h");
         }
     }
 }

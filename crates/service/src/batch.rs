@@ -1,7 +1,7 @@
 //! Group commit: collects the commands submitted to a store and passes them to its one writer, batch by batch.
 //!
 //! There is no timer: commands that are submitted while a batch is being written form the next batch. Each process has
-//! one writer, because a second one would only split the batches. The writer is a task of its own, so a transaction
+//! one writer, because a second one would only split the batches. The writer is a separate task, so a transaction
 //! that has begun is completed even if all callers are cancelled.
 
 use async_trait::async_trait;
@@ -19,7 +19,7 @@ use tokio::{
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// The store is unavailable, or the outcome is unknown.
-    #[error("the store does not answer")]
+    #[error("the store does not respond")]
     Unavailable,
     /// Only this command failed; the store is available.
     #[error("{0}")]
@@ -132,8 +132,8 @@ async fn run<J: Traced + Send + Sync + 'static, A: Send + 'static, W: Writer<J, 
     }
 }
 
-/// Begins the span of a commit in each exported trace. A transaction joins the commands of several traces: each span links
-/// those of the others.
+/// Begins the span of a commit in each exported trace. One transaction writes commands of several traces, so each span
+/// links the spans of the others.
 fn commit_spans(commands: &[impl Traced]) -> Vec<Span> {
     let sampled = commands.iter().filter_map(Traced::trace).filter(|trace| trace.is_sampled());
     let steps: Vec<_> = sampled.map(TraceContext::child).collect();
@@ -176,11 +176,11 @@ async fn write<J: Send + Sync + 'static, A: Send + 'static, W: Writer<J, A>>(
     match writer.write(&commands).await {
         Ok(answers) => answers.into_iter().map(Ok).collect(),
         Err(store::Error::Unavailable(error)) => {
-            tracing::warn!(error = %error, commands = commands.len(), "the store did not take a batch");
+            tracing::warn!(error = %error, commands = commands.len(), "a batch was not written");
             commands.iter().map(|_| Err(Error::Unavailable)).collect()
         }
         Err(store::Error::Data(error)) if commands.len() == 1 => {
-            tracing::error!(error = %error, "a command fails by itself");
+            tracing::error!(error = %error, "a command failed");
             metrics::counter!("eticket_command_failures_total").increment(1);
             vec![Err(Error::Failed(error.to_string()))]
         }
@@ -272,28 +272,28 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_arrives_while_a_batch_is_written_is_in_the_next() {
+    async fn commands_submitted_during_a_commit_form_the_next_batch() {
         let (recorder, answers) = behind_a_held_writer(&[2, 3, 4]).await;
         assert_eq!(answers, [Ok(4), Ok(6), Ok(8)]);
         assert_eq!(*recorder.batches.lock().unwrap(), [vec![1], vec![2, 3, 4]]);
     }
 
     #[tokio::test]
-    async fn one_poisoned_job_does_not_spoil_the_batch() {
+    async fn a_command_with_invalid_data_fails_alone() {
         let (recorder, answers) = behind_a_held_writer(&[2, POISON, 4]).await;
         assert_eq!(answers, [Ok(4), Err(Error::Failed("poison".into())), Ok(8)]);
-        assert_eq!(recorder.batches.lock().unwrap().len(), 5, "the batch, then each by itself");
+        assert_eq!(recorder.batches.lock().unwrap().len(), 5, "the batch, then each command alone");
     }
 
     #[tokio::test]
-    async fn while_the_store_is_out_nothing_is_run_again() {
+    async fn a_batch_is_not_split_if_the_store_is_unavailable() {
         let (recorder, answers) = behind_a_held_writer(&[2, OUTAGE, 4]).await;
         assert_eq!(answers, [Err(Error::Unavailable), Err(Error::Unavailable), Err(Error::Unavailable)]);
         assert_eq!(recorder.batches.lock().unwrap().len(), 2);
     }
 
     #[tokio::test]
-    async fn a_job_whose_deadline_has_passed_is_not_begun() {
+    async fn a_command_past_its_deadline_is_not_run() {
         let (recorder, tasks) = (recorder(100), Tasks::new());
         let batches = start(&recorder, &tasks);
         let past = Instant::now().checked_sub(Duration::from_millis(1)).unwrap();
@@ -302,7 +302,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_job_whose_caller_has_gone_is_not_begun() {
+    async fn a_command_of_a_cancelled_caller_is_not_run() {
         let (reply, gone) = oneshot::channel::<Result<u32, Error>>();
         drop(gone);
         let (commands, _) = still_wanted(vec![Waiting { command: 1, deadline: None, reply }], Instant::now());
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn at_stop_what_waits_is_written_and_what_comes_later_is_told() {
+    async fn commands_after_the_stop_are_refused() {
         let (recorder, tasks) = (recorder(100), Tasks::new());
         let batches = start(&recorder, &tasks);
         assert_eq!(batches.submit(1, None).await, Ok(2));

@@ -64,11 +64,11 @@ mod tests {
     #[test]
     fn numbers_have_bounds() {
         let kept = |kept_hours| IdempotencyConfig { kept_hours }.check();
-        assert_eq!(kept(23).expect_err("less than is promised").key(), "idempotency.kept_hours");
+        assert_eq!(kept(23).expect_err("less than the contract promises").key(), "idempotency.kept_hours");
         assert!(kept(24).is_ok() && kept(8_760).is_ok() && kept(8_761).is_err());
         let audit = |rows_per_second, confirm_after_ms| AuditConfig { rows_per_second, confirm_after_ms }.check();
         assert_eq!(audit(1_000_001, 10_000).expect_err("too many").key(), "audit.rows_per_second");
-        assert_eq!(audit(200, 99).expect_err("less than a message takes").key(), "audit.confirm_after_ms");
+        assert_eq!(audit(200, 99).expect_err("below the minimum").key(), "audit.confirm_after_ms");
         assert!(audit(0, 100).is_ok() && audit(1_000_000, 3_600_000).is_ok() && audit(0, 3_600_001).is_err());
     }
 }

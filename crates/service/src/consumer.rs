@@ -27,7 +27,7 @@ use crate::{
 
 /// Maximum number of messages in one batch.
 const BATCH: usize = 256;
-/// Number of failures of its own after which a message is parked.
+/// Number of failures, while the store is available, after which a message is parked.
 pub const MAX_DELIVER: u32 = 5;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_LONGEST: Duration = Duration::from_secs(5);
@@ -122,7 +122,7 @@ impl<H: EventHandler> Consumer<H> {
             if let Err(error) = self.attached(&stopping, in_doubt).await {
                 in_doubt = true;
                 self.health.set_bus(false);
-                tracing::warn!(consumer = self.name, error = %error, "events are not taken in");
+                tracing::warn!(consumer = self.name, error = %error, "cannot consume events; trying again");
                 tokio::select! {
                     () = tokio::time::sleep(PAUSE) => {}
                     () = stopping.cancelled() => {}
@@ -165,7 +165,7 @@ impl<H: EventHandler> Consumer<H> {
             let count = audit::republish_all(&*self.owner, &|_| ()).await?;
             // Store the epoch last: a crash before this only repeats the republishing.
             self.store.set_stream_epoch(&epoch).await?;
-            tracing::info!(consumer = self.name, %epoch, count, "met a new stream and published all states again");
+            tracing::info!(consumer = self.name, %epoch, count, "republished all states on a new stream");
         }
         let consumer = self.bus.attach(self.name, H::Event::FILTERS).await?;
         // The stream may have been replaced after the check above. Without this check the new stream would count as
@@ -189,7 +189,7 @@ impl<H: EventHandler> Session<'_, H> {
     /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, bus::Error> {
         self.consumer.next(BATCH).await
     }
@@ -276,7 +276,7 @@ impl<H: EventHandler> Session<'_, H> {
             failures,
             reason,
             correlation_id = event::correlation_id(message),
-            "an event cannot be applied yet"
+            "applying an event failed; trying again later"
         );
         for sequence in covered {
             self.consumer.retry(sequence, backoff(failures)).await?;

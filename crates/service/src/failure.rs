@@ -11,7 +11,7 @@ use crate::batch;
 pub fn store_status(error: store::Error) -> Status {
     match &error {
         store::Error::Unavailable(cause) => {
-            tracing::warn!(error = %cause, "the store does not answer");
+            tracing::warn!(error = %cause, "the store does not respond");
             ApiError::new(ErrorReason::StoreUnavailable).into()
         }
         store::Error::Data(_) => ApiError::internal(&error),

@@ -43,8 +43,8 @@ pub fn from_fields(caller: &Caller, fields: &Fields<'_>) -> Result<Option<Idempo
     Ok(Some(Idempotency { request_id: scoped(request_id, caller), hash: hash.finalize().into() }))
 }
 
-/// Returns the id under which the record is kept. Ids of different callers are independent, so that nobody learns of or
-/// blocks the id of another.
+/// Returns the id under which the record is kept. It depends on the caller, so that no caller can find or block the
+/// request ids of another.
 fn scoped(request_id: Uuid, caller: &Caller) -> Uuid {
     let Some(subject) = caller.subject() else { return request_id };
     let hash = Sha256::new().chain_update(request_id.as_bytes()).chain_update(subject).finalize();
@@ -70,7 +70,7 @@ mod tests {
     }
 
     #[test]
-    fn method_and_fields_make_the_request() {
+    fn the_hash_covers_the_method_and_the_fields() {
         assert_eq!(hash("A", b"x"), hash("A", b"x"));
         assert_ne!(hash("A", b"x"), hash("B", b"x"));
         assert_ne!(hash("A", b"x"), hash("A", b"y"));
@@ -87,7 +87,7 @@ mod tests {
             let claims = Claims::new(user, &["user"], None, SystemTime::now());
             Caller::with_token(Arc::new(claims), Credentials::new(String::new()))
         };
-        assert_eq!(record(&Caller::admin()).to_string(), ID, "as it is stored without authentication");
+        assert_eq!(record(&Caller::admin()).to_string(), ID, "the id itself without authentication");
         assert_eq!(record(&caller("kim")), record(&caller("kim")));
         assert_ne!(record(&caller("kim")), record(&caller("lee")));
     }

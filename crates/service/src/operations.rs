@@ -96,7 +96,8 @@ impl<H: EventHandler> OperationsService for Operations<H> {
         let caller = Call::from_request(&request).caller;
         let total = self.owner.count().await.map_err(failure::batch_status)?;
         let (progress, shown) = mpsc::channel(16);
-        // A channel of its own for the final response, so that the task never waits for its client.
+        // A separate channel for the final response: the one for progress may be full, and the task must not wait for
+        // its client.
         let (last, ended) = mpsc::channel(1);
         let (bus, owner, name) = (self.bus.clone(), self.owner.clone(), self.consumer);
         self.tasks.spawn("republish", async move {
@@ -111,7 +112,7 @@ impl<H: EventHandler> OperationsService for Operations<H> {
             // Restart the consumer first, so that it misses nothing that is published from here on. If the bus is
             // unavailable now, its stream is later either a new one or still holds its messages.
             if let Err(error) = bus.restart(name).await {
-                tracing::warn!(service = name, %error, "the consumer is not put back to the start");
+                tracing::warn!(service = name, %error, "the consumer was not restarted from the first message");
             }
             let outcome = audit::republish_all(&*owner, &show).await;
             let count = outcome.map(|count| count as i64).map_err(failure::batch_status);
@@ -139,7 +140,7 @@ impl<H: EventHandler> OperationsService for Operations<H> {
 }
 
 /// Serves the operations of one service. A call whose header names another service is refused: it was meant for a
-/// gateway, and its caller would take the response for that of the other service.
+/// gateway, and its caller would mistake the response for one of the other service.
 pub fn served<T: OperationsService>(
     service: &'static str,
     operations: T,
@@ -274,9 +275,9 @@ mod tests {
             tasks: Tasks::new(),
         };
         let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();
-        timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("nobody reads, and it ends");
+        timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("ends without a reader");
         let all = STATES as i64;
         let last = shown.map(Result::unwrap).collect::<Vec<_>>().await.pop();
-        assert_eq!(last, Some(RepublishResponse { republished_count: all, total_count: all }), "the end is not lost");
+        assert_eq!(last, Some(RepublishResponse { republished_count: all, total_count: all }), "the final response");
     }
 }

@@ -62,7 +62,10 @@ impl Relay {
                 Outcome::Sent(_) => continue,
                 Outcome::Idle if stopping.is_cancelled() => return,
                 Outcome::Failed if stopping.is_cancelled() => {
-                    tracing::warn!(service = self.service, "the outbox keeps what the bus did not take");
+                    tracing::warn!(
+                        service = self.service,
+                        "stopping with unpublished rows in the outbox, because the bus fails"
+                    );
                     return;
                 }
                 Outcome::Idle | Outcome::Failed => {}
@@ -82,7 +85,7 @@ impl Relay {
         match self.round().await {
             Ok(outcome) => outcome,
             Err(error) => {
-                tracing::warn!(service = self.service, error = %error, "the outbox cannot be read or cleared");
+                tracing::warn!(service = self.service, error = %error, "cannot read the outbox or delete its rows");
                 Outcome::Failed
             }
         }
@@ -117,12 +120,13 @@ impl Relay {
             let logged = tracing::enabled!(tracing::Level::DEBUG)
                 .then(|| (event::id(&row.message, 0), event::trace(&row.message)));
             let mut message = row.message;
-            // Not one per row: a row whose acknowledgement was lost is sent again. If the stream has lost its tail in between, the second
-            // message may get the sequence of the first, and a reader that has seen the first must notice.
+            // A new id for each attempt, not for each row: a row whose acknowledgement was lost is sent again. If the
+            // stream has lost its tail in between, the second message may get the sequence of the first, and a reader
+            // that has read the first must detect the difference.
             message.set_header(headers::PUBLICATION_ID, &Uuid::new_v4().to_string());
             let mut span = self.producer_span(&mut message);
             if let Err(error) = self.bus.publish(message).await {
-                span.fail("the bus did not take the event");
+                span.fail("the event was not published");
                 return (sent, Some(error));
             }
             if let Some((event_id, trace)) = logged {

@@ -30,7 +30,7 @@ pub fn encode<M: Message + Name>(message: &M) -> EncodedResponse {
     EncodedResponse { type_name: Some(M::full_name()), bytes: message.encode_to_vec().into(), replayed: false }
 }
 
-/// Turns the encoded response into that of an RPC whose response type is `M`. Its metadata has the consistency token,
+/// Converts an encoded response into that of an RPC with the response type `M`. Its metadata has the consistency token,
 /// which `token` returns, and the mark of a replayed response.
 ///
 /// # Errors
@@ -45,7 +45,7 @@ pub fn respond<M: Message + Name + Default>(
     }
     let mut empty = Response::new(M::default());
     let metadata = empty.metadata_mut();
-    // The fields that this version knows are enough to find the token.
+    // Decoding drops fields that this version does not know; the token is not one of them.
     let known = M::decode(response.bytes.clone()).unwrap_or_default();
     if let Some(token) = Some(token(&known)).filter(|token| !token.is_empty())
         && let Ok(token) = token.parse()
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(sent.trailers().and_then(|trailers| trailers.get("grpc-status")).expect("a status"), "0");
         assert_eq!(sent.to_bytes()[5..], response.bytes);
         let read = HealthClient::new(stored(response)).check(HealthCheckRequest::default()).await.expect("a response");
-        assert_eq!(read.metadata().get(headers::CONSISTENCY_TOKEN).expect("of each response"), "a-token");
+        assert_eq!(read.metadata().get(headers::CONSISTENCY_TOKEN).expect("a token"), "a-token");
         assert!(read.metadata().get(headers::IDEMPOTENT_REPLAYED).is_none());
         assert_eq!(read.into_inner().status, 2);
         let mut client = HealthClient::new(stored(encode(&HealthCheckResponse::default())));

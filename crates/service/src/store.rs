@@ -104,7 +104,7 @@ async fn open_sqlite(path: &Path, migrations: &Migrator, clock: SharedClock) -> 
         Ok(database) => Ok(OpenStore::Sqlite(database)),
         Err(error) => {
             let what = format!(
-                "the store {} cannot be opened: look at the file and its folder, or set store.url",
+                "the store {} cannot be opened: check the file and its folder, or set store.url",
                 path.display()
             );
             Err(StartError::unavailable(what, error))
@@ -136,17 +136,17 @@ async fn open_postgres(schema: &Schema<'_>, clock: SharedClock, patience: Durati
                     let seconds = patience.as_secs();
                     tracing::warn!(
                         service = schema.name, store.url = %url, %error,
-                        "the store does not answer: start it, or set store.url; trying for {seconds} s"
+                        "the store does not respond: start it, or set store.url; trying for {seconds} s"
                     );
                 }
                 sleep(PAUSE).await;
             }
             Err(OpenError::NotNow(error)) => {
-                let what = format!("the store does not answer: start it, or set store.url, which is {url}");
+                let what = format!("the store does not respond: start it, or set store.url, which is {url}");
                 return Err(StartError::unavailable(what, error));
             }
             Err(error @ OpenError::Refused { .. }) => {
-                let what = format!("the store cannot be used as it is, and store.url is {url}");
+                let what = format!("the store cannot be used, and store.url is {url}");
                 return Err(StartError::unavailable(what, error));
             }
         }
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_of_postgresql_is_checked_before_anything_is_opened() {
+    fn a_postgresql_url_is_checked_without_a_connection() {
         let mut settings = Settings::for_tests();
         for url in
             [None, Some("sqlite:a.db"), Some("postgres://u:p@db:5433/e?sslmode=require"), Some("postgresql://db/e")]
@@ -200,7 +200,7 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-    async fn a_server_that_is_not_there_is_waited_for_and_no_longer_than_told() {
+    async fn an_unavailable_server_is_retried_up_to_the_limit() {
         let mut server = Postgres::start().unwrap();
         let url = url(&server, "postgres");
         server.stop().unwrap();
@@ -218,7 +218,7 @@ mod tests {
 
     #[tokio::test]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-    async fn what_no_waiting_heals_is_not_waited_for() {
+    async fn permanent_errors_are_not_retried() {
         let server = Postgres::start().unwrap();
         let begun = Instant::now();
         let text = told(open(&url(&server, "nowhere"), PATIENCE).await);

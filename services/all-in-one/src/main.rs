@@ -1,5 +1,5 @@
-//! `eticket`: the five servers in one process, and the client commands. Configuration makes the difference, nothing else: no
-//! service knows of it.
+//! `eticket`: the five servers in one process, and the client commands. The servers run the same code as in separate
+//! processes; only the configuration differs.
 
 use std::process::ExitCode;
 
@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     if let Some(code) = eticket_cli::run(|| command_of_several(PROGRAM)) {
         return code;
     }
-    // In the order of their start: each comes after those it calls, and they stop in the opposite order.
+    // The servers start in this order, each after the servers that it calls, and stop in the opposite order.
     let servers = vec![
         entry::<eticket_ticket::Ticket>(),
         entry::<eticket_pricing::Pricing>(),

@@ -83,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_file_is_checked_before_anything_starts() {
+    fn the_check_of_the_configuration_reads_the_policy_file() {
         assert!(config(None).check().is_ok());
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("policy.yaml");
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_path_is_none() {
+    fn an_empty_path_is_refused_and_a_missing_one_is_none() {
         let audit = "audit: {rows_per_second: 200, confirm_after_ms: 10000}";
         let read = |text: &str| serde_norway::from_str::<Config>(&format!("{audit}\n{text}"));
         assert!(read("policy: {reload_interval_ms: 10, settle_ms: 10}").expect("enough").policy.file.is_none());

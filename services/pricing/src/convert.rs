@@ -66,7 +66,7 @@ pub fn policy_from_bytes(bytes: &[u8]) -> Result<Policy, String> {
         pb::Rounding::HalfEven => Rounding::HalfEven,
         pb::Rounding::Unspecified => return Err("rounding is not set".to_owned()),
     };
-    let zone = message.business_time_zone.parse().map_err(|_| "the time zone is not known here".to_owned())?;
+    let zone = message.business_time_zone.parse().map_err(|_| "this version does not know the time zone".to_owned())?;
     let base_price = money_from_message(message.base_price.as_ref())?;
     let rules = message.rules.into_iter().map(rule_from_message).collect::<Result<_, _>>()?;
     Policy::try_new(message.version, base_price, zone, rounding, rules).map_err(|invalid| invalid.to_string())
@@ -111,11 +111,11 @@ fn rule_from_message(rule: pb::PricingRule) -> Result<Rule, String> {
             Reduction::Percent(u8::try_from(*percent).map_err(|_| "a percentage is out of range")?)
         }
         Some(pricing_rule::Discount::Amount(amount)) => Reduction::Amount(money_from_message(Some(amount))?),
-        None => return Err("a rule takes nothing off".to_owned()),
+        None => return Err("a rule has no discount".to_owned()),
     };
-    let weekday = |number: &i32| weekday_from_message(*number).ok_or_else(|| format!("{number} is no weekday"));
-    let grade = |number: &i32| UserGrade::from_proto(*number).ok_or_else(|| format!("{number} is no grade"));
-    let date = |date: Option<Date>| date.map(|date| date_from_message(&date).ok_or("a date is none")).transpose();
+    let weekday = |number: &i32| weekday_from_message(*number).ok_or_else(|| format!("{number} is not a weekday"));
+    let grade = |number: &i32| UserGrade::from_proto(*number).ok_or_else(|| format!("{number} is not a grade"));
+    let date = |date: Option<Date>| date.map(|date| date_from_message(&date).ok_or("a date is not valid")).transpose();
     Ok(Rule {
         weekdays: rule.weekdays.iter().map(weekday).collect::<Result<_, _>>()?,
         user_grades: rule.user_grades.iter().map(grade).collect::<Result<_, _>>()?,
@@ -177,7 +177,7 @@ rules:
 ";
 
     #[test]
-    fn a_policy_survives_being_kept() {
+    fn a_stored_policy_is_decoded_unchanged() {
         for text in [EVERYTHING, policy_file::DEFAULT, &EVERYTHING.replace("HALF_EVEN", "HALF_UP")] {
             let policy = policy_file::parse(text).expect("a policy");
             assert_eq!(policy_from_bytes(&policy_to_bytes(&policy)), Ok(policy));
@@ -185,7 +185,7 @@ rules:
     }
 
     #[test]
-    fn what_was_not_kept_by_this_program_is_refused() {
+    fn invalid_stored_policies_are_refused() {
         assert!(policy_from_bytes(b"nonsense").is_err());
         assert!(policy_from_bytes(b"").is_err());
         let message = policy_to_message(&policy_file::parse(EVERYTHING).expect("a policy"));

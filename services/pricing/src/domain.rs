@@ -51,7 +51,7 @@ pub struct Holder {
 
 /// The row was computed with a newer policy than the given one. Read the policy in force from the store and retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the row was computed by policy version {wanted}, here it is still {known}")]
+#[error("the row was computed with policy version {wanted}, but version {known} is in force here")]
 pub struct PolicyBehind {
     pub wanted: i64,
     pub known: i64,

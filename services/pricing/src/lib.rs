@@ -45,9 +45,10 @@ pub struct Pricing;
 impl Service for Pricing {
     const NAME: &'static str = "pricing";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
-    const ABOUT: &'static str = "Gives each ticket its price, by a policy that is data.";
+    const ABOUT: &'static str = "Computes the price of each ticket with a policy that is configured as data.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH\n\
+        store.url, for a store other than the SQLite file in the data folder: \
+        postgres://user:password@host/database, or sqlite:PATH\n\
         policy.file, for prices other than those of the embedded policy";
     const EXAMPLE: &'static str = "eticket-pricing --data ./pricing  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);

@@ -103,7 +103,7 @@ impl Fixture {
                 }
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), found).await.expect("the price comes about")
+        tokio::time::timeout(Duration::from_secs(20), found).await.expect("the price in time")
     }
 }
 
@@ -116,7 +116,7 @@ fn reason(error: &Status) -> Option<ErrorReason> {
 }
 
 #[tokio::test]
-async fn events_become_prices_and_prices_events() {
+async fn prices_follow_events_and_are_published() {
     let fixture = Fixture::start().await;
     assert_eq!(reason(&fixture.price("t").await.expect_err("unknown")), Some(ErrorReason::PriceNotFound));
     fixture.register("t").await;
@@ -171,7 +171,7 @@ async fn prices_are_listed_page_by_page() {
 }
 
 #[tokio::test]
-async fn a_quote_is_what_the_price_would_be() {
+async fn a_quote_is_computed_without_a_ticket() {
     let fixture = Fixture::start().await;
     let quote = async |start_time: Option<Timestamp>, user_grade: i32| {
         let response = fixture.client.clone().quote_price(QuotePriceRequest { start_time, user_grade }).await?;

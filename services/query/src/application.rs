@@ -166,7 +166,7 @@ pub trait ViewStore: Commit<Keys = Keys, Rows = ViewRows> + ParkedStore + StoreL
     async fn beside(&self) -> Result<Arc<dyn ViewStore>, store::Error>;
 
     /// Replaces these rows with those of a store that [`Self::beside`] returned, and closes that store. Reads wait
-    /// meanwhile. After an error this store is empty, or unavailable until it can be opened again.
+    /// during the exchange. After an error this store is empty, or unavailable until it can be opened again.
     async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), store::Error>;
 }
 

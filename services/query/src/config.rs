@@ -92,8 +92,8 @@ mod tests {
     }
 
     #[test]
-    fn upstreams_are_optional_and_unknown_keys_refused() {
-        assert_eq!(parse("").expect("enough").upstream, Upstreams::default());
+    fn upstreams_are_optional_and_unknown_keys_are_refused() {
+        assert_eq!(parse("").expect("a configuration").upstream, Upstreams::default());
         let config = parse("upstream.ticket.url = 'http://t:1,http://t:2'").expect("an address");
         assert_eq!(config.upstream.ticket.url.expect("given").to_string(), "http://t:1,http://t:2");
         for more in ["upstream.ticket.url = 'nonsense'", "upstream.gateway.url = 'http://g:1'", "wait.least = 1"] {
@@ -102,21 +102,21 @@ mod tests {
     }
 
     #[test]
-    fn bounds_have_bounds() {
+    fn a_bound_of_zero_is_refused() {
         let none = Config { watch: Bound { most: 0 }, ..parse("").expect("valid") };
         let limits = LimitsConfig::default();
-        assert_eq!(none.check(&limits).expect_err("nobody could watch").key(), "watch.most");
+        assert_eq!(none.check(&limits).expect_err("no watch allowed").key(), "watch.most");
     }
 
     #[test]
-    fn calls_that_wait_leave_places_for_those_that_do_not() {
+    fn waiting_calls_leave_slots_for_other_calls() {
         let limits = |concurrency| LimitsConfig {
             concurrency: std::num::NonZeroUsize::new(concurrency).expect("not zero"),
             ..LimitsConfig::default()
         };
         let config = Config { wait: Bound { most: 20 }, watch: Bound { most: 10 }, ..parse("").expect("valid") };
         assert_eq!(config.check(&limits(31)), Ok(()));
-        let refused = config.check(&limits(30)).expect_err("no place left");
+        let refused = config.check(&limits(30)).expect_err("no slot left");
         assert_eq!(refused.key(), "limits.concurrency");
         let text = refused.to_string();
         assert!(text.contains("wait.most") && text.contains("watch.most") && text.contains("20 and 10"), "{text}");

@@ -72,7 +72,7 @@ pub enum ReservationStatus {
     Rejected,
 }
 
-/// A reservation. It is a row of its own, updated by its own revision.
+/// A reservation. It is stored in a separate row and updated by its revision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
     pub reservation_id: ReservationId,
@@ -105,7 +105,7 @@ pub struct View {
 pub enum Event {
     Ticket(TicketPart),
     /// The ledger at its revision, and the reservation that led to that revision. There is no reservation if the ledger
-    /// was closed while nobody held the ticket.
+    /// was closed while the ticket had no holder.
     Ledger(LedgerPart, Option<Reservation>),
     Price(PricePart),
 }

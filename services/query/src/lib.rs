@@ -59,9 +59,9 @@ impl Service for Query {
     const NAME: &'static str = "query";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
     const ABOUT: &'static str =
-        "Shows tickets, reservations and prices in one view, and lets clients wait for it and watch it.";
+        "Shows tickets, reservations and prices in one view, which clients can wait for and watch.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        store.url, if the view shall not be a file in the data folder: sqlite:PATH\n\
+        store.url, for a view file outside the data folder: sqlite:PATH\n\
         upstream.{ticket,reservation,pricing}.url, for compare-view only";
     const EXAMPLE: &'static str = "eticket-query --data ./query  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
@@ -135,7 +135,7 @@ async fn open_store(context: &Context, path: &Path) -> Result<Arc<dyn ViewStore>
         Ok(store) => Ok(Arc::new(store)),
         Err(error) => {
             let what =
-                format!("the view's file {} cannot be opened: put its folder right, or move it away", path.display());
+                format!("the view file {} cannot be opened: check its folder, or move the file away", path.display());
             Err(StartError::unavailable(what, error))
         }
     }

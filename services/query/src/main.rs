@@ -1,4 +1,4 @@
-//! The query service in a process of its own.
+//! Runs the query service in its own process.
 
 use std::process::ExitCode;
 

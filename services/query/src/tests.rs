@@ -130,7 +130,7 @@ impl Fixture {
         let mut session = self.reader.attach().await.unwrap();
         let end = self.bus.state().await.unwrap().last_sequence;
         while session.progress().0 < end {
-            let batch = timeout(BOUND, session.next()).await.expect("there is more").unwrap();
+            let batch = timeout(BOUND, session.next()).await.expect("another message").unwrap();
             session.apply(batch).await.unwrap();
         }
     }
@@ -157,7 +157,7 @@ impl Fixture {
 async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let end = Instant::now() + BOUND;
     while !holds().await {
-        assert!(Instant::now() < end, "waited in vain: {what}");
+        assert!(Instant::now() < end, "not within {BOUND:?}: {what}");
         tokio::task::yield_now().await;
     }
 }

@@ -94,10 +94,10 @@ pub trait ReservationStore: Commit<Keys = Keys, Rows = ReservationRows> + 'stati
 /// Reason why the ticket service did not report whether a ticket is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CheckError {
-    #[error("the ticket service cannot be asked")]
+    #[error("the availability check by the ticket service failed")]
     Overloaded { retry_after: Option<Duration> },
     /// The deadline of the caller passed.
-    #[error("the deadline passed while the ticket service was asked")]
+    #[error("the deadline passed during the availability check")]
     DeadlineExceeded,
 }
 

@@ -44,10 +44,11 @@ pub struct Reservation;
 impl Service for Reservation {
     const NAME: &'static str = "reservation";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
-    const ABOUT: &'static str = "Decides who holds which ticket: reserves and cancels.";
+    const ABOUT: &'static str = "Decides which reservation holds a ticket: reserves and cancels.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        upstream.ticket.url: where the ticket service is, as http://127.0.0.1:8082\n\
-        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
+        upstream.ticket.url: address of the ticket service, such as http://127.0.0.1:8082\n\
+        store.url, for a store other than the SQLite file in the data folder: \
+        postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str =
         "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
@@ -61,7 +62,8 @@ impl Service for Reservation {
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {
         let upstream = config.upstream.ticket;
         let targets = context.upstream("ticket", upstream.url.as_ref());
-        let targets = targets.ok_or_else(|| StartError::failed("the ticket service has not started"))?;
+        let targets = targets
+            .ok_or_else(|| StartError::failed("the ticket service must start before the reservation service"))?;
         let (shell, opened) = WriteService::open(context, Self::NAME, RESERVATIONS, MIGRATIONS).await?;
         let shell = shell.keeping_records(config.idempotency.kept());
         let (store, clock) = (store_of(opened), context.clock.clone());

@@ -306,7 +306,7 @@ fn handle_event(
     let ReservationChange { ticket: id, revision, active } = &incoming.event;
     // Only a command creates a ticket: an event for an unknown ticket is parked.
     let Some(ticket) = work.rows.get(id) else {
-        work.park(incoming.park("there is no such ticket", 1, now));
+        work.park(incoming.park("the ticket does not exist", 1, now));
         return;
     };
     let applied = domain::apply_reservation(ticket, *active, *revision, now);

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn nonsense_is_refused() {
+    fn faults_outside_their_bounds_are_refused() {
         assert!(fault(0, 0.5, "GetTicket,CheckAvailability").check().is_ok());
         for (bad, key) in [
             (fault(0, 1.5, ""), "fault.error_ratio"),

@@ -45,9 +45,10 @@ pub struct Ticket;
 impl Service for Ticket {
     const NAME: &'static str = "ticket";
     const DEFAULTS: &'static str = include_str!("defaults.toml");
-    const ABOUT: &'static str = "Keeps tickets and their status: registers, updates, withdraws and lists them.";
+    const ABOUT: &'static str = "Owns tickets and their status: registers, updates, withdraws and lists them.";
     const NEEDS: &'static str = "bus.url: nats://host:4222[,...], or embedded (one process only)\n\
-        store.url, if it shall not be a SQLite file in the data folder: postgres://user:password@host/database, or sqlite:PATH";
+        store.url, for a store other than the SQLite file in the data folder: \
+        postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str = "eticket-ticket --data ./ticket  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
     type Config = Config;
@@ -98,7 +99,7 @@ async fn sweep(tickets: Tickets, config: SweepConfig, stopping: CancellationToke
         match tickets.sweep().await {
             Ok(0) => {}
             Ok(count) => tracing::debug!(count, "announced expired tickets"),
-            Err(error) => tracing::warn!(%error, "expired tickets are not announced yet"),
+            Err(error) => tracing::warn!(%error, "announcing expired tickets failed; trying again later"),
         }
     }
 }

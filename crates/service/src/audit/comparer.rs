@@ -33,13 +33,13 @@ const ATTEMPTS: u32 = 3;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// No response from the owner: it is down, or its version does not support comparisons.
-    #[error("nobody answers for {0}")]
+    #[error("no response from the owner {0}")]
     Silent(String),
     /// The bus is unavailable, or the owner takes too long to respond.
     #[error(transparent)]
     Bus(#[from] bus::Error),
     /// The owner responded with an error.
-    #[error("{owner} says: {reason}")]
+    #[error("the owner {owner} responded with an error: {reason}")]
     Refused {
         /// Name of the owner.
         owner: String,
@@ -172,7 +172,7 @@ impl Comparer {
                 service = self.service,
                 owner,
                 count = missing.len(),
-                "states do not come though the owner was asked"
+                "requested states have not been applied in time"
             );
         }
         Ok(())
@@ -186,7 +186,7 @@ impl Comparer {
             owner,
             count,
             example,
-            "states are missing that the owner has: asking for them"
+            "states are missing; requesting them from their owner"
         );
         self.count("eticket_audit_missing_total", owner, count as u64);
         for chunk in missing.chunks(PAGE) {
@@ -227,7 +227,7 @@ impl Comparer {
             Some(Answer::Failure(reason)) => Err(Error::Refused { owner: owner.to_owned(), reason }),
             Some(answer) => Ok(answer),
             None => {
-                Err(Error::Refused { owner: owner.to_owned(), reason: "something that nobody understands".to_owned() })
+                Err(Error::Refused { owner: owner.to_owned(), reason: "the response cannot be decoded".to_owned() })
             }
         }
     }
@@ -238,13 +238,14 @@ impl Comparer {
 
     fn completed(&self, owner: &str) {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        metrics::gauge!("eticket_audit_completed_timestamp_seconds", "service" => self.service, "owner" => owner.to_owned())
+        let owner = owner.to_owned();
+        metrics::gauge!("eticket_audit_completed_timestamp_seconds", "service" => self.service, "owner" => owner)
             .set(now.as_secs_f64());
     }
 }
 
 fn unexpected(owner: &str, answer: &Answer) -> Error {
-    Error::Refused { owner: owner.to_owned(), reason: format!("something else than was asked for: {answer:?}") }
+    Error::Refused { owner: owner.to_owned(), reason: format!("unexpected response: {answer:?}") }
 }
 
 fn messages(states: Vec<eticket_proto::audit::State>) -> Vec<Message> {

@@ -40,7 +40,7 @@ impl Responder {
         let serving = async {
             loop {
                 let Err(error) = self.serve().await else { continue };
-                tracing::debug!(service = self.service, %error, "requests for comparisons are not served");
+                tracing::debug!(service = self.service, %error, "cannot serve requests for comparisons; trying again");
                 tokio::time::sleep(PAUSE).await;
             }
         };
@@ -68,7 +68,7 @@ impl Responder {
                 let response = |count| RepublishStatesResponse { republished_count: signed(count) };
                 republished.map(|count| Answer::RepublishStates(response(count)))
             }
-            None => Err(batch::Error::Failed("a request that this version does not know".to_owned())),
+            None => Err(batch::Error::Failed("this version does not know the request".to_owned())),
         };
         let answer = answer.unwrap_or_else(|error| Answer::Failure(error.to_string()));
         AuditResponse { response: Some(answer) }.encode_to_vec().into()
@@ -104,7 +104,7 @@ impl Responder {
         let subjects = &subjects[..subjects.len().min(PAGE)];
         let count = self.owner.republish(subjects).await?;
         metrics::counter!("eticket_audit_republished_total", "service" => self.service).increment(count);
-        tracing::info!(service = self.service, count, "published states again that somebody has found missing");
+        tracing::info!(service = self.service, count, "republished states that another service is missing");
         Ok(count)
     }
 }

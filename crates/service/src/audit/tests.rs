@@ -87,7 +87,7 @@ impl Replica for Both {
     }
 }
 
-/// A service without tables of its own.
+/// A service without tables.
 #[derive(Default, Clone)]
 struct Nothing;
 
@@ -133,20 +133,20 @@ async fn serving(fixture: &Fixture) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_missing_twice_is_published_again() {
+async fn a_state_missing_in_two_checks_is_republished() {
     let both = Both::new(&[("a", 2), ("b", 1), ("c", 1)], &[("a", 1), ("b", 1)]);
     let fixture = fixture(&both, 200);
     serving(&fixture).await;
     let before = Instant::now();
     fixture.comparer.pass(&*both, "owner").await.unwrap();
     assert_eq!(both.republished(), ["a", "c"]);
-    assert!(before.elapsed() >= CONFIRM, "it was looked at twice");
+    assert!(before.elapsed() >= CONFIRM, "checked twice");
     fixture.comparer.pass(&*both, "owner").await.unwrap();
-    assert_eq!(both.republished().len(), 2, "nothing is missing any more");
+    assert_eq!(both.republished().len(), 2, "no further request");
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_between_the_looks_was_only_late() {
+async fn a_state_that_arrives_between_the_checks_is_not_requested() {
     let both = Both::new(&[("a", 2)], &[("a", 1)]);
     let fixture = fixture(&both, 200);
     serving(&fixture).await;
@@ -159,10 +159,10 @@ async fn what_comes_between_the_looks_was_only_late() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn it_goes_on_in_the_background_and_can_be_turned_off() {
+async fn the_comparison_repeats_in_the_background_and_can_be_disabled() {
     let both = Both::new(&[("a", 1)], &[]);
     let Fixture { mut comparer, stopping, .. } = fixture(&both, 0);
-    timeout(CONFIRM, comparer.clone().run(both.clone(), stopping.clone())).await.expect("it ends at once");
+    timeout(CONFIRM, comparer.clone().run(both.clone(), stopping.clone())).await.expect("disabled");
     comparer.config.rows_per_second = 200;
     let running = tokio::spawn(comparer.run(both.clone(), stopping.clone()));
     for revision in [1, 2] {
@@ -172,26 +172,26 @@ async fn it_goes_on_in_the_background_and_can_be_turned_off() {
                 sleep(Duration::from_secs(1)).await;
             }
         };
-        timeout(CONFIRM * 4, applied).await.expect("it is found");
+        timeout(CONFIRM * 4, applied).await.expect("found");
     }
     stopping.cancel();
     running.await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_that_does_not_answer_is_told_apart() {
+async fn a_missing_owner_and_an_unknown_request_are_errors() {
     let both = Both::new(&[], &[]);
     let fixture = fixture(&both, 200);
     assert!(matches!(fixture.comparer.pass(&*both, "another").await, Err(Error::Silent(_))));
     serving(&fixture).await;
     // A request of a later version of the protocol.
-    let answer = fixture.comparer.bus.request("owner", Bytes::new()).await.unwrap().expect("an answer");
+    let answer = fixture.comparer.bus.request("owner", Bytes::new()).await.unwrap().expect("a response");
     let answer = eticket_proto::audit::AuditResponse::decode(answer).unwrap();
     assert!(format!("{answer:?}").contains("does not know"), "{answer:?}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn all_are_compared_in_pages_that_are_bounded_and_at_the_rate() {
+async fn states_are_compared_in_bounded_pages_at_the_configured_rate() {
     let owned = (0..2_000).map(|number| (format!("s-{number:04}"), 1)).collect();
     let both = Arc::new(Both { owned: Mutex::new(owned), padding: 4_000, ..Both::default() });
     let fixture = fixture(&both, 100);
@@ -211,7 +211,7 @@ async fn all_are_compared_in_pages_that_are_bounded_and_at_the_rate() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn filling_waits_until_everything_is_applied_and_not_for_ever() {
+async fn filling_waits_for_republished_states_with_a_bound() {
     let both = Both::new(&[("a", 1), ("b", 1)], &[("a", 1)]);
     let fixture = fixture(&both, 0);
     serving(&fixture).await;
@@ -221,11 +221,11 @@ async fn filling_waits_until_everything_is_applied_and_not_for_ever() {
     both.cut.store(true, Ordering::Relaxed);
     both.owned.lock().unwrap().insert("c".to_owned(), 1);
     assert_eq!(timeout(Duration::from_secs(60), fixture.comparer.fill(&*both, "owner")).await.unwrap().unwrap(), 1);
-    assert_eq!(both.republished(), ["b", "c", "c", "c"], "it was asked for three times");
+    assert_eq!(both.republished(), ["b", "c", "c", "c"], "requested three times");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_owner_with_much_to_send_adds_nothing() {
+async fn an_owner_with_a_long_outbox_republishes_nothing() {
     let both = Both::new(&[("a", 1)], &[]);
     let fixture = fixture(&both, 200);
     serving(&fixture).await;

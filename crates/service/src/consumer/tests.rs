@@ -42,7 +42,7 @@ impl Event for (String, i64) {
     fn decode(message: &Message) -> Result<Self, String> {
         let text = std::str::from_utf8(&message.body).map_err(|error| error.to_string())?;
         let (aggregate, revision) = text.split_once('=').ok_or("expected aggregate=revision")?;
-        Ok((aggregate.to_owned(), revision.parse().map_err(|_| "the revision is no number")?))
+        Ok((aggregate.to_owned(), revision.parse().map_err(|_| "the revision is not a number")?))
     }
 
     fn aggregate(&self) -> (String, i64) {
@@ -85,7 +85,7 @@ impl EventHandler for TestService {
     }
 }
 
-/// Number of states of the test service; each is a page of its own.
+/// Number of states of the test service; each page has one state.
 pub(crate) const STATES: u64 = 100;
 
 #[async_trait]
@@ -176,7 +176,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn a_batch_is_folded_to_the_newest_of_each_aggregate() {
+async fn a_batch_applies_only_the_newest_event_of_each_aggregate() {
     let fixture = fixture().await;
     fixture.publish(&["x=1", "x=3", "y=1", "x=2"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
@@ -192,7 +192,7 @@ async fn a_batch_is_folded_to_the_newest_of_each_aggregate() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_decoded_is_parked_and_the_rest_flows() {
+async fn an_undecodable_event_is_parked_and_does_not_block_others() {
     let fixture = fixture().await;
     fixture.publish(&["x=1", "nonsense", "y=2"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
@@ -204,18 +204,18 @@ async fn what_cannot_be_decoded_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test]
-async fn what_was_discarded_is_not_parked_again() {
+async fn a_discarded_event_is_not_parked_again() {
     let fixture = fixture().await;
     fixture.publish(&["nonsense"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
     fixture.step(&mut session).await.unwrap();
     drop(session);
     assert!(fixture.service.database.discard_parked("nonsense").await.unwrap());
-    // Nor does the comparison with the owners request it again, for ever.
+    // The comparison does not request it either, or it would do so in every round.
     let headers = vec![(headers::ID.to_owned(), "nonsense".to_owned())];
     let missing = vec![Message { headers, ..Message::default() }];
     assert_eq!(audit::without_parked(&fixture.service.database, missing).await.unwrap(), []);
-    // As `Republish` does: the stream delivers everything again.
+    // As `Republish` does: the consumer receives all messages again.
     fixture.bus.restart("test").await.unwrap();
     fixture.publish(&["others"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
@@ -227,7 +227,7 @@ async fn what_was_discarded_is_not_parked_again() {
 }
 
 #[tokio::test]
-async fn what_alone_fails_again_and_again_is_parked() {
+async fn an_event_that_fails_repeatedly_is_parked() {
     let fixture = fixture().await;
     fixture.publish(&["poison=1", "x=1"]).await;
     let mut session = fixture.consumer.attach().await.unwrap();
@@ -237,11 +237,11 @@ async fn what_alone_fails_again_and_again_is_parked() {
     }
     let parked = fixture.parked().await;
     assert_eq!((parked.len(), parked[0].attempts, parked[0].reason.as_str()), (1, MAX_DELIVER, "poison"));
-    assert_eq!(fixture.newest("x"), Some(1), "the others were not held up");
+    assert_eq!(fixture.newest("x"), Some(1), "others are applied");
 }
 
 #[tokio::test]
-async fn while_the_store_is_out_nothing_counts_as_a_failure() {
+async fn failures_are_not_counted_while_the_store_is_unavailable() {
     let fixture = fixture().await;
     fixture.publish(&["x=1"]).await;
     fixture.service.out.store(true, Ordering::SeqCst);
@@ -257,14 +257,14 @@ async fn while_the_store_is_out_nothing_counts_as_a_failure() {
 }
 
 #[tokio::test]
-async fn the_bus_serves_again_only_when_what_failed_succeeds() {
+async fn the_health_of_the_bus_returns_only_after_a_success() {
     let fixture = fixture().await;
     let (consumer, stopping) = (&fixture.consumer, CancellationToken::new());
     let serves = || consumer.health.is_serving("bus") == Some(true);
     fixture.publish(&["x=1"]).await;
     fixture.service.out.store(true, Ordering::SeqCst);
     assert!(consumer.attached(&stopping, true).await.is_err());
-    assert!(!serves(), "to attach is no success");
+    assert!(!serves(), "attaching is not a success");
     fixture.service.out.store(false, Ordering::SeqCst);
     let succeeds = async {
         while !serves() {
@@ -278,11 +278,11 @@ async fn the_bus_serves_again_only_when_what_failed_succeeds() {
 }
 
 #[tokio::test]
-async fn a_new_stream_makes_the_service_publish_everything_once() {
+async fn all_states_are_republished_once_per_stream() {
     let fixture = fixture().await;
     drop(fixture.consumer.attach().await.unwrap());
     drop(fixture.consumer.attach().await.unwrap());
-    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 1, "the first stream is new, too");
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 1, "the first stream is new too");
     fixture.bus.close().await;
     let another = Arc::new(Embedded::open(&fixture.folder.path().join("another.db")).await.unwrap());
     let consumer = consumer(another, &fixture.service);
@@ -334,14 +334,14 @@ impl Bus for LostMeanwhile {
 }
 
 #[tokio::test]
-async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+async fn a_stream_that_changes_during_the_attach_is_detected() {
     let fixture = fixture().await;
     let stream = Stream::default();
     let bus = LostMeanwhile { bus: stream.connect(), stream, left: AtomicU64::new(1) };
     let consumer = consumer(Arc::new(bus), &fixture.service);
     assert!(matches!(consumer.attach().await, Err(Error::Bus(bus::Error::StreamChanged))));
     drop(consumer.attach().await.unwrap());
-    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2, "once for each");
+    assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2, "once per stream");
 }
 
 #[tokio::test]

@@ -36,18 +36,18 @@ impl Bus for TestBus {
         let subject = message.subject.clone();
         {
             let mut in_flight = self.in_flight.lock().unwrap();
-            assert!(!in_flight.contains(&subject), "two of one subject are in flight");
+            assert!(!in_flight.contains(&subject), "two messages of one subject are in flight");
             in_flight.push(subject.clone());
         }
         tokio::task::yield_now().await;
         self.in_flight.lock().unwrap().retain(|other| *other != subject);
         let mut published = self.published.lock().unwrap();
         if published.len() as u64 >= self.fails_at.load(Ordering::SeqCst) {
-            return Err(bus::Error::Unavailable("it is out".into()));
+            return Err(bus::Error::Unavailable("unavailable".into()));
         }
         published.push(message);
         if self.loses_answer.swap(false, Ordering::SeqCst) {
-            return Err(bus::Error::Unavailable("the answer is lost".into()));
+            return Err(bus::Error::Unavailable("the acknowledgement is lost".into()));
         }
         Ok(published.len() as u64)
     }
@@ -79,7 +79,7 @@ impl Bus for TestBus {
     async fn close(&self) {}
 }
 
-/// A store without tables of its own.
+/// A store without tables.
 pub(crate) struct NoTables;
 
 #[async_trait]
@@ -125,7 +125,7 @@ fn sent(bus: &TestBus, subject: &str) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_subject_goes_out_in_the_order_of_revisions() {
+async fn the_rows_of_a_subject_are_sent_in_the_order_of_revisions() {
     let folder = tempfile::tempdir().unwrap();
     let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
@@ -140,7 +140,7 @@ async fn each_subject_goes_out_in_the_order_of_revisions() {
 }
 
 #[tokio::test]
-async fn what_the_bus_does_not_take_stays_and_goes_out_later() {
+async fn unacknowledged_rows_are_kept_and_sent_later() {
     let folder = tempfile::tempdir().unwrap();
     let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
     bus.fails_at.store(2, Ordering::SeqCst);
@@ -148,16 +148,16 @@ async fn what_the_bus_does_not_take_stays_and_goes_out_later() {
     let relay = relay(&bus, &database);
     relay.health.set_bus(true);
     assert_eq!(relay.run_once().await, Outcome::Failed);
-    assert_eq!(database.outbox_depth().await.unwrap(), 2, "what was acknowledged is deleted, the rest is kept");
+    assert_eq!(database.outbox_depth().await.unwrap(), 2, "only acknowledged rows are deleted");
     assert_eq!(relay.health.is_serving("bus"), Some(false));
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     assert_eq!(relay.run_once().await, Outcome::Sent(2));
-    assert_eq!(relay.health.is_serving("bus"), Some(true), "though no event may come for long");
+    assert_eq!(relay.health.is_serving("bus"), Some(true), "without waiting for another event");
     assert_eq!(sent(&bus, "a"), ["1", "2", "3", "4"]);
 }
 
 #[tokio::test]
-async fn a_row_that_is_sent_again_is_another_publication() {
+async fn a_row_that_is_sent_again_has_another_publication_id() {
     let folder = tempfile::tempdir().unwrap();
     let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
@@ -176,7 +176,7 @@ async fn a_row_that_is_sent_again_is_another_publication() {
 }
 
 #[tokio::test]
-async fn stopping_sends_what_waits_as_long_as_the_bus_answers() {
+async fn a_stopping_relay_sends_its_rows_unless_the_bus_fails() {
     let folder = tempfile::tempdir().unwrap();
     let (database, bus) = (database(folder.path()).await, Arc::new(TestBus::default()));
     bus.fails_at.store(1, Ordering::SeqCst);
@@ -184,11 +184,7 @@ async fn stopping_sends_what_waits_as_long_as_the_bus_answers() {
     let stopping = CancellationToken::new();
     stopping.cancel();
     relay(&bus, &database).run(stopping.clone()).await;
-    assert_eq!(
-        database.outbox_depth().await.unwrap(),
-        1,
-        "the bus took one, then was out: the relay ends all the same"
-    );
+    assert_eq!(database.outbox_depth().await.unwrap(), 1, "one row was sent before the bus failed");
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     relay(&bus, &database).run(stopping).await;
     assert_eq!(database.outbox_depth().await.unwrap(), 0);
@@ -201,7 +197,7 @@ async fn a_commit_wakes_the_relay() {
     bus.fails_at.store(u64::MAX, Ordering::SeqCst);
     let woken = database.outbox_written();
     write(&database, &[("a", 1)]).await;
-    tokio::time::timeout(std::time::Duration::from_secs(5), woken.notified()).await.expect("the bell was rung");
+    tokio::time::timeout(std::time::Duration::from_secs(5), woken.notified()).await.expect("notified");
     assert_eq!(relay(&bus, &database).run_once().await, Outcome::Sent(1));
 }
 

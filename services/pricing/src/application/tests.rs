@@ -151,11 +151,11 @@ async fn events_of_one_ticket_in_one_batch_build_on_each_other() {
         ])
         .await;
     assert_eq!(fixture.won("t").await, 7_000, "the late cancellation of an earlier reservation is stale");
-    assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000)], "one event a computation");
+    assert_eq!(fixture.published().await, [(1, 8_000), (2, 7_000)], "one event per computation");
 }
 
 #[tokio::test]
-async fn what_comes_before_the_ticket_is_kept_until_then() {
+async fn a_reservation_before_its_ticket_is_stored() {
     let fixture = Fixture::with_policy().await;
     fixture.handle(vec![held("t", 1, Some(UserGrade::Vip))]).await;
     assert_eq!(fixture.published().await, []);
@@ -164,7 +164,7 @@ async fn what_comes_before_the_ticket_is_kept_until_then() {
 }
 
 #[tokio::test]
-async fn events_that_come_again_change_nothing() {
+async fn repeated_events_change_nothing() {
     let fixture = Fixture::with_policy().await;
     for _ in 0..3 {
         fixture.handle(vec![scheduled("t", 1), held("t", 1, Some(UserGrade::Vip))]).await;
@@ -173,7 +173,7 @@ async fn events_that_come_again_change_nothing() {
 }
 
 #[tokio::test]
-async fn without_a_policy_events_wait_on_the_bus() {
+async fn without_a_policy_events_are_not_applied() {
     let fixture = Fixture::new().await;
     let outcome = fixture.prices.handle(vec![scheduled("t", 1)]).await;
     assert!(matches!(outcome[..], [Err(batch::Error::Failed(_))]), "{outcome:?}");
@@ -191,7 +191,7 @@ async fn republishing_sends_every_price_once_and_raises_no_revision() {
     let heard = std::sync::Mutex::new(Vec::new());
     let count = republish_all(&states, &|count| heard.lock().expect("no panic").push(count)).await;
     assert_eq!((count, heard.into_inner().expect("no panic")), (Ok(5), vec![5]));
-    assert_eq!(fixture.published().await, [(1, 8_000); 10], "rows of their own beside those that wait");
+    assert_eq!(fixture.published().await, [(1, 8_000); 10], "new rows in addition to the waiting ones");
 }
 
 #[tokio::test]
@@ -206,7 +206,7 @@ async fn a_parked_event_that_is_applied_is_no_longer_parked() {
 }
 
 #[tokio::test]
-async fn the_highest_policy_ever_offered_is_in_force_also_after_a_restart() {
+async fn the_highest_adopted_policy_is_in_force_after_a_restart() {
     let fixture = Fixture::with_policy().await;
     assert_eq!(fixture.prices.offer(parsed(3, 20_000)).await, Ok(Offer::Adopt));
     assert_eq!(fixture.prices.offer(parsed(2, 1)).await, Ok(Offer::Lower));
@@ -220,30 +220,30 @@ async fn the_highest_policy_ever_offered_is_in_force_also_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_new_policy_is_for_what_nobody_holds() {
+async fn a_new_policy_reprices_only_tickets_without_a_holder() {
     let fixture = Fixture::with_policy().await;
     fixture.handle(vec![scheduled("free", 1), scheduled("held", 1), held("held", 1, Some(UserGrade::Vip))]).await;
     fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted");
     assert_eq!(fixture.prices.reprice().await, Ok(1));
-    assert_eq!(fixture.prices.reprice().await, Ok(0), "once only");
+    assert_eq!(fixture.prices.reprice().await, Ok(0), "only once");
     assert_eq!((fixture.won("free").await, fixture.won("held").await), (16_000, 7_000));
     fixture.handle(vec![held("held", 2, None)]).await;
-    assert_eq!(fixture.won("held").await, 16_000, "until the next event input it");
+    assert_eq!(fixture.won("held").await, 16_000, "repriced by the next event");
 }
 
 #[tokio::test]
-async fn the_policy_file_is_followed() {
+async fn changes_of_the_policy_file_are_adopted() {
     let fixture = Fixture::with_policy().await;
     fixture.handle(vec![scheduled("t", 1)]).await;
     let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
     let mut watch = fixture.watch();
     let mut now = Instant::now();
-    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unreadable, "no such file: nothing changes");
+    assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unreadable, "a missing file changes nothing");
     write(&policy(2, 20_000));
     assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Changing);
     now += SETTLE;
     assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Offered(Offer::Adopt));
-    assert_eq!(fixture.won("t").await, 16_000, "priced anew");
+    assert_eq!(fixture.won("t").await, 16_000, "recomputed");
     assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unchanged);
     for (text, expected) in [
         ("version: [", policy_watch::Outcome::Unreadable),
@@ -254,27 +254,27 @@ async fn the_policy_file_is_followed() {
         assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Changing);
         now += SETTLE;
         assert_eq!(watch.run_once(now).await, expected);
-        assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unchanged, "said once");
+        assert_eq!(watch.run_once(now).await, policy_watch::Outcome::Unchanged, "reported once");
         assert_eq!(fixture.prices.policy_in_force().await.expect("read"), Some(parsed(2, 20_000)));
     }
 }
 
 #[tokio::test]
-async fn prices_that_an_earlier_life_left_undone_are_computed_at_start() {
+async fn outdated_prices_are_recomputed_at_the_start() {
     let fixture = Fixture::with_policy().await;
     fixture.handle(vec![scheduled("t", 1)]).await;
-    fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted, and then the process died");
+    fixture.prices.offer(parsed(2, 20_000)).await.expect("adopted by a process that ends before it reprices");
     PolicyWatch::new(fixture.prices.clone(), None, SETTLE).run_once(Instant::now()).await;
     assert_eq!(fixture.won("t").await, 16_000);
 }
 
 #[tokio::test]
-async fn a_file_that_is_being_written_is_waited_for() {
+async fn a_partly_written_file_is_not_used() {
     let fixture = Fixture::with_policy().await;
     let write = |text: &str| fs::write::<&Path, _>(&fixture.policy_file(), text).expect("written");
     let whole = policy(2, 20_000);
     let half = whole.split("  - rule_id: vip").next().expect("a part").to_owned();
-    assert!(policy_file::parse(&half).is_ok(), "half a policy is one too");
+    assert!(policy_file::parse(&half).is_ok(), "half of a policy is a valid policy");
     let (mut watch, begun) = (fixture.watch(), Instant::now());
     // Set an old modification time: it must be ignored, because the service has already read another text.
     write(&policy(1, 10_000));
@@ -302,7 +302,7 @@ async fn a_file_that_is_being_written_is_waited_for() {
 }
 
 #[tokio::test]
-async fn a_process_starts_with_a_file_that_stays_the_same() {
+async fn the_start_uses_only_a_settled_file() {
     let in_force =
         async |fixture: &Fixture| fixture.prices.policy_in_force().await.expect("read").map(|policy| policy.version());
     let modified = |fixture: &Fixture, time: std::time::SystemTime| {
@@ -318,7 +318,7 @@ async fn a_process_starts_with_a_file_that_stays_the_same() {
     assert_eq!(in_force(&fixture).await, Some(1), "written just now");
     modified(&fixture, now - SETTLE * 2);
     fixture.watch().begin().await.expect("begun");
-    assert_eq!(in_force(&fixture).await, Some(2), "nobody has written to it for long");
+    assert_eq!(in_force(&fixture).await, Some(2), "not written for a long time");
 
     // A new store has no policy, so the start waits until the file has settled.
     let fixture = Fixture::new().await;

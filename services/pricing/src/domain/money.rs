@@ -12,15 +12,15 @@ pub(super) const LARGEST: u64 = 1_000_000_000_000_000;
 /// Reason why an amount is invalid. `Display` states the expected form.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidMoney {
-    #[error("expected a currency as ISO 4217 writes it, three capital letters as KRW, got {0:?}")]
+    #[error("expected an ISO 4217 currency code, three capital letters such as KRW, got {0:?}")]
     Currency(String),
-    #[error("expected an amount as 10000 KRW, got {0:?}")]
+    #[error("expected an amount such as 10000 KRW, got {0:?}")]
     Form(String),
     #[error("expected an amount of at least 0, got {0}")]
     Negative(String),
     #[error("expected an amount of at most {LARGEST} of the smallest unit")]
     TooLarge,
-    #[error("{currency} has {digits} digits after the point: expected no more")]
+    #[error("expected at most {digits} decimal places for {currency}")]
     TooFine { currency: Currency, digits: u32 },
 }
 
@@ -139,7 +139,7 @@ impl Money {
 impl FromStr for Money {
     type Err = InvalidMoney;
 
-    /// Formats the amount as `10000 KRW` or `12.50 EUR`.
+    /// Parses an amount such as `10000 KRW` or `12.50 EUR`.
     fn from_str(text: &str) -> Result<Self, InvalidMoney> {
         let form = || InvalidMoney::Form(text.chars().take(40).collect());
         let (amount, currency) = text.split_once(' ').ok_or_else(form)?;
@@ -178,7 +178,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_amount_has_one_meaning_in_every_form() {
+    fn all_forms_of_an_amount_agree() {
         for (text, smallest, units, nanos) in [
             ("10000 KRW", 10_000, 10_000, 0),
             ("12.50 EUR", 1_250, 12, 500_000_000),
@@ -197,7 +197,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_amount_is_refused() {
+    fn invalid_amounts_are_refused() {
         for text in [
             "",
             "KRW",
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn digits_are_those_of_iso_4217() {
+    fn digits_follow_iso_4217() {
         // From list one of ISO 4217: every active currency with a number of digits other than two.
         let none = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX UYI VND VUV XAF XOF XPF";
         let (three, four) = ("BHD IQD JOD KWD LYD OMR TND", "CLF UYW");
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_there_is() {
+    fn a_subtraction_stops_at_zero() {
         let money = |smallest| Money::try_new(Currency::KRW, smallest).expect("an amount");
         assert_eq!(money(700).less_up_to(1_000), (money(0), money(700)));
         assert_eq!(money(1_700).less_up_to(1_000), (money(700), money(1_000)));

@@ -72,7 +72,7 @@ impl Rule {
         if let (Some(first), Some(last)) = (self.date_from, self.date_to)
             && first > last
         {
-            return Some(format!("date_to: expected no day before date_from ({first}), got {last}"));
+            return Some(format!("date_to: expected date_from ({first}) or a later day, got {last}"));
         }
         match self.reduction {
             Reduction::Percent(1..=100) => None,
@@ -144,7 +144,8 @@ impl Policy {
         }
         for (index, rule) in rules.iter().enumerate() {
             let again = rules.iter().take(index).any(|earlier| earlier.rule_id == rule.rule_id);
-            let repeated = again.then(|| format!("rule_id: expected another than the earlier rule's {}", rule.rule_id));
+            let repeated =
+                again.then(|| format!("rule_id: expected a unique id, but an earlier rule has {}", rule.rule_id));
             if let Some(problem) = rule.problem(base_price).or(repeated) {
                 return Err(InvalidPolicy { rule: Some(index), problem });
             }

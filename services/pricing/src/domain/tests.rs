@@ -42,7 +42,7 @@ const NOW: &str = "2026-12-01T00:00:00Z";
 
 fn ticket(row: &Row, revision: i64, start: &str) -> Row {
     let seen = Schedule { start: time(start), revision };
-    apply_ticket(row, seen, &original(1), time(NOW)).expect("a known policy").expect("no stale event")
+    apply_ticket(row, seen, &original(1), time(NOW)).expect("a known policy").expect("a newer event")
 }
 
 fn reservation(row: &Row, revision: i64, grade: Option<UserGrade>) -> Option<Row> {
@@ -54,10 +54,10 @@ fn units(row: &Row) -> i64 {
 }
 
 #[test]
-fn a_vips_thousand_is_put_back_by_the_cancellation() {
+fn a_cancellation_restores_the_earlier_price() {
     let registered = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&registered, 1, Some(UserGrade::Vip)).expect("news");
-    let cancelled = reservation(&held, 2, None).expect("news");
+    let held = reservation(&registered, 1, Some(UserGrade::Vip)).expect("applied");
+    let cancelled = reservation(&held, 2, None).expect("applied");
     assert_eq!((units(&registered), units(&held), units(&cancelled)), (8_000, 7_000, 8_000));
     assert_eq!(cancelled.price, registered.price);
     assert_eq!((registered.revision, held.revision, cancelled.revision), (1, 2, 3));
@@ -65,7 +65,7 @@ fn a_vips_thousand_is_put_back_by_the_cancellation() {
 
 #[test]
 fn a_late_or_repeated_event_changes_nothing() {
-    let held = reservation(&ticket(&Row::default(), 2, WEDNESDAY), 3, Some(UserGrade::Silver)).expect("news");
+    let held = reservation(&ticket(&Row::default(), 2, WEDNESDAY), 3, Some(UserGrade::Silver)).expect("applied");
     for revision in 1..=3 {
         assert_eq!(reservation(&held, revision, Some(UserGrade::Vip)), None);
     }
@@ -76,59 +76,59 @@ fn a_late_or_repeated_event_changes_nothing() {
 }
 
 #[test]
-fn a_reservation_that_comes_before_its_ticket_waits_without_a_price() {
-    let waiting = reservation(&Row::default(), 1, Some(UserGrade::Vip)).expect("news");
+fn a_reservation_before_its_ticket_has_no_price() {
+    let waiting = reservation(&Row::default(), 1, Some(UserGrade::Vip)).expect("applied");
     assert_eq!((waiting.revision, waiting.reservation_revision, &waiting.price), (0, 1, &None));
     let priced = ticket(&waiting, 1, WEDNESDAY);
     assert_eq!((units(&priced), priced.reservation_revision, priced.revision), (7_000, 1, 1));
 }
 
 #[test]
-fn a_revision_is_taken_in_and_counted_also_where_the_price_stays() {
+fn an_event_raises_the_revision_even_if_the_price_stays() {
     let registered = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&registered, 1, Some(UserGrade::Gold)).expect("news");
+    let held = reservation(&registered, 1, Some(UserGrade::Gold)).expect("applied");
     assert_eq!((held.price.clone(), held.reservation_revision, held.revision), (registered.price, 1, 2));
 }
 
 #[test]
-fn a_new_policy_is_for_those_whom_nobody_holds() {
+fn a_new_policy_applies_only_to_tickets_without_a_holder() {
     let dearer = policy(2, 20_000, Rounding::Down, vec![]);
     let free = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&free, 1, Some(UserGrade::Silver)).expect("news");
-    let waiting = reservation(&Row::default(), 1, None).expect("news");
+    let held = reservation(&free, 1, Some(UserGrade::Silver)).expect("applied");
+    let waiting = reservation(&Row::default(), 1, None).expect("applied");
     let changed = apply_policy(&free, &dearer, time(NOW)).expect("a new price");
     assert_eq!((units(&changed), changed.policy_version, changed.revision), (20_000, 2, 2));
-    assert_eq!(apply_policy(&changed, &dearer, time(NOW)), None, "once only");
-    assert_eq!(apply_policy(&held, &dearer, time(NOW)), None, "who holds it keeps the price");
-    assert_eq!(apply_policy(&waiting, &dearer, time(NOW)), None, "no start, no price");
-    assert_eq!(apply_policy(&changed, &original(1), time(NOW)), None, "versions only go up");
+    assert_eq!(apply_policy(&changed, &dearer, time(NOW)), None, "only once");
+    assert_eq!(apply_policy(&held, &dearer, time(NOW)), None, "a ticket with a holder keeps its price");
+    assert_eq!(apply_policy(&waiting, &dearer, time(NOW)), None, "no price without a start");
+    assert_eq!(apply_policy(&changed, &original(1), time(NOW)), None, "versions never decrease");
     let cancelled = apply_reservation(&held, Holder { grade: None, revision: 2 }, &dearer, time(NOW));
     assert_eq!(cancelled.expect("a known policy").map(|row| units(&row)), Some(20_000), "until the next event");
 }
 
 #[test]
-fn a_held_ticket_keeps_its_price_when_its_start_stays() {
+fn a_held_ticket_keeps_its_price_if_its_start_is_unchanged() {
     let dearer = policy(2, 20_000, Rounding::Down, vec![]);
     let at = |start: &str, revision| Schedule { start: time(start), revision };
     let apply = |row: &Row, seen| {
-        apply_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z")).expect("a known policy").expect("no stale event")
+        apply_ticket(row, seen, &dearer, time("2026-12-02T00:00:00Z")).expect("a known policy").expect("a newer event")
     };
     let free = ticket(&Row::default(), 1, WEDNESDAY);
-    let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("news");
+    let held = reservation(&free, 1, Some(UserGrade::Vip)).expect("applied");
     let longer = apply(&held, at(WEDNESDAY, 2));
     let expected =
         Row { schedule_revision: 2, revision: 3, update_time: Some(time("2026-12-02T00:00:00Z")), ..held.clone() };
-    assert_eq!((units(&longer), longer), (7_000, expected), "the revision is taken in, the price and its policy stay");
+    assert_eq!((units(&longer), longer), (7_000, expected), "only the revisions change");
     let moved = apply(&held, at(NOW, 2));
-    assert_eq!((units(&moved), moved.policy_version), (20_000, 2), "another start is another price");
+    assert_eq!((units(&moved), moved.policy_version), (20_000, 2), "a new start has a new price");
     let free = apply(&free, at(WEDNESDAY, 2));
-    assert_eq!((units(&free), free.policy_version), (20_000, 2), "nobody was given a price");
+    assert_eq!((units(&free), free.policy_version), (20_000, 2), "without a holder the new policy applies");
     let behind = apply_ticket(&apply(&held, at(NOW, 2)), at(NOW, 3), &original(1), time(NOW));
     assert_eq!(behind.map(|row| row.map(|row| row.policy_version)), Ok(Some(2)), "nothing is computed");
 }
 
 #[test]
-fn summer_time_does_not_end_with_the_tables_of_the_zones() {
+fn daylight_saving_time_continues_after_the_zone_tables_end() {
     let day = |zone: Tz, start: &str| business_day(zone, time(start)).to_string();
     for (zone, start, expected) in [
         (Tz::Europe__Berlin, "2099-06-30T22:30:00Z", "2099-07-01"),
@@ -152,7 +152,7 @@ fn summer_time_does_not_end_with_the_tables_of_the_zones() {
 }
 
 #[test]
-fn nothing_is_computed_by_a_policy_below_the_rows() {
+fn a_policy_older_than_that_of_the_row_is_an_error() {
     let row = apply_policy(&ticket(&Row::default(), 1, WEDNESDAY), &original(5), time(NOW)).expect("a new price");
     let behind = Err(PolicyBehind { wanted: 5, known: 1 });
     assert_eq!(apply_reservation(&row, Holder { grade: None, revision: 1 }, &original(1), time(NOW)), behind);
@@ -161,7 +161,7 @@ fn nothing_is_computed_by_a_policy_below_the_rows() {
 }
 
 #[test]
-fn the_highest_version_ever_given_is_in_force() {
+fn only_a_higher_version_is_adopted() {
     let other_content = policy(2, 1, Rounding::Down, vec![]);
     for (in_force, offered, expected) in [
         (None, original(1), Offer::Adopt),
@@ -175,7 +175,7 @@ fn the_highest_version_ever_given_is_in_force() {
 }
 
 #[test]
-fn the_weekday_is_that_of_the_business() {
+fn the_weekday_is_in_the_business_time_zone() {
     let price = |start: &str| original(1).price(time(start), None).discounted_price.units();
     // Midnight in Seoul is 15:00 UTC on the previous day.
     assert_eq!(price("2027-01-05T14:59:59Z"), 10_000, "still Tuesday");
@@ -188,7 +188,7 @@ fn the_weekday_is_that_of_the_business() {
 }
 
 #[test]
-fn dates_include_both_days_and_conditions_are_joined() {
+fn dates_are_inclusive_and_all_conditions_must_hold() {
     let day = |text: &str| text.parse::<NaiveDate>().ok();
     let rule = Rule {
         date_from: day("2027-01-06"),
@@ -213,7 +213,7 @@ fn dates_include_both_days_and_conditions_are_joined() {
 }
 
 #[test]
-fn the_discount_is_what_is_rounded() {
+fn rounding_applies_to_the_discount() {
     for (base, percent, rounding, expected) in [
         (999, 10, Rounding::Down, 99),
         (999, 10, Rounding::HalfUp, 100),
@@ -231,12 +231,12 @@ fn the_discount_is_what_is_rounded() {
 }
 
 #[test]
-fn each_rule_works_on_what_is_left_and_is_shown_with_what_it_took() {
+fn each_rule_applies_to_the_rest_and_reports_its_discount() {
     let off = |name, amount| rule(name, Reduction::Amount(won(amount)));
     let rules = vec![rule("half", Reduction::Percent(50)), off("a", 300), off("b", 900), off("c", 1)];
     let price = policy(1, 1_000, Rounding::Down, rules).price(time(NOW), None);
     let taken: Vec<_> = price.discounts.iter().map(|d| (d.rule_id.as_str(), d.amount.smallest())).collect();
-    assert_eq!(taken, [("half", 500), ("a", 300), ("b", 200)], "c took nothing and is not shown");
+    assert_eq!(taken, [("half", 500), ("a", 300), ("b", 200)], "c subtracts nothing and is omitted");
     assert_eq!(price.discounted_price, won(0));
 }
 
@@ -325,23 +325,30 @@ proptest! {
         let mut row = Row::default();
         for event in &deliveries {
             if let Some(next) = deliver(&row, *event, &policy) {
-                prop_assert_eq!(next.revision, row.revision + i64::from(next.price.is_some()), "every computation counts");
+                let expected = row.revision + i64::from(next.price.is_some());
+                prop_assert_eq!(next.revision, expected, "every computation raises it");
                 prop_assert_eq!(next.price.is_some(), next.start.is_some());
                 prop_assert_eq!(next.policy_version, i64::from(next.start.is_some()));
                 row = next;
             }
         }
-        let newest = |event: &Event| match event { Event::Ticket(seen) => (seen.revision, 0), Event::Reservation(_) => (0, 0) };
+        let newest = |event: &Event| match event {
+            Event::Ticket(seen) => (seen.revision, 0),
+            Event::Reservation(_) => (0, 0),
+        };
         let schedule = deliveries.iter().max_by_key(|event| newest(event)).copied();
-        let Some(Event::Ticket(schedule)) = schedule else { return Err(TestCaseError::fail("a ticket event is always there")) };
-        let holders = deliveries.iter().filter_map(|event| match event { Event::Reservation(seen) => Some(*seen), Event::Ticket(_) => None });
+        let Some(Event::Ticket(schedule)) = schedule else { return Err(TestCaseError::fail("no ticket event")) };
+        let holders = deliveries.iter().filter_map(|event| match event {
+            Event::Reservation(seen) => Some(*seen),
+            Event::Ticket(_) => None,
+        });
         let holder = holders.max_by_key(|seen| seen.revision).unwrap_or(Holder { grade: None, revision: 0 });
         prop_assert_eq!((row.start, row.schedule_revision), (Some(schedule.start), schedule.revision));
         prop_assert_eq!((row.grade, row.reservation_revision), (holder.grade, holder.revision));
         prop_assert_eq!(row.price, Some(policy.price(schedule.start, holder.grade)));
     }
     #[test]
-    fn who_holds_a_ticket_keeps_the_price_until_start_or_holder_change(
+    fn a_held_ticket_keeps_its_price_until_its_start_or_holder_changes(
         policies in proptest::collection::vec(any_policy(), 1..4),
         deliveries in any_deliveries(),
     ) {
@@ -359,7 +366,7 @@ proptest! {
                 prop_assert_eq!(next.price.as_ref(), Some(&newest.price(start, next.grade)));
                 prop_assert_eq!(next.policy_version, newest.version());
             }
-            prop_assert_eq!(next.revision, row.revision + i64::from(next.price.is_some()), "settled rests on it");
+            prop_assert_eq!(next.revision, row.revision + i64::from(next.price.is_some()), "settled depends on it");
             row = next;
         }
     }

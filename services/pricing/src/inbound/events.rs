@@ -24,11 +24,11 @@ impl Event for PriceInput {
         } else if bus::matches(subjects::RESERVATIONS, &message.subject) {
             reservation(message)
         } else {
-            Err("neither a ticket's nor a reservation's subject".to_owned())
+            Err("subject: expected that of a ticket or a reservation".to_owned())
         }
     }
 
-    // Schedule and holder have separate revisions, so each counts as an aggregate of its own.
+    // Schedule and holder have separate revisions, so each is a separate aggregate.
     fn aggregate(&self) -> (String, i64) {
         match self.input {
             Input::Schedule(schedule) => (format!("ticket/{}", self.ticket), schedule.revision),
@@ -39,7 +39,7 @@ impl Event for PriceInput {
 
 fn ticket(message: &Message) -> Result<PriceInput, String> {
     let event = TicketEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
-    let ticket = event.ticket.ok_or("ticket: expected one, got none")?;
+    let ticket = event.ticket.ok_or("ticket: expected a ticket, got none")?;
     let start = ticket.start_time.as_ref().and_then(from_proto).ok_or("start_time: expected a time")?;
     let revision = at_least_one("schedule_revision", ticket.schedule_revision)?;
     let id = ticket.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;
@@ -54,11 +54,11 @@ fn reservation(message: &Message) -> Result<PriceInput, String> {
         ("", _) => None,
         (active, Some(reservation)) if reservation.reservation_id == active => {
             let grade = UserGrade::from_proto(reservation.user_grade);
-            Some(grade.ok_or_else(|| format!("user_grade: {} is no grade", reservation.user_grade))?)
+            Some(grade.ok_or_else(|| format!("user_grade: {} is not a grade", reservation.user_grade))?)
         }
         // The event carries only the grade of its own reservation. If another one is active, the price cannot be
         // computed.
-        (active, _) => return Err(format!("active_reservation_id: {active} is not the event's own reservation")),
+        (active, _) => return Err(format!("active_reservation_id: {active} is not the reservation of the event")),
     };
     Ok(PriceInput { ticket, input: Input::Holder(Holder { grade, revision }) })
 }
@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_goes_by_its_own_revision() {
+    fn a_schedule_has_the_schedule_revision() {
         let event = decoded_ticket(ticket_event()).expect("an event");
         assert!(matches!(event.input, Input::Schedule(schedule) if schedule.revision == 2), "{event:?}");
         for broken in [
@@ -122,20 +122,20 @@ mod tests {
     }
 
     #[test]
-    fn only_who_holds_the_ticket_has_a_grade() {
+    fn only_an_active_reservation_has_a_grade() {
         let grade = |event: &ReservationEvent| match decoded_reservation(event).expect("an event").input {
             Input::Holder(holder) => (holder.grade, holder.revision),
             Input::Schedule(_) => panic!("a reservation event"),
         };
         assert_eq!(grade(&reservation_event()), (Some(UserGrade::Vip), 3));
         let ended = ReservationEvent { active_reservation_id: String::new(), ..reservation_event() };
-        assert_eq!(grade(&ended), (None, 3), "the reservation is there, but it holds nothing");
+        assert_eq!(grade(&ended), (None, 3), "the reservation has ended");
         let closed = ReservationEvent { reservation: None, ..ended };
         assert_eq!(grade(&closed), (None, 3));
     }
 
     #[test]
-    fn what_makes_no_sense_is_not_guessed_at() {
+    fn invalid_events_are_refused() {
         let other = ReservationEvent { active_reservation_id: "other".into(), ..reservation_event() };
         let nobody = ReservationEvent { reservation: None, ..reservation_event() };
         let no_revision = ReservationEvent { ledger_revision: 0, ..reservation_event() };

@@ -82,5 +82,5 @@ impl PricingService for Grpc {
 /// Error for a store without a policy. The service adopts a policy before its first call, so this happens only if the
 /// store was emptied while the service runs.
 fn no_policy() -> ApiError {
-    ApiError::new(ErrorReason::StoreUnavailable).message("the store holds no pricing policy; start the service again")
+    ApiError::new(ErrorReason::StoreUnavailable).message("the store has no pricing policy; restart the service")
 }

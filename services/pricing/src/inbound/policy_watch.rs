@@ -71,7 +71,8 @@ impl PolicyFile {
             return Ok(is_settled.then_some(text));
         }
         let before = if self.newest.is_some() {
-            tracing::info!(file = %self.path.display(), "the policy file has changed; it counts once it stays the same");
+            let file = self.path.display();
+            tracing::info!(%file, "the policy file has changed; it is used once it stays unchanged");
             Duration::ZERO
         } else {
             age
@@ -166,10 +167,10 @@ impl PolicyWatch {
                 Ok(count) => {
                     self.reprice_due = false;
                     if count > 0 {
-                        tracing::info!(count, "priced anew by the policy in force");
+                        tracing::info!(count, "recomputed prices with the policy in force");
                     }
                 }
-                Err(error) => tracing::warn!(%error, "prices are not computed anew yet"),
+                Err(error) => tracing::warn!(%error, "recomputing prices failed; trying again later"),
             }
         }
         outcome
@@ -198,12 +199,12 @@ impl PolicyWatch {
             Ok(policy) => match offer(&self.prices, policy).await {
                 Ok(offer) => Outcome::Offered(offer),
                 Err(error) => {
-                    tracing::warn!(%error, "the policy file is not taken in yet");
+                    tracing::warn!(%error, "the policy file could not be adopted; trying again later");
                     return Outcome::Postponed;
                 }
             },
             Err(error) => {
-                unused("it holds no policy", &error.to_string());
+                unused("it contains no valid policy", &error.to_string());
                 Outcome::Unreadable
             }
         };
@@ -228,7 +229,7 @@ async fn offer(prices: &Prices, policy: Policy) -> Result<Offer, eticket_service
         Offer::Lower => unused("a higher version is in force", &format!("its version is {version}")),
         Offer::OtherContent => {
             let advice = format!("version {version} is in force with other content; raise the version");
-            unused("its version was given before", &advice);
+            unused("its version was already used", &advice);
         }
     }
     Ok(offer)

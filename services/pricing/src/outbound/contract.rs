@@ -16,9 +16,9 @@ use crate::{
 /// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn PriceStore>) {
     the_highest_version_is_in_force(&*store).await;
-    what_was_committed_is_read_again(&*store).await;
-    what_waits_for_its_ticket_is_kept_and_not_listed(&*store).await;
-    only_what_nobody_holds_is_to_be_priced_anew(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
+    rows_without_a_ticket_are_stored_and_not_listed(&*store).await;
+    only_tickets_without_a_holder_are_repriced(&*store).await;
     pages_show_each_row_once(&*store).await;
 }
 
@@ -31,7 +31,7 @@ pub(crate) async fn replicas(
     adopt(&*one, 1).await.expect("committed");
     concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
     concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
-    who_adopts_a_policy_waits_for_those_who_compute_by_the_older(&*one, other.clone(), wait_until_blocked).await;
+    an_adoption_waits_for_commits_with_the_older_policy(&*one, other.clone(), wait_until_blocked).await;
     only_one_of_two_adopts_the_same_policy(&*one, &*other).await;
 }
 
@@ -51,9 +51,9 @@ fn time() -> DateTime<Utc> {
 
 fn priced(grade: Option<UserGrade>, version: i64) -> Row {
     let waiting = domain::apply_reservation(&Row::default(), Holder { grade, revision: 1 }, &policy(version), time());
-    let waiting = waiting.expect("a policy").expect("news");
+    let waiting = waiting.expect("a policy").expect("applied");
     let schedule = Schedule { start: time(), revision: 4 };
-    domain::apply_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("news")
+    domain::apply_ticket(&waiting, schedule, &policy(version), time()).expect("a policy").expect("applied")
 }
 
 async fn put(store: &dyn PriceStore, rows: &[(TicketId, Row)]) -> Result<(), Error> {
@@ -77,14 +77,14 @@ async fn the_highest_version_is_in_force(store: &dyn PriceStore) {
         adopt(store, version).await.expect("committed");
     }
     assert_eq!(store.policy_in_force().await.expect("read"), Some(policy(7)));
-    assert!(matches!(adopt(store, 3).await, Err(Error::Data(_))), "a version is kept once");
+    assert!(matches!(adopt(store, 3).await, Err(Error::Data(_))), "a version is stored once");
     let mut seen = None;
     let look = &mut |work: &mut Work<PricingRows>| seen = work.rows.in_force.clone();
     store.commit(&[].into(), &[], look).await.expect("committed");
-    assert_eq!(seen, Some(policy(7)), "commits see it too");
+    assert_eq!(seen, Some(policy(7)), "commits read it too");
 }
 
-async fn what_was_committed_is_read_again(store: &dyn PriceStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn PriceStore) {
     for (name, grade) in
         [("kept-vip", Some(UserGrade::Vip)), ("kept-silver", Some(UserGrade::Silver)), ("kept-free", None)]
     {
@@ -96,12 +96,12 @@ async fn what_was_committed_is_read_again(store: &dyn PriceStore) {
         let mut seen = None;
         let look = &mut |work: &mut Work<PricingRows>| seen = work.rows.prices.get(&id).cloned();
         store.commit(&[id.clone()].into(), &[], look).await.expect("committed");
-        assert_eq!(seen, Some(changed), "commits see the newer row");
+        assert_eq!(seen, Some(changed), "commits read the newer row");
     }
     assert_eq!(store.row(&id("never")).await.expect("read"), None);
 }
 
-async fn what_waits_for_its_ticket_is_kept_and_not_listed(store: &dyn PriceStore) {
+async fn rows_without_a_ticket_are_stored_and_not_listed(store: &dyn PriceStore) {
     let before = store.count().await.expect("read");
     let row = Row { grade: Some(UserGrade::Vip), reservation_revision: 3, ..Row::default() };
     put(store, &[(id("waiting"), row.clone())]).await.expect("committed");
@@ -111,7 +111,7 @@ async fn what_waits_for_its_ticket_is_kept_and_not_listed(store: &dyn PriceStore
     assert!(!store.to_reprice(99, 1_000).await.expect("read").contains(&id("waiting")));
 }
 
-async fn only_what_nobody_holds_is_to_be_priced_anew(store: &dyn PriceStore) {
+async fn only_tickets_without_a_holder_are_repriced(store: &dyn PriceStore) {
     put(
         store,
         &[
@@ -171,7 +171,7 @@ async fn raise(store: &dyn PriceStore, id: &TicketId, during: &mut (dyn FnMut() 
 }
 
 async fn revision(store: &dyn PriceStore, id: &TicketId) -> i64 {
-    store.row(id).await.expect("read").expect("there").revision
+    store.row(id).await.expect("read").expect("a row").revision
 }
 
 /// Runs a future to completion inside `apply_batch`, which is synchronous.
@@ -193,19 +193,19 @@ async fn concurrent_changes_of_a_row_see_each_other(
         block_in_place(wait_until_blocked);
     };
     assert_eq!(raise(one, &id, &mut during).await, 1);
-    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(second.expect("spawned").await.expect("completed"), 1, "waits for the lock and reads the new row");
     assert_eq!(revision(one, &id).await, 3);
 }
 
 async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn PriceStore, other: &dyn PriceStore) {
     let id = id("made-by-both");
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
-    assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(raise(one, &id, &mut during).await, 2, "starts again after a concurrent insert");
     assert_eq!(revision(one, &id).await, 2);
 }
 
 /// If the adoption did not wait, the repricing after it would miss prices that are still being computed.
-async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
+async fn an_adoption_waits_for_commits_with_the_older_policy(
     one: &dyn PriceStore,
     other: Arc<dyn PriceStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
@@ -222,7 +222,7 @@ async fn who_adopts_a_policy_waits_for_those_who_compute_by_the_older(
         work.rows.prices.put(id.clone(), row.clone());
     };
     one.commit(&[id.clone()].into(), &[], apply_batch).await.expect("committed");
-    assert!(second.expect("spawned").await.expect("it ends").contains(&id));
+    assert!(second.expect("spawned").await.expect("completed").contains(&id));
 }
 
 async fn only_one_of_two_adopts_the_same_policy(one: &dyn PriceStore, other: &dyn PriceStore) {

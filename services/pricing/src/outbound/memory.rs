@@ -52,7 +52,7 @@ impl Tables for PriceTables {
     fn write(&mut self, rows: &PricingRows) -> Result<(), Error> {
         for policy in &rows.adopted {
             if self.policies.insert(policy.version(), policy.clone()).is_some() {
-                return Err(Error::data(format!("there is a policy of version {}", policy.version())));
+                return Err(Error::data(format!("the policy version {} already exists", policy.version())));
             }
         }
         self.prices.extend(rows.prices.changed().map(|(id, row)| (id.clone(), row.clone())));

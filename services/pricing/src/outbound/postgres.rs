@@ -228,15 +228,15 @@ mod tests {
     #[tokio::test]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
     async fn keeps_the_contract() {
-        let server = Postgres::start().expect("it starts");
+        let server = Postgres::start().expect("a server");
         contract::suite(store(&server).await).await;
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
     #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-    async fn replicas_see_what_the_others_do() {
-        let server = Postgres::start().expect("it starts");
-        let wait_until_blocked = || server.wait_until_blocked().expect("one waits for the other");
+    async fn replicas_see_the_changes_of_each_other() {
+        let server = Postgres::start().expect("a server");
+        let wait_until_blocked = || server.wait_until_blocked().expect("a blocked replica");
         contract::replicas(store(&server).await, store(&server).await, &wait_until_blocked).await;
     }
 }

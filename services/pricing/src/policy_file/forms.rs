@@ -21,7 +21,7 @@ pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
         type Value = Vec<T>;
 
         fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-            formatter.write_str("a list of at least one")
+            formatter.write_str("a list with at least one element")
         }
 
         fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Vec<T>, A::Error> {
@@ -30,7 +30,7 @@ pub(super) fn at_least_one<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
                 list.push(element);
             }
             if list.is_empty() {
-                return Err(A::Error::custom("expected at least one; leave the key out where the rule is for all"));
+                return Err(A::Error::custom("expected at least one; omit the key if the rule applies to all"));
             }
             Ok(list)
         }
@@ -69,7 +69,8 @@ impl<'de> Deserialize<'de> for AmountForm {
             type Value = AmountForm;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an amount of money as 10000 KRW, 12.50 EUR or {currency_code: KRW, units: 10000}")
+                formatter
+                    .write_str("an amount of money such as 10000 KRW, 12.50 EUR or {currency_code: KRW, units: 10000}")
             }
 
             fn visit_i64<E: Error>(self, units: i64) -> Result<AmountForm, E> {
@@ -114,7 +115,8 @@ impl<'de> Deserialize<'de> for DateForm {
             type Value = DateForm;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a day of the years 1 to 9999 as 2027-01-31 or {year: 2027, month: 1, day: 31}")
+                formatter
+                    .write_str("a day of the years 1 to 9999 such as 2027-01-31 or {year: 2027, month: 1, day: 31}")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<DateForm, E> {
@@ -160,7 +162,7 @@ impl<'de> Deserialize<'de> for ZoneForm {
             type Value = ZoneForm;
 
             fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("an IANA time zone as Asia/Seoul")
+                formatter.write_str("an IANA time zone such as Asia/Seoul")
             }
 
             fn visit_str<E: Error>(self, text: &str) -> Result<ZoneForm, E> {

@@ -16,8 +16,8 @@ fn with_rules(rules: &str) -> String {
 }
 
 #[test]
-fn the_embedded_policy_is_the_one_of_the_contract() {
-    let policy = parse(DEFAULT).expect("the embedded policy");
+fn the_embedded_policy_matches_the_contract() {
+    let policy = parse(DEFAULT).expect("a policy");
     assert_eq!((policy.version(), policy.base_price()), (1, money("10000 KRW")));
     assert_eq!((policy.business_time_zone(), policy.rounding()), (Tz::Asia__Seoul, Rounding::Down));
     let wednesday: DateTime<Utc> = "2027-01-06T10:00:00+09:00".parse().expect("a time");
@@ -31,13 +31,13 @@ fn the_embedded_policy_is_the_one_of_the_contract() {
 }
 
 #[test]
-fn a_byte_order_mark_is_no_part_of_the_policy() {
+fn a_byte_order_mark_is_ignored() {
     let policy = parse("\u{feff}version: 3\nbase_price: 10 KRW\n").expect("a policy");
     assert_eq!((policy.version(), policy.base_price()), (3, money("10 KRW")));
 }
 
 #[test]
-fn every_form_of_a_value_is_understood() {
+fn every_form_of_a_value_is_parsed() {
     let policy = parse(
         "version: 3
 base_price: {currency_code: EUR, units: 12, nanos: 500000000}
@@ -56,7 +56,11 @@ rules:
     .expect("a policy");
     assert_eq!((policy.base_price(), policy.rounding()), (money("12.50 EUR"), Rounding::HalfEven));
     let rule = &policy.rules()[0];
-    assert_eq!(rule.reduction, Reduction::Amount(money("1.00 EUR")), "a bare number is in the currency of base_price");
+    assert_eq!(
+        rule.reduction,
+        Reduction::Amount(money("1.00 EUR")),
+        "a number without currency has that of base_price"
+    );
     assert_eq!(
         (rule.weekdays.clone(), rule.user_grades.clone()),
         (vec![Weekday::Sun], vec![UserGrade::Vip, UserGrade::Gold])
@@ -67,7 +71,7 @@ rules:
 }
 
 #[test]
-fn a_bare_number_is_won_and_the_rest_has_defaults() {
+fn a_number_without_currency_is_won_and_other_fields_have_defaults() {
     let policy = parse("version: 1\nbase_price: 10000").expect("a policy");
     assert_eq!(policy.base_price(), money("10000 KRW"));
     assert_eq!((policy.business_time_zone(), policy.rounding()), (Tz::Asia__Seoul, Rounding::Down));
@@ -88,7 +92,7 @@ fn an_error_names_line_and_rule() {
         (
             rule("    percent: 5\n    date_from: 2027-02-02\n    date_to: 2027-02-01\n"),
             6,
-            "no day before date_from (2027-02-02)",
+            "expected date_from (2027-02-02) or a later day",
         ),
         (rule("    percent: half\n"), 7, "invalid type"),
         (
@@ -99,9 +103,9 @@ fn an_error_names_line_and_rule() {
         (rule("    percent: 5\n    user_grades: [PLATIN]\n"), 8, "unknown variant `PLATIN`"),
         (rule("    percent: 5\n    date_from: 2027-02-30\n"), 8, "expected a day of the years 1 to 9999"),
         (rule("    percent: 5\n    discount: 5\n"), 8, "unknown field `discount`"),
-        (rule("    percent: 5\n    weekdays: []\n"), 8, "weekdays: expected at least one; leave the key out"),
-        (rule("    percent: 5\n    user_grades: []\n"), 8, "user_grades: expected at least one; leave the key out"),
-        (rule("    amount: 1,000 KRW\n"), 7, "expected an amount as 10000 KRW"),
+        (rule("    percent: 5\n    weekdays: []\n"), 8, "weekdays: expected at least one; omit the key"),
+        (rule("    percent: 5\n    user_grades: []\n"), 8, "user_grades: expected at least one; omit the key"),
+        (rule("    amount: 1,000 KRW\n"), 7, "expected an amount such as 10000 KRW"),
         (rule("    amount: -5\n"), 7, "expected an amount of at least 0"),
     ] {
         let error = parse(&text).expect_err(&text);
@@ -112,7 +116,7 @@ fn an_error_names_line_and_rule() {
 }
 
 #[test]
-fn a_rule_without_a_name_is_counted() {
+fn a_rule_without_an_id_is_identified_by_its_number() {
     for (rules, expected) in
         [("  - percent: 5\n", "number 1"), ("  - {rule_id: 'a b', percent: 5}\n", "a b"), ("  - 5\n", "number 1")]
     {
@@ -120,17 +124,21 @@ fn a_rule_without_a_name_is_counted() {
         assert_eq!((error.line, error.rule.as_deref()), (Some(4), Some(expected)), "{error}");
     }
     let twice = with_rules("  - {rule_id: a, percent: 5}\n  - {rule_id: a, percent: 6}\n");
-    let error = parse(&twice).expect_err("a name given twice");
-    assert_eq!((error.line, error.problem.contains("expected another")), (Some(5), true), "{error}");
+    let error = parse(&twice).expect_err("a repeated id");
+    assert_eq!((error.line, error.problem.contains("expected a unique id")), (Some(5), true), "{error}");
 }
 
 #[test]
-fn an_error_outside_the_rules_names_its_line_where_it_has_one() {
+fn an_error_outside_the_rules_names_its_line() {
     for (text, line, expected) in [
-        ("version: 1\nbase_price: 10000 KRW\nbusiness_time_zone: Seoul\n", Some(3), "an IANA time zone as Asia/Seoul"),
+        (
+            "version: 1\nbase_price: 10000 KRW\nbusiness_time_zone: Seoul\n",
+            Some(3),
+            "an IANA time zone such as Asia/Seoul",
+        ),
         ("version: 1\nbase_price: 10000 KRW\nrounding: UP\n", Some(3), "expected one of `DOWN`"),
         ("version: 1\nbase_price: -1 KRW\n", Some(2), "at least 0"),
-        ("version: 1\nbase_price: 12.5\n", Some(2), "an amount of money as 10000 KRW"),
+        ("version: 1\nbase_price: 12.5\n", Some(2), "an amount of money such as 10000 KRW"),
         ("version: 1\nbase_price: 1000000000000001\n", Some(2), "at most"),
         ("version: 1\nbase_price: {currency_code: KRW, units: 1, nanos: 5}\n", Some(2), "KRW has 0 digits"),
         ("version: 1\nbase_price: 1 KRW\nsurcharge: 5\n", Some(3), "unknown field `surcharge`"),
@@ -153,18 +161,18 @@ fn an_error_outside_the_rules_names_its_line_where_it_has_one() {
 }
 
 #[test]
-fn the_highest_version_is_the_largest_of_32_bits() {
+fn the_highest_version_fits_into_32_bits() {
     assert_eq!(parse("version: 2147483647\nbase_price: 1 KRW\n").map(|policy| policy.version()), Ok(2_147_483_647));
 }
 
 #[test]
-fn a_condition_without_a_value_is_not_taken_for_all() {
+fn a_condition_without_a_value_is_refused() {
     let text = with_rules("  - rule_id: a\n    percent: 5\n    weekdays:\n");
     assert!(parse(&text).is_err(), "{text}");
 }
 
 #[test]
-fn only_a_regular_file_of_text_is_read() {
+fn only_regular_utf8_files_are_read() {
     let folder = tempfile::tempdir().expect("a folder");
     let (file, link) = (folder.path().join("policy.yaml"), folder.path().join("link.yaml"));
     fs::write(&file, DEFAULT).expect("written");
@@ -184,7 +192,7 @@ fn only_a_regular_file_of_text_is_read() {
 }
 
 #[test]
-fn a_file_without_bounds_is_refused_unread() {
+fn oversized_files_and_too_many_rules_are_refused() {
     let error = parse(&" ".repeat(LARGEST + 1)).expect_err("a large file");
     assert!(error.problem.contains("expected at most"), "{error}");
     let many: String = (0..=1_000).map(|rule| format!("  - {{rule_id: r{rule}, percent: 1}}\n")).collect();

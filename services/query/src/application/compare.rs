@@ -38,9 +38,9 @@ pub struct Page<T> {
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OwnerError {
     /// The address of the owner is not configured.
-    #[error("it is not configured where {0} is")]
+    #[error("the address of {0} is not configured")]
     NotConfigured(&'static str),
-    #[error("{owner} does not answer: {reason}")]
+    #[error("{owner} does not respond: {reason}")]
     Unavailable { owner: &'static str, reason: String },
 }
 
@@ -83,10 +83,10 @@ pub enum Error {
     Owner(#[from] OwnerError),
     #[error(transparent)]
     Store(#[from] store::Error),
-    #[error("nobody listens any more")]
-    NobodyListens,
-    #[error("the client has taken no report for {} s", PATIENCE.as_secs())]
-    NothingTaken,
+    #[error("the client has disconnected")]
+    ClientDisconnected,
+    #[error("the client has not read a report for {} s", PATIENCE.as_secs())]
+    ClientTooSlow,
 }
 
 /// An item that an owner has, with its ids.
@@ -163,23 +163,23 @@ impl Comparison {
                 break;
             }
         }
-        self.look_for_strangers().await
+        self.find_unlisted_rows().await
     }
 
     /// Searches for rows that no owner has listed.
-    async fn look_for_strangers(&mut self) -> Result<(), Error> {
+    async fn find_unlisted_rows(&mut self) -> Result<(), Error> {
         let mut after = String::new();
         loop {
             let page = self.store.all_views(&after, PAGE).await?;
             let Some((last, _)) = page.last() else { break };
             last.as_str().clone_into(&mut after);
-            let mut strangers = Vec::new();
+            let mut unlisted = Vec::new();
             for (id, view) in page {
                 let ticket = view.ticket.is_some().then(|| Item::Ticket(id.clone()));
                 let price = view.price.is_some().then_some(Item::Price(id));
-                strangers.extend([ticket, price].into_iter().flatten().filter(|item| !self.is_listed(item)));
+                unlisted.extend([ticket, price].into_iter().flatten().filter(|item| !self.is_listed(item)));
             }
-            self.settle(strangers).await?;
+            self.settle(unlisted).await?;
         }
         let mut after = String::new();
         loop {
@@ -187,8 +187,8 @@ impl Comparison {
             let Some(last) = page.last() else { return Ok(()) };
             after = last.reservation_id.to_string();
             let items = page.into_iter().map(|row| Item::Reservation(row.reservation_id, row.ticket_id));
-            let strangers = items.filter(|item| !self.is_listed(item)).collect();
-            self.settle(strangers).await?;
+            let unlisted = items.filter(|item| !self.is_listed(item)).collect();
+            self.settle(unlisted).await?;
         }
     }
 
@@ -285,8 +285,8 @@ impl Comparison {
         let report = Report { compared: self.compared, total: self.total.max(self.compared), difference };
         // A comparison holds connections to the owners and the hashes of all listed items, so a slow client must not
         // keep it alive.
-        let sent = timeout(PATIENCE, self.reports.send(report)).await.map_err(|_| Error::NothingTaken)?;
-        sent.map_err(|_| Error::NobodyListens)
+        let sent = timeout(PATIENCE, self.reports.send(report)).await.map_err(|_| Error::ClientTooSlow)?;
+        sent.map_err(|_| Error::ClientDisconnected)
     }
 }
 
@@ -368,7 +368,7 @@ fn price_fields(part: &PricePart) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// `holds` tells whether the reservation holds the ticket. The view reads this from the ledger, the owner from the
+/// `holds`: whether the reservation holds the ticket. For the view this follows from the ledger, for the owner from the
 /// status.
 fn reservation_fields(row: &Reservation, holds: bool) -> Vec<(&'static str, String)> {
     let Reservation {

@@ -55,7 +55,7 @@ impl Completeness {
                 reached_end.notified().await;
                 self.reached(&reader.store).await;
                 if let Err(error) = reader.complete().await {
-                    tracing::warn!(%error, "the view cannot note that it is complete");
+                    tracing::warn!(%error, "cannot store that the view is complete; trying again");
                     sleep(PAUSE).await;
                     reached_end.notify_one();
                 }
@@ -81,7 +81,7 @@ impl Completeness {
             // An attempt that ran for a while has received responses, so the owner is not down.
             silent_since = silent_since.filter(|_| began.elapsed() < PATIENCE);
             if silent_since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
-                tracing::warn!(owner, %error, "the view serves though nobody says whether it is complete");
+                tracing::warn!(owner, %error, "the view serves, but its owner has not confirmed that it is complete");
                 return;
             }
             sleep(ASK_AGAIN).await;
@@ -96,11 +96,7 @@ impl Completeness {
                 return Ok(());
             }
         }
-        tracing::warn!(
-            owner,
-            expected,
-            "the stream does not hold all that its owner has: comparing before the view serves"
-        );
+        tracing::warn!(owner, expected, "states are missing; comparing the view with its owner before it serves");
         let found = self.comparer.fill(&self.replica(store.clone()), owner).await?;
         tracing::info!(owner, found, "compared the view with its owner");
         Ok(())
@@ -124,7 +120,7 @@ async fn kept(store: &dyn ViewStore, owner: &str) -> Result<u64, batch::Error> {
 }
 
 fn unavailable(error: store::Error) -> batch::Error {
-    tracing::warn!(%error, "the view cannot be compared");
+    tracing::warn!(%error, "cannot read the view for the comparison");
     batch::Error::Unavailable
 }
 

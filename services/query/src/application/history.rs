@@ -18,9 +18,9 @@ pub struct Before {
 /// Why a page of a history cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoryError {
-    #[error("the stream of events was made anew; start again with the first page")]
+    #[error("the stream of events was replaced; start again with the first page")]
     StreamChanged,
-    #[error("the bus does not answer: {0}")]
+    #[error("the bus does not respond: {0}")]
     Bus(#[source] Error),
 }
 

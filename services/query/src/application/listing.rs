@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_order_is_refused() {
+    fn invalid_orders_are_refused() {
         for text in
             ["title", "start_time,", ",", "start_time up", "start_time desc desc", "start_time, start_time desc"]
         {
@@ -186,13 +186,17 @@ mod tests {
     }
 
     #[test]
-    fn a_key_fits_its_own_order_only() {
+    fn a_key_fits_only_its_order() {
         let order = SortOrder::parse("discounted_price").expect("an order");
         let id: TicketId = "t".parse().expect("an id");
         let key = order.key(&id, &View::default());
         assert!(order.fits(&key));
         assert!(!SortOrder::parse("start_time").expect("an order").fits(&key));
         let text = serde_json::to_string(&key).expect("JSON");
-        assert_eq!(serde_json::from_str::<Vec<KeyPart>>(&text).expect("a key"), key, "also the lowest number survives");
+        assert_eq!(
+            serde_json::from_str::<Vec<KeyPart>>(&text).expect("a key"),
+            key,
+            "the lowest number is encoded exactly"
+        );
     }
 }

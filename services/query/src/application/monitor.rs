@@ -36,12 +36,12 @@ impl Monitor {
         // The file may be deleted at any time. The open file serves reads until the rows are built again, but accepts
         // no new rows.
         if store.is_gone().await {
-            tracing::warn!("the view's file is gone and is built anew");
+            tracing::warn!("the file of the view was deleted; rebuilding it");
             self.rebuild.start();
         } else {
             let answer = store.ping().await;
             if let Err(error) = &answer {
-                tracing::warn!(%error, "the store does not answer");
+                tracing::warn!(%error, "the store does not respond");
             }
             health.set_store(answer.is_ok());
         }

@@ -83,27 +83,27 @@ mod tests {
     fn a_change_is_seen_once_and_none_is_missed() {
         let ordered_watch = OrderedWatch::new(1);
         let mut listener = ordered_watch.listen();
-        assert_eq!(listener.changed().now_or_never(), None, "it has seen that");
+        assert_eq!(listener.changed().now_or_never(), None, "the current value is seen");
         ordered_watch.modify(|value| std::mem::replace(value, 2) != 2);
         ordered_watch.modify(|value| std::mem::replace(value, 3) != 3);
         assert_eq!(listener.changed().now_or_never(), Some(3));
         assert_eq!(listener.changed().now_or_never(), None);
         ordered_watch.modify(|_| false);
-        assert_eq!(listener.changed().now_or_never(), None, "nothing was changed");
+        assert_eq!(listener.changed().now_or_never(), None, "no change");
         ordered_watch.modify(|value| std::mem::replace(value, 4) != 4);
         assert_eq!(listener.latest(), 4);
-        assert_eq!(listener.changed().now_or_never(), None, "it has looked");
+        assert_eq!(listener.changed().now_or_never(), None, "seen by latest");
     }
 
     #[tokio::test]
-    async fn who_waits_longest_is_told_first() {
+    async fn the_listener_that_waits_longest_is_notified_first() {
         let ordered_watch = OrderedWatch::new(0);
-        let told = Arc::new(Mutex::new(Vec::new()));
+        let notified = Arc::new(Mutex::new(Vec::new()));
         let wait = |name: usize| {
-            let (mut listener, told) = (ordered_watch.listen(), told.clone());
+            let (mut listener, notified) = (ordered_watch.listen(), notified.clone());
             async move {
                 listener.changed().await;
-                told.lock().unwrap().push(name);
+                notified.lock().unwrap().push(name);
             }
         };
         let waiting: Vec<_> = (0..20).map(|name| tokio::spawn(wait(name))).collect();
@@ -112,6 +112,6 @@ mod tests {
         for task in waiting {
             task.await.unwrap();
         }
-        assert_eq!(*told.lock().unwrap(), (0..20).collect::<Vec<_>>());
+        assert_eq!(*notified.lock().unwrap(), (0..20).collect::<Vec<_>>());
     }
 }

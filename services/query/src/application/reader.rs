@@ -29,7 +29,7 @@ const BATCH: usize = 256;
 const PAUSE: Duration = Duration::from_secs(1);
 /// Interval at which a reader without new messages compares its position with the end of the stream.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
-/// Number of failures of its own, while the store is available, after which a message is parked.
+/// Number of failures, while the store is available, after which a message is parked.
 pub const MAX_ATTEMPTS: u32 = 5;
 
 /// Why a session ended. The reader then attaches again.
@@ -39,11 +39,11 @@ pub enum Error {
     Bus(#[from] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),
-    /// The stored rows are not those that this session has written: they were exchanged, or another reader writes them.
-    #[error("the view has another position than this reader")]
+    /// The stored rows were not written by this session: they were exchanged, or another reader writes them.
+    #[error("the position of the view is not that of this reader")]
     Exchanged,
     /// The stream holds messages that the bus does not deliver.
-    #[error("the stream has gone on to {last} and the reader stays at {read}")]
+    #[error("the stream ends at {last}, but the reader stays at {read}")]
     Stalled { read: u64, last: u64 },
 }
 
@@ -84,7 +84,7 @@ impl Reader {
                         self.changes.set_trouble(trouble);
                         self.health.set_bus(false);
                     }
-                    tracing::warn!(%error, "the view does not follow the stream");
+                    tracing::warn!(%error, "cannot follow the stream; attaching again");
                     tokio::select! {
                         () = tokio::time::sleep(PAUSE) => {}
                         () = stopping.cancelled() => {}
@@ -132,7 +132,7 @@ impl Reader {
             Some(position) if position.epoch == stream.epoch => position,
             other => {
                 self.start_over(&stream.epoch).await?;
-                tracing::info!(epoch = stream.epoch, before = ?other, "met a new stream");
+                tracing::info!(epoch = stream.epoch, before = ?other, "reading a new stream");
                 Position::start(stream.epoch.clone())
             }
         };
@@ -140,14 +140,17 @@ impl Reader {
         let after =
             if at.sequence <= stream.last_sequence && self.matches_fingerprint(&at).await? { at.sequence } else { 0 };
         if after < at.sequence {
-            tracing::warn!(sequence = at.sequence, "the stream has another message there, reading it from the start");
+            tracing::warn!(
+                sequence = at.sequence,
+                "the stream has another message at the stored position; reading from the start"
+            );
         }
         let mut reader = self.bus.read(after).await?;
         // After a purge, the last sequence of the stream can no longer be read.
         let target =
             if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
-        // The stream may have been replaced after the check above. The sequences of the new stream would then be taken
-        // for those of the old one.
+        // The stream may have been replaced after the check above. Without this check, the sequences of the new stream
+        // would count as sequences of the old one.
         if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
@@ -209,7 +212,7 @@ impl Session<'_> {
     /// Waits for messages. It is cancel safe: no message is lost.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn next(&mut self) -> Result<Vec<Delivery>, bus::Error> {
         self.reader.next(BATCH).await
     }
@@ -246,7 +249,7 @@ impl Session<'_> {
                         attempts,
                         reason,
                         correlation_id = event::correlation_id(&read.message),
-                        "an event cannot be applied"
+                        "applying an event failed"
                     );
                     match attempts {
                         MAX_ATTEMPTS.. => read.content = Err(reason),
@@ -334,7 +337,7 @@ impl Session<'_> {
     /// Returns whether no message is left to read.
     ///
     /// # Errors
-    /// Those of the bus.
+    /// If the bus is unavailable, or its stream has been replaced.
     pub async fn is_at_end(&mut self) -> Result<bool, bus::Error> {
         self.reader.is_at_end().await
     }
@@ -403,7 +406,8 @@ impl Reader {
         let keys = apply_batch::keys_of(&ticket, &event);
         let (sequence, changed) = match self.store.commit_with(&keys, &[], apply_batch).await {
             Err(error @ store::Error::Data(_)) => {
-                tracing::warn!(event_id = parked.event_id, error = %chain(&error), "an event cannot be applied yet");
+                let error = chain(&error);
+                tracing::warn!(event_id = parked.event_id, %error, "a parked event failed again and stays parked");
                 return Ok(());
             }
             // The row may be committed in spite of the error.

@@ -82,10 +82,10 @@ impl Rebuild {
             sender.send_replace(match outcome {
                 Some(Ok(applied)) => Progress::Done { applied },
                 Some(Err(error)) => {
-                    tracing::warn!(%error, "the view is not rebuilt");
+                    tracing::warn!(%error, "rebuilding the view failed");
                     Progress::Failed { by_bus: !matches!(error, Error::Store(_)), reason: error.to_string() }
                 }
-                None => Progress::Failed { by_bus: false, reason: "the service shuts down".to_owned() },
+                None => Progress::Failed { by_bus: false, reason: "the service is shutting down".to_owned() },
             });
         });
         progress
@@ -134,12 +134,12 @@ impl Rebuild {
         }
         let (applied, _) = session.progress();
         drop(session);
-        // Again, for events that were discarded meanwhile.
+        // Copy them again, since more events may have been discarded during the rebuild.
         self.keep_discarded(&*beside).await?;
         self.reader.store.exchange(beside).await?;
         self.reader.changes.exchanged();
         self.reader.reattach.notify_one();
-        tracing::info!(applied, "the view is rebuilt");
+        tracing::info!(applied, "rebuilt the view");
         Ok(applied)
     }
 }

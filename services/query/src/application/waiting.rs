@@ -48,11 +48,11 @@ pub struct Behind {
 /// Why a wait ended early.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
-    #[error("the view has not caught up in the time given")]
+    #[error("the view has not caught up in time")]
     NotCaughtUp(Box<Behind>),
-    #[error("the service shuts down")]
+    #[error("the service is shutting down")]
     ShuttingDown,
-    #[error("too many wait already")]
+    #[error("too many waiting calls")]
     TooMany,
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -116,7 +116,7 @@ impl Views {
     async fn wait_for(&self, id: &TicketId, condition: &Condition) -> Result<View, WaitError> {
         loop {
             let answer = self.changes.answer_once(id, condition.clone());
-            // Read again after the registration: a commit between the first read and the registration wakes nobody.
+            // Read again after the registration: a commit before the registration does not wake this call.
             if let Some(view) = self.look(id, condition).await? {
                 return Ok(view);
             }
@@ -131,8 +131,8 @@ impl Views {
         Ok(self.store.view(id).await?.filter(|view| condition.holds(view)))
     }
 
-    /// Describes what is missing, for a call whose time is over. A store or bus that does not respond in time is not
-    /// waited for.
+    /// Describes what is missing, for a call whose time has ended. A store or bus that does not respond within `time`
+    /// is ignored.
     async fn behind(&self, id: &TicketId, condition: &Condition, time: Duration) -> Behind {
         let read = self.store.views_of(std::slice::from_ref(id));
         let (view, cause) = tokio::join!(timeout(time, read), timeout(time, self.cause(id)));

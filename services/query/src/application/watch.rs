@@ -1,8 +1,9 @@
 //! A stream of changed rows, with tokens from which a client can resume on any replica.
 //!
 //! No changes are queued for a watcher. It stores the sequence up to which it has sent rows, and reads the rows above
-//! it from the newest ones in memory, or from the store if it has fallen behind those. A slow client receives the newest state of each row and needs no memory meanwhile. Sequences are
-//! those of the stream, so a token is valid on every replica that reads the same stream.
+//! it from the newest ones in memory, or from the store if it has fallen behind those. A slow client receives the newest
+//! state of each row; nothing is buffered for it. Sequences are those of the stream, so a token is valid on every replica
+//! that reads the same stream.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -48,13 +49,13 @@ pub struct Sent {
 /// Why a watch ends.
 #[derive(Debug, thiserror::Error)]
 pub enum WatchError {
-    #[error("the service shuts down; go on with the last token")]
+    #[error("the service is shutting down; resume with the last token")]
     ShuttingDown,
-    #[error("the stream of events was made anew; go on with the last token")]
+    #[error("the stream of events was replaced; resume with the last token")]
     StreamChanged,
-    #[error("too many watch already")]
+    #[error("too many concurrent watches")]
     TooMany,
-    #[error("the bus does not answer, so it is not known whether the resume_token is still good: {0}")]
+    #[error("the bus does not respond, so the resume_token cannot be checked: {0}")]
     Bus(#[source] bus::Error),
     #[error(transparent)]
     Store(#[from] store::Error),

@@ -39,13 +39,15 @@ pub fn reservation(message: reservation_pb::Reservation) -> Result<Reservation, 
         reservation_pb::ReservationStatus::Reserved => ReservationStatus::Reserved,
         reservation_pb::ReservationStatus::Cancelled => ReservationStatus::Cancelled,
         reservation_pb::ReservationStatus::Rejected => ReservationStatus::Rejected,
-        reservation_pb::ReservationStatus::Unspecified => return Err("reservation.status: expected one".to_owned()),
+        reservation_pb::ReservationStatus::Unspecified => {
+            return Err("reservation.status: expected a status".to_owned());
+        }
     };
     Ok(Reservation {
         reservation_id: id("reservation.reservation_id", &message.reservation_id)?,
         ticket_id: id("reservation.ticket_id", &message.ticket_id)?,
         user_id: id("reservation.user_id", &message.user_id)?,
-        user_grade: UserGrade::from_proto(message.user_grade).ok_or("reservation.user_grade: expected one")?,
+        user_grade: UserGrade::from_proto(message.user_grade).ok_or("reservation.user_grade: expected a grade")?,
         status,
         status_reason: message.status_reason,
         revision: at_least_one("reservation.revision", message.revision)?,
@@ -100,6 +102,7 @@ fn time(field: &str, time: Option<Timestamp>) -> Result<DateTime<Utc>, String> {
 }
 
 fn money(field: &str, money: Option<MoneyPb>) -> Result<Money, String> {
-    let MoneyPb { currency_code, units, nanos } = money.ok_or_else(|| format!("{field}: expected one, got none"))?;
+    let MoneyPb { currency_code, units, nanos } =
+        money.ok_or_else(|| format!("{field}: expected an amount, got none"))?;
     Ok(Money { currency_code, units, nanos })
 }

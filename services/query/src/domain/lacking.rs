@@ -1,4 +1,4 @@
-//! Describes what a row lacks of what a call waits for.
+//! Describes which parts of a row are behind the condition of a call.
 
 use eticket_proto::token::Consistency;
 

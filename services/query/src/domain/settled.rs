@@ -34,47 +34,48 @@ pub fn missing(view: &View) -> Vec<String> {
     match &view.ticket {
         None => missing.push("ticket: no event yet".to_owned()),
         Some(ticket) if ticket.reservation_revision < ledger => {
-            let taken_in = ticket.reservation_revision;
-            missing.push(format!("ticket: has taken in reservation revision {taken_in} of {ledger}"));
+            let applied = ticket.reservation_revision;
+            missing.push(format!("ticket: has applied reservation revision {applied} of {ledger}"));
         }
         Some(ticket) if ticket.reservation_revision > ledger => {
             let told = ticket.reservation_revision;
-            missing.push(format!("reservation: the ticket tells of revision {told}, seen is {ledger}"));
+            missing.push(format!("reservation: the ticket has applied revision {told}, the view has {ledger}"));
         }
         Some(_) => {}
     }
     match &view.price {
         None => missing.push("price: no event yet".to_owned()),
         Some(price) if price.reservation_revision < ledger => {
-            let taken_in = price.reservation_revision;
-            missing.push(format!("price: has taken in reservation revision {taken_in} of {ledger}"));
+            let applied = price.reservation_revision;
+            missing.push(format!("price: has applied reservation revision {applied} of {ledger}"));
         }
         Some(price) if price.reservation_revision > ledger => {
             let told = price.reservation_revision;
-            missing.push(format!("reservation: the price tells of revision {told}, seen is {ledger}"));
+            missing.push(format!("reservation: the price has applied revision {told}, the view has {ledger}"));
         }
         Some(_) => {}
     }
     if let (Some(ticket), Some(price)) = (&view.ticket, &view.price) {
         let (of_ticket, of_price) = (ticket.schedule_revision, price.schedule_revision);
         if of_price < of_ticket {
-            missing.push(format!("price: has schedule revision {of_price} of {of_ticket}"));
+            missing.push(format!("price: has applied schedule revision {of_price} of {of_ticket}"));
         } else if of_price > of_ticket {
-            missing.push(format!("ticket: the price tells of schedule revision {of_price}, seen is {of_ticket}"));
+            missing
+                .push(format!("ticket: the price has applied schedule revision {of_price}, the view has {of_ticket}"));
         }
     }
     match view.ticket.as_ref().map(|ticket| (ticket.withdrawn, view.ledger.closed)) {
         Some((true, false)) => {
             missing.push("reservation: has not closed the ledger of the withdrawn ticket".to_owned())
         }
-        Some((false, true)) => missing.push("ticket: the ledger is closed, the withdrawal is not seen".to_owned()),
+        Some((false, true)) => missing.push("ticket: the ledger is closed, but the view has no withdrawal".to_owned()),
         Some((true, true) | (false, false)) | None => {}
     }
     missing
 }
 
-/// Returns whether a call that waits for this can be answered from the row. Once true for a token, it stays true after
-/// later commands.
+/// Returns whether the row fulfils the condition of a waiting call. Once true for a token, it stays true after later
+/// commands.
 ///
 /// Only the revisions of the token are checked here; the caller must refuse a token of another ticket.
 pub fn answers(view: &View, token: Option<&Consistency>, wait: Wait) -> bool {

@@ -96,7 +96,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn settled_and_tokens_say_exactly_what_is_missing(steps in any_steps(), picks in any_picks()) {
+    fn settled_and_tokens_agree_with_the_model(steps in any_steps(), picks in any_picks()) {
         let world = World::run(&steps);
         let (mut view, mut parts) = (View::default(), Parts::default());
         for (sequence, pick) in picks.iter().enumerate() {
@@ -123,29 +123,32 @@ proptest! {
     fn any_order_and_repetition_ends_in_the_same_row(steps in any_steps(), seed in any_picks()) {
         let mut world = World::run(&steps);
         world.come_to_rest();
-        let mut order: Vec<usize> = (0..world.emitted.len()).chain(seed.iter().map(|pick| pick % world.emitted.len())).collect();
+        let count = world.emitted.len();
+        let mut order: Vec<usize> = (0..count).chain(seed.iter().map(|pick| pick % count)).collect();
         order.sort_by_key(|index| (index * 7_919 + seed.iter().sum::<usize>()) % 1_009);
         let all_in = |order: &mut dyn Iterator<Item = usize>| {
             order.fold(View::default(), |view, index| deliver(&view, &world.emitted[index].event, 1))
         };
         let view = all_in(&mut order.into_iter());
         prop_assert_eq!(&view, &all_in(&mut (0..world.emitted.len())));
-        prop_assert!(settled(&view), "at rest the view settles: {:?}", missing(&view));
+        prop_assert!(settled(&view), "after all messages the view is settled: {:?}", missing(&view));
         for (token, _) in &world.tokens {
-            prop_assert!(answers(&view, Some(token), Wait::Settled), "at rest every token is answered: {:?}", token);
+            let holds = answers(&view, Some(token), Wait::Settled);
+            prop_assert!(holds, "after all messages every token is fulfilled: {:?}", token);
         }
         let (holder, active) = (view.ticket.as_ref().and_then(|ticket| ticket.holder), view.ledger.active);
-        prop_assert_eq!(holder, active, "at rest the view agrees with the ledger");
+        prop_assert_eq!(holder, active, "after all messages the view agrees with the ledger");
         prop_assert_eq!(view.newest.as_ref().map(|r| r.revision), world.newest_reservation_revision());
     }
 
     #[test]
-    fn once_answered_a_token_stays_answered(steps in any_steps(), picks in any_picks()) {
+    fn a_fulfilled_token_stays_fulfilled(steps in any_steps(), picks in any_picks()) {
         let world = World::run(&steps);
         let mut view = View::default();
         for pick in picks {
             let next = deliver(&view, &world.emitted[pick % world.emitted.len()].event, 1);
-            for ((token, _), wait) in world.tokens.iter().flat_map(|token| [(token, Wait::Applied), (token, Wait::Settled)]) {
+            let with_waits = |token| [(token, Wait::Applied), (token, Wait::Settled)];
+            for ((token, _), wait) in world.tokens.iter().flat_map(with_waits) {
                 prop_assert!(!answers(&view, Some(token), wait) || answers(&next, Some(token), wait));
             }
             view = next;
@@ -162,19 +165,19 @@ fn reserved() -> (World, View) {
 }
 
 #[test]
-fn before_its_ticket_part_there_is_no_row_to_answer_with() {
+fn without_a_ticket_part_no_condition_holds() {
     let (world, _) = reserved();
     let others = world.emitted.iter().filter(|emitted| !matches!(emitted.event, Event::Ticket(_)));
     let view = others.fold(View::default(), |view, emitted| deliver(&view, &emitted.event, 1));
-    assert_eq!((view.ledger.revision, view.price.is_some()), (1, true), "the other parts wait");
+    assert_eq!((view.ledger.revision, view.price.is_some()), (1, true), "the other parts are stored");
     assert!(!answers(&view, None, Wait::Applied));
-    let token = &world.tokens.last().expect("the reservation's").0;
+    let token = &world.tokens.last().expect("the token of the reservation").0;
     assert!(!answers(&view, Some(token), Wait::Applied));
     assert_eq!(missing(&view), ["ticket: no event yet"]);
 }
 
 #[test]
-fn without_a_token_the_row_itself_is_waited_for() {
+fn without_a_token_the_condition_is_that_of_the_row() {
     let (_, view) = reserved();
     assert!(answers(&view, None, Wait::Applied) && answers(&view, None, Wait::Settled));
     let priceless = View { price: None, ..view };
@@ -182,7 +185,7 @@ fn without_a_token_the_row_itself_is_waited_for() {
 }
 
 #[test]
-fn what_is_missing_is_said_in_words() {
+fn every_missing_reaction_has_a_text() {
     let (_, view) = reserved();
     let ticket = view.ticket.clone().expect("a ticket part");
     let price = view.price.clone().expect("a price part");
@@ -191,24 +194,27 @@ fn what_is_missing_is_said_in_words() {
     for (view, expected) in [
         (
             with_ticket(TicketPart { reservation_revision: 0, ..ticket.clone() }),
-            "ticket: has taken in reservation revision 0 of 1",
+            "ticket: has applied reservation revision 0 of 1",
         ),
         (
             with_ticket(TicketPart { reservation_revision: 2, ..ticket.clone() }),
-            "reservation: the ticket tells of revision 2, seen is 1",
+            "reservation: the ticket has applied revision 2, the view has 1",
         ),
         (
             with_price(PricePart { reservation_revision: 0, ..price.clone() }),
-            "price: has taken in reservation revision 0 of 1",
+            "price: has applied reservation revision 0 of 1",
         ),
         (
             with_price(PricePart { reservation_revision: 2, ..price.clone() }),
-            "reservation: the price tells of revision 2, seen is 1",
+            "reservation: the price has applied revision 2, the view has 1",
         ),
-        (with_ticket(TicketPart { schedule_revision: 2, ..ticket.clone() }), "price: has schedule revision 1 of 2"),
+        (
+            with_ticket(TicketPart { schedule_revision: 2, ..ticket.clone() }),
+            "price: has applied schedule revision 1 of 2",
+        ),
         (
             with_price(PricePart { schedule_revision: 2, ..price }),
-            "ticket: the price tells of schedule revision 2, seen is 1",
+            "ticket: the price has applied schedule revision 2, the view has 1",
         ),
         (
             with_ticket(TicketPart { withdrawn: true, ..ticket }),
@@ -221,7 +227,7 @@ fn what_is_missing_is_said_in_words() {
 }
 
 #[test]
-fn the_newest_reservation_is_shown_also_after_it_has_ended() {
+fn the_newest_reservation_is_shown_after_it_has_ended() {
     let mut world = World::run(&[Step::Reserve, Step::Cancel, Step::Reserve, Step::Cancel]);
     world.come_to_rest();
     let view = world.emitted.iter().fold(View::default(), |view, emitted| deliver(&view, &emitted.event, 1));
@@ -230,31 +236,31 @@ fn the_newest_reservation_is_shown_also_after_it_has_ended() {
 }
 
 #[test]
-fn a_late_cancellation_of_an_earlier_reservation_frees_nobody_elses() {
+fn a_late_cancellation_of_an_earlier_reservation_keeps_the_holder() {
     let world = World::run(&[Step::Reserve, Step::Cancel, Step::Reserve]);
     let ledgers: Vec<_> = world.emitted.iter().filter(|emitted| matches!(emitted.event, Event::Ledger(..))).collect();
     let view = deliver(&deliver(&View::default(), &ledgers[0].event, 1), &ledgers[2].event, 2);
-    assert_eq!(apply_event(&view, &ledgers[1].event, 3, NOW), None, "stale for the row, its sequence stays");
+    assert_eq!(apply_event(&view, &ledgers[1].event, 3, NOW), None, "stale for the row");
     assert_eq!(view.ledger.active, Some(reservation_id(3)));
     let Event::Ledger(_, Some(late)) = &ledgers[1].event else { panic!("a reservation event") };
     let Event::Ledger(_, Some(first)) = &ledgers[0].event else { panic!("a reservation event") };
-    assert!(is_news(Some(first), late), "the reservation's own row goes by its own revision");
+    assert!(is_news(Some(first), late), "the row of a reservation has its own revision");
     assert!(!is_news(Some(late), first) && !is_news(Some(late), late) && is_news(None, late));
 }
 
 #[test]
-fn a_cancellation_that_comes_after_the_closing_still_shows() {
+fn a_cancellation_after_the_closing_updates_the_reservation() {
     let world = World::run(&[Step::Reserve, Step::Cancel, Step::Withdraw, Step::LedgerTakes(3)]);
     let ledgers: Vec<_> = world.emitted.iter().filter(|emitted| matches!(emitted.event, Event::Ledger(..))).collect();
     let [placed, cancelled, closed] = ledgers[..] else { panic!("three ledger events, got {}", ledgers.len()) };
     let early = deliver(&deliver(&View::default(), &placed.event, 1), &closed.event, 2);
-    let late = apply_event(&early, &cancelled.event, 3, NOW).expect("the row shows another status now");
+    let late = apply_event(&early, &cancelled.event, 3, NOW).expect("the status changes");
     assert_eq!((late.ledger.revision, late.ledger.closed, late.sequence), (3, true, 3));
     assert_eq!(late.newest.map(|newest| newest.status), Some(ReservationStatus::Cancelled));
 }
 
 #[test]
-fn a_row_takes_the_sequence_of_what_it_reflects_already_and_not_of_what_is_stale() {
+fn a_row_takes_the_sequence_of_a_repeated_but_not_of_a_stale_event() {
     let (world, view) = reserved();
     for emitted in &world.emitted {
         let part_has = match &emitted.event {
@@ -264,7 +270,7 @@ fn a_row_takes_the_sequence_of_what_it_reflects_already_and_not_of_what_is_stale
         };
         let again = apply_event(&view, &emitted.event, 99, NOW);
         if emitted.revision() == part_has {
-            assert_eq!(again, Some(View { sequence: 99, ..view.clone() }), "a new sequence and nothing else");
+            assert_eq!(again, Some(View { sequence: 99, ..view.clone() }), "only the sequence changes");
         } else {
             assert_eq!(again, None, "stale: {:?}", emitted.event);
         }
@@ -272,7 +278,7 @@ fn a_row_takes_the_sequence_of_what_it_reflects_already_and_not_of_what_is_stale
 }
 
 #[test]
-fn the_clock_decides_the_status_when_asked() {
+fn the_status_depends_on_the_clock() {
     let (_, view) = reserved();
     let held = view.ticket.expect("a ticket part");
     let free = TicketPart { holder: None, ..held.clone() };
@@ -287,7 +293,7 @@ fn the_clock_decides_the_status_when_asked() {
 }
 
 #[test]
-fn a_row_was_updated_when_the_newest_of_its_parts_was() {
+fn the_update_time_is_that_of_the_newest_part() {
     let (_, mut view) = reserved();
     assert_eq!(View::default().update_time(), None);
     view.price.as_mut().expect("a part").update_time = time(500);
@@ -299,7 +305,7 @@ fn a_row_was_updated_when_the_newest_of_its_parts_was() {
 }
 
 #[test]
-fn a_row_keeps_the_time_since_which_it_is_unsettled() {
+fn a_row_keeps_the_time_at_which_it_became_unsettled() {
     let (world, _) = reserved();
     let at = |seconds: i64| time(1_000 + seconds);
     let mut view = View::default();
@@ -310,5 +316,5 @@ fn a_row_keeps_the_time_since_which_it_is_unsettled() {
             view = next;
         }
     }
-    assert_eq!(view.unsettled_since, None, "settled at last");
+    assert_eq!(view.unsettled_since, None, "settled at the end");
 }

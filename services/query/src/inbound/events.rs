@@ -1,5 +1,4 @@
-//! Decodes messages of the stream. The subject determines whose state is in the body; the event type is only for
-//! people.
+//! Decodes messages of the stream. The subject determines the type of the body; the event type is only for display.
 
 use eticket_bus::{Message, matches};
 use eticket_proto::{
@@ -38,7 +37,7 @@ fn malformed(error: prost::DecodeError) -> String {
 }
 
 fn ticket_event(event: TicketEvent) -> Result<(TicketId, Event), String> {
-    let (id, part) = parts::ticket(event.ticket.ok_or("ticket: expected one, got none")?, event.withdrawn)?;
+    let (id, part) = parts::ticket(event.ticket.ok_or("ticket: expected a ticket, got none")?, event.withdrawn)?;
     Ok((id, Event::Ticket(part)))
 }
 
@@ -51,12 +50,12 @@ fn reservation_event(event: ReservationEvent) -> Result<(TicketId, Event), Strin
     let ticket = ticket_id("ticket_id", &event.ticket_id)?;
     let reservation = event.reservation.map(parts::reservation).transpose()?;
     if reservation.as_ref().is_some_and(|reservation| reservation.ticket_id != ticket) {
-        return Err("reservation.ticket_id: expected the event's own ticket_id".to_owned());
+        return Err("reservation.ticket_id: expected the ticket_id of the event".to_owned());
     }
     Ok((ticket, Event::Ledger(part, reservation)))
 }
 
 fn price_event(event: PriceEvent) -> Result<(TicketId, Event), String> {
-    let (id, part) = parts::price(event.price.ok_or("price: expected one, got none")?)?;
+    let (id, part) = parts::price(event.price.ok_or("price: expected a price, got none")?)?;
     Ok((id, Event::Price(part)))
 }

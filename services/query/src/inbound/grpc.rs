@@ -83,7 +83,7 @@ impl QueryService for Grpc {
         let token = consistency(&message.consistency_token, &id)?;
         let condition = session.condition_of(&id);
         let has_token = token.is_some() || !condition.is_empty();
-        // The fields count like one more token; without a value of its own, `wait` is that of the metadata.
+        // The fields count as one more token. If `wait` is not set, the wait of the metadata applies.
         let condition = match wait.unwrap_or_else(|| session.wait()) {
             Some(wait) => condition.and(token, wait),
             None => condition,
@@ -188,7 +188,7 @@ impl QueryService for Grpc {
                 match sent {
                     Ok(sent) => {
                         let response = to_response(sent, views.now(), &caller);
-                        // Messages within a burst have no token of their own.
+                        // Messages within a snapshot have no token: keep the last one.
                         let token =
                             if response.resume_token.is_empty() { token } else { response.resume_token.clone() };
                         Some((Ok(response), Some((watch, token))))
@@ -304,7 +304,7 @@ fn resume_point(text: &str) -> Result<Option<ResumePoint>, ApiError> {
     parsed.map(Some).ok_or_else(|| ApiError::invalid_field("resume_token", expected))
 }
 
-/// Returns a row for a caller. Users see who holds a ticket only if it is they.
+/// Returns a row for a caller. Users see the holder of a ticket only if they are the holder.
 fn shown(id: &TicketId, view: &View, now: DateTime<Utc>, caller: &Caller) -> TicketView {
     let message = to_message(id, view, now);
     if message.user_id.is_empty() || caller.may_see(&message.user_id) {
@@ -328,7 +328,8 @@ async fn passed(time: Option<Instant>) {
     }
 }
 
-/// The client gets a new token of its identity provider and goes on from `resume_token`.
+/// Returns the error of a watch whose token has expired. The client requests a new token from its identity provider and
+/// resumes from `resume_token`.
 fn expired(resume_token: &str) -> Status {
     auth::expired().with("resume_token", resume_token).into()
 }
@@ -393,7 +394,7 @@ fn consistency(token: &str, id: &TicketId) -> Result<Option<Consistency>, ApiErr
         return Ok(Some(token));
     }
     let of = token.ticket();
-    let other = format!("consistency_token: it is of ticket {of}, and this request is about ticket {id}");
+    let other = format!("consistency_token: it is of ticket {of}, but the request is about ticket {id}");
     Err(ApiError::new(ErrorReason::InvalidConsistencyToken).message(other).with("ticket_id", id))
 }
 
@@ -445,9 +446,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_wrong_ids_of_a_watch_are_named() {
+    fn all_invalid_ids_of_a_watch_are_named() {
         let ids = ["a", "b.c", "d", "e f"].map(str::to_owned);
-        let Err(error) = watched(&ids) else { panic!("two ids are wrong") };
+        let Err(error) = watched(&ids) else { panic!("expected an error") };
         let status = Status::from(error);
         let named = status.get_details_bad_request().expect("a BadRequest").field_violations;
         let named: Vec<_> = named.iter().map(|wrong| wrong.field.as_str()).collect();
@@ -455,7 +456,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_leaves_the_answer_time_to_arrive() {
+    fn a_wait_ends_before_the_deadline() {
         let now = Instant::now();
         for (given_ms, margin_ms) in [(100, 20), (400, 20), (1_000, 50), (5_000, 250), (10_000, 250), (600_000, 250)] {
             let given = Duration::from_millis(given_ms);
@@ -463,8 +464,8 @@ mod tests {
             assert_eq!(patience(now, Some(now + given), Duration::ZERO).until, expected, "{given_ms} ms");
             let by_default = patience(now, None, given);
             assert_eq!(by_default.until, expected, "{given_ms} ms by default");
-            assert!(by_default.until + by_default.diagnosis < now + given, "the cause is found before the deadline");
+            assert!(by_default.until + by_default.diagnosis < now + given, "the diagnosis ends before the deadline");
         }
-        assert_eq!(patience(now, Some(now), Duration::ZERO).until, now, "it never ends before it began");
+        assert_eq!(patience(now, Some(now), Duration::ZERO).until, now, "a wait never ends before it begins");
     }
 }

@@ -139,21 +139,23 @@ impl OperationsService for Operations {
         let comparison = Comparison::new(self.reader.store.clone(), owners, reports, PAUSE);
         let stopping = self.tasks.stopping();
         self.tasks.spawn("compare", async move {
-            // A comparison that checks differences again reports nothing for a while, and holds back the next caller.
+            // Do not rely on a failed report to notice a disconnect: a comparison that checks differences again reports
+            // nothing for a while, and other callers are refused meanwhile.
             let compare = async {
                 tokio::select! {
                     biased;
                     outcome = comparison.run() => outcome,
-                    () = client.closed() => Err(Error::NobodyListens),
+                    () = client.closed() => Err(Error::ClientDisconnected),
                 }
             };
             let outcome = stopping.run_until_cancelled(compare).await;
             connections.stop().await;
-            // Before the client sees the end, so that it can start another comparison at once.
+            // Release the permit before the client receives the end, so that the client can start another comparison
+            // immediately.
             drop(turn);
             let status = match outcome {
-                Some(Ok(()) | Err(Error::NobodyListens)) => return,
-                Some(Err(error @ Error::NothingTaken)) => {
+                Some(Ok(()) | Err(Error::ClientDisconnected)) => return,
+                Some(Err(error @ Error::ClientTooSlow)) => {
                     ApiError::new(ErrorReason::ServiceOverloaded).message(error.to_string()).into()
                 }
                 Some(Err(Error::Owner(error))) => not_compared(error),
@@ -197,10 +199,10 @@ fn rebuilt(applied: u64, total: u64) -> RebuildViewResponse {
 
 fn not_rebuilt(by_bus: bool, reason: &str) -> Status {
     if by_bus {
-        let message = format!("the bus is out, so the view is not rebuilt and the old one serves on: {reason}");
+        let message = format!("the bus failed, so the view was not rebuilt; the old one continues to serve: {reason}");
         return ApiError::new(ErrorReason::UpstreamUnavailable).message(message).with("upstream", "bus").into();
     }
-    let message = format!("the view is not rebuilt, the old one serves on: {reason}");
+    let message = format!("the view was not rebuilt; the old one continues to serve: {reason}");
     ApiError::new(ErrorReason::StoreUnavailable).message(message).into()
 }
 

@@ -19,24 +19,24 @@ use crate::{
 
 /// Runs all tests on one empty store.
 pub(crate) async fn suite(store: Arc<dyn ViewStore>) {
-    before_the_first_stream_there_is_nothing(&*store).await;
-    that_it_has_caught_up_is_kept(&*store).await;
-    what_was_committed_is_read_again(&*store).await;
+    an_empty_store_has_no_position_and_no_rows(&*store).await;
+    the_caught_up_mark_is_stored(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
     pages_show_each_row_once_in_every_order(&*store).await;
-    a_users_reservations_come_newest_first(&*store).await;
-    changes_and_snapshots_come_with_their_stream(&*store).await;
-    what_is_unsettled_is_found(&*store).await;
-    another_stream_makes_sequences_forgotten(&*store).await;
-    what_is_built_beside_takes_its_place(&*store).await;
+    reservations_of_a_user_are_sorted_newest_first(&*store).await;
+    changes_and_snapshots_have_their_epoch(&*store).await;
+    unsettled_rows_are_listed(&*store).await;
+    sequences_of_another_stream_are_reset(&*store).await;
+    a_store_built_beside_replaces_the_rows(&*store).await;
 }
 
-async fn that_it_has_caught_up_is_kept(store: &dyn ViewStore) {
-    assert!(!store.has_caught_up().await.expect("asked"));
+async fn the_caught_up_mark_is_stored(store: &dyn ViewStore) {
+    assert!(!store.has_caught_up().await.expect("read"));
     let keep = &mut |work: &mut Work<ViewRows>| work.rows.has_caught_up = true;
     store.commit(&Keys::default(), &[], keep).await.expect("kept");
-    assert!(store.has_caught_up().await.expect("asked"));
-    let beside = store.beside().await.expect("made");
-    assert!(!beside.has_caught_up().await.expect("asked"), "what is built beside has yet to");
+    assert!(store.has_caught_up().await.expect("read"));
+    let beside = store.beside().await.expect("created");
+    assert!(!beside.has_caught_up().await.expect("read"), "a new store has not caught up");
 }
 
 fn time(seconds: i64) -> DateTime<Utc> {
@@ -112,7 +112,7 @@ fn position(epoch: &str, sequence: u64) -> Position {
     Position { epoch: epoch.to_owned(), sequence, fingerprint: format!("anchor-{sequence}") }
 }
 
-async fn before_the_first_stream_there_is_nothing(store: &dyn ViewStore) {
+async fn an_empty_store_has_no_position_and_no_rows(store: &dyn ViewStore) {
     assert_eq!(store.position().await.expect("read"), None);
     assert_eq!(store.counts().await.expect("read"), Counts::default());
     let nothing = store.snapshot(&Watched::All, "", 10).await.expect("read");
@@ -120,7 +120,7 @@ async fn before_the_first_stream_there_is_nothing(store: &dyn ViewStore) {
     assert!(!store.is_gone().await);
 }
 
-async fn what_was_committed_is_read_again(store: &dyn ViewStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn ViewStore) {
     let put = &mut |work: &mut Work<ViewRows>| {
         for number in 0..ROWS {
             work.rows.views.put(id(number), view(number));
@@ -141,7 +141,7 @@ async fn what_was_committed_is_read_again(store: &dyn ViewStore) {
         seen = (work.rows.views.iter().count(), work.rows.reservations.iter().count(), work.rows.position.clone());
     };
     store.commit(&keys([7, 8, 90]), &[], look).await.expect("committed");
-    assert_eq!(seen, (2, 2, Some(position("one", 40))), "commits see rows without a ticket part too");
+    assert_eq!(seen, (2, 2, Some(position("one", 40))), "commits read rows without a ticket part too");
     let some = store.views_of(&[id(8), id(7), id(90)]).await.expect("read");
     assert_eq!(some, [(id(7), view(7)), (id(8), view(8))]);
     let row = reservation(5);
@@ -220,7 +220,7 @@ async fn walk(store: &dyn ViewStore, filter: &Filter, order: &SortOrder, now: Da
     }
 }
 
-async fn a_users_reservations_come_newest_first(store: &dyn ViewStore) {
+async fn reservations_of_a_user_are_sorted_newest_first(store: &dyn ViewStore) {
     let mut listed: Vec<(Reservation, View)> = Vec::new();
     loop {
         let before = listed.last().map(|(row, _)| (row.reserve_time, row.reservation_id));
@@ -238,7 +238,7 @@ async fn a_users_reservations_come_newest_first(store: &dyn ViewStore) {
     assert!(listed.iter().all(|(row, shown)| (0..ROWS).any(|it| id(it) == row.ticket_id && *shown == view(it))));
 }
 
-async fn changes_and_snapshots_come_with_their_stream(store: &dyn ViewStore) {
+async fn changes_and_snapshots_have_their_epoch(store: &dyn ViewStore) {
     let changed = store.changed_above(&Watched::All, 30, 4).await.expect("read");
     let sequences: Vec<u64> = changed.rows.iter().map(|(_, view)| view.sequence).collect();
     // Sequence 33 belongs to a row without a ticket part.
@@ -250,16 +250,16 @@ async fn changes_and_snapshots_come_with_their_stream(store: &dyn ViewStore) {
     assert_eq!((snapshot.epoch.as_deref(), snapshot.rows), (Some("one"), vec![(id(1), view(1)), (id(3), view(3))]));
     let snapshot = store.snapshot(&Watched::All, id(5).as_str(), 2).await.expect("read");
     assert_eq!(snapshot.rows, [(id(6), view(6)), (id(8), view(8))]);
-    assert_eq!(store.changed_above(&Watched::All, 40, 9).await.expect("read").epoch, None, "no row, no stream");
+    assert_eq!(store.changed_above(&Watched::All, 40, 9).await.expect("read").epoch, None, "no epoch without rows");
 }
 
-async fn what_is_unsettled_is_found(store: &dyn ViewStore) {
+async fn unsettled_rows_are_listed(store: &dyn ViewStore) {
     let found = store.unsettled(id(1).as_str(), 2).await.expect("read");
     assert_eq!(found, [(id(5), view(5)), (id(9), view(9))]);
     assert_eq!(store.oldest_unsettled().await.expect("read"), Some(time(50 - 17)));
 }
 
-async fn another_stream_makes_sequences_forgotten(store: &dyn ViewStore) {
+async fn sequences_of_another_stream_are_reset(store: &dyn ViewStore) {
     let forget = &mut |work: &mut Work<ViewRows>| {
         work.rows.forget_sequences = true;
         work.rows.moved_to = Some(Position::start("two".to_owned()));
@@ -270,7 +270,7 @@ async fn another_stream_makes_sequences_forgotten(store: &dyn ViewStore) {
     assert_eq!(store.position().await.expect("read"), Some(Position::start("two".to_owned())));
 }
 
-async fn what_is_built_beside_takes_its_place(store: &dyn ViewStore) {
+async fn a_store_built_beside_replaces_the_rows(store: &dyn ViewStore) {
     let beside = store.beside().await.expect("begun");
     let put = &mut |work: &mut Work<ViewRows>| {
         let unsettled_since = Some(time(0) + TimeDelta::seconds(1));
@@ -278,7 +278,7 @@ async fn what_is_built_beside_takes_its_place(store: &dyn ViewStore) {
         work.rows.moved_to = Some(position("three", 7));
     };
     beside.commit(&keys([1]), &[], put).await.expect("committed");
-    assert_eq!(store.counts().await.expect("read").tickets, 19, "the old rows serve on");
+    assert_eq!(store.counts().await.expect("read").tickets, 19, "the old rows continue to serve");
     store.exchange(beside).await.expect("exchanged");
     assert_eq!(store.counts().await.expect("read"), Counts { tickets: 1, ..Counts::default() });
     assert_eq!(store.position().await.expect("read"), Some(position("three", 7)));

@@ -219,7 +219,7 @@ impl ViewStore for MemoryViews {
     async fn exchange(&self, beside: Arc<dyn ViewStore>) -> Result<(), Error> {
         drop(beside);
         let built = self.beside.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let built = built.ok_or_else(|| Error::data("none was begun beside it"))?;
+        let built = built.ok_or_else(|| Error::data("no store was created beside this one"))?;
         self.steps.step("exchange").await?;
         *self.current.lock().unwrap_or_else(PoisonError::into_inner) = built;
         self.gone.store(false, Ordering::Relaxed);

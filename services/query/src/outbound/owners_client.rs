@@ -64,12 +64,12 @@ struct Stubs {
 }
 
 impl OwnersClient {
-    /// Creates clients for one comparison, which a caller with these credentials has started. Address changes are followed until `tasks`
-    /// stop.
+    /// Creates clients for one comparison, with the credentials of its caller. Address changes are followed until
+    /// `tasks` stop.
     pub fn new(addresses: &Addresses, tasks: &Tasks, credentials: Option<Credentials>) -> Self {
         let channel = |name: &'static str, address: &Option<Address>| {
             let Address { targets, tls } = address.as_ref().ok_or(Unconnected::NotConfigured(name))?;
-            // The files were valid at the start, and may have changed since.
+            // The files were valid at the start, but may have changed since then.
             let connector = targets.connector(tls, &format!("upstream.{name}"), tasks);
             let tls = connector.map_err(|error| Unconnected::Certificates(name, error.to_string()))?;
             Ok(balance::channel(name, targets, tls, tasks))

@@ -88,8 +88,8 @@ impl SqliteViews {
 async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Error> {
     let open = || Database::open_with(path, &MIGRATIONS, clock.clone(), Durability::Unsynced);
     let database = match open().await {
-        Err(Error::Unavailable(error)) if is_useless(&error) => {
-            tracing::warn!(path = %path.display(), %error, "the view's file cannot be used and is made anew");
+        Err(Error::Unavailable(error)) if is_unusable(&error) => {
+            tracing::warn!(path = %path.display(), %error, "the file of the view is unusable; creating a new one");
             remove(path).map_err(unavailable)?;
             open().await?
         }
@@ -98,14 +98,15 @@ async fn open(path: &Path, clock: &SharedClock) -> Result<Store<ViewTables>, Err
     Ok(Store::new(database))
 }
 
-/// The file is not a database (26), is damaged (11), or was written by another version of this program. Every other
-/// error may pass without a new file, as a lack of descriptors (14, cannot open), a full disk or a lock of a tool.
-fn is_useless(error: &sqlx::Error) -> bool {
+/// Returns whether the file is not a database (26), is damaged (11), or was written by another version of this program.
+/// Every other error may be temporary, such as a lack of descriptors (14, cannot open), a full disk or the lock of a
+/// tool.
+fn is_unusable(error: &sqlx::Error) -> bool {
     match error {
         sqlx::Error::Migrate(error) => match &**error {
-            MigrateError::Execute(error) => is_useless(error),
-            // An error in a statement (1): the file has other tables than its list of migrations says.
-            MigrateError::ExecuteMigration(error, _) => is_useless(error) || primary_code(error) == Some(1),
+            MigrateError::Execute(error) => is_unusable(error),
+            // An error in a statement (1): the tables of the file do not match its list of migrations.
+            MigrateError::ExecuteMigration(error, _) => is_unusable(error) || primary_code(error) == Some(1),
             error => matches!(
                 error,
                 MigrateError::VersionMissing(_)
@@ -120,7 +121,7 @@ fn is_useless(error: &sqlx::Error) -> bool {
     }
 }
 
-/// The primary result code of SQLite.
+/// Returns the primary result code of SQLite.
 fn primary_code(error: &sqlx::Error) -> Option<u32> {
     let code = error.as_database_error()?.code()?.parse::<u32>().ok()?;
     Some(code & 0xff)

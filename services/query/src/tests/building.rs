@@ -29,7 +29,7 @@ async fn refusals(grpc: &Grpc) -> Vec<Option<Status>> {
 }
 
 #[tokio::test]
-async fn until_it_has_caught_up_it_tells_readers_to_come_again() {
+async fn a_view_refuses_reads_until_it_has_caught_up() {
     let mut fixture = Fixture::new().await;
     fixture.views.changes = Changes::default();
     fixture.reader.changes = fixture.views.changes.clone();
@@ -39,7 +39,7 @@ async fn until_it_has_caught_up_it_tells_readers_to_come_again() {
     for status in refusals(&fixture.grpc()).await {
         let status = status.expect("refused");
         assert_eq!(ApiError::from_status(&status), Some(ErrorReason::StoreUnavailable), "{status:?}");
-        assert!(status.metadata().contains_key(headers::RETRY_PUSHBACK), "it says when");
+        assert!(status.metadata().contains_key(headers::RETRY_PUSHBACK), "a retry delay");
     }
     let waits = GetTicketViewRequest {
         ticket_id: "a".to_owned(),
@@ -50,20 +50,20 @@ async fn until_it_has_caught_up_it_tells_readers_to_come_again() {
         let grpc = fixture.grpc();
         async move { grpc.get_ticket_view(by_admin(waits)).await }
     });
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     assert!(!fixture.store().has_caught_up().await.unwrap());
     fixture.read_all().await;
-    timeout(BOUND, waiting).await.expect("in time").unwrap().expect("who waits may wait for that too");
+    timeout(BOUND, waiting).await.expect("in time").unwrap().expect("a waiting call is not refused");
     assert!(refusals(&fixture.grpc()).await.iter().all(Option::is_none));
-    assert!(fixture.store().has_caught_up().await.unwrap(), "a restart without the bus begins with that");
+    assert!(fixture.store().has_caught_up().await.unwrap(), "a restart without the bus needs the mark");
 }
 
 #[tokio::test]
-async fn a_view_that_was_rebuilt_has_caught_up_too() {
+async fn a_rebuilt_view_has_caught_up() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     let mut progress = fixture.rebuild().start();
     let done = progress.wait_for(|progress| matches!(progress, crate::application::rebuild::Progress::Done { .. }));
     timeout(BOUND, done).await.expect("in time").unwrap();
-    assert!(fixture.store().has_caught_up().await.unwrap(), "the file is another one");
+    assert!(fixture.store().has_caught_up().await.unwrap(), "the new file has the mark");
 }

@@ -1,4 +1,4 @@
-//! An in-memory stream that tests can lose, truncate and create anew.
+//! An in-memory stream that tests can lose, truncate and replace.
 
 use std::{
     sync::{Arc, Mutex},
@@ -68,7 +68,7 @@ impl Bus for MemoryBus {
     async fn state(&self) -> Result<StreamState, Error> {
         let state = self.state.lock().unwrap();
         if state.out {
-            return Err(Error::Unavailable("it is out".to_owned()));
+            return Err(Error::Unavailable("unavailable".to_owned()));
         }
         Ok(StreamState { epoch: state.epoch.to_string(), last_sequence: state.messages.len() as u64 })
     }
@@ -102,7 +102,7 @@ impl Bus for MemoryBus {
     }
 
     async fn history(&self, _: &[&str], _: Option<u64>, _: usize) -> Result<History, Error> {
-        Err(Error::Unavailable("this bus has no past".to_owned()))
+        Err(Error::Unavailable("this bus has no history".to_owned()))
     }
 
     async fn serve(&self, _: &str) -> Result<Box<dyn Requests>, Error> {
@@ -146,7 +146,7 @@ impl Reader for MemoryReader {
                 return Ok(page);
             }
             let more = tokio::time::timeout(Duration::from_secs(20), self.changed.changed()).await;
-            more.map_err(|_| Error::Unavailable("nothing more came".to_owned()))?.unwrap();
+            more.map_err(|_| Error::Unavailable("no more messages".to_owned()))?.unwrap();
         }
     }
 

@@ -94,7 +94,7 @@ async fn agreeing() -> (Fixture, FakeOwners) {
 }
 
 #[tokio::test]
-async fn sides_that_agree_have_no_difference() {
+async fn equal_sides_have_no_difference() {
     let (fixture, owners) = agreeing().await;
     let (differences, last) = compare(&fixture, owners).await;
     assert_eq!(differences, []);
@@ -130,19 +130,19 @@ async fn each_difference_is_named_with_both_values() {
 }
 
 #[tokio::test]
-async fn a_comparison_whose_client_takes_nothing_ends() {
+async fn a_comparison_ends_if_its_client_does_not_read() {
     let (mut fixture, owners) = agreeing().await;
     fixture.keep_in_memory();
     tokio::time::pause();
     let (reports, shown) = mpsc::channel(1);
     let store = fixture.reader.store.clone();
     let outcome = Comparison::new(store, Arc::new(owners), reports, Duration::ZERO).run().await;
-    assert!(matches!(outcome, Err(compare::Error::NothingTaken)), "{outcome:?}");
+    assert!(matches!(outcome, Err(compare::Error::ClientTooSlow)), "{outcome:?}");
     drop(shown);
 }
 
 #[tokio::test]
-async fn what_is_late_is_no_difference() {
+async fn a_delayed_message_is_not_a_difference() {
     let (fixture, mut owners) = agreeing().await;
     let fixture = Arc::new(fixture);
     let newer = TicketPart { title: "newer".to_owned(), ..ticket(3, 1, Some(1)) };

@@ -54,7 +54,7 @@ struct EmptyOutbox;
 #[async_trait]
 impl OutboxStore for EmptyOutbox {
     async fn claim_outbox(&self, _: usize) -> Result<Box<dyn Claim>, store::Error> {
-        Err(store::Error::data("nothing waits"))
+        Err(store::Error::data("the outbox is empty"))
     }
 
     async fn outbox_depth(&self) -> Result<i64, store::Error> {
@@ -168,13 +168,13 @@ impl World {
 const ALL: (i64, i64, i64) = (10, 10, 9);
 
 async fn ready(reader: &Reader) {
-    timeout(Duration::from_secs(300), reader.health.ready()).await.expect("it serves");
+    timeout(Duration::from_secs(300), reader.health.ready()).await.expect("ready");
     assert!(reader.changes.has_caught_up());
 }
 
 /// All ways to lose messages without a new epoch of the stream.
 #[tokio::test(start_paused = true)]
-async fn a_new_view_serves_once_it_has_all_that_the_owners_have() {
+async fn a_new_view_serves_once_it_has_all_states_of_the_owners() {
     for purged_to in [0, 1, 15, 28, 29] {
         let world = World::new(OWNERS);
         world.fill();
@@ -184,14 +184,14 @@ async fn a_new_view_serves_once_it_has_all_that_the_owners_have() {
         world.run(&reader, 0);
         ready(&reader).await;
         assert_eq!(World::counts(&*reader.store).await, ALL, "purged up to {purged_to}");
-        assert_eq!(world.stream.messages().len(), 29, "only what was missing was published again");
+        assert_eq!(world.stream.messages().len(), 29, "only missing states were republished");
         assert!(reader.store.has_caught_up().await.unwrap());
         world.tasks.stop().await;
     }
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lost_tail_is_noticed_too() {
+async fn a_lost_tail_is_detected() {
     let world = World::new(OWNERS);
     world.fill();
     world.stream.lose_last(20);
@@ -203,7 +203,7 @@ async fn a_lost_tail_is_noticed_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn owners_that_do_not_answer_are_waited_for_but_not_for_ever() {
+async fn the_wait_for_unavailable_owners_is_bounded() {
     let world = World::new(&["ticket", "reservation"]);
     world.fill();
     world.stream.lose(|sequence, _| sequence <= 20);
@@ -213,7 +213,7 @@ async fn owners_that_do_not_answer_are_waited_for_but_not_for_ever() {
     ready(&reader).await;
     assert!((10..30).contains(&before.elapsed().as_secs()), "{:?}", before.elapsed());
     let (tickets, prices, reservations) = World::counts(&*reader.store).await;
-    assert_eq!((tickets, reservations), (10, 9), "of the others everything is there");
+    assert_eq!((tickets, reservations), (10, 9), "all states of the other owners");
     assert!(prices < 10);
     world.tasks.stop().await;
 }
@@ -249,7 +249,7 @@ async fn an_old_view_that_restarts_on_a_purged_stream_serves() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_newest_message_that_was_deleted_is_no_stall() {
+async fn a_deleted_newest_message_is_not_a_stall() {
     let world = World::new(&[]);
     world.fill();
     world.stream.lose(|sequence, _| sequence == 29);
@@ -263,7 +263,7 @@ async fn a_newest_message_that_was_deleted_is_no_stall() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_running_view_has_missed_is_found_in_the_background() {
+async fn the_comparison_repairs_a_running_view() {
     let world = World::new(OWNERS);
     world.fill();
     let reader = world.reader(world.store());
@@ -282,14 +282,14 @@ async fn what_a_running_view_has_missed_is_found_in_the_background() {
             sleep(Duration::from_millis(100)).await;
         }
     };
-    timeout(Duration::from_secs(30), repaired).await.expect("it is found");
+    timeout(Duration::from_secs(30), repaired).await.expect("found");
     let sequence = reader.store.view(&a).await.unwrap().unwrap().sequence;
-    assert!(sequence > 29, "it came through the stream, at {sequence}");
+    assert!(sequence > 29, "the repair has the sequence {sequence} of the stream");
     world.tasks.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
-async fn rows_are_not_exchanged_for_fewer() {
+async fn a_rebuild_does_not_lose_rows() {
     let world = World::new(OWNERS);
     world.fill();
     let reader = world.reader(world.store());

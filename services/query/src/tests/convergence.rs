@@ -226,7 +226,7 @@ async fn converges(all: Vec<(TicketId, Event)>, actions: Vec<Action>, last: usiz
             assert_eq!(&shown(&view), expected);
             assert!(domain::settled(&view), "{:?}", domain::missing(&view));
             assert_eq!(view.unsettled_since, None);
-            assert!(sequences.insert(view.sequence) && view.sequence > 0, "rows have sequences of their own");
+            assert!(sequences.insert(view.sequence) && view.sequence > 0, "rows have different sequences");
         }
         let rows = replica.store().all_reservations("", 1_000).await.unwrap();
         assert_eq!(rows, reservations.into_values().collect::<Vec<_>>());
@@ -237,7 +237,7 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
     #[test]
-    fn replicas_and_watchers_end_with_the_owners_newest_states(
+    fn replicas_and_watchers_converge_to_the_newest_states(
         first in any_steps(), second in any_steps(), actions in any_actions(), last in 0_usize..1_000,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

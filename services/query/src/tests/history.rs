@@ -62,7 +62,7 @@ fn told(entry: &TicketHistoryEntry) -> (&str, i64, &str) {
 }
 
 #[tokio::test]
-async fn a_history_has_the_states_of_a_ticket_the_newest_first() {
+async fn a_history_has_the_events_of_a_ticket_newest_first() {
     let fixture = life().await;
     let response = page(&fixture, 0, "").await.unwrap();
     let expected = [
@@ -78,7 +78,7 @@ async fn a_history_has_the_states_of_a_ticket_the_newest_first() {
     let time = response.entries[0].event_time.expect("a time");
     assert_eq!((time.seconds, time.nanos), (super::time(5).timestamp(), 250_000_000));
     let states: Vec<_> = response.entries.into_iter().map(|entry| entry.state).collect();
-    assert_eq!(states[0], None, "nobody held it");
+    assert_eq!(states[0], None, "no reservation");
     let Some(State::Reservation(cancelled)) = &states[1] else { panic!("{states:?}") };
     assert_eq!((cancelled.status(), cancelled.user_id.as_str()), (ReservationStatusPb::Cancelled, "ann"));
     assert!(matches!(&states[2], Some(State::Ticket(ticket)) if !ticket.reservation_id.is_empty()));
@@ -86,12 +86,12 @@ async fn a_history_has_the_states_of_a_ticket_the_newest_first() {
 }
 
 #[tokio::test]
-async fn pages_have_every_entry_once_also_while_new_ones_arrive() {
+async fn pages_have_every_entry_once_while_new_ones_arrive() {
     let fixture = life().await;
     let (mut read, mut token) = (Vec::new(), String::new());
     loop {
         let response = page(&fixture, 4, &token).await.unwrap();
-        assert!(response.entries.len() <= 4, "a page has no more than was asked for: {response:?}");
+        assert!(response.entries.len() <= 4, "more entries than requested: {response:?}");
         read.extend(response.entries.iter().map(|entry| entry.event_type.clone()));
         token = response.next_page_token;
         if token.is_empty() {
@@ -103,7 +103,7 @@ async fn pages_have_every_entry_once_also_while_new_ones_arrive() {
 }
 
 #[tokio::test]
-async fn a_page_ends_before_it_is_too_large_for_a_client() {
+async fn the_size_of_a_page_is_bounded() {
     let fixture = Fixture::new().await;
     for revision in 1..=5 {
         let part = TicketPart { title: "x".repeat(900_000), ..ticket(revision, 0, None) };
@@ -138,7 +138,7 @@ async fn events_after_those_that_cannot_be_decoded_are_not_lost() {
 }
 
 #[tokio::test]
-async fn an_unknown_ticket_is_not_found_and_lost_events_are_no_error() {
+async fn an_unknown_ticket_is_not_found_and_lost_events_are_not_an_error() {
     let mut fixture = Fixture::new().await;
     assert_eq!(reason(&page(&fixture, 0, "").await.unwrap_err()), ErrorReason::TicketNotFound);
     fixture.take(&id("a"), &free()).await;
@@ -162,7 +162,7 @@ async fn a_token_of_another_stream_or_list_is_refused() {
 }
 
 #[tokio::test]
-async fn without_the_bus_the_caller_may_try_again() {
+async fn without_the_bus_the_error_is_retryable() {
     let mut fixture = life().await;
     fixture.turn_to(MemoryBus::new());
     let status = page(&fixture, 0, "").await.unwrap_err();
@@ -184,7 +184,7 @@ async fn a_history_waits_for_the_tokens_of_its_ticket() {
     };
     assert!(timeout(BOUND, ask("b")).await.expect("no wait for another ticket").unwrap().is_ok());
     let asked = ask("a");
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     let row = reserved(reservation(&id("a"), 2, 4, ReservationStatus::Reserved));
     publish(&fixture, "a", &row, "ReservationPlaced", "again").await;
     fixture.read_all().await;

@@ -55,7 +55,7 @@ async fn pages(fixture: &Fixture, request: ListTicketViewsRequest) -> Vec<Ticket
         if page_token.is_empty() {
             return all;
         }
-        assert!(all.len() <= 100, "it does not end");
+        assert!(all.len() <= 100, "the list does not end");
     }
 }
 
@@ -107,7 +107,7 @@ async fn pages_show_every_row_once_in_every_order() {
 }
 
 #[tokio::test]
-async fn filters_choose_by_the_clock_the_holder_and_the_start() {
+async fn filters_select_by_status_holder_and_start() {
     let fixture = filled().await;
     let listed = async |request: ListTicketViewsRequest| pages(&fixture, request).await;
     for status in [TicketStatus::Available, TicketStatus::Reserved, TicketStatus::Expired, TicketStatus::Withdrawn] {
@@ -136,13 +136,16 @@ async fn filters_choose_by_the_clock_the_holder_and_the_start() {
     };
     let found = listed(first_second.clone()).await;
     assert_eq!(found.len(), 8);
-    assert!(found.iter().all(|view| view.start_time == Some(to_proto(time(1_001)))), "from is in, to is out");
+    assert!(
+        found.iter().all(|view| view.start_time == Some(to_proto(time(1_001)))),
+        "from is inclusive, to is exclusive"
+    );
     let both = ListTicketViewsRequest { filter_user_id: "ann".to_owned(), ..first_second };
     assert_eq!(listed(both).await.len(), 1);
 }
 
 #[tokio::test]
-async fn who_has_cancelled_holds_nothing() {
+async fn a_cancelled_reservation_holds_nothing() {
     let fixture = Fixture::new().await;
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -163,7 +166,7 @@ async fn a_page_token_belongs_to_its_filter_and_order() {
     assert!(list(with_token.clone()).await.is_ok());
     let spelt_otherwise =
         ListTicketViewsRequest { order_by: " start_time asc,ticket_id".to_owned(), ..with_token.clone() };
-    assert!(list(spelt_otherwise).await.is_ok(), "the same order in other words");
+    assert!(list(spelt_otherwise).await.is_ok(), "another spelling of the same order");
     for other in [
         ListTicketViewsRequest { order_by: "start_time desc".to_owned(), ..with_token.clone() },
         ListTicketViewsRequest { filter_user_id: "ann".to_owned(), ..with_token.clone() },
@@ -177,7 +180,7 @@ async fn a_page_token_belongs_to_its_filter_and_order() {
 }
 
 #[tokio::test]
-async fn fields_that_make_no_sense_are_named() {
+async fn invalid_fields_are_named() {
     let fixture = Fixture::new().await;
     let bad_time = Some(prost_types::Timestamp { seconds: i64::MAX, nanos: 0 });
     for (request, field) in [
@@ -204,12 +207,12 @@ async fn reservations(fixture: &Fixture, user: &str, page_size: i32) -> Vec<User
         if page_token.is_empty() {
             return all;
         }
-        assert!(all.len() <= 100, "it does not end");
+        assert!(all.len() <= 100, "the list does not end");
     }
 }
 
 #[tokio::test]
-async fn a_users_reservations_come_newest_first_ended_ones_too() {
+async fn all_reservations_of_a_user_are_listed_newest_first() {
     let fixture = Fixture::new().await;
     for number in 1..=7_u128 {
         let ticket_id = id(&format!("t-{number}"));

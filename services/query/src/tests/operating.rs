@@ -41,7 +41,7 @@ async fn park(fixture: &Fixture, event_id: &str, message: Message) {
     let parked = Parked {
         event_id: event_id.to_owned(),
         message,
-        reason: "told so".to_owned(),
+        reason: "a reason".to_owned(),
         attempts: 5,
         park_time: time(1),
     };
@@ -56,7 +56,7 @@ async fn parked(fixture: &Fixture) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn parked_messages_are_applied_again_and_watchers_are_told() {
+async fn parked_messages_are_applied_again_and_watchers_receive_them() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &[Event::Ticket(ticket(1, 0, None))]).await;
     let mut watch =
@@ -71,7 +71,7 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
         operations(&fixture).resend_parked_event(request).await.map(|response| response.into_inner().resent_count)
     };
     assert_eq!(resend("").await.unwrap(), 1);
-    assert_eq!(parked(&fixture).await, ["x"], "what still cannot be read stays");
+    assert_eq!(parked(&fixture).await, ["x"], "an undecodable message stays parked");
     let mut seen = Vec::new();
     while let Some(sent) = watch.next_now().await.unwrap() {
         seen.extend(sent.row.map(|(id, _)| id.to_string()));
@@ -86,7 +86,7 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
     };
     assert_eq!(discard("x").await.unwrap(), 1);
     assert_eq!(parked(&fixture).await, [""; 0]);
-    assert_eq!(resend("").await.unwrap(), 0, "it is gone for good");
+    assert_eq!(resend("").await.unwrap(), 0, "a discarded message is removed");
     for nothing in ["x", ""] {
         let status = discard(nothing).await.expect_err("no such message");
         assert_eq!(ApiError::from_status(&status), Some(ErrorReason::InvalidField));
@@ -94,7 +94,7 @@ async fn parked_messages_are_applied_again_and_watchers_are_told() {
 }
 
 #[tokio::test]
-async fn a_parked_message_that_is_stale_by_now_changes_nothing() {
+async fn a_stale_parked_message_changes_nothing() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &[Event::Ticket(ticket(3, 0, None))]).await;
     park(&fixture, "ticket/a/2", message(&id("a"), &Event::Ticket(ticket(2, 0, None)))).await;
@@ -104,7 +104,7 @@ async fn a_parked_message_that_is_stale_by_now_changes_nothing() {
 }
 
 #[tokio::test]
-async fn what_is_unsettled_is_listed_with_what_is_missing() {
+async fn unsettled_rows_are_listed_with_their_missing_reactions() {
     let fixture = Fixture::new().await;
     fixture.clock.set(time(50));
     fixture.take(&id("a"), &free()).await;
@@ -128,21 +128,21 @@ async fn what_is_unsettled_is_listed_with_what_is_missing() {
 }
 
 #[tokio::test]
-async fn what_the_view_does_not_have_is_unimplemented() {
+async fn republishing_is_unimplemented() {
     let fixture = Fixture::new().await;
     let status = match operations(&fixture).republish(by_admin(RepublishRequest {})).await {
         Err(status) => status,
-        Ok(_) => panic!("the view owns nothing"),
+        Ok(_) => panic!("expected UNIMPLEMENTED"),
     };
     assert_eq!(status.code(), Code::Unimplemented);
 }
 
 #[tokio::test]
-async fn a_comparison_needs_the_owners_addresses() {
+async fn a_comparison_needs_the_addresses_of_the_owners() {
     let fixture = Fixture::new().await;
     let status = match operations(&fixture).compare_view(by_admin(CompareViewRequest {})).await {
         Err(status) => status,
-        Ok(_) => panic!("there is nobody to ask"),
+        Ok(_) => panic!("expected an error"),
     };
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::UpstreamNotConfigured));
@@ -188,17 +188,17 @@ async fn a_replica_runs_one_comparison_at_a_time() {
     let silent = |_: &Tasks, _| -> Arc<dyn Owners> { Arc::new(SilentOwners) };
     let operations = Operations { connect: Arc::new(silent), ..operations(&fixture) };
     let compare = async || operations.compare_view(by_admin(CompareViewRequest {})).await;
-    let first = compare().await.expect("the first one runs");
-    let Err(status) = compare().await else { panic!("a second one would read everything again") };
+    let first = compare().await.expect("the first comparison");
+    let Err(status) = compare().await else { panic!("expected a refusal") };
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ServiceOverloaded));
     assert!(status.message().contains("another caller"), "{status:?}");
     // The owners do not respond, so only the end of the call can end the comparison.
     drop(first);
-    until("the next one runs", async || compare().await.is_ok()).await;
+    until("the next comparison", async || compare().await.is_ok()).await;
 }
 
 #[tokio::test]
-async fn a_file_that_is_deleted_under_the_service_is_built_anew() {
+async fn a_file_deleted_while_the_service_runs_is_rebuilt() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     for suffix in ["", "-wal", "-shm"] {
@@ -207,7 +207,7 @@ async fn a_file_that_is_deleted_under_the_service_is_built_anew() {
     assert!(fixture.store().is_gone().await);
     let monitor = Monitor { reader: fixture.reader.clone(), rebuild: fixture.rebuild() };
     monitor.run_once().await;
-    until("the file is there again", async || !fixture.store().is_gone().await).await;
+    until("a new file", async || !fixture.store().is_gone().await).await;
     assert!(fixture.view(&id("a")).await.price.is_some());
     assert!(fixture.health.is_ready());
 }

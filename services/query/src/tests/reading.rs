@@ -10,7 +10,7 @@ async fn position(fixture: &Fixture) -> Position {
 }
 
 #[tokio::test]
-async fn a_view_follows_the_stream_and_goes_on_where_it_was() {
+async fn a_view_resumes_at_its_stored_position() {
     let fixture = Fixture::new().await;
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -19,13 +19,13 @@ async fn a_view_follows_the_stream_and_goes_on_where_it_was() {
     assert_eq!(position(&fixture).await.sequence, 2);
     // The session starts at the stored position, so it only reads new messages.
     let before = fixture.reader.attach().await.unwrap().progress();
-    assert_eq!(before, (2, 2), "nothing is left to read");
+    assert_eq!(before, (2, 2), "no message left");
     fixture.take(&a, &[Event::Ticket(ticket(2, 0, None))]).await;
     assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 2);
 }
 
 #[tokio::test]
-async fn it_is_caught_up_once_it_has_reached_the_end_of_the_attach() {
+async fn a_view_has_caught_up_once_it_has_read_to_the_end() {
     let fixture = Fixture::new().await;
     fixture.publish(&id("a"), &free()[0]).await;
     let mut session = fixture.reader.attach().await.unwrap();
@@ -36,14 +36,14 @@ async fn it_is_caught_up_once_it_has_reached_the_end_of_the_attach() {
 }
 
 #[tokio::test]
-async fn an_empty_stream_is_caught_up_with_at_once() {
+async fn with_an_empty_stream_a_view_has_caught_up_immediately() {
     let fixture = Fixture::new().await;
     fixture.reader.attach().await.unwrap();
     assert!(fixture.health.is_ready());
 }
 
 #[tokio::test]
-async fn a_position_means_something_in_its_own_stream_only() {
+async fn a_position_is_valid_only_in_its_stream() {
     let first = bus::MemoryBus::new();
     let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
     let (a, b, c) = (id("a"), id("b"), id("c"));
@@ -57,13 +57,13 @@ async fn a_position_means_something_in_its_own_stream_only() {
     other.append(message(&b, &free()[0]));
     fixture.turn_to(other);
     fixture.reader.attach().await.unwrap();
-    assert_eq!(fixture.view(&a).await.sequence, 0, "its sequence was of the other stream");
+    assert_eq!(fixture.view(&a).await.sequence, 0, "sequences of the old stream are reset");
     fixture.read_all().await;
     assert_eq!(fixture.view(&c).await.sequence, 1);
 }
 
 #[tokio::test]
-async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
+async fn a_stream_that_changes_during_the_attach_is_detected() {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     bus.append(message(&id("a"), &free()[0]));
@@ -78,7 +78,7 @@ async fn a_stream_that_is_lost_while_it_is_attached_to_is_noticed() {
 }
 
 #[tokio::test]
-async fn a_position_is_known_again_by_its_message() {
+async fn a_position_is_valid_only_at_its_message() {
     let fixture = Fixture::new().await;
     let (a, b) = (id("a"), id("b"));
     fixture.publish(&a, &free()[0]).await;
@@ -93,7 +93,7 @@ async fn a_position_is_known_again_by_its_message() {
     for elsewhere in [at(second, "ticket/b/2"), at(99, "ticket/b/1")] {
         fixture.stand_at(elsewhere).await;
         fixture.read_all().await;
-        assert!(fixture.store().view(&a).await.unwrap().is_some(), "the stream was read from the start");
+        assert!(fixture.store().view(&a).await.unwrap().is_some(), "reading began at the start");
         assert_eq!(position(&fixture).await, at(second, "ticket/b/1"));
     }
 }
@@ -116,11 +116,11 @@ async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'
     published(&c, "third");
     published(&b, "fourth");
     fixture.read_all().await;
-    assert!(fixture.store().view(&c).await.unwrap().is_some(), "the stream was read from the start");
+    assert!(fixture.store().view(&c).await.unwrap().is_some(), "reading began at the start");
 }
 
 #[tokio::test]
-async fn a_state_published_again_at_the_same_sequence_has_another_fingerprint() {
+async fn a_state_republished_at_the_same_sequence_has_another_fingerprint() {
     // One trace may cause several publications, and a tracer may reuse an id.
     a_second_publication_is_another_message(|publication| {
         vec![(headers::PUBLICATION_ID, publication.to_owned()), (headers::TRACE_PARENT, "the same".to_owned())]
@@ -129,12 +129,12 @@ async fn a_state_published_again_at_the_same_sequence_has_another_fingerprint() 
 }
 
 #[tokio::test]
-async fn messages_without_a_publication_id_are_told_apart_by_their_trace() {
+async fn messages_without_a_publication_id_are_identified_by_their_trace() {
     a_second_publication_is_another_message(|publication| vec![(headers::TRACE_PARENT, publication.to_owned())]).await;
 }
 
 #[tokio::test]
-async fn a_message_that_the_stream_has_let_go_matches_no_fingerprint() {
+async fn a_position_at_a_removed_message_is_not_valid() {
     let fixture = Fixture::new().await;
     let (a, b) = (id("a"), id("b"));
     fixture.publish(&b, &free()[0]).await;
@@ -146,11 +146,11 @@ async fn a_message_that_the_stream_has_let_go_matches_no_fingerprint() {
     }
     fixture.read_all().await;
     assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 40);
-    assert_eq!(fixture.view(&b).await.sequence, 1, "it was read from the start");
+    assert_eq!(fixture.view(&b).await.sequence, 1, "reading began at the start");
 }
 
 #[tokio::test]
-async fn a_row_takes_the_sequence_of_what_it_reflects_already() {
+async fn a_row_takes_the_sequence_of_a_repeated_state() {
     let first = bus::MemoryBus::new();
     let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
     let (a, b) = (id("a"), id("b"));
@@ -167,18 +167,18 @@ async fn a_row_takes_the_sequence_of_what_it_reflects_already() {
 }
 
 #[tokio::test]
-async fn a_stale_message_changes_nothing_not_even_the_sequence() {
+async fn a_stale_message_does_not_change_the_row() {
     let fixture = Fixture::new().await;
     let a = id("a");
     fixture.take(&a, &[Event::Ticket(ticket(2, 0, None))]).await;
     let before = fixture.view(&a).await;
     fixture.take(&a, &[Event::Ticket(ticket(1, 0, Some(7)))]).await;
     assert_eq!(fixture.view(&a).await, before);
-    assert_eq!(position(&fixture).await.sequence, 2, "it was read all the same");
+    assert_eq!(position(&fixture).await.sequence, 2, "the position includes the stale message");
 }
 
 #[tokio::test]
-async fn a_session_writes_only_where_it_has_written_before() {
+async fn a_session_fails_if_the_position_was_changed() {
     let fixture = Fixture::new().await;
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -187,7 +187,7 @@ async fn a_session_writes_only_where_it_has_written_before() {
     let batch = session.next().await.unwrap();
     let epoch = fixture.bus.state().await.unwrap().epoch;
     fixture.stand_at(Position::start(epoch)).await;
-    let refused = session.apply(batch).await.expect_err("the rows are not those that it knows");
+    let refused = session.apply(batch).await.expect_err("the position was changed");
     assert!(matches!(refused, crate::application::reader::Error::Exchanged), "{refused}");
     assert_eq!(fixture.view(&a).await.ticket.unwrap().revision, 1);
     fixture.read_all().await;
@@ -195,7 +195,7 @@ async fn a_session_writes_only_where_it_has_written_before() {
 }
 
 #[tokio::test]
-async fn a_late_cancellation_of_an_earlier_reservation_shows_in_its_users_list() {
+async fn a_late_cancellation_of_an_earlier_reservation_is_listed() {
     let fixture = Fixture::new().await;
     let a = id("a");
     let placed = reserved(reservation(&a, 1, 1, ReservationStatus::Reserved));
@@ -213,7 +213,7 @@ async fn a_late_cancellation_of_an_earlier_reservation_shows_in_its_users_list()
 }
 
 #[tokio::test]
-async fn what_cannot_be_read_is_parked_and_the_rest_flows() {
+async fn an_undecodable_message_is_parked_and_does_not_block_others() {
     let fixture = Fixture::new().await;
     let a = id("a");
     fixture.publish(&a, &free()[0]).await;
@@ -229,7 +229,7 @@ async fn what_cannot_be_read_is_parked_and_the_rest_flows() {
     assert!(parked[0].reason.starts_with("body: "), "{}", parked[0].reason);
 }
 
-/// Makes the store refuse rows with this title.
+/// Executes a statement that makes the store refuse, or accept again, certain rows.
 async fn poison(fixture: &Fixture, statement: &'static str) {
     let options = sqlx::sqlite::SqliteConnectOptions::new().filename(fixture._folder.path().join("query.db"));
     let mut connection = sqlx::ConnectOptions::connect(&options).await.unwrap();
@@ -238,7 +238,7 @@ async fn poison(fixture: &Fixture, statement: &'static str) {
 }
 
 #[tokio::test]
-async fn what_alone_fails_again_and_again_is_parked_and_the_rest_flows() {
+async fn an_event_that_fails_repeatedly_is_parked_and_does_not_block_others() {
     let fixture = Fixture::new().await;
     poison(
         &fixture,
@@ -257,7 +257,7 @@ async fn what_alone_fails_again_and_again_is_parked_and_the_rest_flows() {
     assert_eq!((parked.len(), parked[0].attempts), (1, crate::application::reader::MAX_ATTEMPTS));
     assert_eq!(position(&fixture).await.sequence, 3);
     fixture.reader.apply_parked(parked[0].clone()).await.unwrap();
-    assert_eq!(fixture.store().parked("", 10).await.unwrap(), parked, "what fails again stays");
+    assert_eq!(fixture.store().parked("", 10).await.unwrap(), parked, "a message that fails again stays parked");
     poison(&fixture, "drop trigger poison").await;
     fixture.reader.apply_parked(parked[0].clone()).await.unwrap();
     assert_eq!(fixture.store().parked("", 10).await.unwrap(), []);
@@ -265,34 +265,34 @@ async fn what_alone_fails_again_and_again_is_parked_and_the_rest_flows() {
 }
 
 #[tokio::test]
-async fn a_reader_that_is_told_of_nothing_finds_out_that_it_stalls() {
+async fn a_reader_without_messages_detects_a_stall() {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     let mut session = fixture.reader.attach().await.unwrap();
-    assert!(session.look_again().await.is_ok(), "at the end there is nothing to be told of");
+    assert!(session.look_again().await.is_ok(), "at the end of the stream");
     bus.append(message(&id("a"), &free()[0]));
-    assert!(session.look_again().await.is_ok(), "it may have come this moment");
-    let stalled = session.look_again().await.expect_err("it has had its time");
+    assert!(session.look_again().await.is_ok(), "the message may have just arrived");
+    let stalled = session.look_again().await.expect_err("behind without progress in two checks");
     assert!(matches!(stalled, crate::application::reader::Error::Stalled { read: 0, last: 1 }), "{stalled}");
     let batch = session.next().await.unwrap();
     session.apply(batch).await.unwrap();
     assert!(session.look_again().await.is_ok());
     bus.renew();
-    assert!(session.look_again().await.is_err(), "the stream is another");
+    assert!(session.look_again().await.is_err(), "another stream");
 }
 
 #[tokio::test]
-async fn a_bus_that_fails_shows_and_is_gone_back_to() {
+async fn the_reader_reports_a_failed_bus_and_attaches_again() {
     let bus = bus::MemoryBus::new();
     let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     let stop = CancellationToken::new();
     let reading = tokio::spawn(fixture.reader.clone().run(stop.clone()));
-    until("it reads", async || fixture.health.is_ready()).await;
+    until("ready", async || fixture.health.is_ready()).await;
     bus.renew();
     bus.append(message(&id("a"), &free()[0]));
-    until("the health says so", async || fixture.health.is_serving("bus") == Some(false)).await;
-    until("it has read the other stream", async || fixture.store().view(&id("a")).await.unwrap().is_some()).await;
-    until("the health says so", async || fixture.health.is_serving("bus") == Some(true)).await;
+    until("unhealthy", async || fixture.health.is_serving("bus") == Some(false)).await;
+    until("a row of the other stream", async || fixture.store().view(&id("a")).await.unwrap().is_some()).await;
+    until("healthy again", async || fixture.health.is_serving("bus") == Some(true)).await;
     stop.cancel();
     timeout(BOUND, reading).await.expect("in time").unwrap();
 }
@@ -311,10 +311,10 @@ async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
     let serves = || fixture.health.is_serving("bus") == Some(true);
     let second = Duration::from_secs(1);
     tokio::time::sleep(second).await;
-    assert!(serves(), "it answers, and that there is more may have begun this moment");
+    assert!(serves(), "one check does not show a stall");
     tokio::time::sleep(10 * second).await;
     for _ in 0..600 {
-        assert!(!serves(), "to have attached again shows nothing");
+        assert!(!serves(), "attaching again does not restore the health");
         tokio::time::sleep(second / 10).await;
     }
     bus.set_page(usize::MAX);
@@ -325,14 +325,14 @@ async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
 }
 
 #[tokio::test]
-async fn a_file_that_is_useless_is_made_anew() {
+async fn an_unusable_file_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("query.db");
     std::fs::write(
         &path,
-        "this is no database, and longer than the header of one, which has a hundred bytes; so it is refused",
+        "not a database; this text is longer than the header of a database (100 bytes), so SQLite reads and refuses it",
     )
     .unwrap();
-    let store = SqliteViews::open(&path, Arc::new(ManualClock::new(time(0)))).await.expect("made anew");
+    let store = SqliteViews::open(&path, Arc::new(ManualClock::new(time(0)))).await.expect("a new file");
     assert_eq!(store.position().await.unwrap(), None);
 }

@@ -25,7 +25,7 @@ async fn spoil(fixture: &Fixture, ticket: &TicketId) {
 }
 
 #[tokio::test]
-async fn rows_are_those_that_the_stream_says() {
+async fn a_rebuild_reads_the_rows_from_the_stream() {
     let fixture = Fixture::new().await;
     for number in 0..300 {
         fixture.publish(&id(&format!("t-{number}")), &free()[0]).await;
@@ -37,7 +37,7 @@ async fn rows_are_those_that_the_stream_says() {
     assert_eq!(fixture.view(&id("t-7")).await, before);
     assert_eq!(fixture.store().counts().await.unwrap().tickets, 300);
     fixture.take(&id("t-7"), &[Event::Ticket(ticket(2, 0, None))]).await;
-    assert_eq!(fixture.view(&id("t-7")).await.sequence, 301, "reading goes on from there");
+    assert_eq!(fixture.view(&id("t-7")).await.sequence, 301, "reading resumes there");
     let path = fixture._folder.path().join("query.db");
     assert!(path.exists() && !path.with_file_name("query.db.rebuild").exists());
 }
@@ -63,7 +63,7 @@ async fn discarded_events_stay_discarded() {
 }
 
 #[tokio::test]
-async fn it_serves_meanwhile_and_never_shows_an_older_row() {
+async fn a_rebuild_keeps_serving_and_never_shows_an_older_row() {
     let fixture = Arc::new(Fixture::new().await);
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -75,7 +75,7 @@ async fn it_serves_meanwhile_and_never_shows_an_older_row() {
         tokio::spawn(async move {
             let (mut newest, mut looks) = (0, 0_u32);
             while !over.load(Ordering::Relaxed) {
-                let view = fixture.store().view(&a).await.expect("it answers").expect("it is there");
+                let view = fixture.store().view(&a).await.expect("read").expect("a row");
                 let revision = view.ticket.unwrap().revision;
                 assert!(revision >= newest, "{revision} after {newest}");
                 (newest, looks) = (revision, looks + 1);
@@ -92,7 +92,7 @@ async fn it_serves_meanwhile_and_never_shows_an_older_row() {
         }
         assert!(matches!(done(rebuilt).await, Progress::Done { .. }));
     }
-    until("the reader goes on", async || fixture.view(&a).await.ticket.unwrap().revision == revision).await;
+    until("the newest revision", async || fixture.view(&a).await.ticket.unwrap().revision == revision).await;
     over.store(true, Ordering::Relaxed);
     assert!(timeout(BOUND, looking).await.expect("in time").unwrap() > 0);
     stop.cancel();
@@ -100,7 +100,7 @@ async fn it_serves_meanwhile_and_never_shows_an_older_row() {
 }
 
 #[tokio::test]
-async fn who_asks_twice_watches_one_rebuilding() {
+async fn a_second_request_joins_the_running_rebuild() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     let rebuild = fixture.rebuild();

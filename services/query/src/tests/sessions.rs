@@ -1,4 +1,5 @@
-//! Reads with the consistency tokens of a session: they wait for the commands, and say what is missing.
+//! Reads with the consistency tokens of a session: they wait for the commands, and their errors name the
+//! missing parts.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -32,7 +33,7 @@ fn with<T>(message: T, tokens: &[Consistency], wait: Option<&'static str>) -> Re
     request
 }
 
-/// Gives a request little time. A twentieth of it remains for the diagnosis, which must be enough on a busy machine.
+/// Sets a short deadline. A twentieth of it remains for the diagnosis, which must suffice on a busy machine.
 fn soon<T>(mut request: Request<T>) -> Request<T> {
     request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_millis(1500)));
     request
@@ -50,7 +51,7 @@ fn reason(status: &Status) -> ErrorReason {
     ApiError::from_status(status).unwrap_or_else(|| panic!("no reason: {status}"))
 }
 
-/// Returns what the error says about the wait: ticket, parts, wanted, seen, cause.
+/// Returns the metadata of the error: ticket, parts, wanted, seen, cause.
 fn told(status: &Status) -> [String; 5] {
     assert_eq!(reason(status), ErrorReason::ViewNotCaughtUp, "{status}");
     let metadata = status.get_details_error_info().expect("a reason").metadata;
@@ -66,7 +67,7 @@ async fn free_ticket() -> Arc<Fixture> {
 
 /// Waits until `count` reads wait, then reserves ticket a at revision 1.
 async fn reserve_while_waiting(fixture: &Fixture, count: usize) {
-    until("the reads wait", async || fixture.views.changes.waiting() == count).await;
+    until("waiting reads", async || fixture.views.changes.waiting() == count).await;
     let held = reservation(&id("a"), 1, 1, ReservationStatus::Reserved);
     fixture.take(&id("a"), &[reserved(held)]).await;
 }
@@ -113,11 +114,11 @@ async fn a_watch_ignores_tokens_of_tickets_that_it_does_not_show() {
     let request = WatchTicketViewsRequest { ticket_ids: vec!["a".to_owned()], ..Default::default() };
     let grpc = fixture.grpc();
     let watch = grpc.watch_ticket_views(with(request, &[reserved_at("b", 1)], None));
-    assert!(timeout(BOUND, watch).await.expect("without a wait").is_ok());
+    assert!(timeout(BOUND, watch).await.expect("no wait").is_ok());
 }
 
 #[tokio::test]
-async fn the_metadata_and_the_fields_of_a_view_are_waited_for() {
+async fn a_read_of_a_view_waits_for_metadata_and_fields() {
     let fixture = free_ticket().await;
     let field = GetTicketViewRequest { consistency_token: reserved_at("a", 1).encode(), ..of_ticket("a") };
     for request in [
@@ -126,7 +127,7 @@ async fn the_metadata_and_the_fields_of_a_view_are_waited_for() {
         with(GetTicketViewRequest { wait: WaitFor::Applied.into(), ..field.clone() }, &[], Some("none")),
         with(GetTicketViewRequest { wait: WaitFor::None.into(), ..field.clone() }, &[reserved_at("a", 1)], None),
     ] {
-        let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("nothing was reserved");
+        let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("no reservation");
         assert_eq!(told(&late), ["a", "reservation", "1", "0", "late"]);
     }
     for request in [
@@ -140,12 +141,12 @@ async fn the_metadata_and_the_fields_of_a_view_are_waited_for() {
 }
 
 #[tokio::test]
-async fn the_newest_token_of_a_ticket_wins() {
+async fn a_read_waits_for_the_newest_token_of_a_ticket() {
     let fixture = free_ticket().await;
     fixture.take(&id("a"), &[reserved(reservation(&id("a"), 1, 1, ReservationStatus::Reserved))]).await;
     for tokens in [[reserved_at("a", 1), reserved_at("a", 2)], [reserved_at("a", 2), reserved_at("a", 1)]] {
         let request = soon(with(ListTicketViewsRequest::default(), &tokens, None));
-        let late = fixture.grpc().list_ticket_views(request).await.expect_err("there is no revision 2");
+        let late = fixture.grpc().list_ticket_views(request).await.expect_err("no revision 2");
         assert_eq!(told(&late), ["a", "reservation", "2", "1", "late"]);
     }
 }
@@ -156,7 +157,7 @@ async fn a_settled_wait_names_every_part_that_is_behind() {
     fixture.take(&id("a"), &[reserved(reservation(&id("a"), 1, 1, ReservationStatus::Reserved))]).await;
     let edited = Consistency::Ticket { ticket: id("a"), revision: 3, schedule_revision: 2, withdrawn: false };
     let request = with(of_ticket("a"), &[reserved_at("a", 1), edited], Some("settled"));
-    let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("nobody has reacted");
+    let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("no reactions");
     assert_eq!(told(&late), ["a", "ticket,price", "1,1", "0,0", "late"]);
 }
 
@@ -165,14 +166,14 @@ async fn the_cause_of_a_late_view_is_named() {
     let fixture = free_ticket().await;
     let cause = async || {
         let request = soon(with(user(), &[reserved_at("a", 1)], None));
-        let late = fixture.grpc().list_user_reservations(request).await.expect_err("nothing was reserved");
+        let late = fixture.grpc().list_user_reservations(request).await.expect_err("no reservation");
         told(&late)[4].clone()
     };
     assert_eq!(cause().await, "late");
     let parked = |event_id: &str| Parked {
         event_id: event_id.to_owned(),
         message: Message::default(),
-        reason: "told so".to_owned(),
+        reason: "a reason".to_owned(),
         attempts: 5,
         park_time: time(1),
     };
@@ -193,7 +194,7 @@ async fn the_cause_of_a_late_view_is_named() {
 }
 
 #[tokio::test]
-async fn wrong_metadata_is_refused_by_every_read() {
+async fn every_read_refuses_invalid_metadata() {
     let fixture = free_ticket().await;
     let many: Vec<_> = (0..65).map(|ticket| reserved_at(&format!("t-{ticket}"), 1)).collect();
     for (tokens, wait) in [(&many[..], None), (&many[..0], Some("later"))] {
@@ -210,7 +211,7 @@ async fn wrong_metadata_is_refused_by_every_read() {
             assert_eq!(reason(&status.expect("refused")), ErrorReason::InvalidField);
         }
     }
-    // All wrong fields and headers are named at once.
+    // One error names all invalid fields and headers.
     let wrong = with(of_ticket("a.b"), &many, Some("later"));
     let status = fixture.grpc().get_ticket_view(wrong).await.expect_err("refused");
     let fields = status.get_details_bad_request().expect("a BadRequest").field_violations;
@@ -219,7 +220,7 @@ async fn wrong_metadata_is_refused_by_every_read() {
 }
 
 #[tokio::test]
-async fn a_session_takes_one_place_among_the_waiting_calls() {
+async fn a_session_takes_one_permit_of_the_waiting_calls() {
     let mut fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     fixture.views.waits = Arc::new(Semaphore::new(1));
@@ -233,7 +234,7 @@ async fn a_session_takes_one_place_among_the_waiting_calls() {
     };
     reserve_while_waiting(&fixture, 1).await;
     let refused = fixture.grpc().list_user_reservations(with(user(), &[reserved_at("c", 1)], None)).await;
-    assert_eq!(reason(&refused.expect_err("one place only")), ErrorReason::ServiceOverloaded);
+    assert_eq!(reason(&refused.expect_err("one permit only")), ErrorReason::ServiceOverloaded);
     let held = reservation(&id("b"), 2, 1, ReservationStatus::Reserved);
     fixture.take(&id("b"), &[Event::Ticket(ticket(1, 0, None)), reserved(held)]).await;
     assert_eq!(timeout(BOUND, list).await.expect("in time").unwrap().unwrap().into_inner().views.len(), 2);

@@ -46,11 +46,11 @@ async fn a_row_is_found_once_it_has_a_ticket_part() {
     assert_eq!((view.ticket_status(), view.settled), (TicketStatus::Available, true));
     fixture.clock.set(time(2_000));
     let view = get(&fixture, request("a", None, WaitFor::None)).await.unwrap().view.unwrap();
-    assert_eq!(view.ticket_status(), TicketStatus::Expired, "by the clock, with no event");
+    assert_eq!(view.ticket_status(), TicketStatus::Expired, "expired by the clock, without an event");
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused() {
+async fn invalid_requests_are_refused() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     for (request, reason) in [
@@ -76,7 +76,7 @@ async fn what_is_no_request_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
+async fn an_invalid_token_gets_a_specific_error() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     let refused = async |ticket: &str, consistency_token: String| {
@@ -92,7 +92,7 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
     let page = eticket_proto::token::seal(eticket_proto::token::Kind::Page, b"r a 1");
     for malformed in ["nonsense".to_owned(), format!("{token}x"), token[1..].to_owned(), page] {
         let (reason, message, about) = refused("a", malformed).await;
-        assert_eq!((reason, about), (ErrorReason::InvalidConsistencyToken, None), "it is of no ticket");
+        assert_eq!((reason, about), (ErrorReason::InvalidConsistencyToken, None), "no ticket id in the error");
         assert!(message.contains("altered, cut"), "{message}");
     }
     let (reason, message, about) = refused("b", token.clone()).await;
@@ -103,11 +103,11 @@ async fn what_is_wrong_with_a_token_is_said_and_nothing_else() {
     assert!(message.contains("with the same token"), "{message}");
     let (reason, message, _) = refused("new", String::new()).await;
     assert_eq!(reason, ErrorReason::ViewNotCaughtUp);
-    assert!(!message.contains("same token"), "there was none: {message}");
+    assert!(!message.contains("same token"), "the request had no token: {message}");
 }
 
 #[tokio::test]
-async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before() {
+async fn a_wait_ends_with_the_commit_that_fulfils_its_condition() {
     let fixture = Arc::new(Fixture::new().await);
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -116,12 +116,12 @@ async fn a_wait_is_answered_by_the_commit_that_it_waits_for_and_by_none_before()
         tokio::spawn(async move { get(&fixture, request("a", Some(&reservation_token(1)), wait)).await })
     };
     let (applied, settled) = (ask(WaitFor::Applied), ask(WaitFor::Settled));
-    until("both wait", async || fixture.views.changes.waiting() == 2).await;
+    until("two waiting calls", async || fixture.views.changes.waiting() == 2).await;
     fixture.take(&a, &[reserved(reservation(&a, 1, 1, ReservationStatus::Reserved))]).await;
     let view = timeout(BOUND, applied).await.expect("in time").unwrap().unwrap().view.unwrap();
     assert_eq!((view.revisions.unwrap().reservation, view.settled, view.user_id.as_str()), (1, false, "ann"));
     fixture.take(&a, &[Event::Price(price(2, 1, 9_000))]).await;
-    assert_eq!(fixture.views.changes.waiting(), 1, "the ticket has not reacted yet");
+    assert_eq!(fixture.views.changes.waiting(), 1, "the reaction of the ticket is missing");
     fixture.take(&a, &[Event::Ticket(ticket(2, 1, Some(1)))]).await;
     let view = timeout(BOUND, settled).await.expect("in time").unwrap().unwrap().view.unwrap();
     assert!(view.settled);
@@ -142,7 +142,7 @@ impl Steps for Unheard {
 }
 
 #[tokio::test]
-async fn a_wait_is_answered_also_by_a_commit_that_was_not_heard_of() {
+async fn a_wait_ends_even_if_the_outcome_of_the_commit_is_unknown() {
     let mut fixture = Fixture::new().await;
     // The first commit stores the new stream, the second one contains the row.
     let store = Arc::new(MemoryViews::new(fixture.clock.clone(), Arc::new(Unheard(AtomicU32::new(2)))));
@@ -153,41 +153,41 @@ async fn a_wait_is_answered_also_by_a_commit_that_was_not_heard_of() {
         let fixture = fixture.clone();
         tokio::spawn(async move { get(&fixture, request("a", None, WaitFor::Applied)).await })
     };
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     fixture.publish(&id("a"), &free()[0]).await;
     let mut session = fixture.reader.attach().await.unwrap();
     let batch = session.next().await.unwrap();
     assert!(session.apply(batch).await.is_err());
     drop(session);
-    assert_eq!(fixture.reader.attach().await.unwrap().progress(), (1, 1), "it will not be read again");
+    assert_eq!(fixture.reader.attach().await.unwrap().progress(), (1, 1), "the message is not read again");
     timeout(BOUND, asked).await.expect("in time").unwrap().unwrap();
 }
 
 #[tokio::test]
-async fn with_wait_an_unknown_ticket_is_waited_for() {
+async fn a_wait_includes_an_unknown_ticket() {
     let fixture = Arc::new(Fixture::new().await);
     let asked = {
         let fixture = fixture.clone();
         tokio::spawn(async move { get(&fixture, request("new", None, WaitFor::Applied)).await })
     };
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     fixture.take(&id("new"), &free()).await;
     let view = timeout(BOUND, asked).await.expect("in time").unwrap().unwrap().view.unwrap();
     assert_eq!(view.ticket_id, "new");
 }
 
 #[tokio::test]
-async fn a_view_that_lags_says_so_before_the_deadline() {
+async fn a_lagging_view_returns_its_error_before_the_deadline() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     let deadline = Instant::now() + Duration::from_millis(300);
     let mut asked = request("a", Some(&reservation_token(1)), WaitFor::Applied);
     asked.extensions_mut().insert(Deadline(deadline));
-    let status = get(&fixture, asked).await.expect_err("nothing was reserved");
+    let status = get(&fixture, asked).await.expect_err("no reservation");
     assert!(Instant::now() < deadline, "the reason must still reach the client");
     assert_eq!(status.code(), tonic::Code::DeadlineExceeded);
     assert_eq!(ApiError::from_status(&status), Some(ErrorReason::ViewNotCaughtUp));
-    assert_eq!(fixture.views.changes.waiting(), 0, "nobody is left behind");
+    assert_eq!(fixture.views.changes.waiting(), 0, "no waiter is left");
 }
 
 #[tokio::test]
@@ -197,24 +197,24 @@ async fn waits_end_when_the_server_drains() {
         let fixture = fixture.clone();
         tokio::spawn(async move { refusal(&fixture, request("a", None, WaitFor::Settled)).await })
     };
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     fixture.views.draining.cancel();
     assert_eq!(timeout(BOUND, asked).await.expect("in time").unwrap(), ErrorReason::ShuttingDown);
 }
 
 #[tokio::test]
-async fn so_many_may_wait_and_no_more() {
+async fn the_number_of_waiting_calls_is_bounded() {
     let mut fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     fixture.views.waits = Arc::new(Semaphore::new(0));
     let waits = request("a", Some(&reservation_token(1)), WaitFor::Applied);
     assert_eq!(refusal(&fixture, waits).await, ErrorReason::ServiceOverloaded);
     let answered = get(&fixture, request("a", None, WaitFor::Settled)).await;
-    assert!(answered.is_ok(), "who need not wait is answered: {answered:?}");
+    assert!(answered.is_ok(), "a call that need not wait succeeds: {answered:?}");
 }
 
 #[tokio::test]
-async fn who_waits_looks_again_when_the_rows_are_exchanged() {
+async fn a_waiting_call_reads_again_after_an_exchange() {
     let fixture = Arc::new(Fixture::new().await);
     let a = id("a");
     fixture.take(&a, &free()).await;
@@ -222,7 +222,7 @@ async fn who_waits_looks_again_when_the_rows_are_exchanged() {
         let fixture = fixture.clone();
         tokio::spawn(async move { get(&fixture, request("a", Some(&reservation_token(1)), WaitFor::Applied)).await })
     };
-    until("it waits", async || fixture.views.changes.waiting() == 1).await;
+    until("a waiting call", async || fixture.views.changes.waiting() == 1).await;
     // The row arrives through a rebuild, so no commit of the reader notifies the waiter.
     fixture.publish(&a, &reserved(reservation(&a, 1, 1, ReservationStatus::Reserved))).await;
     let mut progress = fixture.rebuild().start();

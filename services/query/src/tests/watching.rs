@@ -35,8 +35,8 @@ async fn next(stream: &mut Stream) -> (String, i64, String) {
 }
 
 async fn end(stream: &mut Stream) -> ErrorReason {
-    let status = timeout(BOUND, stream.next()).await.expect("in time").expect("a last word").expect_err("an error");
-    assert!(stream.next().await.is_none(), "and nothing after it");
+    let status = timeout(BOUND, stream.next()).await.expect("in time").expect("a final status").expect_err("an error");
+    assert!(stream.next().await.is_none(), "the status is the last item");
     ApiError::from_status(&status).unwrap()
 }
 
@@ -45,7 +45,7 @@ fn registered(revision: i64) -> Event {
 }
 
 #[tokio::test]
-async fn a_snapshot_brings_its_token_with_the_last_row() {
+async fn the_last_row_of_a_snapshot_has_the_token() {
     let fixture = Fixture::new().await;
     for ticket in ["c", "a", "b"] {
         fixture.publish(&id(ticket), &registered(1)).await;
@@ -55,16 +55,16 @@ async fn a_snapshot_brings_its_token_with_the_last_row() {
     let mut stream = watch(&fixture, &[], "").await;
     let rows = [next(&mut stream).await, next(&mut stream).await, next(&mut stream).await];
     let ids: BTreeSet<&str> = rows.iter().map(|(id, ..)| id.as_str()).collect();
-    assert_eq!(ids, BTreeSet::from(["a", "b", "c"]), "what has no ticket part is no row");
+    assert_eq!(ids, BTreeSet::from(["a", "b", "c"]), "rows without a ticket part are not shown");
     assert_eq!(rows.each_ref().map(|(.., token)| !token.is_empty()), [false, false, true]);
     fixture.take(&id("d"), &[registered(1)]).await;
     let (ticket, _, token) = next(&mut stream).await;
     assert_eq!(ticket, "d");
-    assert!(!token.is_empty(), "each row that comes later has its own");
+    assert!(!token.is_empty(), "each later row has a token");
 }
 
 #[tokio::test]
-async fn with_nothing_to_show_the_token_comes_alone() {
+async fn an_empty_snapshot_sends_the_token_alone() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &[registered(1)]).await;
     let mut stream = watch(&fixture, &["new"], "").await;
@@ -72,11 +72,11 @@ async fn with_nothing_to_show_the_token_comes_alone() {
     assert_eq!((ticket.as_str(), token.is_empty()), ("", false));
     fixture.take(&id("a"), &[registered(2)]).await;
     fixture.take(&id("new"), &[registered(1)]).await;
-    assert_eq!(next(&mut stream).await.0, "new", "it was waited for, and nothing else is shown");
+    assert_eq!(next(&mut stream).await.0, "new", "only the watched ticket is shown");
 }
 
 #[tokio::test]
-async fn at_the_same_identity_only_rows_above_the_token_come() {
+async fn in_the_same_epoch_only_rows_above_the_token_are_sent() {
     let fixture = Fixture::new().await;
     for ticket in ["a", "b", "c"] {
         fixture.take(&id(ticket), &[registered(1)]).await;
@@ -91,7 +91,7 @@ async fn at_the_same_identity_only_rows_above_the_token_come() {
     fixture.take(&id("a"), &[registered(2)]).await;
     let mut stream = watch(&fixture, &[], &token).await;
     let (first, second) = (next(&mut stream).await, next(&mut stream).await);
-    assert_eq!((first.0.as_str(), first.1), ("b", 3), "the newest state, once");
+    assert_eq!((first.0.as_str(), first.1), ("b", 3), "only the newest state");
     assert_eq!((second.0.as_str(), second.1), ("a", 2));
     // The first token resumes after the first row; after the second token there is nothing left.
     let mut stream = watch(&fixture, &[], &first.2).await;
@@ -102,7 +102,7 @@ async fn at_the_same_identity_only_rows_above_the_token_come() {
 }
 
 #[tokio::test]
-async fn a_replica_that_lags_takes_no_snapshot_at_the_same_identity() {
+async fn in_the_same_epoch_a_lagging_replica_sends_no_snapshot() {
     let bus = bus::MemoryBus::new();
     let ahead = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
     let behind = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
@@ -119,7 +119,7 @@ async fn a_replica_that_lags_takes_no_snapshot_at_the_same_identity() {
 }
 
 #[tokio::test]
-async fn another_epoch_ends_the_stream_and_asks_for_a_snapshot() {
+async fn another_epoch_ends_the_watch_and_requires_a_snapshot() {
     let first = bus::MemoryBus::new();
     let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
     first.append(message(&id("a"), &registered(1)));
@@ -141,11 +141,11 @@ async fn another_epoch_ends_the_stream_and_asks_for_a_snapshot() {
     fixture.read_all().await;
     let mut stream = watch(&fixture, &[], &token).await;
     let rows = [next(&mut stream).await, next(&mut stream).await];
-    assert_eq!(rows.map(|(id, ..)| id), ["a", "b"], "all rows, whatever their sequence");
+    assert_eq!(rows.map(|(id, ..)| id), ["a", "b"], "all rows with any sequence");
 }
 
 #[tokio::test]
-async fn what_changes_while_a_snapshot_is_taken_comes_again() {
+async fn rows_that_change_during_a_snapshot_are_sent_again() {
     let fixture = Fixture::new().await;
     for ticket in ["a", "b"] {
         fixture.take(&id(ticket), &[registered(1)]).await;
@@ -179,18 +179,18 @@ async fn clients_that_stop_reading_hold_no_connection_of_the_store() {
     let mut streams = Vec::new();
     for _ in 0..32 {
         let mut stream = watch(&fixture, &[], "").await;
-        assert!(stream.next().now_or_never().is_none(), "it takes a moment");
+        assert!(stream.next().now_or_never().is_none(), "not ready at the first poll");
         streams.push(stream);
     }
     assert_eq!(fixture.view(&id("a")).await.ticket.unwrap().revision, 1);
     fixture.take(&id("a"), &[registered(2)]).await;
     for stream in &mut streams {
-        assert_eq!(next(stream).await.0, "a", "it goes on where its client does");
+        assert_eq!(next(stream).await.0, "a", "the stream continues when its client reads");
     }
 }
 
 #[tokio::test]
-async fn a_client_that_takes_nothing_gives_its_place_back() {
+async fn a_client_that_does_not_read_loses_its_permit() {
     let mut fixture = Fixture::new().await;
     fixture.keep_in_memory();
     fixture.take(&id("a"), &[registered(1)]).await;
@@ -206,7 +206,7 @@ async fn a_client_that_takes_nothing_gives_its_place_back() {
 }
 
 #[tokio::test]
-async fn a_watch_without_changes_sends_its_token_alone_from_time_to_time() {
+async fn a_watch_without_changes_sends_heartbeats() {
     let mut fixture = Fixture::new().await;
     fixture.keep_in_memory();
     fixture.take(&id("a"), &[registered(1)]).await;
@@ -225,12 +225,12 @@ async fn a_watch_without_changes_sends_its_token_alone_from_time_to_time() {
             );
         }
     }
-    assert_eq!(HEARTBEAT, Duration::from_secs(20), "as the contract has it");
+    assert_eq!(HEARTBEAT, Duration::from_secs(20), "the interval of the contract");
     let token = next(&mut watch(&fixture, &["a"], "").await).await.2;
     tokio::time::resume();
     let mut stream = watch(&fixture, &["a"], &token).await;
     fixture.take(&id("a"), &[registered(2)]).await;
-    assert_eq!(next(&mut stream).await.1, 2, "a token that came alone goes on like any other");
+    assert_eq!(next(&mut stream).await.1, 2, "a watch resumes from a heartbeat's token");
 }
 
 #[tokio::test]
@@ -248,7 +248,7 @@ async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
     }
     let mut stream = watch(&fixture, &[], &at(end)).await;
     fixture.take(&id("b"), &[registered(1)]).await;
-    assert_eq!(next(&mut stream).await.0, "b", "the end itself is a place");
+    assert_eq!(next(&mut stream).await.0, "b", "the end of the stream is a valid position");
     // Only the stream shows where it ends. Without it, a lagging replica and an invalid token cannot be distinguished.
     let out = bus::MemoryBus::new();
     out.go_out();
@@ -277,11 +277,11 @@ async fn watches_end_when_the_server_or_the_connection_drains() {
     assert_eq!(end(&mut by_connection).await, ErrorReason::ShuttingDown);
     fixture.views.draining.cancel();
     assert_eq!(end(&mut stream).await, ErrorReason::ShuttingDown);
-    assert_eq!(fixture.views.changes.waiting(), 0, "nobody is left behind");
+    assert_eq!(fixture.views.changes.waiting(), 0, "no waiter is left");
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_refused() {
+async fn invalid_requests_are_refused() {
     let mut fixture = Fixture::new().await;
     fixture.read_all().await;
     let refused = async |fixture: &Fixture, request| {

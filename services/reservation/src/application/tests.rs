@@ -112,7 +112,7 @@ fn request(id: Option<Uuid>) -> Request {
 }
 
 fn id_in(outcome: &Outcome) -> ReservationId {
-    let answer = ReserveTicketResponse::decode(outcome.as_ref().expect("an answer").bytes.clone()).expect("decoded");
+    let answer = ReserveTicketResponse::decode(outcome.as_ref().expect("a response").bytes.clone()).expect("decoded");
     answer.reservation.expect("a reservation").reservation_id.parse().expect("an id")
 }
 
@@ -120,11 +120,11 @@ const HELD: Outcome = Err(Refusal::Domain(domain::Refusal::TicketAlreadyReserved
 
 impl Fixture {
     async fn reserve(&self, ticket: &str, id: Option<Uuid>) -> Outcome {
-        self.reservations.reserve(new_reservation(ticket), request(id)).await.expect("it was run")
+        self.reservations.reserve(new_reservation(ticket), request(id)).await.expect("run")
     }
 
     async fn cancel(&self, id: ReservationId) -> Outcome {
-        self.reservations.cancel(id, request(None)).await.expect("it was run")
+        self.reservations.cancel(id, request(None)).await.expect("run")
     }
 
     async fn withdraw(&self, ticket: &str) {
@@ -151,11 +151,11 @@ async fn one_of_a_hundred_concurrent_reservations_succeeds() {
     let outcomes = futures::future::join_all((0..100).map(|_| fixture.reserve("hot", None))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
     assert_eq!(outcomes.iter().filter(|outcome| **outcome == HELD).count(), 99);
-    assert_eq!(fixture.waiting().await.len(), 1, "one event for the one effect");
+    assert_eq!(fixture.waiting().await.len(), 1, "one event per effect");
 }
 
 #[tokio::test]
-async fn a_retry_gets_the_first_answer_though_the_ticket_is_held_by_then() {
+async fn a_retry_returns_the_first_response_even_if_the_ticket_is_held() {
     let fixture = fixture().await;
     let id = Some(Uuid::new_v4());
     let first = fixture.reserve("t-1", id).await;
@@ -166,7 +166,7 @@ async fn a_retry_gets_the_first_answer_though_the_ticket_is_held_by_then() {
 }
 
 #[tokio::test]
-async fn two_attempts_at_once_have_one_effect_and_one_answer() {
+async fn concurrent_attempts_have_one_effect_and_one_response() {
     let fixture = fixture().await;
     for round in 0..20 {
         let (id, ticket) = (Some(Uuid::new_v4()), format!("t-{round}"));
@@ -177,19 +177,19 @@ async fn two_attempts_at_once_have_one_effect_and_one_answer() {
 }
 
 #[tokio::test]
-async fn the_same_id_for_another_request_is_refused() {
+async fn a_request_id_of_another_request_is_refused() {
     let fixture = fixture().await;
     let id = Uuid::new_v4();
     fixture.reserve("t-1", Some(id)).await.expect("reserved");
     let other = Request { idempotency: Some(Idempotency { request_id: id, hash: [2; 32] }), ..request(None) };
-    let refused = fixture.reservations.reserve(new_reservation("t-2"), other.clone()).await.expect("it was run");
+    let refused = fixture.reservations.reserve(new_reservation("t-2"), other.clone()).await.expect("run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));
-    let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("it was run");
+    let refused = fixture.reservations.cancel(ReservationId::generate(), other).await.expect("run");
     assert_eq!(refused, Err(Refusal::RequestIdReused));
 }
 
 #[tokio::test]
-async fn who_is_refused_by_the_ledger_costs_the_ticket_service_nothing() {
+async fn a_refusal_by_the_ledger_needs_no_availability_check() {
     let fixture = fixture().await;
     fixture.reserve("t-1", None).await.expect("reserved");
     let asked = fixture.ticket_service.asked.load(Ordering::SeqCst);
@@ -198,7 +198,7 @@ async fn who_is_refused_by_the_ledger_costs_the_ticket_service_nothing() {
 }
 
 #[tokio::test]
-async fn who_cancels_may_book_again_at_once() {
+async fn a_cancelled_ticket_can_be_reserved_again_immediately() {
     let fixture = fixture().await;
     let first = id_in(&fixture.reserve("t-1", None).await);
     fixture.cancel(first).await.expect("cancelled");
@@ -206,12 +206,12 @@ async fn who_cancels_may_book_again_at_once() {
     let second = id_in(&fixture.reserve("t-1", None).await);
     assert_ne!(first, second);
     assert_eq!(fixture.cancel(first).await, Err(Refusal::Domain(domain::Refusal::ReservationNotActive)));
-    let held = fixture.reservations.reservation(second).await.expect("read").expect("there");
+    let held = fixture.reservations.reservation(second).await.expect("read").expect("a row");
     assert_eq!((held.status, held.revision), (Status::Reserved, 3));
 }
 
 #[tokio::test]
-async fn the_end_counts_again_at_the_commit() {
+async fn the_end_is_checked_again_at_the_commit() {
     let fixture = fixture().await;
     fixture.clock.set(end());
     let refused = Err(Refusal::Domain(domain::Refusal::TicketExpired));
@@ -219,13 +219,13 @@ async fn the_end_counts_again_at_the_commit() {
 }
 
 #[tokio::test]
-async fn a_withdrawal_rejects_whoever_holds_the_ticket_and_keeps_others_out() {
+async fn a_withdrawal_rejects_the_holder_and_prevents_reservations() {
     let fixture = fixture().await;
     let held = id_in(&fixture.reserve("t-1", None).await);
     fixture.withdraw("t-1").await;
     fixture.withdraw("t-1").await;
     fixture.withdraw("t-2").await;
-    let rejected = fixture.reservations.reservation(held).await.expect("read").expect("there");
+    let rejected = fixture.reservations.reservation(held).await.expect("read").expect("a row");
     assert_eq!((rejected.status, rejected.revision), (Status::Rejected, 2));
     for ticket in ["t-1", "t-2"] {
         let refused = Err(Refusal::Domain(domain::Refusal::TicketWithdrawn));
@@ -253,10 +253,10 @@ async fn commands_of_one_batch_take_consecutive_revisions() {
             Ok(_) => id_in(&made),
             Err(_) => id_in(&fixture.reserve("t-1", None).await),
         };
-        let reservation = fixture.reservations.reservation(held).await.expect("read").expect("there");
+        let reservation = fixture.reservations.reservation(held).await.expect("read").expect("a row");
         assert_eq!(reservation.revision, 3 + 2 * round);
     }
-    assert_eq!(fixture.waiting().await.len(), 21, "one outbox row each");
+    assert_eq!(fixture.waiting().await.len(), 21, "one outbox row per command");
 }
 
 #[tokio::test]
@@ -277,7 +277,7 @@ async fn republishing_raises_no_revision_and_sends_everything() {
 }
 
 #[tokio::test]
-async fn a_retry_gets_the_bytes_of_the_first_response_also_from_a_newer_version() {
+async fn a_retry_returns_the_bytes_that_a_newer_version_recorded() {
     let fixture = fixture().await;
     let id = Uuid::new_v4();
     let first = fixture.reserve("t-1", Some(id)).await.expect("reserved");

@@ -24,7 +24,7 @@ fn reserved() -> (Ledger, Reservation) {
 }
 
 #[test]
-fn the_first_takes_the_ticket_and_the_second_is_refused() {
+fn the_first_reservation_holds_the_ticket_and_the_second_is_refused() {
     let (ledger, reservation) = reserved();
     assert_eq!((ledger.revision, ledger.active), (1, Some(reservation.id)));
     assert_eq!((reservation.status, reservation.revision), (Status::Reserved, 1));
@@ -32,7 +32,7 @@ fn the_first_takes_the_ticket_and_the_second_is_refused() {
 }
 
 #[test]
-fn what_the_check_says_is_believed_where_it_must_be() {
+fn a_negative_check_refuses_the_reservation() {
     let ledger = Ledger::new(ticket());
     for (check, refusal) in [
         (Check::NotFound, Refusal::TicketNotFound),
@@ -45,16 +45,16 @@ fn what_the_check_says_is_believed_where_it_must_be() {
 }
 
 #[test]
-fn a_ticket_that_lags_does_not_keep_the_next_one_out() {
+fn an_outdated_check_does_not_prevent_the_next_reservation() {
     let (ledger, reservation) = reserved();
     let (ledger, _) = cancel(&ledger, &reservation, time(2)).expect("cancelled");
     let lags = Check::Reserved { reservation_revision: 1, end: time(100) };
-    let (ledger, _) = reserve(&ledger, new_reservation(), lags, time(3)).expect("the ledger knows of the cancellation");
+    let (ledger, _) = reserve(&ledger, new_reservation(), lags, time(3)).expect("the ledger has the cancellation");
     assert_eq!(ledger.revision, 3);
 }
 
 #[test]
-fn the_end_is_looked_at_once_more() {
+fn the_end_is_compared_with_the_current_time() {
     let ledger = Ledger::new(ticket());
     assert_eq!(reserve(&ledger, new_reservation(), AVAILABLE(), time(100)), Err(Refusal::TicketExpired));
     assert!(reserve(&ledger, new_reservation(), AVAILABLE(), time(99)).is_ok());
@@ -71,7 +71,7 @@ fn a_reservation_ends_once() {
 }
 
 #[test]
-fn a_late_cancel_of_an_ended_reservation_frees_nothing() {
+fn cancelling_an_ended_reservation_does_not_free_the_ticket() {
     let (ledger, first) = reserved();
     let (ledger, first) = cancel(&ledger, &first, time(2)).expect("cancelled");
     let (ledger, second) = reserve(&ledger, new_reservation(), AVAILABLE(), time(3)).expect("reserved");
@@ -83,7 +83,7 @@ fn a_late_cancel_of_an_ended_reservation_frees_nothing() {
 fn a_withdrawal_rejects_and_closes_once() {
     let (ledger, reservation) = reserved();
     let (closed, rejected) = close(&ledger, Some(&reservation), time(2)).expect("closed");
-    let rejected = rejected.expect("somebody held it");
+    let rejected = rejected.expect("a rejected reservation");
     assert_eq!((closed.revision, closed.active, closed.closed), (2, None, true));
     assert_eq!((rejected.status, rejected.revision), (Status::Rejected, 2));
     assert_eq!(close(&closed, None, time(3)), None);
@@ -92,7 +92,7 @@ fn a_withdrawal_rejects_and_closes_once() {
 }
 
 #[test]
-fn closing_an_unheld_ledger_raises_the_revision_too() {
+fn closing_a_ledger_without_a_holder_raises_the_revision() {
     let (closed, rejected) = close(&Ledger::new(ticket()), None, time(2)).expect("closed");
     assert_eq!((closed.revision, closed.closed, rejected), (1, true, None));
 }
@@ -117,7 +117,7 @@ proptest! {
     /// After every sequence of commands at most one reservation is active, the ledger names it, and revisions are
     /// consecutive.
     #[test]
-    fn the_ledger_tells_the_truth(steps in steps()) {
+    fn the_ledger_names_the_only_active_reservation(steps in steps()) {
         let mut ledger = Ledger::new(ticket());
         let mut all: Vec<Reservation> = Vec::new();
         for step in steps {

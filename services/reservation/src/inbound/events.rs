@@ -12,7 +12,7 @@ impl Event for TicketChange {
 
     fn decode(message: &Message) -> Result<Self, String> {
         let event = TicketEvent::decode(message.body.clone()).map_err(|error| error.to_string())?;
-        let ticket = event.ticket.ok_or("ticket: expected one, got none")?;
+        let ticket = event.ticket.ok_or("ticket: expected a ticket, got none")?;
         let id = ticket.ticket_id.parse().map_err(|error| format!("ticket_id: {error}"))?;
         Ok(Self { ticket: id, revision: ticket.revision, withdrawn: event.withdrawn })
     }

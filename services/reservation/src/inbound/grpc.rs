@@ -116,7 +116,7 @@ impl ReservationService for Grpc {
 }
 
 impl Grpc {
-    /// Checks that the reservation is the caller's. A reservation never changes its user, so this may come before the
+    /// Checks that the reservation belongs to the caller. Its user never changes, so this check can run before the
     /// transaction of a command.
     async fn check_own(&self, id: ReservationId, caller: &Caller) -> Result<(), Status> {
         if caller.is_admin() {
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reservation_is_seen_by_its_user_and_admins() {
+    fn only_its_user_and_admins_see_a_reservation() {
         let ticket: TicketId = "t".parse().expect("an id");
         let user: UserId = "kim".parse().expect("an id");
         let reservation = Reservation {

@@ -15,7 +15,7 @@ use crate::{
 
 /// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
-    what_was_committed_is_read_again(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
     a_record_is_found_by_the_next_attempt(&*store).await;
     a_second_active_reservation_is_refused_by_the_index(&*store).await;
     cancelling_and_rebooking_in_one_batch_passes_the_index(&*store).await;
@@ -32,7 +32,7 @@ pub(crate) async fn replicas(
 ) {
     concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
     concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
-    who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(&*one, other, wait_until_blocked).await;
+    a_concurrent_cancel_waits_and_reads_the_new_status(&*one, other, wait_until_blocked).await;
 }
 
 fn ticket(name: &str) -> TicketId {
@@ -83,7 +83,7 @@ async fn seen(store: &dyn ReservationStore, keys: Keys) -> (Vec<Ledger>, Vec<Res
     seen
 }
 
-async fn what_was_committed_is_read_again(store: &dyn ReservationStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn ReservationStore) {
     let made = reservation("written", "user-w", 3, Status::Reserved);
     put(store, std::slice::from_ref(&made)).await.expect("committed");
     assert_eq!(store.reservation(made.id).await.expect("read"), Some(made.clone()));
@@ -136,7 +136,7 @@ async fn cancelling_and_rebooking_in_one_batch_passes_the_index(store: &dyn Rese
         put(store, &pair[cancelled..=cancelled]).await.expect("held");
         pair[cancelled].status = Status::Cancelled;
         pair[made].revision = 3;
-        put(store, &pair).await.expect("cancelled and booked again");
+        put(store, &pair).await.expect("cancelled and reserved again");
         assert_eq!(store.reservation(pair[made].id).await.expect("read").map(|it| it.status), Some(Status::Reserved));
     }
 }
@@ -226,7 +226,7 @@ async fn raise(store: &dyn ReservationStore, id: &TicketId, during: &mut (dyn Fn
 
 async fn revision(store: &dyn ReservationStore, id: &TicketId) -> i64 {
     let (_, ledger) = store.read_snapshot(None, id).await.expect("read");
-    ledger.expect("there").revision
+    ledger.expect("a row").revision
 }
 
 /// Runs a future to completion inside `apply_batch`, which is synchronous.
@@ -248,18 +248,18 @@ async fn concurrent_changes_of_a_row_see_each_other(
         block_in_place(wait_until_blocked);
     };
     assert_eq!(raise(one, &id, &mut during).await, 1);
-    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(second.expect("spawned").await.expect("completed"), 1, "waits for the lock and reads the new row");
     assert_eq!(revision(one, &id).await, 3);
 }
 
 async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn ReservationStore, other: &dyn ReservationStore) {
     let id = ticket("made-by-both");
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
-    assert_eq!(raise(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(raise(one, &id, &mut during).await, 2, "starts again after a concurrent insert");
     assert_eq!(revision(one, &id).await, 2);
 }
 
-async fn who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(
+async fn a_concurrent_cancel_waits_and_reads_the_new_status(
     one: &dyn ReservationStore,
     other: Arc<dyn ReservationStore>,
     wait_until_blocked: &(dyn Fn() + Sync),
@@ -275,6 +275,6 @@ async fn who_cancels_waits_for_the_ledger_and_sees_what_became_of_it(
         work.rows.reservations.put(held.id, Reservation { status: Status::Cancelled, ..held.clone() });
     };
     one.commit(&keys(), &[], apply_batch).await.expect("committed");
-    let (_, reservations) = second.expect("spawned").await.expect("it ends");
+    let (_, reservations) = second.expect("spawned").await.expect("completed");
     assert_eq!(reservations[0].status, Status::Cancelled);
 }

@@ -48,22 +48,23 @@ impl Availability for TicketClient {
     ) -> Result<Check, CheckError> {
         let request = CheckAvailabilityRequest { ticket_id: ticket.to_string() };
         match self.client.call(request, deadline, trace.clone(), credentials.cloned()).await {
-            Ok(response) => understood(&response),
+            Ok(response) => to_check(&response),
             Err(CallError::CallerDeadline) => Err(CheckError::DeadlineExceeded),
             Err(error) if error.refusal().is_some_and(|status| status.code() == Code::NotFound) => Ok(Check::NotFound),
             Err(error) => {
-                tracing::warn!(error = %error, "the ticket service cannot be asked");
+                tracing::warn!(error = %error, "the availability check by the ticket service failed");
                 Err(CheckError::Overloaded { retry_after: error.retry_after() })
             }
         }
     }
 }
 
-/// An invalid response counts as a failure of the ticket service. It is no reason to reserve or to refuse.
-fn understood(response: &CheckAvailabilityResponse) -> Result<Check, CheckError> {
-    const NONSENSE: CheckError = CheckError::Overloaded { retry_after: None };
-    let ticket = response.ticket.as_ref().ok_or(NONSENSE)?;
-    let end = ticket.end_time.as_ref().and_then(from_proto).ok_or(NONSENSE)?;
+/// Converts a response. An invalid one counts as a failure of the ticket service: it neither permits nor refuses a
+/// reservation.
+fn to_check(response: &CheckAvailabilityResponse) -> Result<Check, CheckError> {
+    const INVALID: CheckError = CheckError::Overloaded { retry_after: None };
+    let ticket = response.ticket.as_ref().ok_or(INVALID)?;
+    let end = ticket.end_time.as_ref().and_then(from_proto).ok_or(INVALID)?;
     match (response.available, response.reason()) {
         (true, _) => Ok(Check::Available { end }),
         (false, UnavailableReason::Reserved) => {
@@ -71,6 +72,6 @@ fn understood(response: &CheckAvailabilityResponse) -> Result<Check, CheckError>
         }
         (false, UnavailableReason::Expired) => Ok(Check::Expired),
         (false, UnavailableReason::Withdrawn) => Ok(Check::Withdrawn),
-        (false, UnavailableReason::Unspecified) => Err(NONSENSE),
+        (false, UnavailableReason::Unspecified) => Err(INVALID),
     }
 }

@@ -61,11 +61,11 @@ fn incoming(ticket: &str, revision: i64, held: bool) -> Incoming<ReservationChan
 impl Fixture {
     async fn run(&self, command: Command, id: Option<Uuid>) -> Outcome {
         let idempotency = id.map(|request_id| Idempotency { request_id, hash: [1; 32] });
-        self.tickets.command(command, idempotency, TraceContext::new_root(), None).await.expect("it was run")
+        self.tickets.command(command, idempotency, TraceContext::new_root(), None).await.expect("run")
     }
 
     async fn ticket(&self, id: &str) -> Ticket {
-        self.tickets.ticket(&id.parse().unwrap()).await.expect("read").expect("it is there")
+        self.tickets.ticket(&id.parse().unwrap()).await.expect("read").expect("a row")
     }
 
     /// Returns the types and bodies of the events in the outbox, sorted by revision.
@@ -81,7 +81,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn every_change_is_told_with_the_state_as_of_its_revision() {
+async fn every_change_is_published_with_the_state_of_its_revision() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
     assert_eq!(
@@ -109,7 +109,7 @@ async fn every_change_is_told_with_the_state_as_of_its_revision() {
 }
 
 #[tokio::test]
-async fn a_stale_event_changes_and_tells_nothing() {
+async fn a_stale_event_changes_and_publishes_nothing() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
     fixture.tickets.handle(vec![incoming("t-1", 5, true)]).await;
@@ -127,10 +127,10 @@ async fn an_event_for_an_unknown_ticket_is_parked_until_it_can_be_applied() {
     let fixture = fixture().await;
     assert_eq!(fixture.tickets.handle(vec![incoming("t-9", 1, true)]).await, [Ok(())]);
     let parked = fixture.database.parked("", 10).await.unwrap();
-    assert_eq!((parked.len(), parked[0].reason.as_str()), (1, "there is no such ticket"));
+    assert_eq!((parked.len(), parked[0].reason.as_str()), (1, "the ticket does not exist"));
     let again = Incoming { was_parked: true, ..incoming("t-9", 1, true) };
     fixture.tickets.handle(vec![again.clone()]).await;
-    assert_eq!(fixture.database.parked("", 10).await.unwrap().len(), 1, "still no such ticket");
+    assert_eq!(fixture.database.parked("", 10).await.unwrap().len(), 1, "the ticket still does not exist");
     fixture.run(register("t-9"), None).await.expect("registered");
     fixture.tickets.handle(vec![again]).await;
     assert_eq!(fixture.database.parked("", 10).await.unwrap().len(), 0);
@@ -138,11 +138,11 @@ async fn an_event_for_an_unknown_ticket_is_parked_until_it_can_be_applied() {
 }
 
 #[tokio::test]
-async fn a_retry_of_a_registration_without_an_id_makes_no_second_ticket() {
+async fn a_retried_registration_without_a_ticket_id_creates_no_second_ticket() {
     let fixture = fixture().await;
     let id = Some(Uuid::new_v4());
     let first = fixture.run(register("made-by-the-server-1"), id).await.expect("registered");
-    let again = fixture.run(register("made-by-the-server-2"), id).await.expect("the first answer");
+    let again = fixture.run(register("made-by-the-server-2"), id).await.expect("the first response");
     assert_eq!(first.replayed(), again);
     let answer = RegisterTicketResponse::decode(again.bytes).unwrap();
     assert_eq!(answer.ticket.unwrap().ticket_id, "made-by-the-server-1");
@@ -164,7 +164,7 @@ async fn the_sweeper_announces_each_expiry_once() {
 }
 
 #[tokio::test]
-async fn republishing_sends_every_ticket_by_its_status_and_raises_no_revision() {
+async fn republishing_sends_every_ticket_and_raises_no_revision() {
     let fixture = fixture().await;
     for id in ["t-1", "t-2", "t-3"] {
         fixture.run(register(id), None).await.expect("registered");
@@ -183,7 +183,7 @@ async fn republishing_sends_every_ticket_by_its_status_and_raises_no_revision() 
 }
 
 #[tokio::test]
-async fn an_update_of_nothing_is_no_edit() {
+async fn an_update_without_changes_is_not_an_edit() {
     let fixture = fixture().await;
     fixture.run(register("t-1"), None).await.expect("registered");
     let before = fixture.tickets.ticket(&"t-1".parse().unwrap()).await.unwrap().expect("a row");
@@ -193,9 +193,9 @@ async fn an_update_of_nothing_is_no_edit() {
         etag: etag.to_owned(),
         change: domain::Change::default(),
     };
-    fixture.run(update(""), None).await.expect("answered as it is");
-    fixture.run(update("1"), None).await.expect("its etag is still good");
-    assert!(fixture.run(update("2"), None).await.is_err(), "the condition counts all the same");
+    fixture.run(update(""), None).await.expect("the unchanged ticket");
+    fixture.run(update("1"), None).await.expect("the current etag");
+    assert!(fixture.run(update("2"), None).await.is_err(), "an old etag fails without changes too");
     assert_eq!(fixture.tickets.ticket(&before.id).await.unwrap(), Some(before));
-    assert_eq!(fixture.database.outbox_depth().await.unwrap(), waiting, "nobody is told of nothing");
+    assert_eq!(fixture.database.outbox_depth().await.unwrap(), waiting, "no event without a change");
 }

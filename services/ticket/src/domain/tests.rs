@@ -36,7 +36,7 @@ fn a_registered_ticket_starts_at_revision_one() {
 }
 
 #[test]
-fn an_end_already_past_is_expired_at_once() {
+fn a_ticket_expires_at_its_end() {
     assert_eq!(ticket().status(time(200)), Status::Expired);
     assert_eq!(ticket().status(time(199)), Status::Available);
 }
@@ -70,12 +70,16 @@ fn only_a_change_of_times_raises_the_schedule_revision() {
 }
 
 #[test]
-fn the_etag_speaks_of_edits_only() {
+fn only_edits_change_the_etag() {
     let ticket = ticket();
     let etag = ticket.etag();
-    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
-    assert!(update(Some(&held), &etag, Change::default(), time(2)).is_ok(), "an event is no edit");
-    assert_eq!(update(Some(&ticket), "", Change::default(), time(2)), Ok(ticket.clone()), "of nothing, it is none");
+    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("applied");
+    assert!(update(Some(&held), &etag, Change::default(), time(2)).is_ok(), "an event is not an edit");
+    assert_eq!(
+        update(Some(&ticket), "", Change::default(), time(2)),
+        Ok(ticket.clone()),
+        "an update without changes is not an edit"
+    );
     let renamed = Change { title: Some(title("another")), ..Change::default() };
     let edited = update(Some(&ticket), "", renamed, time(2)).expect("updated");
     let refusal = Err(Refusal::EtagMismatch { current: "2".to_owned() });
@@ -84,36 +88,36 @@ fn the_etag_speaks_of_edits_only() {
 }
 
 #[test]
-fn a_withdrawn_ticket_takes_no_edit_and_keeps_its_holder() {
-    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
+fn a_withdrawn_ticket_refuses_edits_and_keeps_its_holder() {
+    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("applied");
     let withdrawn = withdraw(Some(&held), "", time(2)).expect("withdrawn");
     assert_eq!(withdrawn.holder, held.holder);
     assert_eq!(withdrawn.status(time(2)), Status::Withdrawn);
     assert_eq!(withdraw(Some(&withdrawn), "", time(3)), Err(Refusal::Withdrawn));
     assert_eq!(update(Some(&withdrawn), "", Change::default(), time(3)), Err(Refusal::Withdrawn));
     assert_eq!(withdraw(None, "", time(3)), Err(Refusal::NotFound));
-    let rejected = apply_reservation(&withdrawn, None, 2, time(4)).expect("taken in");
+    let rejected = apply_reservation(&withdrawn, None, 2, time(4)).expect("applied");
     assert_eq!((rejected.holder, rejected.revision), (None, withdrawn.revision + 1));
 }
 
 #[test]
 fn an_event_that_is_not_newer_is_stale() {
-    let held = apply_reservation(&ticket(), Some(reservation()), 3, time(1)).expect("taken in");
+    let held = apply_reservation(&ticket(), Some(reservation()), 3, time(1)).expect("applied");
     for stale in [1, 2, 3] {
         assert_eq!(apply_reservation(&held, None, stale, time(2)), None, "revision {stale}");
     }
 }
 
 #[test]
-fn an_event_that_changes_nothing_visible_still_raises_the_revision() {
+fn an_event_without_a_visible_change_raises_the_revision() {
     let ticket = ticket();
-    let seen = apply_reservation(&ticket, None, 2, time(1)).expect("taken in");
+    let seen = apply_reservation(&ticket, None, 2, time(1)).expect("applied");
     assert_eq!((seen.revision, seen.reservation_revision), (2, 2));
 }
 
 #[test]
-fn the_most_lasting_of_several_reasons_is_returned() {
-    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("taken in");
+fn the_most_permanent_reason_is_returned() {
+    let held = apply_reservation(&ticket(), Some(reservation()), 1, time(1)).expect("applied");
     assert_eq!(ticket().check(time(1)), Ok(()));
     assert_eq!(held.check(time(1)), Err(Unavailable::Reserved));
     assert_eq!(held.check(time(200)), Err(Unavailable::Expired), "RESERVED must not hide EXPIRED");
@@ -128,8 +132,8 @@ fn an_expiry_is_announced_once() {
     let announced = sweep(&ticket, time(200)).expect("announced");
     assert_eq!((announced.revision, announced.edits), (2, 1));
     assert_eq!(sweep(&announced, time(201)), None);
-    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("taken in");
-    assert_eq!(sweep(&held, time(200)), None, "who is held is not expired");
+    let held = apply_reservation(&ticket, Some(reservation()), 1, time(1)).expect("applied");
+    assert_eq!(sweep(&held, time(200)), None, "a ticket with a holder is not expired");
 }
 
 proptest! {

@@ -81,7 +81,7 @@ where
                 tokio::time::sleep(latency).await;
             }
             if fails {
-                let fault = ApiError::new(ErrorReason::ServiceOverloaded).message("a rehearsed fault");
+                let fault = ApiError::new(ErrorReason::ServiceOverloaded).message("an injected fault");
                 return Ok(Status::from(fault.retry_after(RETRY_AFTER)).into_http());
             }
             inner.call(request).await
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_failed_is_told_in_the_words_of_the_contract() {
+    async fn an_injected_failure_is_an_error_of_the_contract() {
         let healthy =
             service_fn(|_: http::Request<Body>| async { Ok::<_, Infallible>(http::Response::new(Body::empty())) });
         let request = http::Request::builder().uri("/a/B").body(Body::empty()).unwrap();

@@ -176,8 +176,8 @@ impl Grpc {
     }
 }
 
-/// Returns the message of a ticket for a caller. Only admins see which reservation holds it: this service does not know
-/// whose reservation that is.
+/// Returns the message of a ticket for a caller. Only admins see the id of the reservation that holds it: this service
+/// stores no users, so it cannot decide whether the reservation is the caller's.
 fn shown(ticket: &Ticket, now: DateTime<Utc>, caller: &Caller) -> eticket_proto::ticket::Ticket {
     let message = to_message(ticket, now);
     if caller.is_admin() {
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_mask_what_is_set_is_taken() {
+    fn without_a_mask_the_set_fields_are_updated() {
         for message in [request(&[]), UpdateTicketRequest { update_mask: None, ..request(&[]) }] {
             let change = change(&message).expect("a change");
             assert!(change.title.is_some() && change.start.is_none() && change.end.is_some());
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_says_what_is_taken() {
+    fn a_mask_selects_the_updated_fields() {
         let only_title = change(&request(&["title"])).expect("a change");
         assert!(only_title.title.is_some() && only_title.end.is_none());
         let unset = change(&request(&["start_time"])).expect_err("start_time is named and not set");
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn the_message_is_as_the_domain_says() {
+    fn the_message_shows_the_state_of_the_ticket() {
         let id: TicketId = "t-1".parse().expect("an id");
         let time = |seconds| DateTime::from_timestamp(seconds, 0).expect("a time");
         let schedule = Schedule::new(time(100), time(200)).expect("a schedule");
@@ -306,6 +306,6 @@ mod tests {
         assert_eq!((message.etag.as_str(), message.reservation_id.as_str()), ("1", ""));
         let held = Ticket { holder: Some(eticket_proto::ids::ReservationId::generate()), ..ticket };
         assert!(!shown(&held, time(0), &Caller::admin()).reservation_id.is_empty());
-        assert_eq!(shown(&held, time(0), &Caller::default()).reservation_id, "", "only admins see who holds it");
+        assert_eq!(shown(&held, time(0), &Caller::default()).reservation_id, "", "only admins see the reservation");
     }
 }

@@ -14,9 +14,9 @@ use crate::{
 
 /// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn TicketStore>) {
-    what_was_committed_is_read_again(&*store).await;
+    committed_rows_are_read_unchanged(&*store).await;
     pages_show_each_ticket_once_by_every_status(&*store).await;
-    only_who_expired_unannounced_is_swept(&*store).await;
+    only_unannounced_expired_tickets_are_swept(&*store).await;
 }
 
 /// Tests two replicas on one store. `wait_until_blocked` returns once one replica waits for a lock of the other.
@@ -49,7 +49,7 @@ async fn put(store: &dyn TicketStore, tickets: &[Ticket]) -> Result<(), Error> {
     store.commit(&keys, &[], apply_batch).await
 }
 
-async fn what_was_committed_is_read_again(store: &dyn TicketStore) {
+async fn committed_rows_are_read_unchanged(store: &dyn TicketStore) {
     let made = ticket("written", 100);
     put(store, std::slice::from_ref(&made)).await.expect("committed");
     assert_eq!(store.ticket(&made.id).await.expect("read"), Some(made.clone()));
@@ -112,7 +112,7 @@ async fn walk(store: &dyn TicketStore, status: Option<Status>, now: DateTime<Utc
     }
 }
 
-async fn only_who_expired_unannounced_is_swept(store: &dyn TicketStore) {
+async fn only_unannounced_expired_tickets_are_swept(store: &dyn TicketStore) {
     let expired = ticket("sweep-1", 10);
     let announced = Ticket { announced: true, ..ticket("sweep-2", 10) };
     let held = Ticket { holder: Some(ReservationId::generate()), ..ticket("sweep-3", 10) };
@@ -140,7 +140,7 @@ async fn edit(store: &dyn TicketStore, id: &TicketId, during: &mut (dyn FnMut() 
 }
 
 async fn edits(store: &dyn TicketStore, id: &TicketId) -> i64 {
-    store.ticket(id).await.expect("read").expect("there").edits
+    store.ticket(id).await.expect("read").expect("a row").edits
 }
 
 /// Runs a future to completion inside `apply_batch`, which is synchronous.
@@ -163,13 +163,13 @@ async fn concurrent_changes_of_a_row_see_each_other(
         block_in_place(wait_until_blocked);
     };
     assert_eq!(edit(one, &id, &mut during).await, 1);
-    assert_eq!(second.expect("spawned").await.expect("it ends"), 1, "it waited, and then saw what there was");
+    assert_eq!(second.expect("spawned").await.expect("completed"), 1, "waits for the lock and reads the new row");
     assert_eq!(edits(one, &id).await, before + 2);
 }
 
 async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn TicketStore, other: &dyn TicketStore) {
     let id: TicketId = "made-by-both".parse().expect("an id");
     let mut during = || assert_eq!(meanwhile(edit(other, &id, &mut || ())), 1);
-    assert_eq!(edit(one, &id, &mut during).await, 2, "it met what the other had made, and began again");
+    assert_eq!(edit(one, &id, &mut during).await, 2, "starts again after a concurrent insert");
     assert_eq!(edits(one, &id).await, ticket("made-by-both", 100).edits + 2);
 }

@@ -28,7 +28,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
             sleep(Duration::from_millis(20)).await;
         }
     };
-    timeout(BOUND, waiting).await.unwrap_or_else(|_| panic!("{what} did not come within {BOUND:?}"));
+    timeout(BOUND, waiting).await.unwrap_or_else(|_| panic!("{what}: not within {BOUND:?}"));
 }
 
 /// Sends a request to the JetStream API.
@@ -80,7 +80,7 @@ async fn a_stall_shows_in_the_health_and_passes() {
     bus.publish(event(2)).await.unwrap();
     eventually("a stall", serves(false)).await;
     applied(2).await;
-    eventually("service again", serves(true)).await;
+    eventually("recovery", serves(true)).await;
     let metrics = telemetry::metrics().unwrap().render();
     assert!(metrics.contains("eticket_bus_stalls_total{consumer=\"test\""), "{metrics}");
 
@@ -89,7 +89,7 @@ async fn a_stall_shows_in_the_health_and_passes() {
     bus.publish(event(3)).await.unwrap();
     eventually("the loss", serves(false)).await;
     applied(3).await;
-    eventually("service again", serves(true)).await;
+    eventually("recovery", serves(true)).await;
     stopping.cancel();
     timeout(BOUND, running).await.unwrap().unwrap();
 }

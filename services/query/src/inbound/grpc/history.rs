@@ -18,9 +18,9 @@ use crate::application::history::{Before, HistoryError};
 /// Prefix of the types of events.
 const TYPE: &str = "eticket.event.v1.";
 
-/// Returns an event as the contract shows it. Of an event that this version cannot decode, the headers are shown.
+/// Returns an event as the contract shows it. An event that this version cannot decode has only its headers.
 ///
-/// Users see who holds the ticket only if it is they. Of other users' reservations the status and the times remain.
+/// Users see the ids and grades only of their own reservations. A reservation of another user has its status and times.
 pub(super) fn entry(delivery: &Delivery, caller: &Caller) -> TicketHistoryEntry {
     let message = &*delivery.message;
     let (revision, mut state) = state(message).unwrap_or_default();
@@ -44,7 +44,7 @@ pub(super) fn entry(delivery: &Delivery, caller: &Caller) -> TicketHistoryEntry 
     }
 }
 
-/// The subject decides whose state is in the body.
+/// Decodes the state of a message. The subject determines the type of the body.
 fn state(message: &Message) -> Option<(i64, Option<State>)> {
     let (subject, body) = (message.subject.as_str(), message.body.clone());
     if matches(subjects::TICKETS, subject) {
@@ -67,7 +67,7 @@ pub(super) fn key(epoch: &str, last: &Delivery) -> String {
 /// Parses the key of a page.
 ///
 /// # Errors
-/// `INVALID_PAGE_TOKEN` if it is none.
+/// `INVALID_PAGE_TOKEN` if the key is not valid.
 pub(super) fn before(key: &str) -> Result<Before, ApiError> {
     let parsed = key
         .split_once(' ')

@@ -49,7 +49,7 @@ impl Session {
         Ok(Self { tokens, wait: wait? })
     }
 
-    /// What `eticket-wait` asks for, if it is set.
+    /// Returns the value of `eticket-wait`; `None` if it is not set or `none`.
     pub(super) fn wait(&self) -> Option<Wait> {
         self.wait.flatten()
     }
@@ -94,17 +94,18 @@ fn wait(metadata: &MetadataMap) -> Result<Option<Option<Wait>>, ApiError> {
     }
 }
 
-/// The error for a token that was not made by this system. `source` names the field or header.
+/// Returns the error for a token that was not made by this system. `source` names the field or header.
 pub(super) fn malformed(source: &str) -> ApiError {
-    let advice = "it is altered, cut, or no consistency token; send one as a command answered it, or nothing";
+    let advice =
+        "it is altered, cut off, or not a consistency token; send the unchanged token of a command's response, or none";
     ApiError::new(ErrorReason::InvalidConsistencyToken).message(format!("{source}: {advice}"))
 }
 
-/// The error for a wait that has ended without its row.
+/// Returns the error for a wait that has ended without its row.
 pub(super) fn not_caught_up(behind: &Behind, has_token: bool) -> ApiError {
     let message = match has_token {
-        true => "the view has not caught up with the token yet; ask again with the same token",
-        false => "the view has not caught up yet; ask again, or wait with a command's token",
+        true => "the view has not caught up with the token yet; retry with the same token",
+        false => "the view has not caught up yet; retry, or wait with the token of a command",
     };
     let (mut parts, mut wanted, mut seen) = (Vec::new(), Vec::new(), Vec::new());
     for lacking in &behind.lacking {
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_token_of_a_ticket_counts() {
+    fn only_the_newest_token_of_a_ticket_applies() {
         let [a1, a2, b] = [token("a", 1), token("a", 2), token("b", 1)];
         let list = format!("{}, {},,", a2.encode(), b.encode());
         let session = session(&[&list, &a1.encode()], None).unwrap();
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_wait_is_that_of_the_header() {
+    fn the_header_selects_the_wait() {
         let a = token("a", 1).encode();
         for (header, expected) in [
             (None, Some(Wait::Applied)),
@@ -186,7 +187,7 @@ mod tests {
         let many = |count: i64| (1..=count).map(|revision| token("a", revision).encode()).collect::<Vec<_>>();
         let refused = |tokens: &[String]| session(&[&tokens.join(",")], None).err();
         assert_eq!(refused(&many(64)), None);
-        assert_eq!(refused(&many(65)), Some(ErrorReason::InvalidField), "whatever their tickets are");
+        assert_eq!(refused(&many(65)), Some(ErrorReason::InvalidField), "of any tickets");
         let page = eticket_proto::token::seal(eticket_proto::token::Kind::Page, b"r a 1");
         for malformed in ["nonsense", &page] {
             assert_eq!(refused(&[malformed.to_owned()]), Some(ErrorReason::InvalidConsistencyToken), "{malformed}");

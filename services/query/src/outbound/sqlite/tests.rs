@@ -26,7 +26,7 @@ async fn keeps_the_contract() {
 }
 
 #[tokio::test]
-async fn a_file_that_a_newer_program_has_migrated_is_made_anew() {
+async fn a_file_migrated_by_a_newer_version_is_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("query.db");
     let clock: SharedClock = Arc::new(SystemClock);
@@ -40,13 +40,13 @@ async fn a_file_that_a_newer_program_has_migrated_is_made_anew() {
     let newer = Migrator::with_migrations(MIGRATIONS.iter().cloned().chain([column]).collect());
     let database = Database::open_with(&path, &newer, clock.clone(), Durability::Unsynced).await.unwrap();
     database.close().await;
-    // If the file were kept, it would refuse every commit: the rows of this version have one column less.
+    // If the file were kept, every commit would fail: the rows of this version have one column less.
     let store = SqliteViews::open(&path, clock).await.unwrap();
     contract::suite(Arc::new(store)).await;
 }
 
 #[tokio::test]
-async fn only_damage_and_another_schema_make_a_file_useless() {
+async fn only_damage_and_another_schema_make_a_file_unusable() {
     let folder = tempfile::tempdir().unwrap();
     let error_of = async |name: &str, create: bool| {
         let options = SqliteConnectOptions::new().filename(folder.path().join(name)).create_if_missing(create);
@@ -62,24 +62,24 @@ async fn only_damage_and_another_schema_make_a_file_useless() {
     let executed = |error| sqlx::Error::Migrate(Box::new(MigrateError::Execute(error)));
     let migrating = |error| sqlx::Error::Migrate(Box::new(MigrateError::ExecuteMigration(error, 101)));
     assert_eq!(primary_code(&cannot_open().await), Some(14));
-    assert!(!is_useless(&cannot_open().await));
-    assert!(!is_useless(&executed(cannot_open().await)));
-    assert!(!is_useless(&migrating(cannot_open().await)));
-    assert!(!is_useless(&executed(sqlx::Error::PoolTimedOut)));
+    assert!(!is_unusable(&cannot_open().await));
+    assert!(!is_unusable(&executed(cannot_open().await)));
+    assert!(!is_unusable(&migrating(cannot_open().await)));
+    assert!(!is_unusable(&executed(sqlx::Error::PoolTimedOut)));
 
     std::fs::write(folder.path().join("text.db"), [b'x'; 4096]).unwrap();
-    assert!(is_useless(&error_of("text.db", false).await));
-    assert!(is_useless(&executed(error_of("text.db", false).await)));
+    assert!(is_unusable(&error_of("text.db", false).await));
+    assert!(is_unusable(&executed(error_of("text.db", false).await)));
     // Another schema.
-    assert!(is_useless(&migrating(error_of("empty.db", true).await)));
-    assert!(!is_useless(&error_of("empty.db", true).await));
+    assert!(is_unusable(&migrating(error_of("empty.db", true).await)));
+    assert!(!is_unusable(&error_of("empty.db", true).await));
     for error in [MigrateError::VersionMissing(1), MigrateError::VersionMismatch(1)] {
-        assert!(is_useless(&sqlx::Error::Migrate(Box::new(error))));
+        assert!(is_unusable(&sqlx::Error::Migrate(Box::new(error))));
     }
 }
 
 #[tokio::test]
-async fn a_file_that_a_tool_has_locked_is_not_made_anew() {
+async fn a_file_locked_by_a_tool_is_not_replaced() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("query.db");
     // A new file in the mode of the view: opening needs no lock for writing, but the first migration does.
@@ -91,11 +91,11 @@ async fn a_file_that_a_tool_has_locked_is_not_made_anew() {
     let clock: SharedClock = Arc::new(SystemClock);
     assert!(SqliteViews::open(&path, clock.clone()).await.is_err());
     transaction.rollback().await.unwrap();
-    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("it is there");
+    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("a row");
     tool.close().await.unwrap();
     SqliteViews::open(&path, clock.clone()).await.unwrap().close().await;
     let mut tool = SqliteConnection::connect_with(&options).await.unwrap();
-    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("it is the same file");
+    sqlx::query("select * from of_a_tool").execute(&mut tool).await.expect("the same file");
 }
 
 #[tokio::test]

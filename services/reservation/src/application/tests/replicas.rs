@@ -30,19 +30,19 @@ async fn one_of_a_hundred_concurrent_reservations_at_two_replicas_succeeds() {
         assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 1);
         assert_eq!(outcomes.iter().filter(|outcome| **outcome == HELD).count(), 99);
     }
-    assert_eq!(replicas[0].waiting().await.len(), 2, "one event for each effect");
+    assert_eq!(replicas[0].waiting().await.len(), 2, "one event per effect");
 }
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
-async fn two_attempts_at_two_replicas_have_one_effect_and_one_answer() {
+async fn attempts_at_two_replicas_have_one_effect_and_one_response() {
     let (_server, [one, other]) = replicas().await;
     for round in 0..20 {
         let (id, ticket) = (Some(Uuid::new_v4()), format!("t-{round}"));
         let (first, second) = tokio::join!(one.reserve(&ticket, id), other.reserve(&ticket, id));
         let (first, second) = (first.expect("reserved"), second.expect("replayed"));
-        assert_eq!(first.bytes, second.bytes, "byte by byte");
-        assert!(first.replayed != second.replayed, "one of them is the first");
+        assert_eq!(first.bytes, second.bytes, "the same bytes");
+        assert!(first.replayed != second.replayed, "only the second response is replayed");
     }
     assert_eq!(one.waiting().await.len(), 20);
 }
@@ -62,6 +62,6 @@ async fn commands_at_two_replicas_take_consecutive_revisions() {
         let mut revisions: Vec<_> = replicas[round % 2].waiting().await.into_iter().map(|(_, it)| it).collect();
         revisions.sort_unstable();
         let count = i64::try_from(revisions.len()).unwrap();
-        assert_eq!(revisions, (1..=count).collect::<Vec<_>>(), "each once, none left out");
+        assert_eq!(revisions, (1..=count).collect::<Vec<_>>(), "consecutive revisions");
     }
 }

@@ -1,5 +1,5 @@
-//! For whom a caller reserves. Users reserve for themselves, with the grade of their token; nobody chooses a grade.
-//! Admins, and everyone if authentication is off, name the user and the grade.
+//! The user and the grade of a reservation. Users reserve for themselves, with the grade of their token. Admins, and
+//! every caller if authentication is off, name the user and the grade in the request.
 
 use eticket_proto::{
     error::ErrorReason,
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_chooses_another_user_or_grade() {
+    fn users_cannot_choose_another_user_or_grade() {
         let vip = UserGrade::Vip.to_proto().into();
         let reason =
             |user, grade, caller: &Caller| for_themselves(&request(user, grade), caller).expect_err("refused").reason();
