@@ -154,9 +154,7 @@ impl Reader {
         if self.bus.state().await?.epoch != at.epoch {
             return Err(bus::Error::StreamChanged.into());
         }
-        if after == at.sequence {
-            self.keep_rows_above(&at).await?;
-        }
+        self.keep_rows_above(&at).await?;
         let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
         session.caught_up().await?;
         Ok(session)

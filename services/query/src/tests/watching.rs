@@ -397,3 +397,19 @@ async fn rows_that_are_exchanged_are_read_from_the_store() {
     until("the view is rebuilt", async || matches!(*progress.borrow(), Progress::Done { .. })).await;
     assert_eq!(next(&mut stream).await.0, "b");
 }
+
+#[tokio::test]
+async fn rows_above_the_position_of_the_reader_are_read_from_the_store() {
+    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    fixture.keep_in_memory();
+    fixture.take(&id("a"), &[registered(1)]).await;
+    let token = next(&mut watch(&fixture, &[], "").await).await.2;
+    let position = fixture.store().position().await.unwrap().expect("a position");
+    for ticket in ["b", "c"] {
+        fixture.take(&id(ticket), &[registered(1)]).await;
+    }
+    fixture.stand_at(position).await;
+    let _session = fixture.reader.attach().await.unwrap();
+    let mut stream = watch(&fixture, &[], &token).await;
+    assert_eq!((next(&mut stream).await.0, next(&mut stream).await.0), ("b".to_owned(), "c".to_owned()));
+}
