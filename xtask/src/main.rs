@@ -13,6 +13,7 @@ mod dependencies;
 mod docs;
 mod files;
 mod fuzz;
+mod image;
 mod lint;
 mod openapi;
 mod rotation;
@@ -103,6 +104,15 @@ enum Task {
         #[arg(long, default_value_t = 10)]
         minutes: u64,
     },
+    /// Write the container image as an OCI archive, and its bill of materials; needs no container engine
+    Image {
+        /// Use the program `eticket` in this folder instead of building it in the profile `dist`
+        #[arg(long, value_name = "DIR")]
+        binaries: Option<PathBuf>,
+        /// Folder of the archive
+        #[arg(long, value_name = "DIR", default_value = "target/image")]
+        output: PathBuf,
+    },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -127,6 +137,7 @@ fn main() -> ExitCode {
         Task::Openapi { update: false } => openapi::check(&checkout),
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
+        Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

@@ -1,9 +1,11 @@
 //! `eticket`: the five servers in one process, and the client commands. The servers run the same code as in separate
 //! processes; only the configuration differs.
+//!
+//! Under the name of another binary, such as `eticket-ticket`, it is that binary: the container image has one program.
 
-use std::process::ExitCode;
+use std::{ffi::OsStr, path::Path, process::ExitCode};
 
-use eticket_runtime::process::{command_of_several, entry, main_of_several};
+use eticket_runtime::process::{self, command_of_several, entry, main_of_several};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -11,6 +13,18 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const PROGRAM: &str = "eticket";
 
 fn main() -> ExitCode {
+    let name = std::env::args_os().next().unwrap_or_default();
+    match Path::new(&name).file_name().and_then(OsStr::to_str) {
+        Some("eticket-ticket") => process::main::<eticket_ticket::Ticket>(),
+        Some("eticket-pricing") => process::main::<eticket_pricing::Pricing>(),
+        Some("eticket-query") => process::main::<eticket_query::Query>(),
+        Some("eticket-reservation") => process::main::<eticket_reservation::Reservation>(),
+        Some("eticket-gateway") => process::main::<eticket_gateway::Gateway>(),
+        _ => all_in_one(),
+    }
+}
+
+fn all_in_one() -> ExitCode {
     if let Some(code) = eticket_cli::run(|| command_of_several(PROGRAM)) {
         return code;
     }
