@@ -78,7 +78,7 @@ impl ClientTlsConfig {
 
 fn listed(files: &[(String, &Option<PathBuf>, Purpose)]) -> Vec<CertificateFile> {
     let file = |(key, path, purpose): &(String, &Option<PathBuf>, Purpose)| {
-        let path = path.as_ref()?.clone();
+        let path = (*path).clone()?;
         Some(CertificateFile { key: key.clone(), path, purpose: *purpose })
     };
     files.iter().filter_map(file).collect()

@@ -250,13 +250,12 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_check_that_hangs_or_panics_is_a_failure_like_any_other() {
         let until = Instant::now() + Duration::from_secs(10);
-        let start = |name, checks| Running::start((Group::Bus, name), "a", checks);
-        let hangs = start("stream", Box::pin(std::future::pending()) as futures::future::BoxFuture<'_, _>);
+        let what = (Group::Bus, "stream");
+        let hangs = Running::start(what, "a", std::future::pending());
         let found = hangs.finish(until).await;
         assert_eq!((found[0].name, found[0].status, found[0].subject.as_str()), ("stream", Status::Fail, "a"));
         assert_eq!(Instant::now(), until, "it waits no longer");
-        #[expect(clippy::panic, reason = "a check with a bug")]
-        let panics = start("stream", Box::pin(async { panic!("of a test") }));
+        let panics = Running::start(what, "a", async { panic!("of a test") });
         let found = panics.finish(Instant::now() + Duration::from_secs(1)).await;
         assert!(found[0].status == Status::Fail && found[0].detail.contains("the check itself failed"), "{found:?}");
     }

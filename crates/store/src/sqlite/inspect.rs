@@ -62,9 +62,9 @@ pub async fn inspect(path: &Path, migrations: &Migrator, patience: Duration) -> 
 ///
 /// # Errors
 /// Like [`inspect`].
-pub async fn inspect_any(
+pub async fn inspect_any<'a>(
     path: &Path,
-    migrations: impl IntoIterator<Item = &Migration>,
+    migrations: impl IntoIterator<Item = &'a Migration>,
     patience: Duration,
 ) -> sqlx::Result<Option<Inspection>> {
     let Some((bytes, wal)) = header(path)? else { return Ok(None) };
@@ -100,9 +100,9 @@ fn header(path: &Path) -> io::Result<Option<(u64, bool)>> {
     }
 }
 
-async fn read(
+async fn read<'a>(
     connection: &mut SqliteConnection,
-    migrations: impl IntoIterator<Item = &Migration>,
+    migrations: impl IntoIterator<Item = &'a Migration>,
     patience: Duration,
 ) -> sqlx::Result<(Integrity, Schema)> {
     const TABLE: &str = "select count(*) from sqlite_schema where name = '_sqlx_migrations'";

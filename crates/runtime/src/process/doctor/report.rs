@@ -13,6 +13,10 @@ const NAMES: usize = 17;
 /// A narrower terminal gets longer lines than it has.
 const NARROWEST: usize = 50;
 
+/// What an invalid configuration leaves out.
+const SKIPPED: &str = "Not checked, because that needs a valid configuration: data folder, store, bus, policy, certificates, \
+                       authentication, upstreams.";
+
 /// The results of all checks.
 pub(super) struct Report {
     checks: Vec<Check>,
@@ -78,9 +82,12 @@ impl Report {
 
     /// Indented on a terminal, one line otherwise, as the results of the client commands.
     pub(super) fn json(&self) -> String {
-        let print = if io::stdout().is_terminal() { serde_json::to_string_pretty } else { serde_json::to_string };
-        // Strings and names only, so this cannot fail.
-        print(&self.checks).unwrap_or_default() + "\n"
+        let text = match io::stdout().is_terminal() {
+            true => serde_json::to_string_pretty(&self.checks),
+            false => serde_json::to_string(&self.checks),
+        };
+        // Texts only, so this cannot fail.
+        text.unwrap_or_default() + "\n"
     }
 
     pub(super) fn text(&self) -> String {
@@ -96,8 +103,7 @@ impl Report {
             text += &entry(check, style);
         }
         if self.skipped {
-            text += "\nNot checked, because that needs a valid configuration: data folder, store, bus, policy, \
-                     certificates,\nauthentication, upstreams.\n";
+            text += &format!("\n{}\n", wrapped(SKIPPED, 0, style.width));
         }
         let plural = |count: usize, noun: &str| format!("{count} {noun}{}", if count == 1 { "" } else { "s" });
         let failures = self.count(Status::Fail);
