@@ -24,7 +24,14 @@ const LARGEST_DIFFERENCE: TimeDelta = TimeDelta::seconds(1);
 pub async fn store(examination: &Examination, migrations: Migrations) -> Vec<Check> {
     let checks = match examination.store_place(StoreSupport::Any) {
         Ok(Some(StorePlace::Sqlite(path))) => {
-            sqlite::check(&path, migrations.sqlite, sqlite::Newer::Opens, examination.patience).await
+            sqlite::check(
+                &path,
+                examination.data.as_deref(),
+                migrations.sqlite,
+                sqlite::Newer::Opens,
+                examination.patience,
+            )
+            .await
         }
         Ok(Some(StorePlace::Postgres(url))) => match postgres_options(&url) {
             Ok(options) => {
@@ -43,7 +50,14 @@ pub async fn store(examination: &Examination, migrations: Migrations) -> Vec<Che
 pub async fn copy(examination: &Examination, migrations: &Migrator) -> Vec<Check> {
     let checks = match examination.store_place(StoreSupport::SqliteOnly) {
         Ok(Some(StorePlace::Sqlite(path))) => {
-            sqlite::check(&path, migrations, sqlite::Newer::IsReplaced, examination.patience).await
+            sqlite::check(
+                &path,
+                examination.data.as_deref(),
+                migrations,
+                sqlite::Newer::IsReplaced,
+                examination.patience,
+            )
+            .await
         }
         Ok(_) => Vec::new(),
         Err(error) => vec![Check::fail(STORE, "store-connection", error.to_string(), "correct store.url")],

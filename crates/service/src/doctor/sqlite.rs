@@ -18,22 +18,35 @@ pub(super) enum Newer {
     IsReplaced,
 }
 
-pub(super) async fn check(path: &Path, migrations: &Migrator, newer: Newer, patience: Duration) -> Vec<Check> {
+/// `data` is the data folder, which the next start creates.
+pub(super) async fn check(
+    path: &Path,
+    data: Option<&Path>,
+    migrations: &Migrator,
+    newer: Newer,
+    patience: Duration,
+) -> Vec<Check> {
     // The quick check has a third, so that it ends before the whole.
     let inspecting = inspect::inspect(path, migrations, patience / 3);
     let outcome = tokio::time::timeout(patience, inspecting).await;
     let outcome = outcome.unwrap_or_else(|_| Err(sqlx::Error::Io(io::ErrorKind::TimedOut.into())));
     match outcome {
-        Ok(None) => vec![absent(path)],
+        Ok(None) => vec![absent(path, data)],
         Ok(Some(inspection)) => judge(&path.display().to_string(), &inspection, newer),
         Err(error) => vec![unreadable(path, &error)],
     }
 }
 
-/// SQLite creates the file, not its folder. The data folder is made by its owner.
-fn absent(path: &Path) -> Check {
+/// SQLite creates the file, not its folder.
+fn absent(path: &Path, data: Option<&Path>) -> Check {
     const NAME: &str = "store-connection";
-    Check::ok(STORE, NAME, format!("no file {} yet: the next start creates it", path.display()))
+    let shown = path.display();
+    let folder = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if data == Some(folder) || folder.is_dir() {
+        return Check::ok(STORE, NAME, format!("no file {shown} yet: the next start creates it"));
+    }
+    let remedy = format!("create the folder {} for the user of the server, or set store.url", folder.display());
+    Check::fail(STORE, NAME, format!("{shown} cannot be created: its folder does not exist"), remedy)
 }
 
 fn unreadable(path: &Path, error: &sqlx::Error) -> Check {
@@ -53,10 +66,13 @@ fn judge(place: &str, inspection: &Inspection, newer: Newer) -> Vec<Check> {
     let mib = megabytes(inspection.bytes);
     let mut checks = vec![Check::ok(STORE, "store-connection", format!("{place} opens, {mib}"))];
     checks.push(integrity(&inspection.integrity));
-    checks.push(match inspection.wal {
-        true => Check::ok(STORE, "store-durability", "WAL mode; commits are synced to the disk"),
+    checks.push(match (inspection.wal, newer) {
+        (true, Newer::Opens) => Check::ok(STORE, "store-durability", "WAL mode; commits are synced to the disk"),
+        (true, Newer::IsReplaced) => {
+            Check::ok(STORE, "store-durability", "WAL mode; after a crash, the newest rows are read from the bus again")
+        }
         // The server sets WAL mode when it opens the file.
-        false => Check::ok(STORE, "store-durability", "not in WAL mode yet: the next start sets it"),
+        (false, _) => Check::ok(STORE, "store-durability", "not in WAL mode yet: the next start sets it"),
     });
     let newer = match newer {
         Newer::Opens => "this version opens it too, because migrations only add",
@@ -115,8 +131,10 @@ mod tests {
     async fn an_absent_file_is_fine_and_a_file_of_something_else_is_not() {
         let folder = tempfile::tempdir().unwrap();
         let none = Migrator::with_migrations(Vec::new());
-        let check = async |path: &Path| check(path, &none, Newer::Opens, Duration::from_secs(5)).await.remove(0);
+        let check = async |path: &Path| check(path, None, &none, Newer::Opens, Duration::from_secs(5)).await.remove(0);
         assert_eq!(check(&folder.path().join("absent.db")).await.status, Status::Ok);
+        let nowhere = check(&folder.path().join("nowhere/a.db")).await;
+        assert!(nowhere.status == Status::Fail && nowhere.remedy.contains("create the folder"), "{nowhere:?}");
         let path = folder.path().join("a.db");
         std::fs::write(&path, "something else").unwrap();
         let found = check(&path).await;

@@ -87,7 +87,9 @@ fn wal_of(path: &Path) -> PathBuf {
 /// The size of the file, and whether it is in WAL mode.
 fn header(path: &Path) -> io::Result<Option<(u64, bool)>> {
     let metadata = match fs::metadata(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            return Ok(None);
+        }
         metadata => metadata?,
     };
     regular_file::check(&metadata)?;
