@@ -45,7 +45,7 @@ const PURE_CRATES: [&str; 6] = ["chrono", "chrono_tz", "serde", "serde_json", "t
 const PURE_PROTO: [&[&str]; 2] = [&["ids"], &["token", "Consistency"]];
 /// The parts of the contract that the platform may use: none with business terms. From `token` it may use page tokens
 /// only.
-const PLATFORM_PROTO: [&str; 14] = [
+const PLATFORM_PROTO: [&str; 15] = [
     "authorization",
     "audit",
     "operations",
@@ -60,6 +60,7 @@ const PLATFORM_PROTO: [&str; 14] = [
     "descriptor_pool",
     "ERROR_DOMAIN",
     "ERROR_DOCUMENTATION",
+    "DOCTOR_DOCUMENTATION",
 ];
 
 struct Package {

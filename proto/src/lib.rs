@@ -33,6 +33,9 @@ pub const ERROR_DOMAIN: &str = "eticket";
 /// The documentation of the error reasons; the section of a reason is its name in lower case.
 pub const ERROR_DOCUMENTATION: &str = "https://git.example.org/eticket/blob/main/docs/errors.md";
 
+/// The documentation of the checks of `doctor`; the section of a check is its name.
+pub const DOCTOR_DOCUMENTATION: &str = "https://git.example.org/eticket/blob/main/docs/doctor.md";
+
 /// The generated code, in the tree of its packages.
 #[allow(
     clippy::all,

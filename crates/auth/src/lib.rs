@@ -9,10 +9,12 @@ mod cache;
 pub mod config;
 pub mod development;
 mod keys;
+mod probe;
 mod source;
 #[cfg(test)]
 mod tests;
 mod verifier;
 
 pub use keys::InvalidKeys;
+pub use probe::probe;
 pub use verifier::{Claims, LEEWAY, TokenError, Verifier};

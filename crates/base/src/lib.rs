@@ -8,6 +8,7 @@ pub mod clock;
 pub mod config;
 pub mod credentials;
 pub mod data;
+pub mod doctor;
 pub mod error;
 pub mod exit;
 pub mod percent;

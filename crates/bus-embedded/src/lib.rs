@@ -24,6 +24,7 @@ use eticket_bus::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub use self::log::inspect;
 use self::{consumer::EmbeddedConsumer, consumer::Progress, log::Log};
 
 /// Number of newest messages kept in memory.

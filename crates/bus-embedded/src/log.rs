@@ -4,7 +4,11 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use eticket_bus::{MESSAGES_PER_SUBJECT, Message, matches};
-use eticket_store::sqlite::{OwnedFile, Writer, hex, json_rows, migrate};
+use eticket_store::sqlite::{
+    OwnedFile, Writer, hex,
+    inspect::{Inspection, inspect_any},
+    json_rows, migrate,
+};
 use serde_json::json;
 use sqlx::{
     ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
@@ -17,6 +21,14 @@ use uuid::Uuid;
 use super::Stored;
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Inspects the file without changing it, also beside the process that uses it. Returns `None` if there is no file.
+///
+/// # Errors
+/// If it cannot be read or is not a database.
+pub async fn inspect(path: &Path, patience: Duration) -> sqlx::Result<Option<Inspection>> {
+    inspect_any(path, MIGRATIONS.iter(), patience).await
+}
 
 /// The position of a consumer: everything up to `floor` has been acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -227,10 +227,15 @@ impl Connection {
         Ok(self.state.borrow().number)
     }
 
+    /// Why there is no connection, and what to do about it.
+    pub(super) fn problem(&self) -> (String, &'static str) {
+        let problem = self.state.borrow().problem.clone().unwrap_or_else(|| "no answer yet".to_owned());
+        let advice = advice(&problem);
+        (problem, advice)
+    }
+
     fn not_connected(&self) -> Error {
-        let state = self.state.borrow();
-        let problem = state.problem.as_deref().unwrap_or("no answer yet");
-        let advice = advice(problem);
+        let (problem, advice) = self.problem();
         Error::Unavailable(format!("{} cannot be reached, still trying: {problem}: {advice}", self.target.shown))
     }
 

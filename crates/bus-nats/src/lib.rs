@@ -13,6 +13,7 @@ mod connection;
 mod consumer;
 mod durable;
 mod history;
+pub mod inspect;
 mod message;
 mod pull;
 mod reader;

@@ -333,7 +333,7 @@ impl Stream {
 
 /// Nothing in this project purges the stream or deletes messages. A server allows an update to enable these settings,
 /// not to disable them.
-fn protection() -> Value {
+pub(super) fn protection() -> Value {
     json!({ "deny_purge": true, "deny_delete": true })
 }
 
@@ -349,6 +349,12 @@ fn with(settings: &Value, more: &Value) -> Value {
 struct Published {
     stream: String,
     seq: u64,
+}
+
+/// Returns the oldest version that can be used, if the server is older.
+pub(super) fn too_old(version: &str) -> Option<String> {
+    let (major, minor) = OLDEST_SERVER;
+    (!is_new_enough(version)).then(|| format!("{major}.{minor}"))
 }
 
 /// Whether the server is new enough. An unknown version counts as too old.

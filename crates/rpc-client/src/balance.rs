@@ -304,6 +304,40 @@ fn endpoint(address: SocketAddr, target: &Target, tls: Option<&Connector>) -> Op
     encrypted.inspect_err(|error| tracing::error!(error = %chain(error), "the TLS files cannot be used")).ok()
 }
 
+/// An address of a service, to be tried once.
+#[derive(Debug)]
+pub struct Probe {
+    /// `host:port` of the URL.
+    pub authority: String,
+    /// The socket address; `None` if the name has none.
+    pub socket: Option<SocketAddr>,
+    /// What connects to the socket address, or why there is none.
+    pub endpoint: Result<Endpoint, String>,
+}
+
+/// Resolves the names of `targets` once. `tls` is the connector of `targets`. A name that cannot be resolved gives one
+/// probe with the reason.
+pub async fn probes(targets: &Targets, tls: Option<&Connector>) -> Vec<Probe> {
+    let each = targets.targets.iter().map(|target| async move {
+        let authority = format!("{}:{}", target.host, target.port);
+        let failed =
+            |problem: String| vec![Probe { authority: authority.clone(), socket: None, endpoint: Err(problem) }];
+        match Dns.resolve(&target.host, target.port).await {
+            Ok(addresses) if addresses.is_empty() => failed("the name has no address".to_owned()),
+            Ok(addresses) => usable(addresses)
+                .into_iter()
+                .map(|socket| {
+                    let endpoint =
+                        endpoint(socket, target, tls).ok_or_else(|| "the TLS files cannot be used".to_owned());
+                    Probe { authority: authority.clone(), socket: Some(socket), endpoint }
+                })
+                .collect(),
+            Err(error) => failed(format!("the name cannot be resolved: {error}")),
+        }
+    });
+    futures::future::join_all(each).await.into_iter().flatten().collect()
+}
+
 /// Returns the TLS settings of tonic for connections to `host`, with the files that are in force.
 #[must_use]
 pub fn tls_config(tls: &Connector, host: &str) -> transport::ClientTlsConfig {

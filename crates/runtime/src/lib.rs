@@ -6,4 +6,5 @@
 
 pub mod config;
 pub mod context;
+pub mod examination;
 pub mod process;

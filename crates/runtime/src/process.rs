@@ -5,6 +5,7 @@
 
 mod admin_command;
 mod dev;
+mod doctor;
 mod flags;
 mod help;
 mod ready;
@@ -19,7 +20,7 @@ use std::process::ExitCode;
 use eticket_base::telemetry;
 
 pub use self::dev::Demo;
-pub use self::service::{Deployment, OpenBus, Service, ServiceFactory, entry};
+pub use self::service::{Deployment, ExamineBus, OpenBus, Service, ServiceFactory, entry};
 use self::{
     dev::Dev,
     flags::Flags,
@@ -62,6 +63,9 @@ fn start(program: Program, client_commands: &[(String, String)], demo: Option<De
     if let Some(command) = flags.admin_command {
         let done = command.run(|| program.listener(&sources()?));
         return done.unwrap_or_else(|error| error.report(&program.name));
+    }
+    if let Some(doctor) = flags.doctor {
+        return doctor.run(&program, sources()).unwrap_or_else(|error| error.report(&program.name));
     }
     let dev = flags.dev.zip(demo).map(|(flags, demo)| Dev::new(flags, demo)).transpose();
     let configured = dev.and_then(|dev| configure(&program, sources()?, dev));

@@ -9,6 +9,7 @@ pub mod batch;
 pub mod bus;
 pub mod config;
 pub mod consumer;
+pub mod doctor;
 pub mod event;
 pub mod failure;
 pub mod idempotency;

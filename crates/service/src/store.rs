@@ -39,7 +39,7 @@ pub fn check(settings: &Settings) -> Result<(), config::Error> {
     }
 }
 
-fn postgres_options(url: &str) -> Result<PgConnectOptions, config::Error> {
+pub(crate) fn postgres_options(url: &str) -> Result<PgConnectOptions, config::Error> {
     postgres::options(url).map_err(|reason| {
         let expected = format!("{reason}; expected postgres://user:password@host:port/database");
         config::Error::new("store.url", Some(url.to_owned()), expected)

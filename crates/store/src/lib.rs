@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod contract;
+pub mod inspection;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 mod ports;

@@ -7,6 +7,7 @@
 mod bookkeeping;
 mod claim;
 mod fault;
+pub mod inspect;
 mod migrate;
 mod session;
 #[cfg(test)]

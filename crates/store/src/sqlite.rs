@@ -6,6 +6,7 @@
 
 mod bookkeeping;
 mod file;
+pub mod inspect;
 mod writer;
 
 use std::{marker::PhantomData, path::Path, sync::Arc, time::Duration};

@@ -13,6 +13,7 @@ mod renewal;
 mod server;
 #[cfg(test)]
 mod tests;
+mod validity;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use rustls::crypto::{CryptoProvider, aws_lc_rs};
 pub use client::{Connector, Pem};
 pub use config::{ClientKeys, ClientTlsConfig, ServerTlsConfig};
 pub use server::{Acceptor, ClientCertificate};
+pub use validity::{CertificateFile, Purpose, Validity};
 /// A connection that a server has accepted.
 pub type ServerStream = tokio_rustls::server::TlsStream<tokio::net::TcpStream>;
 /// A connection that a client has opened.

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use eticket_base::config::{Error, file_path, within};
+use eticket_base::{
+    config::{Error, file_path, within},
+    doctor::{Check, Group},
+};
 use eticket_service::config::AuditConfig;
 use serde::{Deserialize, Serialize};
 
@@ -55,6 +58,22 @@ impl PolicyConfig {
             })?,
         };
         policy_file::parse(&text).map_err(|error| wrong(error.to_string()))
+    }
+}
+
+impl PolicyConfig {
+    /// Checks the policy, for `doctor`. Its time zone is in the time zone database of this program, or it has none.
+    pub fn examine(&self) -> Check {
+        const NAME: &str = "pricing-policy";
+        let file =
+            self.file.as_ref().map_or_else(|| "the embedded policy".to_owned(), |file| file.display().to_string());
+        match self.read() {
+            Ok(policy) => {
+                let (version, zone) = (policy.version(), policy.business_time_zone());
+                Check::ok(Group::Policy, NAME, format!("{file}: version {version}, business time zone {zone}"))
+            }
+            Err(error) => Check::fail(Group::Policy, NAME, error.to_string(), "correct the file of policy.file"),
+        }
     }
 }
 

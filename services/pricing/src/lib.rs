@@ -15,16 +15,18 @@ mod tests;
 
 use std::sync::Arc;
 
-use eticket_base::{config as base_config, exit::StartError};
+use eticket_base::{config as base_config, doctor::Check, exit::StartError};
 use eticket_proto::pricing::pricing_service_server::{PricingServiceServer, SERVICE_NAME as PRICES};
 use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
-    process::{Deployment, OpenBus, Service},
+    examination::Examination,
+    process::{Deployment, ExamineBus, OpenBus, Service},
 };
 use eticket_service::{
     bus::open as open_bus,
+    doctor,
     store::{Migrations, OpenStore, check as check_store},
     write_service::{Events, WriteService},
 };
@@ -52,11 +54,18 @@ impl Service for Pricing {
         policy.file, for prices other than those of the embedded policy";
     const EXAMPLE: &'static str = "eticket-pricing --data ./pricing  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
+    const EXAMINE_BUS: Option<ExamineBus> = Some(doctor::bus);
     type Config = Config;
 
     fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), base_config::Error> {
         check_store(settings)?;
         config.check()
+    }
+
+    async fn examine(examination: &Examination, config: Config) -> Vec<Check> {
+        let mut checks = doctor::store(examination, MIGRATIONS).await;
+        checks.push(config.policy.examine());
+        checks
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {

@@ -15,6 +15,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use eticket_base::{
     config::{self as base_config, urls::StoreSupport},
     credentials::Credentials,
+    doctor::Check,
     exit::StartError,
     tasks::Tasks,
 };
@@ -23,9 +24,10 @@ use eticket_rpc_server::{health::Health, server::Running};
 use eticket_runtime::{
     config::Settings,
     context::Context,
-    process::{Deployment, OpenBus, Service},
+    examination::Examination,
+    process::{Deployment, ExamineBus, OpenBus, Service},
 };
-use eticket_service::{audit::Comparer, bus::open as open_bus, operations};
+use eticket_service::{audit::Comparer, bus::open as open_bus, doctor, operations};
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
@@ -46,7 +48,7 @@ use crate::{
     },
     outbound::{
         owners_client::{Address, Addresses, OwnersClient},
-        sqlite::SqliteViews,
+        sqlite::{self, SqliteViews},
     },
 };
 
@@ -66,10 +68,15 @@ impl Service for Query {
     const EXAMPLE: &'static str = "eticket-query --data ./query  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const STORE: StoreSupport = StoreSupport::SqliteOnly;
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
+    const EXAMINE_BUS: Option<ExamineBus> = Some(doctor::bus);
     type Config = Config;
 
     fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), base_config::Error> {
         config.check(&settings.limits)
+    }
+
+    async fn examine(examination: &Examination, _: Config) -> Vec<Check> {
+        doctor::copy(examination, &sqlite::MIGRATIONS).await
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {

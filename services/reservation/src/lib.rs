@@ -13,17 +13,19 @@ pub mod outbound;
 
 use std::sync::Arc;
 
-use eticket_base::{config as base_config, exit::StartError};
+use eticket_base::{config as base_config, doctor::Check, exit::StartError};
 use eticket_proto::reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS};
 use eticket_rpc_client::balance;
 use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
-    process::{Deployment, OpenBus, Service},
+    examination::Examination,
+    process::{Deployment, ExamineBus, OpenBus, Service},
 };
 use eticket_service::{
     bus::open as open_bus,
+    doctor,
     store::{Migrations, OpenStore, check as check_store},
     write_service::{Events, WriteService},
 };
@@ -52,11 +54,16 @@ impl Service for Reservation {
     const EXAMPLE: &'static str =
         "eticket-reservation --data ./reservation  # with ETICKET__BUS__URL and ETICKET__UPSTREAM__TICKET__URL";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
+    const EXAMINE_BUS: Option<ExamineBus> = Some(doctor::bus);
     type Config = Config;
 
     fn check(config: &Config, settings: &Settings, place: Deployment) -> Result<(), base_config::Error> {
         check_store(settings)?;
         config.check(place)
+    }
+
+    async fn examine(examination: &Examination, _: Config) -> Vec<Check> {
+        doctor::store(examination, MIGRATIONS).await
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {

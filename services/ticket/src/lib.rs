@@ -12,16 +12,18 @@ pub mod outbound;
 
 use std::sync::Arc;
 
-use eticket_base::{config as base_config, exit::StartError};
+use eticket_base::{config as base_config, doctor::Check, exit::StartError};
 use eticket_proto::ticket::ticket_service_server::{SERVICE_NAME as TICKETS, TicketServiceServer};
 use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
     context::Context,
-    process::{Deployment, OpenBus, Service},
+    examination::Examination,
+    process::{Deployment, ExamineBus, OpenBus, Service},
 };
 use eticket_service::{
     bus::open as open_bus,
+    doctor,
     store::{Migrations, OpenStore, check as check_store},
     write_service::{Events, WriteService},
 };
@@ -51,11 +53,16 @@ impl Service for Ticket {
         postgres://user:password@host/database, or sqlite:PATH";
     const EXAMPLE: &'static str = "eticket-ticket --data ./ticket  # with ETICKET__BUS__URL=nats://127.0.0.1:4222";
     const OPEN_BUS: Option<OpenBus> = Some(open_bus);
+    const EXAMINE_BUS: Option<ExamineBus> = Some(doctor::bus);
     type Config = Config;
 
     fn check(config: &Config, settings: &Settings, _: Deployment) -> Result<(), base_config::Error> {
         check_store(settings)?;
         config.check()
+    }
+
+    async fn examine(examination: &Examination, _: Config) -> Vec<Check> {
+        doctor::store(examination, MIGRATIONS).await
     }
 
     async fn build(context: &Context, config: Config) -> Result<Running, StartError> {

@@ -17,8 +17,8 @@ use clap::{
 use eticket_base::exit::StartError;
 use eticket_tls::ClientTlsConfig;
 
-use self::{calls::Failure, connection::Peer};
-pub(crate) use connection::Listener;
+use self::calls::Failure;
+pub(crate) use connection::{Listener, Peer};
 
 /// The services with operations; the gateway forwards calls to them.
 const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];

@@ -7,6 +7,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, value_parser};
 use super::{
     admin_command::{self, AdminCommand},
     dev::{self, DevFlags},
+    doctor::{self, DoctorFlags},
     help::Help,
 };
 
@@ -20,6 +21,8 @@ pub(crate) struct Flags {
     pub(crate) admin_command: Option<AdminCommand>,
     /// `dev` instead of `serve`.
     pub(crate) dev: Option<DevFlags>,
+    /// `doctor` instead of a server.
+    pub(crate) doctor: Option<DoctorFlags>,
 }
 
 impl Flags {
@@ -45,6 +48,7 @@ impl Flags {
         Self {
             admin_command,
             dev,
+            doctor: matches.subcommand_matches(doctor::NAME).map(DoctorFlags::from_matches),
             config: matches.get_one("config").cloned(),
             // Only stateful servers have this flag.
             data: matches.try_get_one("data").ok().flatten().cloned(),
@@ -97,7 +101,7 @@ pub(super) fn command(program: &str, binary: Binary) -> Command {
     if let Binary::Service(name) = binary {
         command = command.subcommands(admin_command::commands(Some(name)));
     }
-    command
+    command.subcommand(doctor::command(program))
 }
 
 #[cfg(test)]
@@ -117,6 +121,7 @@ mod tests {
             check_config: true,
             admin_command: None,
             dev: None,
+            doctor: None,
         };
         for arguments in [
             &["--config", "c", "--data", "d", "--check-config"][..],
@@ -125,7 +130,8 @@ mod tests {
         ] {
             assert_eq!(parse(Binary::Together, arguments).expect("valid"), expected);
         }
-        let nothing = Flags { config: None, data: None, check_config: false, admin_command: None, dev: None };
+        let nothing =
+            Flags { config: None, data: None, check_config: false, admin_command: None, dev: None, doctor: None };
         assert_eq!(parse(Binary::Gateway, &[]).expect("valid"), nothing);
     }
 
@@ -136,6 +142,18 @@ mod tests {
         assert_eq!(dev(&["dev", "--retain", "--no-open"]), Some(DevFlags { retain: true, open: false }));
         assert_eq!(dev(&["serve"]), None);
         assert!(parse(Binary::Service("ticket"), &["dev"]).is_err());
+    }
+
+    #[test]
+    fn every_binary_has_the_doctor() {
+        for binary in [Binary::Together, Binary::Service("ticket"), Binary::Gateway] {
+            let flags = parse(binary, &["doctor", "--config", "c", "--output", "json"]).expect("valid");
+            assert!(flags.doctor.is_some() && flags.admin_command.is_none(), "{binary:?}");
+            assert_eq!(flags.config, Some("c".into()));
+            for wrong in [&["doctor", "--output", "xml"][..], &["doctor", "--timeout", "0"], &["doctor", "more"]] {
+                assert_eq!(parse(binary, wrong).expect_err("refused").exit_code(), 2, "{wrong:?}");
+            }
+        }
     }
 
     #[test]

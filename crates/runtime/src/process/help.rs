@@ -6,7 +6,7 @@ use crate::config::load;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the server stopped after SIGTERM, SIGINT or SIGHUP, or the admin command succeeded
-  1    the server refused the admin command, or compare-view found differences
+  1    the server refused the admin command, compare-view found differences, or a check of doctor failed
   2    the arguments are invalid
   69   a port, folder, file or store is not available, or no server responds to the admin command
   70   an internal error, or the server did not stop within shutdown.hard_cap_ms
@@ -82,7 +82,7 @@ impl Help {
              all servers;\ndata, admin, bus, log and telemetry apply to the process. Keys that end in _ms are in milliseconds. Each key is \
              also an\nenvironment variable, which overrides the file: ticket.listen is ETICKET__TICKET__LISTEN.\n\n\
              `{program} --check-config` prints all keys and their values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data \
-             ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
+             ./eticket-data\n  {program} doctor --data ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
             servers.collect::<String>(),
         );
         Self { about: format!("{program}: all servers of eTicket in one process"), details, clients: String::new() }

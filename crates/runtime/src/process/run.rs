@@ -89,23 +89,23 @@ impl Program {
 }
 
 /// The full key of a server.
-fn key_of(section: Option<&str>, key: &str) -> String {
+pub(super) fn key_of(section: Option<&str>, key: &str) -> String {
     section.map_or_else(|| key.to_owned(), |section| format!("{section}.{key}"))
 }
 
 /// A server with its checked configuration.
-struct Server {
-    entry: ServiceFactory,
-    settings: Settings,
-    section: Option<&'static str>,
-    configured: Configured,
+pub(super) struct Server {
+    pub(super) entry: ServiceFactory,
+    pub(super) settings: Settings,
+    pub(super) section: Option<&'static str>,
+    pub(super) configured: Configured,
 }
 
 /// A program with a valid configuration.
 pub(crate) struct ConfiguredProgram {
     name: String,
-    process: ProcessSettings,
-    servers: Vec<Server>,
+    pub(super) process: ProcessSettings,
+    pub(super) servers: Vec<Server>,
     dev: Option<Arc<Dev>>,
 }
 
@@ -287,7 +287,7 @@ impl ConfiguredProgram {
             let name = server.entry.spec.name;
             let tls = server.settings.tls.clone();
             let context = base.context(name, server.settings, server.entry.spec.store)?;
-            let server = (server.configured.build)(&context).await?;
+            let server = server.configured.server.build(&context).await?;
             base.siblings.started(name, server.address(), &tls);
             admin.started(name, server.health().cloned());
             running.push(server);

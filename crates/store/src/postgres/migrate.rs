@@ -14,7 +14,7 @@ use super::{
     timed_out,
 };
 
-static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/postgres");
+pub(super) static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// The oldest version that is tested.
 const OLDEST_VERSION: i32 = 15;
@@ -98,7 +98,7 @@ async fn check_server(connection: &mut PgConnection) -> Result<(), OpenError> {
 }
 
 /// Why this server cannot be used.
-fn incompatibility(number: i32, version: &str, encoding: &str) -> Option<String> {
+pub(super) fn incompatibility(number: i32, version: &str, encoding: &str) -> Option<String> {
     if number / 10_000 < OLDEST_VERSION {
         return Some(format!(
             "it runs PostgreSQL {version}, but {OLDEST_VERSION} or newer is needed: use another server"
@@ -109,7 +109,7 @@ fn incompatibility(number: i32, version: &str, encoding: &str) -> Option<String>
     })
 }
 
-fn open_error(error: sqlx::Error, schema: &str, options: &PgConnectOptions) -> OpenError {
+pub(super) fn open_error(error: sqlx::Error, schema: &str, options: &PgConnectOptions) -> OpenError {
     let advice = match &error {
         sqlx::Error::Tls(_) => Some("TLS failed: check sslmode and sslrootcert in the URL".to_owned()),
         // For a socket, the error means that the server has not created it yet.

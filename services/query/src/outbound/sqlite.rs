@@ -44,7 +44,7 @@ use crate::{
     domain::{Reservation, View},
 };
 
-static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
+pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 
 /// The view in a file.
 pub struct SqliteViews {

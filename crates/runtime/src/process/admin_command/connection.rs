@@ -19,7 +19,7 @@ pub(crate) struct Listener {
 
 /// The server to call.
 #[derive(Debug)]
-pub(super) struct Peer {
+pub(crate) struct Peer {
     /// `host:port`.
     pub(super) address: String,
     /// `None` for plain text.
@@ -28,7 +28,7 @@ pub(super) struct Peer {
 
 impl Peer {
     /// The server at the address of the command line.
-    pub(super) fn given(address: &str, flags: &ClientTlsConfig) -> Result<Self, StartError> {
+    pub(crate) fn given(address: &str, flags: &ClientTlsConfig) -> Result<Self, StartError> {
         let encrypted = address.strip_prefix("https://");
         let host_and_port = authority(encrypted.unwrap_or(address), address)?;
         if encrypted.is_none() && !flags.is_empty() {
@@ -56,7 +56,7 @@ impl Peer {
     }
 
     /// Must be called within a runtime.
-    pub(super) fn endpoint(&self) -> Result<Endpoint, StartError> {
+    pub(crate) fn endpoint(&self) -> Result<Endpoint, StartError> {
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         let endpoint = Endpoint::from_shared(format!("{scheme}://{}", self.address)).map_err(StartError::failed)?;
         let Some(tls) = &self.tls else { return Ok(endpoint) };

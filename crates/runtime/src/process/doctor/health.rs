@@ -1,0 +1,186 @@
+//! Calls to the health service of a server, and what to do if there is no answer.
+
+use std::{collections::BTreeMap, error::Error as _, time::Duration};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use eticket_base::{
+    doctor::{Check, Group},
+    error::chain,
+};
+use eticket_proto::health::{
+    HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
+use tonic::{Code, Response, Status, transport::Endpoint};
+
+/// The header `date` has whole seconds, and the answer takes a while.
+const LARGEST_DIFFERENCE: TimeDelta = TimeDelta::seconds(2);
+
+/// The answer of a server.
+pub(super) struct Answer<T> {
+    pub(super) health: T,
+    /// The clock of the server minus the clock of this machine, unless they agree within what can be seen.
+    pub(super) clock_difference: Option<TimeDelta>,
+}
+
+/// Why there is no answer about the health of a server.
+#[derive(Debug)]
+pub(super) enum Problem {
+    /// The connection was not made.
+    NotConnected(String),
+    /// It accepts connections and says nothing.
+    Silent(Duration),
+    /// It answered with an error.
+    Refused(Status),
+}
+
+/// Asks for the health of one service.
+pub(super) async fn ask(
+    endpoint: Endpoint,
+    service: String,
+    patience: Duration,
+) -> Result<Answer<ServingStatus>, Problem> {
+    within(patience, async {
+        let mut client = HealthClient::new(connect(&endpoint).await?);
+        let asked = Utc::now();
+        let response = client.check(HealthCheckRequest { service }).await.map_err(Problem::of)?;
+        let clock_difference = clock_difference(&response, asked);
+        Ok(Answer { health: response.into_inner().status(), clock_difference })
+    })
+    .await
+}
+
+/// Asks for the health of all services of a server.
+pub(super) async fn list(
+    endpoint: Endpoint,
+    patience: Duration,
+) -> Result<Answer<BTreeMap<String, ServingStatus>>, Problem> {
+    within(patience, async {
+        let mut client = HealthClient::new(connect(&endpoint).await?);
+        let asked = Utc::now();
+        let response = client.list(HealthListRequest {}).await.map_err(Problem::of)?;
+        let clock_difference = clock_difference(&response, asked);
+        let statuses = response.into_inner().statuses.into_iter();
+        Ok(Answer { health: statuses.map(|(name, entry)| (name, entry.status())).collect(), clock_difference })
+    })
+    .await
+}
+
+async fn connect(endpoint: &Endpoint) -> Result<tonic::transport::Channel, Problem> {
+    // The text of the error itself is generic; its cause is specific.
+    let cause = |error: tonic::transport::Error| error.source().map_or_else(|| error.to_string(), chain);
+    endpoint.connect().await.map_err(|error| Problem::NotConnected(cause(error)))
+}
+
+async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, Problem>>) -> Result<T, Problem> {
+    tokio::time::timeout(patience, answer).await.unwrap_or(Err(Problem::Silent(patience)))
+}
+
+/// Compares the header `date` with the time of the request and of the answer.
+fn clock_difference<T>(response: &Response<T>, asked: DateTime<Utc>) -> Option<TimeDelta> {
+    let theirs = response.metadata().get("date")?.to_str().ok()?;
+    let theirs = DateTime::parse_from_rfc2822(theirs).ok()?.with_timezone(&Utc);
+    differs(theirs, asked, Utc::now())
+}
+
+fn differs(theirs: DateTime<Utc>, asked: DateTime<Utc>, answered: DateTime<Utc>) -> Option<TimeDelta> {
+    let difference = match theirs {
+        early if early < asked => early - asked,
+        late if late > answered => late - answered,
+        _ => TimeDelta::zero(),
+    };
+    (difference.abs() > LARGEST_DIFFERENCE).then_some(difference)
+}
+
+/// The check of the clock of a server that has answered.
+pub(super) fn clock(difference: Option<TimeDelta>) -> Check {
+    const NAME: &str = "clock-difference";
+    match difference {
+        None => Check::ok(Group::Clock, NAME, "the clock of the server agrees"),
+        Some(difference) => Check::warn(
+            Group::Clock,
+            NAME,
+            format!("the clock of the server differs by {:+} s", difference.num_seconds()),
+            "synchronize the clocks of both machines by NTP (chronyd or systemd-timesyncd; see `timedatectl`)",
+        ),
+    }
+}
+
+impl Problem {
+    fn of(status: Status) -> Self {
+        match status.source() {
+            Some(cause) => Self::NotConnected(chain(cause)),
+            None => Self::Refused(status),
+        }
+    }
+
+    /// What happened.
+    pub(super) fn detail(&self, address: &str) -> String {
+        match self {
+            Self::NotConnected(cause) => format!("{address} cannot be reached: {cause}"),
+            Self::Silent(patience) => format!("{address} did not answer within {} s", patience.as_secs()),
+            Self::Refused(status) => format!("{address} answers {:?}: {}", status.code(), status.message()),
+        }
+    }
+
+    /// What to do about it. `start` says which server to start, `correct` where its address is set, and `tls` which
+    /// keys or flags have the certificates.
+    pub(super) fn remedy(&self, start: &str, correct: &str, tls: &str) -> String {
+        match self {
+            Self::NotConnected(cause) if cause.to_lowercase().contains("certificate") => {
+                format!("check the certificates: {tls}")
+            }
+            Self::NotConnected(_) => format!("start {start}, or correct {correct}"),
+            Self::Silent(_) => format!(
+                "look at the process at this address and at its log: it hangs, is overloaded, or is another program; or \
+                 correct {correct}"
+            ),
+            Self::Refused(status) => match status.code() {
+                Code::NotFound | Code::Unimplemented => {
+                    format!("another server answers there: correct {correct}")
+                }
+                Code::PermissionDenied | Code::Unauthenticated => {
+                    format!("let this client in: tls.allowed_clients of the server, and here {tls}")
+                }
+                _ => format!("look at the log of {start}"),
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_compared_as_far_as_whole_seconds_allow() {
+        let at = |milliseconds| DateTime::from_timestamp_millis(1_800_000_000_000 + milliseconds).expect("a time");
+        assert_eq!(differs(at(0), at(999), at(1_500)), None, "the header has whole seconds");
+        assert_eq!(differs(at(5_000), at(0), at(6_000)), None, "the answer took a while");
+        assert_eq!(differs(at(0), at(90_000), at(90_001)), Some(TimeDelta::seconds(-90)));
+        assert_eq!(differs(at(90_000), at(0), at(0)), Some(TimeDelta::seconds(90)));
+        assert_eq!(clock(Some(TimeDelta::seconds(90))).status, eticket_base::doctor::Status::Warn);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_says_nothing_is_waited_for_no_longer_than_told() {
+        let mute = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", mute.local_addr().expect("an address"));
+        let endpoint = Endpoint::from_shared(url).expect("a URL");
+        let patience = Duration::from_millis(200);
+        let asking = ask(endpoint, "a".to_owned(), patience);
+        let answer = tokio::time::timeout(Duration::from_secs(10), asking).await.expect("it ends by itself");
+        assert!(matches!(answer.map(|answer| answer.health), Err(Problem::Silent(waited)) if waited == patience));
+    }
+
+    #[test]
+    fn each_problem_has_its_own_remedy() {
+        let remedy =
+            |problem: Problem| problem.remedy("the ticket server", "upstream.ticket.url", "upstream.ticket.tls");
+        assert!(remedy(Problem::NotConnected("Connection refused".to_owned())).starts_with("start the ticket server"));
+        let untrusted = Problem::NotConnected("invalid peer certificate: UnknownIssuer".to_owned());
+        assert!(remedy(untrusted).contains("upstream.ticket.tls"));
+        assert!(remedy(Problem::Silent(Duration::from_secs(3))).contains("another program"));
+        assert!(remedy(Problem::Refused(Status::not_found("x"))).contains("another server answers"));
+        assert!(remedy(Problem::Refused(Status::permission_denied("x"))).contains("tls.allowed_clients"));
+    }
+}
