@@ -338,4 +338,8 @@ impl OperationsService for Fake {
     ) -> Result<Response<op::ListUnsettledResponse>, Status> {
         Err(Status::unimplemented("a fake"))
     }
+
+    async fn get_status(&self, _: Request<op::GetStatusRequest>) -> Result<Response<op::GetStatusResponse>, Status> {
+        Err(Status::unimplemented("a fake"))
+    }
 }
