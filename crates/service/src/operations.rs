@@ -10,9 +10,9 @@ use eticket_proto::{
     headers,
     operations::{
         CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
-        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse, ParkedEvent,
-        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
-        ResendParkedEventResponse,
+        GetStatusRequest, GetStatusResponse, ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest,
+        ListUnsettledResponse, ParkedEvent, RebuildViewRequest, RebuildViewResponse, RepublishRequest,
+        RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse,
         operations_service_server::{OperationsService, OperationsServiceServer},
     },
     time,
@@ -135,6 +135,10 @@ impl<H: EventHandler> OperationsService for Operations<H> {
         _: Request<ListUnsettledRequest>,
     ) -> Result<Response<ListUnsettledResponse>, Status> {
         Err(only("query", "ListUnsettled"))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 

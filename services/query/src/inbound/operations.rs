@@ -7,9 +7,9 @@ use eticket_proto::{
     error::ErrorReason,
     operations::{
         CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
-        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse,
-        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
-        ResendParkedEventResponse, Unsettled, compare_view_response::Difference,
+        GetStatusRequest, GetStatusResponse, ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest,
+        ListUnsettledResponse, RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse,
+        ResendParkedEventRequest, ResendParkedEventResponse, Unsettled, compare_view_response::Difference,
         operations_service_server::OperationsService,
     },
     time::to_proto,
@@ -182,6 +182,10 @@ impl OperationsService for Operations {
         });
         let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
         Ok(Response::new(ListUnsettledResponse { unsettled, next_page_token }))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Err(Status::unimplemented("not yet"))
     }
 }
 
