@@ -10,6 +10,7 @@ pub mod credentials;
 pub mod data;
 pub mod error;
 pub mod exit;
+pub mod instance;
 pub mod percent;
 pub mod tasks;
 pub mod telemetry;

@@ -23,6 +23,7 @@ use eticket_rpc_server::{
 use eticket_service::{
     batch, failure,
     operations::{discard_parked, list_parked, only, resend_parked},
+    status::Reporter,
 };
 use eticket_store::{self as store, Parked};
 use futures::{
@@ -58,6 +59,8 @@ pub struct Operations {
     pub tasks: Tasks,
     /// One permit: a comparison reads all rows of the view and of all owners, so a replica runs one at a time.
     pub comparing: Arc<Semaphore>,
+    /// Reports the state of the replica.
+    pub reporter: Reporter,
 }
 
 /// The permits of comparisons of a replica.
@@ -185,7 +188,7 @@ impl OperationsService for Operations {
     }
 
     async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
-        Err(Status::unimplemented("not yet"))
+        Ok(Response::new(self.reporter.status()))
     }
 }
 
