@@ -1,5 +1,5 @@
-//! `GetStatus` of the operations through the gateway: it calls every replica of a service, ready or not, and joins their
-//! responses. It also reports the state of the gateway itself.
+//! `GetStatus` of the operations through the gateway: it calls every replica of a service, ready or not, and joins
+//! their responses. It also reports the state of the gateway itself.
 
 use std::{
     convert::Infallible,

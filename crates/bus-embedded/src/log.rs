@@ -115,8 +115,8 @@ impl Log {
         row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
     }
 
-    /// Counts the messages after the sequence `after` that match one of the filters. The wildcards of a filter must be at
-    /// its end, and no two filters may match the same subject, which holds for all consumers.
+    /// Counts the messages after the sequence `after` that match one of the filters. The wildcards of a filter must be
+    /// at its end, and no two filters may match the same subject, which holds for all consumers.
     pub(super) async fn count_after(&self, filters: &[String], after: u64) -> sqlx::Result<u64> {
         // Uses the index message_by_subject, which also has the sequences, so no message is read.
         const COUNT: &str = "select count(*) from message where subject >= ?1 and subject < ?2 and sequence > ?3

@@ -1,5 +1,5 @@
-//! The state of a service that its background tasks observe every two seconds. Metrics and `GetStatus` both take it from
-//! here, so they agree, and `GetStatus` responds while the store and the bus do not.
+//! The state of a service that its background tasks observe every two seconds. Metrics and `GetStatus` both take it
+//! from here, so they agree, and `GetStatus` responds while the store and the bus do not.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -71,17 +71,17 @@ impl Observed {
         if let Some(parked) = parked {
             metrics::gauge!("eticket_events_parked", "consumer" => self.service).set(parked as f64);
         }
-        let service = self.service;
+        let name = self.service;
         for pool in store.pools().await {
             for (state, count) in [("used", pool.used), ("idle", pool.idle)] {
-                metrics::gauge!("eticket_store_connections", "service" => service, "pool" => pool.name, "state" => state)
+                metrics::gauge!("eticket_store_connections", "service" => name, "pool" => pool.name, "state" => state)
                     .set(count as f64);
             }
         }
     }
 
-    /// Observes the lag of the consumer that `read` reads from the bus; `None` if there is no consumer. Returns the lag if
-    /// the bus has responded.
+    /// Observes the lag of the consumer that `read` reads from the bus; `None` if there is no consumer. Returns the lag
+    /// if the bus has responded.
     pub async fn lag(&self, read: impl Future<Output = Result<Option<u64>, bus::Error>>) -> Option<u64> {
         let lag = timeout(PATIENCE, read).await.ok().and_then(Result::ok).flatten();
         self.latest().lag = lag;
