@@ -60,7 +60,7 @@ const NOT_PASSED_ON: [HeaderName; 8] = [
 pub(crate) struct Shared {
     pub(crate) routes: Arc<Routes>,
     pub(crate) upstreams: [Arc<Upstream>; 4],
-    /// Serves health and reflection.
+    /// Serves health, reflection, and the state of replicas.
     pub(crate) local: LocalServices,
     pub(crate) max_message_bytes: u32,
     pub(crate) rate_limit: Option<RateLimit>,
@@ -73,7 +73,7 @@ pub(crate) struct Calls(pub(crate) Arc<Shared>);
 /// The upstream, the deadline and the language of one call, and the fault of its request body.
 #[derive(Debug, Default)]
 pub(crate) struct CallContext {
-    /// None for the gateway's own services.
+    /// `None` for what the gateway answers itself.
     upstream: Option<Arc<Upstream>>,
     fault: SharedFault,
     deadline: Option<Deadline>,
@@ -120,6 +120,9 @@ impl Shared {
                 ResponseBody::wrap(answered.map(Inner::Upstream), call_context)
             }
             None => {
+                if let Some(deadline) = call_context.deadline {
+                    head.extensions.insert(deadline);
+                }
                 let Ok(answered) = self.local.clone().call(Request::from_parts(head, request_body)).await;
                 ResponseBody::wrap(answered.map(Inner::Own), call_context)
             }
@@ -135,7 +138,7 @@ impl Shared {
         let backend = match destination {
             Destination::Upstream(backend) => backend,
             Destination::ByHeader => Backend::from_headers(headers)?,
-            Destination::Gateway => return Ok(None),
+            Destination::Replicas | Destination::Gateway => return Ok(None),
         };
         Ok(Some(self.upstreams[backend as usize].clone()))
     }

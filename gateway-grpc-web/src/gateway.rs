@@ -34,6 +34,7 @@ use crate::{
     rest::{Rest, Unsupported},
     routes::{Backend, Routes},
     site::{self, Site},
+    status::GatewayStatus,
     transcode::{Contract, exchange::Grpc},
     upstream::{Upstream, pool::Pool},
 };
@@ -60,8 +61,10 @@ pub(crate) fn calls(
 ) -> Result<Calls, BrokenDescriptors> {
     let routes = Arc::new(routes);
     let upstreams = Backend::ALL.map(|backend| Arc::new(Upstream::new(backend, pool(backend))));
+    let status = GatewayStatus { health: health.clone(), upstreams: upstreams.clone() };
     let health = GatewayHealth { own: health, routes: routes.clone(), upstreams: upstreams.clone() };
     let local = LocalServices::new(HealthServer::new(health))
+        .add_service(status)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
         .prepare();

@@ -44,7 +44,7 @@ impl GatewayHealth {
         let backend = match self.routes.destination(&request.get_ref().service) {
             Some(Destination::Upstream(backend)) => backend,
             Some(Destination::ByHeader) => Backend::from_headers(request.metadata().as_ref())?,
-            Some(Destination::Gateway) | None => return Ok(None),
+            Some(Destination::Replicas | Destination::Gateway) | None => return Ok(None),
         };
         Ok(Some(self.upstreams[backend as usize].clone()))
     }
@@ -92,7 +92,7 @@ fn answer(status: ServingStatus) -> HealthCheckResponse {
 }
 
 /// Checks one upstream. An unreachable service is reported as NOT_SERVING instead of failing this call.
-async fn check_upstream(
+pub(crate) async fn check_upstream(
     upstream: Arc<Upstream>,
     request: HealthCheckRequest,
 ) -> Result<Response<HealthCheckResponse>, Status> {

@@ -17,6 +17,7 @@ mod rate_limit;
 mod rest;
 mod routes;
 mod site;
+mod status;
 mod transcode;
 mod upstream;
 

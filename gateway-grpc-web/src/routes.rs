@@ -14,6 +14,9 @@ use tonic::Status;
 
 use crate::guest::Guest;
 
+/// The operation that concerns every replica of a service.
+const GET_STATUS: &str = "/eticket.operations.v1.OperationsService/GetStatus";
+
 /// A service behind the gateway.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
@@ -60,6 +63,8 @@ pub(crate) enum Destination {
     Upstream(Backend),
     /// Operations: a header names the upstream.
     ByHeader,
+    /// The gateway itself, which calls every replica of the upstream that a header names.
+    Replicas,
     /// The gateway itself: health and reflection.
     Gateway,
 }
@@ -118,6 +123,9 @@ impl Routes {
                 }
             }
         }
+        if let Some(route) = methods.get_mut(GET_STATUS) {
+            route.destination = Destination::Replicas;
+        }
         Ok(Self { methods, services })
     }
 
@@ -147,7 +155,7 @@ impl Routes {
     pub(crate) fn upstream_services(&self) -> impl Iterator<Item = (&'static str, Backend)> {
         self.services.iter().filter_map(|(name, destination)| match destination {
             Destination::Upstream(backend) => Some((*name, *backend)),
-            Destination::ByHeader | Destination::Gateway => None,
+            Destination::ByHeader | Destination::Replicas | Destination::Gateway => None,
         })
     }
 }
@@ -180,6 +188,7 @@ mod tests {
             ("/eticket.pricing.v1.PricingService/GetPrice", Destination::Upstream(Backend::Pricing), false),
             ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Backend::Query), true),
             ("/eticket.operations.v1.OperationsService/ListUnsettled", Destination::ByHeader, false),
+            (GET_STATUS, Destination::Replicas, false),
             ("/grpc.health.v1.Health/Check", Destination::Gateway, false),
             ("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
             ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),

@@ -9,6 +9,7 @@ mod hostile;
 mod rates;
 mod replicas;
 mod rest;
+mod status;
 mod stopping;
 mod tls;
 mod unread;

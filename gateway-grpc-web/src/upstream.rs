@@ -26,7 +26,7 @@ use tower::Service;
 
 use self::{
     outgoing::Outgoing,
-    pool::{Pool, PoolError},
+    pool::{Member, Pool, PoolError},
 };
 use crate::routes::Backend;
 
@@ -70,6 +70,14 @@ impl Upstream {
             tracing::info!(upstream = self.backend.name(), "upstream is available again");
         }
         Ok(response)
+    }
+
+    /// Returns every address of the upstream, ready or not.
+    ///
+    /// # Errors
+    /// If no address is known.
+    pub(crate) async fn members(&self) -> Result<Vec<Member>, PoolError> {
+        self.pool.members().await
     }
 
     /// Returns the status for a failure of the upstream, before or during the response.

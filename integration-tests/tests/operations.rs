@@ -68,6 +68,48 @@ async fn each_command_prints_its_result() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_status_shows_every_server() {
+    let data = TempDir::new().expect("a folder");
+    let eticket = Eticket::start(data.path()).await;
+    // The lag is known two seconds after a consumer has attached.
+    let complete = async || {
+        let exit = admin(&eticket, &["status"]).await;
+        let lags = lines(&exit).into_iter().skip(1).take(4).map(|line| line.split_whitespace().nth(6));
+        if lags.eq([Some("0"); 4]) { Ok(exit) } else { Err(exit) }
+    };
+    let exit = eventually(SOON, "each consumer is at the end", complete).await;
+    assert_eq!((exit.code, exit.log.as_str()), (Some(0), ""), "{exit:?}");
+    assert!(lines(&exit).iter().all(|line| line.len() <= 80), "{}", exit.output);
+    let rows: Vec<Vec<_>> = lines(&exit).iter().skip(1).map(|line| line.split_whitespace().collect()).collect();
+    let row = |service, address, outbox, counts: [&'static str; 2]| {
+        vec![service, address, env!("CARGO_PKG_VERSION"), "", "ready", outbox, counts[0], counts[1]]
+    };
+    let [ticket, reservation, pricing, query] =
+        ["ticket", "reservation", "pricing", "query"].map(|service| eticket.address(service));
+    let expected = [
+        row("ticket", ticket, "0", ["0", "0"]),
+        row("reservation", reservation, "0", ["0", "0"]),
+        row("pricing", pricing, "0", ["0", "0"]),
+        row("query", query, "-", ["0", "0"]),
+        row("gateway", "-", "-", ["-", "-"]),
+    ];
+    let without_age = rows.into_iter().map(|mut row| {
+        row[3] = "";
+        row
+    });
+    assert_eq!(without_age.collect::<Vec<_>>(), expected);
+
+    let exit = admin(&eticket, &["status", "--service", "pricing"]).await;
+    assert_eq!((exit.code, lines(&exit).len()), (Some(0), 2), "{exit:?}");
+    // A service itself does not know by which address others call it.
+    let direct = Launch::program("eticket-ticket").argument("status").argument("--address");
+    let exit = direct.argument(eticket.address("ticket")).run().await;
+    let row = lines(&exit).get(1).map(|line| line.split_whitespace().take(2).collect::<Vec<_>>());
+    assert_eq!((exit.code, row), (Some(0), Some(vec!["ticket", "-"])), "{exit:?}");
+    eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn progress_is_a_bar_on_a_terminal() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;

@@ -65,6 +65,13 @@ impl Progress {
         self.unwritten = true;
     }
 
+    /// Returns the filters, the sequence after which nothing is delivered yet, and the number of messages up to it that
+    /// are not acknowledged.
+    pub(super) fn unfinished(&self) -> (Vec<String>, u64, u64) {
+        let delivered = self.in_flight.len() + self.again.len();
+        (self.filters.clone(), self.cursor, u64::try_from(delivered).unwrap_or(u64::MAX))
+    }
+
     /// Everything up to here has been acknowledged.
     fn floor(&self) -> u64 {
         let open = self.in_flight.keys().next().into_iter().chain(self.again.keys().next()).min();

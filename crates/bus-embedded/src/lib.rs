@@ -20,7 +20,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use eticket_base::tasks::Tasks;
 use eticket_bus::{
-    Bus, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState, local::Switchboard,
+    Bus, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState, local::Switchboard, matches,
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -136,6 +136,22 @@ impl Shared {
             }
         }
         self.log.after(after, PAGE).await.map_err(unavailable)
+    }
+
+    /// Counts the messages after the sequence `after` that match one of the filters.
+    async fn count_after(&self, filters: &[String], after: u64) -> Result<u64, Error> {
+        if after >= *self.last_sequence.borrow() {
+            return Ok(0);
+        }
+        {
+            let tail = locked(&self.tail);
+            if tail.from <= after + 1 {
+                let wanted = |message: &Message| filters.iter().any(|filter| matches(filter, &message.subject));
+                let count = tail.messages.range(after + 1..).filter(|(_, message)| wanted(message)).count();
+                return Ok(u64::try_from(count).unwrap_or(u64::MAX));
+            }
+        }
+        self.log.count_after(filters, after).await.map_err(unavailable)
     }
 
     async fn message_at(&self, sequence: u64) -> Result<Option<Arc<Message>>, Error> {
@@ -272,6 +288,12 @@ impl Bus for Embedded {
         // Wakes consumers that wait for a new message: old messages are due again.
         self.shared.last_sequence.send_modify(|_| ());
         self.write_positions().await
+    }
+
+    async fn lag(&self, name: &str) -> Result<Option<u64>, Error> {
+        let Some(progress) = locked(&self.shared.consumers).get(name).cloned() else { return Ok(None) };
+        let (filters, cursor, delivered) = locked(&progress).unfinished();
+        Ok(Some(delivered + self.shared.count_after(&filters, cursor).await?))
     }
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
@@ -442,6 +464,11 @@ mod tests {
         };
         futures::future::join_all((1..=count).map(publish)).await;
         assert!(locked(&bus.shared.tail).from > 1);
+        let filters = ["a.*", "b.>", "a.7.*", "a.7"];
+        for (filter, expected) in filters.into_iter().zip([count, 0, 0, 1]) {
+            let _consumer = bus.attach(filter, &[filter]).await.unwrap();
+            assert_eq!(bus.lag(filter).await.unwrap(), Some(expected), "{filter}");
+        }
         let mut reader = bus.read(0).await.unwrap();
         let mut read = 0;
         while read < count {

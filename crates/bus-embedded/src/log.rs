@@ -127,6 +127,23 @@ impl Log {
         row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
     }
 
+    /// Counts the messages after the sequence `after` that match one of the filters. The wildcards of a filter must be
+    /// at its end, and no two filters may match the same subject, which holds for all consumers.
+    pub(super) async fn count_after(&self, filters: &[String], after: u64) -> sqlx::Result<u64> {
+        // Uses the index message_by_subject, which also has the sequences, so no message is read.
+        const COUNT: &str = "select count(*) from message where subject >= ?1 and subject < ?2 and sequence > ?3
+            and (?4 is null or length(subject) - length(replace(subject, '.', '')) = ?4)";
+        let mut count = 0;
+        for filter in filters {
+            let (first, end) = range(filter);
+            let dots = i64::try_from(filter.matches('.').count()).unwrap_or(i64::MAX);
+            let dots = (!filter.ends_with('>')).then_some(dots);
+            let counted = sqlx::query_scalar::<_, i64>(COUNT).bind(first).bind(end).bind(signed(after)).bind(dots);
+            count += unsigned(counted.fetch_one(&self.readers).await?);
+        }
+        Ok(count)
+    }
+
     /// Returns the newest messages below `before` whose subjects match one of the filters, the newest first.
     pub(super) async fn history(&self, filters: &[&str], before: u64, most: usize) -> sqlx::Result<Vec<Stored>> {
         // Uses the index message_by_subject: a filter selects a range of subjects.
@@ -136,10 +153,8 @@ impl Log {
             where sequence in (select value from json_each(?1)) order by sequence desc";
         let mut sequences = Vec::new();
         for filter in filters {
-            let first = filter.split(['*', '>']).next().unwrap_or_default();
-            // Characters below and above all those of subjects.
-            let end = if first == *filter { '\u{1}' } else { char::MAX };
-            let rows = sqlx::query(SUBJECTS).bind(first).bind(format!("{first}{end}")).bind(signed(before));
+            let (first, end) = range(filter);
+            let rows = sqlx::query(SUBJECTS).bind(first).bind(end).bind(signed(before));
             for row in rows.fetch_all(&self.readers).await? {
                 if matches(filter, row.try_get("subject")?) {
                     sequences.push(row.try_get::<i64, _>("sequence")?);
@@ -172,6 +187,14 @@ impl Log {
             tracing::warn!(%error, "cannot close the bus file");
         }
     }
+}
+
+/// Returns the range of subjects that a filter selects: the first one, and the end, which is not part of it.
+fn range(filter: &str) -> (&str, String) {
+    let first = filter.split(['*', '>']).next().unwrap_or_default();
+    // Characters below and above all those of subjects.
+    let end = if first == filter { '\u{1}' } else { char::MAX };
+    (first, format!("{first}{end}"))
 }
 
 async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {

@@ -132,7 +132,7 @@ impl NatsConsumer {
         }
         super::count_stall(&self.durable.label);
         self.durable.recreate(&self.stream, &info).await?;
-        let (name, pending) = (&self.durable.name, info.num_pending + info.num_ack_pending);
+        let (name, pending) = (&self.durable.name, info.lag());
         let text =
             format!("the consumer {name} has delivered none of {pending} messages for {limit:?}: created it again");
         Err(Error::Unavailable(text))

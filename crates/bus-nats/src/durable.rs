@@ -35,6 +35,11 @@ pub(super) struct Reached {
 }
 
 impl ConsumerInfo {
+    /// The number of messages that are not delivered yet, or delivered and not acknowledged.
+    pub(super) fn lag(&self) -> u64 {
+        self.num_pending + self.num_ack_pending
+    }
+
     /// Whether the consumer has delivered messages that the stream does not have. The stream has lost its end; the
     /// consumer would skip new messages up to its position.
     fn is_ahead_of(&self, stream: &StreamInfo) -> bool {

@@ -135,6 +135,11 @@ impl Bus for Nats {
         Ok(Box::new(NatsReader::open(self.stream.clone(), self.tasks.clone(), after).await?))
     }
 
+    async fn lag(&self, name: &str) -> Result<Option<u64>, Error> {
+        let name = Durable::name_on(&self.stream.ensure().await?, name);
+        Ok(durable::info(&self.stream, &name).await?.map(|info| info.lag()))
+    }
+
     async fn message_at(&self, sequence: u64) -> Result<Option<Message>, Error> {
         #[derive(serde::Deserialize)]
         struct Found {

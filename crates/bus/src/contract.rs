@@ -19,6 +19,7 @@ pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
     unacknowledged_messages_are_delivered_again(&*bus).await;
     retried_messages_are_delivered_again_and_counted(&*bus).await;
     a_restarted_consumer_reads_from_the_start(&*bus).await;
+    the_lag_counts_what_a_consumer_has_not_acknowledged(&*bus).await;
     the_newest_messages_of_each_subject_are_kept(&*bus).await;
     readers_continue_after_their_position(&*bus).await;
     readers_detect_the_end(&*bus).await;
@@ -137,6 +138,37 @@ async fn a_restarted_consumer_reads_from_the_start(bus: &dyn Bus) {
     bus.restart("restarted").await.expect("restarted");
     let mut consumer = attach(bus, "restarted").await;
     assert_eq!(take(&mut *consumer, 2).await, ["restarted/1", "restarted/2"]);
+}
+
+/// Waits until a consumer has this lag: acknowledgements are not confirmed.
+async fn lags(bus: &dyn Bus, name: &str, expected: u64) {
+    let waiting = async {
+        while bus.lag(name).await.expect("the bus responds") != Some(expected) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let waited = tokio::time::timeout(BOUND, waiting).await;
+    let lag = bus.lag(name).await;
+    assert!(waited.is_ok(), "the lag is {lag:?} instead of {expected}");
+}
+
+async fn the_lag_counts_what_a_consumer_has_not_acknowledged(bus: &dyn Bus) {
+    assert_eq!(bus.lag("lagging").await.expect("answered"), None, "nobody has attached yet");
+    publish(bus, "lagging", 1..=3).await;
+    publish(bus, "not-lagging", 1..=2).await;
+    let mut consumer = attach(bus, "lagging").await;
+    assert_eq!(bus.lag("lagging").await.expect("answered"), Some(3), "only messages that match the filters count");
+    let delivered = gather(&mut *consumer, 2).await;
+    lags(bus, "lagging", 3).await;
+    consumer.ack(&[delivered[1].sequence]).await.expect("an ack");
+    lags(bus, "lagging", 2).await;
+    drop(consumer);
+    lags(bus, "lagging", 2).await;
+    let mut consumer = attach(bus, "lagging").await;
+    assert_eq!(take(&mut *consumer, 2).await.len(), 2);
+    lags(bus, "lagging", 0).await;
+    publish(bus, "lagging", 4..=4).await;
+    lags(bus, "lagging", 1).await;
 }
 
 async fn the_newest_messages_of_each_subject_are_kept(bus: &dyn Bus) {

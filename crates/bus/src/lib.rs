@@ -106,6 +106,10 @@ pub trait Bus: Send + Sync {
     /// Moves a durable consumer back to the start of the stream.
     async fn restart(&self, name: &str) -> Result<(), Error>;
 
+    /// Returns how many messages a durable consumer has not finished: those that it has not delivered yet, and those
+    /// that are delivered and not acknowledged. `None` if the consumer does not exist.
+    async fn lag(&self, name: &str) -> Result<Option<u64>, Error>;
+
     /// Reads all messages after the sequence `after` in order, without a durable position.
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error>;
 

@@ -220,6 +220,11 @@ impl Bus for Memory {
         Ok(())
     }
 
+    async fn lag(&self, name: &str) -> Result<Option<u64>, Error> {
+        let state = Self::state(self)?;
+        Ok(state.consumers.get(name).map(|consumer| consumer.lag(&state.messages)))
+    }
+
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         let attachment = Attachment::to(&*Self::state(self)?);
         Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after }))

@@ -13,6 +13,7 @@ use std::{
     time::Duration,
 };
 
+use eticket_proto::operations::{BreakerState, BreakerStatus};
 use futures::future::BoxFuture;
 use tokio::time::Instant;
 use tower::{Layer, Service};
@@ -31,6 +32,13 @@ impl BreakerLayer {
     #[must_use]
     pub fn new(upstream: &'static str, config: &BreakerConfig) -> Self {
         Self { breaker: Arc::new(Breaker::new(upstream, config)) }
+    }
+
+    /// Returns the state of the breaker.
+    #[must_use]
+    pub fn status(&self) -> BreakerStatus {
+        let guarded = self.breaker.guarded.lock().unwrap_or_else(PoisonError::into_inner);
+        BreakerStatus { upstream: self.breaker.upstream.to_owned(), state: guarded.state.contract().into() }
     }
 }
 
@@ -88,6 +96,16 @@ enum State {
         admitted: u32,
         succeeded: u32,
     },
+}
+
+impl State {
+    fn contract(&self) -> BreakerState {
+        match self {
+            Self::Closed(_) => BreakerState::Closed,
+            Self::HalfOpen { .. } => BreakerState::HalfOpen,
+            Self::Open { .. } => BreakerState::Open,
+        }
+    }
 }
 
 #[derive(Debug)]

@@ -145,11 +145,13 @@ pub struct Client<M, R> {
     /// The method, for traces.
     method: &'static str,
     stack: BoxCloneSyncService<Outgoing<M>, R, CallError>,
+    breaker: BreakerLayer,
 }
 
 impl<M, R> Clone for Client<M, R> {
     fn clone(&self) -> Self {
-        Self { upstream: self.upstream, method: self.method, stack: self.stack.clone() }
+        let (stack, breaker) = (self.stack.clone(), self.breaker.clone());
+        Self { upstream: self.upstream, method: self.method, stack, breaker }
     }
 }
 
@@ -172,10 +174,17 @@ impl<M: Clone + Send + Sync + 'static, R: Send + 'static> Client<M, R> {
             Box::pin(async move { attempt.await.map(Response::into_inner).map_err(CallError::Status) })
         });
         let stack = AttemptTimeoutLayer::new(config.attempt_timeout()).layer(attempt);
-        let stack = BreakerLayer::new(upstream, &config.breaker).layer(stack);
+        let breaker = BreakerLayer::new(upstream, &config.breaker);
+        let stack = breaker.layer(stack);
         let stack = RetryLayer::new(upstream, config.retries).layer(stack);
         let stack = DeadlineLayer::new(config.deadline()).layer(stack);
-        Self { upstream, method: upstream, stack: BoxCloneSyncService::new(stack) }
+        Self { upstream, method: upstream, stack: BoxCloneSyncService::new(stack), breaker }
+    }
+
+    /// Returns the breaker of the calls.
+    #[must_use]
+    pub fn breaker(&self) -> BreakerLayer {
+        self.breaker.clone()
     }
 
     /// Names the method in traces, as `eticket.ticket.v1.TicketService/GetTicket`. The default is the upstream.

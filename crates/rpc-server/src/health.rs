@@ -7,9 +7,12 @@
 
 use std::{collections::BTreeMap, pin::Pin, sync::Arc};
 
-use eticket_proto::health::{
-    HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
-    health_check_response::ServingStatus, health_server,
+use eticket_proto::{
+    health::{
+        HealthCheckRequest, HealthCheckResponse, HealthListRequest, HealthListResponse,
+        health_check_response::ServingStatus, health_server,
+    },
+    operations::ComponentHealth,
 };
 use futures::{Stream, StreamExt};
 use tokio::sync::watch;
@@ -43,6 +46,10 @@ struct State {
 impl State {
     fn is_ready(&self) -> bool {
         !self.draining && self.store.unwrap_or(true) && self.caught_up.unwrap_or(true)
+    }
+
+    fn bus_serves(&self) -> Option<bool> {
+        self.bus.map(|progresses| progresses && !self.refuses)
     }
 
     /// Returns the names that are not gRPC services of this server.
@@ -139,6 +146,28 @@ impl Health {
         self.state.subscribe().wait_for(State::is_ready).await.ok();
     }
 
+    /// Returns the components whose state the health has, with a reason for each that does not serve.
+    #[must_use]
+    pub fn components(&self) -> Vec<ComponentHealth> {
+        let state = self.state.borrow();
+        let bus_reason = match state.bus {
+            Some(true) => "the bus does not accept events",
+            _ => "the bus does not respond, or delivers no events",
+        };
+        let known = [
+            ("server", Some(!state.draining), "the server is shutting down"),
+            ("store", state.store, "the store does not respond"),
+            ("view", state.caught_up, "the view has not caught up with the stream"),
+            ("bus", state.bus_serves(), bus_reason),
+        ];
+        let component = |(name, serving, reason): (&str, Option<bool>, &str)| {
+            let serving = serving?;
+            let reason = if serving { String::new() } else { reason.to_owned() };
+            Some(ComponentHealth { name: name.to_owned(), serving, reason })
+        };
+        known.into_iter().filter_map(component).collect()
+    }
+
     /// Returns whether a name is SERVING; `None` for an unknown name.
     #[must_use]
     pub fn is_serving(&self, name: &str) -> Option<bool> {
@@ -149,7 +178,7 @@ impl Health {
         match name {
             "" | "readiness" => Some(state.is_ready()),
             "liveness" => Some(true),
-            "bus" => state.bus.map(|progresses| progresses && !state.refuses),
+            "bus" => state.bus_serves(),
             other => state.others.get(other).copied().or_else(|| {
                 let mut services = self.services.iter().map(String::as_str).chain(STANDARD_SERVICES);
                 services.any(|service| service == other).then(|| state.is_ready())
@@ -288,6 +317,29 @@ mod tests {
         let without = Health::new([NAME]);
         without.set_sending(true);
         assert_eq!(without.is_serving("bus"), None);
+    }
+
+    #[test]
+    fn each_component_has_a_reason_exactly_if_it_does_not_serve() {
+        let shown = |health: &Health| {
+            let components = health.components();
+            assert!(
+                components.iter().all(|component| component.serving == component.reason.is_empty()),
+                "{components:?}"
+            );
+            components.into_iter().map(|component| (component.name, component.serving)).collect::<Vec<_>>()
+        };
+        let named = |states: [(&str, bool); 4]| states.map(|(name, serving)| (name.to_owned(), serving)).to_vec();
+        let health = query();
+        assert_eq!(shown(&health), named([("server", true), ("store", false), ("view", false), ("bus", false)]));
+        health.set_store(true);
+        health.set_caught_up(true);
+        health.set_bus(true);
+        assert_eq!(shown(&health), named([("server", true), ("store", true), ("view", true), ("bus", true)]));
+        health.set_sending(false);
+        health.set_draining();
+        assert_eq!(shown(&health), named([("server", false), ("store", true), ("view", true), ("bus", false)]));
+        assert_eq!(shown(&Health::new([NAME])), [("server".to_owned(), true)], "it has no other component");
     }
 
     #[test]

@@ -12,3 +12,4 @@ pub mod health;
 pub mod on_demand;
 pub mod paging;
 pub mod server;
+pub mod status;

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use eticket_base::{clock::SharedClock, tasks::Tasks};
 use eticket_bus::Bus;
 use eticket_rpc_server::health::Health;
-use eticket_store::{Housekeeping, ParkedStore, StoreLifecycle};
+use eticket_store::{Error as StoreError, Housekeeping};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +17,7 @@ use crate::{
     consumer::{Consumer, EventHandler},
     event,
     relay::Relay,
+    status::{Observed, Outbox},
 };
 
 /// Interval between pings of the store. The health must show a change within 10 s.
@@ -33,6 +34,7 @@ pub(crate) struct Background {
     pub(crate) store: Arc<dyn Housekeeping>,
     pub(crate) health: Health,
     pub(crate) clock: SharedClock,
+    pub(crate) observed: Observed,
     /// Age at which command records are deleted.
     pub(crate) records_kept: Duration,
     /// Tasks that submit commands to the writer on their own, such as the consumer or a sweeper. This group ends first.
@@ -46,7 +48,8 @@ impl Background {
     /// Creates the groups without starting any task.
     pub(crate) fn new(name: &'static str, store: Arc<dyn Housekeeping>, health: Health, clock: SharedClock) -> Self {
         let (intake, writer, relay) = (Tasks::new(), Tasks::new(), Tasks::new());
-        Self { name, store, health, clock, records_kept: RECORDS_KEPT, intake, writer, relay }
+        let observed = Observed::new(name);
+        Self { name, store, health, clock, observed, records_kept: RECORDS_KEPT, intake, writer, relay }
     }
 
     /// Starts the responder, which serves the services that keep states of this one, and the comparer, which checks the
@@ -84,9 +87,9 @@ impl Background {
             health: self.health.clone(),
         };
         self.intake.spawn("consumer", consumer.run(self.intake.stopping()));
-        let relay = Relay::new(self.name, bus, self.store.clone(), outbox_written, self.health.clone());
+        let relay = Relay::new(self.name, bus.clone(), self.store.clone(), outbox_written, self.health.clone());
         self.relay.spawn("relay", relay.run(self.relay.stopping()));
-        self.intake.spawn("housekeeper", self.clone().keep_house(self.intake.stopping()));
+        self.intake.spawn("housekeeper", self.clone().keep_house(bus, self.intake.stopping()));
     }
 
     /// Stops all tasks: the consumer finishes its batch, the writer commits all submitted commands, the relay sends as
@@ -98,7 +101,7 @@ impl Background {
         self.store.close().await;
     }
 
-    async fn keep_house(self, stopping: CancellationToken) {
+    async fn keep_house(self, bus: Arc<dyn Bus>, stopping: CancellationToken) {
         let mut probes = tokio::time::interval(PROBE);
         probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for round in 0u32.. {
@@ -106,47 +109,33 @@ impl Background {
                 _ = probes.tick() => {}
                 () = stopping.cancelled() => return,
             }
-            self.probe().await;
+            tokio::join!(self.probe(), self.observed.lag(bus.lag(self.name)));
             if round % PURGE_EVERY == 0 {
                 self.purge().await;
             }
         }
     }
 
-    async fn probe(&self) {
+    pub(crate) async fn probe(&self) {
         let answer = self.store.ping().await;
         if let Err(error) = &answer {
             tracing::warn!(service = self.name, error = %error, "the store does not respond");
         }
         self.health.set_store(answer.is_ok());
-        if let Ok(depth) = self.store.outbox_depth().await {
-            metrics::gauge!("eticket_outbox_rows", "service" => self.name).set(depth as f64);
-        }
-        if let Ok(oldest) = self.store.oldest_waiting().await {
-            let age = oldest.and_then(|message| Some((self.clock.now() - event::time(&message)?).num_milliseconds()));
-            metrics::gauge!("eticket_outbox_oldest_seconds", "service" => self.name)
-                .set(age.unwrap_or(0).max(0) as f64 / 1000.0);
-        }
-        observe_store(self.name, &*self.store).await;
+        self.observed.outbox(self.outbox().await.ok(), self.clock.now());
+        self.observed.store(&*self.store).await;
+    }
+
+    async fn outbox(&self) -> Result<Outbox, StoreError> {
+        let waiting = self.store.outbox_depth().await?;
+        let oldest = self.store.oldest_waiting().await?;
+        Ok(Outbox { waiting, oldest: oldest.as_ref().and_then(event::time) })
     }
 
     async fn purge(&self) {
         let Ok(kept) = chrono::TimeDelta::from_std(self.records_kept) else { return };
         if let Err(error) = self.store.purge_records(self.clock.now() - kept).await {
             tracing::warn!(service = self.name, error = %error, "old command records were not purged");
-        }
-    }
-}
-
-/// Records how many messages are parked and how the connections of a store are used.
-pub async fn observe_store<S: ParkedStore + StoreLifecycle + ?Sized>(service: &'static str, store: &S) {
-    if let Ok(parked) = store.parked_count().await {
-        metrics::gauge!("eticket_events_parked", "consumer" => service).set(parked as f64);
-    }
-    for pool in store.pools().await {
-        for (state, count) in [("used", pool.used), ("idle", pool.idle)] {
-            metrics::gauge!("eticket_store_connections", "service" => service, "pool" => pool.name, "state" => state)
-                .set(count as f64);
         }
     }
 }

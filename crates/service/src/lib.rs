@@ -16,7 +16,6 @@ pub mod idempotency;
 pub mod operations;
 pub mod relay;
 pub mod responses;
+pub mod status;
 pub mod store;
 pub mod write_service;
-
-pub use background::observe_store;

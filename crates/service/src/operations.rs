@@ -1,4 +1,4 @@
-//! `eticket.operations.v1.OperationsService` of a service that writes: parked messages and republishing.
+//! `eticket.operations.v1.OperationsService` of a service that writes: parked messages, republishing and its state.
 //!
 //! Methods that only the query service implements return UNIMPLEMENTED here.
 
@@ -10,9 +10,9 @@ use eticket_proto::{
     headers,
     operations::{
         CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
-        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse, ParkedEvent,
-        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
-        ResendParkedEventResponse,
+        GetStatusRequest, GetStatusResponse, ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest,
+        ListUnsettledResponse, ParkedEvent, RebuildViewRequest, RebuildViewResponse, RepublishRequest,
+        RepublishResponse, ResendParkedEventRequest, ResendParkedEventResponse,
         operations_service_server::{OperationsService, OperationsServiceServer},
     },
     time,
@@ -37,6 +37,7 @@ use crate::{
     batch,
     consumer::{self, EventHandler},
     failure,
+    status::Reporter,
 };
 
 /// Number of parked messages that are read and applied again at a time.
@@ -56,6 +57,8 @@ pub struct Operations<H> {
     pub owner: Arc<dyn Owner>,
     /// Runs the republishing, which continues if the caller is cancelled.
     pub tasks: Tasks,
+    /// Reports the state of the replica.
+    pub reporter: Reporter,
 }
 
 type Progress<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -136,6 +139,10 @@ impl<H: EventHandler> OperationsService for Operations<H> {
         _: Request<ListUnsettledRequest>,
     ) -> Result<Response<ListUnsettledResponse>, Status> {
         Err(only("query", "ListUnsettled"))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Ok(Response::new(self.reporter.status()))
     }
 }
 
@@ -253,12 +260,14 @@ mod tests {
     use std::time::Duration;
 
     use eticket_bus_embedded::Embedded;
+    use eticket_rpc_server::health::Health;
     use tokio::time::timeout;
 
     use super::*;
     use crate::{
         consumer::tests::{STATES, service},
         relay::tests::database,
+        status::Observed,
     };
 
     #[tokio::test]
@@ -273,6 +282,7 @@ mod tests {
             handler: handler.clone(),
             owner: handler,
             tasks: Tasks::new(),
+            reporter: Reporter { health: Health::new([""; 0]), observed: Observed::new("test"), breakers: Vec::new() },
         };
         let shown = operations.republish(Request::new(RepublishRequest {})).await.unwrap().into_inner();
         timeout(Duration::from_secs(20), operations.tasks.finish()).await.expect("ends without a reader");

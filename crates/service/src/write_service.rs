@@ -7,6 +7,7 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 use eticket_base::{exit::StartError, tasks::Tasks};
 use eticket_bus::Bus;
 use eticket_proto::operations::operations_service_server::SERVICE_NAME as OPERATIONS;
+use eticket_rpc_client::breaker::BreakerLayer;
 use eticket_rpc_server::{health::Health, server::Running};
 use eticket_runtime::context::Context;
 use tokio::sync::Notify;
@@ -24,6 +25,7 @@ use crate::{
     consumer::EventHandler,
     operations::{self, Operations},
     responses::Responses,
+    status::Reporter,
     store::{Migrations, OpenStore, open},
 };
 
@@ -35,6 +37,7 @@ pub struct WriteService<'a> {
     bus: Arc<dyn Bus>,
     outbox_written: Arc<Notify>,
     background: Background,
+    breakers: Vec<BreakerLayer>,
 }
 
 /// How a service handles events, and the states that it owns.
@@ -65,7 +68,17 @@ impl<'a> WriteService<'a> {
         let store = open(context, migrations).await?;
         let health = Health::new([api, OPERATIONS]).with_store().with_bus();
         let background = Background::new(name, store.housekeeping(), health, context.clock.clone());
-        Ok((Self { context, api, bus, outbox_written: store.outbox_written(), background }, store))
+        Ok((
+            Self { context, api, bus, outbox_written: store.outbox_written(), background, breakers: Vec::new() },
+            store,
+        ))
+    }
+
+    /// Adds the breaker of a client to the state that `GetStatus` returns.
+    #[must_use]
+    pub fn reporting(mut self, breaker: BreakerLayer) -> Self {
+        self.breakers.push(breaker);
+        self
     }
 
     /// Sets the retention of command records. The default is 48 hours.
@@ -106,7 +119,7 @@ impl<'a> WriteService<'a> {
         H: EventHandler,
         O: Owner,
     {
-        let Self { context, api, bus, outbox_written, background } = self;
+        let Self { context, api, bus, outbox_written, background, breakers } = self;
         let (handler, owner): (_, Arc<dyn Owner>) = (Arc::new(events.handler), Arc::new(events.owner));
         let operations = Operations {
             consumer: background.name,
@@ -115,6 +128,7 @@ impl<'a> WriteService<'a> {
             handler: handler.clone(),
             owner: owner.clone(),
             tasks: background.intake.clone(),
+            reporter: Reporter { health: background.health.clone(), observed: background.observed.clone(), breakers },
         };
         let running = context
             .server()

@@ -57,6 +57,11 @@ async fn unary_calls_with_both_codecs() {
     let operations = "/eticket.operations.v1.OperationsService/ListParkedEvents";
     let (_, _, json) = call(&world, operations, &[JSON, ("eticket-service", "pricing")], "{}").await;
     assert_eq!(json, json!({"nextPageToken": "pricing"}));
+    let status = "/eticket.operations.v1.OperationsService/GetStatus";
+    let (_, _, json) = call(&world, status, &[JSON, ("eticket-service", "pricing")], "{}").await;
+    let address = world.upstreams.addresses()[crate::Backend::Pricing as usize].to_string();
+    let replica = json!({"service": "pricing", "address": address, "ready": true});
+    assert_eq!(json, json!({"replicas": [replica]}));
     let (status, _, json) = call(&world, operations, &[JSON], "{}").await;
     assert_eq!((status, &json["code"]), (StatusCode::BAD_REQUEST, &json!("invalid_argument")));
 }

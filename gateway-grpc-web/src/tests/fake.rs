@@ -50,6 +50,11 @@ pub(super) const HUNDRED: &str = "hundred";
 /// A view whose title shows the resume token, and a message with a token only.
 pub(super) const RESUMED: &str = "resumed";
 
+/// Credentials with which a replica does not report its state.
+pub(super) const SILENT: &str = "Bearer silent";
+/// Credentials that a replica refuses.
+pub(super) const FORBIDDEN: &str = "Bearer forbidden";
+
 /// An endless stream of views of 10 kB.
 pub(super) const FLOOD: &str = "flood";
 
@@ -73,8 +78,7 @@ pub(super) struct Fake {
 
 impl Upstreams {
     pub(super) async fn start() -> Self {
-        let fake =
-            Fake { backend: Backend::Ticket, pending: Arc::default(), begun: Arc::default(), made: Arc::default() };
+        let fake = Fake::new(Backend::Ticket);
         let health = HealthReporter::new();
         health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
         let mut upstreams =
@@ -119,6 +123,10 @@ impl Upstreams {
 struct Pending(Arc<AtomicUsize>);
 
 impl Fake {
+    pub(super) fn new(backend: Backend) -> Self {
+        Self { backend, pending: Arc::default(), begun: Arc::default(), made: Arc::default() }
+    }
+
     fn begin(&self) -> Pending {
         self.pending.fetch_add(1, Ordering::SeqCst);
         self.begun.fetch_add(1, Ordering::SeqCst);
@@ -337,5 +345,25 @@ impl OperationsService for Fake {
         _: Request<op::ListUnsettledRequest>,
     ) -> Result<Response<op::ListUnsettledResponse>, Status> {
         Err(Status::unimplemented("a fake"))
+    }
+
+    /// The instance id shows the credentials of the caller.
+    async fn get_status(
+        &self,
+        request: Request<op::GetStatusRequest>,
+    ) -> Result<Response<op::GetStatusResponse>, Status> {
+        let _pending = self.begin();
+        let credentials = request.metadata().get("authorization").and_then(|value| value.to_str().ok());
+        let replica = op::ReplicaStatus {
+            service: self.backend.name().to_owned(),
+            instance_id: credentials.unwrap_or_default().to_owned(),
+            ready: true,
+            ..Default::default()
+        };
+        match credentials {
+            Some(SILENT) => std::future::pending().await,
+            Some(FORBIDDEN) => Err(ApiError::new(ErrorReason::NotAllowed).into()),
+            _ => Ok(Response::new(op::GetStatusResponse { replicas: vec![replica] })),
+        }
     }
 }

@@ -5,9 +5,12 @@
 //! is safe for every method and makes restarts of replicas invisible. A replica that reports that it is not ready is
 //! called only if no other can be.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use eticket_base::tasks::Tasks;
@@ -25,6 +28,7 @@ use tokio::{
 use super::{
     endpoint::{CONNECT_TIMEOUT, Endpoint, Unreachable},
     outgoing::{Outgoing, absolute},
+    readiness::One,
 };
 
 /// Interval of reconnects to addresses without a connection, and of readiness checks of the others.
@@ -150,6 +154,16 @@ impl Pool {
         best
     }
 
+    /// Returns every endpoint, ready or not, for calls that each of them must get.
+    ///
+    /// # Errors
+    /// If no address is known.
+    pub(crate) async fn members(&self) -> Result<Vec<Member>, PoolError> {
+        let endpoints = self.endpoints().await?;
+        let member = |endpoint: &Arc<Endpoint>| Member(endpoint.clone(), self.windows, self.tasks.clone());
+        Ok(endpoints.iter().map(member).collect())
+    }
+
     /// Returns the endpoints. Right after the start it waits until the first name is resolved.
     async fn endpoints(&self) -> Result<Endpoints, PoolError> {
         let endpoints = self.endpoints.borrow().clone();
@@ -159,6 +173,27 @@ impl Pool {
         let mut watched = self.endpoints.clone();
         let known = timeout(CONNECT_TIMEOUT, watched.wait_for(|endpoints| !endpoints.is_empty())).await;
         known.ok().and_then(Result::ok).map(|endpoints| endpoints.clone()).ok_or(PoolError::NoAddress)
+    }
+}
+
+/// One address of an upstream.
+#[derive(Debug)]
+pub(crate) struct Member(Arc<Endpoint>, Windows, Tasks);
+
+impl Member {
+    /// Returns the address.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.0.address.socket
+    }
+
+    /// Returns the connection to this address, and opens it if there is none.
+    pub(crate) async fn connect(&self) -> Result<One, Unreachable> {
+        let Self(endpoint, windows, tasks) = self;
+        let connection = match endpoint.live() {
+            Some(connection) => connection,
+            None => endpoint.connect(*windows, tasks).await?,
+        };
+        Ok(One { connection, origin: endpoint.origin.clone() })
     }
 }
 

@@ -29,9 +29,10 @@ pub(super) async fn is_unready(connection: SendRequest<Outgoing>, origin: Origin
 }
 
 /// A single connection as a client service of generated code.
-struct One {
-    connection: SendRequest<Outgoing>,
-    origin: Origin,
+#[derive(Debug)]
+pub(crate) struct One {
+    pub(super) connection: SendRequest<Outgoing>,
+    pub(super) origin: Origin,
 }
 
 impl Service<Request<tonic::body::Body>> for One {

@@ -162,6 +162,10 @@ impl Bus for TestBus {
         Ok(())
     }
 
+    async fn lag(&self, _: &str) -> Result<Option<u64>, Error> {
+        Err(Error::Unavailable("no schedule reads the lag".to_owned()))
+    }
+
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         Ok(Box::new(InOrder { bus: self.clone(), generation: self.generation(), after }))
     }

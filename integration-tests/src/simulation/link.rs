@@ -159,6 +159,11 @@ impl Bus for Link {
         self.memory.restart(name).await
     }
 
+    async fn lag(&self, name: &str) -> Result<Option<u64>, Error> {
+        self.travel().await?;
+        self.memory.lag(name).await
+    }
+
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         self.travel().await?;
         let after = self.transport.network.sequence_of(self.transport.wrong, &self.name, after);

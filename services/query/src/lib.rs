@@ -27,7 +27,12 @@ use eticket_runtime::{
     examination::Examination,
     process::{Deployment, ExamineBus, OpenBus, Service},
 };
-use eticket_service::{audit::Comparer, bus::open as open_bus, doctor, operations};
+use eticket_service::{
+    audit::Comparer,
+    bus::open as open_bus,
+    doctor, operations,
+    status::{Observed, Reporter},
+};
 use tokio::sync::{Mutex, Notify, Semaphore};
 
 use crate::{
@@ -112,12 +117,14 @@ impl Service for Query {
         let comparer = Comparer { service: Self::NAME, owners: completeness::OWNERS, bus, config: config.audit };
         let completeness = Completeness { comparer, decode: reader.decode.clone() };
         let rebuild = Rebuild::new(reader.clone(), tasks.clone()).checked_by(completeness.clone());
+        let observed = Observed::new(Self::NAME);
         let operations = Operations {
             reader: reader.clone(),
             rebuild: rebuild.clone(),
             connect: connect(context, config.upstream),
             tasks: tasks.clone(),
             comparing: inbound::operations::one_comparison(),
+            reporter: Reporter { health: health.clone(), observed: observed.clone(), breakers: Vec::new() },
         };
         let default_deadline = Duration::from_millis(context.settings.limits.default_deadline_ms);
         let server = server
@@ -126,7 +133,7 @@ impl Service for Query {
             .reflection(SERVICES)
             .health(health);
         let running = server.start().await?;
-        let monitor = Monitor { reader: reader.clone(), rebuild };
+        let monitor = Monitor { reader: reader.clone(), rebuild, observed };
         tasks.spawn("upkeep", monitor.run(tasks.stopping()));
         tasks.spawn("completeness", completeness.run(reader.clone(), tasks.stopping()));
         tasks.spawn("reader", reader.run(tasks.stopping()));

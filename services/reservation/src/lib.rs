@@ -78,6 +78,7 @@ impl Service for Reservation {
         let tls = targets.connector(&upstream.tls, config::TICKET, shell.tasks())?;
         let channel = balance::channel("ticket", &targets, tls, shell.tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
+        let shell = shell.reporting(availability.breaker());
         let reservations = Reservations::new(store, shell.start_writer(writer), availability, clock);
         let events = Events {
             handler: reservations.clone(),

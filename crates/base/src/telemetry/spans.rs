@@ -23,7 +23,10 @@ use opentelemetry_sdk::{
 };
 
 use super::TraceContext;
-use crate::config::{self, telemetry::Export};
+use crate::{
+    config::{self, telemetry::Export},
+    instance::instance,
+};
 
 /// What a span does, as OpenTelemetry defines it.
 pub use opentelemetry::trace::SpanKind;
@@ -83,8 +86,8 @@ fn resource(server: &str, alone: bool) -> Resource {
     let name = name.unwrap_or_else(|| format!("eticket-{server}"));
     let detectors: Vec<Box<dyn ResourceDetector>> = vec![Box::new(EnvResourceDetector::new())];
     let own = [
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("service.instance.id", uuid::Uuid::new_v4().to_string()),
+        KeyValue::new("service.version", instance().version),
+        KeyValue::new("service.instance.id", instance().id.clone()),
     ];
     Resource::builder_empty().with_attributes(own).with_detectors(&detectors).with_service_name(name).build()
 }

@@ -54,6 +54,13 @@ impl Durable {
         self.cursor > last_sequence
     }
 
+    pub(super) fn lag(&self, messages: &BTreeMap<u64, Arc<Message>>) -> u64 {
+        let open = self.open.keys().filter(|sequence| messages.contains_key(sequence)).count();
+        let wanted = |message: &Message| self.filters.iter().any(|filter| matches(filter, &message.subject));
+        let waiting = messages.range(self.cursor + 1..).filter(|(_, message)| wanted(message)).count();
+        u64::try_from(open + waiting).unwrap_or(u64::MAX)
+    }
+
     /// Returns messages due for redelivery, then new ones. A message that has left the stream is dropped: its subject
     /// has newer ones.
     fn take(&mut self, messages: &BTreeMap<u64, Arc<Message>>, owner: u64, most: usize) -> Vec<Delivery> {

@@ -228,3 +228,20 @@ async fn results_of_an_earlier_state_are_ignored() {
     }
     assert_eq!(fixture.refused_for().await, None, "the slow ones began before it opened");
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_status_is_the_state() {
+    let fixture = Fixture::new();
+    let status = || {
+        let status = fixture.layer.status();
+        assert_eq!(status.upstream, "test");
+        status.state()
+    };
+    assert_eq!(status(), BreakerState::Closed);
+    fixture.open().await;
+    assert_eq!(status(), BreakerState::Open);
+    advance(Duration::from_millis(fixture.config.open_ms)).await;
+    let mut probe = fixture.call(Does::Hang);
+    assert!(futures::poll!(&mut probe).is_pending());
+    assert_eq!(status(), BreakerState::HalfOpen);
+}

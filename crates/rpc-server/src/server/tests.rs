@@ -178,6 +178,10 @@ impl OperationsService for Fake {
     ) -> Result<Response<ListUnsettledResponse>, Status> {
         Err(Status::unimplemented("not here"))
     }
+
+    async fn get_status(&self, _: tonic::Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Err(Status::unimplemented("not here"))
+    }
 }
 
 pub(super) fn server(fake: &Fake, limits: &LimitsConfig) -> Server {

@@ -6,6 +6,7 @@
 
 mod calls;
 mod connection;
+mod status;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -25,10 +26,13 @@ const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 /// The services that publish states.
 const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 const VIEW: &str = "query";
+/// The servers that report a state.
+const REPLICATED: [&str; 5] = ["ticket", "reservation", "pricing", "query", "gateway"];
 
 /// The operation of an admin command.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Task {
+    Status,
     Republish,
     Parked,
     /// All parked events, or the one with this id.
@@ -93,6 +97,7 @@ pub(crate) fn commands(service: Option<&'static str>) -> Vec<Command> {
     let event = || Arg::new("event").value_name("EVENT_ID").value_parser(NonEmptyStringValueParser::new());
     let required_event = event().required(true).help("Id of the event, as listed by `parked`");
     let mut commands = vec![
+        of_any("status", "Show the state of each replica; the exit code is 1 if one is not ready", &REPLICATED),
         of_any("parked", "List parked events: events that the service could not apply", &SERVICES),
         of_any("resend", "Apply parked events again; events that fail again stay parked", &SERVICES)
             .arg(event().help("Id of one event (default: all parked events)")),
@@ -117,6 +122,7 @@ impl AdminCommand {
         let (name, matches) = matches.subcommand()?;
         let argument = |name: &str| matches.try_get_one::<String>(name).ok().flatten().cloned();
         let task = match name {
+            "status" => Task::Status,
             "republish" => Task::Republish,
             "parked" => Task::Parked,
             "resend" => Task::Resend(argument("event")),
@@ -129,6 +135,7 @@ impl AdminCommand {
         let services = service.is_none().then(|| {
             let selected = argument("service");
             let possible: &[&'static str] = match task {
+                Task::Status => &REPLICATED,
                 Task::Republish => &OWNERS,
                 Task::Parked | Task::Resend(_) | Task::Discard(_) => &SERVICES,
                 Task::RebuildView | Task::CompareView | Task::Unsettled => &[VIEW],
@@ -163,11 +170,11 @@ impl AdminCommand {
             Some(services) => services.iter().copied().map(Some).collect(),
             None => vec![None],
         };
-        let (mut differences, mut done, mut errors, mut not_parked) = (0, false, Vec::new(), Vec::new());
+        let (mut problems, mut done, mut errors, mut not_parked) = (0, false, Vec::new(), Vec::new());
         for service in services {
             server.select(service);
             match server.run(&self.task).await {
-                Ok(count) => (differences, done) = (differences + count, true),
+                Ok(count) => (problems, done) = (problems + count, true),
                 Err(Failure::NotParked(error)) => not_parked.push(error),
                 Err(Failure::Refused(error)) => errors.push(error),
                 Err(Failure::Lost(error)) => {
@@ -182,7 +189,7 @@ impl AdminCommand {
         }
         match StartError::all(errors) {
             Some(error) => Err(error),
-            None => Ok(if differences == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
+            None => Ok(if problems == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }),
         }
     }
 }
@@ -226,6 +233,8 @@ mod tests {
         assert_eq!(services(&["republish"]), Some(vec!["ticket", "reservation", "pricing"]));
         assert_eq!(services(&["parked", "--service", "query"]), Some(vec!["query"]));
         assert_eq!(services(&["compare-view"]), Some(vec!["query"]));
+        assert_eq!(services(&["status"]), Some(vec!["ticket", "reservation", "pricing", "query", "gateway"]));
+        assert_eq!(services(&["status", "--service", "gateway"]), Some(vec!["gateway"]));
         assert!(parse(None, &["parked", "--service", "nobody"]).is_err());
         assert!(parse(None, &["republish", "--service", "query"]).is_err(), "the view publishes nothing");
     }

@@ -12,6 +12,7 @@ use eticket_base::{
     },
     data::DataFolder,
     exit::StartError,
+    instance::instance,
     telemetry,
 };
 use eticket_bus::Bus;
@@ -245,6 +246,8 @@ impl ConfiguredProgram {
 
     /// Runs until `stop` is cancelled.
     pub(crate) async fn serve(self, stop: CancellationToken) -> Result<(), StartError> {
+        // Sets the time of the start.
+        instance();
         // Before anything is recorded, because earlier values would be lost.
         telemetry::metrics();
         let data = self.process.data.as_deref().map(DataFolder::open).transpose()?;

@@ -315,6 +315,9 @@ impl Bus for LostMeanwhile {
     async fn restart(&self, name: &str) -> Result<(), bus::Error> {
         self.bus.restart(name).await
     }
+    async fn lag(&self, name: &str) -> Result<Option<u64>, bus::Error> {
+        self.bus.lag(name).await
+    }
     async fn read(&self, after: u64) -> Result<Box<dyn bus::Reader>, bus::Error> {
         self.bus.read(after).await
     }

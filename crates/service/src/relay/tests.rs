@@ -61,6 +61,9 @@ impl Bus for TestBus {
     async fn restart(&self, _: &str) -> Result<(), bus::Error> {
         unreachable!("the relay only publishes")
     }
+    async fn lag(&self, _: &str) -> Result<Option<u64>, bus::Error> {
+        unreachable!("the relay only publishes")
+    }
     async fn read(&self, _: u64) -> Result<Box<dyn Reader>, bus::Error> {
         unreachable!("the relay only publishes")
     }

@@ -3,7 +3,8 @@
 
 use std::time::Duration;
 
-use eticket_service::observe_store;
+use eticket_bus::Error;
+use eticket_service::status::Observed;
 use tokio_util::sync::CancellationToken;
 
 use super::{reader::Reader, rebuild::Rebuild};
@@ -15,6 +16,8 @@ const PROBE: Duration = Duration::from_secs(2);
 pub struct Monitor {
     pub reader: Reader,
     pub rebuild: Rebuild,
+    /// Where the observations go.
+    pub observed: Observed,
 }
 
 impl Monitor {
@@ -32,7 +35,7 @@ impl Monitor {
 
     /// Runs one probe.
     pub async fn run_once(&self) {
-        let Reader { store, health, clock, bus, .. } = &self.reader;
+        let Reader { store, health, clock, .. } = &self.reader;
         // The file may be deleted at any time. The open file serves reads until the rows are built again, but accepts
         // no new rows.
         if store.is_gone().await {
@@ -45,15 +48,24 @@ impl Monitor {
             }
             health.set_store(answer.is_ok());
         }
-        observe_store("query", &**store).await;
+        self.observed.store(&**store).await;
         if let Ok(oldest) = store.oldest_unsettled().await {
             let age = oldest.map_or(0, |since| (clock.now() - since).num_milliseconds());
             metrics::gauge!("eticket_view_oldest_unsettled_seconds").set(age.max(0) as f64 / 1000.0);
         }
-        if let (Ok(Some(position)), Ok(stream)) = (store.position().await, bus.state().await) {
-            metrics::gauge!("eticket_view_position").set(position.sequence as f64);
-            let lag = stream.last_sequence.saturating_sub(position.sequence);
+        if let Some(lag) = self.observed.lag(self.lag()).await {
             metrics::gauge!("eticket_view_lag_messages").set(lag as f64);
         }
+    }
+
+    /// Returns the number of sequences between the position of the view and the end of the stream; `None` if the store
+    /// does not respond.
+    async fn lag(&self) -> Result<Option<u64>, Error> {
+        let Ok(position) = self.reader.store.position().await else { return Ok(None) };
+        let stream = self.reader.bus.state().await?;
+        // A position in another stream means nothing here: the view reads this one from its start.
+        let read = position.filter(|position| position.epoch == stream.epoch).map_or(0, |position| position.sequence);
+        metrics::gauge!("eticket_view_position").set(read as f64);
+        Ok(Some(stream.last_sequence.saturating_sub(read)))
     }
 }

@@ -7,9 +7,9 @@ use eticket_proto::{
     error::ErrorReason,
     operations::{
         CompareViewRequest, CompareViewResponse, DiscardParkedEventRequest, DiscardParkedEventResponse,
-        ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest, ListUnsettledResponse,
-        RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse, ResendParkedEventRequest,
-        ResendParkedEventResponse, Unsettled, compare_view_response::Difference,
+        GetStatusRequest, GetStatusResponse, ListParkedEventsRequest, ListParkedEventsResponse, ListUnsettledRequest,
+        ListUnsettledResponse, RebuildViewRequest, RebuildViewResponse, RepublishRequest, RepublishResponse,
+        ResendParkedEventRequest, ResendParkedEventResponse, Unsettled, compare_view_response::Difference,
         operations_service_server::OperationsService,
     },
     time::to_proto,
@@ -23,6 +23,7 @@ use eticket_rpc_server::{
 use eticket_service::{
     batch, failure,
     operations::{discard_parked, list_parked, only, resend_parked},
+    status::Reporter,
 };
 use eticket_store::{self as store, Parked};
 use futures::{
@@ -58,6 +59,8 @@ pub struct Operations {
     pub tasks: Tasks,
     /// One permit: a comparison reads all rows of the view and of all owners, so a replica runs one at a time.
     pub comparing: Arc<Semaphore>,
+    /// Reports the state of the replica.
+    pub reporter: Reporter,
 }
 
 /// The permits of comparisons of a replica.
@@ -184,6 +187,10 @@ impl OperationsService for Operations {
         });
         let next_page_token = last.map(|(id, _)| paging::token(SCOPE, id.as_str())).unwrap_or_default();
         Ok(Response::new(ListUnsettledResponse { unsettled, next_page_token }))
+    }
+
+    async fn get_status(&self, _: Request<GetStatusRequest>) -> Result<Response<GetStatusResponse>, Status> {
+        Ok(Response::new(self.reporter.status()))
     }
 }
 

@@ -86,6 +86,10 @@ impl Bus for MemoryBus {
         Err(Error::Unavailable("the view has no durable consumer".to_owned()))
     }
 
+    async fn lag(&self, _: &str) -> Result<Option<u64>, Error> {
+        Ok(None)
+    }
+
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
         if std::mem::take(&mut self.state.lock().unwrap().lost_at_read) {
             self.renew();

@@ -4,11 +4,12 @@ use async_trait::async_trait;
 use eticket_proto::{
     error::ErrorReason,
     operations::{
-        CompareViewRequest, DiscardParkedEventRequest, ListParkedEventsRequest, ListUnsettledRequest, RepublishRequest,
-        ResendParkedEventRequest, operations_service_server::OperationsService,
+        CompareViewRequest, DiscardParkedEventRequest, GetStatusRequest, ListParkedEventsRequest, ListUnsettledRequest,
+        RepublishRequest, ResendParkedEventRequest, operations_service_server::OperationsService,
     },
 };
 use eticket_rpc_server::error::ApiError;
+use eticket_service::status::{Observed, Reporter};
 use eticket_store::Parked;
 use tonic::Code;
 
@@ -33,6 +34,7 @@ fn operations(fixture: &Fixture) -> Operations {
         connect: Arc::new(connect),
         tasks: fixture.tasks.clone(),
         comparing: one_comparison(),
+        reporter: Reporter { health: fixture.health.clone(), observed: Observed::new("query"), breakers: Vec::new() },
     }
 }
 
@@ -198,6 +200,31 @@ async fn a_replica_runs_one_comparison_at_a_time() {
 }
 
 #[tokio::test]
+async fn the_status_has_the_lag_of_the_view() {
+    let fixture = Fixture::new().await;
+    let operations = operations(&fixture);
+    let observed = operations.reporter.observed.clone();
+    let monitor = Monitor { reader: fixture.reader.clone(), rebuild: fixture.rebuild(), observed };
+    let status = async || {
+        monitor.run_once().await;
+        let response = operations.get_status(by_admin(GetStatusRequest {})).await.unwrap().into_inner();
+        let [replica] = &response.replicas[..] else { panic!("one replica: {response:?}") };
+        assert_eq!((replica.service.as_str(), &replica.outbox), ("query", &None), "the view publishes nothing");
+        (replica.consumers[0].lag_event_count, replica.parked_event_count)
+    };
+    for _ in 0..3 {
+        fixture.publish(&id("a"), &Event::Ticket(ticket(1, 0, None))).await;
+    }
+    assert_eq!(status().await, (Some(3), Some(0)));
+    fixture.read_all().await;
+    park(&fixture, "x", Message::default()).await;
+    assert_eq!(status().await, (Some(0), Some(1)));
+    let last = Position { epoch: "of another stream".to_owned(), sequence: 9, fingerprint: String::new() };
+    fixture.stand_at(last).await;
+    assert_eq!(status().await.0, Some(3), "the view reads this stream from its start");
+}
+
+#[tokio::test]
 async fn a_file_deleted_while_the_service_runs_is_rebuilt() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
@@ -205,7 +232,8 @@ async fn a_file_deleted_while_the_service_runs_is_rebuilt() {
         std::fs::remove_file(fixture._folder.path().join(format!("query.db{suffix}"))).unwrap();
     }
     assert!(fixture.store().is_gone().await);
-    let monitor = Monitor { reader: fixture.reader.clone(), rebuild: fixture.rebuild() };
+    let monitor =
+        Monitor { reader: fixture.reader.clone(), rebuild: fixture.rebuild(), observed: Observed::new("query") };
     monitor.run_once().await;
     until("a new file", async || !fixture.store().is_gone().await).await;
     assert!(fixture.view(&id("a")).await.price.is_some());

@@ -11,7 +11,7 @@ use eticket_proto::{
     },
     time::from_proto,
 };
-use eticket_rpc_client::{CallError, Client, UpstreamConfig};
+use eticket_rpc_client::{CallError, Client, UpstreamConfig, breaker::BreakerLayer};
 use tokio::time::Instant;
 use tonic::{Code, Request, transport::Channel};
 
@@ -34,6 +34,11 @@ impl TicketClient {
         };
         let client = Client::new("ticket", config, call).method("eticket.ticket.v1.TicketService/CheckAvailability");
         Self { client }
+    }
+
+    /// Returns the breaker of calls to the ticket service.
+    pub fn breaker(&self) -> BreakerLayer {
+        self.client.breaker()
     }
 }
 

@@ -2,11 +2,12 @@
 
 use std::{future::Future, path::Path, time::Duration};
 
+use chrono::Utc;
 use eticket_base::{config::Error, credentials::Credentials, error::chain, exit::StartError};
 use eticket_proto::{
     error_text, headers,
     operations::{
-        CompareViewRequest, DiscardParkedEventRequest, ListParkedEventsRequest, ListUnsettledRequest,
+        CompareViewRequest, DiscardParkedEventRequest, GetStatusRequest, ListParkedEventsRequest, ListUnsettledRequest,
         RebuildViewRequest, RepublishRequest, ResendParkedEventRequest,
         operations_service_client::OperationsServiceClient,
     },
@@ -19,7 +20,11 @@ use tokio::time::timeout;
 use tonic::{Code, Request, Status, Streaming, metadata::AsciiMetadataValue, transport::Channel};
 use tonic_types::StatusExt;
 
-use super::{Task, connection::Peer};
+use super::{
+    Task,
+    connection::Peer,
+    status::{self, HEADER},
+};
 use crate::process::ready::print;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -68,6 +73,8 @@ pub(super) struct Server {
     client: OperationsServiceClient<Channel>,
     authorization: Option<AsciiMetadataValue>,
     service: Option<&'static str>,
+    /// The header of a table is printed once, above the rows of all services.
+    has_header: bool,
 }
 
 impl Server {
@@ -92,6 +99,7 @@ impl Server {
             client: OperationsServiceClient::new(channel),
             authorization,
             service: None,
+            has_header: false,
         })
     }
 
@@ -100,9 +108,10 @@ impl Server {
         self.service = service;
     }
 
-    /// Runs an operation; returns the number of differences found, if it compares.
+    /// Runs an operation; returns the number of differences or of replicas that are not ready, if it looks for them.
     pub(super) async fn run(&mut self, task: &Task) -> Result<u64, Failure> {
         let done = match task {
+            Task::Status => self.status().await,
             Task::Republish => self.republish().await,
             Task::Parked => self.parked().await,
             Task::Resend(event) => self.resend(event.clone().unwrap_or_default()).await,
@@ -170,6 +179,19 @@ impl Server {
     /// The prefix of output lines, which names the service if there may be several.
     fn label(&self) -> String {
         self.service.map(|service| format!("{service}: ")).unwrap_or_default()
+    }
+
+    async fn status(&mut self) -> Result<u64, CallError> {
+        let request = self.request(GetStatusRequest {}, Some(CALL_TIMEOUT));
+        let replicas = within(CALL_TIMEOUT, self.client.get_status(request)).await?.into_inner().replicas;
+        if !std::mem::replace(&mut self.has_header, true) {
+            print(&format!("{HEADER}\n"));
+        }
+        let now = Utc::now();
+        for replica in &replicas {
+            print(&status::lines(replica, now));
+        }
+        Ok(replicas.iter().map(|replica| u64::from(!replica.ready)).sum())
     }
 
     async fn republish(&mut self) -> Result<u64, CallError> {
