@@ -1,6 +1,6 @@
 //! `dev`: all servers on free ports of this machine, in a folder that is removed at the end, with demo tickets.
 
-use std::{fmt::Write, io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
 use eticket_auth::development::{AUDIENCE, DevelopmentKey, ISSUER, KeyError, NewToken};
@@ -160,6 +160,16 @@ impl Dev {
         Ok(())
     }
 
+    /// The links that log in with `--tokens`, and who they log in.
+    fn links(&self, console: &str) -> Result<Vec<(String, String)>, StartError> {
+        let Some(tokens) = &self.tokens else { return Ok(Vec::new()) };
+        let link = |(role, user, grade): (&str, &str, Option<&str>)| {
+            let who = [Some(role), Some(user).filter(|user| *user != role), grade].into_iter().flatten();
+            Ok((format!("{console}#/login/{}", tokens.code(role, user, grade)?), who.collect::<Vec<_>>().join(" ")))
+        };
+        USERS.into_iter().map(link).collect()
+    }
+
     /// Shows people the console, and the links that log in.
     ///
     /// # Errors
@@ -167,23 +177,19 @@ impl Dev {
     pub(super) fn show(&self, gateway: SocketAddr, encrypted: bool, format: LogFormat) -> Result<(), StartError> {
         let console = format!("{}://{gateway}/", if encrypted { "https" } else { "http" });
         let folder = self.folder.path().display();
-        let mut links = String::new();
-        for (role, user, grade) in USERS {
-            let Some(tokens) = &self.tokens else { break };
-            let code = tokens.code(role, user, grade)?;
-            let grade = grade.map(|grade| format!(", {grade}")).unwrap_or_default();
-            // Writing to a string cannot fail.
-            let _ =
-                writeln!(links, "Log in:  {console}#/login/{code}  ({role} {user}{grade}; once, within 10 minutes)");
-        }
-        if format == LogFormat::Json {
-            tracing::info!(%console, %folder, "the console is ready");
-        }
-        // The links are secrets, so they do not go to the log.
-        if format == LogFormat::Text {
-            telemetry::say(&format!("Console: {console}\n{links}Folder:  {folder}\nPress Ctrl+C to stop.\n\n"));
-        } else if !links.is_empty() {
-            telemetry::say(&links);
+        let links = self.links(&console)?;
+        match format {
+            LogFormat::Json => {
+                tracing::info!(%console, %folder, "the console is ready");
+                links.iter().for_each(|(link, who)| tracing::info!(%link, %who, "this link logs in once"));
+            }
+            LogFormat::Text => {
+                let links: String = links
+                    .iter()
+                    .map(|(link, who)| format!("Log in:  {link}  ({who}; once, within 10 minutes)\n"))
+                    .collect();
+                telemetry::say(&format!("Console: {console}\n{links}Folder:  {folder}\nPress Ctrl+C to stop.\n\n"));
+            }
         }
         if self.open && std::io::stderr().is_terminal() {
             // A machine without a browser is not an error: the address is above.
