@@ -36,7 +36,7 @@ pub(crate) struct Token {
     #[arg(long, value_name = "TEXT", default_value = AUDIENCE)]
     pub(crate) audience: String,
     /// How long the token is valid: 90s, 30m or 8h
-    #[arg(long, alias = "ttl", value_name = "TIME", default_value = "8h", value_parser = crate::time::parse_duration)]
+    #[arg(long, alias = "ttl", value_name = "TIME", default_value = "8h", value_parser = crate::time::parse_lifetime)]
     pub(crate) lifetime: Duration,
     /// The folder of the key; the key is made if it does not exist
     #[arg(long, value_name = "DIR", default_value = "./eticket-data/keys")]

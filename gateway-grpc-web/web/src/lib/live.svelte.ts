@@ -114,7 +114,7 @@ class Live {
       const request = { ticketIds: [], resumeToken: this.#resumeToken };
       // The board shows what is known at once, and the effects of commands follow.
       const headers = { 'eticket-wait': 'none' };
-      for await (const message of query.watchTicketViews(request, { ...streaming, headers, signal })) {
+      for await (const message of query.watchTicketViews(request, { ...streaming, headers, signal, onHeader: () => this.#accepted() })) {
         this.#watchSilence();
         this.#attempt = 0;
         this.#receive(message.view, message.resumeToken);
@@ -124,6 +124,13 @@ class Live {
       if (signal.aborted && signal.reason === PAUSED) return;
       this.#failed(problemOf(cause));
     }
+  }
+
+  // The server has accepted the watch. Its first message may take 20 s if it continues and nothing has changed.
+  #accepted() {
+    if (this.#snapshot) return;
+    this.problem = null;
+    this.#connected = 'live';
   }
 
   #receive(view: TicketView | undefined, resumeToken: string) {

@@ -1,3 +1,5 @@
+import { untrack } from 'svelte';
+
 /** Runs `work` now and every few seconds, but not while the tab is hidden. Returns what ends it, as an effect does. */
 export function poll(everyMs: number, work: () => Promise<void>): () => void {
   let running = false;
@@ -9,7 +11,8 @@ export function poll(everyMs: number, work: () => Promise<void>): () => void {
     running = false;
   };
   const now = () => void run();
-  now();
+  // What the work reads must not start it again.
+  untrack(now);
   const timer = window.setInterval(now, everyMs);
   document.addEventListener('visibilitychange', now);
   return () => {
