@@ -113,11 +113,13 @@ impl Gateway {
         let routes = Routes::try_new(guest.as_ref()).map_err(StartError::failed)?;
         let calls = gateway::calls(pool, routes, health.clone(), config.max_message_bytes, rate_limit)
             .map_err(StartError::failed)?;
-        let site = Site::new(config.console.folder.as_deref());
+        let site = Site::new(config.console.folder.as_deref(), context.login.clone());
         let contract = Contract::try_new(guest.as_ref()).map_err(StartError::failed)?;
         let pages = Pages::try_new(site, contract, config.max_message_bytes).map_err(StartError::failed)?;
         let browsers = Browsers::new(config.origins()?, context.settings.listen);
-        let browsers = if context.authentication.is_on() { browsers.by_any_name() } else { browsers };
+        // Whoever has a log-in code has no token yet.
+        let has_tokens = context.authentication.is_on() && context.login.is_none();
+        let browsers = if has_tokens { browsers.by_any_name() } else { browsers };
         let cors = cors::layer(browsers.clone(), &config.cors);
         let grpc = server::layered(Self::NAME, &context.settings.limits, &context.authentication, calls);
         let router = Router::new().fallback_service(Protocols::new(grpc, pages, &cors, tasks.clone()));

@@ -7,6 +7,7 @@ use std::path::Path;
 
 use axum::{Router, body::Body, response::IntoResponse, routing::get};
 use eticket_rpc_server::server::media_type;
+use eticket_runtime::context::LoginCodes;
 use http::{HeaderValue, Request, Response, StatusCode, Uri, header};
 use include_dir::{Dir, include_dir};
 use tower::{ServiceExt, service_fn};
@@ -43,16 +44,24 @@ const VIEWER_POLICY: HeaderValue = content_security_policy!(images: "'self' data
 /// For files below an `assets/` of the embedded pages; their names change with their content.
 const IMMUTABLE: HeaderValue = HeaderValue::from_static("public, max-age=31536000, immutable");
 const REVALIDATED: HeaderValue = HeaderValue::from_static("no-cache");
+/// Exchanges the one-time code of a log-in link for a token. No path of the contract is like it.
+const LOGIN: &str = "/login";
+/// A code is shorter.
+const MAX_CODE_BYTES: usize = 256;
 
 /// The pages of the gateway.
 #[derive(Debug, Clone)]
-pub(crate) struct Site(Router);
+pub(crate) struct Site {
+    pages: Router,
+    /// The codes of log-in links; `None` unless this is `eticket dev --tokens`.
+    login: Option<LoginCodes>,
+}
 
 impl Site {
     /// Serves the console in `folder`, which must have an `index.html`; unknown paths return it too, because that
     /// console may route by path. Without a folder it serves the embedded console, which routes by the URL fragment:
     /// unknown paths are errors. The viewer and its document are the embedded ones in both cases.
-    pub(crate) fn new(folder: Option<&Path>) -> Self {
+    pub(crate) fn new(folder: Option<&Path>, login: Option<LoginCodes>) -> Self {
         let viewer = get(async |uri: Uri| embedded(uri.path()));
         let router = ["/docs", "/docs/", "/docs/{*file}", "/openapi.json"]
             .into_iter()
@@ -67,10 +76,13 @@ impl Site {
                 router.fallback_service(service_fn(embedded))
             }
         };
-        Self(router.layer(CompressionLayer::new()))
+        Self { pages: router.layer(CompressionLayer::new()), login }
     }
 
     pub(crate) async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        if request.method() == http::Method::POST && request.uri().path() == LOGIN {
+            return self.log_in(request.into_body()).await;
+        }
         // Most likely an RPC in an unsupported protocol; returning a page would hide the error.
         if request.method() == http::Method::POST {
             let media_type = media_type(request.headers()).unwrap_or_default();
@@ -83,12 +95,29 @@ impl Site {
             );
         }
         let policy = policy_of(request.uri().path());
-        let Ok(mut response) = self.0.clone().oneshot(request).await;
+        let Ok(mut response) = self.pages.clone().oneshot(request).await;
         let headers = response.headers_mut();
         headers.entry(header::CACHE_CONTROL).or_insert(REVALIDATED);
         headers.insert(header::CONTENT_SECURITY_POLICY, policy);
         headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        response
+    }
+
+    /// Exchanges the code in `body` for its token.
+    async fn log_in(&self, body: Body) -> Response<Body> {
+        let Some(login) = &self.login else {
+            return text(StatusCode::NOT_FOUND, "this server has no log-in links; log in with a token\n");
+        };
+        let body = axum::body::to_bytes(body, MAX_CODE_BYTES).await.unwrap_or_default();
+        let token = std::str::from_utf8(&body).ok().and_then(|code| login.exchange(code));
+        let mut response = match token {
+            Some(token) => text(StatusCode::OK, token),
+            None => text(StatusCode::FORBIDDEN, "the log-in link is unknown, has been used, or has ended\n"),
+        };
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
         response
     }
 }
@@ -129,7 +158,9 @@ pub(crate) fn text(status: StatusCode, text: impl Into<Body>) -> Response<Body> 
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
+    use std::{fs, sync::Arc};
+
+    use eticket_base::clock::SystemClock;
 
     use super::*;
 
@@ -139,7 +170,7 @@ mod tests {
         fs::create_dir(folder.path().join("assets")).unwrap();
         fs::write(folder.path().join("index.html"), "the index").unwrap();
         fs::write(folder.path().join("assets/app.js"), "a script").unwrap();
-        let site = Site::new(Some(folder.path()));
+        let site = Site::new(Some(folder.path()), None);
         for (path, expected) in [
             ("/", "the index"),
             ("/tickets/1", "the index"),
@@ -160,7 +191,7 @@ mod tests {
         for file in ["index.html", "docs/index.html", "openapi.json"] {
             fs::write(folder.path().join(file), "of the folder").unwrap();
         }
-        let site = Site::new(Some(folder.path()));
+        let site = Site::new(Some(folder.path()), None);
         let body = async |path: &str| {
             let response = site.answer(Request::get(path).body(Body::empty()).unwrap()).await;
             assert_eq!(response.status(), StatusCode::OK, "{path}");
@@ -171,5 +202,32 @@ mod tests {
         for path in ["/docs", "/docs/"] {
             assert_eq!(body(path).await, PAGES.get_file("docs/index.html").unwrap().contents(), "{path}");
         }
+    }
+
+    async fn log_in(site: &Site, code: &str) -> (StatusCode, String) {
+        let response = site.answer(Request::post(LOGIN).body(Body::from(code.to_owned())).unwrap()).await;
+        assert!(site.login.is_none() || response.headers()[header::CACHE_CONTROL] == "no-store");
+        let status = response.status();
+        let body = axum::body::to_bytes(response.into_body(), 1024).await.unwrap();
+        (status, String::from_utf8(body.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_login_code_brings_its_token_once_and_only_by_post() {
+        let codes = LoginCodes::new(Arc::new(SystemClock));
+        let code = codes.issue("a.b.c".to_owned()).unwrap();
+        let site = Site::new(None, Some(codes));
+        for wrong in ["", "unknown", &code[1..], &"x".repeat(10_000)] {
+            assert_eq!(log_in(&site, wrong).await.0, StatusCode::FORBIDDEN, "{wrong}");
+        }
+        let read = site.answer(Request::get(format!("/login/{code}")).body(Body::empty()).unwrap()).await;
+        assert_eq!(read.status(), StatusCode::NOT_FOUND);
+        assert_eq!(log_in(&site, &code).await, (StatusCode::OK, "a.b.c".to_owned()));
+        assert_eq!(log_in(&site, &code).await.0, StatusCode::FORBIDDEN);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_has_no_login_codes_by_default() {
+        assert_eq!(log_in(&Site::new(None, None), "unknown").await.0, StatusCode::NOT_FOUND);
     }
 }

@@ -11,8 +11,10 @@ export default defineConfig({
   outputDir: 'test-results',
   // Ten thousand tickets come last: the other tests are to see a board that a person could read.
   projects: [
-    { name: 'console', testIgnore: 'large.spec.ts' },
+    { name: 'console', testIgnore: ['large.spec.ts', 'tokens.spec.ts'] },
     { name: 'large', testMatch: 'large.spec.ts', dependencies: ['console'] },
+    // The gateway of these is that of `eticket dev --tokens`.
+    { name: 'tokens', testMatch: 'tokens.spec.ts' },
   ],
   workers: 1,
   retries: 0,

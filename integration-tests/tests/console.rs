@@ -3,7 +3,12 @@
 
 use std::env;
 
-use eticket_integration_tests::{Eticket, binary::root};
+use eticket_integration_tests::{
+    Eticket,
+    binary::root,
+    eventually::{SOON, eventually},
+    process::Launch,
+};
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -15,19 +20,47 @@ const LEFT_OUT: &str = "pages: (en, dark|en, light, phone|ko, light|ko, dark, wi
 async fn the_console_works_in_a_browser() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
+    let pages = env::var_os("CONSOLE_PAGES").is_some_and(|pages| pages == "all");
+    let left_out: &[&str] = if pages { &[] } else { &["--grep-invert", LEFT_OUT] };
+    run(&eticket, "console", left_out, &[]).await;
+    eticket.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs Chromium and the packages of the console: cargo xtask test"]
+async fn the_console_logs_in_with_tokens() {
+    let temporary = TempDir::new().expect("a folder");
+    let folder = temporary.path().to_str().expect("test folders are UTF-8");
+    let eticket = Launch::program("eticket").argument("dev").argument("--no-open").argument("--tokens");
+    let eticket = eticket.variable("TMPDIR", folder).start().await;
+    let links = eventually(SOON, "the link is printed", async || {
+        let log = eticket.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let links: Vec<_> = lines.filter_map(|line| Some(line.get("link")?.as_str()?.to_owned())).collect();
+        if links.len() == 2 { Ok(links) } else { Err(log) }
+    })
+    .await;
+    let mut entries = std::fs::read_dir(temporary.path()).expect("it can be read");
+    let data = entries.next().expect("the folder of dev").expect("an entry").path();
+    let keys = data.join("keys").to_str().expect("UTF-8").to_owned();
+    run(&eticket, "tokens", &[], &[("ETICKET_KEYS", &keys), ("ETICKET_LINK", &links[1])]).await;
+    eticket.stop().await;
+}
+
+/// Runs the tests of a project of Playwright.
+async fn run(eticket: &Eticket, project: &str, arguments: &[&str], variables: &[(&str, &str)]) {
     let mut playwright = Command::new("npx");
-    playwright.args(["--no-install", "playwright", "test", "--project", "console"]);
-    if env::var_os("CONSOLE_PAGES").is_none_or(|pages| pages != "all") {
-        playwright.args(["--grep-invert", LEFT_OUT]);
-    }
     playwright
+        .args(["--no-install", "playwright", "test", "--project", project])
+        .args(["--output", &format!("test-results/{project}")])
+        .args(arguments)
         .current_dir(root().join("gateway-grpc-web/web"))
         .env("ETICKET_GATEWAY", format!("http://{}", eticket.address("gateway")))
         .env("ETICKET_PAGES", "gateway")
         .env("ETICKET_CHROMIUM", "/usr/bin/chromium")
+        .envs(variables.iter().copied())
         .kill_on_drop(true);
     let output = playwright.output().await.expect("npx of Node.js");
     let text = [output.stdout, output.stderr].concat();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&text));
-    eticket.stop().await;
 }

@@ -5,14 +5,16 @@
 use std::path::PathBuf;
 
 use eticket_integration_tests::{
-    Api, Protocol,
+    Api, Eticket, Protocol,
     eventually::{SOON, eventually},
     process::Launch,
+    rest::Http,
 };
 use eticket_proto::{
     query::{ListTicketViewsRequest, ListTicketViewsResponse},
     ticket::TicketStatus,
 };
+use http_body_util::BodyExt;
 use tempfile::TempDir;
 
 /// `eticket dev` whose temporary files are in this folder.
@@ -49,6 +51,53 @@ async fn first(api: &Api) -> String {
             api.call("eticket.query.v1.QueryService/ListTicketViews", request.clone()).await.expect("a list");
         let ids: Vec<String> = response.views.into_iter().map(|view| view.ticket_id).collect();
         if ids.len() == 36 { Ok(ids[0].clone()) } else { Err(ids) }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn links_log_in_once_where_tokens_are_required() {
+    let temporary = TempDir::new().expect("a folder");
+    let eticket = dev(&temporary).argument("--tokens").start().await;
+    let gateway = format!("http://{}", eticket.address("gateway"));
+    let links = login_links(&eticket).await;
+    let who: Vec<&str> = links.iter().map(|(who, _)| who.as_str()).collect();
+    assert_eq!(who, ["admin", "user mina VIP"]);
+    let http = Http::new(&eticket);
+    let views = async |token: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("authorization", bearer.as_str())];
+        let headers = if token.is_empty() { &headers[..0] } else { &headers[..] };
+        http.send("GET", "/v1/views?page_size=1", headers, "").await.status
+    };
+    assert_eq!(views("").await, 401);
+    for (who, link) in &links {
+        let code = link.strip_prefix(&format!("{gateway}/#/login/")).expect("a code behind the console's address");
+        let exchange = async |origin: &str| {
+            let response = http.open("POST", "/login", &[("origin", origin)], code).await;
+            let (status, body) = (response.status().as_u16(), response.into_body().collect().await.expect("whole"));
+            (status, String::from_utf8(body.to_bytes().to_vec()).expect("text"))
+        };
+        assert_eq!(exchange("https://stranger.example").await.0, 403, "{who}");
+        let (status, token) = exchange(&gateway).await;
+        assert_eq!((status, views(&token).await), (200, 200), "{who}");
+        assert_eq!(exchange(&gateway).await.0, 403, "{who}: once");
+    }
+    // The demo tickets are registered with a token, too.
+    let log = eticket.log();
+    assert!(!log.contains("no demo tickets are registered"), "{log}");
+    eticket.stop().await;
+}
+
+/// Who each link logs in, and the link.
+async fn login_links(eticket: &Eticket) -> Vec<(String, String)> {
+    eventually(SOON, "both links are printed", async || {
+        let log = eticket.log();
+        let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        let links: Vec<_> = lines
+            .filter_map(|line| Some((line.get("who")?.as_str()?.to_owned(), line.get("link")?.as_str()?.to_owned())))
+            .collect();
+        if links.len() == 2 { Ok(links) } else { Err(log) }
     })
     .await
 }

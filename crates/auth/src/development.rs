@@ -38,6 +38,11 @@ pub enum KeyError {
     Sign(String),
 }
 
+/// The usual `iss` of development tokens.
+pub const ISSUER: &str = "eticket-development";
+/// The usual `aud` of development tokens.
+pub const AUDIENCE: &str = "eticket";
+
 /// An Ed25519 key in two files of a folder: `development-key.pem`, and `jwks.json` with the public part for `auth.jwks`.
 pub struct DevelopmentKey {
     id: String,

@@ -11,7 +11,7 @@ use eticket_proto::{
     time::to_proto,
 };
 use futures::future::BoxFuture;
-use tonic::transport::Endpoint;
+use tonic::{Request, metadata::AsciiMetadataValue, transport::Endpoint};
 
 /// How far ahead there are tickets.
 const DAYS: u64 = 28;
@@ -28,15 +28,23 @@ const EVENTS: [(&str, &str); 7] = [
 const USERS: [(&str, UserGrade); 3] =
     [("mina", UserGrade::Vip), ("joon", UserGrade::Gold), ("sora", UserGrade::Silver)];
 
-/// Registers the demo tickets through a gateway without TLS and tokens.
+/// Registers the demo tickets through a gateway without TLS, with the token of an admin if it needs one.
 ///
 /// # Errors
 /// If the gateway refuses one of them.
-pub fn demo(gateway: SocketAddr) -> BoxFuture<'static, Result<(), StartError>> {
+pub fn demo(gateway: SocketAddr, token: Option<String>) -> BoxFuture<'static, Result<(), StartError>> {
     Box::pin(async move {
         let channel = Endpoint::from_shared(format!("http://{gateway}")).map_err(StartError::failed)?.connect_lazy();
-        let mut tickets = TicketServiceClient::new(channel.clone());
-        let mut reservations = ReservationServiceClient::new(channel);
+        let bearer = token
+            .map(|token| format!("Bearer {token}").parse::<AsciiMetadataValue>())
+            .transpose()
+            .map_err(StartError::failed)?;
+        let authorize = move |mut request: Request<()>| {
+            bearer.clone().and_then(|bearer| request.metadata_mut().insert("authorization", bearer));
+            Ok(request)
+        };
+        let mut tickets = TicketServiceClient::with_interceptor(channel.clone(), authorize.clone());
+        let mut reservations = ReservationServiceClient::with_interceptor(channel, authorize);
         let requests = tickets_from(Utc::now());
         for request in &requests {
             tickets.register_ticket(request.clone()).await.map_err(StartError::failed)?;

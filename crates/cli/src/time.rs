@@ -11,6 +11,8 @@ use prost_types::Timestamp;
 
 /// Longer timeouts are slips of a unit.
 const LONGEST: Duration = Duration::from_secs(3600);
+/// The longest lifetime of a token for development.
+const LONGEST_LIFETIME: Duration = Duration::from_secs(24 * 3600);
 
 /// The zone in which times without an offset are read, and in which tables show times.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,17 +120,29 @@ pub(crate) fn read(time: Option<&Timestamp>) -> Option<DateTime<Utc>> {
 
 /// Reads `500ms`, `10s` or `2m`, up to an hour.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = duration(text).filter(|duration| *duration <= LONGEST);
+    duration.ok_or_else(|| "expected a time such as 500ms, 10s or 2m, at most 60m".to_owned())
+}
+
+/// Reads `90s`, `30m` or `8h`, up to a day.
+pub(crate) fn parse_lifetime(text: &str) -> Result<Duration, String> {
+    let duration = duration(text).filter(|duration| *duration <= LONGEST_LIFETIME);
+    duration.ok_or_else(|| "expected a time such as 90s, 30m or 8h, at most 24h".to_owned())
+}
+
+/// A number with a unit, above zero.
+fn duration(text: &str) -> Option<Duration> {
     let digits = text.len() - text.trim_start_matches(|letter: char| letter.is_ascii_digit()).len();
     let (number, unit) = text.split_at(digits);
     let milliseconds = match unit {
         "ms" => Some(1),
         "s" => Some(1_000),
         "m" => Some(60_000),
+        "h" => Some(3_600_000),
         _ => None,
     };
     let duration = milliseconds.zip(number.parse::<u64>().ok()).and_then(|(unit, number)| number.checked_mul(unit));
-    let duration = duration.map(Duration::from_millis).filter(|duration| !duration.is_zero() && *duration <= LONGEST);
-    duration.ok_or_else(|| "expected a time such as 500ms, 10s or 2m, at most 60m".to_owned())
+    duration.map(Duration::from_millis).filter(|duration| !duration.is_zero())
 }
 
 /// As `10 s`, `2.5 s` or `500 ms`.
@@ -183,13 +197,16 @@ mod tests {
 
     #[test]
     fn durations_have_a_unit_and_a_bound() {
-        for (text, milliseconds) in [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("60m", 3_600_000)] {
+        let right = [("500ms", 500), ("10s", 10_000), ("2m", 120_000), ("60m", 3_600_000), ("1h", 3_600_000)];
+        for (text, milliseconds) in right {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(milliseconds)));
         }
-        for wrong in ["", "10", "s", "0s", "-1s", "1.5s", "1h", "61m", "99999999999999999999s", "18446744073709551615m"]
+        for wrong in ["", "10", "s", "0s", "-1s", "1.5s", "2h", "61m", "99999999999999999999s", "18446744073709551615m"]
         {
             assert!(parse_duration(wrong).is_err(), "{wrong}");
         }
+        assert_eq!(parse_lifetime("24h"), Ok(Duration::from_secs(86_400)));
+        assert!(parse_lifetime("25h").is_err() && parse_lifetime("0h").is_err());
         assert_eq!(show_duration(Duration::from_millis(2_500)), "2.5 s");
         assert_eq!(show_duration(Duration::from_secs(10)), "10 s");
         assert_eq!(show_duration(Duration::from_millis(80)), "80 ms");

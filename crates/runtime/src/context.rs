@@ -7,6 +7,7 @@ use std::{
     sync::{Arc, PoisonError, RwLock},
 };
 
+pub use eticket_auth::login::LoginCodes;
 use eticket_base::{
     clock::{SharedClock, SystemClock},
     config::urls::{self, StorePlace, StoreSupport},
@@ -37,6 +38,8 @@ pub struct Context {
     pub siblings: Siblings,
     /// How the server finds out who calls.
     pub authentication: Authentication,
+    /// The codes that the gateway exchanges for tokens; only in `eticket dev`.
+    pub login: Option<LoginCodes>,
 }
 
 impl Context {
@@ -45,7 +48,7 @@ impl Context {
     pub fn new(name: &'static str, settings: Settings) -> Self {
         let (clock, siblings) = (Arc::new(SystemClock), Siblings::default());
         let authentication = Authentication::default();
-        Self { name, settings, data: None, bus: None, clock, siblings, authentication }
+        Self { name, settings, data: None, bus: None, clock, siblings, authentication, login: None }
     }
 
     /// Creates a server with the settings of the service.

@@ -121,3 +121,32 @@ test('the page starts in the language of the browser, and switches', async ({ br
   await expect(page.locator('html')).toHaveAttribute('lang', 'en');
   await context.close();
 });
+
+test('on a phone the menu works by thumb and by keyboard', async ({ page }) => {
+  await page.setViewportSize({ width: 320, height: 640 });
+  await page.goto('/');
+  const menu = page.getByRole('button', { name: 'Menu' });
+  const nav = page.getByRole('navigation', { name: 'Pages' });
+  await expect(nav).toBeHidden();
+  await menu.click();
+  await expect(menu).toHaveAttribute('aria-expanded', 'true');
+  for (const name of ['Tickets', 'My reservations', 'Register', 'Pricing', 'Operations', 'REST API']) {
+    const box = await nav.getByRole('link', { name }).boundingBox();
+    expect(box?.height, `${name} is large enough for a thumb`).toBeGreaterThanOrEqual(44);
+  }
+  await nav.getByRole('link', { name: 'Pricing' }).click();
+  await expect(page.getByRole('heading', { level: 1 })).toHaveText('Pricing');
+  await expect(nav).toBeHidden();
+
+  await menu.focus();
+  await page.keyboard.press('Enter');
+  await page.keyboard.press('Tab');
+  await page.keyboard.press('Tab');
+  await expect(nav.getByRole('link', { name: 'Tickets' })).toBeFocused();
+  await page.keyboard.press('Escape');
+  await expect(nav).toBeHidden();
+  await expect(menu).toBeFocused();
+  await menu.click();
+  await page.getByRole('heading', { level: 1 }).click();
+  await expect(nav).toBeHidden();
+});

@@ -1,6 +1,6 @@
 import { createServer, connect, type AddressInfo, type Socket } from 'node:net';
 
-import { expect, registered, test } from './support';
+import { as, expect, registered, test } from './support';
 
 /** A connection to the pages that can be cut. */
 class Wire {
@@ -68,4 +68,26 @@ test('a dropped connection is shown, and resumes with what changed in the meanti
   expect(watches[0]).toBe(5);
   expect(watches.at(-1)).toBeGreaterThan(5);
   wire.close();
+});
+
+test('on a slow network the page says what it waits for, and one’s own action is not lost', async ({ page }) => {
+  const title = `Slow ${Date.now()}`;
+  const ticketId = await registered(title);
+  await as(page, 'slow-user', 1);
+  const client = await page.context().newCDPSession(page);
+  // A bad mobile connection: 50 kB/s, and two seconds to each answer.
+  await client.send('Network.emulateNetworkConditions', { offline: false, latency: 2_000, downloadThroughput: 50_000, uploadThroughput: 20_000 });
+  await page.goto(`/#/tickets/${ticketId}`);
+  await expect(page.getByRole('status').filter({ hasText: 'Loading…' })).toBeVisible();
+  await expect(page.getByRole('heading', { level: 1, name: title })).toBeVisible({ timeout: 60_000 });
+  await page.getByRole('button', { name: 'Reserve', exact: true }).click();
+  const dialog = page.getByRole('dialog');
+  const reserve = dialog.locator('.primary');
+  await expect(reserve).toHaveText(/^Reserve for/, { timeout: 60_000 });
+  await reserve.click();
+  // A second click would be a second command.
+  await expect(reserve).toHaveText('Reserving…');
+  await expect(reserve).toBeDisabled();
+  await expect(page.getByText(`Reserved: ${title}.`)).toBeVisible({ timeout: 60_000 });
+  await expect(page.locator('.pass .status')).toHaveText('Reserved', { timeout: 60_000 });
 });

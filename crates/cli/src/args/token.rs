@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
+use eticket_auth::development::{AUDIENCE, ISSUER};
 
 use super::Grade;
 
@@ -29,13 +30,13 @@ pub(crate) struct Token {
     #[arg(long, value_name = "GRADE", value_enum, ignore_case = true)]
     pub(crate) grade: Option<Grade>,
     /// The issuer, claim iss
-    #[arg(long, value_name = "TEXT", default_value = "eticket-development")]
+    #[arg(long, value_name = "TEXT", default_value = ISSUER)]
     pub(crate) issuer: String,
     /// The audience, claim aud
-    #[arg(long, value_name = "TEXT", default_value = "eticket")]
+    #[arg(long, value_name = "TEXT", default_value = AUDIENCE)]
     pub(crate) audience: String,
     /// How long the token is valid: 90s, 30m or 8h
-    #[arg(long, alias = "ttl", value_name = "TIME", default_value = "8h", value_parser = crate::time::parse_duration)]
+    #[arg(long, alias = "ttl", value_name = "TIME", default_value = "8h", value_parser = crate::time::parse_lifetime)]
     pub(crate) lifetime: Duration,
     /// The folder of the key; the key is made if it does not exist
     #[arg(long, value_name = "DIR", default_value = "./eticket-data/keys")]

@@ -1,9 +1,11 @@
 //! `dev`: all servers on free ports of this machine, in a folder that is removed at the end, with demo tickets.
 
-use std::{io::IsTerminal, net::SocketAddr};
+use std::{io::IsTerminal, net::SocketAddr, sync::Arc, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
+use eticket_auth::development::{AUDIENCE, DevelopmentKey, ISSUER, KeyError, NewToken};
 use eticket_base::{
+    clock::SystemClock,
     config::{self, LogFormat, bus::EMBEDDED, urls},
     exit::StartError,
     telemetry,
@@ -12,23 +14,32 @@ use futures::future::BoxFuture;
 use tempfile::TempDir;
 
 use super::run::ConfiguredProgram;
-use crate::config::load::Sources;
+use crate::{config::load::Sources, context::LoginCodes};
 
 pub(super) const NAME: &str = "dev";
 
-/// Registers the demo tickets through a gateway without TLS and tokens.
-pub type Demo = fn(SocketAddr) -> BoxFuture<'static, Result<(), StartError>>;
+/// Who gets a link with `--tokens`: role, user and grade.
+const USERS: [(&str, &str, Option<&str>); 2] = [("admin", "admin", None), ("user", "mina", Some("VIP"))];
+/// The folder of their key, in the folder of the data.
+const KEYS: &str = "keys";
+/// The lifetime of their tokens: a working day.
+const LIFETIME: Duration = Duration::from_secs(8 * 3600);
+
+/// Registers the demo tickets through a gateway without TLS, with the token of an admin if it needs one.
+pub type Demo = fn(SocketAddr, Option<String>) -> BoxFuture<'static, Result<(), StartError>>;
 
 /// The flags of `dev`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DevFlags {
     pub(crate) retain: bool,
     pub(crate) open: bool,
+    pub(crate) tokens: bool,
 }
 
 impl DevFlags {
     pub(super) fn from_matches(matches: &ArgMatches) -> Self {
-        Self { retain: matches.get_flag("retain"), open: !matches.get_flag("no-open") }
+        let flag = |name| matches.get_flag(name);
+        Self { retain: flag("retain"), open: !flag("no-open"), tokens: flag("tokens") }
     }
 }
 
@@ -37,8 +48,12 @@ pub(super) fn command() -> Command {
     Command::new(NAME)
         .about("Try eTicket: all servers on free ports, in a folder that is removed at the end, with demo tickets")
         .arg(flag("retain").help("Keep the folder"))
+        .arg(flag("tokens").help("Require tokens, and print links that log in an admin and a user"))
         .arg(flag("no-open").help("Do not open the console in a browser"))
-        .after_help("The console opens only if the output is a terminal.\n\nExample:\n  eticket dev --retain")
+        .after_help(
+            "The console opens only if the output is a terminal. A link of --tokens logs in once, within 10 minutes.\n\n\
+             Examples:\n  eticket dev --retain\n  eticket dev --tokens",
+        )
 }
 
 /// A run of `dev`.
@@ -46,10 +61,35 @@ pub(crate) struct Dev {
     folder: TempDir,
     open: bool,
     demo: Demo,
+    tokens: Option<Tokens>,
+}
+
+/// The key and the log-in codes of `--tokens`.
+struct Tokens {
+    key: DevelopmentKey,
+    codes: LoginCodes,
+}
+
+impl Tokens {
+    fn sign(&self, role: &str, user: &str, grade: Option<&str>) -> Result<String, StartError> {
+        let token = NewToken {
+            subject: user.to_owned(),
+            roles: vec![role.to_owned()],
+            grade: grade.map(str::to_owned),
+            issuer: ISSUER.to_owned(),
+            audience: AUDIENCE.to_owned(),
+            lifetime: LIFETIME,
+        };
+        self.key.sign(&token).map_err(StartError::failed)
+    }
+
+    fn code(&self, role: &str, user: &str, grade: Option<&str>) -> Result<String, StartError> {
+        self.codes.issue(self.sign(role, user, grade)?).map_err(StartError::failed)
+    }
 }
 
 impl Dev {
-    /// Makes the folder.
+    /// Makes the folder, and the key of the tokens.
     ///
     /// # Errors
     /// If there is no room for temporary files.
@@ -61,10 +101,17 @@ impl Dev {
             )
         })?;
         folder.disable_cleanup(flags.retain);
-        Ok(Self { folder, open: flags.open, demo })
+        let key = flags.tokens.then(|| DevelopmentKey::open(&folder.path().join(KEYS))).transpose();
+        let tokens = key.map_err(no_key)?.map(|key| Tokens { key, codes: LoginCodes::new(Arc::new(SystemClock)) });
+        Ok(Self { folder, open: flags.open, demo, tokens })
     }
 
-    /// Overrides the data folder, and the address of each of these servers.
+    /// The codes of the links that [`show`](Self::show) prints.
+    pub(super) fn login(&self) -> Option<LoginCodes> {
+        self.tokens.as_ref().map(|tokens| tokens.codes.clone())
+    }
+
+    /// Overrides the data folder, the address of each of these servers, and with `--tokens` who may call.
     ///
     /// # Errors
     /// If a data folder is given: nothing in it may be used or removed.
@@ -79,6 +126,11 @@ impl Dev {
             sources.environment.push((name, "127.0.0.1:0".to_owned()));
         }
         sources.environment.push(("ETICKET__ADMIN__LISTEN".to_owned(), "127.0.0.1:0".to_owned()));
+        if let Some(tokens) = &self.tokens {
+            let jwks = tokens.key.jwks().display().to_string();
+            let keys = [("MODE", "jwt"), ("JWKS", &jwks), ("ISSUER", ISSUER), ("AUDIENCE", AUDIENCE)];
+            sources.environment.extend(keys.map(|(key, value)| (format!("ETICKET__AUTH__{key}"), value.to_owned())));
+        }
         Ok(())
     }
 
@@ -97,30 +149,58 @@ impl Dev {
         program.bus_url().filter(|url| *url != EMBEDDED).map_or(Ok(()), |url| refuse("bus.url".to_owned(), url, "it"))
     }
 
-    /// Registers the demo tickets, unless the servers ask for certificates or tokens.
-    pub(super) async fn fill(&self, gateway: SocketAddr, is_open: bool) -> Result<(), StartError> {
-        if is_open {
-            return (self.demo)(gateway).await;
+    /// Registers the demo tickets, unless the servers ask for certificates, or for tokens of another key.
+    pub(super) async fn fill(&self, gateway: SocketAddr, encrypted: bool, by_token: bool) -> Result<(), StartError> {
+        let [(role, user, grade), _] = USERS;
+        let token = self.tokens.as_ref().map(|tokens| tokens.sign(role, user, grade)).transpose()?;
+        if !encrypted && (token.is_some() || !by_token) {
+            return (self.demo)(gateway, token).await;
         }
         tracing::warn!("no demo tickets are registered, because the configuration requires TLS or tokens");
         Ok(())
     }
 
-    /// Shows people the console.
-    pub(super) fn show(&self, gateway: SocketAddr, encrypted: bool, format: LogFormat) {
+    /// The links that log in with `--tokens`, and who they log in.
+    fn links(&self, console: &str) -> Result<Vec<(String, String)>, StartError> {
+        let Some(tokens) = &self.tokens else { return Ok(Vec::new()) };
+        let link = |(role, user, grade): (&str, &str, Option<&str>)| {
+            let who = [Some(role), Some(user).filter(|user| *user != role), grade].into_iter().flatten();
+            Ok((format!("{console}#/login/{}", tokens.code(role, user, grade)?), who.collect::<Vec<_>>().join(" ")))
+        };
+        USERS.into_iter().map(link).collect()
+    }
+
+    /// Shows people the console, and the links that log in.
+    ///
+    /// # Errors
+    /// If a token cannot be signed.
+    pub(super) fn show(&self, gateway: SocketAddr, encrypted: bool, format: LogFormat) -> Result<(), StartError> {
         let console = format!("{}://{gateway}/", if encrypted { "https" } else { "http" });
         let folder = self.folder.path().display();
+        let links = self.links(&console)?;
         match format {
-            LogFormat::Json => tracing::info!(%console, %folder, "the console is ready"),
+            LogFormat::Json => {
+                tracing::info!(%console, %folder, "the console is ready");
+                links.iter().for_each(|(link, who)| tracing::info!(%link, %who, "this link logs in once"));
+            }
             LogFormat::Text => {
-                telemetry::say(&format!("Console: {console}\nFolder:  {folder}\nPress Ctrl+C to stop.\n\n"));
+                let links: String = links
+                    .iter()
+                    .map(|(link, who)| format!("Log in:  {link}  ({who}; once, within 10 minutes)\n"))
+                    .collect();
+                telemetry::say(&format!("Console: {console}\n{links}Folder:  {folder}\nPress Ctrl+C to stop.\n\n"));
             }
         }
         if self.open && std::io::stderr().is_terminal() {
             // A machine without a browser is not an error: the address is above.
             open::that_detached(&console).unwrap_or_else(|error| tracing::debug!(%error, "no browser opens"));
         }
+        Ok(())
     }
+}
+
+fn no_key(error: KeyError) -> StartError {
+    StartError::unavailable("cannot make the key of the tokens", error)
 }
 
 #[cfg(test)]
@@ -128,8 +208,8 @@ mod tests {
     use super::*;
 
     fn dev(retain: bool) -> Dev {
-        let demo: Demo = |_| Box::pin(async { Ok(()) });
-        Dev::new(DevFlags { retain, open: false }, demo).expect("a folder")
+        let demo: Demo = |_, _| Box::pin(async { Ok(()) });
+        Dev::new(DevFlags { retain, open: false, tokens: false }, demo).expect("a folder")
     }
 
     #[test]

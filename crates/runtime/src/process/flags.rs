@@ -138,8 +138,9 @@ mod tests {
     #[test]
     fn dev_belongs_to_all_servers_together() {
         let dev = |arguments: &[&str]| parse(Binary::Together, arguments).expect("valid").dev;
-        assert_eq!(dev(&["dev"]), Some(DevFlags { retain: false, open: true }));
-        assert_eq!(dev(&["dev", "--retain", "--no-open"]), Some(DevFlags { retain: true, open: false }));
+        assert_eq!(dev(&["dev"]), Some(DevFlags { retain: false, open: true, tokens: false }));
+        let flags = DevFlags { retain: true, open: false, tokens: true };
+        assert_eq!(dev(&["dev", "--retain", "--no-open", "--tokens"]), Some(flags));
         assert_eq!(dev(&["serve"]), None);
         assert!(parse(Binary::Service("ticket"), &["dev"]).is_err());
     }

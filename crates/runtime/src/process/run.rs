@@ -36,7 +36,7 @@ use crate::{
             listen::{self, Listen},
         },
     },
-    context::{self, Context, Siblings},
+    context::{self, Context, LoginCodes, Siblings},
 };
 
 /// Delay until a server that is not ready is logged, and interval of further log lines.
@@ -258,7 +258,8 @@ impl ConfiguredProgram {
             }
             _ => None,
         };
-        let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default() };
+        let login = self.dev.as_ref().and_then(|dev| dev.login());
+        let base = Base { data, bus, clock: Arc::new(SystemClock), siblings: Siblings::default(), login };
         let cap = self.hard_cap();
         let mut started = Started { running: Vec::new(), bus: base.bus.clone() };
         let outcome = tokio::select! {
@@ -285,7 +286,7 @@ impl ConfiguredProgram {
         running.push(admin.start(self.process.admin.listen).await?);
         let last = self.servers.last().map(|server| &server.settings);
         let encrypted = last.is_some_and(|settings| settings.tls.is_on());
-        let is_open = last.is_some_and(|settings| !settings.tls.is_on() && settings.auth.mode != Some(AuthMode::Jwt));
+        let by_token = last.is_some_and(|settings| settings.auth.mode == Some(AuthMode::Jwt));
         for server in std::mem::take(&mut self.servers) {
             let name = server.entry.spec.name;
             let tls = server.settings.tls.clone();
@@ -304,11 +305,11 @@ impl ConfiguredProgram {
         let format = telemetry::format_of(&self.process.log);
         let first = self.dev.as_ref().zip(addresses.first());
         if let Some((dev, (_, gateway))) = first {
-            dev.fill(*gateway, is_open).await?;
+            dev.fill(*gateway, encrypted, by_token).await?;
         }
         ready::report(&self.name, &addresses, encrypted, format);
         if let Some((dev, (_, gateway))) = first {
-            dev.show(*gateway, encrypted, format);
+            dev.show(*gateway, encrypted, format)?;
         }
         telemetry::has_started();
         Ok(())
@@ -321,6 +322,7 @@ struct Base {
     bus: Option<Arc<dyn Bus>>,
     clock: SharedClock,
     siblings: Siblings,
+    login: Option<LoginCodes>,
 }
 
 impl Base {
@@ -335,6 +337,7 @@ impl Base {
             bus: self.bus.clone().filter(|_| is_stateful),
             clock: self.clock.clone(),
             siblings: self.siblings.clone(),
+            login: self.login.clone(),
         })
     }
 }

@@ -13,6 +13,10 @@ class I18n {
     return this.text.ticketStatus[TicketStatus[status] as keyof Text['ticketStatus']] ?? String(status);
   }
 
+  ticketStatusClass(status: TicketStatus): string {
+    return TicketStatus[status]?.toLowerCase() ?? '';
+  }
+
   reservationStatus(status: ReservationStatus): string {
     return this.text.reservationStatus[ReservationStatus[status] as keyof Text['reservationStatus']] ?? String(status);
   }

@@ -11,6 +11,7 @@ import { TicketService } from '../gen/eticket/ticket/v1/ticket_pb';
 import { Health } from '../gen/grpc/health/v1/health_pb';
 import { preferences } from './preferences.svelte';
 import { session } from './session';
+import { bearer } from './token';
 
 // Refusals come in the language of the page.
 const language: Interceptor = (next) => (request) => {
@@ -21,7 +22,7 @@ const language: Interceptor = (next) => (request) => {
 const transport = createGrpcWebTransport({
   baseUrl: window.location.origin,
   defaultTimeoutMs: 10_000,
-  interceptors: [language, session],
+  interceptors: [language, session, bearer],
 });
 
 export const tickets = createClient(TicketService, transport);
@@ -37,6 +38,6 @@ export const streaming = { timeoutMs: 0 };
 export type Owner = 'ticket' | 'reservation' | 'pricing' | 'query';
 
 /** Selects the service that an operations call is for. */
-export function at(owner: Owner, options: { signal?: AbortSignal; timeoutMs?: number } = {}) {
+export function at(owner: Owner | 'gateway', options: { signal?: AbortSignal; timeoutMs?: number } = {}) {
   return { headers: { 'eticket-service': owner }, ...options };
 }

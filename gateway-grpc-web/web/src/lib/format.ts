@@ -9,6 +9,7 @@ export const readerZone = new Intl.DateTimeFormat().resolvedOptions().timeZone;
 
 // Making a formatter is slow, and the board shows thousands of times.
 const dateFormats = new Map<string, Intl.DateTimeFormat>();
+const durationFormats = new Map<string, Intl.NumberFormat>();
 const moneyFormats = new Map<string, Intl.NumberFormat>();
 
 function cached<T>(formats: Map<string, T>, key: string, make: () => T): T {
@@ -67,4 +68,12 @@ export function money(language: Language, value: Money | undefined): string {
 
 export function count(language: Language, value: number | bigint): string {
   return value.toLocaleString(language);
+}
+
+/** `340 ms`, `1.2 sec` or `3 min`, in the words of the language. */
+export function duration(language: Language, value: number): string {
+  const units = [['hour', 3_600_000, 2], ['minute', 60_000, 2], ['second', 1000, 1], ['millisecond', 1, 0]] as const;
+  const [unit, size] = units.find(([, size, least]) => value >= size * least) ?? units[3];
+  const make = () => new Intl.NumberFormat(language, { style: 'unit', unit, unitDisplay: 'short', maximumFractionDigits: unit === 'second' ? 1 : 0 });
+  return cached(durationFormats, `${language} ${unit}`, make).format(value / size);
 }

@@ -20,7 +20,7 @@ export interface Row {
   readonly changedAt: number;
 }
 
-export type Connection = 'connecting' | 'live' | 'behind' | 'reconnecting' | 'paused';
+export type Connection = 'connecting' | 'live' | 'behind' | 'reconnecting' | 'paused' | 'refused';
 
 // The server sends a message at least every 20 s.
 const SILENCE_MS = 45_000;
@@ -30,6 +30,7 @@ const LONGEST_DELAY_MS = 15_000;
 const SETTLES_WITHIN_MS = 5_000;
 // Browsers open only six connections to an address over HTTP/1.1, so a hidden tab gives its one back.
 const HIDDEN_MS = 60_000;
+const PAUSED = 'paused';
 
 function toRow(view: TicketView, changedAt: number): Row {
   return {
@@ -66,11 +67,29 @@ class Live {
   #abort = new AbortController();
   #timers = { flush: 0, retry: 0, silence: 0, hidden: 0 };
   #lastFlush = 0;
+  #started = false;
 
   start() {
+    this.#started = true;
     window.addEventListener('online', () => this.#retryNow());
     document.addEventListener('visibilitychange', () => this.#visibility());
     window.setInterval(() => this.#countLate(), 1000);
+    void this.#connect();
+  }
+
+  /** Connects with the reader's new token; `fresh` if they may see something else than before. */
+  resume(fresh: boolean) {
+    if (!this.#started) return;
+    if (fresh) {
+      this.#resumeToken = '';
+      this.#known = new Map();
+      this.loaded = false;
+      this.rows = [];
+    }
+    this.#abort.abort(PAUSED);
+    window.clearTimeout(this.#timers.retry);
+    this.#attempt = 0;
+    this.#connected = this.loaded ? 'reconnecting' : 'connecting';
     void this.#connect();
   }
 
@@ -95,16 +114,23 @@ class Live {
       const request = { ticketIds: [], resumeToken: this.#resumeToken };
       // The board shows what is known at once, and the effects of commands follow.
       const headers = { 'eticket-wait': 'none' };
-      for await (const message of query.watchTicketViews(request, { ...streaming, headers, signal })) {
+      for await (const message of query.watchTicketViews(request, { ...streaming, headers, signal, onHeader: () => this.#accepted() })) {
         this.#watchSilence();
         this.#attempt = 0;
         this.#receive(message.view, message.resumeToken);
       }
       this.#reconnect(FIRST_DELAY_MS);
     } catch (cause) {
-      if (signal.aborted && signal.reason === 'paused') return;
+      if (signal.aborted && signal.reason === PAUSED) return;
       this.#failed(problemOf(cause));
     }
+  }
+
+  // The server has accepted the watch. Its first message may take 20 s if it continues and nothing has changed.
+  #accepted() {
+    if (this.#snapshot) return;
+    this.problem = null;
+    this.#connected = 'live';
   }
 
   #receive(view: TicketView | undefined, resumeToken: string) {
@@ -126,6 +152,13 @@ class Live {
     // The token of another store is of no use: start again with all tickets.
     if (problem.code === Code.InvalidArgument) this.#resumeToken = '';
     this.problem = problem;
+    if (problem.code === Code.Unauthenticated) {
+      // Waits for a token of the reader, and then continues where the refused one has ended.
+      this.#resumeToken = problem.metadata.resume_token || this.#resumeToken;
+      this.#connected = 'refused';
+      window.clearTimeout(this.#timers.silence);
+      return;
+    }
     this.#reconnect(problem.retryAfterMs);
   }
 
@@ -142,7 +175,7 @@ class Live {
   #retryNow() {
     if (this.#connected !== 'reconnecting' && this.#connected !== 'connecting') return;
     window.clearTimeout(this.#timers.retry);
-    this.#abort.abort('paused');
+    this.#abort.abort(PAUSED);
     void this.#connect();
   }
 
@@ -165,7 +198,7 @@ class Live {
     window.clearTimeout(this.#timers.silence);
     window.clearTimeout(this.#timers.retry);
     this.#connected = 'paused';
-    this.#abort.abort('paused');
+    this.#abort.abort(PAUSED);
   }
 
   #countLate() {

@@ -11,7 +11,7 @@ export interface Identity {
 }
 
 // Storage may be refused, as in private windows with strict settings; then a choice lasts as long as the page.
-function read(storage: () => Storage, key: string): string | null {
+export function read(storage: () => Storage, key: string): string | null {
   try {
     return storage().getItem(key);
   } catch {
@@ -19,7 +19,7 @@ function read(storage: () => Storage, key: string): string | null {
   }
 }
 
-function write(storage: () => Storage, key: string, value: string | null) {
+export function write(storage: () => Storage, key: string, value: string | null) {
   try {
     if (value === null) storage().removeItem(key);
     else storage().setItem(key, value);
@@ -29,7 +29,8 @@ function write(storage: () => Storage, key: string, value: string | null) {
 }
 
 const local = () => window.localStorage;
-const session = () => window.sessionStorage;
+/** Ends with the browser tab. */
+export const tab = () => window.sessionStorage;
 
 function firstLanguage(): Language {
   const chosen = read(local, 'eticket.language');
@@ -45,7 +46,7 @@ function firstTheme(): Theme {
 
 function firstIdentity(): Identity | null {
   try {
-    const { userId, grade } = JSON.parse(read(session, 'eticket.identity') ?? '') as Identity;
+    const { userId, grade } = JSON.parse(read(tab, 'eticket.identity') ?? '') as Identity;
     return userId && grade in UserGrade ? { userId, grade } : null;
   } catch {
     return null;
@@ -82,7 +83,7 @@ class Preferences {
 
   set identity(value: Identity | null) {
     this.#identity = value;
-    write(session, 'eticket.identity', value && JSON.stringify(value));
+    write(tab, 'eticket.identity', value && JSON.stringify(value));
   }
 }
 
