@@ -153,7 +153,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_compared_as_far_as_whole_seconds_allow() {
-        let at = |milliseconds| DateTime::from_timestamp_millis(1_800_000_000_000 + milliseconds).expect("a time");
+        let at = |milliseconds: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + milliseconds).expect("a time");
         assert_eq!(differs(at(0), at(999), at(1_500)), None, "the header has whole seconds");
         assert_eq!(differs(at(5_000), at(0), at(6_000)), None, "the answer took a while");
         assert_eq!(differs(at(0), at(90_000), at(90_001)), Some(TimeDelta::seconds(-90)));
