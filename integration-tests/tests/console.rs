@@ -1,6 +1,8 @@
 //! Runs the web console in Chromium, served by the gateway, against the all-in-one process. The tests themselves use
 //! Playwright and are in the console's sources.
 
+#![expect(clippy::expect_used, reason = "a step that fails fails the test")]
+
 use std::env;
 
 use eticket_integration_tests::{

@@ -58,8 +58,13 @@ impl Results {
 
 /// Runs `doctor`, and checks what holds for every result.
 async fn doctor(launch: Launch) -> Results {
+    doctor_with(launch, &[]).await
+}
+
+async fn doctor_with(launch: Launch, arguments: &[&str]) -> Results {
     let begun = Instant::now();
-    let exit = launch.argument("doctor").argument("--output").argument("json").run().await;
+    let launch = ["doctor", "--output", "json"].iter().chain(arguments).fold(launch, |launch, it| launch.argument(it));
+    let exit = launch.run().await;
     assert!(begun.elapsed() < BOUND, "{:?}", begun.elapsed());
     let checks: Vec<Value> =
         serde_json::from_str(&exit.output).unwrap_or_else(|error| panic!("{error}: {}{}", exit.output, exit.log));
@@ -108,7 +113,7 @@ async fn a_healthy_system_has_no_failures_beside_its_running_server() {
     let data = folder();
     let server = Eticket::start(data.path()).await;
     let launch = || Launch::all_in_one(data.path());
-    let results = doctor(launch().argument("--address").argument(server.address("gateway"))).await;
+    let results = doctor_with(launch(), &["--address", server.address("gateway")]).await;
     results.is_healthy();
     let in_use = results.with("data-lock", "ok");
     assert!(in_use[0]["detail"].as_str().is_some_and(|detail| detail.contains("in use")), "{in_use:?}");
@@ -194,7 +199,7 @@ async fn an_upstream_that_says_nothing_fails_in_time() {
     let url = format!("http://{}", mute.local_addr().expect("an address"));
     let begun = Instant::now();
     let address = url.trim_start_matches("http://");
-    let results = doctor(gateway(&url).argument("--address").argument(address)).await;
+    let results = doctor_with(gateway(&url), &["--address", address]).await;
     // All at once: five servers that say nothing take no longer than one.
     assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
     assert_eq!(results.with("upstream", "fail").len(), 4);
@@ -210,7 +215,7 @@ async fn another_server_at_the_address_of_an_upstream_fails() {
     let failures = results.with("upstream", "fail");
     assert!(failures.len() == 3 && failures[0]["remedy"].as_str().is_some_and(|text| text.contains("another server")));
     // The gateway is not needed for a server alone.
-    let results = doctor(ticket(data.path()).argument("--address").argument(server.address("ticket"))).await;
+    let results = doctor_with(ticket(data.path()), &["--address", server.address("ticket")]).await;
     results.is_healthy();
     server.stop().await;
 }
