@@ -16,15 +16,16 @@ use tokio::process::Command;
 
 /// Excludes six of the eight variants of the page tests (language, theme, width), because each takes half a minute.
 const LEFT_OUT: &str = "pages: (en, dark|en, light, phone|ko, light|ko, dark, wide)";
+/// Excludes nine of the twelve variants of the log-in pages.
+const LEFT_OUT_LOG_IN: &str =
+    "log-in pages: (en, light, (phone|narrow)|en, dark, (wide|phone)|ko, light|ko, dark, (wide|narrow))";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs Chromium and the packages of the console: cargo xtask test"]
 async fn the_console_works_in_a_browser() {
     let data = TempDir::new().expect("a folder");
     let eticket = Eticket::start(data.path()).await;
-    let pages = env::var_os("CONSOLE_PAGES").is_some_and(|pages| pages == "all");
-    let left_out: &[&str] = if pages { &[] } else { &["--grep-invert", LEFT_OUT] };
-    run(&eticket, "console", left_out, &[]).await;
+    run(&eticket, "console", without(&["--grep-invert", LEFT_OUT]), &[]).await;
     eticket.stop().await;
 }
 
@@ -45,8 +46,20 @@ async fn the_console_logs_in_with_tokens() {
     let mut entries = std::fs::read_dir(temporary.path()).expect("it can be read");
     let data = entries.next().expect("the folder of dev").expect("an entry").path();
     let keys = data.join("keys").to_str().expect("UTF-8").to_owned();
-    run(&eticket, "tokens", &[], &[("ETICKET_KEYS", &keys), ("ETICKET_LINK", &links[1])]).await;
+    run(
+        &eticket,
+        "tokens",
+        without(&["--grep-invert", LEFT_OUT_LOG_IN]),
+        &[("ETICKET_KEYS", &keys), ("ETICKET_LINK", &links[1])],
+    )
+    .await;
     eticket.stop().await;
+}
+
+/// Returns the arguments that leave out variants, unless all are wanted.
+fn without<'a>(arguments: &'a [&'a str]) -> &'a [&'a str] {
+    let all = env::var_os("CONSOLE_PAGES").is_some_and(|pages| pages == "all");
+    if all { &[] } else { arguments }
 }
 
 /// Runs the tests of a project of Playwright.

@@ -140,7 +140,11 @@ fn an_error_outside_the_rules_names_its_line() {
         ("version: 1\nbase_price: -1 KRW\n", Some(2), "at least 0"),
         ("version: 1\nbase_price: 12.5\n", Some(2), "an amount of money such as 10000 KRW"),
         ("version: 1\nbase_price: 1000000000000001\n", Some(2), "at most"),
-        ("version: 1\nbase_price: {currency_code: KRW, units: 1, nanos: 5}\n", Some(2), "at most 0 decimal places for KRW"),
+        (
+            "version: 1\nbase_price: {currency_code: KRW, units: 1, nanos: 5}\n",
+            Some(2),
+            "at most 0 decimal places for KRW",
+        ),
         ("version: 1\nbase_price: 1 KRW\nsurcharge: 5\n", Some(3), "unknown field `surcharge`"),
         ("version: 1\nversion: 2\nbase_price: 1 KRW\n", Some(1), "duplicate"),
         ("base_price: 1 KRW\n", Some(1), "missing field `version`"),
