@@ -117,7 +117,9 @@ async fn a_healthy_system_has_no_failures_beside_its_running_server() {
     results.is_healthy();
     let in_use = results.with("data-lock", "ok");
     assert!(in_use[0]["detail"].as_str().is_some_and(|detail| detail.contains("in use")), "{in_use:?}");
-    for (name, count) in [("store-integrity", 5), ("migrations", 5), ("server-health", 5), ("clock-difference", 1)] {
+    for (name, count) in
+        [("store-integrity", 5), ("migrations", 5), ("server-health", 5), ("clock-difference", 1), ("versions", 1)]
+    {
         assert_eq!(results.with(name, "ok").len(), count, "{name}: {}", results.exit.output);
     }
     server.stop().await;

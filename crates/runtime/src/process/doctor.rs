@@ -9,12 +9,14 @@ mod health;
 mod report;
 mod server;
 mod upstreams;
+mod versions;
 
 use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 
 use clap::{Arg, ArgMatches, Command, builder::PossibleValuesParser, value_parser};
 use eticket_base::{
     config,
+    credentials::Credentials,
     doctor::{Check, Group, Status},
     exit::StartError,
 };
@@ -41,6 +43,8 @@ const USAGE: u8 = 2;
 pub(crate) struct DoctorFlags {
     /// A running server to check as well.
     address: Option<String>,
+    /// The file with the token of an admin; `None` for the variable.
+    token_file: Option<PathBuf>,
     tls: ClientTlsConfig,
     patience: Duration,
     json: bool,
@@ -51,14 +55,14 @@ pub(super) fn command(program: &str) -> Command {
     let output = output.value_parser(PossibleValuesParser::new(["table", JSON]));
     let timeout = Arg::new("timeout").long("timeout").value_name("SECONDS").default_value("3");
     let timeout = timeout.value_parser(value_parser!(u64).range(1..=60));
-    // Health needs no token.
-    let connection = admin_command::connection_flags().into_iter().filter(|flag| flag.get_id() != "token-file");
+    let connection = admin_command::connection_flags().into_iter();
     Command::new(NAME)
         .about("Check the configuration and everything that it names; nothing is changed")
         .args(connection.map(|flag| match flag.get_id().as_str() {
             "address" => flag.help("Check this running server too, with https:// for TLS"),
             "ca-file" => flag.help("With TLS: trust the authorities in this PEM file"),
             "cert-file" => flag.help("With TLS: show this certificate, a PEM file"),
+            "token-file" => flag.help("Read the token of an admin from a file, for the versions of replicas\n(default: the variable ETICKET_TOKEN)"),
             _ => flag,
         }))
         .arg(timeout.help("How long a server or a disk may take for one step"))
@@ -83,6 +87,7 @@ impl DoctorFlags {
         };
         Self {
             address: text("address"),
+            token_file: file("token-file"),
             tls,
             patience: Duration::from_secs(matches.get_one("timeout").copied().unwrap_or(3)),
             json: text("output").is_some_and(|output| output == JSON),
@@ -98,7 +103,7 @@ impl DoctorFlags {
         program: &Program,
         sources: Result<Sources, config::Error>,
     ) -> Result<ExitCode, StartError> {
-        let address = match self.address.as_deref().map(|address| Address::parse(address, &self.tls)).transpose() {
+        let address = match self.running_server() {
             Ok(address) => address,
             Err(error) => {
                 // The argument is wrong, not the configuration.
@@ -113,6 +118,13 @@ impl DoctorFlags {
         runtime.shutdown_background();
         super::ready::print(&if self.json { report.json() } else { report.text() });
         Ok(if report.has(Status::Fail) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    }
+
+    fn running_server(&self) -> Result<Option<Address>, StartError> {
+        let Some(address) = &self.address else { return Ok(None) };
+        let invalid = |what: String| StartError::Config(config::Error::new("--token-file", None, what));
+        let credentials = Credentials::read(self.token_file.as_deref()).map_err(invalid)?;
+        Address::parse(address, &self.tls, credentials).map(Some)
     }
 }
 

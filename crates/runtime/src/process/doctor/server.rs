@@ -1,8 +1,13 @@
 //! A running server at the address of `--address`: the health of everything that it serves.
 
-use std::{collections::BTreeMap, fmt, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    time::Duration,
+};
 
 use eticket_base::{
+    credentials::Credentials,
     doctor::{Check, Group},
     exit::StartError,
 };
@@ -12,6 +17,7 @@ use eticket_tls::ClientTlsConfig;
 use super::{
     super::admin_command::Peer,
     health::{self, Answer},
+    versions,
 };
 
 const SERVER: Group = Group::Server;
@@ -20,11 +26,15 @@ const BUS: &str = "bus";
 /// Names of the health service that are not services of eTicket.
 const READINESS: &str = "readiness";
 const OURS: &str = "eticket.";
+/// The services with replicas.
+const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 
 /// The address of a running server.
 pub(super) struct Address {
     peer: Peer,
     shown: String,
+    /// Of an admin.
+    credentials: Option<Credentials>,
 }
 
 impl fmt::Display for Address {
@@ -36,8 +46,12 @@ impl fmt::Display for Address {
 impl Address {
     /// # Errors
     /// If the address is not `host:port` or `https://host:port`, or if the flags for TLS do not fit.
-    pub(super) fn parse(address: &str, tls: &ClientTlsConfig) -> Result<Self, StartError> {
-        Ok(Self { peer: Peer::given(address, tls)?, shown: address.to_owned() })
+    pub(super) fn parse(
+        address: &str,
+        tls: &ClientTlsConfig,
+        credentials: Option<Credentials>,
+    ) -> Result<Self, StartError> {
+        Ok(Self { peer: Peer::given(address, tls)?, shown: address.to_owned(), credentials })
     }
 
     pub(super) async fn check(self, patience: Duration) -> Vec<Check> {
@@ -47,11 +61,13 @@ impl Address {
                 let remedy = "correct --ca-file, --cert-file, --key-file or --server-name";
                 vec![Check::fail(SERVER, NAME, eticket_base::error::chain(&error), remedy)]
             }
-            Ok(endpoint) => match health::list(endpoint, patience).await {
+            Ok(endpoint) => match health::list(endpoint.clone(), patience).await {
                 Ok(Answer { health, clock_difference }) => {
                     let mut checks = vec![Check::ok(SERVER, NAME, "it answers")];
                     checks.extend(judge(&health));
                     checks.push(health::clock(clock_difference));
+                    let credentials = self.credentials.as_ref();
+                    checks.extend(versions::check(&endpoint, services(&health), credentials, patience).await);
                     checks
                 }
                 Err(problem) => {
@@ -64,6 +80,12 @@ impl Address {
         let of_server = |check: Check| if check.subject.is_empty() { check.of(&self.shown) } else { check };
         checks.into_iter().map(of_server).collect()
     }
+}
+
+/// Returns the services of eTicket among those that a server serves, such as `query` of `eticket.query.v1.QueryService`.
+fn services(health: &BTreeMap<String, ServingStatus>) -> BTreeSet<String> {
+    let named = health.keys().filter_map(|name| name.strip_prefix(OURS)?.split_once('.'));
+    named.map(|(service, _)| service.to_owned()).filter(|service| SERVICES.contains(&service.as_str())).collect()
 }
 
 fn judge(health: &BTreeMap<String, ServingStatus>) -> Vec<Check> {
@@ -116,11 +138,12 @@ mod tests {
             ("readiness", Status::Ok),
         ];
         assert_eq!(found, expected.map(|(name, status)| (name.to_owned(), status)));
+        assert_eq!(services(&health), ["query", "ticket"].map(str::to_owned).into());
     }
 
     #[test]
     fn a_wrong_address_is_refused() {
-        assert!(Address::parse("nowhere", &ClientTlsConfig::default()).is_err());
-        assert!(Address::parse("127.0.0.1:1", &ClientTlsConfig::default()).is_ok());
+        assert!(Address::parse("nowhere", &ClientTlsConfig::default(), None).is_err());
+        assert!(Address::parse("127.0.0.1:1", &ClientTlsConfig::default(), None).is_ok());
     }
 }
