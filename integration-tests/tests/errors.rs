@@ -3,10 +3,11 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::{net::TcpListener, time::Duration};
+use std::time::Duration;
 
 use chrono::Weekday;
 use eticket_integration_tests::{Api, Eticket, Protocol, api::reason, binary::root, calendar, process::Launch};
+use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
     error_text, headers,
@@ -254,8 +255,7 @@ async fn errors_use_the_callers_language_on_every_protocol() {
 
 /// An address without a listener.
 fn nowhere() -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("it is bound").to_string()
+    free_address().expect("a port").to_string()
 }
 
 fn try_again(status: &Status) {

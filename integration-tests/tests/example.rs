@@ -1,8 +1,7 @@
 //! The example client, run as a reader of README.md runs it.
 
-use std::net::TcpListener;
-
 use eticket_integration_tests::{Eticket, process::Launch};
+use eticket_local_servers::free_address;
 use tempfile::TempDir;
 
 fn example(gateway: &str) -> Launch {
@@ -29,8 +28,8 @@ async fn it_registers_reserves_waits_and_cancels() {
 
 #[tokio::test]
 async fn without_a_gateway_it_ends_and_names_the_command_that_starts_one() {
-    // The listener is gone by then, so the port refuses connections.
-    let free = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port");
+    // Nothing listens there, so the port refuses connections.
+    let free = free_address().expect("a port");
     let exit = example(&free.to_string()).run().await;
     assert_eq!((exit.code, exit.output.as_str()), (Some(1), ""));
     for part in [free.to_string().as_str(), "cargo run --release -p eticket"] {

@@ -19,6 +19,7 @@ use eticket_integration_tests::{
     eventually::{SOON, eventually},
     process::Launch,
 };
+use eticket_local_servers::free_address;
 use eticket_proto::{
     reservation::UserGrade,
     ticket::{
@@ -224,16 +225,10 @@ async fn the_fault_layer_simulates_failing_checks() {
     eticket.stop().await;
 }
 
-/// An address that can be bound repeatedly.
-fn free_address() -> String {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("bound").to_string()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_fault_layer_simulates_a_slow_ticket_service() {
     let (tickets, reservations) = (TempDir::new().expect("a folder"), TempDir::new().expect("a folder"));
-    let address = free_address();
+    let address = free_address().expect("a port").to_string();
     let ticket = || {
         let launch = Launch::program("eticket-ticket").data(tickets.path()).key("listen", &address);
         launch.key("bus.url", "embedded").key("shutdown.drain_delay_ms", "0")

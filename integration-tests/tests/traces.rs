@@ -14,6 +14,7 @@ use eticket_integration_tests::{
     eventually::{SOON, eventually},
     process::Launch,
 };
+use eticket_local_servers::free_address;
 use eticket_proto::{
     query::{GetTicketViewRequest, GetTicketViewResponse, WaitFor},
     reservation::{ReserveTicketRequest, ReserveTicketResponse, UserGrade},
@@ -224,8 +225,7 @@ async fn the_variables_of_opentelemetry_are_honoured() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_collector_that_is_away_holds_nothing_up() {
     let data = TempDir::new().expect("a folder");
-    // A port that was free and has no listener any more.
-    let unused = TcpListener::bind("127.0.0.1:0").await.expect("a free port").local_addr().expect("bound");
+    let unused = free_address().expect("a port");
     let launch = Launch::all_in_one(data.path())
         .key("telemetry.otlp_endpoint", &format!("http://{unused}"))
         .key("telemetry.sample_ratio", "1");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::Path};
 
 use anyhow::Result;
 
-use crate::free_port;
+use crate::free_address;
 
 /// The services that write to a store, in the order of their start.
 pub const WRITERS: [&str; 3] = ["ticket", "pricing", "reservation"];
@@ -80,7 +80,7 @@ pub fn processes(replicas: impl Fn(&str) -> usize, ground: Ground<'_>) -> Result
 }
 
 fn listening(service: &'static str) -> Result<Process> {
-    let address = format!("127.0.0.1:{}", free_port()?);
+    let address = free_address()?.to_string();
     let keys = BTreeMap::from([("listen".to_owned(), address.clone())]);
     Ok(Process { service, address, keys })
 }

@@ -6,39 +6,18 @@
 pub mod certificates;
 pub mod layout;
 pub mod nats;
+mod ports;
 pub mod postgres;
 mod program;
 
-use std::{
-    hash::{BuildHasher, Hasher, RandomState},
-    net::{Ipv4Addr, TcpListener},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+pub use ports::{free_address, free_port};
+
 /// Bound of each start and stop.
 const BOUND: Duration = Duration::from_secs(30);
-
-/// Below the ephemeral ports: an outgoing connection on one of those could prevent the restart of a killed server.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
-
-/// Returns a free loopback port.
-///
-/// # Errors
-/// Fails if there is none.
-pub fn free_port() -> Result<u16> {
-    // Starts at a random port, so that parallel runs do not all try the same ports.
-    let chance = RandomState::new().build_hasher().finish();
-    let count = PORTS.len() as u64;
-    for step in 0..count {
-        let port = PORTS.start + u16::try_from((chance % count + step) % count)?;
-        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-            return Ok(port);
-        }
-    }
-    bail!("no loopback port is free")
-}
 
 /// Polls until `done` returns true; fails after [`BOUND`].
 fn wait_until(what: &str, mut done: impl FnMut() -> Result<bool>) -> Result<()> {

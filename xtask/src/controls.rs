@@ -79,6 +79,15 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     eprintln!("{} of {} controls", chosen.len(), controls.len());
     // Some of the tests start servers.
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
+    let first = Scratch::copy(checkout, 0)?;
+    if WORKERS > 1 && !Scratch::exists(checkout, WORKERS - 1) {
+        // Dependencies are built once and copied; workers that start from nothing would each build them.
+        let targets: BTreeSet<_> = chosen.iter().map(|control| (&control.package, &control.target)).collect();
+        for (package, target) in targets {
+            command::run(first.cargo().args(test(package, target)).arg("--no-run"))?;
+        }
+        (1..WORKERS).try_for_each(|number| first.duplicate(checkout, number))?;
+    }
     let queue = Mutex::new(chosen.into_iter());
     let work = &|number| {
         let scratch = Scratch::copy(checkout, number)?;
@@ -115,6 +124,19 @@ fn dependencies_of(folder: &Path, patch: &str) -> Result<Vec<PathBuf>> {
     Ok(changed.chain([Path::new(FOLDER).join(patch)]).collect())
 }
 
+/// Checks that every patch applies: where it does not, the guarded code has changed and the patch must follow.
+pub(crate) fn check(checkout: &Checkout) -> Result<()> {
+    let mut wrong = Vec::new();
+    for control in load(&checkout.root().join(FOLDER))? {
+        let patch = Path::new(FOLDER).join(&control.patch);
+        let applied = command::captured(checkout.command("git").args(["apply", "--check"]).arg(patch))?;
+        if !applied.status.success() {
+            wrong.push(String::from_utf8_lossy(&applied.stderr).into_owned());
+        }
+    }
+    if wrong.is_empty() { Ok(()) } else { bail!("patches of controls do not apply:\n{}", wrong.concat()) }
+}
+
 fn next<'c>(queue: &Mutex<std::vec::IntoIter<&'c Control>>) -> Option<&'c Control> {
     queue.lock().unwrap_or_else(PoisonError::into_inner).next()
 }
@@ -144,10 +166,14 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
+fn test<'c>(package: &'c str, target: &'c [String]) -> Vec<&'c str> {
+    let target = target.iter().map(String::as_str);
+    ["test", "--locked", "--quiet", "--package", package].into_iter().chain(target).collect()
+}
+
 fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) -> Result<()> {
     scratch.apply(&folder.join(&control.patch))?;
-    let mut arguments = vec!["test", "--locked", "--quiet", "--package", &control.package];
-    arguments.extend(control.target.iter().map(String::as_str));
+    let arguments = test(&control.package, &control.target);
     // Built separately, so that a compile error does not count as a failed test.
     let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));

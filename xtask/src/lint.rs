@@ -4,16 +4,18 @@
 use anyhow::{Result, bail};
 
 use crate::{
-    browser, checkout::Checkout, command, console, contract, dependencies, docs, files, openapi, steps::Steps, tools,
+    browser, checkout::Checkout, command, console, contract, controls, dependencies, docs, files, openapi,
+    steps::Steps, tools,
 };
 
 type Check = fn(&Checkout) -> Result<()>;
 
 /// Runs all checks, even after a failure; the error names the failed ones.
 pub(crate) fn run(checkout: &Checkout) -> Result<()> {
-    let checks: [(&str, Check); 12] = [
+    let checks: [(&str, Check); 13] = [
         ("fmt", fmt),
         ("files", files::check),
+        ("controls", controls::check),
         ("clippy", clippy),
         ("doc", doc),
         ("unused", dependencies::check),

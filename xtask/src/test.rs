@@ -55,6 +55,9 @@ pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Resul
     }
     if full {
         tests.env("CONSOLE_PAGES", "all");
+    } else {
+        // The tour of the README builds a release. Optimized, that takes longer than all other suites together.
+        tests.env("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0");
     }
     let mut suites = Suites::default();
     let outcome = steps.run("tests", || suites.run(&mut tests));

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::Router;
+use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
     operations::{
@@ -81,8 +82,9 @@ impl Upstreams {
         let fake = Fake::new(Backend::Ticket);
         let health = HealthReporter::new();
         health.set_service_status("eticket.ticket.v1.TicketService", tonic_health::ServingStatus::Serving).await;
-        let mut upstreams =
-            Self { running: [const { None }; 4], addresses: [SocketAddr::from(([127, 0, 0, 1], 0)); 4], fake, health };
+        // A killed backend starts again on its address, which nothing else may use in the meantime.
+        let addresses = std::array::from_fn(|_| free_address().expect("a port"));
+        let mut upstreams = Self { running: [const { None }; 4], addresses, fake, health };
         for backend in Backend::ALL {
             upstreams.start_one(backend).await;
         }

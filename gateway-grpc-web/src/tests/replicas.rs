@@ -9,6 +9,7 @@ use std::{
 };
 
 use eticket_base::tasks::Tasks;
+use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
     health::{
@@ -90,7 +91,7 @@ async fn connections_that_reach_their_age_lose_no_call() {
 #[tokio::test]
 async fn calls_avoid_a_dead_address() {
     let one = replica("one", ConnectionLimits::default()).await;
-    let dead = bind(None).await.local_addr().expect("bound");
+    let dead = free_address().expect("a port");
     let (_sender, addresses) = watch::channel(vec![address(dead), address(one.address())]);
     let upstream = upstream(addresses);
     for _ in 0..20 {

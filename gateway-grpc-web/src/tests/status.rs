@@ -7,6 +7,7 @@ use std::{
 };
 
 use eticket_base::tasks::Tasks;
+use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
     headers,
@@ -88,7 +89,7 @@ async fn replicas_without_a_response_are_listed_within_the_bound() {
     );
     // It accepts connections, because nobody calls `accept`, and never responds.
     let mute = bind(None).await;
-    let dead = bind(None).await.local_addr().expect("bound");
+    let dead = free_address().expect("a port");
     let mute_address = mute.local_addr().expect("bound");
     let gateway = gateway(&[served.address, older.address, mute_address, dead]);
     let began = Instant::now();

@@ -26,6 +26,17 @@ impl Scratch {
         Ok(scratch)
     }
 
+    pub(super) fn exists(checkout: &Checkout, number: usize) -> bool {
+        checkout.target().join(format!("controls/{number}/target")).is_dir()
+    }
+
+    /// Copies files and build results, with the times of modification by which cargo finds them up to date.
+    pub(super) fn duplicate(&self, checkout: &Checkout, number: usize) -> Result<()> {
+        let other = checkout.target().join(format!("controls/{number}"));
+        fs::create_dir_all(&other).with_context(|| format!("cannot create {}", other.display()))?;
+        command::run(Command::new("cp").arg("-a").arg(self.folder.join(".")).arg(other))
+    }
+
     fn tree(&self) -> PathBuf {
         self.folder.join("tree")
     }
