@@ -4,6 +4,7 @@ import { create, fromBinary, toBinary, type DescMessage, type MessageInitShape }
 import { timestampFromMs } from '@bufbuild/protobuf/wkt';
 import type { Page, Route } from '@playwright/test';
 
+import { TicketEventSchema } from '../src/gen/eticket/event/v1/event_pb';
 import {
   BreakerState,
   GetStatusResponseSchema,
@@ -87,6 +88,8 @@ test('parked events: what is inside, and the outcome of sending them again', asy
   let parked = subjects.map((subject, index) => ({
     eventId: `event-${index}`, eventType: 'eticket.event.v1.TicketUpdated', subject, reason: 'the body is no message of its type', attempts: 5,
     parkTime: timestampFromMs(Date.parse('2031-01-01T00:00:00Z')),
+    headers: { 'ce-id': `event-${index}`, 'correlation-id': `c-${index}` },
+    body: index === 0 ? toBinary(TicketEventSchema, create(TicketEventSchema, { ticket: { ticketId: 'seat-1', title: 'Opera' } })) : Uint8Array.of(0xff, 7),
   }));
   await page.route(call('ListParkedEvents'), (route) => {
     const own = route.request().headers()['eticket-service'] === 'reservation';
@@ -104,6 +107,11 @@ test('parked events: what is inside, and the outcome of sending them again', asy
   await expect(events).toHaveCount(2);
   await expect(events.first()).toHaveText(/TicketUpdated.*eticket\.v1\.ticket\.seat-1.*the body is no message of its type.*tried 5 times.*event-0/s);
   await expect(events.last().getByRole('link', { name: 'Ticket’s page' })).toHaveAttribute('href', '#/tickets/seat-2');
+  await events.first().getByText('Content', { exact: true }).click();
+  await expect(events.first().getByRole('region', { name: 'Content' })).toHaveText(/"ticketId": "seat-1",\s*"title": "Opera"/);
+  await expect(events.first().getByRole('row', { name: 'correlation-id c-0' })).toBeVisible();
+  await events.last().getByText('Content', { exact: true }).click();
+  await expect(events.last()).toHaveText(/The body \(2 bytes\) is not an event of its subject:\s*ff 07/);
   await page.getByRole('button', { name: 'Resend all' }).click();
   await expect(page.getByText('Applied: 1. Still parked: 1.')).toBeVisible();
   await expect(events).toHaveCount(1);
