@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use eticket_base::config::{Error, comma_list, file_path, within};
-use eticket_rpc_client::balance::Targets;
+use eticket_rpc_client::addresses::Targets;
 use eticket_rpc_server::server::Origins;
 use eticket_runtime::process::Deployment;
 use eticket_tls::ClientTlsConfig;

@@ -36,7 +36,7 @@ use crate::{
     site::{self, Site},
     status::GatewayStatus,
     transcode::{Contract, exchange::Grpc},
-    upstream::{Upstream, pool::Pool},
+    upstream::{Pool, Upstream},
 };
 
 /// Media types of streams in Connect begin with this.

@@ -164,14 +164,15 @@ impl Watched {
 #[cfg(test)]
 mod tests {
     use eticket_base::tasks::Tasks;
+    use eticket_base::windows::Windows;
     use eticket_proto::headers;
-    use eticket_rpc_client::balance::Address;
-    use eticket_rpc_server::{health::STANDARD_SERVICES, server::Windows};
+    use eticket_rpc_client::addresses::Address;
+    use eticket_rpc_server::health::STANDARD_SERVICES;
     use tokio::sync::watch;
     use tonic::Code;
 
     use super::*;
-    use crate::upstream::pool::Pool;
+    use crate::upstream::Pool;
 
     /// Creates the health of a gateway with unreachable upstreams: nothing can listen on their address.
     fn health() -> GatewayHealth {

@@ -29,11 +29,11 @@ use eticket_base::{
     config::{Error, urls::StoreSupport},
     exit::StartError,
     tasks::Tasks,
+    windows::Windows,
 };
-use eticket_rpc_client::balance;
 use eticket_rpc_server::{
     health::Health,
-    server::{self, Browsers, Running, Windows},
+    server::{self, Browsers, Running},
 };
 use eticket_runtime::{
     config::Settings,
@@ -52,7 +52,7 @@ use crate::{
     routes::Routes,
     site::Site,
     transcode::Contract,
-    upstream::pool::Pool,
+    upstream::Pool,
 };
 
 /// The gateway as a server of a process.
@@ -105,8 +105,8 @@ impl Gateway {
         let [ticket, reservation, pricing, query] = Backend::ALL.map(connector);
         let connectors = [ticket?, reservation?, pricing?, query?];
         let pool = |backend: Backend| {
-            let addresses = balance::addresses(backend.name(), &targets[backend as usize], &tasks);
-            Pool::new(addresses, connectors[backend as usize].clone(), windows, &tasks)
+            let (targets, connector) = (&targets[backend as usize], connectors[backend as usize].clone());
+            Pool::connect(backend.name(), targets, connector, windows, &tasks)
         };
         let health = Health::new([""; 0]);
         let rate_limit = RateLimit::from_config(&context.settings.limits);

@@ -32,7 +32,7 @@ use tower::Service;
 use crate::{
     health::check_upstream,
     routes::Backend,
-    upstream::{Upstream, pool::Member},
+    upstream::{Member, Upstream},
 };
 
 /// How long a replica may take to report its state. A caller that waits less gets the states that are known by then.

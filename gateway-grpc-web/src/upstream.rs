@@ -1,9 +1,6 @@
 //! The services behind the gateway: their connections, and the errors for calls that get no response.
 
-mod endpoint;
 pub(crate) mod outgoing;
-pub(crate) mod pool;
-mod readiness;
 
 use std::{
     error::Error,
@@ -18,17 +15,20 @@ use std::{
 
 use eticket_base::error::chain;
 use eticket_proto::error::ErrorReason;
+use eticket_rpc_client::pool::{self, PoolError};
 use eticket_rpc_server::error::ApiError;
 use http::{Request, Response, StatusCode, header};
 use hyper::body::Incoming;
 use tonic::Status;
 use tower::Service;
 
-use self::{
-    outgoing::Outgoing,
-    pool::{Member, Pool, PoolError},
-};
+use self::outgoing::Outgoing;
 use crate::routes::Backend;
+
+/// The connections to a service.
+pub(crate) type Pool = pool::Pool<Outgoing>;
+/// One address of a service.
+pub(crate) type Member = pool::Member<Outgoing>;
 
 /// One service behind the gateway.
 #[derive(Debug)]

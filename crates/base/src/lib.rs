@@ -15,3 +15,4 @@ pub mod instance;
 pub mod percent;
 pub mod tasks;
 pub mod telemetry;
+pub mod windows;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use eticket_tls::ClientTlsConfig;
 use serde::{Deserialize, Serialize};
 
-use super::balance::Targets;
+use super::addresses::Targets;
 
 /// The addresses of an upstream, and the limits and retries of calls to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,11 +7,12 @@
 
 #![warn(missing_docs)]
 
+pub mod addresses;
 pub mod attempt_timeout;
-pub mod balance;
 pub mod breaker;
 pub mod config;
 pub mod deadline;
+pub mod pool;
 pub mod retry;
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,16 @@
 mod tls;
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicU32, Ordering},
 };
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient, health_server};
 
 use super::*;
+use crate::pool::Channel;
 
 /// Creates a client of a fake upstream that responds to each attempt as `answer` does; also returns the number of
 /// attempts.
@@ -133,16 +134,18 @@ fn rejections_and_transport_failures_are_distinguished() {
     assert_eq!((open.retry_after(), callers.retry_after()), (Some(Duration::from_secs(2)), None));
 }
 
-/// A health service that counts its calls.
+/// A health service that counts its calls and keeps the certificate of the last caller.
 #[derive(Clone, Default)]
-struct Backend(Arc<AtomicU32>);
+struct Backend(Arc<AtomicU32>, Arc<Mutex<Option<Vec<u8>>>>);
 
 #[tonic::async_trait]
 impl health_server::Health for Backend {
     type WatchStream = futures::stream::Empty<Result<HealthCheckResponse, Status>>;
 
-    async fn check(&self, _: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
+    async fn check(&self, request: Request<HealthCheckRequest>) -> Result<Response<HealthCheckResponse>, Status> {
         self.0.fetch_add(1, Ordering::SeqCst);
+        let chain = request.peer_certs();
+        *self.1.lock().expect("no panic") = chain.and_then(|chain| chain.first().map(|first| first.to_vec()));
         Ok(Response::new(HealthCheckResponse::default()))
     }
 
@@ -168,7 +171,7 @@ async fn calls_use_all_addresses_and_survive_the_loss_of_one() {
     let (first, second, tasks) = (Backend::default(), Backend::default(), Tasks::new());
     let ((one, stop_one), (two, _stop_two)) = (serve(first.clone()), serve(second.clone()));
     let targets = format!("http://{one},http://localhost:{}", two.port()).parse().expect("targets");
-    let health = HealthClient::new(balance::channel("test", &targets, None, &tasks));
+    let health = HealthClient::new(Channel::connect("test", &targets, None, Windows::for_streams(8), &tasks));
     let config = UpstreamConfig { deadline_ms: 10_000, attempt_timeout_ms: 5_000, ..UpstreamConfig::default() };
     let client = Client::new("test", &config, move |request| {
         let mut health = health.clone();

@@ -26,7 +26,6 @@ mod running;
 #[cfg(test)]
 mod tests;
 mod tls;
-mod windows;
 
 use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 
@@ -61,7 +60,6 @@ pub use self::{
     drain::{ConnectionDraining, Draining},
     guard::{Browsers, Origins, is_grpc, media_type},
     running::{Hook, Running},
-    windows::Windows,
 };
 use crate::{
     auth::Authentication,

@@ -15,7 +15,7 @@ use eticket_base::{
     exit::StartError,
 };
 use eticket_bus::Bus;
-use eticket_rpc_client::balance::Targets;
+use eticket_rpc_client::addresses::Targets;
 use eticket_rpc_server::{auth::Authentication, server::Server};
 use eticket_tls::ServerTlsConfig;
 

@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
@@ -20,11 +20,11 @@ use eticket_proto::{
         GetTicketRequest, ticket_service_client::TicketServiceClient, ticket_service_server::TicketServiceServer,
     },
 };
-use eticket_rpc_client::balance::Address;
+use eticket_rpc_client::addresses::Address;
 use eticket_rpc_server::{
     error::ApiError,
     health::Health,
-    server::{ConnectionLimits, Running, Server, Windows},
+    server::{ConnectionLimits, Running, Server},
 };
 use eticket_runtime::config::Settings;
 use futures::{StreamExt, future::join_all};
@@ -38,7 +38,7 @@ use crate::{
     Backend,
     health::GatewayHealth,
     routes::Routes,
-    upstream::{OwnCalls, Upstream, pool::Pool},
+    upstream::{OwnCalls, Pool, Upstream},
 };
 
 /// Starts a server with a health service that also has its own name.

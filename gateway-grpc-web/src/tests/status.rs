@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
@@ -16,8 +16,8 @@ use eticket_proto::{
         operations_service_server::OperationsServiceServer,
     },
 };
-use eticket_rpc_client::balance::Address;
-use eticket_rpc_server::{error::ApiError, health::Health, server::Windows};
+use eticket_rpc_client::addresses::Address;
+use eticket_rpc_server::{error::ApiError, health::Health};
 use tokio::{net::TcpListener, sync::watch};
 use tonic::{Request, Status, service::Routes};
 
@@ -29,7 +29,7 @@ use super::{
 use crate::{
     Backend,
     status::GatewayStatus,
-    upstream::{Upstream, pool::Pool},
+    upstream::{Pool, Upstream},
 };
 
 /// A replica that the gateway can call.

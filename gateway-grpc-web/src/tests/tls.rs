@@ -2,17 +2,17 @@
 
 use std::{fs, sync::Arc};
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use eticket_local_servers::certificates::Authority;
 use eticket_proto::{
     error::ErrorReason,
     health::{HealthCheckRequest, health_client::HealthClient},
 };
-use eticket_rpc_client::balance::{Address, Targets};
+use eticket_rpc_client::addresses::{Address, Targets};
 use eticket_rpc_server::{
     error::ApiError,
     health::Health,
-    server::{Running, Server, Windows},
+    server::{Running, Server},
 };
 use eticket_runtime::config::Settings;
 use eticket_tls::{ClientTlsConfig, ServerTlsConfig};
@@ -22,7 +22,7 @@ use tonic::Code;
 
 use crate::{
     Backend,
-    upstream::{OwnCalls, Upstream, pool::Pool},
+    upstream::{OwnCalls, Pool, Upstream},
 };
 
 const SERVER: &str = "ticket.internal";

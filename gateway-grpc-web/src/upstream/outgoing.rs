@@ -1,5 +1,5 @@
-//! A request to an upstream: its absolute URI, and its body, which belongs to a caller or to one of the gateway's own
-//! calls, such as a health check.
+//! The body of a request to an upstream. It belongs to a caller or to one of the gateway's own calls, such as a health
+//! check.
 
 use std::{
     pin::Pin,
@@ -7,10 +7,6 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::{
-    Uri,
-    uri::{Authority, Scheme},
-};
 use http_body::{Body, Frame, SizeHint};
 use tonic::Status;
 
@@ -21,6 +17,12 @@ use crate::call::request_body::{Fault, RequestBody};
 pub(crate) enum Outgoing {
     Caller(RequestBody),
     Own(tonic::body::Body),
+}
+
+impl From<tonic::body::Body> for Outgoing {
+    fn from(body: tonic::body::Body) -> Self {
+        Self::Own(body)
+    }
 }
 
 /// Why a body has ended early. The upstream sees a reset; the caller gets the error from the response.
@@ -60,23 +62,4 @@ impl Body for Outgoing {
             Self::Own(body) => body.size_hint(),
         }
     }
-}
-
-/// What requests to one address name as their server.
-#[derive(Debug, Clone)]
-pub(super) struct Origin {
-    pub(super) scheme: Scheme,
-    pub(super) authority: Authority,
-}
-
-/// Adds scheme and authority, which HTTP/2 requires.
-pub(super) fn absolute(uri: Uri, origin: &Origin) -> Uri {
-    let mut parts = uri.into_parts();
-    parts.scheme = Some(origin.scheme.clone());
-    parts.authority = Some(origin.authority.clone());
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(http::uri::PathAndQuery::from_static("/"));
-    }
-    // A URI with all three parts is always valid.
-    Uri::from_parts(parts).unwrap_or_default()
 }

@@ -1,7 +1,7 @@
 //! Configuration that is specific to the query service.
 
 use eticket_base::config::{Error, within};
-use eticket_rpc_client::balance::Targets;
+use eticket_rpc_client::addresses::Targets;
 use eticket_rpc_server::config::LimitsConfig;
 use eticket_service::config::AuditConfig;
 use eticket_tls::ClientTlsConfig;

@@ -1,7 +1,7 @@
 //! Configuration keys that only the reservation service accepts.
 
 use eticket_base::config::Error;
-use eticket_rpc_client::{UpstreamConfig, balance::Targets};
+use eticket_rpc_client::{UpstreamConfig, addresses::Targets};
 use eticket_runtime::process::Deployment;
 use eticket_service::config::{AuditConfig, IdempotencyConfig};
 use serde::{Deserialize, Serialize};

@@ -13,9 +13,9 @@ pub mod outbound;
 
 use std::sync::Arc;
 
-use eticket_base::{config as base_config, doctor::Check, exit::StartError};
+use eticket_base::{config as base_config, doctor::Check, exit::StartError, windows::Windows};
 use eticket_proto::reservation::reservation_service_server::{ReservationServiceServer, SERVICE_NAME as RESERVATIONS};
-use eticket_rpc_client::balance;
+use eticket_rpc_client::pool::Channel;
 use eticket_rpc_server::server::Running;
 use eticket_runtime::{
     config::Settings,
@@ -76,7 +76,8 @@ impl Service for Reservation {
         let (store, clock) = (store_of(opened), context.clock.clone());
         let writer = ReservationWriter { store: store.clone(), messages: PROTOBUF, clock: clock.clone() };
         let tls = targets.connector(&upstream.tls, config::TICKET, shell.tasks())?;
-        let channel = balance::channel("ticket", &targets, tls, shell.tasks());
+        let windows = Windows::for_streams(context.settings.limits.streams());
+        let channel = Channel::connect("ticket", &targets, tls, windows, shell.tasks());
         let availability = Arc::new(TicketClient::new(channel, &upstream));
         let shell = shell.reporting(availability.breaker());
         let reservations = Reservations::new(store, shell.start_writer(writer), availability, clock);

@@ -5,15 +5,15 @@ use std::{fs, net::SocketAddr, path::Path};
 use eticket_local_servers::certificates::Authority;
 use eticket_tls::ClientTlsConfig;
 use tempfile::TempDir;
-use tonic::transport::{Certificate, Channel, Identity, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity, ServerTlsConfig};
 
 use super::*;
-use crate::balance::{self, Targets};
+use crate::addresses::Targets;
 
 const NAME: &str = "ticket.internal";
 
 /// Starts a server that asks for client certificates of `clients`.
-fn serve_encrypted(authority: &Authority, clients: &Authority, names: &[&str]) -> SocketAddr {
+fn serve_encrypted(authority: &Authority, clients: &Authority, names: &[&str]) -> (SocketAddr, Backend) {
     let incoming = TcpIncoming::bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a port");
     let address = incoming.local_addr().expect("an address");
     let files = authority.issue(names).expect("a certificate");
@@ -21,9 +21,10 @@ fn serve_encrypted(authority: &Authority, clients: &Authority, names: &[&str]) -
         .identity(Identity::from_pem(files.certificate, files.key))
         .client_ca_root(Certificate::from_pem(clients.pem()));
     let mut server = Server::builder().tls_config(tls).expect("valid");
-    let service = health_server::HealthServer::new(Backend::default());
+    let backend = Backend::default();
+    let service = health_server::HealthServer::new(backend.clone());
     tokio::spawn(server.add_service(service).serve_with_incoming(incoming));
-    address
+    (address, backend)
 }
 
 struct Files {
@@ -46,7 +47,7 @@ impl Files {
         let targets: Targets = format!("https://{address}").parse().expect("targets");
         let tls = targets.connector(&self.config, "upstream.test", tasks).expect("valid files");
         assert!(tls.is_some(), "https");
-        HealthClient::new(balance::channel("test", &targets, tls, tasks))
+        HealthClient::new(Channel::connect("test", &targets, tls, Windows::for_streams(8), tasks))
     }
 }
 
@@ -67,7 +68,7 @@ async fn a_call_needs_a_server_of_the_right_name_and_authority() {
         (&authority, "pricing.internal", Some("NotValidForName")),
         (&foreign, NAME, Some("UnknownIssuer")),
     ] {
-        let address = serve_encrypted(server, &authority, &[names]);
+        let (address, _) = serve_encrypted(server, &authority, &[names]);
         let outcome = check(&mut files.client(address, &tasks)).await;
         match (outcome, cause) {
             (Ok(_), None) => {}
@@ -84,13 +85,18 @@ async fn a_call_needs_a_server_of_the_right_name_and_authority() {
 
 #[tokio::test]
 async fn a_renewed_certificate_is_shown_without_a_restart() {
-    let (authority, next, tasks) = (new_authority(), new_authority(), Tasks::new());
-    let address = serve_encrypted(&authority, &next, &[NAME]);
+    let (authority, tasks) = (new_authority(), Tasks::new());
+    let (address, backend) = serve_encrypted(&authority, &authority, &[NAME]);
     let files = Files::new(&authority, &authority);
     let mut client = files.client(address, &tasks);
-    check(&mut client).await.expect_err("the certificate is not of the authority that the server trusts");
-    show(&next, files.folder.path());
-    let renewed = async { while check(&mut client).await.is_err() {} };
+    let mut shown = async || {
+        check(&mut client).await.expect("no call fails during the change");
+        backend.1.lock().expect("no panic").clone().expect("a certificate")
+    };
+    let first = shown().await;
+    assert_eq!(shown().await, first, "one connection");
+    show(&authority, files.folder.path());
+    let renewed = async { while shown().await == first {} };
     tokio::time::timeout(Duration::from_secs(15), renewed).await.expect("in force within 15 s");
     tasks.stop().await;
 }

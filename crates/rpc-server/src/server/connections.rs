@@ -10,7 +10,7 @@
 use std::{convert::Infallible, future::Future, net::IpAddr, pin::pin, time::Duration};
 
 use axum::body::Body;
-use eticket_base::tasks::Tasks;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use eticket_tls::Acceptor;
 use futures::future::Either;
 use http::{Extensions, Request, Response, Version};
@@ -33,7 +33,6 @@ use super::{
     guard::Guard,
     http1::{BusyBody, Http1},
     methods, tls,
-    windows::Windows,
 };
 
 /// Limits for one client.

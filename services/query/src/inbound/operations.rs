@@ -132,10 +132,13 @@ impl OperationsService for Operations {
         request: Request<CompareViewRequest>,
     ) -> Result<Response<Self::CompareViewStream>, Status> {
         let caller = Call::from_request(&request).caller;
+        let turn = self.comparing.clone().try_acquire_owned().map_err(|_| already_comparing())?;
         let connections = Tasks::new();
         let owners = (self.connect)(&connections, caller.credentials().cloned());
-        owners.check().map_err(not_compared)?;
-        let turn = self.comparing.clone().try_acquire_owned().map_err(|_| already_comparing())?;
+        if let Err(error) = owners.check() {
+            connections.stop().await;
+            return Err(not_compared(error));
+        }
         let (reports, shown) = mpsc::channel(REPORTS);
         let (last, ended) = mpsc::channel(1);
         let client = reports.clone();

@@ -3,20 +3,16 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use eticket_base::{credentials::Credentials, tasks::Tasks, telemetry::TraceContext};
+use eticket_base::{credentials::Credentials, tasks::Tasks, telemetry::TraceContext, windows::Windows};
 use eticket_proto::{
     ids::{ReservationId, TicketId},
     pricing::{self as pricing_pb, pricing_service_client::PricingServiceClient},
     reservation::{self as reservation_pb, reservation_service_client::ReservationServiceClient},
     ticket::{self as ticket_pb, ticket_service_client::TicketServiceClient},
 };
-use eticket_rpc_client::{
-    CallError, Client, UpstreamConfig,
-    balance::{self, Targets},
-    config::BreakerConfig,
-};
+use eticket_rpc_client::{CallError, Client, UpstreamConfig, addresses::Targets, config::BreakerConfig, pool::Channel};
 use eticket_tls::ClientTlsConfig;
-use tonic::{Code, Request, transport::Channel};
+use tonic::{Code, Request};
 
 use crate::{
     application::compare::{OwnerError, Owners, Page},
@@ -26,6 +22,8 @@ use crate::{
 
 /// Number of rows in a page, small enough for an owner to read and send them within one attempt.
 const PAGE: i32 = 500;
+/// More concurrent calls than a comparison makes to one owner.
+const STREAMS: u32 = 16;
 const DEADLINE: Duration = Duration::from_secs(15);
 
 /// The configured addresses of the owners.
@@ -72,7 +70,7 @@ impl OwnersClient {
             // The files were valid at the start, but may have changed since then.
             let connector = targets.connector(tls, &format!("upstream.{name}"), tasks);
             let tls = connector.map_err(|error| Unconnected::Certificates(name, error.to_string()))?;
-            Ok(balance::channel(name, targets, tls, tasks))
+            Ok(Channel::connect(name, targets, tls, Windows::for_streams(STREAMS), tasks))
         };
         let stubs = || {
             let ticket = channel("ticket", &addresses.ticket)?;

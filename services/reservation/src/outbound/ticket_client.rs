@@ -11,9 +11,9 @@ use eticket_proto::{
     },
     time::from_proto,
 };
-use eticket_rpc_client::{CallError, Client, UpstreamConfig, breaker::BreakerLayer};
+use eticket_rpc_client::{CallError, Client, UpstreamConfig, breaker::BreakerLayer, pool::Channel};
 use tokio::time::Instant;
-use tonic::{Code, Request, transport::Channel};
+use tonic::{Code, Request};
 
 use crate::{
     application::{Availability, CheckError},

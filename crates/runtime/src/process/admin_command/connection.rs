@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use eticket_base::{config, exit::StartError, tasks::Tasks};
-use eticket_rpc_client::balance;
+use eticket_rpc_client::addresses;
 use eticket_tls::{ClientKeys, ClientTlsConfig, Connector, ServerTlsConfig};
 use http::uri::Authority;
 use tonic::transport::Endpoint;
@@ -67,7 +67,7 @@ impl Peer {
         // The command ends before the files change.
         let connector = Connector::start(tls, ClientKeys::Flags, &Tasks::new())?;
         let host = endpoint.uri().host().unwrap_or_default().to_owned();
-        endpoint.tls_config(balance::tls_config(&connector, &host)).map_err(StartError::failed)
+        endpoint.tls_config(addresses::tls_config(&connector, &host)).map_err(StartError::failed)
     }
 }
 

@@ -7,7 +7,7 @@ use eticket_base::{
     tasks::Tasks,
 };
 use eticket_proto::health::health_check_response::ServingStatus;
-use eticket_rpc_client::balance::{self, Probe, Targets};
+use eticket_rpc_client::addresses::{self, Probe, Targets};
 use eticket_tls::ClientTlsConfig;
 use futures::future::join_all;
 
@@ -54,7 +54,7 @@ impl Upstream {
         let tasks = Tasks::new();
         let checks = match self.targets.connector(&self.tls, &self.key, &tasks) {
             Ok(connector) => {
-                let probes = balance::probes(&self.targets, connector.as_ref());
+                let probes = addresses::probes(&self.targets, connector.as_ref());
                 match tokio::time::timeout(patience, probes).await {
                     Ok(probes) => join_all(probes.into_iter().map(|probe| self.check_address(probe, patience))).await,
                     Err(_) => vec![self.unresolved("its name was not resolved in time")],

@@ -2,8 +2,6 @@
 
 use std::{collections::VecDeque, sync::Mutex};
 
-use tokio::sync::mpsc;
-
 use super::*;
 
 /// Returns the given results one after another, then the last one forever.
@@ -23,25 +21,20 @@ impl Resolve for Script {
     }
 }
 
-/// Returns the changes that the channel receives for the results of the resolver: `+` for an added address, `-` for a
-/// removed one.
-async fn changes_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static str>>>) -> Vec<String> {
-    let (changes, mut received) = mpsc::channel(CHANGES);
-    let script = Script::new(answers);
+/// Returns every list of addresses that the results of the resolver give.
+async fn lists_for(answers: impl IntoIterator<Item = io::Result<Vec<&'static str>>>) -> Vec<Vec<String>> {
     let targets: Targets = "http://ticket:8082".parse().expect("a target");
-    let following = async move { follow("test", &targets.targets, None, &script, &changes).await };
-    // Time is paused: the resolver reaches the last result long before this timeout.
-    tokio::time::timeout(POLL_INTERVAL * 100, following).await.ok();
+    let tasks = Tasks::new();
+    let mut addresses = follow_by("test", &targets, &tasks, Arc::new(Script::new(answers)));
     let mut seen = Vec::new();
-    while let Some(change) = received.recv().await {
-        seen.push(match change {
-            Change::Insert((address, _), endpoint) => {
-                assert_eq!(endpoint.uri().to_string(), format!("http://{address}/"));
-                format!("+{address}")
-            }
-            Change::Remove((address, _)) => format!("-{address}"),
-        });
+    // Time is paused: the resolver reaches the last result long before this timeout.
+    while let Ok(Ok(())) = tokio::time::timeout(POLL_INTERVAL * 100, addresses.changed()).await {
+        let list = addresses.borrow_and_update();
+        assert!(list.iter().all(|address| address.authority == "ticket:8082"), "{list:?}");
+        seen.push(list.iter().map(|address| address.socket.to_string()).collect());
     }
+    tasks.stop().await;
+    assert!(addresses.changed().await.is_err(), "the task has stopped");
     seen
 }
 
@@ -49,19 +42,17 @@ const A: &str = "10.0.0.1:8082";
 const B: &str = "10.0.0.2:8082";
 
 #[tokio::test(start_paused = true)]
-async fn new_addresses_are_added_before_old_ones_are_removed() {
-    assert_eq!(
-        changes_for([Ok(vec![A]), Ok(vec![A]), Ok(vec![A, B]), Ok(vec![B])]).await,
-        [format!("+{A}"), format!("+{B}"), format!("-{A}")]
-    );
-    assert_eq!(changes_for([Ok(vec![A]), Ok(vec![B])]).await, [format!("+{A}"), format!("+{B}"), format!("-{A}")]);
+async fn each_change_of_addresses_is_followed() {
+    let lists = lists_for([Ok(vec![A]), Ok(vec![A]), Ok(vec![B, A]), Ok(vec![B])]).await;
+    assert_eq!(lists, [vec![A], vec![A, B], vec![B]]);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_name_that_cannot_be_resolved_keeps_its_addresses() {
     let failure = || Err(io::Error::other("no such name"));
-    assert_eq!(changes_for([Ok(vec![A]), failure(), Ok(vec![]), failure(), Ok(vec![A])]).await, [format!("+{A}")]);
-    assert_eq!(changes_for([failure(), Ok(vec![A])]).await, [format!("+{A}")], "the name is resolved again");
+    let lists = lists_for([Ok(vec![A]), failure(), Ok(vec![]), failure(), Ok(vec![A]), Ok(vec![B])]).await;
+    assert_eq!(lists, [[A], [B]]);
+    assert_eq!(lists_for([failure(), Ok(vec![A])]).await, [[A]], "the name is resolved again");
 }
 
 #[test]
@@ -101,21 +92,4 @@ fn targets_are_read_and_written() {
         let error = bad.parse::<Targets>().expect_err(bad);
         assert!(error.to_string().contains("expected http://host:port"), "{error}");
     }
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_receiver_of_addresses_sees_each_change() {
-    let failure = || Err(io::Error::other("no such name"));
-    let script = Script::new([failure(), Ok(vec![A]), failure(), Ok(vec![A]), Ok(vec![A, B])]);
-    let targets: Targets = "http://ticket:8082".parse().expect("a target");
-    let tasks = Tasks::new();
-    let mut addresses = addresses_by("test", &targets, &tasks, Arc::new(script));
-    assert!(addresses.borrow_and_update().is_empty());
-    let of = |socket: &str| Address { socket: socket.parse().expect(socket), authority: "ticket:8082".to_owned() };
-    for expected in [vec![of(A)], vec![of(A), of(B)]] {
-        addresses.changed().await.expect("followed");
-        assert_eq!(*addresses.borrow_and_update(), expected);
-    }
-    tasks.stop().await;
-    assert!(addresses.changed().await.is_err(), "the task has stopped");
 }

@@ -1,4 +1,4 @@
-//! A channel that spreads calls over all addresses of a service and follows address changes.
+//! The addresses of a service, followed as they change.
 //!
 //! Names are resolved again every few seconds: in Kubernetes the name of a headless service has one address per
 //! replica. If a name cannot be resolved, its previous addresses stay in use: stale addresses are better than none.
@@ -17,17 +17,13 @@ use eticket_base::{config::Error, error::chain, tasks::Tasks};
 use eticket_tls::{ClientKeys, ClientTlsConfig, Connector};
 use http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use tokio::sync::{mpsc::Sender, watch};
-use tonic::transport::{self, Certificate, Channel, Endpoint, Identity, channel::Change};
+use tokio::sync::watch;
+use tonic::transport::{self, Certificate, Endpoint, Identity};
 
 /// Interval between two resolutions of a name.
 const POLL_INTERVAL: Duration = Duration::from_secs(3);
 /// Limit for establishing a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
-/// Interval of keep-alive pings on a connection, and the limit for the response.
-const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(5));
-/// Capacity for address changes that the channel has not processed yet.
-const CHANGES: usize = 64;
 const HTTP: &str = "http";
 const HTTPS: &str = "https";
 
@@ -43,6 +39,12 @@ pub struct Targets {
 struct Target {
     host: String,
     port: u16,
+}
+
+impl Target {
+    fn authority(&self) -> String {
+        format!("{}:{}", self.host, self.port)
+    }
 }
 
 /// The text is not a list of addresses.
@@ -129,91 +131,13 @@ impl Resolve for Dns {
     }
 }
 
-/// Returns a channel over all addresses of `targets`. A task in `tasks` follows address changes until `tasks` stops.
-/// Connections are opened when first needed; while no address is known, calls wait until their deadlines. `tls` is the
-/// connector of `targets`.
-///
-/// Must be called within a runtime.
-#[must_use]
-pub fn channel(upstream: &'static str, targets: &Targets, tls: Option<Connector>, tasks: &Tasks) -> Channel {
-    channel_by(upstream, targets, tls, tasks, Arc::new(Dns))
-}
-
-fn channel_by(
-    upstream: &'static str,
-    targets: &Targets,
-    tls: Option<Connector>,
-    tasks: &Tasks,
-    resolve: Arc<dyn Resolve>,
-) -> Channel {
-    let (channel, changes) = Channel::balance_channel(CHANGES);
-    let (targets, stopping) = (targets.targets.clone(), tasks.stopping());
-    tasks.spawn("addresses", async move {
-        let following = follow(upstream, &targets, tls, &*resolve, &changes);
-        stopping.run_until_cancelled(following).await;
-        // The channel keeps its addresses while the last calls finish: dropping the sender removes none.
-    });
-    channel
-}
-
-/// An address, and the name that requests to it contain.
-type Key = (SocketAddr, Target);
-
-async fn follow(
-    upstream: &'static str,
-    targets: &[Target],
-    mut tls: Option<Connector>,
-    resolve: &dyn Resolve,
-    changes: &Sender<Change<Key, Endpoint>>,
-) {
-    let mut known: BTreeMap<Target, BTreeSet<SocketAddr>> = BTreeMap::new();
-    loop {
-        let renewed = tls.as_mut().is_some_and(Connector::has_changed);
-        for target in targets {
-            let found = look_up(upstream, target, resolve).await;
-            if found.is_none() && !renewed {
-                continue;
-            }
-            let before = known.get(target).cloned().unwrap_or_default();
-            let addresses = found.unwrap_or_else(|| before.clone());
-            known.insert(target.clone(), addresses.clone());
-            if before != addresses {
-                let addresses = listed(&addresses);
-                tracing::info!(upstream, host = target.host, addresses, "addresses changed");
-            }
-            // An address that is added again gets a new connection with the new certificates; the old one serves until
-            // then.
-            let kept = if renewed { BTreeSet::new() } else { before.clone() };
-            // New addresses first, so that the channel is never empty.
-            let new = addresses.difference(&kept).filter_map(|address| {
-                let endpoint = endpoint(*address, target, tls.as_ref())?;
-                Some(Change::Insert((*address, target.clone()), endpoint))
-            });
-            let gone = before.difference(&addresses).map(|address| Change::Remove((*address, target.clone())));
-            for change in new.chain(gone) {
-                if changes.send(change).await.is_err() {
-                    return;
-                }
-            }
-        }
-        tokio::time::sleep(POLL_INTERVAL).await;
-    }
-}
-
-/// Resolves a name; `None` if that fails or finds no address.
-async fn look_up(upstream: &'static str, target: &Target, resolve: &dyn Resolve) -> Option<BTreeSet<SocketAddr>> {
+/// Resolves a name to at least one address; the error says why there is none.
+async fn look_up(target: &Target, resolve: &dyn Resolve) -> Result<BTreeSet<SocketAddr>, String> {
     match resolve.resolve(&target.host, target.port).await {
-        Ok(addresses) if !addresses.is_empty() => Some(usable(addresses)),
-        found => {
-            let error = found.err().map_or_else(|| "no address".to_owned(), |error| error.to_string());
-            tracing::warn!(upstream, host = target.host, error, "name not resolved, keeping its addresses");
-            None
-        }
+        Ok(addresses) if addresses.is_empty() => Err("the name has no address".to_owned()),
+        Ok(addresses) => Ok(usable(addresses)),
+        Err(error) => Err(format!("the name cannot be resolved: {error}")),
     }
-}
-
-fn listed<'a>(addresses: impl IntoIterator<Item = &'a SocketAddr>) -> String {
-    addresses.into_iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
 }
 
 /// One address of a service.
@@ -225,14 +149,14 @@ pub struct Address {
     pub authority: String,
 }
 
-/// Follows the addresses of `targets`, for callers that open connections without [`channel`]. The list is empty until
-/// the first name is resolved. A task in `tasks` updates it until `tasks` stops or all receivers are dropped.
+/// Follows the addresses of `targets`. The list is empty until the first name is resolved. A task in `tasks` updates it
+/// until `tasks` stops or all receivers are dropped. `upstream` names the service in logs.
 #[must_use]
-pub fn addresses(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> watch::Receiver<Vec<Address>> {
-    addresses_by(upstream, targets, tasks, Arc::new(Dns))
+pub fn follow(upstream: &'static str, targets: &Targets, tasks: &Tasks) -> watch::Receiver<Vec<Address>> {
+    follow_by(upstream, targets, tasks, Arc::new(Dns))
 }
 
-fn addresses_by(
+fn follow_by(
     upstream: &'static str,
     targets: &Targets,
     tasks: &Tasks,
@@ -256,12 +180,13 @@ async fn publish(
     let mut known: BTreeMap<&Target, BTreeSet<SocketAddr>> = BTreeMap::new();
     while !sender.is_closed() {
         for target in targets {
-            if let Some(addresses) = look_up(upstream, target, resolve).await {
-                known.insert(target, addresses);
+            match look_up(target, resolve).await {
+                Ok(addresses) => drop(known.insert(target, addresses)),
+                Err(error) => tracing::warn!(upstream, host = target.host, error, "keeping the addresses of a name"),
             }
         }
         let all = |(target, addresses): (&&Target, &BTreeSet<SocketAddr>)| {
-            let authority = format!("{}:{}", target.host, target.port);
+            let authority = target.authority();
             let address = |socket: &SocketAddr| Address { socket: *socket, authority: authority.clone() };
             addresses.iter().map(address).collect::<Vec<_>>()
         };
@@ -269,7 +194,7 @@ async fn publish(
         sender.send_if_modified(|before| {
             let changed = *before != now;
             if changed {
-                let addresses = listed(now.iter().map(|address| &address.socket));
+                let addresses = now.iter().map(|address| address.socket.to_string()).collect::<Vec<_>>().join(", ");
                 tracing::info!(upstream, addresses, "addresses changed");
                 *before = now;
             }
@@ -289,15 +214,9 @@ fn usable(addresses: Vec<SocketAddr>) -> BTreeSet<SocketAddr> {
 fn endpoint(address: SocketAddr, target: &Target, tls: Option<&Connector>) -> Option<Endpoint> {
     let scheme = if tls.is_some() { HTTPS } else { HTTP };
     // A target was parsed from a URL, so this cannot fail.
-    let origin: Uri = format!("{scheme}://{}:{}", target.host, target.port).parse().ok()?;
+    let origin: Uri = format!("{scheme}://{}", target.authority()).parse().ok()?;
     let endpoint = Endpoint::from_shared(format!("{scheme}://{address}")).ok()?;
-    let endpoint = endpoint
-        .origin(origin)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE.0)
-        .keep_alive_timeout(KEEP_ALIVE.1)
-        .keep_alive_while_idle(true);
+    let endpoint = endpoint.origin(origin).connect_timeout(CONNECT_TIMEOUT);
     let Some(tls) = tls else { return Some(endpoint) };
     let encrypted = endpoint.tls_config(tls_config(tls, &target.host));
     // The connector has accepted the same files.
@@ -319,20 +238,14 @@ pub struct Probe {
 /// probe with the reason.
 pub async fn probes(targets: &Targets, tls: Option<&Connector>) -> Vec<Probe> {
     let each = targets.targets.iter().map(|target| async move {
-        let authority = format!("{}:{}", target.host, target.port);
-        let failed =
-            |problem: String| vec![Probe { authority: authority.clone(), socket: None, endpoint: Err(problem) }];
-        match Dns.resolve(&target.host, target.port).await {
-            Ok(addresses) if addresses.is_empty() => failed("the name has no address".to_owned()),
-            Ok(addresses) => usable(addresses)
-                .into_iter()
-                .map(|socket| {
-                    let endpoint =
-                        endpoint(socket, target, tls).ok_or_else(|| "the TLS files cannot be used".to_owned());
-                    Probe { authority: authority.clone(), socket: Some(socket), endpoint }
-                })
-                .collect(),
-            Err(error) => failed(format!("the name cannot be resolved: {error}")),
+        let authority = target.authority();
+        let probe = |socket: SocketAddr| {
+            let endpoint = endpoint(socket, target, tls).ok_or_else(|| "the TLS files cannot be used".to_owned());
+            Probe { authority: authority.clone(), socket: Some(socket), endpoint }
+        };
+        match look_up(target, &Dns).await {
+            Ok(addresses) => addresses.into_iter().map(probe).collect(),
+            Err(problem) => vec![Probe { authority: authority.clone(), socket: None, endpoint: Err(problem) }],
         }
     });
     futures::future::join_all(each).await.into_iter().flatten().collect()

@@ -1,80 +1,143 @@
-//! The connections to all addresses of an upstream: one per address, kept open, used in turn.
+//! The connections to all addresses of a service: one per address, kept open, used in turn.
 //!
 //! tonic's channel is not used: it sends each call through a queue and a task, returns a stale connection error to the
 //! next call, and loses a call if the connection closes meanwhile. Here an unsent call takes the next connection. This
 //! is safe for every method and makes restarts of replicas invisible. A replica that reports that it is not ready is
 //! called only if no other can be.
 
+mod endpoint;
+mod origin;
+mod readiness;
+
 use std::{
+    error::Error,
+    fmt,
     net::SocketAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll},
 };
 
-use eticket_base::tasks::Tasks;
-use eticket_rpc_client::balance::Address;
-use eticket_rpc_server::server::Windows;
+use bytes::Bytes;
+use eticket_base::{error::chain, tasks::Tasks, windows::Windows};
 use eticket_tls::Connector;
-use futures::{StreamExt, future::join_all, stream::FuturesUnordered};
+use futures::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
 use http::{Request, Response};
+use http_body::Body;
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use tokio::{
     sync::watch,
     time::{Duration, sleep, timeout},
 };
+use tonic::Status;
+use tower::Service;
 
-use super::{
-    endpoint::{CONNECT_TIMEOUT, Endpoint, Unreachable},
-    outgoing::{Outgoing, absolute},
-    readiness::One,
-};
+use crate::addresses::{self, Address, Targets};
+use endpoint::{CONNECT_TIMEOUT, Endpoint};
+use origin::absolute;
+
+pub use endpoint::Unreachable;
+pub use readiness::One;
 
 /// Interval of reconnects to addresses without a connection, and of readiness checks of the others.
 const KEEP_UP_INTERVAL: Duration = Duration::from_secs(1);
 /// Number of closing connections that a call tries before it fails.
 const MOST_CONNECTIONS_TRIED: usize = 4;
 
-type Endpoints = Arc<[Arc<Endpoint>]>;
-type Picked = (Arc<Endpoint>, SendRequest<Outgoing>);
+/// The body of requests over a pool. The pool's own calls have tonic's body.
+pub trait RequestBody:
+    Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + From<tonic::body::Body> + Send + Unpin + 'static
+{
+}
+
+impl<B> RequestBody for B where
+    B: Body<Data = Bytes, Error: Into<Box<dyn Error + Send + Sync>>> + From<tonic::body::Body> + Send + Unpin + 'static
+{
+}
+
+/// A pool as the channel of a service's own calls.
+pub type Channel = Pool<tonic::body::Body>;
+
+type Endpoints<B> = Arc<[Arc<Endpoint<B>>]>;
+type Picked<B> = (Arc<Endpoint<B>>, SendRequest<B>);
 
 /// Why a call got no response.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PoolError {
+pub enum PoolError {
+    /// The names have had no address since the start.
     #[error("no address is known")]
     NoAddress,
+    /// No address accepts connections.
     #[error(transparent)]
     Unreachable(Unreachable),
+    /// The connection broke after it had accepted the request. The service may have processed it.
     #[error("the connection broke")]
     Broken(#[source] hyper::Error),
 }
 
-/// All connections to one upstream.
-#[derive(Debug)]
-pub(crate) struct Pool {
-    endpoints: watch::Receiver<Endpoints>,
-    turn: AtomicUsize,
+/// All connections to one service. Clones share them.
+pub struct Pool<B> {
+    endpoints: watch::Receiver<Endpoints<B>>,
+    turn: Arc<AtomicUsize>,
     windows: Windows,
     tasks: Tasks,
 }
 
-impl Pool {
-    /// Follows `addresses`; its tasks end with `tasks`. `windows` must have room for all calls that the gateway admits:
-    /// callers that do not read must not block others. Without `tls` the connections are plain text.
-    pub(crate) fn new(
-        mut addresses: watch::Receiver<Vec<Address>>,
+impl<B> Clone for Pool<B> {
+    fn clone(&self) -> Self {
+        let (endpoints, turn) = (self.endpoints.clone(), self.turn.clone());
+        Self { endpoints, turn, windows: self.windows, tasks: self.tasks.clone() }
+    }
+}
+
+impl<B> fmt::Debug for Pool<B> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Pool").finish_non_exhaustive()
+    }
+}
+
+impl<B: RequestBody> Pool<B> {
+    /// Connects to all addresses of `targets` and follows their changes. `upstream` names the service in logs. The other
+    /// parameters are those of [`new`](Self::new).
+    ///
+    /// Must be called within a runtime.
+    #[must_use]
+    pub fn connect(
+        upstream: &'static str,
+        targets: &Targets,
         tls: Option<Connector>,
         windows: Windows,
         tasks: &Tasks,
     ) -> Self {
-        let (sender, endpoints) = watch::channel::<Endpoints>(Arc::new([]));
+        Self::new(addresses::follow(upstream, targets, tasks), tls, windows, tasks)
+    }
+
+    /// Connects to `addresses` and follows their changes. `windows` must have room for all calls at a time: callers that
+    /// do not read must not block others. Without `tls` the connections are plain text; after a change of its files
+    /// every connection is opened anew. The tasks of the pool end with `tasks`.
+    ///
+    /// Must be called within a runtime.
+    #[must_use]
+    pub fn new(
+        mut addresses: watch::Receiver<Vec<Address>>,
+        mut tls: Option<Connector>,
+        windows: Windows,
+        tasks: &Tasks,
+    ) -> Self {
+        let (sender, endpoints) = watch::channel::<Endpoints<B>>(Arc::new([]));
         let (stopping, own) = (tasks.stopping(), tasks.clone());
         tasks.spawn("upstream connections", async move {
             let keeping_up = async {
                 loop {
                     let known = addresses.borrow_and_update().clone();
-                    sender.send_if_modified(|endpoints| follow(endpoints, known, tls.as_ref()));
+                    let renewed = tls.as_mut().is_some_and(Connector::has_changed);
+                    sender.send_if_modified(|endpoints| replace(endpoints, known, tls.as_ref(), renewed));
                     let endpoints = sender.borrow().clone();
                     join_all(endpoints.iter().map(|endpoint| keep_up(endpoint, windows, &own))).await;
                     tokio::select! {
@@ -85,15 +148,16 @@ impl Pool {
             };
             stopping.run_until_cancelled(keeping_up).await;
         });
-        Self { endpoints, turn: AtomicUsize::new(0), windows, tasks: tasks.clone() }
+        Self { endpoints, turn: Arc::default(), windows, tasks: tasks.clone() }
     }
 
-    /// Sends a request over the next connection in turn.
+    /// Sends a request over the next connection in turn. Dropping the future resets the stream, so that the service
+    /// stops working for a caller that has gone.
     ///
     /// # Errors
     /// If no connection can be opened, or if the connection breaks after it accepted the request and before the
     /// response headers arrive.
-    pub(crate) async fn send(&self, mut request: Request<Outgoing>) -> Result<Response<Incoming>, PoolError> {
+    pub async fn send(&self, mut request: Request<B>) -> Result<Response<Incoming>, PoolError> {
         let mut tried = 0;
         loop {
             let (endpoint, mut connection) = self.pick().await?;
@@ -109,11 +173,11 @@ impl Pool {
         }
     }
 
-    async fn pick(&self) -> Result<Picked, PoolError> {
+    async fn pick(&self) -> Result<Picked<B>, PoolError> {
         let endpoints = self.endpoints().await?;
         let turn = self.turn.fetch_add(1, Ordering::Relaxed);
         let in_turn = || (0..endpoints.len()).map(|step| &endpoints[(turn.wrapping_add(step)) % endpoints.len()]);
-        let live = |endpoint: &Arc<Endpoint>| Some((endpoint.clone(), endpoint.live()?));
+        let live = |endpoint: &Arc<Endpoint<B>>| Some((endpoint.clone(), endpoint.live()?));
         if let Some(picked) = in_turn().filter(|endpoint| !endpoint.is_unready()).find_map(live) {
             return Ok(picked);
         }
@@ -136,7 +200,7 @@ impl Pool {
     }
 
     /// Returns the first connection to a ready endpoint, else any connection; `None` without endpoints.
-    async fn connect_any(&self, endpoints: &[&Arc<Endpoint>]) -> Option<Result<Picked, Unreachable>> {
+    async fn connect_any(&self, endpoints: &[&Arc<Endpoint<B>>]) -> Option<Result<Picked<B>, Unreachable>> {
         let mut connecting: FuturesUnordered<_> = endpoints
             .iter()
             .map(|endpoint| async move {
@@ -158,14 +222,14 @@ impl Pool {
     ///
     /// # Errors
     /// If no address is known.
-    pub(crate) async fn members(&self) -> Result<Vec<Member>, PoolError> {
+    pub async fn members(&self) -> Result<Vec<Member<B>>, PoolError> {
         let endpoints = self.endpoints().await?;
-        let member = |endpoint: &Arc<Endpoint>| Member(endpoint.clone(), self.windows, self.tasks.clone());
+        let member = |endpoint: &Arc<Endpoint<B>>| Member(endpoint.clone(), self.windows, self.tasks.clone());
         Ok(endpoints.iter().map(member).collect())
     }
 
     /// Returns the endpoints. Right after the start it waits until the first name is resolved.
-    async fn endpoints(&self) -> Result<Endpoints, PoolError> {
+    async fn endpoints(&self) -> Result<Endpoints<B>, PoolError> {
         let endpoints = self.endpoints.borrow().clone();
         if !endpoints.is_empty() {
             return Ok(endpoints);
@@ -176,18 +240,44 @@ impl Pool {
     }
 }
 
-/// One address of an upstream.
-#[derive(Debug)]
-pub(crate) struct Member(Arc<Endpoint>, Windows, Tasks);
+/// The pool as the channel of a generated client. Errors are UNAVAILABLE and have a source, unlike a status that was
+/// received over the wire.
+impl<B: RequestBody> Service<Request<tonic::body::Body>> for Pool<B> {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Incoming>, Status>>;
 
-impl Member {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<tonic::body::Body>) -> Self::Future {
+        let pool = self.clone();
+        Box::pin(async move {
+            pool.send(request.map(B::from)).await.map_err(|error| {
+                let mut status = Status::unavailable(chain(&error));
+                status.set_source(Arc::new(error));
+                status
+            })
+        })
+    }
+}
+
+/// One address of a service.
+pub struct Member<B>(Arc<Endpoint<B>>, Windows, Tasks);
+
+impl<B: RequestBody> Member<B> {
     /// Returns the address.
-    pub(crate) fn address(&self) -> SocketAddr {
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
         self.0.address.socket
     }
 
     /// Returns the connection to this address, and opens it if there is none.
-    pub(crate) async fn connect(&self) -> Result<One, Unreachable> {
+    ///
+    /// # Errors
+    /// If the connection cannot be opened.
+    pub async fn connect(&self) -> Result<One<B>, Unreachable> {
         let Self(endpoint, windows, tasks) = self;
         let connection = match endpoint.live() {
             Some(connection) => connection,
@@ -197,7 +287,7 @@ impl Member {
     }
 }
 
-async fn keep_up(endpoint: &Endpoint, windows: Windows, tasks: &Tasks) {
+async fn keep_up<B: RequestBody>(endpoint: &Endpoint<B>, windows: Windows, tasks: &Tasks) {
     match endpoint.live() {
         Some(_) => endpoint.refresh_readiness().await,
         // Calls that find no other connection report the error.
@@ -205,12 +295,19 @@ async fn keep_up(endpoint: &Endpoint, windows: Windows, tasks: &Tasks) {
     }
 }
 
-/// Replaces the endpoints; an address that stays keeps its connection. Returns whether anything changed.
-fn follow(endpoints: &mut Endpoints, known: Vec<Address>, tls: Option<&Connector>) -> bool {
-    if endpoints.iter().map(|endpoint| &endpoint.address).eq(&known) {
+/// Replaces the endpoints; an address that stays keeps its connection, unless the TLS files were renewed. Calls on a
+/// replaced connection finish. Returns whether anything changed.
+fn replace<B: RequestBody>(
+    endpoints: &mut Endpoints<B>,
+    known: Vec<Address>,
+    tls: Option<&Connector>,
+    renewed: bool,
+) -> bool {
+    if !renewed && endpoints.iter().map(|endpoint| &endpoint.address).eq(&known) {
         return false;
     }
-    let kept = |address: &Address| endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
+    let same = |address: &Address| endpoints.iter().find(|endpoint| endpoint.address == *address).cloned();
+    let kept = |address: &Address| same(address).filter(|_| !renewed);
     let new = |address| Endpoint::try_new(address, tls.cloned()).map(Arc::new);
     let next = known.into_iter().filter_map(|address| kept(&address).or_else(|| new(address)));
     *endpoints = next.collect();

@@ -1,4 +1,4 @@
-//! One address of an upstream, and the HTTP/2 connection to it.
+//! One address of a service, and the HTTP/2 connection to it.
 
 use std::{
     error::Error,
@@ -11,9 +11,7 @@ use std::{
     time::Duration,
 };
 
-use eticket_base::tasks::Tasks;
-use eticket_rpc_client::balance::Address;
-use eticket_rpc_server::server::Windows;
+use eticket_base::{tasks::Tasks, windows::Windows};
 use eticket_tls::Connector;
 use http::uri::Scheme;
 use hyper::client::conn::http2::{Builder, SendRequest};
@@ -25,10 +23,8 @@ use tokio::{
     time::timeout,
 };
 
-use super::{
-    outgoing::{Origin, Outgoing},
-    readiness,
-};
+use super::{RequestBody, origin::Origin, readiness};
+use crate::addresses::Address;
 
 /// Limit for establishing a connection.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
@@ -39,20 +35,19 @@ const KEEP_ALIVE: (Duration, Duration) = (Duration::from_secs(5), Duration::from
 /// The connection to an address failed.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("no connection to {address}")]
-pub(crate) struct Unreachable {
+pub struct Unreachable {
     address: SocketAddr,
     #[source]
     cause: Arc<dyn Error + Send + Sync>,
 }
 
-/// One address of an upstream.
-#[derive(Debug)]
-pub(super) struct Endpoint {
+/// One address of a service.
+pub(super) struct Endpoint<B> {
     pub(super) address: Address,
     pub(super) origin: Origin,
     /// `None` for plain text.
     tls: Option<Connector>,
-    connection: RwLock<Option<SendRequest<Outgoing>>>,
+    connection: RwLock<Option<SendRequest<B>>>,
     /// Locked while a task connects; concurrent callers wait and share the result.
     connecting: Mutex<Option<Unreachable>>,
     attempts: AtomicU64,
@@ -60,7 +55,7 @@ pub(super) struct Endpoint {
     is_unready: AtomicBool,
 }
 
-impl Endpoint {
+impl<B: RequestBody> Endpoint<B> {
     /// Returns `None` if the authority is invalid, which cannot happen for one that was parsed from a URL.
     pub(super) fn try_new(address: Address, tls: Option<Connector>) -> Option<Self> {
         let scheme = if tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
@@ -70,7 +65,7 @@ impl Endpoint {
     }
 
     /// Returns the connection if it is open and accepts calls.
-    pub(super) fn live(&self) -> Option<SendRequest<Outgoing>> {
+    pub(super) fn live(&self) -> Option<SendRequest<B>> {
         let connection = self.connection.read().unwrap_or_else(PoisonError::into_inner);
         connection.as_ref().filter(|connection| !connection.is_closed()).cloned()
     }
@@ -87,7 +82,7 @@ impl Endpoint {
         }
     }
 
-    async fn refresh_readiness_over(&self, connection: SendRequest<Outgoing>) {
+    async fn refresh_readiness_over(&self, connection: SendRequest<B>) {
         let is_unready = readiness::is_unready(connection, self.origin.clone()).await;
         if self.is_unready.swap(is_unready, Ordering::Relaxed) != is_unready {
             tracing::info!(address = %self.address.socket, ready = !is_unready, "readiness changed");
@@ -95,7 +90,7 @@ impl Endpoint {
     }
 
     /// Returns the connection, and opens it if there is none. Concurrent callers share one attempt.
-    pub(super) async fn connect(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<Outgoing>, Unreachable> {
+    pub(super) async fn connect(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<B>, Unreachable> {
         let attempts = self.attempts.load(Ordering::Acquire);
         let mut last = self.connecting.lock().await;
         if let Some(live) = self.live() {
@@ -124,11 +119,7 @@ impl Endpoint {
         }
     }
 
-    async fn make(
-        &self,
-        windows: Windows,
-        tasks: &Tasks,
-    ) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
+    async fn make(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<B>, Box<dyn Error + Send + Sync>> {
         let stream = TcpStream::connect(self.address.socket).await?;
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return self.start(stream, windows, tasks).await };
@@ -144,7 +135,7 @@ impl Endpoint {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         windows: Windows,
         tasks: &Tasks,
-    ) -> Result<SendRequest<Outgoing>, Box<dyn Error + Send + Sync>> {
+    ) -> Result<SendRequest<B>, Box<dyn Error + Send + Sync>> {
         let mut builder = Builder::new(TokioExecutor::new());
         builder.timer(TokioTimer::new());
         builder.keep_alive_interval(KEEP_ALIVE.0).keep_alive_timeout(KEEP_ALIVE.1).keep_alive_while_idle(true);
