@@ -20,7 +20,7 @@ use eticket_base::telemetry::TraceContext;
 use eticket_proto::{error::ErrorReason, error_text::Language, headers};
 use eticket_rpc_server::{
     error::ApiError,
-    server::{Deadline, language},
+    server::{Deadline, language, methods},
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, Version, header, request};
 use tonic::{Status, service::Routes as LocalServices};
@@ -98,8 +98,8 @@ impl Service<Request<Body>> for Calls {
 
 impl Shared {
     async fn answer(&self, request: Request<Body>) -> Result<Response<ResponseBody>, Status> {
+        let route = self.routes.find(request.uri().path(), methods::of(&request))?;
         let (mut head, body) = request.into_parts();
-        let route = self.routes.find(head.uri.path())?;
         if let Some(limit) = self.rate_limit.as_ref().filter(|_| route.destination != Destination::Gateway) {
             limit.check(&head.extensions)?;
         }

@@ -6,10 +6,13 @@ use eticket_proto::{
     headers, health::health_server, operations::operations_service_server, pricing::pricing_service_server,
     query::query_service_server, reservation::reservation_service_server, ticket::ticket_service_server,
 };
-use eticket_rpc_server::error::ApiError;
+use eticket_rpc_server::{
+    error::ApiError,
+    server::methods::{self, Method},
+};
 use http::HeaderMap;
 use prost::{DecodeError, Message};
-use prost_types::{FileDescriptorSet, MethodDescriptorProto};
+use prost_types::FileDescriptorSet;
 use tonic::Status;
 
 use crate::guest::Guest;
@@ -75,27 +78,27 @@ pub(crate) struct Route {
     pub(crate) destination: Destination,
     /// Takes a stream of messages.
     pub(crate) streams_requests: bool,
-    /// Returns a stream of messages.
-    pub(crate) streams_answers: bool,
 }
 
-/// A descriptor cannot be read.
+/// The descriptors of the guest cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the descriptors of the contract cannot be read")]
+#[error("the descriptors of the guest cannot be read")]
 pub(crate) struct BrokenRoutes(#[from] DecodeError);
 
 /// All RPCs of the contract, of health and of reflection.
 #[derive(Debug)]
 pub(crate) struct Routes {
-    methods: HashMap<String, Route>,
+    /// By [`Method::index`].
+    methods: Vec<Option<Route>>,
+    guest: HashMap<String, Route>,
     services: HashMap<&'static str, Destination>,
 }
 
 impl Routes {
-    /// Reads the embedded descriptors, and those of a guest.
+    /// Takes the methods of the contract from the table of the server, and those of a guest from its descriptors.
     ///
     /// # Errors
-    /// If a descriptor is broken.
+    /// If the descriptors of the guest are broken.
     pub(crate) fn try_new(guest: Option<&Guest>) -> Result<Self, BrokenRoutes> {
         let mut services = HashMap::from([
             (ticket_service_server::SERVICE_NAME, Destination::Upstream(Backend::Ticket)),
@@ -107,43 +110,36 @@ impl Routes {
             (tonic_reflection::pb::v1::server_reflection_server::SERVICE_NAME, Destination::Gateway),
             (tonic_reflection::pb::v1alpha::server_reflection_server::SERVICE_NAME, Destination::Gateway),
         ]);
+        let mut methods = vec![None; methods::count()];
+        for (path, method) in methods::all() {
+            let service = method.name.split_once('/').and_then(|(service, _)| services.get(service));
+            let destination = if path == GET_STATUS { Some(&Destination::Replicas) } else { service };
+            methods[method.index] =
+                destination.map(|to| Route { destination: *to, streams_requests: method.streams_requests });
+        }
+        let guests = guest.map(guest_routes).transpose()?.unwrap_or_default();
         services.extend(guest.map(|guest| (guest.service, Destination::Upstream(guest.backend))));
-        let embedded = [
-            eticket_proto::DESCRIPTORS,
-            tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
-            tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
-        ];
-        let mut methods = HashMap::new();
-        for set in embedded.into_iter().chain(guest.map(|guest| guest.descriptors)) {
-            for file in FileDescriptorSet::decode(set)?.file {
-                for service in &file.service {
-                    let name = format!("{}.{}", file.package(), service.name());
-                    let Some(destination) = services.get(name.as_str()) else { continue };
-                    methods.extend(service.method.iter().map(|method| route(&name, method, *destination)));
-                }
-            }
-        }
-        if let Some(route) = methods.get_mut(GET_STATUS) {
-            route.destination = Destination::Replicas;
-        }
-        Ok(Self { methods, services })
+        Ok(Self { methods, guest: guests, services })
     }
 
-    /// Returns the route of a path. An unknown method of a known service is forwarded: the service may be newer than
-    /// the gateway, and otherwise returns `UNIMPLEMENTED` itself.
+    /// Returns the route of a path, whose method is `method` if it is in the table of the server. An unknown method of
+    /// a known service is forwarded: the service may be newer than the gateway, and otherwise returns `UNIMPLEMENTED`
+    /// itself.
     ///
     /// # Errors
     /// `UNIMPLEMENTED` for an unknown service.
-    pub(crate) fn find(&self, path: &str) -> Result<Route, Status> {
-        if let Some(route) = self.methods.get(path) {
-            return Ok(*route);
+    pub(crate) fn find(&self, path: &str, method: Option<&Method>) -> Result<Route, Status> {
+        if let Some(route) =
+            method.and_then(|method| self.methods[method.index]).or_else(|| self.guest.get(path).copied())
+        {
+            return Ok(route);
         }
         let service = path.strip_prefix('/').and_then(|path| path.split_once('/')).map(|(service, _)| service);
         let destination = service.and_then(|service| self.services.get(service)).ok_or_else(|| {
             let path: String = path.chars().take(200).collect();
             Status::unimplemented(format!("no service is served at {path}; reflection lists all services"))
         })?;
-        Ok(Route { destination: *destination, streams_requests: true, streams_answers: true })
+        Ok(Route { destination: *destination, streams_requests: true })
     }
 
     /// Returns the destination of a service by its full name.
@@ -160,25 +156,38 @@ impl Routes {
     }
 }
 
-fn route(service: &str, method: &MethodDescriptorProto, destination: Destination) -> (String, Route) {
-    let route =
-        Route { destination, streams_requests: method.client_streaming(), streams_answers: method.server_streaming() };
-    (format!("/{service}/{}", method.name()), route)
+fn guest_routes(guest: &Guest) -> Result<HashMap<String, Route>, DecodeError> {
+    let destination = Destination::Upstream(guest.backend);
+    let mut routes = HashMap::new();
+    for file in FileDescriptorSet::decode(guest.descriptors)?.file {
+        for service in &file.service {
+            let name = format!("{}.{}", file.package(), service.name());
+            for method in service.method.iter().filter(|_| name == guest.service) {
+                let route = Route { destination, streams_requests: method.client_streaming() };
+                routes.insert(format!("/{name}/{}", method.name()), route);
+            }
+        }
+    }
+    Ok(routes)
 }
 
 #[cfg(test)]
 mod tests {
     use http::HeaderValue;
-    use prost_types::{DescriptorProto, FileDescriptorProto, ServiceDescriptorProto};
+    use prost_types::{DescriptorProto, FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto};
     use tonic::Code;
 
     use super::*;
     use crate::transcode::Contract;
 
+    fn find(routes: &Routes, path: &str) -> Result<Route, Status> {
+        routes.find(path, methods::find(path))
+    }
+
     #[test]
     fn paths_are_routed_to_their_services() {
         let routes = Routes::try_new(None).unwrap();
-        for (path, destination, streams_answers) in [
+        for (path, destination, streams_requests) in [
             ("/eticket.ticket.v1.TicketService/GetTicket", Destination::Upstream(Backend::Ticket), false),
             (
                 "/eticket.reservation.v1.ReservationService/ReserveTicket",
@@ -186,7 +195,7 @@ mod tests {
                 false,
             ),
             ("/eticket.pricing.v1.PricingService/GetPrice", Destination::Upstream(Backend::Pricing), false),
-            ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Backend::Query), true),
+            ("/eticket.query.v1.QueryService/WatchTicketViews", Destination::Upstream(Backend::Query), false),
             ("/eticket.operations.v1.OperationsService/ListUnsettled", Destination::ByHeader, false),
             (GET_STATUS, Destination::Replicas, false),
             ("/grpc.health.v1.Health/Check", Destination::Gateway, false),
@@ -194,8 +203,8 @@ mod tests {
             ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Destination::Gateway, true),
             ("/eticket.ticket.v1.TicketService/FromTheFuture", Destination::Upstream(Backend::Ticket), true),
         ] {
-            let route = routes.find(path).unwrap();
-            assert_eq!((route.destination, route.streams_answers), (destination, streams_answers), "{path}");
+            let route = find(&routes, path).unwrap();
+            assert_eq!(route, Route { destination, streams_requests }, "{path}");
         }
     }
 
@@ -236,9 +245,9 @@ mod tests {
         let guest = Guest { service: "guest.v1.Guests", descriptors, backend: Backend::Pricing };
         let path = "/guest.v1.Guests/Get";
         let expected = Destination::Upstream(Backend::Pricing);
-        let route = Route { destination: expected, streams_requests: false, streams_answers: false };
-        assert_eq!(Routes::try_new(Some(&guest)).unwrap().find(path).unwrap(), route);
-        assert_eq!(Routes::try_new(None).unwrap().find(path).unwrap_err().code(), Code::Unimplemented);
+        let route = Route { destination: expected, streams_requests: false };
+        assert_eq!(find(&Routes::try_new(Some(&guest)).unwrap(), path).unwrap(), route);
+        assert_eq!(find(&Routes::try_new(None).unwrap(), path).unwrap_err().code(), Code::Unimplemented);
         let known = |guest| Contract::try_new(guest).unwrap().method(path).is_some();
         assert_eq!((known(Some(&guest)), known(None)), (true, false));
     }
@@ -249,7 +258,7 @@ mod tests {
         for path in
             ["/", "", "/x", "/eticket.event.v1.TicketEvent/Get", "eticket.ticket.v1.TicketService/GetTicket", "//"]
         {
-            assert_eq!(routes.find(path).unwrap_err().code(), Code::Unimplemented, "{path}");
+            assert_eq!(find(&routes, path).unwrap_err().code(), Code::Unimplemented, "{path}");
         }
     }
 

@@ -19,7 +19,7 @@ mod grace;
 mod guard;
 mod http1;
 pub mod language;
-mod methods;
+pub mod methods;
 mod observe;
 mod reply;
 mod running;

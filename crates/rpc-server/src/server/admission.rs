@@ -200,7 +200,7 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let permits = match methods::find(request.uri().path()) {
+        let permits = match methods::of(&request) {
             Some(method) if method.exempt && method.streams => &self.exempt,
             Some(method) if method.exempt => {
                 return AdmissionFuture { inner: Some(self.inner.call(request)), permit: None };

@@ -100,7 +100,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        let caller = match methods::find(request.uri().path()) {
+        let caller = match methods::of(&request) {
             Some(method) if !method.exempt => {
                 let access = method.access;
                 match self.authentication.caller(request.headers(), access) {

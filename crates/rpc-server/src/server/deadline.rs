@@ -93,7 +93,7 @@ pub(crate) struct DeadlineService<S> {
 impl<S> DeadlineService<S> {
     fn deadline_of<A>(&self, request: &Request<A>) -> Result<Option<Deadline>, ApiError> {
         let given = timeout_of(request.headers())?;
-        let unary = methods::find(request.uri().path()).is_some_and(|method| !method.streams);
+        let unary = methods::of(request).is_some_and(|method| !method.streams);
         let time = given.or(unary.then_some(self.default));
         if time.is_some_and(|time| time.is_zero()) {
             return Err(expired());
@@ -110,7 +110,7 @@ fn left_until(at: Option<Instant>) -> Option<Duration> {
 /// Keeps the connection open until the call's deadline. Finite streams of work have no deadline and may take as long as
 /// the connection allows.
 fn hold<A>(request: &Request<A>, deadline: Option<Deadline>) -> Option<Held> {
-    let finishes = || methods::find(request.uri().path()).is_some_and(|method| method.finishes);
+    let finishes = || methods::of(request).is_some_and(|method| method.finishes);
     let until = deadline.map(|deadline| deadline.0).or_else(|| finishes().then(|| Instant::now() + LONGEST))?;
     request.extensions().get::<Deadlines>().map(|deadlines| deadlines.hold(until))
 }

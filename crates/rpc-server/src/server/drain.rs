@@ -81,7 +81,7 @@ where
     }
 
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
-        let method = methods::find(request.uri().path());
+        let method = methods::of(&request);
         let forced_end: ForcedEnd = request.extensions().get().cloned().unwrap_or_default();
         let ends = match request.extensions().get().cloned() {
             _ if method.is_some_and(|method| method.finishes) => {

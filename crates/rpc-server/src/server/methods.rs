@@ -6,6 +6,7 @@
 use std::{collections::HashMap, sync::LazyLock};
 
 use eticket_proto::{authorization::Access, operations::operations_service_server};
+use http::Request;
 use prost_reflect::{DescriptorPool, ExtensionDescriptor, MethodDescriptor, Value};
 use prost_types::method_options::IdempotencyLevel;
 
@@ -13,11 +14,13 @@ use crate::health::STANDARD_SERVICES;
 
 /// A method of a known service.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Method {
+pub struct Method {
     /// `eticket.ticket.v1.TicketService/GetTicket`.
-    pub(crate) name: String,
+    pub name: String,
     /// The place among all methods, for tables by method.
-    pub(crate) index: usize,
+    pub index: usize,
+    /// The client may send many messages.
+    pub streams_requests: bool,
     /// Either side may send many messages.
     pub(crate) streams: bool,
     /// A stream that shows the progress of some work and ends with it, not one that goes on until somebody ends it.
@@ -43,13 +46,15 @@ static METHODS: LazyLock<HashMap<String, Method>> = LazyLock::new(|| {
             let exempt = STANDARD_SERVICES.contains(&service.full_name());
             for method in service.methods() {
                 let name = format!("{}/{}", service.full_name(), method.name());
-                let (index, streams) = (methods.len(), method.is_client_streaming() || method.is_server_streaming());
+                let (index, streams_requests) = (methods.len(), method.is_client_streaming());
+                let streams = streams_requests || method.is_server_streaming();
                 let options = method.method_descriptor_proto().options.as_ref();
                 let level = options.map(prost_types::MethodOptions::idempotency_level);
                 let reads = level == Some(IdempotencyLevel::NoSideEffects);
                 let finishes = streams && name.starts_with(operations_service_server::SERVICE_NAME);
                 let access = option.as_ref().map_or(Access::Unspecified, |option| access(&method, option));
-                let facts = Method { name: name.clone(), index, streams, finishes, reads, exempt, access };
+                let facts =
+                    Method { name: name.clone(), index, streams_requests, streams, finishes, reads, exempt, access };
                 methods.entry(format!("/{name}")).or_insert(facts);
             }
         }
@@ -64,9 +69,31 @@ fn access(method: &MethodDescriptor, option: &ExtensionDescriptor) -> Access {
     }
 }
 
-/// The method of a request's path; `None` if no service has it.
-pub(crate) fn find(path: &str) -> Option<&'static Method> {
+/// Returns the method of a path; `None` if no service of the contract has it.
+#[must_use]
+pub fn find(path: &str) -> Option<&'static Method> {
     METHODS.get(path)
+}
+
+/// The method of a request, found by its outermost layer.
+#[derive(Debug, Clone, Copy)]
+struct Found(Option<&'static Method>);
+
+/// Finds the method of a request and leaves it in the request for [`of`].
+pub(crate) fn look_up<B>(request: &mut Request<B>) -> Option<&'static Method> {
+    let method = find(request.uri().path());
+    request.extensions_mut().insert(Found(method));
+    method
+}
+
+/// Returns the method of a request; `None` if no service of the contract has it.
+pub fn of<B>(request: &Request<B>) -> Option<&'static Method> {
+    request.extensions().get::<Found>().map_or_else(|| find(request.uri().path()), |found| found.0)
+}
+
+/// Returns all methods of the contract, of health and of reflection, with their paths.
+pub fn all() -> impl Iterator<Item = (&'static str, &'static Method)> {
+    METHODS.iter().map(|(path, method)| (path.as_str(), method))
 }
 
 /// Whether some server may have this service.
@@ -74,8 +101,9 @@ pub(crate) fn is_service(name: &str) -> bool {
     METHODS.values().any(|method| method.name.split_once('/').is_some_and(|(service, _)| service == name))
 }
 
-/// How many there are.
-pub(crate) fn count() -> usize {
+/// Returns the number of methods.
+#[must_use]
+pub fn count() -> usize {
     METHODS.len()
 }
 
@@ -108,5 +136,18 @@ mod tests {
         let mut indexes: Vec<_> = METHODS.values().map(|method| method.index).collect();
         indexes.sort_unstable();
         assert_eq!(indexes, (0..count()).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_method_of_a_request_is_looked_up_once() {
+        let path = "/eticket.ticket.v1.TicketService/GetTicket";
+        let mut request = Request::builder().uri(path).body(()).expect("a request");
+        assert_eq!(of(&request), find(path), "without the outermost layer");
+        assert_eq!(look_up(&mut request), find(path));
+        // The layers behind use what was found.
+        *request.uri_mut() = "/nowhere".parse().expect("a URI");
+        assert_eq!(of(&request), find(path));
+        assert_eq!(look_up(&mut request), None, "a request that is passed on to another stack of layers");
+        assert_eq!(of(&request), None);
     }
 }

@@ -104,8 +104,7 @@ struct Observation {
 }
 
 impl Observation {
-    fn begin(handles: Arc<Handles>, path: &str, trace: &TraceContext) -> Self {
-        let method = methods::find(path);
+    fn begin(handles: Arc<Handles>, method: Option<&'static Method>, trace: &TraceContext) -> Self {
         let span = tracing::info_span!(
             "rpc",
             service = handles.service,
@@ -195,7 +194,7 @@ where
     fn call(&mut self, mut request: Request<A>) -> Self::Future {
         let trace = TraceContext::from_headers(request.headers()).at(self.handles.service);
         let path = request.uri().path_and_query().cloned();
-        let observation = Observation::begin(self.handles.clone(), request.uri().path(), &trace);
+        let observation = Observation::begin(self.handles.clone(), methods::look_up(&mut request), &trace);
         request.extensions_mut().insert(trace);
         let inner = observation.span.in_scope(|| self.inner.call(request));
         ObserveFuture { inner, observation: Some(observation), path }
