@@ -30,11 +30,34 @@ struct State {
     /// Number of times that all connections were closed.
     breaks: u64,
     kept_per_subject: usize,
+    faults: Faults,
     last_sequence: u64,
     messages: BTreeMap<u64, Arc<Message>>,
     /// The sequences of each subject, oldest first.
     subjects: BTreeMap<String, VecDeque<u64>>,
     consumers: BTreeMap<String, Durable>,
+}
+
+/// What a test has asked to go wrong.
+#[derive(Default)]
+struct Faults {
+    /// Maximum number of messages that a reader receives at a time.
+    page: usize,
+    /// The next reader or consumer finds a new stream.
+    wipes_at_attach: bool,
+    /// Number of publications before one that fails.
+    accepted: Option<u64>,
+    /// The next message is stored, and its publisher receives an error.
+    loses_acknowledgement: bool,
+}
+
+impl Faults {
+    /// Returns whether the current publication fails.
+    fn refuse(&mut self) -> bool {
+        let refused = self.accepted == Some(0);
+        self.accepted = self.accepted.and_then(|accepted| accepted.checked_sub(1));
+        refused
+    }
 }
 
 struct Shared {
@@ -54,6 +77,7 @@ impl Default for Stream {
             generation: 1,
             breaks: 0,
             kept_per_subject: usize::try_from(MESSAGES_PER_SUBJECT).unwrap_or(usize::MAX),
+            faults: Faults { page: usize::MAX, ..Faults::default() },
             last_sequence: 0,
             messages: BTreeMap::new(),
             subjects: BTreeMap::new(),
@@ -84,6 +108,33 @@ impl Stream {
         self.state().kept_per_subject = most;
     }
 
+    /// Sets the number of messages that a reader receives at a time. With 0 the stream delivers nothing.
+    pub fn deliver_at_most(&self, most: usize) {
+        self.state().faults.page = most;
+        self.changed();
+    }
+
+    /// Wipes the stream when the next reader or consumer attaches, after it has asked for the state of the stream.
+    pub fn wipe_at_attach(&self) {
+        self.state().faults.wipes_at_attach = true;
+    }
+
+    /// Lets one publication fail, after this number of others.
+    pub fn refuse_publication_after(&self, accepted: u64) {
+        self.state().faults.accepted = Some(accepted);
+    }
+
+    /// Stores the next message, and returns an error to its publisher.
+    pub fn lose_next_acknowledgement(&self) {
+        self.state().faults.loses_acknowledgement = true;
+    }
+
+    fn attaching(&self) {
+        if std::mem::take(&mut self.state().faults.wipes_at_attach) {
+            self.wipe();
+        }
+    }
+
     /// Appends a message and returns its sequence.
     pub fn append(&self, message: Message) -> u64 {
         let sequence = self.state().append(message);
@@ -91,10 +142,16 @@ impl Stream {
         sequence
     }
 
-    /// Returns all messages in the order of sequences.
+    /// Returns all messages with their sequences, in order.
     #[must_use]
-    pub fn messages(&self) -> Vec<Arc<Message>> {
-        self.state().messages.values().cloned().collect()
+    pub fn messages(&self) -> Vec<(u64, Arc<Message>)> {
+        self.state().messages.iter().map(|(sequence, message)| (*sequence, message.clone())).collect()
+    }
+
+    /// Returns the last assigned sequence; 0 if there is none.
+    #[must_use]
+    pub fn last_sequence(&self) -> u64 {
+        self.state().last_sequence
     }
 
     /// Removes all messages. The next stream has another epoch.
@@ -199,12 +256,20 @@ impl Bus for Memory {
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
-        let sequence = Self::state(self)?.append(message);
+        let mut state = Self::state(self)?;
+        if state.faults.refuse() {
+            return Err(Error::Unavailable("the publication is refused".to_owned()));
+        }
+        let sequence = state.append(message);
+        let lost = std::mem::take(&mut state.faults.loses_acknowledgement);
+        drop(state);
         self.stream.changed();
-        Ok(sequence)
+        if lost { Err(Error::Unavailable("the acknowledgement is lost".to_owned())) } else { Ok(sequence) }
     }
 
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
+        drop(Self::state(self)?);
+        self.stream.attaching();
         let mut state = Self::state(self)?;
         state.consumers.entry(name.to_owned()).or_default().set_filters(filters);
         let attachment = Attachment::to(&state);
@@ -226,6 +291,8 @@ impl Bus for Memory {
     }
 
     async fn read(&self, after: u64) -> Result<Box<dyn Reader>, Error> {
+        drop(Self::state(self)?);
+        self.stream.attaching();
         let attachment = Attachment::to(&*Self::state(self)?);
         Ok(Box::new(MemoryReader { stream: self.stream.clone(), attachment, position: after }))
     }
@@ -267,7 +334,7 @@ impl MemoryReader {
     fn take(&mut self, most: usize) -> Result<Vec<Delivery>, Error> {
         let state = self.stream.state();
         self.attachment.check(&state)?;
-        let page = state.messages.range(self.position + 1..).take(most);
+        let page = state.messages.range(self.position + 1..).take(most.min(state.faults.page));
         let page: Vec<Delivery> = page.map(|(sequence, message)| delivery(*sequence, 1, message)).collect();
         self.position = page.last().map_or(self.position, |last| last.sequence);
         Ok(page)

@@ -9,6 +9,7 @@ use eticket_service::{
     consumer::{Consumer, Error, EventHandler, Session},
     event::Event as _,
 };
+use futures::FutureExt;
 
 use super::bus::TestBus;
 
@@ -120,9 +121,11 @@ impl<'w> ViewIntake<'w> {
 
     /// Reads and applies the next messages in order; returns none at the end of the stream.
     pub async fn read_on(&mut self, most: usize) -> Result<Vec<Delivery>> {
-        self.bus.set_page(most);
+        self.bus.stream().deliver_at_most(most.max(1));
         let (session, _) = self.session.as_mut().context("attached")?;
-        match session.next().await {
+        // The reader waits at the end of the stream; before it, its messages are in memory.
+        match session.next().now_or_never().unwrap_or_else(|| Ok(Vec::new())) {
+            Ok(batch) if batch.is_empty() => Ok(batch),
             Ok(batch) => {
                 session.apply(batch.clone()).await.context("applying to the view")?;
                 Ok(batch)

@@ -5,7 +5,7 @@ mod rest;
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -68,7 +68,7 @@ struct Run<'w> {
 /// # Errors
 /// A contradiction to the model.
 pub async fn run(world: &World, coverage: &Coverage, schedule: &Schedule) -> Result<()> {
-    world.bus.keep_per_subject(schedule.kept_per_subject);
+    world.bus.stream().keep_per_subject(schedule.kept_per_subject);
     let bus = || world.bus.clone();
     let mut run = Run {
         world,
@@ -178,7 +178,7 @@ impl Run<'_> {
                     }
                     left -= 1;
                     truth.verify(&row.message).with_context(|| format!("{} is sent", row.message.subject))?;
-                    self.world.bus.append(Arc::new(row.message));
+                    self.world.bus.stream().append(row.message);
                 }
                 sent.push(row.id);
             }
@@ -207,7 +207,7 @@ impl Run<'_> {
             self.stragglers += 1;
             self.coverage.count("a straggler came");
             let (_, message) = &all[which % all.len()];
-            self.world.bus.append(message.clone());
+            self.world.bus.stream().append((**message).clone());
         }
     }
 

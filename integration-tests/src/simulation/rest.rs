@@ -208,7 +208,7 @@ fn watchers_agree(fleet: &Fleet, watchers: &[Watcher], ticket: &TicketId, view: 
 /// Checks that the stream has the newest state of every aggregate, so that a reader from the start gets all of them.
 fn stream_agrees(fleet: &Fleet) -> Verdict {
     let mut newest: BTreeMap<String, i64> = BTreeMap::new();
-    for message in fleet.transport.stream.messages() {
+    for (_, message) in fleet.transport.stream.messages() {
         let id = message.header(headers::ID).unwrap_or_default();
         let (aggregate, revision) = id.rsplit_once('/').ok_or_else(|| format!("an event with the id {id}"))?;
         let revision: i64 = revision.parse().map_err(|_| format!("an event with the id {id}"))?;

@@ -1,7 +1,6 @@
 //! The service over a real file and a bus, driven step by step. No test waits for a fixed time.
 
 mod building;
-mod bus;
 mod comparing;
 mod completeness;
 mod convergence;
@@ -18,7 +17,7 @@ use std::{sync::Arc, time::Duration};
 
 use chrono::{DateTime, Utc};
 use eticket_base::{clock::ManualClock, tasks::Tasks};
-use eticket_bus::{Bus, Message};
+use eticket_bus::{Bus, Message, memory::Stream as MemoryStream};
 use eticket_bus_embedded::Embedded;
 use eticket_proto::{
     event::{PriceEvent, ReservationEvent, TicketEvent},
@@ -63,6 +62,11 @@ impl Fixture {
         let folder = tempfile::tempdir().unwrap();
         let bus = Arc::new(Embedded::open(&folder.path().join("bus.db")).await.unwrap());
         Self::on(folder, bus).await
+    }
+
+    /// A view with a connection to this stream.
+    async fn reading(stream: &MemoryStream) -> Self {
+        Self::on(tempfile::tempdir().unwrap(), Arc::new(stream.connect())).await
     }
 
     async fn on(folder: tempfile::TempDir, bus: Arc<dyn Bus>) -> Self {

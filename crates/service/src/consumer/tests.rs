@@ -11,7 +11,7 @@ use std::{
 };
 
 use eticket_base::clock::{Clock, SystemClock};
-use eticket_bus::memory::{Memory, Stream};
+use eticket_bus::memory::Stream;
 use eticket_bus_embedded::Embedded;
 use eticket_proto::headers;
 use eticket_store::{
@@ -291,57 +291,12 @@ async fn all_states_are_republished_once_per_stream() {
     assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2);
 }
 
-/// A stream that is lost and created again while a consumer attaches.
-struct LostMeanwhile {
-    stream: Stream,
-    bus: Memory,
-    left: AtomicU64,
-}
-
-#[async_trait]
-impl Bus for LostMeanwhile {
-    async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn bus::Consumer>, bus::Error> {
-        if self.left.swap(0, Ordering::SeqCst) > 0 {
-            self.stream.wipe();
-        }
-        self.bus.attach(name, filters).await
-    }
-    async fn state(&self) -> Result<bus::StreamState, bus::Error> {
-        self.bus.state().await
-    }
-    async fn publish(&self, message: Message) -> Result<u64, bus::Error> {
-        self.bus.publish(message).await
-    }
-    async fn restart(&self, name: &str) -> Result<(), bus::Error> {
-        self.bus.restart(name).await
-    }
-    async fn lag(&self, name: &str) -> Result<Option<u64>, bus::Error> {
-        self.bus.lag(name).await
-    }
-    async fn read(&self, after: u64) -> Result<Box<dyn bus::Reader>, bus::Error> {
-        self.bus.read(after).await
-    }
-    async fn message_at(&self, sequence: u64) -> Result<Option<Message>, bus::Error> {
-        self.bus.message_at(sequence).await
-    }
-    async fn history(&self, filters: &[&str], before: Option<u64>, most: usize) -> Result<bus::History, bus::Error> {
-        self.bus.history(filters, before, most).await
-    }
-    async fn serve(&self, service: &str) -> Result<Box<dyn bus::Requests>, bus::Error> {
-        self.bus.serve(service).await
-    }
-    async fn request(&self, service: &str, payload: bytes::Bytes) -> Result<Option<bytes::Bytes>, bus::Error> {
-        self.bus.request(service, payload).await
-    }
-    async fn close(&self) {}
-}
-
 #[tokio::test]
 async fn a_stream_that_changes_during_the_attach_is_detected() {
     let fixture = fixture().await;
     let stream = Stream::default();
-    let bus = LostMeanwhile { bus: stream.connect(), stream, left: AtomicU64::new(1) };
-    let consumer = consumer(Arc::new(bus), &fixture.service);
+    let consumer = consumer(Arc::new(stream.connect()), &fixture.service);
+    stream.wipe_at_attach();
     assert!(matches!(consumer.attach().await, Err(Error::Bus(bus::Error::StreamChanged))));
     drop(consumer.attach().await.unwrap());
     assert_eq!(fixture.service.republished.load(Ordering::SeqCst), 2, "once per stream");

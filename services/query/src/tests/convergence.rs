@@ -111,7 +111,7 @@ fn expected(all: &[(TicketId, Event)]) -> BTreeMap<TicketId, View> {
 }
 
 struct Schedule {
-    bus: Arc<bus::MemoryBus>,
+    bus: MemoryStream,
     replicas: [Fixture; 2],
     all: Vec<(TicketId, Event)>,
     watcher: Option<(usize, Watch)>,
@@ -121,8 +121,8 @@ struct Schedule {
 
 impl Schedule {
     async fn new(all: Vec<(TicketId, Event)>) -> Self {
-        let bus = bus::MemoryBus::new();
-        let replica = || Fixture::on(tempfile::tempdir().unwrap(), bus.clone());
+        let bus = MemoryStream::default();
+        let replica = || Fixture::reading(&bus);
         let replicas = [replica().await, replica().await];
         Self { bus: bus.clone(), replicas, all, watcher: None, resume: None, seen: BTreeMap::new() }
     }
@@ -132,7 +132,7 @@ impl Schedule {
             Action::Publish(index) => self.append(index % self.all.len()),
             Action::Read(replica, count) => self.read(replica, count).await,
             Action::Renew(from) => {
-                self.bus.renew();
+                self.bus.wipe();
                 for index in (from % self.all.len())..self.all.len() {
                     self.append(index);
                 }
@@ -141,7 +141,7 @@ impl Schedule {
                 if self.watcher.as_ref().is_some_and(|(at, _)| *at == replica) {
                     self.watcher = None;
                 }
-                self.replicas[replica] = Fixture::on(tempfile::tempdir().unwrap(), self.bus.clone()).await;
+                self.replicas[replica] = Fixture::reading(&self.bus).await;
             }
             Action::Watch(replica) => self.watch(replica).await,
         }
@@ -154,7 +154,7 @@ impl Schedule {
     }
 
     async fn read(&self, replica: usize, count: usize) {
-        self.bus.set_page(count);
+        self.bus.deliver_at_most(count);
         let reader = &self.replicas[replica].reader;
         let mut session = reader.attach().await.unwrap();
         let (read, end) = session.progress();
@@ -162,7 +162,7 @@ impl Schedule {
             let batch = session.next().await.unwrap();
             session.apply(batch).await.unwrap();
         }
-        self.bus.set_page(usize::MAX);
+        self.bus.deliver_at_most(usize::MAX);
     }
 
     async fn watch(&mut self, replica: usize) {

@@ -13,7 +13,7 @@ use eticket_rpc_server::error::ApiError;
 use tonic::Status;
 use tonic_types::StatusExt;
 
-use super::{bus::MemoryBus, *};
+use super::*;
 
 /// Publishes an event of ticket `ticket` as its owner does, with the headers that people read.
 async fn publish(fixture: &Fixture, ticket: &str, event: &Event, event_type: &str, command: &str) {
@@ -163,8 +163,8 @@ async fn a_token_of_another_stream_or_list_is_refused() {
 
 #[tokio::test]
 async fn without_the_bus_the_error_is_retryable() {
-    let mut fixture = life().await;
-    fixture.turn_to(MemoryBus::new());
+    let fixture = life().await;
+    fixture.bus.close().await;
     let status = page(&fixture, 0, "").await.unwrap_err();
     assert_eq!(reason(&status), ErrorReason::UpstreamUnavailable);
     assert_eq!(status.get_details_error_info().unwrap().metadata["upstream"], "bus");

@@ -44,18 +44,18 @@ async fn with_an_empty_stream_a_view_has_caught_up_immediately() {
 
 #[tokio::test]
 async fn a_position_is_valid_only_in_its_stream() {
-    let first = bus::MemoryBus::new();
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    let first = MemoryStream::default();
+    let mut fixture = Fixture::reading(&first).await;
     let (a, b, c) = (id("a"), id("b"), id("c"));
     first.append(message(&a, &free()[0]));
     first.append(message(&b, &free()[0]));
     fixture.read_all().await;
     // The other stream has the same message at that sequence, after a message that was never read.
-    let other = bus::MemoryBus::new();
-    other.renew();
+    let other = MemoryStream::default();
+    other.wipe();
     other.append(message(&c, &free()[0]));
     other.append(message(&b, &free()[0]));
-    fixture.turn_to(other);
+    fixture.turn_to(Arc::new(other.connect()));
     fixture.reader.attach().await.unwrap();
     assert_eq!(fixture.view(&a).await.sequence, 0, "sequences of the old stream are reset");
     fixture.read_all().await;
@@ -64,11 +64,11 @@ async fn a_position_is_valid_only_in_its_stream() {
 
 #[tokio::test]
 async fn a_stream_that_changes_during_the_attach_is_detected() {
-    let bus = bus::MemoryBus::new();
-    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let fixture = Fixture::reading(&bus).await;
     bus.append(message(&id("a"), &free()[0]));
     fixture.read_all().await;
-    bus.renew_at_read();
+    bus.wipe_at_attach();
     // The sequences of the new stream are below the position in the old one.
     let outcome = fixture.reader.attach().await.map(drop);
     assert!(matches!(outcome, Err(reader::Error::Bus(BusError::StreamChanged))), "{outcome:?}");
@@ -100,8 +100,8 @@ async fn a_position_is_valid_only_at_its_message() {
 
 /// `names` returns the headers of a publication.
 async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'static str, String)>) {
-    let bus = bus::MemoryBus::new();
-    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let fixture = Fixture::reading(&bus).await;
     let (a, b, c) = (id("a"), id("b"), id("c"));
     let published = |ticket: &TicketId, publication: &str| {
         let mut message = message(ticket, &free()[0]);
@@ -112,7 +112,7 @@ async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'
     published(&b, "second");
     fixture.read_all().await;
     // The stream has lost both messages, and receives a new one before the second one again.
-    bus.lose_all();
+    bus.lose_last(u64::MAX);
     published(&c, "third");
     published(&b, "fourth");
     fixture.read_all().await;
@@ -151,17 +151,17 @@ async fn a_position_at_a_removed_message_is_not_valid() {
 
 #[tokio::test]
 async fn a_row_takes_the_sequence_of_a_repeated_state() {
-    let first = bus::MemoryBus::new();
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    let first = MemoryStream::default();
+    let mut fixture = Fixture::reading(&first).await;
     let (a, b) = (id("a"), id("b"));
     first.append(message(&a, &free()[0]));
     first.append(message(&b, &free()[0]));
     fixture.read_all().await;
-    let other = bus::MemoryBus::new();
-    other.renew();
+    let other = MemoryStream::default();
+    other.wipe();
     other.append(message(&b, &free()[0]));
     other.append(message(&a, &free()[0]));
-    fixture.turn_to(other);
+    fixture.turn_to(Arc::new(other.connect()));
     fixture.read_all().await;
     assert_eq!((fixture.view(&a).await.sequence, fixture.view(&b).await.sequence), (2, 1));
 }
@@ -266,8 +266,8 @@ async fn an_event_that_fails_repeatedly_is_parked_and_does_not_block_others() {
 
 #[tokio::test]
 async fn a_reader_without_messages_detects_a_stall() {
-    let bus = bus::MemoryBus::new();
-    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let fixture = Fixture::reading(&bus).await;
     let mut session = fixture.reader.attach().await.unwrap();
     assert!(session.look_again().await.is_ok(), "at the end of the stream");
     bus.append(message(&id("a"), &free()[0]));
@@ -277,18 +277,18 @@ async fn a_reader_without_messages_detects_a_stall() {
     let batch = session.next().await.unwrap();
     session.apply(batch).await.unwrap();
     assert!(session.look_again().await.is_ok());
-    bus.renew();
+    bus.wipe();
     assert!(session.look_again().await.is_err(), "another stream");
 }
 
 #[tokio::test]
 async fn the_reader_reports_a_failed_bus_and_attaches_again() {
-    let bus = bus::MemoryBus::new();
-    let fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let fixture = Fixture::reading(&bus).await;
     let stop = CancellationToken::new();
     let reading = tokio::spawn(fixture.reader.clone().run(stop.clone()));
     until("ready", async || fixture.health.is_ready()).await;
-    bus.renew();
+    bus.wipe();
     bus.append(message(&id("a"), &free()[0]));
     until("unhealthy", async || fixture.health.is_serving("bus") == Some(false)).await;
     until("a row of the other stream", async || fixture.store().view(&id("a")).await.unwrap().is_some()).await;
@@ -299,11 +299,11 @@ async fn the_reader_reports_a_failed_bus_and_attaches_again() {
 
 #[tokio::test]
 async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
-    let bus = bus::MemoryBus::new();
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let mut fixture = Fixture::reading(&bus).await;
     fixture.keep_in_memory();
     // The stream has a message, but delivers it to no reader.
-    bus.set_page(0);
+    bus.deliver_at_most(0);
     bus.append(message(&id("a"), &free()[0]));
     tokio::time::pause();
     let stop = CancellationToken::new();
@@ -317,7 +317,7 @@ async fn the_health_of_the_bus_stays_down_while_the_view_cannot_follow() {
         assert!(!serves(), "attaching again does not restore the health");
         tokio::time::sleep(second / 10).await;
     }
-    bus.set_page(usize::MAX);
+    bus.deliver_at_most(usize::MAX);
     tokio::time::sleep(10 * second).await;
     assert!(serves() && fixture.store().view(&id("a")).await.unwrap().is_some());
     stop.cancel();

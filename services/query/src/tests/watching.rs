@@ -103,9 +103,9 @@ async fn in_the_same_epoch_only_rows_above_the_token_are_sent() {
 
 #[tokio::test]
 async fn in_the_same_epoch_a_lagging_replica_sends_no_snapshot() {
-    let bus = bus::MemoryBus::new();
-    let ahead = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
-    let behind = Fixture::on(tempfile::tempdir().unwrap(), bus.clone()).await;
+    let bus = MemoryStream::default();
+    let ahead = Fixture::reading(&bus).await;
+    let behind = Fixture::reading(&bus).await;
     bus.append(message(&id("a"), &registered(1)));
     behind.read_all().await;
     bus.append(message(&id("a"), &registered(2)));
@@ -120,8 +120,8 @@ async fn in_the_same_epoch_a_lagging_replica_sends_no_snapshot() {
 
 #[tokio::test]
 async fn another_epoch_ends_the_watch_and_requires_a_snapshot() {
-    let first = bus::MemoryBus::new();
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), first.clone()).await;
+    let first = MemoryStream::default();
+    let mut fixture = Fixture::reading(&first).await;
     first.append(message(&id("a"), &registered(1)));
     first.append(message(&id("b"), &registered(1)));
     fixture.read_all().await;
@@ -129,9 +129,9 @@ async fn another_epoch_ends_the_watch_and_requires_a_snapshot() {
     next(&mut all).await;
     let token = next(&mut all).await.2;
     let mut one = watch(&fixture, &["a"], &token).await;
-    let other = bus::MemoryBus::new();
-    other.renew();
-    fixture.turn_to(other.clone());
+    let other = MemoryStream::default();
+    other.wipe();
+    fixture.turn_to(Arc::new(other.connect()));
     fixture.read_all().await;
     assert_eq!(
         (end(&mut all).await, end(&mut one).await),
@@ -250,9 +250,9 @@ async fn a_token_beyond_the_end_of_the_stream_gets_a_snapshot() {
     fixture.take(&id("b"), &[registered(1)]).await;
     assert_eq!(next(&mut stream).await.0, "b", "the end of the stream is a valid position");
     // Only the stream shows where it ends. Without it, a lagging replica and an invalid token cannot be distinguished.
-    let out = bus::MemoryBus::new();
-    out.go_out();
-    fixture.views.bus = out;
+    let closed = MemoryStream::default().connect();
+    closed.close().await;
+    fixture.views.bus = Arc::new(closed);
     let request = WatchTicketViewsRequest { resume_token: at(u64::MAX), ..Default::default() };
     let status = match fixture.grpc().watch_ticket_views(by_admin(request)).await {
         Err(status) => status,
@@ -323,7 +323,7 @@ impl Steps for Counted {
 
 /// Returns the number of operations of the store for ten commits that all of these watchers receive.
 async fn operations_of_ten_commits(watchers: usize) -> usize {
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
     let counted = Arc::new(Counted::default());
     let store = Arc::new(MemoryViews::new(fixture.clock.clone(), counted.clone()));
     (fixture.reader.store, fixture.views.store) = (store.clone(), store);
@@ -363,7 +363,7 @@ async fn a_thousand_watchers_add_no_operation_of_the_store_to_a_commit() {
 
 #[tokio::test]
 async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
     fixture.keep_in_memory();
     fixture.take(&id("first"), &[registered(1)]).await;
     let mut session = fixture.reader.attach().await.unwrap();
@@ -386,7 +386,7 @@ async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
 
 #[tokio::test]
 async fn rows_that_are_exchanged_are_read_from_the_store() {
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
     fixture.keep_in_memory();
     fixture.take(&id("a"), &[registered(1)]).await;
     let mut stream = watch(&fixture, &[], "").await;
@@ -400,7 +400,7 @@ async fn rows_that_are_exchanged_are_read_from_the_store() {
 
 #[tokio::test]
 async fn rows_above_the_position_of_the_reader_are_read_from_the_store() {
-    let mut fixture = Fixture::on(tempfile::tempdir().unwrap(), bus::MemoryBus::new()).await;
+    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
     fixture.keep_in_memory();
     fixture.take(&id("a"), &[registered(1)]).await;
     let token = next(&mut watch(&fixture, &[], "").await).await.2;
