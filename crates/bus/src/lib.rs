@@ -196,6 +196,15 @@ pub trait Reader: Send + Sync {
     async fn is_at_end(&mut self) -> Result<bool, Error>;
 }
 
+/// Checks that the stream still has this epoch. What is attached after the epoch was read may belong to another stream;
+/// its sequences would count as those of the old one.
+///
+/// # Errors
+/// `StreamChanged` if the stream has been replaced; or the error of the bus.
+pub async fn check_epoch(bus: &dyn Bus, epoch: &str) -> Result<(), Error> {
+    if bus.state().await?.epoch == epoch { Ok(()) } else { Err(Error::StreamChanged) }
+}
+
 /// Whether a filter matches a subject.
 pub fn matches(filter: &str, subject: &str) -> bool {
     let mut tokens = subject.split('.');

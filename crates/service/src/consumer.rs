@@ -117,6 +117,7 @@ pub struct Consumer<H> {
 impl<H: EventHandler> Consumer<H> {
     /// Consumes until `stopping` is cancelled; a batch that has begun is completed. Attaches again after each failure.
     pub async fn run(self, stopping: CancellationToken) {
+        event::register_metrics(self.name);
         let mut in_doubt = false;
         while !stopping.is_cancelled() {
             if let Err(error) = self.attached(&stopping, in_doubt).await {
@@ -168,11 +169,8 @@ impl<H: EventHandler> Consumer<H> {
             tracing::info!(consumer = self.name, %epoch, count, "republished all states on a new stream");
         }
         let consumer = self.bus.attach(self.name, H::Event::FILTERS).await?;
-        // The stream may have been replaced after the check above. Without this check the new stream would count as
-        // repaired.
-        if self.bus.state().await?.epoch != epoch {
-            return Err(bus::Error::StreamChanged.into());
-        }
+        // Without this check, a stream that has been replaced meanwhile would count as repaired.
+        bus::check_epoch(&*self.bus, &epoch).await?;
         Ok(Session { of: self, consumer, failures: HashMap::new() })
     }
 }
@@ -285,19 +283,10 @@ impl<H: EventHandler> Session<'_, H> {
     }
 
     async fn park(&self, event_id: String, message: &Message, reason: String, attempts: u32) -> Result<(), Error> {
-        if self.of.store.is_discarded(&event_id).await? {
-            tracing::info!(consumer = self.of.name, event_id, reason, "a discarded event is not parked again");
+        let is_discarded = self.of.store.is_discarded(&event_id).await?;
+        if !event::note_parked(self.of.name, &event_id, message, &reason, attempts, is_discarded) {
             return Ok(());
         }
-        tracing::error!(
-            consumer = self.of.name,
-            event_id,
-            reason,
-            attempts,
-            correlation_id = event::correlation_id(message),
-            "an event is parked"
-        );
-        metrics::counter!("eticket_events_parked_total", "consumer" => self.of.name).increment(1);
         let park_time = self.of.clock.now();
         let parked = Parked { event_id, message: message.clone(), reason, attempts, park_time };
         Ok(self.of.handler.park(parked).await?)

@@ -99,3 +99,28 @@ pub fn log_received(reader: &str, delivery: &Delivery) {
         );
     }
 }
+/// Creates the counters of a consumer, so that an alert sees the first parked message as an increase from 0.
+pub fn register_metrics(consumer: &'static str) {
+    metrics::counter!("eticket_events_taken_in_total", "consumer" => consumer).increment(0);
+    metrics::counter!("eticket_events_parked_total", "consumer" => consumer).increment(0);
+}
+
+/// Logs and counts that a consumer parks a message. Returns false, and counts nothing, if an operator has discarded the
+/// message: it is then not parked again.
+pub fn note_parked(
+    consumer: &'static str,
+    event_id: &str,
+    message: &Message,
+    reason: &str,
+    attempts: u32,
+    is_discarded: bool,
+) -> bool {
+    if is_discarded {
+        tracing::info!(consumer, event_id, reason, "a discarded event is not parked again");
+    } else {
+        let correlation_id = correlation_id(message);
+        tracing::error!(consumer, event_id, reason, attempts, correlation_id, "an event is parked");
+        metrics::counter!("eticket_events_parked_total", "consumer" => consumer).increment(1);
+    }
+    !is_discarded
+}

@@ -69,6 +69,7 @@ pub struct Reader {
 impl Reader {
     /// Reads until `stopping` is cancelled; a batch that has begun is completed. Attaches again after each failure.
     pub async fn run(self, stopping: CancellationToken) {
+        event::register_metrics("query");
         let mut in_doubt = false;
         while !stopping.is_cancelled() {
             match self.attached(&stopping, &mut in_doubt).await {
@@ -149,11 +150,7 @@ impl Reader {
         // After a purge, the last sequence of the stream can no longer be read.
         let target =
             if after < stream.last_sequence && reader.is_at_end().await? { after } else { stream.last_sequence };
-        // The stream may have been replaced after the check above. Without this check, the sequences of the new stream
-        // would count as sequences of the old one.
-        if self.bus.state().await?.epoch != at.epoch {
-            return Err(bus::Error::StreamChanged.into());
-        }
+        bus::check_epoch(&*self.bus, &at.epoch).await?;
         self.keep_rows_above(&at).await?;
         let session = Session { of: self, reader, stored: at, read: after, target, lagged_at: None };
         session.caught_up().await?;
@@ -290,24 +287,13 @@ impl Session<'_> {
     }
 
     async fn count(&self, batch: &[Read]) {
-        let mut parked = 0;
         for read in batch {
             if let Err(reason) = &read.content {
-                if self.of.store.is_discarded(&read.event_id).await.unwrap_or(false) {
-                    tracing::info!(event_id = read.event_id, reason, "a discarded event is not parked again");
-                    continue;
-                }
-                parked += 1;
-                tracing::error!(
-                    event_id = read.event_id,
-                    reason,
-                    correlation_id = event::correlation_id(&read.message),
-                    "an event is parked"
-                );
+                let is_discarded = self.of.store.is_discarded(&read.event_id).await.unwrap_or(false);
+                event::note_parked("query", &read.event_id, &read.message, reason, read.attempts, is_discarded);
             }
         }
         metrics::counter!("eticket_events_taken_in_total", "consumer" => "query").increment(batch.len() as u64);
-        metrics::counter!("eticket_events_parked_total", "consumer" => "query").increment(parked);
     }
 
     /// Returns the position in the store.
