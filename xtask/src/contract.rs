@@ -43,11 +43,11 @@ pub(crate) fn docs(checkout: &Checkout) -> Result<()> {
     fs::write(checkout.root().join(API), buf.api()?).with_context(|| format!("cannot write {API}"))
 }
 
-/// Writes the archive of a release into the target folder, and prints its path.
-pub(crate) fn archive(checkout: &Checkout) -> Result<()> {
+/// Writes the archive of a release into a folder, and prints its path.
+pub(crate) fn archive(checkout: &Checkout, output: &Path) -> Result<()> {
     let buf = Buf { program: &tools::buf(checkout)?, folder: &checkout.root().join("proto") };
     let root = concat!("eticket-contract-", env!("CARGO_PKG_VERSION"));
-    let archive = checkout.target().join(format!("{root}.tar.gz"));
+    let archive = output.join(format!("{root}.tar.gz"));
     let folder = tempfile::tempdir().context("cannot make a folder")?;
     let image = folder.path().join("eticket.binpb");
     buf.run(&["build", "--as-file-descriptor-set", "--output", utf8(&image)?])?;

@@ -19,8 +19,10 @@ pub(crate) fn check(checkout: &Checkout) -> Result<()> {
     let files = checkout.files()?;
     let mut wrong = unnoticed_migrations(&files, |file| fs::read_to_string(checkout.root().join(file)).ok());
     for file in files {
-        // Vendored and built files keep their form.
-        if file.components().any(|part| part.as_os_str() == "third_party") || file.starts_with(BUNDLE) {
+        // Vendored, built and recorded files keep their form.
+        if ["third_party", "fixtures"].iter().any(|folder| file.components().any(|part| part.as_os_str() == *folder))
+            || file.starts_with(BUNDLE)
+        {
             continue;
         }
         let bytes = fs::read(checkout.root().join(&file)).with_context(|| format!("cannot read {}", file.display()))?;

@@ -51,6 +51,10 @@ pub(crate) fn run(checkout: &Checkout, binaries: Option<PathBuf>, output: &Path)
     Ok(())
 }
 
+pub(crate) fn sha256(content: &[u8]) -> String {
+    oci::sha256(content)
+}
+
 fn mebibytes(bytes: u64) -> f64 {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let bytes = bytes as f64;
@@ -59,7 +63,7 @@ fn mebibytes(bytes: u64) -> f64 {
 
 /// Builds in a folder of its own: other flags would make cargo build everything again in the usual one. Paths of this
 /// machine are left out of the binary.
-fn build(checkout: &Checkout) -> Result<PathBuf> {
+pub(crate) fn build(checkout: &Checkout) -> Result<PathBuf> {
     let target = checkout.target().join("image");
     let home = std::env::var_os("CARGO_HOME").map(PathBuf::from);
     let home = home.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cargo")));

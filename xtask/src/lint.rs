@@ -73,5 +73,12 @@ fn deny(checkout: &Checkout) -> Result<()> {
 fn workflows(checkout: &Checkout) -> Result<()> {
     let actionlint = tools::actionlint(checkout)?;
     let files = checkout.files()?.into_iter().filter(|file| file.starts_with(".github/workflows"));
-    command::run(checkout.command(&actionlint.to_string_lossy()).args(["-shellcheck=", "-pyflakes="]).args(files))
+    command::run(checkout.command(&actionlint.to_string_lossy()).args(["-shellcheck=", "-pyflakes="]).args(files))?;
+    let zizmor = tools::zizmor(checkout)?;
+    command::run(checkout.command(&zizmor.to_string_lossy()).args([
+        "--offline",
+        "--quiet",
+        "--min-severity=medium",
+        ".github",
+    ]))
 }

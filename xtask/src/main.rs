@@ -16,8 +16,10 @@ mod fuzz;
 mod image;
 mod lint;
 mod openapi;
+mod release;
 mod rotation;
 mod steps;
+mod tarball;
 mod test;
 mod tools;
 mod up;
@@ -113,6 +115,15 @@ enum Task {
         #[arg(long, value_name = "DIR", default_value = "target/image")]
         output: PathBuf,
     },
+    /// Check that this commit can be released, and make the files of the release
+    Release {
+        /// Only show what is wrong and which files would be made
+        #[arg(long)]
+        dry_run: bool,
+        /// Make only these parts
+        #[arg(long, value_enum, value_delimiter = ',')]
+        only: Vec<release::Part>,
+    },
     /// Remove each guard in a scratch copy: the named test must then fail
     Controls {
         /// Run only controls whose patch has one of these texts in its name
@@ -131,13 +142,14 @@ fn main() -> ExitCode {
         Task::Chart { update: true } => chart::update(&checkout),
         Task::Contract { update: true, .. } => contract::update(&checkout),
         Task::Contract { docs: true, .. } => contract::docs(&checkout),
-        Task::Contract { archive: true, .. } => contract::archive(&checkout),
+        Task::Contract { archive: true, .. } => contract::archive(&checkout, checkout.target()),
         Task::Contract { .. } => contract::check(&checkout),
         Task::Docs => docs::update(&checkout),
         Task::Openapi { update: false } => openapi::check(&checkout),
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
+        Task::Release { dry_run, only } => release::run(&checkout, dry_run, &only),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
     });

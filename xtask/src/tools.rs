@@ -20,6 +20,7 @@ const CHROMIUM: &str = "/usr/bin/chromium";
 const GRPCURL: &str = "v1.9.4";
 const NATS_SERVER: &str = "v2.12.3";
 const OPENAPI: &str = "v2.33.0";
+const ZIZMOR: &str = "1.32.0";
 
 /// Returns cargo-deny, and builds it if it is missing, which takes some minutes.
 pub(crate) fn cargo_deny(checkout: &Checkout) -> Result<PathBuf> {
@@ -113,6 +114,22 @@ pub(crate) fn promtool(checkout: &Checkout) -> Result<PathBuf> {
     fs::create_dir_all(checkout.tools().join("bin")).context("cannot make the folder of tools")?;
     fs::copy(folder.join("usr/bin/promtool"), &program).context("the package prometheus has no promtool")?;
     fs::remove_dir_all(&folder).with_context(|| format!("cannot remove {}", folder.display()))?;
+    Ok(program)
+}
+
+/// Returns zizmor, which looks for weaknesses of workflows.
+pub(crate) fn zizmor(checkout: &Checkout) -> Result<PathBuf> {
+    let advice = "install Python 3.10 or newer with its venv module (on Debian: apt-get install python3-venv)";
+    let environment = checkout.tools().join(format!("zizmor-{ZIZMOR}"));
+    let program = environment.join("bin/zizmor");
+    if program.is_file() {
+        return Ok(program);
+    }
+    command::require("python3", "--version", advice)?;
+    command::run(checkout.command("python3").args(["-m", "venv", "--clear"]).arg(&environment)).context(advice)?;
+    let mut pip = checkout.command(path(&environment.join("bin/python"))?);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--only-binary", ":all:"]);
+    command::run(pip.arg(format!("zizmor=={ZIZMOR}")))?;
     Ok(program)
 }
 

@@ -1,51 +1,35 @@
 //! The archive of a release: everything that generates and configures a client, without a checkout and without a registry.
 
-use std::{
-    fs::{self, File},
-    path::{Path, PathBuf},
-};
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
-use flate2::{Compression, GzBuilder};
+
+use crate::tarball::{self, Entry};
 
 /// What the archive contains, besides the descriptors: files and folders, below the folder of the contract.
 const CONTENTS: [&str; 6] =
     ["buf.yaml", "buf.gen.yaml", "eticket", "service-config.json", "third_party/google", "third_party/grpc"];
 
-/// Writes the archive of a contract. The same content gives the same bytes: entries are sorted, and have no times and no owners.
+/// Writes the archive of a contract.
 pub(super) fn write(contract: &Path, descriptors: &[u8], license: &[u8], root: &str, archive: &Path) -> Result<()> {
-    let mut files =
-        vec![(PathBuf::from("LICENSE"), license.to_vec()), (PathBuf::from("eticket.binpb"), descriptors.to_vec())];
+    let mut entries =
+        vec![Entry::file("LICENSE", license.to_vec()), Entry::file("eticket.binpb", descriptors.to_vec())];
     for name in CONTENTS {
         let path = contract.join(name);
         if path.is_dir() {
-            files.extend(
-                super::files_below(&path)?.into_iter().map(|(below, content)| (Path::new(name).join(below), content)),
-            );
+            let below = super::files_below(&path)?.into_iter();
+            entries.extend(below.map(|(below, content)| Entry::file(Path::new(name).join(below), content)));
         } else {
-            files.push((name.into(), fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?));
+            let content = fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+            entries.push(Entry::file(name, content));
         }
     }
-    files.sort();
-    let written = || -> std::io::Result<()> {
-        let mut tar = tar::Builder::new(GzBuilder::new().write(File::create(archive)?, Compression::best()));
-        for (name, content) in &files {
-            let mut header = tar::Header::new_ustar();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            header.set_mtime(0);
-            header.set_uid(0);
-            header.set_gid(0);
-            tar.append_data(&mut header, Path::new(root).join(name), content.as_slice())?;
-        }
-        tar.into_inner()?.finish()?.sync_all()
-    };
-    written().with_context(|| format!("cannot write {}", archive.display()))
+    tarball::write(entries, root, archive)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
+    use std::{io::Read, path::PathBuf};
 
     use flate2::read::GzDecoder;
 
