@@ -36,6 +36,37 @@ fn every_command_of_the_page_is_tested() {
     assert!(pipeline.lines().any(|line| line == TEST), "{pipeline}");
 }
 
+/// The tests that a table of the README names: `suite::test` in this folder, or `Test…` of the chart.
+#[test]
+fn every_test_that_the_readme_names_exists() {
+    let folder = binary::root().join("integration-tests");
+    let text = fs::read_to_string(binary::root().join("README.md")).expect("README.md");
+    let patterns = text.split("\n## Patterns\n").nth(1).and_then(|rest| rest.split("\n## ").next()).expect("a section");
+    let go: String = fs::read_dir(folder.join("chart"))
+        .expect("the tests of the chart")
+        .map(|entry| entry.expect("an entry").path())
+        .filter(|file| file.extension().is_some_and(|extension| extension == "go"))
+        .map(|file| fs::read_to_string(file).expect("text"))
+        .collect();
+    let rows = patterns.lines().filter(|line| line.starts_with("| ") && !line.starts_with("| ---")).skip(1);
+    let mut count = 0;
+    for row in rows {
+        let named: Vec<&str> = row.rsplit('|').nth(1).expect("a last column").split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "{row}");
+        for test in named {
+            count += 1;
+            match test.split_once("::") {
+                Some((suite, test)) => {
+                    let source = fs::read_to_string(folder.join(format!("tests/{suite}.rs"))).expect(suite);
+                    assert!(source.contains(&format!("fn {test}(")), "{suite} has no {test}");
+                }
+                None => assert!(go.contains(&format!("func {test}(")), "the chart has no {test}"),
+            }
+        }
+    }
+    assert!(count >= 12, "{count}");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs grpcurl and curl, and builds a release: cargo xtask test"]
 async fn the_readme_commands_produce_the_promised_output() {
