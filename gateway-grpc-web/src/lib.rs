@@ -94,16 +94,14 @@ impl Gateway {
             let configured = config.upstream.get(backend).url.as_ref();
             context.upstream(backend.name(), configured).ok_or_else(|| config::missing_url(backend))
         };
-        let [ticket, reservation, pricing, query] = Backend::ALL.map(targets);
-        let targets = [ticket?, reservation?, pricing?, query?];
+        let targets = Backend::ALL.into_iter().map(targets).collect::<Result<Vec<_>, _>>()?;
         let tasks = Tasks::new();
         let windows = Windows::for_streams(context.settings.limits.streams());
         let connector = |backend: Backend| {
             let tls = &config.upstream.get(backend).tls;
             targets[backend as usize].connector(tls, &config::section(backend), &tasks)
         };
-        let [ticket, reservation, pricing, query] = Backend::ALL.map(connector);
-        let connectors = [ticket?, reservation?, pricing?, query?];
+        let connectors = Backend::ALL.into_iter().map(connector).collect::<Result<Vec<_>, _>>()?;
         let pool = |backend: Backend| {
             let (targets, connector) = (&targets[backend as usize], connectors[backend as usize].clone());
             Pool::connect(backend.name(), targets, connector, windows, &tasks)

@@ -1,5 +1,6 @@
 //! The results of `doctor`, which every crate with a check makes.
 
+use chrono::TimeDelta;
 use std::fmt;
 
 use eticket_proto::DOCTOR_DOCUMENTATION;
@@ -96,6 +97,18 @@ impl Check {
         Self { status: Status::Fail, remedy: one_line(&remedy.into()), ..Self::ok(group, name, detail) }
     }
 
+    /// Judges a clock that differs from that of this machine; a difference above `largest` is a warning.
+    #[must_use]
+    pub fn clock(whose: &str, difference: TimeDelta, largest: TimeDelta) -> Self {
+        const NAME: &str = "clock-difference";
+        let detail = format!("the clock of {whose} differs by {:+.1} s", difference.as_seconds_f64());
+        if difference.abs() <= largest {
+            return Self::ok(Group::Clock, NAME, detail);
+        }
+        let remedy = "synchronize the clocks of both machines by NTP (chronyd or systemd-timesyncd; see `timedatectl`)";
+        Self::warn(Group::Clock, NAME, detail, remedy)
+    }
+
     /// Sets what was checked.
     #[must_use]
     pub fn of(self, subject: impl Into<String>) -> Self {
@@ -135,6 +148,19 @@ fn one_line(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_clock_that_differs_by_more_than_the_bound_is_a_warning() {
+        for (milliseconds, expected) in
+            [(0, Status::Ok), (1_000, Status::Ok), (-1_000, Status::Ok), (1_001, Status::Warn), (-90_000, Status::Warn)]
+        {
+            let difference = TimeDelta::milliseconds(milliseconds);
+            let check = Check::clock("PostgreSQL", difference, TimeDelta::seconds(1));
+            assert_eq!((check.name, check.status), ("clock-difference", expected), "{milliseconds}");
+        }
+        let late = Check::clock("PostgreSQL", TimeDelta::seconds(-90), TimeDelta::seconds(1));
+        assert!(late.detail.contains("-90.0 s"), "{late:?}");
+    }
 
     #[test]
     fn only_a_warning_or_failure_has_a_remedy_and_a_link_to_the_section_of_its_name() {

@@ -35,7 +35,7 @@ pub struct Inspection {
     pub too_old: Option<String>,
     /// The name of its cluster; `None` for a single server.
     pub cluster: Option<String>,
-    /// The limits of the account, or why JetStream does not answer.
+    /// The limits of the account, or why JetStream does not respond.
     pub account: Result<Account, String>,
     /// The stream; `None` if it does not exist.
     pub stream: Result<Option<StreamInspection>, String>,
@@ -119,7 +119,7 @@ struct Peer {
 /// Connects, and inspects the server and the stream. The connection and each request have `patience`.
 ///
 /// # Errors
-/// If the configuration is not valid, or no server answers.
+/// If the configuration is not valid, or no server responds.
 pub async fn inspect(config: &BusConfig, patience: Duration) -> Result<Inspection, Unreachable> {
     let invalid = |error: config::Error| Unreachable { problem: error.to_string(), advice: "set bus.url".to_owned() };
     let target = Target {
@@ -153,7 +153,7 @@ async fn read(stream: &Stream) -> Result<Inspection, Unreachable> {
     let account = stream.api::<Account>("INFO", &json!({})).await;
     let account = account.map_err(|failure| stream.explain(failure));
     let info = match &account {
-        // It would not answer either, and take as long.
+        // It would not respond either, and take as long.
         Err(error) => Err(error.clone()),
         Ok(_) => inspect_stream(stream).await,
     };

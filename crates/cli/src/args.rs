@@ -29,7 +29,7 @@ const EXIT_CODES: &str = "Exit codes:
   1    refused: by a rule, an unknown id, an invalid field or a missing right;
        or health found a server that is not serving
   2    invalid arguments, or an invalid file for register
-  69   no server answers, it is not available, or the time is over
+  69   no server responds, it is not available, or the time is over
   70   an internal error, of the server or of this program
   78   invalid configuration: the address, the token or a certificate
   130  interrupted";

@@ -46,7 +46,7 @@ impl Server {
     /// Connects to the address of the command line.
     ///
     /// # Errors
-    /// 78 if the address, the token or a certificate is invalid; 69 if no server answers.
+    /// 78 if the address, the token or a certificate is invalid; 69 if no server responds.
     pub(crate) async fn connect(common: &Common) -> Result<Self, Error> {
         let token = token(common)?;
         let uri = uri(&common.address)?;
@@ -138,7 +138,7 @@ impl Server {
             CallError::Status(status) if status.code() == Code::Unimplemented => Error::Status(Box::new(status))
                 .with("try", format!("check that {address} is a gateway, not one of its services")),
             CallError::Status(status) => Error::Status(Box::new(status)),
-            _ => Error::unavailable(format!("{address} did not answer within {}", show_duration(self.timeout)))
+            _ => Error::unavailable(format!("{address} did not respond within {}", show_duration(self.timeout)))
                 .with("try", "run the command again with a longer --timeout"),
         }
     }
@@ -154,7 +154,7 @@ fn unreachable(address: &str, encrypted: bool, error: &tonic::transport::Error) 
     } else {
         "start a server with `eticket`, or give its address with --address or ETICKET_ADDRESS"
     };
-    Error::unavailable(format!("no server answers at {address}")).with("cause", cause).with("try", advice)
+    Error::unavailable(format!("no server responds at {address}")).with("cause", cause).with("try", advice)
 }
 
 /// `host:port`, or a URL with `http` or `https` and nothing behind the port.

@@ -95,16 +95,8 @@ fn migrations(group: Group, schema: Schema, newer: &str) -> Check {
     }
 }
 
-/// Judges the clock of another machine against the clock of this one.
 fn clock(whose: &str, difference: TimeDelta) -> Check {
-    const NAME: &str = "clock-difference";
-    let seconds = difference.as_seconds_f64();
-    let detail = format!("the clock of {whose} differs by {seconds:+.1} s");
-    if difference.abs() <= LARGEST_DIFFERENCE {
-        return Check::ok(Group::Clock, NAME, detail);
-    }
-    let remedy = "synchronize the clocks of both machines by NTP (chronyd or systemd-timesyncd; see `timedatectl`)";
-    Check::warn(Group::Clock, NAME, detail, remedy)
+    Check::clock(whose, difference, LARGEST_DIFFERENCE)
 }
 
 #[cfg(test)]
@@ -122,16 +114,5 @@ mod tests {
         assert_eq!(status(Schema::Ahead { newest: 200 }), Status::Warn);
         assert_eq!(status(Schema::Altered { version: 1 }), Status::Fail);
         assert_eq!(status(Schema::Incomplete { version: 1 }), Status::Fail);
-    }
-
-    #[test]
-    fn clocks_that_differ_by_more_than_a_second_are_a_warning() {
-        for (milliseconds, expected) in
-            [(0, Status::Ok), (1_000, Status::Ok), (-1_000, Status::Ok), (1_001, Status::Warn), (-90_000, Status::Warn)]
-        {
-            let check = clock("PostgreSQL", TimeDelta::milliseconds(milliseconds));
-            assert_eq!((check.name, check.status), ("clock-difference", expected), "{milliseconds}");
-        }
-        assert!(clock("PostgreSQL", TimeDelta::seconds(-90)).detail.contains("-90.0 s"));
     }
 }

@@ -123,7 +123,7 @@ async fn a_refusal_is_not_repeated_and_a_mute_server_is_given_up() {
 
     let mute = |_: Channel, _: Request<()>| std::future::pending::<Result<Response<()>, Status>>();
     let error = server(Duration::from_secs(3), None).call((), mute).await.expect_err("mute");
-    assert_eq!((error.code(), error.to_string().as_str()), (69, "h:1 did not answer within 3 s"));
+    assert_eq!((error.code(), error.to_string().as_str()), (69, "h:1 did not respond within 3 s"));
 }
 
 #[tokio::test]

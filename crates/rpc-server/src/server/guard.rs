@@ -86,7 +86,7 @@ impl Browsers {
         }
         let is_grpc = request.version() == Version::HTTP_2 && is_grpc(request.headers());
         if !is_grpc && !host.is_none_or(|host| self.allows_host(host)) {
-            let text = "this server answers only to localhost and loopback addresses; to call it by another name, add that \
+            let text = "this server responds only to localhost and loopback addresses; to call it by another name, add that \
                         origin to cors.allowed_origins of the gateway\n";
             return Some(text_response(StatusCode::FORBIDDEN, text));
         }

@@ -22,7 +22,7 @@ use self::calls::Failure;
 pub(crate) use connection::{Listener, Peer};
 
 /// The services with operations; the gateway forwards calls to them.
-const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
+pub(super) const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 /// The services that publish states.
 const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 const VIEW: &str = "query";

@@ -63,7 +63,7 @@ async fn embedded(path: &Path, patience: Duration) -> Vec<Check> {
 }
 
 fn judge(url: &str, replicas: u8, inspection: &Inspection) -> Vec<Check> {
-    let mut checks = vec![Check::ok(BUS, "bus-connection", format!("{url} answers"))];
+    let mut checks = vec![Check::ok(BUS, "bus-connection", format!("{url} responds"))];
     checks.push(match &inspection.too_old {
         None => Check::ok(BUS, "nats-version", format!("nats-server {}", inspection.version)),
         Some(oldest) => Check::fail(

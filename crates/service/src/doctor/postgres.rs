@@ -33,7 +33,7 @@ fn unusable(url: &str, error: &OpenError) -> Check {
         OpenError::NotNow(error) => Check::fail(
             STORE,
             NAME,
-            format!("{url} does not answer: {}", chain(error)),
+            format!("{url} does not respond: {}", chain(error)),
             "start PostgreSQL, open the way to it (firewall, listen_addresses), or set store.url",
         ),
         OpenError::Refused { advice, source } => {
@@ -45,7 +45,7 @@ fn unusable(url: &str, error: &OpenError) -> Check {
 
 fn judge(schema: &str, inspection: &Inspection) -> Vec<Check> {
     let Inspection { version, user, database, .. } = inspection;
-    let connected = format!("PostgreSQL answers, database {database}, user {user}");
+    let connected = format!("PostgreSQL responds, database {database}, user {user}");
     let mut checks = vec![Check::ok(STORE, "store-connection", connected)];
     checks.push(match &inspection.incompatibility {
         None => Check::ok(STORE, "store-version", format!("PostgreSQL {version}")),

@@ -55,7 +55,7 @@ fn unreadable(path: &Path, error: &sqlx::Error) -> Check {
             "let the user of the server read and write the file: chown it to that user, or set store.url"
         }
         sqlx::Error::Io(error) if error.kind() == io::ErrorKind::TimedOut => {
-            "check the disk of this file: it did not answer in time"
+            "check the disk of this file: it did not respond in time"
         }
         _ => "stop the server, move the file away, and restore it from a backup, or set store.url to another file",
     };

@@ -1,35 +1,32 @@
-//! Calls to the health service of a server, and what to do if there is no answer.
+//! Calls to the health service of a server, and what to do if there is no response.
 
 use std::{collections::BTreeMap, error::Error as _, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use eticket_base::{
-    doctor::{Check, Group},
-    error::chain,
-};
+use eticket_base::{doctor::Check, error::chain};
 use eticket_proto::health::{
     HealthCheckRequest, HealthListRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
 use tonic::{Code, Response, Status, transport::Endpoint};
 
-/// The header `date` has whole seconds, and the answer takes a while.
+/// The header `date` has whole seconds, and the response takes a while.
 const LARGEST_DIFFERENCE: TimeDelta = TimeDelta::seconds(2);
 
-/// The answer of a server.
+/// The response of a server.
 pub(super) struct Answer<T> {
     pub(super) health: T,
     /// The clock of the server minus the clock of this machine, unless they agree within what can be seen.
     pub(super) clock_difference: Option<TimeDelta>,
 }
 
-/// Why there is no answer about the health of a server.
+/// Why there is no response about the health of a server.
 #[derive(Debug)]
 pub(super) enum Problem {
     /// The connection was not made.
     NotConnected(String),
     /// It accepts connections and says nothing.
     Silent(Duration),
-    /// It answered with an error.
+    /// It responded with an error.
     Refused(Status),
 }
 
@@ -75,7 +72,7 @@ async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, Pr
     tokio::time::timeout(patience, answer).await.unwrap_or(Err(Problem::Silent(patience)))
 }
 
-/// Compares the header `date` with the time of the request and of the answer.
+/// Compares the header `date` with the time of the request and of the response.
 fn clock_difference<T>(response: &Response<T>, asked: DateTime<Utc>) -> Option<TimeDelta> {
     let theirs = response.metadata().get("date")?.to_str().ok()?;
     let theirs = DateTime::parse_from_rfc2822(theirs).ok()?.with_timezone(&Utc);
@@ -91,18 +88,10 @@ fn differs(theirs: DateTime<Utc>, asked: DateTime<Utc>, answered: DateTime<Utc>)
     (difference.abs() > LARGEST_DIFFERENCE).then_some(difference)
 }
 
-/// The check of the clock of a server that has answered.
+/// The check of the clock of a server that has responded.
 pub(super) fn clock(difference: Option<TimeDelta>) -> Check {
-    const NAME: &str = "clock-difference";
-    match difference {
-        None => Check::ok(Group::Clock, NAME, "the clock of the server agrees"),
-        Some(difference) => Check::warn(
-            Group::Clock,
-            NAME,
-            format!("the clock of the server differs by {:+} s", difference.num_seconds()),
-            "synchronize the clocks of both machines by NTP (chronyd or systemd-timesyncd; see `timedatectl`)",
-        ),
-    }
+    // Without the header there is nothing to compare.
+    Check::clock("the server", difference.unwrap_or_default(), LARGEST_DIFFERENCE)
 }
 
 impl Problem {
@@ -117,8 +106,8 @@ impl Problem {
     pub(super) fn detail(&self, address: &str) -> String {
         match self {
             Self::NotConnected(cause) => format!("{address} cannot be reached: {cause}"),
-            Self::Silent(patience) => format!("{address} did not answer within {} s", patience.as_secs()),
-            Self::Refused(status) => format!("{address} answers {:?}: {}", status.code(), status.message()),
+            Self::Silent(patience) => format!("{address} did not respond within {} s", patience.as_secs()),
+            Self::Refused(status) => format!("{address} responded with {:?}: {}", status.code(), status.message()),
         }
     }
 
@@ -136,7 +125,7 @@ impl Problem {
             ),
             Self::Refused(status) => match status.code() {
                 Code::NotFound | Code::Unimplemented => {
-                    format!("another server answers there: correct {correct}")
+                    format!("another server listens there: correct {correct}")
                 }
                 Code::PermissionDenied | Code::Unauthenticated => {
                     format!("let this client in: tls.allowed_clients of the server, and here {tls}")
@@ -180,7 +169,7 @@ mod tests {
         let untrusted = Problem::NotConnected("invalid peer certificate: UnknownIssuer".to_owned());
         assert!(remedy(untrusted).contains("upstream.ticket.tls"));
         assert!(remedy(Problem::Silent(Duration::from_secs(3))).contains("another program"));
-        assert!(remedy(Problem::Refused(Status::not_found("x"))).contains("another server answers"));
+        assert!(remedy(Problem::Refused(Status::not_found("x"))).contains("another server listens"));
         assert!(remedy(Problem::Refused(Status::permission_denied("x"))).contains("tls.allowed_clients"));
     }
 }

@@ -15,7 +15,7 @@ use eticket_proto::health::health_check_response::ServingStatus;
 use eticket_tls::ClientTlsConfig;
 
 use super::{
-    super::admin_command::Peer,
+    super::admin_command::{Peer, SERVICES},
     health::{self, Answer},
     versions,
 };
@@ -26,9 +26,6 @@ const BUS: &str = "bus";
 /// Names of the health service that are not services of eTicket.
 const READINESS: &str = "readiness";
 const OURS: &str = "eticket.";
-/// The services with replicas.
-const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
-
 /// The address of a running server.
 pub(super) struct Address {
     peer: Peer,
@@ -63,7 +60,7 @@ impl Address {
             }
             Ok(endpoint) => match health::list(endpoint.clone(), patience).await {
                 Ok(Answer { health, clock_difference }) => {
-                    let mut checks = vec![Check::ok(SERVER, NAME, "it answers")];
+                    let mut checks = vec![Check::ok(SERVER, NAME, "it responds")];
                     checks.extend(judge(&health));
                     checks.push(health::clock(clock_difference));
                     let credentials = self.credentials.as_ref();
@@ -105,7 +102,7 @@ fn judge(health: &BTreeMap<String, ServingStatus>) -> Vec<Check> {
                 SERVER,
                 NAME,
                 detail,
-                "run doctor on the machine of this service, and look at its log: it is not started, or its store does not answer",
+                "run doctor on the machine of this service, and look at its log: it is not started, or its store does not respond",
             ),
         };
         judged.of(name)

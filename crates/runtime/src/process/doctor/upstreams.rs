@@ -1,4 +1,4 @@
-//! The servers that the configuration names: every address of each must answer that its service serves.
+//! The servers that the configuration names: every address of each must respond that its service serves.
 
 use std::time::Duration;
 
@@ -97,9 +97,9 @@ impl Upstream {
             Ok(Answer { health, .. }) => Check::fail(
                 Group::Upstreams,
                 UPSTREAM,
-                format!("{address} answers {}", health.as_str_name()),
+                format!("{address} responds with {}", health.as_str_name()),
                 format!(
-                    "run doctor on the machine of this {name} server, and look at its log: its store does not answer, or it stops"
+                    "run doctor on the machine of this {name} server, and look at its log: its store does not respond, or it stops"
                 ),
             ),
             Err(problem) => {
