@@ -27,6 +27,7 @@ use crate::{
         Contract, Method,
         exchange::{Failure, Grpc, Timeout, call, reading},
         refusal::Refusal,
+        request_body::{Reading, is_gzip},
     },
 };
 
@@ -136,20 +137,14 @@ impl Connect {
         // From here on, errors are in the stream.
         let begun = async {
             let invalid = |error: ApiError| Failure::new(Refusal::of_fields(&error, language));
-            let gzip = match request.headers().get(&CONTENT_ENCODING).map(HeaderValue::as_bytes) {
-                None | Some(b"identity") => false,
-                Some(b"gzip") => true,
-                _ => return Err(unknown_compression(language)),
-            };
+            let encoding = request.headers().get(&CONTENT_ENCODING).map(HeaderValue::as_bytes);
+            let gzip = is_gzip(encoding).ok_or_else(|| unknown_compression(language))?;
             read_headers(&mut request).map_err(invalid)?;
             let encoding = |_| unknown_compression(language);
             let reading = reading(request.headers(), self.max_bytes, language).map_err(encoding)?;
-            let limits = crate::transcode::request_body::Reading { gzip, ..reading };
+            let limits = Reading { gzip, ..reading };
             let translate = message::translate_envelope(message::translate(codec, &method, language), limits);
-            let reading = crate::transcode::request_body::Reading {
-                max_bytes: reading.max_bytes.saturating_add(ENVELOPE),
-                ..reading
-            };
+            let reading = Reading { max_bytes: reading.max_bytes.saturating_add(ENVELOPE), ..reading };
             call(grpc, &method, request, reading, translate).await
         };
         let begun = begun.await;

@@ -9,9 +9,11 @@ pub(crate) mod linger;
 pub(crate) mod request;
 pub(crate) mod response;
 
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use eticket_rpc_server::server::{is_grpc, media_type};
 use http::{HeaderMap, HeaderValue, header};
+
+use crate::transcode::request_body::frame;
 
 /// The content type of a gRPC-Web call after its translation.
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -78,17 +80,13 @@ fn strip_prefix_ignoring_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str
 /// Builds the last frame of a gRPC-Web response: the trailers as lines of `name:value`.
 fn trailers_frame(trailers: &HeaderMap) -> Bytes {
     let length: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
-    let mut frame = BytesMut::with_capacity(length + 5);
-    frame.put_u8(TRAILERS_FLAG);
-    // The size of header lists is bounded, far below 4 GiB.
-    frame.put_u32(u32::try_from(length).unwrap_or(u32::MAX));
+    let mut lines = Vec::with_capacity(length);
     for (name, value) in trailers {
-        frame.put_slice(name.as_str().as_bytes());
-        frame.put_u8(b':');
-        frame.put_slice(value.as_bytes());
-        frame.put_slice(b"\r\n");
+        for part in [name.as_str().as_bytes(), b":", value.as_bytes(), b"\r\n"] {
+            lines.extend_from_slice(part);
+        }
     }
-    frame.freeze()
+    frame(TRAILERS_FLAG, &lines)
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use eticket_rpc_server::error::ApiError;
 use percent_encoding::percent_decode_str;
 
 use super::message::Codec;
+use crate::transcode::request_body::is_gzip;
 
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &alphabet::URL_SAFE,
@@ -41,11 +42,7 @@ impl Get {
         }
         let codec = find("encoding").and_then(|name| Codec::of_name(std::str::from_utf8(&name).ok()?));
         let codec = codec.ok_or_else(|| invalid("encoding", "must be json or proto"))?;
-        let gzip = match find("compression").as_deref() {
-            None | Some(b"" | b"identity") => Some(false),
-            Some(b"gzip") => Some(true),
-            _ => None,
-        };
+        let gzip = is_gzip(find("compression").as_deref());
         let message = find("message").ok_or_else(|| invalid("message", "must be the request"))?;
         let message = match find("base64").as_deref() {
             None | Some(b"" | b"0") => message,

@@ -14,7 +14,7 @@ use super::{
     Method,
     messages::{Messages, Next},
     refusal::Refusal,
-    request_body::{Reading, SharedRefusal, translated},
+    request_body::{Reading, SharedRefusal, is_gzip, translated},
 };
 
 const GRPC: HeaderValue = HeaderValue::from_static("application/grpc");
@@ -204,11 +204,10 @@ pub(crate) fn keep_metadata(map: &mut HeaderMap) {
 /// The language and the limits for reading the body of a request.
 pub(crate) fn reading(headers: &HeaderMap, max_bytes: u32, language: Language) -> Result<Reading, ApiError> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    let gzip = match (encodings.next().map(HeaderValue::as_bytes), encodings.next()) {
-        (None | Some(b"identity" | b""), None) => false,
-        (Some(b"gzip" | b"x-gzip"), None) => true,
-        _ => return Err(ApiError::invalid_field("content-encoding", "must be gzip or identity")),
-    };
+    // RFC 9110, 8.4.1.3: x-gzip is the same.
+    let first = encodings.next().map(HeaderValue::as_bytes).map(|name| if name == b"x-gzip" { b"gzip" } else { name });
+    let gzip = is_gzip(first).filter(|_| encodings.next().is_none());
+    let gzip = gzip.ok_or_else(|| ApiError::invalid_field("content-encoding", "must be gzip or identity"))?;
     Ok(Reading { max_bytes, gzip, language })
 }
 

@@ -118,6 +118,15 @@ pub(crate) fn too_large(reading: Reading) -> Refusal {
     Refusal::of_http(StatusCode::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, reading.language, english, &korean)
 }
 
+/// Returns whether a body with this encoding is compressed; `None` if the encoding is unknown.
+pub(crate) fn is_gzip(encoding: Option<&[u8]>) -> Option<bool> {
+    match encoding {
+        None | Some(b"" | b"identity") => Some(false),
+        Some(b"gzip") => Some(true),
+        _ => None,
+    }
+}
+
 /// Wraps a message in a frame of gRPC, which is also an envelope of Connect: flags, length, message.
 pub(crate) fn frame(flags: u8, message: &[u8]) -> Bytes {
     let mut frame = BytesMut::with_capacity(message.len() + 5);
