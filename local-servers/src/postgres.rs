@@ -2,12 +2,13 @@
 
 use std::{
     fs::{self, Permissions},
+    io::Write,
     os::unix::{
         fs::{PermissionsExt, chown},
         process::CommandExt,
     },
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
@@ -164,6 +165,40 @@ impl Postgres {
             bail!("{statements}: {}", String::from_utf8_lossy(&output.stderr));
         }
         Ok(String::from_utf8(output.stdout)?.trim_end().to_owned())
+    }
+
+    /// Returns a database as SQL for [`Self::load`].
+    ///
+    /// # Errors
+    /// Fails if the server does not respond.
+    pub fn dump(&self, database: &str) -> Result<String> {
+        let output = self.command("pg_dump").args(["--no-owner", "--dbname"]).arg(self.url(database)).output()?;
+        if !output.status.success() {
+            bail!("pg_dump: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        // A token that psql checks at both ends, and another one at each dump.
+        let text = String::from_utf8(output.stdout)?;
+        let kept = text.lines().filter(|line| !line.starts_with("\\restrict ") && !line.starts_with("\\unrestrict "));
+        Ok(kept.flat_map(|line| [line, "\n"]).collect())
+    }
+
+    /// Runs the SQL of a dump as the superuser.
+    ///
+    /// # Errors
+    /// Like [`Self::sql`].
+    pub fn load(&self, database: &str, dump: &str) -> Result<()> {
+        let mut psql = self.command("psql");
+        psql.args(["--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--dbname"]).arg(self.url(database));
+        let mut child = psql.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn()?;
+        let mut input = child.stdin.take().context("no standard input")?;
+        // psql stops reading at an error, which its status reports.
+        let _ = input.write_all(dump.as_bytes());
+        drop(input);
+        let output = child.wait_with_output()?;
+        if !output.status.success() {
+            bail!("the dump cannot be loaded: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(())
     }
 
     /// Creates an empty database; returns its URL.
