@@ -7,6 +7,7 @@ use std::{
     fs::{self, File, OpenOptions, TryLockError},
     io::ErrorKind,
     net::{Ipv4Addr, SocketAddr, TcpListener},
+    ops::Range,
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{LazyLock, Mutex, PoisonError},
@@ -15,12 +16,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 
 /// Below the ephemeral ports: an outgoing connection on one of those could prevent the restart of a killed server.
-const PORTS: std::ops::Range<u16> = 12_000..32_000;
+const PORTS: Range<u16> = 12_000..32_000;
 /// Number of ports in a block; most test processes need one block.
 const BLOCK: usize = 50;
 
 static OF_THIS_PROCESS: LazyLock<Mutex<Ports>> =
-    LazyLock::new(|| Mutex::new(Ports::new(std::env::temp_dir().join("eticket-test-ports"))));
+    LazyLock::new(|| Mutex::new(Ports::new(std::env::temp_dir().join("eticket-test-ports"), PORTS)));
 
 /// Returns a free loopback port and keeps it for this process: no later call returns it, in any process on this
 /// machine.
@@ -43,6 +44,7 @@ pub fn free_address() -> Result<SocketAddr> {
 struct Ports {
     /// Folder with one lock file for each block.
     folder: PathBuf,
+    range: Range<u16>,
     /// Locked while this value lives.
     blocks: Vec<File>,
     /// The ports of the newest block that were not returned.
@@ -50,8 +52,8 @@ struct Ports {
 }
 
 impl Ports {
-    fn new(folder: PathBuf) -> Self {
-        Self { folder, blocks: Vec::new(), left: Vec::new() }
+    fn new(folder: PathBuf, range: Range<u16>) -> Self {
+        Self { folder, range, blocks: Vec::new(), left: Vec::new() }
     }
 
     fn next(&mut self) -> Result<u16> {
@@ -76,14 +78,14 @@ impl Ports {
         }
         // Tests of other users share the ports. Only the owner of the folder can set its permissions.
         drop(fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o1777)));
-        for start in PORTS.step_by(BLOCK) {
+        for start in self.range.clone().step_by(BLOCK) {
             if let Some(lock) = lock(&self.folder.join(start.to_string()))? {
                 self.blocks.push(lock);
-                self.left = (start..PORTS.end).take(BLOCK).rev().collect();
+                self.left = (start..self.range.end).take(BLOCK).rev().collect();
                 return Ok(());
             }
         }
-        bail!("other tests use all loopback ports from {} to {}", PORTS.start, PORTS.end)
+        bail!("other tests use all loopback ports from {} to {}", self.range.start, self.range.end)
     }
 }
 
@@ -104,6 +106,11 @@ mod tests {
 
     use super::*;
 
+    /// Ports that no other test uses: the tests here bind them without the locks of the real folder.
+    fn ports(folder: &Path) -> Ports {
+        Ports::new(folder.into(), 11_000..12_000)
+    }
+
     fn some(ports: &mut Ports) -> BTreeSet<u16> {
         (0..BLOCK + 10).map(|_| ports.next().unwrap()).collect()
     }
@@ -112,19 +119,19 @@ mod tests {
     fn no_port_is_returned_twice_while_its_process_lives() {
         let folder = tempfile::tempdir().unwrap();
         // Each value stands for a process: locks belong to open files.
-        let (mut one, mut other) = (Ports::new(folder.path().into()), Ports::new(folder.path().into()));
+        let (mut one, mut other) = (ports(folder.path()), ports(folder.path()));
         let (of_one, of_other) = (some(&mut one), some(&mut other));
         assert!(of_one.len() == BLOCK + 10 && of_one.is_disjoint(&of_other), "{of_one:?} {of_other:?}");
         drop(one);
-        let reused = some(&mut Ports::new(folder.path().into()));
+        let reused = some(&mut ports(folder.path()));
         assert!(!reused.is_disjoint(&of_one) && reused.is_disjoint(&of_other), "{reused:?}");
     }
 
     #[test]
     fn a_port_in_use_is_skipped() {
         let folder = tempfile::tempdir().unwrap();
-        let first = Ports::new(folder.path().into()).next().unwrap();
-        let _used = TcpListener::bind((Ipv4Addr::LOCALHOST, first)).unwrap();
-        assert_ne!(Ports::new(folder.path().into()).next().unwrap(), first);
+        let used = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let first = used.local_addr().unwrap().port();
+        assert_ne!(Ports::new(folder.path().into(), first..u16::MAX).next().unwrap(), first);
     }
 }

@@ -1,8 +1,8 @@
 //! The results of `doctor`, which every crate with a check makes.
 
-use chrono::TimeDelta;
 use std::fmt;
 
+use chrono::TimeDelta;
 use eticket_proto::DOCTOR_DOCUMENTATION;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 

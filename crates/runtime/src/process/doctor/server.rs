@@ -26,6 +26,7 @@ const BUS: &str = "bus";
 /// Names of the health service that are not services of eTicket.
 const READINESS: &str = "readiness";
 const OURS: &str = "eticket.";
+
 /// The address of a running server.
 pub(super) struct Address {
     peer: Peer,
