@@ -23,6 +23,9 @@ use scratch::Scratch;
 
 /// While the test of one control waits until its bound, the other builds.
 const WORKERS: usize = 2;
+/// Packages without a library. Selected beside the package of a test, they give third-party libraries the features that
+/// these have in a build of the whole workspace, so that its results serve all controls.
+const UNIFIERS: [&str; 2] = ["eticket", "xtask"];
 /// The folder of patches and indexes, relative to the root.
 const FOLDER: &str = "integration-tests/controls";
 
@@ -42,8 +45,6 @@ struct Control {
     guard: String,
     /// Package of the test.
     package: String,
-    /// Target of the test, as arguments of `cargo test`: `["--lib"]`, `["--test", "store"]`.
-    target: Vec<String>,
     /// Full name of the test.
     test: String,
 }
@@ -81,10 +82,9 @@ pub(crate) fn run(checkout: &Checkout, selection: &Selection<'_>) -> Result<()> 
     let path = tools::path_with(&tools::nats_server(checkout)?)?;
     let first = Scratch::copy(checkout, 0)?;
     if WORKERS > 1 && !Scratch::exists(checkout, WORKERS - 1) {
-        // Dependencies are built once and copied; workers that start from nothing would each build them.
-        let targets: BTreeSet<_> = chosen.iter().map(|control| (&control.package, &control.target)).collect();
-        for (package, target) in targets {
-            command::run(first.cargo().args(test(package, target)).arg("--no-run"))?;
+        // Crates of the workspace are built once and copied; workers that start from nothing would each build them.
+        for package in chosen.iter().map(|control| control.package.as_str()).collect::<BTreeSet<_>>() {
+            command::run(first.cargo().args(test(package)).arg("--no-run"))?;
         }
         (1..WORKERS).try_for_each(|number| first.duplicate(checkout, number))?;
     }
@@ -166,14 +166,16 @@ fn load(folder: &Path) -> Result<Vec<Control>> {
     Ok(controls)
 }
 
-fn test<'c>(package: &'c str, target: &'c [String]) -> Vec<&'c str> {
-    let target = target.iter().map(String::as_str);
-    ["test", "--locked", "--quiet", "--package", package].into_iter().chain(target).collect()
+/// The arguments of `cargo test` for the tests within the library of a package.
+fn test(package: &str) -> Vec<&str> {
+    let mut arguments = vec!["test", "--locked", "--quiet", "--lib", "--package", package];
+    arguments.extend(UNIFIERS.into_iter().flat_map(|unifier| ["--package", unifier]));
+    arguments
 }
 
 fn run_one(scratch: &Scratch, folder: &Path, control: &Control, path: &OsStr) -> Result<()> {
     scratch.apply(&folder.join(&control.patch))?;
-    let arguments = test(&control.package, &control.target);
+    let arguments = test(&control.package);
     // Built separately, so that a compile error does not count as a failed test.
     let built = command::captured(scratch.cargo().args(&arguments).arg("--no-run"))?;
     ensure!(built.status.success(), "does not compile without the guard:\n{}", String::from_utf8_lossy(&built.stderr));

@@ -101,10 +101,11 @@ impl Check {
     #[must_use]
     pub fn clock(whose: &str, difference: TimeDelta, largest: TimeDelta) -> Self {
         const NAME: &str = "clock-difference";
-        let detail = format!("the clock of {whose} differs by {:+.1} s", difference.as_seconds_f64());
         if difference.abs() <= largest {
+            let detail = format!("the clock of {whose} agrees to within {} s", largest.num_seconds());
             return Self::ok(Group::Clock, NAME, detail);
         }
+        let detail = format!("the clock of {whose} differs by {:+.1} s", difference.as_seconds_f64());
         let remedy = "synchronize the clocks of both machines by NTP (chronyd or systemd-timesyncd; see `timedatectl`)";
         Self::warn(Group::Clock, NAME, detail, remedy)
     }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use serde::Deserialize;
 
 use crate::{checkout::Checkout, command};
 
@@ -22,6 +23,7 @@ pub(super) struct Scratch {
 impl Scratch {
     pub(super) fn copy(checkout: &Checkout, number: usize) -> Result<Self> {
         let scratch = Self { folder: checkout.target().join(format!("controls/{number}")) };
+        scratch.take_libraries(checkout)?;
         scratch.restore(checkout)?;
         Ok(scratch)
     }
@@ -35,6 +37,29 @@ impl Scratch {
         let other = checkout.target().join(format!("controls/{number}"));
         fs::create_dir_all(&other).with_context(|| format!("cannot create {}", other.display()))?;
         command::run(Command::new("cp").arg("-a").arg(self.folder.join(".")).arg(other))
+    }
+
+    /// Copies the third-party libraries that the checkout's own build has made. They are most of the work of a build
+    /// that starts from nothing, and no patch changes them.
+    fn take_libraries(&self, checkout: &Checkout) -> Result<()> {
+        let (made, mine) = (checkout.target().join("debug"), self.folder.join("target/debug"));
+        if mine.exists() || !made.join("deps").is_dir() {
+            return Ok(());
+        }
+        let own = own_names(checkout)?;
+        for folder in ["deps", "build", ".fingerprint"] {
+            let mut copy = Command::new("cp");
+            copy.arg("-a").arg("-t").arg(mine.join(folder));
+            for entry in fs::read_dir(made.join(folder)).with_context(|| format!("cannot read {}", made.display()))? {
+                let entry = entry?;
+                if is_third_party(&entry.file_name().to_string_lossy(), &own) {
+                    copy.arg(entry.path());
+                }
+            }
+            fs::create_dir_all(mine.join(folder)).with_context(|| format!("cannot create {}", mine.display()))?;
+            command::output(&mut copy)?;
+        }
+        Ok(())
     }
 
     fn tree(&self) -> PathBuf {
@@ -77,11 +102,42 @@ impl Scratch {
         cargo.env("CARGO_TARGET_DIR", self.folder.join("target"));
         // Each build differs from the one before by a patch, also where CI builds everything else once.
         cargo.env("CARGO_INCREMENTAL", "1");
-        // Less optimization and no debug information halve the build time of libraries; the tests of one crate need
-        // neither.
-        cargo.args(["--config", "profile.dev.package.\"*\".opt-level=0", "--config", "profile.dev.debug=false"]);
+        // The flags of third-party libraries stay those of the checkout's build, whose results are used.
+        cargo.args(["--config", "profile.dev.debug=false"]);
         cargo
     }
+}
+
+/// The names that cargo gives to build results of the workspace: of packages, libraries, programs, tests and examples.
+fn own_names(checkout: &Checkout) -> Result<BTreeSet<String>> {
+    #[derive(Deserialize)]
+    struct Metadata {
+        packages: Vec<Package>,
+    }
+    #[derive(Deserialize)]
+    struct Package {
+        name: String,
+        targets: Vec<Target>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        name: String,
+    }
+    let listed =
+        command::output(checkout.cargo().args(["metadata", "--no-deps", "--locked", "--format-version", "1"]))?;
+    let metadata: Metadata = serde_json::from_str(&listed).context("cargo metadata has an unknown format")?;
+    let mut names = BTreeSet::new();
+    for package in metadata.packages {
+        names.insert(package.name);
+        names.extend(package.targets.into_iter().flat_map(|target| [target.name.replace('-', "_"), target.name]));
+    }
+    Ok(names)
+}
+
+/// Whether a build result, such as `libtokio-0123456789abcdef.rlib`, is not of the workspace.
+fn is_third_party(file: &str, own: &BTreeSet<String>) -> bool {
+    let name = file.rsplit_once('-').map_or(file, |(name, _)| name);
+    !own.contains(name) && !name.strip_prefix("lib").is_some_and(|name| own.contains(name))
 }
 
 /// Removes files that a patch added or that are no longer in the checkout, and folders that become empty: cargo takes
@@ -104,6 +160,24 @@ fn remove_others(root: &Path, folder: &Path, wanted: &BTreeSet<PathBuf>) -> Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn build_results_of_the_workspace_are_not_third_party() {
+        let own = BTreeSet::from(["eticket-store", "eticket_store", "race"].map(str::to_owned));
+        let results = [
+            ("eticket-store-0123456789abcdef", false),
+            ("libeticket_store-0123456789abcdef.rlib", false),
+            ("eticket_store-0123456789abcdef", false),
+            ("race-0123456789abcdef.d", false),
+            ("libtokio-0123456789abcdef.rlib", true),
+            ("libc-0123456789abcdef", true),
+            ("liblibc-0123456789abcdef.rmeta", true),
+            ("futures-util-0123456789abcdef", true),
+        ];
+        for (file, expected) in results {
+            assert_eq!(is_third_party(file, &own), expected, "{file}");
+        }
+    }
 
     #[test]
     fn removed_files_are_deleted_with_their_folders() {

@@ -15,8 +15,8 @@ const LARGEST_DIFFERENCE: TimeDelta = TimeDelta::seconds(2);
 /// The response of a server.
 pub(super) struct Answer<T> {
     pub(super) health: T,
-    /// The clock of the server minus the clock of this machine, unless they agree within what can be seen.
-    pub(super) clock_difference: Option<TimeDelta>,
+    /// The check of its clock; `None` if the response has no time.
+    pub(super) clock: Option<Check>,
 }
 
 /// Why there is no response about the health of a server.
@@ -40,8 +40,8 @@ pub(super) async fn ask(
         let mut client = HealthClient::new(connect(&endpoint).await?);
         let asked = Utc::now();
         let response = client.check(HealthCheckRequest { service }).await.map_err(Problem::of)?;
-        let clock_difference = clock_difference(&response, asked);
-        Ok(Answer { health: response.into_inner().status(), clock_difference })
+        let clock = clock(&response, asked);
+        Ok(Answer { health: response.into_inner().status(), clock })
     })
     .await
 }
@@ -55,9 +55,9 @@ pub(super) async fn list(
         let mut client = HealthClient::new(connect(&endpoint).await?);
         let asked = Utc::now();
         let response = client.list(HealthListRequest {}).await.map_err(Problem::of)?;
-        let clock_difference = clock_difference(&response, asked);
+        let clock = clock(&response, asked);
         let statuses = response.into_inner().statuses.into_iter();
-        Ok(Answer { health: statuses.map(|(name, entry)| (name, entry.status())).collect(), clock_difference })
+        Ok(Answer { health: statuses.map(|(name, entry)| (name, entry.status())).collect(), clock })
     })
     .await
 }
@@ -73,25 +73,18 @@ async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, Pr
 }
 
 /// Compares the header `date` with the time of the request and of the response.
-fn clock_difference<T>(response: &Response<T>, asked: DateTime<Utc>) -> Option<TimeDelta> {
+fn clock<T>(response: &Response<T>, asked: DateTime<Utc>) -> Option<Check> {
     let theirs = response.metadata().get("date")?.to_str().ok()?;
     let theirs = DateTime::parse_from_rfc2822(theirs).ok()?.with_timezone(&Utc);
-    differs(theirs, asked, Utc::now())
+    Some(Check::clock("the server", difference(theirs, asked, Utc::now()), LARGEST_DIFFERENCE))
 }
 
-fn differs(theirs: DateTime<Utc>, asked: DateTime<Utc>, answered: DateTime<Utc>) -> Option<TimeDelta> {
-    let difference = match theirs {
+fn difference(theirs: DateTime<Utc>, asked: DateTime<Utc>, answered: DateTime<Utc>) -> TimeDelta {
+    match theirs {
         early if early < asked => early - asked,
         late if late > answered => late - answered,
         _ => TimeDelta::zero(),
-    };
-    (difference.abs() > LARGEST_DIFFERENCE).then_some(difference)
-}
-
-/// The check of the clock of a server that has responded.
-pub(super) fn clock(difference: Option<TimeDelta>) -> Check {
-    // Without the header there is nothing to compare.
-    Check::clock("the server", difference.unwrap_or_default(), LARGEST_DIFFERENCE)
+    }
 }
 
 impl Problem {
@@ -143,11 +136,24 @@ mod tests {
     #[test]
     fn a_clock_is_compared_as_far_as_whole_seconds_allow() {
         let at = |milliseconds: i64| DateTime::from_timestamp_millis(1_800_000_000_000 + milliseconds).expect("a time");
-        assert_eq!(differs(at(0), at(999), at(1_500)), None, "the header has whole seconds");
-        assert_eq!(differs(at(5_000), at(0), at(6_000)), None, "the answer took a while");
-        assert_eq!(differs(at(0), at(90_000), at(90_001)), Some(TimeDelta::seconds(-90)));
-        assert_eq!(differs(at(90_000), at(0), at(0)), Some(TimeDelta::seconds(90)));
-        assert_eq!(clock(Some(TimeDelta::seconds(90))).status, eticket_base::doctor::Status::Warn);
+        let whole_seconds = difference(at(0), at(999), at(1_500));
+        assert!(whole_seconds.abs() <= LARGEST_DIFFERENCE, "{whole_seconds}");
+        assert_eq!(difference(at(5_000), at(0), at(6_000)), TimeDelta::zero(), "the response took a while");
+        assert_eq!(difference(at(0), at(90_000), at(90_001)), TimeDelta::seconds(-90));
+        assert_eq!(difference(at(90_000), at(0), at(0)), TimeDelta::seconds(90));
+    }
+
+    #[test]
+    fn a_response_without_a_time_has_no_check_of_the_clock() {
+        let mut response = Response::new(());
+        assert!(clock(&response, Utc::now()).is_none());
+        response.metadata_mut().insert("date", "Tue, 14 Nov 2023 22:13:20 GMT".parse().expect("a header"));
+        let status = |seconds: i64| {
+            let asked = DateTime::from_timestamp(1_700_000_000 + seconds, 0).expect("a time");
+            clock(&response, asked).expect("a time").status
+        };
+        assert_eq!(status(0), eticket_base::doctor::Status::Ok, "sent after the request");
+        assert_eq!(status(90), eticket_base::doctor::Status::Warn, "sent before the request");
     }
 
     #[tokio::test]

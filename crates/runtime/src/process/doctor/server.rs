@@ -60,10 +60,10 @@ impl Address {
                 vec![Check::fail(SERVER, NAME, eticket_base::error::chain(&error), remedy)]
             }
             Ok(endpoint) => match health::list(endpoint.clone(), patience).await {
-                Ok(Answer { health, clock_difference }) => {
+                Ok(Answer { health, clock }) => {
                     let mut checks = vec![Check::ok(SERVER, NAME, "it responds")];
                     checks.extend(judge(&health));
-                    checks.push(health::clock(clock_difference));
+                    checks.extend(clock);
                     let credentials = self.credentials.as_ref();
                     checks.extend(versions::check(&endpoint, services(&health), credentials, patience).await);
                     checks

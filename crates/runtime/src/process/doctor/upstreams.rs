@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use eticket_base::{
-    doctor::{Check, Group},
+    doctor::{Check, Group, Status},
     tasks::Tasks,
 };
 use eticket_proto::health::health_check_response::ServingStatus;
@@ -90,10 +90,9 @@ impl Upstream {
     fn judge(&self, address: &str, answer: Result<Answer<ServingStatus>, health::Problem>) -> Check {
         let (key, name) = (&self.key, &self.name);
         match answer {
-            Ok(Answer { health: ServingStatus::Serving, clock_difference: None }) => {
-                Check::ok(Group::Upstreams, UPSTREAM, format!("{address} serves"))
-            }
-            Ok(Answer { health: ServingStatus::Serving, clock_difference }) => health::clock(clock_difference),
+            Ok(Answer { health: ServingStatus::Serving, clock }) => clock
+                .filter(|clock| clock.status != Status::Ok)
+                .unwrap_or_else(|| Check::ok(Group::Upstreams, UPSTREAM, format!("{address} serves"))),
             Ok(Answer { health, .. }) => Check::fail(
                 Group::Upstreams,
                 UPSTREAM,
@@ -121,7 +120,6 @@ fn service_name(server: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use eticket_base::doctor::Status;
     use tonic::Status as Refusal;
 
     use super::*;
@@ -135,7 +133,7 @@ mod tests {
             targets: "http://127.0.0.1:1".parse().expect("an address"),
             tls: ClientTlsConfig::default(),
         };
-        let answer = |health| Ok(Answer { health, clock_difference: None });
+        let answer = |health| Ok(Answer { health, clock: None });
         assert_eq!(upstream.judge("a:1", answer(ServingStatus::Serving)).status, Status::Ok);
         for not_serving in [ServingStatus::NotServing, ServingStatus::Unknown] {
             assert_eq!(upstream.judge("a:1", answer(not_serving)).status, Status::Fail);
