@@ -18,6 +18,7 @@ pub mod race;
 pub mod raw;
 pub mod redelivery;
 pub mod rest;
+pub mod rounds;
 pub mod scenario;
 pub mod simulation;
 pub mod source;

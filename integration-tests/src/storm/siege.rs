@@ -6,9 +6,9 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Arena, client::Client, verdict, watcher::Watcher};
-use crate::{Protocol, eventually::SOON, mesh::Mesh};
+use crate::{Api, Protocol, eventually::SOON, mesh::Mesh};
 
-const CLIENTS: u64 = 6;
+const CLIENTS: usize = 6;
 /// Number of results before and after the fault: enough for every kind of command.
 const ANSWERS: usize = 150;
 /// Pause before a watcher reconnects.
@@ -20,12 +20,28 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// # Panics
 /// If a check fails.
 pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut Mesh)) {
+    let gateway = mesh.replicas("gateway")[0].address().to_owned();
+    let apis = [Protocol::Direct, Protocol::Gateway, Protocol::Gateway].map(|protocol| mesh.api(protocol));
+    around(&gateway, &apis, what, async || happens(mesh).await).await;
+    for replica in mesh.replicas("query") {
+        verdict::compare_views(replica.address()).await;
+    }
+}
+
+/// Like [`through`], with clients that take turns in using these ways to the services, and without the comparison of
+/// the views. The last way must lead through the gateway.
+///
+/// # Panics
+/// If a check fails.
+pub async fn around(gateway: &str, apis: &[Api], what: &str, happens: impl AsyncFnOnce()) {
     let (arena, watcher, stopping) = (Arc::new(Arena::start()), Watcher::over_any_stream(), CancellationToken::new());
-    let watching = tokio::spawn(watch_on(watcher.clone(), mesh.replicas("gateway")[0].address().to_owned()));
-    let working: Vec<_> = (0..CLIENTS)
-        .map(|number| {
-            let protocol = if number % 3 == 0 { Protocol::Direct } else { Protocol::Gateway };
-            let (api, arena, stopping) = (mesh.api(protocol), arena.clone(), stopping.clone());
+    let watching = tokio::spawn(watch_on(watcher.clone(), gateway.to_owned()));
+    let working: Vec<_> = apis
+        .iter()
+        .cycle()
+        .take(CLIENTS)
+        .map(|api| {
+            let (api, arena, stopping) = (api.clone(), arena.clone(), stopping.clone());
             tokio::spawn(async move {
                 let mut client = Client::new(rand::random());
                 client.work_until(&api, &arena, &stopping).await;
@@ -38,22 +54,19 @@ pub async fn through(mesh: &mut Mesh, what: &str, happens: impl AsyncFnOnce(&mut
         goes_on.unwrap_or_else(|_| panic!("{what}: clients get no more responses"));
     };
     more(&arena).await;
-    happens(mesh).await;
+    happens().await;
     more(&arena).await;
     stopping.cancel();
     let mut clients = Vec::new();
     for client in working {
         clients.push(client.await.unwrap_or_else(|panic| panic!("{what}: {panic}")));
     }
-    let api = mesh.api(Protocol::Gateway);
+    let api = apis.last().expect("a way to the services");
     for client in &mut clients {
-        client.ask_everything_again(&api, &arena).await;
+        client.ask_everything_again(api, &arena).await;
     }
     eprintln!("{what}: {} commands answered", arena.answered());
-    verdict::judge_all(&api, &clients, &watcher).await;
-    for replica in mesh.replicas("query") {
-        verdict::compare_views(replica.address()).await;
-    }
+    verdict::judge_all(api, &clients, &watcher).await;
     watching.abort();
 }
 
