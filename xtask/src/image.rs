@@ -4,8 +4,8 @@
 //! that it is started by. Besides it there are the shared libraries that the program needs, and no shell. The archive
 //! depends only on the binary, the libraries and the commit: the same input makes the same bytes.
 
-mod oci;
-mod root;
+pub(crate) mod oci;
+pub(crate) mod root;
 mod sbom;
 
 use std::{
@@ -14,6 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 
 use crate::{checkout::Checkout, command};
 
@@ -39,8 +40,25 @@ pub(crate) fn run(checkout: &Checkout, binaries: Option<PathBuf>, output: &Path)
 
     fs::create_dir_all(output).with_context(|| format!("cannot create {}", output.display()))?;
     let name = format!("eticket-{version}-{}", oci::architecture()?);
-    let about = oci::About { version, revision, created };
-    let archive = oci::archive(&layers, &about)?;
+    let image = oci::Image {
+        name: "docker.io/library/eticket",
+        tag: version,
+        user: USER,
+        folder: "/data",
+        path: "/usr/local/bin",
+        entrypoint: &[],
+        command: &["eticket"],
+        labels: json!({
+            "org.opencontainers.image.title": "eticket",
+            "org.opencontainers.image.description": "Reserves tickets: a gRPC service mesh with a gateway",
+            "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
+            "org.opencontainers.image.version": version,
+            "org.opencontainers.image.revision": revision,
+            "org.opencontainers.image.created": created,
+        }),
+        created,
+    };
+    let archive = oci::archive(&layers, &image)?;
     for (ending, content) in [("tar", &archive), ("sbom.cdx.json", &sbom)] {
         let path = output.join(format!("{name}.{ending}"));
         fs::write(&path, content).with_context(|| format!("cannot write {}", path.display()))?;

@@ -8,15 +8,26 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use tar::{Builder, Header};
 
-use super::{USER, root::Layer};
+use super::root::Layer;
 
-/// What the labels of the image say.
-pub(super) struct About<'a> {
-    pub(super) version: &'a str,
-    /// The commit.
-    pub(super) revision: &'a str,
-    /// The time of the commit, in RFC 3339.
-    pub(super) created: &'a str,
+/// An image without its files.
+pub(crate) struct Image<'a> {
+    /// The name without the tag: `docker.io/library/eticket`.
+    pub(crate) name: &'a str,
+    pub(crate) tag: &'a str,
+    /// The user of the processes.
+    pub(crate) user: u64,
+    /// The first folder of the processes.
+    pub(crate) folder: &'a str,
+    /// The folders of programs, as in `PATH`.
+    pub(crate) path: &'a str,
+    /// Starts each container; the command of the container follows. May be empty.
+    pub(crate) entrypoint: &'a [&'a str],
+    /// The command of a container that names none.
+    pub(crate) command: &'a [&'a str],
+    pub(crate) labels: Value,
+    /// A time in RFC 3339.
+    pub(crate) created: &'a str,
 }
 
 /// Returns the name of this machine's architecture in an image.
@@ -54,7 +65,7 @@ impl Blob {
 }
 
 /// Returns the archive of an image with these layers.
-pub(super) fn archive(layers: &[Layer], about: &About<'_>) -> Result<Vec<u8>> {
+pub(crate) fn archive(layers: &[Layer], image: &Image<'_>) -> Result<Vec<u8>> {
     let mut digests = Vec::new();
     let mut blobs = Vec::new();
     for layer in layers {
@@ -66,7 +77,7 @@ pub(super) fn archive(layers: &[Layer], about: &About<'_>) -> Result<Vec<u8>> {
         let content = compressed.finish().context("cannot compress a layer")?;
         blobs.push(Blob { media_type: "application/vnd.oci.image.layer.v1.tar+gzip", content });
     }
-    let config = Blob::json("application/vnd.oci.image.config.v1+json", &config(&digests, about)?);
+    let config = Blob::json("application/vnd.oci.image.config.v1+json", &config(&digests, image)?);
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -78,8 +89,8 @@ pub(super) fn archive(layers: &[Layer], about: &About<'_>) -> Result<Vec<u8>> {
     described["platform"] = json!({ "architecture": architecture()?, "os": "linux" });
     // containerd takes the first name, podman and docker the second one.
     described["annotations"] = json!({
-        "io.containerd.image.name": format!("docker.io/library/eticket:{}", about.version),
-        "org.opencontainers.image.ref.name": about.version,
+        "io.containerd.image.name": format!("{}:{}", image.name, image.tag),
+        "org.opencontainers.image.ref.name": image.tag,
     });
     let index = json!({
         "schemaVersion": 2,
@@ -95,29 +106,23 @@ pub(super) fn archive(layers: &[Layer], about: &About<'_>) -> Result<Vec<u8>> {
     pack(&files)
 }
 
-fn config(digests: &[String], about: &About<'_>) -> Result<Value> {
-    let labels = json!({
-        "org.opencontainers.image.title": "eticket",
-        "org.opencontainers.image.description": "Reserves tickets: a gRPC service mesh with a gateway",
-        "org.opencontainers.image.licenses": env!("CARGO_PKG_LICENSE"),
-        "org.opencontainers.image.version": about.version,
-        "org.opencontainers.image.revision": about.revision,
-        "org.opencontainers.image.created": about.created,
-    });
+fn config(digests: &[String], image: &Image<'_>) -> Result<Value> {
+    let created = image.created;
     Ok(json!({
         "architecture": architecture()?,
         "os": "linux",
-        "created": about.created,
+        "created": created,
         "config": {
-            "User": USER.to_string(),
-            "WorkingDir": "/data",
-            "Env": ["PATH=/usr/local/bin"],
-            "Cmd": ["eticket"],
+            "User": image.user.to_string(),
+            "WorkingDir": image.folder,
+            "Env": [format!("PATH={}", image.path)],
+            "Entrypoint": image.entrypoint,
+            "Cmd": image.command,
             "StopSignal": "SIGTERM",
-            "Labels": labels,
+            "Labels": image.labels,
         },
         "rootfs": { "type": "layers", "diff_ids": digests },
-        "history": digests.iter().map(|_| json!({ "created": about.created, "created_by": "cargo xtask image" }))
+        "history": digests.iter().map(|_| json!({ "created": created, "created_by": "cargo xtask image" }))
             .collect::<Vec<_>>(),
     }))
 }
@@ -141,10 +146,19 @@ mod tests {
     #[test]
     fn the_same_input_makes_the_same_archive() {
         let layers = [Layer::default(), Layer::default()];
-        let about = About { version: "1.2.3", revision: "abc", created: "2026-01-02T03:04:05+00:00" };
-        let bytes = archive(&layers, &about).expect("an archive");
-        assert_eq!(bytes, archive(&layers, &about).expect("an archive"));
-        let other = About { version: "1.2.4", ..about };
-        assert_ne!(bytes, archive(&layers, &other).expect("an archive"), "the version is in the labels");
+        let image = |version| Image {
+            name: "docker.io/library/eticket",
+            tag: version,
+            user: 1,
+            folder: "/",
+            path: "/bin",
+            entrypoint: &[],
+            command: &["eticket"],
+            labels: json!({ "org.opencontainers.image.version": version }),
+            created: "2026-01-02T03:04:05+00:00",
+        };
+        let bytes = archive(&layers, &image("1.2.3")).expect("an archive");
+        assert_eq!(bytes, archive(&layers, &image("1.2.3")).expect("an archive"));
+        assert_ne!(bytes, archive(&layers, &image("1.2.4")).expect("an archive"), "the version is in the labels");
     }
 }

@@ -19,7 +19,7 @@ const SERVERS: [&str; 5] = ["gateway", "pricing", "query", "reservation", "ticke
 const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// What is at a path.
-enum Entry {
+pub(crate) enum Entry {
     Folder { user: u64 },
     File { mode: u32, content: Vec<u8> },
     Link { to: &'static str },
@@ -27,7 +27,7 @@ enum Entry {
 
 /// One layer of the image, by path without the first slash, in the order of the archive: a folder is before its files.
 #[derive(Default)]
-pub(super) struct Layer(BTreeMap<String, Entry>);
+pub(crate) struct Layer(BTreeMap<String, Entry>);
 
 impl Layer {
     /// The size of its files.
@@ -36,7 +36,7 @@ impl Layer {
         self.0.values().map(size).sum()
     }
 
-    fn add(&mut self, path: &str, entry: Entry) {
+    pub(crate) fn add(&mut self, path: &str, entry: Entry) {
         let path = path.trim_start_matches('/');
         for (end, _) in path.match_indices('/') {
             self.0.entry(path[..end].to_owned()).or_insert(Entry::Folder { user: 0 });
@@ -44,8 +44,24 @@ impl Layer {
         self.0.insert(path.to_owned(), entry);
     }
 
-    fn add_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
+    pub(crate) fn add_file(&mut self, path: &str, mode: u32, content: impl Into<Vec<u8>>) {
         self.add(path, Entry::File { mode, content: content.into() });
+    }
+
+    /// Adds a program of this machine, and the shared libraries that it needs, at their paths here.
+    pub(crate) fn add_program(&mut self, path: &str, program: &Path) -> Result<()> {
+        let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+        self.add_file(path, 0o755, content);
+        self.add_libraries(program)
+    }
+
+    /// Adds the shared libraries that a program or library of this machine needs.
+    pub(crate) fn add_libraries(&mut self, program: &Path) -> Result<()> {
+        for library in libraries(program)? {
+            let content = fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
+            self.add_file(library.to_str().context("paths of libraries are UTF-8")?, 0o755, content);
+        }
+        Ok(())
     }
 
     /// Returns the layer as a tar archive. Times are 0, so that the same files make the same bytes.
@@ -86,11 +102,7 @@ impl Layer {
 /// Returns the layers: what rarely changes, and the program with its links.
 pub(super) fn layers(program: &Path, sbom: &[u8]) -> Result<[Layer; 2]> {
     let mut base = Layer::default();
-    for library in libraries(program)? {
-        let content = fs::read(&library).with_context(|| format!("cannot read {}", library.display()))?;
-        let path = library.to_str().context("paths of libraries are UTF-8")?;
-        base.add_file(path, 0o755, content);
-    }
+    base.add_libraries(program)?;
     let certificates = fs::read(CERTIFICATES)
         .with_context(|| format!("cannot read {CERTIFICATES}; install the package ca-certificates"))?;
     base.add_file(CERTIFICATES, 0o644, certificates);
@@ -111,13 +123,16 @@ pub(super) fn layers(program: &Path, sbom: &[u8]) -> Result<[Layer; 2]> {
     Ok([base, own])
 }
 
-/// Returns the shared libraries of the program, the dynamic loader among them.
+/// Returns the shared libraries of the program, the dynamic loader among them; none of one that is linked statically.
 fn libraries(program: &Path) -> Result<Vec<PathBuf>> {
-    let listed = command::output(Command::new("ldd").arg(program))?;
+    let ran = command::captured(Command::new("ldd").arg(program))?;
+    let listed = String::from_utf8_lossy(&ran.stdout);
+    if format!("{listed}{}", String::from_utf8_lossy(&ran.stderr)).contains("not a dynamic executable") {
+        return Ok(Vec::new());
+    }
+    ensure!(ran.status.success(), "ldd cannot read {}", program.display());
     ensure!(!listed.contains("not found"), "a library of {} is missing:\n{listed}", program.display());
-    let found = parse_libraries(&listed);
-    ensure!(!found.is_empty(), "ldd lists no library of {}:\n{listed}", program.display());
-    Ok(found)
+    Ok(parse_libraries(&listed))
 }
 
 /// Reads lines such as `libm.so.6 => /lib/x86_64-linux-gnu/libm.so.6 (0x…)` and `/lib64/ld-linux-x86-64.so.2 (0x…)`.
