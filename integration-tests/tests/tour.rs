@@ -57,7 +57,8 @@ fn every_test_that_the_readme_names_exists() {
             count += 1;
             match test.split_once("::") {
                 Some((suite, test)) => {
-                    let source = fs::read_to_string(folder.join(format!("tests/{suite}.rs"))).expect(suite);
+                    let files = [format!("tests/{suite}.rs"), format!("tests/{suite}/main.rs")];
+                    let source = files.iter().find_map(|file| fs::read_to_string(folder.join(file)).ok()).expect(suite);
                     assert!(source.contains(&format!("fn {test}(")), "{suite} has no {test}");
                 }
                 None => assert!(go.contains(&format!("func {test}(")), "the chart has no {test}"),

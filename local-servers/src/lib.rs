@@ -4,6 +4,7 @@
 //! All functions block: starting a server takes about a second, and its callers have nothing else to do.
 
 pub mod certificates;
+pub mod kubernetes;
 pub mod layout;
 pub mod nats;
 mod ports;

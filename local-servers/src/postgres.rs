@@ -69,7 +69,7 @@ impl Postgres {
     /// # Errors
     /// Like [`Self::start`].
     pub fn start_in(folder: &Path, settings: &Settings) -> Result<Self> {
-        let binaries = binaries()?;
+        let binaries = programs()?;
         if geteuid().is_root() {
             chown(folder, Some(NOBODY), Some(NOBODY))?;
         }
@@ -323,7 +323,7 @@ fn as_server_user(mut command: Command) -> Command {
 /// Whether the server programs are installed.
 #[must_use]
 pub fn installed() -> bool {
-    binaries().is_ok()
+    programs().is_ok()
 }
 
 /// Whether this process is root, so that PostgreSQL must run as another user, and packages can be installed.
@@ -332,8 +332,11 @@ pub fn runs_as_root() -> bool {
     geteuid().is_root()
 }
 
-/// The folder of the newest server programs, which Debian does not put on the path.
-fn binaries() -> Result<PathBuf> {
+/// Returns the folder of the newest server programs, which Debian does not put on the path.
+///
+/// # Errors
+/// If there are none.
+pub fn programs() -> Result<PathBuf> {
     let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
     let newest = versions
         .filter_map(|entry| Some((entry.file_name().to_str()?.parse::<u32>().ok()?, entry.path().join("bin"))))

@@ -46,6 +46,11 @@ impl Program {
         Ok(())
     }
 
+    /// The process that it has started, if it runs.
+    pub(crate) fn first_child(&self) -> Option<u32> {
+        u32::try_from(self.children().first()?.as_raw_nonzero().get()).ok()
+    }
+
     fn children(&self) -> Vec<Pid> {
         let pid = self.child.id();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();

@@ -14,6 +14,7 @@ mod docs;
 mod files;
 mod fuzz;
 mod image;
+mod kubernetes;
 mod lint;
 mod openapi;
 mod release;
@@ -115,6 +116,14 @@ enum Task {
         #[arg(long, value_name = "DIR", default_value = "target/image")]
         output: PathBuf,
     },
+    /// Test the Helm chart on a real Kubernetes with one node, on this machine; needs root and namespaces
+    ///
+    /// The first run builds Kubernetes, which takes about ten minutes.
+    Kubernetes {
+        /// Use the binaries and tests that were built before
+        #[arg(long)]
+        without_build: bool,
+    },
     /// Check that this commit can be released, and make the files of the release
     Release {
         /// Only show what is wrong and which files would be made
@@ -149,6 +158,7 @@ fn main() -> ExitCode {
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
+        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build),
         Task::Release { dry_run, only } => release::run(&checkout, dry_run, &only),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
