@@ -118,6 +118,7 @@ fn programs(checkout: &Checkout) -> Result<PathBuf> {
     let mut build = go();
     build.args(["build", "-trimpath", "-ldflags", &flags, "-o"]).arg(&partial);
     command::run(build.args(["./node", "./dns", "./volumes", "./policies"]))?;
+    command::run(go().args(["test", "-trimpath", "./policies"]))?;
     for (package, version) in [HELM, METRICS_SERVER] {
         let mut install = go();
         install.args(["install", "-trimpath", "-ldflags", "-s -w"]).arg(format!("{package}@{version}"));
