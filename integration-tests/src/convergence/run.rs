@@ -17,6 +17,7 @@ use eticket_query::{
     domain::{self, View, Wait},
 };
 use eticket_store::Claim;
+use uuid::Uuid;
 
 use self::commands::{HeldUp, Request};
 use super::{
@@ -178,7 +179,7 @@ impl Run<'_> {
                     }
                     left -= 1;
                     truth.verify(&row.message).with_context(|| format!("{} is sent", row.message.subject))?;
-                    self.world.bus.stream().append(row.message);
+                    self.publish(row.message);
                 }
                 sent.push(row.id);
             }
@@ -198,6 +199,12 @@ impl Run<'_> {
         Ok(())
     }
 
+    /// Publishes a message as the relay does: each attempt has an id of its own.
+    fn publish(&self, mut message: Message) {
+        message.set_header(headers::PUBLICATION_ID, &Uuid::new_v4().to_string());
+        self.world.bus.stream().append(message);
+    }
+
     /// Publishes as many late duplicates as the retention of the stream allows.
     fn straggle(&mut self, which: usize) {
         let bus = &self.world.bus;
@@ -207,7 +214,7 @@ impl Run<'_> {
             self.stragglers += 1;
             self.coverage.count("a straggler came");
             let (_, message) = &all[which % all.len()];
-            self.world.bus.stream().append((**message).clone());
+            self.publish((**message).clone());
         }
     }
 
