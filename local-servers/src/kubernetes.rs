@@ -135,7 +135,7 @@ impl Cluster {
     /// The kubeconfig file of the administrator.
     #[must_use]
     pub fn kubeconfig(&self) -> PathBuf {
-        self.pki("admin.conf")
+        self.folder.path().join("pki/admin.conf")
     }
 
     /// Folder with a log file of each part.
@@ -144,8 +144,9 @@ impl Cluster {
         self.folder.path().join("log")
     }
 
-    fn pki(&self, file: &str) -> PathBuf {
-        self.folder.path().join("pki").join(file)
+    /// Returns a flag whose value is a file of the folder.
+    fn file_flag(&self, flag: &str, file: &str) -> String {
+        format!("--{flag}={}", self.folder.path().join(file).display())
     }
 
     /// Starts a program of the folder of programs, or of the path.

@@ -30,16 +30,14 @@ const PACKAGES: [(&str, &str); 5] = [
 
 /// Runs the tests on a cluster of their own. Fails if the machine cannot run one.
 pub(crate) fn run(checkout: &Checkout, without_build: bool) -> Result<()> {
-    let Some(parts) = prepare(checkout, without_build)? else {
-        bail!("this machine cannot run a node of Kubernetes, see above");
-    };
+    let parts = prepare(checkout, without_build)?;
     let mut test = checkout.cargo();
     test.args(["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored", "--nocapture"]);
     command::run(parts.set(&mut test))
 }
 
 /// What the tests need: programs and images.
-pub(crate) struct Parts {
+struct Parts {
     programs: PathBuf,
     images: PathBuf,
     path: std::ffi::OsString,
@@ -47,21 +45,20 @@ pub(crate) struct Parts {
 
 impl Parts {
     /// Sets the variables of the tests.
-    pub(crate) fn set<'c>(&self, test: &'c mut Command) -> &'c mut Command {
+    fn set<'c>(&self, test: &'c mut Command) -> &'c mut Command {
         test.env("ETICKET_KUBERNETES", &self.programs).env("ETICKET_IMAGES", &self.images).env("PATH", &self.path)
     }
 }
 
-/// Installs and builds what the tests need; prints why and returns `None` if the machine cannot run a node.
-pub(crate) fn prepare(checkout: &Checkout, without_build: bool) -> Result<Option<Parts>> {
+/// Installs and builds what the tests need.
+fn prepare(checkout: &Checkout, without_build: bool) -> Result<Parts> {
     let missing: Vec<&str> =
         PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
     if !missing.is_empty() && tools::may_install_packages() {
         tools::apt_get(checkout, &missing)?;
     }
     if let Some(obstacle) = kubernetes::obstacle() {
-        eprintln!("NOT RUN: the tests of the Helm chart on a real Kubernetes: {obstacle}");
-        return Ok(None);
+        bail!("this machine cannot run a node of Kubernetes: {obstacle}");
     }
     tools::postgres(checkout)?;
     let nats_server = tools::nats_server(checkout)?;
@@ -86,7 +83,7 @@ pub(crate) fn prepare(checkout: &Checkout, without_build: bool) -> Result<Option
     image::run(checkout, Some(stripped.clone()), &images)?;
     fs::remove_dir_all(&stripped).with_context(|| format!("cannot remove {}", stripped.display()))?;
     images::write(&images, &images::Sources { programs: &programs, nats_server: &nats_server, grpcurl: &grpcurl })?;
-    Ok(Some(Parts { programs, images, path }))
+    Ok(Parts { programs, images, path })
 }
 
 /// Returns the folder with the programs of Kubernetes; builds them if there is none for these sources.

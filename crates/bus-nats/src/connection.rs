@@ -33,8 +33,6 @@ use super::Bounds;
 /// First delay between attempts to establish the first connection.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 const RETRY_LONGEST: Duration = Duration::from_secs(2);
-/// The client changes its state and reports an event about it at nearly the same time.
-const EVENT_DELAY: Duration = Duration::from_millis(100);
 /// The client changes to another server after two pings without a response.
 const PING: Duration = Duration::from_secs(2);
 
@@ -202,7 +200,6 @@ impl Connection {
     /// Returns the client if it is connected. Shortly after the start of the process, waits for the first connection.
     pub(super) async fn client(&self) -> Result<&Client, Error> {
         let mut changes = self.state.subscribe();
-        let mut waited_for_event = false;
         loop {
             let (was_connected, connected) = {
                 let state = changes.borrow_and_update();
@@ -213,15 +210,9 @@ impl Connection {
             };
             let remaining = self.first_deadline.saturating_duration_since(Instant::now());
             match self.client.get() {
-                Some(client) if was_connected && client.connection_state() == Link::Connected => {
-                    // It reports the end of a connection before it changes its state, and would send what it accepts in
-                    // between on the next connection. An event may be lost, so its state decides in the end.
-                    if connected || waited_for_event {
-                        return Ok(client);
-                    }
-                    waited_for_event = timeout(EVENT_DELAY, changes.changed()).await.is_err();
-                    continue;
-                }
+                // The client reports the end of a connection before it changes its state, and would send what it
+                // accepts in between on the next connection.
+                Some(client) if connected && client.connection_state() == Link::Connected => return Ok(client),
                 Some(_) if was_connected => return Err(self.not_connected()),
                 _ if remaining.is_zero() => return Err(self.not_connected()),
                 _ => {}

@@ -2,7 +2,6 @@
 
 use std::{
     cell::Cell,
-    path::PathBuf,
     process::Command,
     time::{Duration, Instant},
 };
@@ -212,11 +211,4 @@ pub(crate) fn output(command: &mut Command) -> Result<String, String> {
         let printed = String::from_utf8_lossy(&output.stdout);
         Err(format!("{command:?}: {}: {printed}{}", output.status, String::from_utf8_lossy(&output.stderr)))
     }
-}
-
-/// Returns the path of a file of the tests.
-pub(crate) fn file(folder: &tempfile::TempDir, name: &str, content: &str) -> PathBuf {
-    let path = folder.path().join(name);
-    std::fs::write(&path, content).expect("written");
-    path
 }

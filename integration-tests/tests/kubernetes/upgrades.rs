@@ -5,7 +5,7 @@ use eticket_integration_tests::{calendar, eventually};
 use std::time::Duration;
 use uuid::Uuid;
 
-use crate::release::{Release, file};
+use crate::release::Release;
 
 /// The components, in the order in which calls pass them.
 pub(crate) const COMPONENTS: [&str; 5] = ["gateway", "query", "reservation", "pricing", "ticket"];
@@ -76,9 +76,10 @@ pub(crate) async fn policy(release: &Release<'_>) {
     let containers = || release.pods("pricing", "/status/containerStatuses/0/containerID");
     let before = containers();
     let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("policy.yaml");
     let policy = "version: 2\nbase_price: 20000 KRW\nbusiness_time_zone: Asia/Seoul\nrounding: DOWN\n";
-    let policy = file(&folder, "policy.yaml", policy);
-    let set = format!("--set-file=pricing.policy={}", policy.display());
+    std::fs::write(&file, policy).expect("written");
+    let set = format!("--set-file=pricing.policy={}", file.display());
     release.helm("upgrade", &[&set, "--wait", "--timeout=60s"]).expect("upgraded");
     eventually(UPDATED_WITHIN, "the new policy is in force", async || {
         let price = api.price(&ticket).await.map_err(|status| status.to_string())?;

@@ -25,9 +25,8 @@ impl Cluster {
         self.start_kube("kube-apiserver", &self.api_server())?;
         self.kubectl_until(&["get", "--raw", "/readyz"])?;
         self.start_kube("kube-controller-manager", &self.controllers())?;
-        let config = self.pki("scheduler.conf");
         let scheduler = ["kubeconfig", "authentication-kubeconfig", "authorization-kubeconfig"];
-        let mut scheduler = scheduler.map(|flag| format!("--{flag}={}", config.display())).to_vec();
+        let mut scheduler = scheduler.map(|flag| self.file_flag(flag, "pki/scheduler.conf")).to_vec();
         scheduler.push("--leader-elect=false".to_owned());
         self.start_kube("kube-scheduler", &scheduler)?;
         self.kubectl_until(&["--namespace=default", "get", "serviceaccount", "default"])
@@ -41,8 +40,7 @@ impl Cluster {
     }
 
     fn api_server(&self) -> Vec<String> {
-        let file = |flag: &str, name: &str| format!("--{flag}={}", self.pki(name).display());
-        let set = |flag: &str, value: &str| format!("--{flag}={value}");
+        let file = |flag, name: &str| self.file_flag(flag, &format!("pki/{name}"));
         vec![
             set("etcd-servers", ETCD),
             set("advertise-address", NODE_ADDRESS),
@@ -74,8 +72,7 @@ impl Cluster {
     }
 
     fn controllers(&self) -> Vec<String> {
-        let file = |flag: &str, name: &str| format!("--{flag}={}", self.pki(name).display());
-        let set = |flag: &str, value: &str| format!("--{flag}={value}");
+        let file = |flag, name: &str| self.file_flag(flag, &format!("pki/{name}"));
         vec![
             file("kubeconfig", "controller-manager.conf"),
             file("authentication-kubeconfig", "controller-manager.conf"),
@@ -91,4 +88,8 @@ impl Cluster {
             set("horizontal-pod-autoscaler-initial-readiness-delay", "5s"),
         ]
     }
+}
+
+fn set(flag: &str, value: &str) -> String {
+    format!("--{flag}={value}")
 }

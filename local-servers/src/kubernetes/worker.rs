@@ -29,16 +29,15 @@ impl Cluster {
         for image in parts.images {
             self.import(image)?;
         }
-        let file = |flag: &str, name: &str| format!("--{flag}={}", folder.join(name).display());
         let kubelet = [
-            file("config", "kubelet.yaml"),
-            file("kubeconfig", "pki/kubelet.conf"),
+            self.file_flag("config", "kubelet.yaml"),
+            self.file_flag("kubeconfig", "pki/kubelet.conf"),
             format!("--hostname-override={NODE}"),
             format!("--node-ip={NODE_ADDRESS}"),
         ];
         self.start_kube("kubelet", &kubelet)?;
         let proxy = [
-            file("kubeconfig", "pki/proxy.conf"),
+            self.file_flag("kubeconfig", "pki/proxy.conf"),
             format!("--hostname-override={NODE}"),
             "--proxy-mode=iptables".to_owned(),
             format!("--cluster-cidr={PODS}"),
@@ -50,9 +49,9 @@ impl Cluster {
         self.start_kube("kube-proxy", &proxy)?;
         for name in ["volumes", "policies"] {
             let command = self.command(self.programs.join(name));
-            let mut arguments = vec![file("kubeconfig", "pki/admin.conf")];
+            let mut arguments = vec![self.file_flag("kubeconfig", "pki/admin.conf")];
             if name == "volumes" {
-                arguments.push(file("root", "volumes"));
+                arguments.push(self.file_flag("root", "volumes"));
             }
             self.start_part(name, command, &arguments)?;
         }
