@@ -77,15 +77,15 @@ async fn connections_that_reach_their_age_lose_no_call() {
     let (_sender, addresses) = watch::channel(vec![address(replica.address())]);
     let upstream = upstream(addresses);
     let until = Instant::now() + Duration::from_millis(700);
-    let calls = join_all((0..8).map(async |_| {
+    join_all((0..8).map(async |_| {
+        // A busy machine makes few calls in this time.
         let mut calls = 0;
-        while Instant::now() < until {
+        while calls < 20 || Instant::now() < until {
             assert!(calls_replica(&upstream, "one").await.expect("no call is lost"));
             calls += 1;
         }
-        calls
-    }));
-    assert!(calls.await.into_iter().sum::<i32>() > 100);
+    }))
+    .await;
 }
 
 #[tokio::test]
