@@ -7,8 +7,9 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use chrono::Weekday;
@@ -29,6 +30,8 @@ use uuid::Uuid;
 
 const ROUNDS: usize = 20;
 const WORKERS: usize = 12;
+/// Pause of a worker whose call was refused.
+const PAUSE: Duration = Duration::from_millis(50);
 /// Number of acknowledged commands in a round before the process is killed.
 const COMMANDS: usize = 60;
 
@@ -124,12 +127,23 @@ impl Story {
 }
 
 /// Works until the process is gone; returns the records of each ticket.
-async fn worker(api: Api, round: usize, worker: usize, done: Arc<AtomicUsize>) -> BTreeMap<String, Story> {
+async fn worker(
+    api: Api,
+    round: usize,
+    worker: usize,
+    done: Arc<AtomicUsize>,
+    killed: Arc<AtomicBool>,
+) -> BTreeMap<String, Story> {
     let mut stories = BTreeMap::new();
     for turn in 0.. {
         let ticket = format!("r{round}-w{worker}-t{turn}");
         let mut story = Story::default();
-        let went = story.continue_work(&api, &ticket, turn % 2 == 1, &done).await;
+        let mut went = story.continue_work(&api, &ticket, turn % 2 == 1, &done).await;
+        // A busy machine refuses calls too.
+        while went.as_ref().is_err_and(|status| status.code() == Code::Unavailable) && !killed.load(Ordering::Relaxed) {
+            tokio::time::sleep(PAUSE).await;
+            went = story.continue_work(&api, &ticket, turn % 2 == 1, &done).await;
+        }
         stories.insert(ticket, story);
         if let Err(status) = went {
             // The process and the connection are gone: a business error is unexpected here.
@@ -150,9 +164,10 @@ async fn acknowledged_commands_survive_sigkill() {
         // The protocols take turns. Without the gateway, broken connections are not converted into a status.
         let protocol = if round % 2 == 0 { Protocol::Direct } else { Protocol::Gateway };
         let api = Api::new(&eticket, protocol);
-        let done = Arc::new(AtomicUsize::new(0));
-        let workers: Vec<_> =
-            (0..WORKERS).map(|number| tokio::spawn(worker(api.clone(), round, number, done.clone()))).collect();
+        let (done, killed) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let workers: Vec<_> = (0..WORKERS)
+            .map(|number| tokio::spawn(worker(api.clone(), round, number, done.clone(), killed.clone())))
+            .collect();
         // The kill comes a little later each time, to hit different states.
         let enough = COMMANDS + round * 7;
         eventually(SOON, "the load is on", async || match done.load(Ordering::Relaxed) {
@@ -160,6 +175,7 @@ async fn acknowledged_commands_survive_sigkill() {
             acknowledged => Err(acknowledged),
         })
         .await;
+        killed.store(true, Ordering::Relaxed);
         eticket.kill().await;
         eticket = Eticket::start(data.path()).await;
         let api = Api::new(&eticket, Protocol::Direct);

@@ -79,7 +79,8 @@ async fn subjects_of_a_dead_relay_are_released_with_their_rows() {
 async fn a_long_queue_does_not_slow_down_claims() {
     let server = server();
     // The plan is what counts. A busy machine may need longer than the limit of a service.
-    let limits = Limits { read: Duration::from_secs(60), ..Limits::default() };
+    let limit = Duration::from_secs(60);
+    let limits = Limits { read: limit, statement: limit, ..Limits::default() };
     let store = Store::<Numbers>::new(database_with(&server, limits).await);
     // One subject far ahead of many, without statistics: the planner has no information about the new rows.
     let fill = "insert into numbers.outbox (subject, revision, headers, body)
