@@ -11,7 +11,7 @@ use eticket_proto::{
     ticket::TicketStatus,
 };
 use futures::{StreamExt, stream::FuturesUnordered};
-use tonic::{Code, Status};
+use tonic::Status;
 use uuid::Uuid;
 
 use crate::{Api, api::reason, calendar, eventually::SOON};
@@ -57,13 +57,13 @@ pub async fn one_of_a_thousand_callers_gets_the_ticket(apis: &[Api]) {
     );
 }
 
-/// Reserves as clients do: a call that could not be served is repeated with the same `request_id`. A busy machine may
-/// not serve a thousand calls within the limits of their store.
+/// Reserves as clients do: a call that the store could not serve is repeated with the same `request_id`. A busy machine
+/// may not serve a thousand calls within the limits of a store.
 async fn reserve(api: &Api, user: &str) -> Result<ReserveTicketResponse, Status> {
     let (request_id, started) = (Uuid::new_v4().to_string(), Instant::now());
     loop {
         match api.reserve_as("hot", user, UserGrade::Silver, &request_id).await {
-            Err(status) if status.code() == Code::Unavailable && started.elapsed() < SOON => {
+            Err(status) if reason(&status) == "STORE_UNAVAILABLE" && started.elapsed() < SOON => {
                 tokio::time::sleep(PAUSE).await;
             }
             answer => return answer,
