@@ -11,6 +11,7 @@ pub mod caller;
 pub mod convergence;
 pub mod eventually;
 pub mod grpc_web;
+pub mod health;
 pub mod mesh;
 pub mod process;
 pub mod proxy;

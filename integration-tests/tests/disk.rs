@@ -12,6 +12,7 @@ use eticket_integration_tests::{
     api::reason,
     calendar,
     eventually::{SOON, eventually},
+    health::{ServingStatus, shows},
     process::{Launch, SERVERS},
     raw::Raw,
 };
@@ -23,7 +24,6 @@ use eticket_proto::{
 };
 use tempfile::TempDir;
 use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
@@ -31,9 +31,6 @@ use uuid::Uuid;
 const ROOM: u64 = 300_000;
 /// Far more commands than fit into that space.
 const MOST: usize = 500;
-/// Limit until a change of health must be visible.
-const SHOWS: Duration = Duration::from_secs(10);
-
 /// Commands that were answered while there was space, and commands that failed afterwards.
 struct Filled {
     registered: Vec<String>,
@@ -117,21 +114,6 @@ async fn fill(eticket: &Eticket, api: &Api, data: &Path) -> Filled {
     filled
 }
 
-async fn health(address: &str, service: &str) -> ServingStatus {
-    let request = HealthCheckRequest { service: service.to_owned() };
-    let answer: HealthCheckResponse =
-        Api::at(address).call("grpc.health.v1.Health/Check", request).await.expect("the name is known");
-    answer.status()
-}
-
-async fn shows(eticket: &Eticket, server: &str, service: &str, expected: ServingStatus) {
-    eventually(SHOWS, "its health shows it", async || match health(eticket.address(server), service).await {
-        status if status == expected => Ok(()),
-        other => Err((server, service, other)),
-    })
-    .await;
-}
-
 /// Checks that reads return the acknowledged data.
 async fn is_there(api: &Api, filled: &Filled) {
     for ticket in &filled.registered {
@@ -190,10 +172,10 @@ async fn reads_succeed_and_a_restart_with_free_space_recovers() {
     is_there(&api, &filled).await;
     for server in ["ticket", "reservation", "pricing", "query"] {
         // Reads succeed, so the server stays ready; `bus` reports that events do not flow.
-        shows(&eticket, server, "readiness", ServingStatus::Serving).await;
-        shows(&eticket, server, "liveness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "readiness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "liveness", ServingStatus::Serving).await;
     }
-    shows(&eticket, "ticket", "bus", ServingStatus::NotServing).await;
+    shows(eticket.address("ticket"), "bus", ServingStatus::NotServing).await;
     aftermath::ends_well(eticket).await;
 
     let (eticket, api) = started(data.path()).await;
@@ -208,11 +190,11 @@ async fn free_space_lets_the_process_recover_without_a_restart() {
     let data = TempDir::new().expect("a folder");
     let (eticket, api) = started(data.path()).await;
     let filled = fill(&eticket, &api, data.path()).await;
-    shows(&eticket, "ticket", "bus", ServingStatus::NotServing).await;
+    shows(eticket.address("ticket"), "bus", ServingStatus::NotServing).await;
     eticket.limit_files(None);
     retries_succeed(&api, &filled).await;
     for server in ["ticket", "reservation", "pricing", "query"] {
-        shows(&eticket, server, "bus", ServingStatus::Serving).await;
+        shows(eticket.address(server), "bus", ServingStatus::Serving).await;
     }
     aftermath::serves(&eticket).await;
     aftermath::ends_well(eticket).await;

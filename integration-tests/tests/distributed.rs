@@ -2,8 +2,6 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::time::Duration;
-
 use chrono::Weekday;
 use eticket_bus::Bus;
 use eticket_integration_tests::{
@@ -11,6 +9,7 @@ use eticket_integration_tests::{
     api::reason,
     calendar,
     eventually::{SOON, eventually},
+    health::{ServingStatus, check, shows},
     mesh::{Mesh, Plan},
     race, redelivery, scenario,
 };
@@ -20,7 +19,6 @@ use eticket_proto::{
     ticket::TicketStatus,
 };
 use tonic::Code;
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 
 /// Runs the whole scenario with the second delivery over NATS, while all processes run.
@@ -95,12 +93,6 @@ async fn cancelled(api: &Api, reservation: &str) {
     assert_eq!(status, ReservationStatus::Cancelled);
 }
 
-async fn health(address: &str, service: &str) -> ServingStatus {
-    let request = HealthCheckRequest { service: service.to_owned() };
-    let answer = Api::at(address).call::<_, HealthCheckResponse>("grpc.health.v1.Health/Check", request).await;
-    answer.expect("it answers").status()
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn cancelling_works_while_everything_else_is_down() {
@@ -117,14 +109,10 @@ async fn cancelling_works_while_everything_else_is_down() {
     }
     mesh.infrastructure.nats.kill().expect("killed");
     let reservation = mesh.replica_of("reservation", 0).address().to_owned();
-    eventually(Duration::from_secs(10), "`bus` reports that events are waiting", async || {
-        match health(&reservation, "bus").await {
-            ServingStatus::NotServing => Ok(()),
-            seen => Err(seen),
-        }
-    })
-    .await;
-    assert_eq!(health(&reservation, "readiness").await, ServingStatus::Serving, "cancelling works without the bus");
+    // Events wait.
+    shows(&reservation, "bus", ServingStatus::NotServing).await;
+    let readiness = check(&reservation, "readiness").await;
+    assert_eq!(readiness.ok(), Some(ServingStatus::Serving), "cancelling works without the bus");
     cancelled(&api, &reservations[0]).await;
     let refused = api.reserve("free", "B", UserGrade::Gold).await.expect_err("ticket is down");
     assert_eq!((refused.code(), reason(&refused).as_str()), (Code::Unavailable, "TICKET_SERVICE_OVERLOADED"));

@@ -13,6 +13,7 @@ use std::{
 use eticket_integration_tests::{
     Eticket,
     binary::root,
+    health::{ServingStatus, shows},
     process::{Exit, Launch, SERVERS},
 };
 use eticket_local_servers::{
@@ -216,6 +217,8 @@ async fn another_server_at_the_address_of_an_upstream_fails() {
     assert_eq!(results.with("upstream", "ok").len(), 1, "{}", results.exit.output);
     let failures = results.with("upstream", "fail");
     assert!(failures.len() == 3 && failures[0]["remedy"].as_str().is_some_and(|text| text.contains("another server")));
+    // The bus connects after the server is ready.
+    shows(server.address("ticket"), "bus", ServingStatus::Serving).await;
     // The gateway is not needed for a server alone.
     let results = doctor_with(ticket(data.path()), &["--address", server.address("ticket")]).await;
     results.is_healthy();

@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Protocol, aftermath,
+    Api, Protocol, aftermath,
     api::reason,
     calendar,
     eventually::{SOON, eventually},
+    health::{ServingStatus, shows},
     process::Launch,
 };
 use eticket_local_servers::{
@@ -28,7 +29,6 @@ use eticket_proto::{
 use tempfile::TempDir;
 use tokio::task::{block_in_place, spawn_blocking};
 use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
@@ -38,9 +38,6 @@ const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
 const TABLES_ARE_FULL: u64 = (1 << 20) + 4096;
 /// Far more commands than the remaining space in the tables can take.
 const MOST: usize = 200;
-/// Limit until a change of health must be visible.
-const SHOWS: Duration = Duration::from_secs(10);
-
 /// Starts PostgreSQL with WAL segments that are smaller than the tables of the test.
 async fn postgres() -> Postgres {
     // A vacuum would free space.
@@ -56,19 +53,6 @@ fn is_refused<A>(answer: &Result<A, Status>) -> bool {
     assert!(retry.is_some_and(|delay| delay > Duration::ZERO), "{status:?}");
     assert!(status.metadata().contains_key(headers::RETRY_PUSHBACK), "{status:?}");
     true
-}
-
-async fn shows(eticket: &Eticket, server: &str, name: &str, expected: ServingStatus) {
-    let api = Api::at(eticket.address(server));
-    eventually(SHOWS, "its health shows it", async || {
-        let request = HealthCheckRequest { service: name.to_owned() };
-        let answer: Result<HealthCheckResponse, Status> = api.call("grpc.health.v1.Health/Check", request).await;
-        match answer.map(|answer| answer.status()) {
-            Ok(status) if status == expected => Ok(()),
-            other => Err((server.to_owned(), name.to_owned(), other)),
-        }
-    })
-    .await;
 }
 
 /// Data from before the fault, and the request ids of commands that fail.
@@ -203,15 +187,15 @@ async fn full_postgresql_tables_block_writes_until_there_is_free_space() {
     assert_eq!(view.ticket_status(), TicketStatus::Reserved);
     for server in OWNERS {
         // Reads succeed, so the server stays ready.
-        shows(&eticket, server, "readiness", ServingStatus::Serving).await;
-        shows(&eticket, server, "liveness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "readiness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "liveness", ServingStatus::Serving).await;
     }
     assert!(eticket.log().contains("could not extend file"), "with PostgreSQL's error:\n{}", eticket.log());
 
     postgres.limit_files(None).expect("limited no more");
     known.retries_succeed(&api).await;
     for server in OWNERS {
-        shows(&eticket, server, "bus", ServingStatus::Serving).await;
+        shows(eticket.address(server), "bus", ServingStatus::Serving).await;
     }
     aftermath::serves(&eticket).await;
     aftermath::ends_well(eticket).await;
@@ -232,8 +216,8 @@ async fn postgresql_without_space_for_its_wal_is_down_and_loses_nothing() {
     let emitted = postgres.sql("postgres", "select pg_logical_emit_message(true, 'eticket', 'full')");
     assert!(emitted.is_err(), "{emitted:?}");
     for server in OWNERS {
-        shows(&eticket, server, "readiness", ServingStatus::NotServing).await;
-        shows(&eticket, server, "liveness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "readiness", ServingStatus::NotServing).await;
+        shows(eticket.address(server), "liveness", ServingStatus::Serving).await;
     }
     assert!(postgres.sql("postgres", "select 1").is_err(), "it has shut down");
     assert!(is_refused(&api.ticket("held").await));
@@ -245,7 +229,7 @@ async fn postgresql_without_space_for_its_wal_is_down_and_loses_nothing() {
         postgres.start_again().expect("it starts with room");
     });
     for server in OWNERS {
-        shows(&eticket, server, "readiness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "readiness", ServingStatus::Serving).await;
     }
     known.acknowledged_data_exists(&api).await;
     known.retries_succeed(&api).await;
@@ -267,8 +251,8 @@ async fn nats_without_space_delays_events_but_not_commands() {
     let reserved = api.reserve("free", "B", UserGrade::Gold).await.expect("nor here");
     let registered = api.register("later", calendar::upcoming(Weekday::Wed)).await.expect("nor here");
     for server in ["ticket", "reservation"] {
-        shows(&eticket, server, "bus", ServingStatus::NotServing).await;
-        shows(&eticket, server, "readiness", ServingStatus::Serving).await;
+        shows(eticket.address(server), "bus", ServingStatus::NotServing).await;
+        shows(eticket.address(server), "readiness", ServingStatus::Serving).await;
     }
     let log = eticket.log();
     assert!(log.contains("file too large") && log.contains("give the server or the account more storage"), "{log}");
@@ -282,7 +266,7 @@ async fn nats_without_space_delays_events_but_not_commands() {
     assert_eq!(of("free", &reserved.consistency_token).await, TicketStatus::Reserved);
     assert_eq!(of("later", &registered.consistency_token).await, TicketStatus::Available);
     for server in ["ticket", "reservation", "pricing", "query"] {
-        shows(&eticket, server, "bus", ServingStatus::Serving).await;
+        shows(eticket.address(server), "bus", ServingStatus::Serving).await;
     }
     aftermath::serves(&eticket).await;
     aftermath::ends_well(eticket).await;

@@ -6,13 +6,12 @@
 use std::process::Command;
 
 use eticket_integration_tests::{
-    Api, Eticket,
-    eventually::{SOON, eventually},
+    Eticket,
+    health::{ServingStatus, check, shows},
     process::SERVERS,
 };
 use tempfile::TempDir;
-use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
+use tonic::Code;
 
 /// Every public gRPC service, by the server that serves it.
 const SERVICES: [(&str, &str); 4] = [
@@ -21,20 +20,6 @@ const SERVICES: [(&str, &str); 4] = [
     ("pricing", "eticket.pricing.v1.PricingService"),
     ("query", "eticket.query.v1.QueryService"),
 ];
-
-async fn check(address: &str, service: &str) -> Result<ServingStatus, Status> {
-    let request = HealthCheckRequest { service: service.to_owned() };
-    let answer: HealthCheckResponse = Api::at(address).call("grpc.health.v1.Health/Check", request).await?;
-    Ok(answer.status())
-}
-
-async fn is_serving(address: &str, service: &str) {
-    eventually(SOON, service, async || match check(address, service).await {
-        Ok(ServingStatus::Serving) => Ok(()),
-        seen => Err(seen),
-    })
-    .await;
-}
 
 #[tokio::test]
 async fn each_server_reports_its_health() {
@@ -54,9 +39,9 @@ async fn each_server_reports_its_health() {
         assert_eq!(unknown.code(), Code::NotFound, "{server}");
     }
     for (server, service) in SERVICES {
-        is_serving(eticket.address(server), service).await;
-        is_serving(eticket.address("gateway"), service).await;
-        is_serving(eticket.address(server), "bus").await;
+        shows(eticket.address(server), service, ServingStatus::Serving).await;
+        shows(eticket.address("gateway"), service, ServingStatus::Serving).await;
+        shows(eticket.address(server), "bus", ServingStatus::Serving).await;
     }
     let bus = check(eticket.address("gateway"), "bus").await.expect_err("the gateway has no bus");
     assert_eq!(bus.code(), Code::NotFound);

@@ -2,11 +2,15 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::{net::TcpListener, time::Duration};
+use std::net::TcpListener;
 
 use chrono::Weekday;
 use eticket_integration_tests::{
-    Api, Eticket, Exit, Protocol, api::reason, calendar, eventually::eventually, process::Launch,
+    Api, Eticket, Exit, Protocol,
+    api::reason,
+    calendar,
+    health::{self, ServingStatus, shows},
+    process::Launch,
 };
 use eticket_local_servers::postgres::Postgres;
 use eticket_proto::{
@@ -18,15 +22,11 @@ use rustix::process::Signal;
 use tempfile::TempDir;
 use tokio::task::{block_in_place, spawn_blocking};
 use tonic::{Code, Status};
-use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_check_response::ServingStatus};
 use tonic_types::StatusExt;
 use uuid::Uuid;
 
 /// The services that store their state there.
 const OWNERS: [&str; 3] = ["ticket", "reservation", "pricing"];
-/// Limit until a change of health must be visible.
-const SHOWS: Duration = Duration::from_secs(10);
-
 async fn server() -> Postgres {
     spawn_blocking(|| Postgres::start().expect("PostgreSQL starts")).await.expect("no panic")
 }
@@ -35,22 +35,13 @@ fn with_password(url: &str) -> String {
     url.replace("postgres@", "postgres:s3cret@")
 }
 
-async fn health(eticket: &Eticket, server: &str, name: &str) -> ServingStatus {
-    let request = HealthCheckRequest { service: name.to_owned() };
-    let answer = Api::at(eticket.address(server)).call("grpc.health.v1.Health/Check", request).await;
-    answer.map_or(ServingStatus::Unknown, |answer: HealthCheckResponse| answer.status())
-}
-
-async fn shows(eticket: &Eticket, serving: ServingStatus) {
+async fn readiness_shows(eticket: &Eticket, expected: ServingStatus) {
     for server in OWNERS {
-        eventually(SHOWS, server, async || match health(eticket, server, "readiness").await {
-            seen if seen == serving => Ok(()),
-            seen => Err(seen),
-        })
-        .await;
-        assert_eq!(health(eticket, server, "liveness").await, ServingStatus::Serving);
+        shows(eticket.address(server), "readiness", expected).await;
+        assert_eq!(health::check(eticket.address(server), "liveness").await.ok(), Some(ServingStatus::Serving));
     }
-    assert_eq!(health(eticket, "query", "readiness").await, ServingStatus::Serving, "query has its own store");
+    let query = health::check(eticket.address("query"), "readiness").await;
+    assert_eq!(query.ok(), Some(ServingStatus::Serving), "query has its own store");
 }
 
 fn reports_unavailable_store<A>(answer: Result<A, Status>) {
@@ -86,15 +77,15 @@ async fn an_unavailable_store_is_reported_until_it_is_back() {
 
     block_in_place(|| postgres.kill()).expect("killed");
     every_service_reports_it(&api, &reservation, &cancel_id).await;
-    shows(&eticket, ServingStatus::NotServing).await;
+    readiness_shows(&eticket, ServingStatus::NotServing).await;
     block_in_place(|| postgres.start_again()).expect("it is back");
-    shows(&eticket, ServingStatus::Serving).await;
+    readiness_shows(&eticket, ServingStatus::Serving).await;
     // A frozen server rejects nothing and responds to nothing.
     postgres.signal(Signal::STOP).expect("stopped");
     every_service_reports_it(&api, &reservation, &cancel_id).await;
-    shows(&eticket, ServingStatus::NotServing).await;
+    readiness_shows(&eticket, ServingStatus::NotServing).await;
     postgres.signal(Signal::CONT).expect("continued");
-    shows(&eticket, ServingStatus::Serving).await;
+    readiness_shows(&eticket, ServingStatus::Serving).await;
 
     let cancelled = api.cancel_as(&reservation, &cancel_id).await.expect("cancelled at the third attempt");
     let ended = cancelled.reservation.expect("a reservation");
