@@ -53,6 +53,9 @@ const SERVICES: [&str; 4] = ["ticket", "reservation", "pricing", "query"];
 
 /// The deadline of calls that set none: long, so that only a hanging call reaches it.
 const PATIENCE: Duration = Duration::from_secs(20);
+/// The shortest timeout of a wait that leaves the query service the full 250 ms to return its reason. tonic's client ends
+/// the call itself at the timeout, so on a busy machine a shorter one may end before the response arrives.
+pub const TIMEOUT_WITH_REASON: Duration = Duration::from_secs(5);
 
 #[derive(Debug, Clone)]
 enum Reach {

@@ -34,8 +34,12 @@ async fn demo_tickets_are_there_once_it_is_ready_and_nothing_is_left_behind() {
     let eticket = dev(&temporary).key("gateway.listen", "127.0.0.1:8088").start().await;
     assert_ne!(eticket.address("gateway"), "127.0.0.1:8088", "a free port, whatever else is configured");
     let api = Api::new(&eticket, Protocol::Gateway);
-    let held = api.ticket(&first(&api).await).await.expect("a demo ticket");
-    assert_eq!(held.status(), TicketStatus::Reserved);
+    let first = first(&api).await;
+    eventually(SOON, "the earliest demo ticket is reserved", async || {
+        let ticket = api.ticket(&first).await.expect("a demo ticket");
+        if ticket.status() == TicketStatus::Reserved { Ok(()) } else { Err(ticket) }
+    })
+    .await;
     let [folder] = &folders(&temporary)[..] else { panic!("one folder: {:?}", folders(&temporary)) };
     assert!(folder.join("ticket.db").exists(), "{:?}", folder.display());
     let exit = eticket.stop().await;

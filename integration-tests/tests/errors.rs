@@ -6,7 +6,13 @@
 use std::time::Duration;
 
 use chrono::Weekday;
-use eticket_integration_tests::{Api, Eticket, Protocol, api::reason, binary::root, calendar, process::Launch};
+use eticket_integration_tests::{
+    Api, Eticket, Protocol,
+    api::{TIMEOUT_WITH_REASON, reason},
+    binary::root,
+    calendar,
+    process::Launch,
+};
 use eticket_local_servers::free_address;
 use eticket_proto::{
     error::ErrorReason,
@@ -226,7 +232,7 @@ async fn foreign_tokens_are_rejected_and_waits_for_missing_views_end() {
         consistency_token: String::new(),
         wait: WaitFor::Applied.into(),
     });
-    request.set_timeout(Duration::from_millis(700));
+    request.set_timeout(TIMEOUT_WITH_REASON);
     let answer: Result<eticket_proto::query::GetTicketViewResponse, Status> =
         api.call_with("eticket.query.v1.QueryService/GetTicketView", request).await;
     names(&expect(answer, Code::DeadlineExceeded, "VIEW_NOT_CAUGHT_UP"), "ticket_id", "never");

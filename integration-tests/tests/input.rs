@@ -3,12 +3,12 @@
 
 #![expect(clippy::expect_used, reason = "a step that fails fails the test")]
 
-use std::{fmt::Debug, time::Duration};
+use std::fmt::Debug;
 
 use chrono::Weekday;
 use eticket_integration_tests::{
     Api, Eticket, Protocol, aftermath,
-    api::{channel, reason},
+    api::{TIMEOUT_WITH_REASON, channel, reason},
     calendar,
     raw::Raw,
 };
@@ -401,12 +401,14 @@ async fn invalid_fields_of_views_and_watches_are_named() {
         world.reason(get, "INVALID_CONSISTENCY_TOKEN", request).await;
     }
     // Well-formed tokens with revisions that are never reached or are invalid.
-    for payload in [format!("r real {}", i64::MAX), format!("t real {} {} 1", i64::MAX, i64::MIN)] {
+    let waits = [format!("r real {}", i64::MAX), format!("t real {} {} 1", i64::MAX, i64::MIN)].map(|payload| {
         let consistency_token = token::seal(Kind::Consistency, payload.as_bytes());
         let wait = query::WaitFor::Settled.into();
         let mut request = Request::new(query::GetTicketViewRequest { consistency_token, wait, ..real() });
-        request.set_timeout(Duration::from_millis(300));
-        let answer: Result<Raw, Status> = world.apis[0].call_with(get, request).await;
+        request.set_timeout(TIMEOUT_WITH_REASON);
+        world.apis[0].call_with::<_, Raw>(get, request)
+    });
+    for answer in futures::future::join_all(waits).await {
         assert_eq!(reason(&answer.expect_err("it never comes")), "VIEW_NOT_CAUGHT_UP");
     }
     watches(&world).await;

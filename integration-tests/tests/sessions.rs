@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::Weekday;
 use eticket_integration_tests::{
     Api, Eticket, Protocol,
-    api::{channel, reason},
+    api::{TIMEOUT_WITH_REASON, channel, reason},
     calendar,
 };
 use eticket_proto::{
@@ -124,7 +124,7 @@ async fn wrong_and_unreached_tokens_are_errors_that_say_why() {
     world.register("1", "register").await;
     let list = async |tokens: &[String]| {
         let mut request = with(ListTicketViewsRequest::default(), tokens);
-        request.set_timeout(Duration::from_secs(1));
+        request.set_timeout(TIMEOUT_WITH_REASON);
         world.query().list_ticket_views(request).await.expect_err("refused")
     };
     let many: Vec<_> = (0..65).map(|number| reservation_token(&format!("t-{number}"), 1)).collect();

@@ -119,7 +119,8 @@ async fn the_gateway_waits_no_longer_than_the_caller() {
     let world = World::new().await;
     let mut client = OperationsServiceClient::new(world.channel().await);
     let mut request = request("ticket", SILENT);
-    request.set_timeout(Duration::from_millis(800));
+    // Without it, the gateway waits for 2 s. A tenth of it is left for the response.
+    request.set_timeout(Duration::from_secs(2));
     let listed = client.get_status(request).await.expect("a response before the deadline").into_inner().replicas;
     assert_eq!(listed.len(), 1);
     assert!(listed[0].unreachable_reason.starts_with("it did not respond within "), "{listed:?}");

@@ -69,6 +69,13 @@ impl Fixture {
         Self::on(tempfile::tempdir().unwrap(), Arc::new(stream.connect())).await
     }
 
+    /// A view with its rows and stream in memory. Its calls need no other thread, so the clock can be paused.
+    async fn in_memory() -> Self {
+        let mut fixture = Self::reading(&MemoryStream::default()).await;
+        fixture.keep_in_memory();
+        fixture
+    }
+
     async fn on(folder: tempfile::TempDir, bus: Arc<dyn Bus>) -> Self {
         let clock = Arc::new(ManualClock::new(time(0)));
         let store: Arc<dyn ViewStore> =

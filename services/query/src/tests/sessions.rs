@@ -9,7 +9,7 @@ use eticket_proto::{
     },
     token::Consistency,
 };
-use eticket_rpc_server::{error::ApiError, server::Deadline};
+use eticket_rpc_server::error::ApiError;
 use eticket_store::Parked;
 use futures::StreamExt;
 use tonic::{Request, Status};
@@ -30,12 +30,6 @@ fn with<T>(message: T, tokens: &[Consistency], wait: Option<&'static str>) -> Re
     if let Some(wait) = wait {
         request.metadata_mut().insert(headers::WAIT, wait.parse().unwrap());
     }
-    request
-}
-
-/// Sets a short deadline. A twentieth of it remains for the diagnosis, which must suffice on a busy machine.
-fn soon<T>(mut request: Request<T>) -> Request<T> {
-    request.extensions_mut().insert(Deadline(Instant::now() + Duration::from_millis(1500)));
     request
 }
 
@@ -63,6 +57,14 @@ async fn free_ticket() -> Arc<Fixture> {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
     Arc::new(fixture)
+}
+
+/// Ticket a without a reservation, under a paused clock: a wait that nothing ends reaches its deadline at once.
+async fn free_ticket_while_time_is_paused() -> Fixture {
+    let fixture = Fixture::in_memory().await;
+    fixture.take(&id("a"), &free()).await;
+    tokio::time::pause();
+    fixture
 }
 
 /// Waits until `count` reads wait, then reserves ticket a at revision 1.
@@ -119,7 +121,7 @@ async fn a_watch_ignores_tokens_of_tickets_that_it_does_not_show() {
 
 #[tokio::test]
 async fn a_read_of_a_view_waits_for_metadata_and_fields() {
-    let fixture = free_ticket().await;
+    let fixture = free_ticket_while_time_is_paused().await;
     let field = GetTicketViewRequest { consistency_token: reserved_at("a", 1).encode(), ..of_ticket("a") };
     for request in [
         with(of_ticket("a"), &[reserved_at("a", 1)], None),
@@ -127,7 +129,7 @@ async fn a_read_of_a_view_waits_for_metadata_and_fields() {
         with(GetTicketViewRequest { wait: WaitFor::Applied.into(), ..field.clone() }, &[], Some("none")),
         with(GetTicketViewRequest { wait: WaitFor::None.into(), ..field.clone() }, &[reserved_at("a", 1)], None),
     ] {
-        let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("no reservation");
+        let late = fixture.grpc().get_ticket_view(request).await.expect_err("no reservation");
         assert_eq!(told(&late), ["a", "reservation", "1", "0", "late"]);
     }
     for request in [
@@ -142,10 +144,10 @@ async fn a_read_of_a_view_waits_for_metadata_and_fields() {
 
 #[tokio::test]
 async fn a_read_waits_for_the_newest_token_of_a_ticket() {
-    let fixture = free_ticket().await;
+    let fixture = free_ticket_while_time_is_paused().await;
     fixture.take(&id("a"), &[reserved(reservation(&id("a"), 1, 1, ReservationStatus::Reserved))]).await;
     for tokens in [[reserved_at("a", 1), reserved_at("a", 2)], [reserved_at("a", 2), reserved_at("a", 1)]] {
-        let request = soon(with(ListTicketViewsRequest::default(), &tokens, None));
+        let request = with(ListTicketViewsRequest::default(), &tokens, None);
         let late = fixture.grpc().list_ticket_views(request).await.expect_err("no revision 2");
         assert_eq!(told(&late), ["a", "reservation", "2", "1", "late"]);
     }
@@ -153,19 +155,19 @@ async fn a_read_waits_for_the_newest_token_of_a_ticket() {
 
 #[tokio::test]
 async fn a_settled_wait_names_every_part_that_is_behind() {
-    let fixture = free_ticket().await;
+    let fixture = free_ticket_while_time_is_paused().await;
     fixture.take(&id("a"), &[reserved(reservation(&id("a"), 1, 1, ReservationStatus::Reserved))]).await;
     let edited = Consistency::Ticket { ticket: id("a"), revision: 3, schedule_revision: 2, withdrawn: false };
     let request = with(of_ticket("a"), &[reserved_at("a", 1), edited], Some("settled"));
-    let late = fixture.grpc().get_ticket_view(soon(request)).await.expect_err("no reactions");
+    let late = fixture.grpc().get_ticket_view(request).await.expect_err("no reactions");
     assert_eq!(told(&late), ["a", "ticket,price", "1,1", "0,0", "late"]);
 }
 
 #[tokio::test]
 async fn the_cause_of_a_late_view_is_named() {
-    let fixture = free_ticket().await;
+    let fixture = free_ticket_while_time_is_paused().await;
     let cause = async || {
-        let request = soon(with(user(), &[reserved_at("a", 1)], None));
+        let request = with(user(), &[reserved_at("a", 1)], None);
         let late = fixture.grpc().list_user_reservations(request).await.expect_err("no reservation");
         told(&late)[4].clone()
     };

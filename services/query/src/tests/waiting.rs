@@ -77,8 +77,9 @@ async fn invalid_requests_are_refused() {
 
 #[tokio::test]
 async fn an_invalid_token_gets_a_specific_error() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &free()).await;
+    tokio::time::pause();
     let refused = async |ticket: &str, consistency_token: String| {
         let wait = WaitFor::Applied.into();
         let request = GetTicketViewRequest { ticket_id: ticket.to_owned(), consistency_token, wait };
@@ -178,8 +179,9 @@ async fn a_wait_includes_an_unknown_ticket() {
 
 #[tokio::test]
 async fn a_lagging_view_returns_its_error_before_the_deadline() {
-    let fixture = Fixture::new().await;
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &free()).await;
+    tokio::time::pause();
     let deadline = Instant::now() + Duration::from_millis(300);
     let mut asked = request("a", Some(&reservation_token(1)), WaitFor::Applied);
     asked.extensions_mut().insert(Deadline(deadline));

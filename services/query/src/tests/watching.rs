@@ -191,8 +191,7 @@ async fn clients_that_stop_reading_hold_no_connection_of_the_store() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_loses_its_permit() {
-    let mut fixture = Fixture::new().await;
-    fixture.keep_in_memory();
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &[registered(1)]).await;
     tokio::time::pause();
     let mut stream = watch(&fixture, &["a"], "").await;
@@ -207,8 +206,7 @@ async fn a_client_that_does_not_read_loses_its_permit() {
 
 #[tokio::test]
 async fn a_watch_without_changes_sends_heartbeats() {
-    let mut fixture = Fixture::new().await;
-    fixture.keep_in_memory();
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &[registered(1)]).await;
     tokio::time::pause();
     for ids in [&["a"][..], &[]] {
@@ -363,8 +361,7 @@ async fn a_thousand_watchers_add_no_operation_of_the_store_to_a_commit() {
 
 #[tokio::test]
 async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
-    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
-    fixture.keep_in_memory();
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("first"), &[registered(1)]).await;
     let mut session = fixture.reader.attach().await.unwrap();
     let mut watch = fixture.views.watch(Watched::All, None, CancellationToken::new()).await.unwrap();
@@ -386,8 +383,7 @@ async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
 
 #[tokio::test]
 async fn rows_that_are_exchanged_are_read_from_the_store() {
-    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
-    fixture.keep_in_memory();
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &[registered(1)]).await;
     let mut stream = watch(&fixture, &[], "").await;
     next(&mut stream).await;
@@ -400,8 +396,7 @@ async fn rows_that_are_exchanged_are_read_from_the_store() {
 
 #[tokio::test]
 async fn rows_above_the_position_of_the_reader_are_read_from_the_store() {
-    let mut fixture = Fixture::reading(&MemoryStream::default()).await;
-    fixture.keep_in_memory();
+    let fixture = Fixture::in_memory().await;
     fixture.take(&id("a"), &[registered(1)]).await;
     let token = next(&mut watch(&fixture, &[], "").await).await.2;
     let position = fixture.store().position().await.unwrap().expect("a position");

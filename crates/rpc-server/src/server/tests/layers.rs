@@ -269,6 +269,9 @@ fn only_our_own_failures_are_errors_in_the_log() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .finish();
+    // While there is only one dispatcher, tracing asks that of the current thread about a new log line, and keeps the
+    // result: a test on another thread, which has none, would disable the line for this test too.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(log, || {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
