@@ -1,9 +1,9 @@
 //! Runs the benchmark for `cargo xtask bench`; see `eticket_integration_tests::bench`.
 
-use std::path::PathBuf;
+use std::{num::NonZero, path::PathBuf};
 
 use clap::Parser;
-use eticket_integration_tests::bench::{Plan, run, run_distributed};
+use eticket_integration_tests::bench::{Form, Plan};
 
 #[derive(Parser)]
 struct Arguments {
@@ -16,6 +16,15 @@ struct Arguments {
     /// Measure the distributed form, on PostgreSQL and NATS
     #[arg(long)]
     distributed: bool,
+    /// Measure the release binaries in this folder too, in turn
+    #[arg(long, value_name = "DIR")]
+    against: Option<PathBuf>,
+    /// Number of rounds with --against
+    #[arg(long, value_name = "N", default_value = "5")]
+    rounds: NonZero<usize>,
+    /// Number of callers, each of which starts its next call after the response
+    #[arg(long, value_name = "N")]
+    callers: Option<NonZero<usize>>,
     /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -23,12 +32,29 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() {
-    let Arguments { json, commit, distributed, bench: _ } = Arguments::parse();
-    let plan = Plan::full();
-    let report = if distributed { run_distributed(&plan).await } else { run(&plan).await };
-    println!("eTicket at {commit}: {report}");
+    let Arguments { json, commit, distributed, against, rounds, callers, bench: _ } = Arguments::parse();
+    let mut plan = Plan::full();
+    if let Some(callers) = callers {
+        plan.callers = callers.get();
+    }
+    let form = if distributed { Form::Distributed } else { Form::AllInOne };
+    let results = match against {
+        None => {
+            let report = form.run(&plan, None).await;
+            println!("eTicket at {commit}: {report}");
+            report.to_json(&commit)
+        }
+        Some(folder) => {
+            let comparison = form.compare(&plan, &folder, rounds.get()).await;
+            println!("eTicket at {commit} and in {}, {} callers: {comparison}", folder.display(), plan.callers);
+            let mut results = comparison.to_json();
+            results["commit"] = commit.into();
+            results["callers"] = plan.callers.into();
+            results
+        }
+    };
     if let Some(path) = json {
-        let text = format!("{:#}\n", report.to_json(&commit));
+        let text = format!("{results:#}\n");
         std::fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
     }
 }

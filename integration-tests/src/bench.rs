@@ -5,6 +5,7 @@
 //! is therefore also given as a ratio to a health Check, the cheapest call, measured in the same run. The benchmark
 //! fails only for wrong results, never for low speed: after the load every view must show the acknowledged reservation.
 
+mod comparison;
 mod counters;
 mod latencies;
 mod load;
@@ -23,14 +24,16 @@ use std::{
 };
 
 pub use self::{
+    comparison::Comparison,
     latencies::Latencies,
     load::Load,
     report::{Cost, Measured, Report, Row, ServiceWork, Start, Work},
 };
 use self::{phases::Bench, subject::Subject, usage::Usage};
 use crate::{
-    Eticket, Protocol,
+    Protocol,
     mesh::{self, Infrastructure, Mesh},
+    process::Launch,
 };
 
 /// The size of every phase. A phase ends at a number of calls or after a time, whichever comes first.
@@ -111,15 +114,56 @@ impl Plan {
     }
 }
 
-/// Measures the all-in-one process.
-///
-/// # Panics
-/// If eTicket does not start, does not respond, or shows a reservation other than the acknowledged one.
-pub async fn run(plan: &Plan) -> Report {
+/// The form of eTicket that is measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One process.
+    AllInOne,
+    /// One process per service, on PostgreSQL and NATS that sync commits and messages to the disk.
+    Distributed,
+}
+
+impl Form {
+    /// Measures the binaries in a folder; `None` means those of this checkout.
+    ///
+    /// # Panics
+    /// If eTicket does not start, does not respond, or shows a reservation other than the acknowledged one.
+    pub async fn run(self, plan: &Plan, binaries: Option<&Path>) -> Report {
+        match self {
+            Self::AllInOne => run(plan, binaries).await,
+            Self::Distributed => run_distributed(plan, binaries).await,
+        }
+    }
+
+    /// Measures the binaries of this checkout and those in a folder in turn.
+    ///
+    /// # Panics
+    /// Like [`Self::run`].
+    pub async fn compare(self, plan: &Plan, binaries: &Path, rounds: usize) -> Comparison {
+        let mut measured = Vec::with_capacity(rounds);
+        for round in 1..=rounds {
+            println!("round {round} of {rounds}");
+            // Whichever comes second has a warmer machine.
+            measured.push(if round % 2 == 1 {
+                let theirs = self.run(plan, Some(binaries)).await;
+                (self.run(plan, None).await, theirs)
+            } else {
+                (self.run(plan, None).await, self.run(plan, Some(binaries)).await)
+            });
+        }
+        Comparison::new(&measured)
+    }
+}
+
+async fn run(plan: &Plan, binaries: Option<&Path>) -> Report {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let sync = synced_appends(folder.path(), plan.syncs);
     let begun = Instant::now();
-    let eticket = Eticket::start(folder.path()).await;
+    let start = || {
+        let launch = Launch::all_in_one(folder.path());
+        binaries.into_iter().fold(launch, Launch::in_folder).start()
+    };
+    let eticket = start().await;
     let first = Start { took: begun.elapsed(), memory: Usage::read(eticket.id()).memory };
 
     let measured = measure(plan, &Subject::single(&eticket)).await;
@@ -127,7 +171,7 @@ pub async fn run(plan: &Plan) -> Report {
     eticket.stop().await;
 
     let begun = Instant::now();
-    let eticket = Eticket::start(folder.path()).await;
+    let eticket = start().await;
     let again = Start { took: begun.elapsed(), memory: Usage::read(eticket.id()).memory };
     eticket.stop().await;
     Report {
@@ -141,18 +185,13 @@ pub async fn run(plan: &Plan) -> Report {
     }
 }
 
-/// Measures the distributed form: one process per service, on PostgreSQL and NATS that sync commits and messages to the
-/// disk.
-///
-/// # Panics
-/// Like [`run`].
-pub async fn run_distributed(plan: &Plan) -> Report {
+async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let infrastructure = Infrastructure::synced().await;
     let sync = synced_appends(infrastructure.postgres.folder(), plan.syncs);
     let (clients, time) = (plan.callers, plan.reading);
     let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
-    let mesh = Mesh::start_on(infrastructure, mesh::Plan::default()).await;
+    let mesh = Mesh::start_on(infrastructure, mesh::Plan::default().first_from(binaries.map(Path::to_owned))).await;
     let subject = Subject::distributed(&mesh);
     let measured = measure(plan, &subject).await;
     let after_load = Usage::read_all(&subject.processes).memory;

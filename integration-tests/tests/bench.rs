@@ -2,12 +2,13 @@
 
 use eticket_integration_tests::{
     Protocol,
-    bench::{Plan, Report, run, run_distributed},
+    bench::{Form, Plan, Report},
+    binary::binary,
 };
 
 #[tokio::test]
 async fn the_report_contains_every_measurement() {
-    let report = run(&Plan::tiny()).await;
+    let report = Form::AllInOne.run(&Plan::tiny(), None).await;
     check(&report);
     assert!(report.to_string().contains("start to the ready line"), "{report}");
 }
@@ -15,11 +16,25 @@ async fn the_report_contains_every_measurement() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
 async fn the_distributed_form_is_compared_with_pgbench() {
-    let report = run_distributed(&Plan::tiny()).await;
+    let report = Form::Distributed.run(&Plan::tiny(), None).await;
     check(&report);
     assert!(report.to_string().contains("pgbench"), "{report}");
     let json = report.to_json("abc");
     assert!(json["reservations_to_pgbench"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
+}
+
+#[tokio::test]
+async fn two_sets_of_binaries_are_compared() {
+    let folder = binary("eticket").parent().expect("a folder").to_owned();
+    let json = Form::AllInOne.compare(&Plan::tiny(), &folder, 2).await.to_json();
+    let figures = json["figures"].as_array().expect("figures");
+    assert_eq!((&json["rounds"], figures.len()), (&2.into(), 19), "{json:#}");
+    for figure in figures {
+        let name = figure["name"].as_str().expect("a name");
+        // So little load may use less than one tick of the clock, and write nothing.
+        let is_certain = !name.contains("CPU") && !name.contains("written");
+        assert!(!is_certain || figure["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{figure:#}");
+    }
 }
 
 fn check(report: &Report) {

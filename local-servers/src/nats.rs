@@ -243,6 +243,12 @@ impl Nats {
         fs::read_to_string(self.log_file()).unwrap_or_default()
     }
 
+    /// Returns the id of its process; `None` if it is stopped.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.program.as_ref().map(Program::id)
+    }
+
     /// Returns the folder of its files.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -292,6 +292,12 @@ impl Postgres {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
+    /// Returns the id of its process; `None` if it is stopped.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        self.program.as_ref().map(Program::id)
+    }
+
     /// Returns the folder of its files.
     #[must_use]
     pub fn folder(&self) -> &Path {

@@ -1,19 +1,42 @@
-//! `cargo xtask bench`: measures eTicket on this machine, as ratios to a health Check of the same run.
+//! `cargo xtask bench`: measures eTicket on this machine, as ratios to a health Check of the same run, or to another
+//! version.
 
-use std::path::{Path, absolute};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf, absolute},
+};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::{checkout::Checkout, command, tools};
 
+/// What is measured.
+pub(crate) struct Plan {
+    /// The file for the results.
+    pub(crate) json: Option<PathBuf>,
+    pub(crate) distributed: bool,
+    /// The folder with the release binaries of another commit.
+    pub(crate) against: Option<PathBuf>,
+    pub(crate) rounds: NonZero<usize>,
+    pub(crate) callers: NonZero<usize>,
+}
+
 /// Builds and measures release binaries. Prints a table, and writes the results as JSON to a file.
-pub(crate) fn run(checkout: &Checkout, json: Option<&Path>, distributed: bool) -> Result<()> {
-    let json = json
-        .map(|file| absolute(file).with_context(|| format!("{} is not a valid path", file.display())))
-        .transpose()?;
+pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
+    let json = plan.json.as_deref().map(path).transpose()?;
+    let against = plan.against.as_deref().map(path).transpose()?;
+    if let Some(folder) = &against {
+        let needed = if plan.distributed { "eticket-gateway" } else { "eticket" };
+        let program = folder.join(needed);
+        ensure!(
+            program.is_file(),
+            "{} is not there; --against expects the folder of a release build",
+            program.display()
+        );
+    }
     let mut build = checkout.cargo();
     build.args(["build", "--release", "--locked"]);
-    if distributed {
+    if plan.distributed {
         tools::postgres(checkout)?;
         build.args(["--workspace", "--bins", "--exclude", "xtask"]);
     } else {
@@ -23,14 +46,22 @@ pub(crate) fn run(checkout: &Checkout, json: Option<&Path>, distributed: bool) -
     command::run(&mut build)?;
     let mut bench = checkout.cargo();
     bench.args(["bench", "--locked", "--package", "eticket-integration-tests", "--bench", "mesh", "--"]);
-    bench.args(["--commit", &commit(checkout)]);
+    bench.args(["--commit", &commit(checkout), "--callers", &plan.callers.to_string()]);
     if let Some(file) = json {
         bench.arg("--json").arg(file);
     }
-    if distributed {
+    if let Some(folder) = against {
+        bench.arg("--against").arg(folder).arg("--rounds").arg(plan.rounds.to_string());
+    }
+    if plan.distributed {
         bench.arg("--distributed").env("PATH", tools::path_with(&tools::nats_server(checkout)?)?);
     }
     command::run(bench.env("ETICKET_BINARIES", checkout.target().join("release")))
+}
+
+/// The benchmark runs in another folder.
+fn path(file: &Path) -> Result<PathBuf> {
+    absolute(file).with_context(|| format!("{} is not a valid path", file.display()))
 }
 
 /// Describes the current commit, marked if there are changes. Only informative.

@@ -25,7 +25,7 @@ mod test;
 mod tools;
 mod up;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::{num::NonZero, path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -62,6 +62,15 @@ enum Task {
         /// Measure the distributed form, with PostgreSQL and nats-server, and compare it with pgbench
         #[arg(long)]
         distributed: bool,
+        /// Measure the release binaries in this folder too, in turn, and print ratios: those of another commit
+        #[arg(long, value_name = "DIR")]
+        against: Option<PathBuf>,
+        /// Number of rounds with --against
+        #[arg(long, value_name = "N", default_value = "5", requires = "against")]
+        rounds: NonZero<usize>,
+        /// Number of callers, each of which starts its next call after the response
+        #[arg(long, value_name = "N", default_value = "32")]
+        callers: NonZero<usize>,
     },
     /// Run the distributed form on this machine until Ctrl-C: PostgreSQL, nats-server, two replicas of each service and
     /// a gateway
@@ -145,7 +154,10 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
-        Task::Bench { json, distributed } => bench::run(&checkout, json.as_deref(), distributed),
+        Task::Bench { json, distributed, against, rounds, callers } => {
+            let plan = bench::Plan { json, distributed, against, rounds, callers };
+            bench::run(&checkout, &plan)
+        }
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
         Task::Chart { update: false } => chart::test(&checkout, |_| ()),
         Task::Chart { update: true } => chart::update(&checkout),

@@ -18,7 +18,7 @@ use super::{
     load::{Limit, Load, Timed, closed_loop, split_results},
     report::{Cost, Measured, Row, ServiceWork, Work},
     subject::Subject,
-    usage::Usage,
+    usage::{Usage, cpu_with_children},
     wires::{self, Wire, WireClient},
 };
 use crate::{Api, Protocol, calendar::upcoming};
@@ -291,12 +291,15 @@ async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicket
 struct Meter<'a> {
     subject: &'a Subject,
     server: Usage,
+    infrastructure: Duration,
     client: Usage,
 }
 
 impl<'a> Meter<'a> {
     fn start(subject: &'a Subject) -> Self {
-        Self { subject, server: Usage::read_all(&subject.processes), client: Usage::read_own() }
+        let (server, infrastructure) =
+            (Usage::read_all(&subject.processes), cpu_with_children(&subject.infrastructure));
+        Self { subject, server, infrastructure, client: Usage::read_own() }
     }
 
     fn stop(self, load: &Load) -> Cost {
@@ -304,6 +307,7 @@ impl<'a> Meter<'a> {
         Cost {
             calls: load.latencies.count(),
             server_cpu: server.cpu.saturating_sub(self.server.cpu),
+            infrastructure_cpu: cpu_with_children(&self.subject.infrastructure).saturating_sub(self.infrastructure),
             client_cpu: Usage::read_own().cpu.saturating_sub(self.client.cpu),
             written_bytes: server.written_bytes - self.server.written_bytes,
         }

@@ -15,6 +15,8 @@ use crate::Protocol;
 pub struct Cost {
     pub calls: usize,
     pub server_cpu: Duration,
+    /// CPU time of PostgreSQL and NATS; zero without them.
+    pub infrastructure_cpu: Duration,
     pub client_cpu: Duration,
     pub written_bytes: u64,
 }
@@ -36,23 +38,30 @@ impl Row {
         let cost = self.cost.zip(other.cost).map(|(one, two)| Cost {
             calls: one.calls + two.calls,
             server_cpu: one.server_cpu + two.server_cpu,
+            infrastructure_cpu: one.infrastructure_cpu + two.infrastructure_cpu,
             client_cpu: one.client_cpu + two.client_cpu,
             written_bytes: one.written_bytes + two.written_bytes,
         });
         Self { load: self.load.and(other.load), cost, ..self }
     }
 
-    fn rate(&self) -> Option<f64> {
+    pub(super) fn rate(&self) -> Option<f64> {
         self.cost.as_ref().map(|_| self.load.per_second())
     }
 
-    fn latency_ms(&self, permille: usize) -> Option<f64> {
+    pub(super) fn latency_ms(&self, permille: usize) -> Option<f64> {
         self.load.latencies.permille(permille).map(milliseconds)
     }
 
     /// Returns the CPU time of the processes under load per call.
-    fn cpu_us(&self) -> Option<f64> {
+    pub(super) fn cpu_us(&self) -> Option<f64> {
         self.cost.as_ref().map(|cost| cost.server_cpu.as_secs_f64() * 1e6 / cost.calls as f64)
+    }
+
+    /// Like [`Self::cpu_us`], with PostgreSQL and NATS.
+    pub(super) fn whole_cpu_us(&self) -> Option<f64> {
+        let whole = |cost: &Cost| (cost.server_cpu + cost.infrastructure_cpu).as_secs_f64() * 1e6 / cost.calls as f64;
+        self.cost.as_ref().map(whole)
     }
 
     fn client_cpu_us(&self) -> Option<f64> {
@@ -124,9 +133,12 @@ impl Report {
     /// # Panics
     /// If it was not measured.
     pub fn reference(&self) -> &Row {
-        let found =
-            self.measured.rows.iter().find(|row| row.name == "health Check" && row.protocol == Protocol::Gateway);
-        found.expect("the health Check is always measured")
+        self.row("health Check").expect("the health Check is always measured")
+    }
+
+    /// Returns the results of calls through the gateway.
+    pub(super) fn row(&self, name: &str) -> Option<&Row> {
+        self.measured.rows.iter().find(|row| row.name == name && row.protocol == Protocol::Gateway)
     }
 
     fn ratio(&self, row: &Row, figure: impl Fn(&Row) -> Option<f64>) -> Option<f64> {
@@ -135,9 +147,7 @@ impl Report {
 
     /// Returns the ratio of reservations through the gateway to transactions of pgbench.
     fn to_pgbench(&self) -> Option<f64> {
-        let row =
-            self.measured.rows.iter().find(|row| row.name == "ReserveTicket" && row.protocol == Protocol::Gateway)?;
-        Some(row.rate()? / self.pgbench?)
+        Some(self.row("ReserveTicket")?.rate()? / self.pgbench?)
     }
 
     pub fn to_json(&self, commit: &str) -> Value {
@@ -183,6 +193,7 @@ impl Report {
             "per_second": row.rate(),
             "latency_ms": percentiles(|share| row.latency_ms(share)),
             "cpu_us": row.cpu_us(),
+            "cpu_us_with_postgres_and_nats": row.whole_cpu_us(),
             "client_cpu_us": row.client_cpu_us(),
             "ratio_to_check": {
                 "per_second": self.ratio(row, Row::rate),
@@ -311,7 +322,7 @@ impl Display for Report {
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
+pub(super) fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1e3
 }
 
@@ -323,6 +334,6 @@ fn percentiles(at: impl Fn(usize) -> Option<f64>) -> Value {
     PERMILLES.map(|(name, share)| (name.to_owned(), json!(at(share)))).into_iter().collect()
 }
 
-fn figure(number: Option<f64>, digits: usize) -> String {
+pub(super) fn figure(number: Option<f64>, digits: usize) -> String {
     number.map_or_else(|| "-".to_owned(), |number| format!("{number:.digits$}"))
 }

@@ -1,6 +1,6 @@
 //! Resources that a process has used, read from `/proc` on Linux.
 
-use std::{fs, time::Duration};
+use std::{collections::BTreeMap, fs, time::Duration};
 
 /// Resources used since the start of the process.
 #[derive(Debug, Clone, Copy)]
@@ -32,8 +32,7 @@ impl Usage {
         };
         let (status, io) = (read("status"), read("io"));
         let memory = Memory { resident: field(&status, "VmRSS"), peak: field(&status, "VmHWM") };
-        let ticks = ticks(&read("stat"));
-        let cpu = Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second());
+        let cpu = time(Stat::parse(&read("stat")).own);
         Self { cpu, written_bytes: field(&io, "write_bytes"), memory }
     }
 
@@ -59,13 +58,50 @@ impl Usage {
     }
 }
 
-/// Returns `utime` plus `stime` from `/proc/PID/stat`. The second field is the program's name in parentheses, which may
-/// contain any character.
-fn ticks(stat: &str) -> u64 {
-    let (_, after_name) = stat.rsplit_once(") ").expect("the name is in brackets");
-    // Fields 14 and 15; the first field after the name is field 3.
-    let times = after_name.split(' ').skip(11).take(2);
-    times.map(|ticks| ticks.parse::<u64>().expect("a number of ticks")).sum()
+/// Returns the CPU time of these processes and of all that they have started, including those that have ended, such as
+/// the connections of PostgreSQL.
+pub(super) fn cpu_with_children(roots: &[u32]) -> Duration {
+    let folders = fs::read_dir("/proc").expect("/proc exists").flatten();
+    let ids = folders.filter_map(|folder| folder.file_name().to_str()?.parse::<u32>().ok());
+    // A process may end while the list is read.
+    let stat = |id| Some((id, Stat::parse(&fs::read_to_string(format!("/proc/{id}/stat")).ok()?)));
+    time(ticks_with_children(roots, &ids.filter_map(stat).collect()))
+}
+
+fn ticks_with_children(roots: &[u32], processes: &BTreeMap<u32, Stat>) -> u64 {
+    let mut found = roots.to_vec();
+    let mut next = 0;
+    while let Some(parent) = found.get(next).copied() {
+        found.extend(processes.iter().filter(|(_, stat)| stat.parent == parent).map(|(id, _)| *id));
+        next += 1;
+    }
+    found.iter().filter_map(|id| processes.get(id)).map(|stat| stat.own + stat.ended).sum()
+}
+
+fn time(ticks: u64) -> Duration {
+    Duration::from_micros(ticks * 1_000_000 / rustix::param::clock_ticks_per_second())
+}
+
+/// Parts of `/proc/PID/stat`. Times are in ticks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Stat {
+    parent: u32,
+    /// `utime` plus `stime`.
+    own: u64,
+    /// The times of children that have ended.
+    ended: u64,
+}
+
+impl Stat {
+    /// The second field is the program's name in parentheses, which may contain any character.
+    fn parse(stat: &str) -> Self {
+        let (_, after_name) = stat.rsplit_once(") ").expect("the name is in brackets");
+        let fields: Vec<&str> = after_name.split(' ').collect();
+        // The first field after the name is field 3; the parent is field 4, the times are fields 14 to 17.
+        let ticks = |field: usize| fields[field - 3].parse::<u64>().expect("a number of ticks");
+        let parent = fields[1].parse().expect("a process id");
+        Self { parent, own: ticks(14) + ticks(15), ended: ticks(16) + ticks(17) }
+    }
 }
 
 /// Returns the number after `name:`, without its unit.
@@ -82,9 +118,18 @@ mod tests {
     #[test]
     fn fields_are_found_for_any_program_name() {
         let stat = "42 (a) b (c) S 1 42 42 0 -1 4194560 900 0 0 0 250 50 7 7 20 0 9 0 1234";
-        assert_eq!(ticks(stat), 300);
+        assert_eq!(Stat::parse(stat), Stat { parent: 1, own: 300, ended: 14 });
         let status = "Name:\tVmRSS\nVmHWM:\t    2048 kB\nVmRSS:\t    1024 kB\n";
         assert_eq!((field(status, "VmHWM"), field(status, "VmRSS")), (2048, 1024));
+    }
+
+    #[test]
+    fn the_time_of_a_tree_contains_all_its_processes() {
+        let stat = |parent, own| Stat { parent, own, ended: 1 };
+        let processes = [(2, stat(1, 10)), (3, stat(2, 100)), (4, stat(3, 1_000)), (5, stat(1, 10_000))].into();
+        assert_eq!(ticks_with_children(&[2], &processes), 1_113);
+        assert_eq!(ticks_with_children(&[4, 5], &processes), 11_002);
+        assert_eq!(ticks_with_children(&[], &processes), 0);
     }
 
     #[test]
