@@ -45,6 +45,15 @@ fn ids(deliveries: &[Delivery]) -> Vec<&str> {
     deliveries.iter().map(|delivery| delivery.message.header("ce-id").unwrap()).collect()
 }
 
+/// Receives messages until there are `count`: a batch may have fewer than are waiting. Does not acknowledge them.
+async fn gather(consumer: &mut dyn Consumer, count: usize) -> Vec<Delivery> {
+    let mut gathered = Vec::new();
+    while gathered.len() < count {
+        gathered.extend(in_time(consumer.next(count - gathered.len())).await.unwrap());
+    }
+    gathered
+}
+
 /// Retries until there is a result.
 async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let tries = async {
