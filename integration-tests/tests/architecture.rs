@@ -30,7 +30,7 @@ const PLATFORM: [&str; 11] = [
 const CLIENT: (&str, [&str; 4]) =
     ("eticket-cli", ["eticket-auth", "eticket-base", "eticket-proto", "eticket-rpc-client"]);
 /// Drivers that the gateway must not link, not even transitively: it has neither a store nor a bus.
-const DRIVERS: [&str; 2] = ["sqlx", "async-nats"];
+const DRIVERS: [&str; 3] = ["sqlx", "rusqlite", "async-nats"];
 /// Crates that may depend on everything: one starts the services, the other tests them.
 const SEE_ALL: [&str; 2] = ["eticket", "eticket-integration-tests"];
 /// Starts real servers; the tests of every crate may use it.
@@ -162,7 +162,7 @@ fn broken_rule(file: &File<'_>, path: &[&str]) -> Option<&'static str> {
     match path[0] {
         "crate" => wrong_way(file, path),
         "eticket_proto" => wrong_contract(file, path),
-        "sqlx" if !is_store(file.path) => Some("rows stop at store adapters"),
+        "sqlx" | "rusqlite" if !is_store(file.path) => Some("rows stop at store adapters"),
         name if layer(file.path) == "domain" => {
             let foreign = file.dependencies.contains(&name.replace('_', "-")) || file.dependencies.contains(name);
             (foreign && !PURE_CRATES.contains(&name)).then_some("the domain has no I/O")
@@ -340,7 +340,7 @@ fn each_forbidden_dependency_is_detected() {
     assert_eq!(linked_drivers("a", &through), ["sqlx"]);
     assert_eq!(linked_drivers("d", &through), [""; 0]);
 
-    let known = dependencies(&["tokio", "tonic", "sqlx", "eticket-proto", "chrono"]);
+    let known = dependencies(&["tokio", "tonic", "sqlx", "rusqlite", "eticket-proto", "chrono"]);
     let wrong = |package: &str, path: &str, text: &str| {
         let mut files: BTreeMap<String, String> =
             ["inbound/grpc.rs", "inbound/events.rs", "outbound/sqlite.rs", "outbound/messages.rs", "domain.rs"]
@@ -361,6 +361,7 @@ fn each_forbidden_dependency_is_detected() {
         ("eticket-ticket", "inbound/grpc.rs", "use crate::outbound::sqlite::Store;"),
         ("eticket-ticket", "inbound/grpc.rs", "use super::events;"),
         ("eticket-ticket", "inbound/grpc.rs", "use sqlx::Row;"),
+        ("eticket-ticket", "application.rs", "use rusqlite::Row;"),
         ("eticket-ticket", "outbound/sqlite.rs", "use eticket_proto::ticket::Ticket;"),
         ("eticket-ticket", "outbound/sqlite.rs", "use super::messages::encode;"),
         ("eticket-ticket", "outbound/messages.rs", "use eticket_ticket::inbound::grpc;"),
@@ -378,7 +379,8 @@ fn each_forbidden_dependency_is_detected() {
         ("eticket-ticket", "application.rs", "use crate::domain::Ticket; use eticket_service::batch;"),
         ("eticket-ticket", "inbound/grpc.rs", "use crate::application::Command; use eticket_proto::ticket::Ticket;"),
         ("eticket-ticket", "convert.rs", "use crate::domain::Ticket; use eticket_proto::ticket::TicketStatus;"),
-        ("eticket-ticket", "outbound/sqlite.rs", "use sqlx::Row; use self::rows::Ticket;"),
+        ("eticket-ticket", "outbound/postgres.rs", "use sqlx::Row; use self::rows::Ticket;"),
+        ("eticket-ticket", "outbound/sqlite.rs", "use rusqlite::Row; use self::rows::Ticket;"),
         ("eticket-ticket", "outbound/messages.rs", "use eticket_proto::event::TicketEvent;"),
         ("eticket-reservation", "outbound/ticket_client.rs", "use eticket_proto::ticket::CheckAvailabilityRequest;"),
         ("eticket-ticket", "lib.rs", "use crate::{inbound::grpc, outbound::sqlite};"),

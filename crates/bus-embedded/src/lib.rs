@@ -18,10 +18,11 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use eticket_base::tasks::Tasks;
+use eticket_base::{error::chain, tasks::Tasks};
 use eticket_bus::{
     Bus, Consumer, Delivery, Error, History, Message, Reader, Requests, StreamState, local::Switchboard, matches,
 };
+use eticket_store as store;
 use tokio::sync::{mpsc, oneshot, watch};
 
 pub use self::log::inspect;
@@ -107,8 +108,9 @@ impl Embedded {
     }
 }
 
-fn unavailable(error: sqlx::Error) -> Error {
-    Error::Unavailable(error.to_string())
+fn unavailable(error: store::Error) -> Error {
+    // Without the words of a store.
+    Error::Unavailable(std::error::Error::source(&error).map_or_else(|| error.to_string(), chain))
 }
 
 fn closed() -> Error {
@@ -171,7 +173,7 @@ impl Shared {
             stored.push(Stored { sequence, message: Arc::new(message) });
             replies.push((sequence, reply));
         }
-        let outcome = self.write_batch(&stored, &self.unwritten_positions()).await;
+        let outcome = self.write_batch(stored.clone(), self.unwritten_positions()).await;
         if let Ok(trimmed) = &outcome {
             let mut tail = locked(&self.tail);
             tail.messages.extend(stored.into_iter().map(|stored| (stored.sequence, stored.message)));
@@ -193,11 +195,12 @@ impl Shared {
     }
 
     /// Writes messages and positions. Positions that cannot be written are written later.
-    async fn write_batch(&self, messages: &[Stored], positions: &[log::Position]) -> Result<Vec<u64>, Error> {
+    async fn write_batch(&self, messages: Vec<Stored>, positions: Vec<log::Position>) -> Result<Vec<u64>, Error> {
+        let names: Vec<String> = positions.iter().map(|position| position.name.clone()).collect();
         let outcome = self.log.append(messages, positions).await.map_err(unavailable);
         if outcome.is_err() {
             let consumers = locked(&self.consumers);
-            for progress in positions.iter().filter_map(|position| consumers.get(&position.name)) {
+            for progress in names.iter().filter_map(|name| consumers.get(name)) {
                 locked(progress).mark_unwritten();
             }
         }
@@ -247,7 +250,7 @@ async fn write_positions(shared: &Shared, replies: Vec<oneshot::Sender<Result<()
     let positions = shared.unwritten_positions();
     let outcome = match positions[..] {
         [] => Ok(()),
-        _ => shared.write_batch(&[], &positions).await.map(drop),
+        [_, ..] => shared.write_batch(Vec::new(), positions).await.map(drop),
     };
     if let Err(error) = &outcome {
         tracing::warn!(%error, "cannot write the positions of consumers to the bus file");
@@ -439,9 +442,10 @@ mod tests {
         let mut consumer = bus.attach("reader", &["a.>"]).await.unwrap();
         assert_eq!(bus.publish(message(1)).await.unwrap(), 1);
         assert_eq!(consumer.next(10).await.unwrap().len(), 1);
-        bus.shared.log.fill().await;
+        bus.shared.log.set_full(true).await;
         consumer.ack(&[1]).await.unwrap();
         assert!(matches!(bus.publish(message(1_000_000)).await, Err(Error::Unavailable(_))));
+        bus.shared.log.set_full(false).await;
         assert_eq!(bus.state().await.unwrap().last_sequence, 1);
         assert_eq!(bus.publish(message(2)).await.unwrap(), 2);
         bus.close().await;

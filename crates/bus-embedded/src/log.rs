@@ -1,21 +1,19 @@
 //! The file of the embedded bus: messages, positions and epoch.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use eticket_bus::{MESSAGES_PER_SUBJECT, Message, matches};
-use eticket_store::sqlite::{
-    OwnedFile, Writer, hex,
-    inspect::{Inspection, inspect_any},
-    json_rows, migrate,
+use eticket_store::{
+    Error,
+    sqlite::{
+        Durability, File,
+        inspect::{Inspection, inspect_any},
+        query, query_one,
+    },
 };
-use serde_json::json;
-use sqlx::{
-    ConnectOptions, Connection, Row, SqliteConnection, SqlitePool,
-    migrate::Migrator,
-    sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous},
-};
-use tokio::sync::Mutex;
+use rusqlite::{Row, Transaction, params};
+use sqlx::migrate::Migrator;
 use uuid::Uuid;
 
 use super::Stored;
@@ -45,147 +43,116 @@ pub(super) struct Contents {
     pub(super) positions: Vec<Position>,
 }
 
-pub(super) struct Log {
-    /// The file is unlocked after its connection is closed.
-    writer: Mutex<Option<(Writer, OwnedFile)>>,
-    readers: SqlitePool,
-}
+pub(super) struct Log(File);
 
 impl Log {
-    pub(super) async fn open(path: &Path) -> sqlx::Result<(Self, Contents)> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(Duration::from_secs(2))
-            .disable_statement_logging();
-        let file = OwnedFile::open(path)?;
-        let mut migrator = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+    pub(super) async fn open(path: &Path) -> Result<(Self, Contents), Error> {
         // In a rollback an older program opens the file of a newer one. Migrations only add, and statements name their columns.
-        migrator.set_ignore_missing(true);
-        migrate(options.clone(), &migrator).await?;
-        let mut writer = Writer::open(options.clone()).await?;
-        let contents = contents(writer.ready().await?).await?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(2)
-            .test_before_acquire(false)
-            .connect_lazy_with(options.read_only(true).create_if_missing(false));
-        Ok((Self { writer: Mutex::new(Some((writer, file))), readers }, contents))
+        let migrations = Migrator::with_migrations(MIGRATIONS.iter().cloned().collect());
+        let file = File::open(path, migrations, Durability::Synced).await?;
+        let contents = file.write(Durability::Synced, contents).outcome().await?;
+        Ok((Self(file), contents))
     }
 
     /// In one durable transaction: appends messages, removes the oldest messages of their subjects beyond the limit,
     /// and stores positions. Returns the removed sequences.
-    pub(super) async fn append(&self, messages: &[Stored], positions: &[Position]) -> sqlx::Result<Vec<u64>> {
-        const INSERT: &str = "insert into message (sequence, subject, headers, body)
-            select value ->> 0, value ->> 1, value ->> 2, unhex(value ->> 3) from json_each(?1)";
+    pub(super) async fn append(&self, messages: Vec<Stored>, positions: Vec<Position>) -> Result<Vec<u64>, Error> {
+        const INSERT: &str = "insert into message (sequence, subject, headers, body) values (?1, ?2, ?3, ?4)";
         // Uses the index message_by_subject twice: for the oldest sequence to keep, and for those below it.
-        const TRIM: &str = "delete from message where sequence in (
-            select old.sequence from json_each(?1) touched join message old on old.subject = touched.value
-            where old.sequence <= (select sequence from message kept where kept.subject = touched.value
-                                   order by kept.sequence desc limit 1 offset ?2)) returning sequence";
-        const NOTE: &str = "insert or replace into position (name, filters, floor)
-            select value ->> 0, value ->> 1, value ->> 2 from json_each(?1)";
-        let mut writer = self.writer.lock().await;
-        let (writer, file) = writer.as_mut().ok_or(sqlx::Error::PoolClosed)?;
-        // Writes to a removed file succeed, and would be lost with the process.
-        file.check()?;
-        let mut transaction = writer.ready().await?.begin_with("begin immediate").await?;
-        let mut dropped = Vec::new();
-        if !messages.is_empty() {
-            let rows = json_rows(messages.iter().map(|Stored { sequence, message }| {
-                json!([sequence, message.subject, json!(message.headers).to_string(), hex(&message.body)])
-            }));
-            sqlx::query(INSERT).bind(rows).execute(&mut *transaction).await?;
-            let mut subjects: Vec<_> = messages.iter().map(|stored| stored.message.subject.as_str()).collect();
-            subjects.sort_unstable();
-            subjects.dedup();
-            let subjects = json_rows(subjects.into_iter().map(|subject| json!(subject)));
-            let trim = sqlx::query_scalar::<_, i64>(TRIM).bind(subjects).bind(MESSAGES_PER_SUBJECT);
-            dropped = trim.fetch_all(&mut *transaction).await?.into_iter().map(unsigned).collect();
-        }
-        if !positions.is_empty() {
-            let rows =
-                positions.iter().map(|Position { name, filters, floor }| json!([name, filters.join(","), floor]));
-            sqlx::query(NOTE).bind(json_rows(rows)).execute(&mut *transaction).await?;
-        }
-        transaction.commit().await?;
-        Ok(dropped)
+        const TRIM: &str = "delete from message where subject = ?1 and sequence <= (
+            select sequence from message where subject = ?1 order by sequence desc limit 1 offset ?2) returning sequence";
+        const NOTE: &str = "insert or replace into position (name, filters, floor) values (?1, ?2, ?3)";
+        let appended = self.0.write(Durability::Synced, move |transaction| {
+            let mut subjects = BTreeSet::new();
+            for Stored { sequence, message } in &messages {
+                let headers = serde_json::json!(message.headers).to_string();
+                let row = params![signed(*sequence), message.subject, headers, &message.body[..]];
+                transaction.prepare_cached(INSERT)?.execute(row)?;
+                subjects.insert(message.subject.as_str());
+            }
+            let mut dropped = Vec::new();
+            for subject in subjects {
+                let trim = params![subject, MESSAGES_PER_SUBJECT];
+                dropped.extend(query(transaction, TRIM, trim, |row| Ok(unsigned(row.get(0)?)))?);
+            }
+            for Position { name, filters, floor } in &positions {
+                transaction.prepare_cached(NOTE)?.execute(params![name, filters.join(","), signed(*floor)])?;
+            }
+            Ok(dropped)
+        });
+        appended.outcome().await
     }
 
-    pub(super) async fn after(&self, sequence: u64, most: usize) -> sqlx::Result<Vec<Stored>> {
+    pub(super) async fn after(&self, sequence: u64, most: usize) -> Result<Vec<Stored>, Error> {
         const SELECT: &str =
             "select sequence, subject, headers, body from message where sequence > ?1 order by sequence limit ?2";
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = sqlx::query(SELECT).bind(signed(sequence)).bind(most).fetch_all(&self.readers).await?;
-        rows.iter().map(stored).collect()
+        let params = [signed(sequence), i64::try_from(most).unwrap_or(i64::MAX)];
+        self.0.scan(move |connection| query(connection, SELECT, params, stored)).await
     }
 
-    pub(super) async fn at(&self, sequence: u64) -> sqlx::Result<Option<Arc<Message>>> {
+    pub(super) async fn at(&self, sequence: u64) -> Result<Option<Arc<Message>>, Error> {
         const SELECT: &str = "select sequence, subject, headers, body from message where sequence = ?1";
-        let row = sqlx::query(SELECT).bind(signed(sequence)).fetch_optional(&self.readers).await?;
-        row.as_ref().map(|row| Ok(stored(row)?.message)).transpose()
+        let found = self.0.look_up(|connection| query_one(connection, SELECT, [signed(sequence)], stored));
+        Ok(found.await?.map(|stored| stored.message))
     }
 
     /// Counts the messages after the sequence `after` that match one of the filters. The wildcards of a filter must be
     /// at its end, and no two filters may match the same subject, which holds for all consumers.
-    pub(super) async fn count_after(&self, filters: &[String], after: u64) -> sqlx::Result<u64> {
+    pub(super) async fn count_after(&self, filters: &[String], after: u64) -> Result<u64, Error> {
         // Uses the index message_by_subject, which also has the sequences, so no message is read.
         const COUNT: &str = "select count(*) from message where subject >= ?1 and subject < ?2 and sequence > ?3
             and (?4 is null or length(subject) - length(replace(subject, '.', '')) = ?4)";
-        let mut count = 0;
-        for filter in filters {
-            let (first, end) = range(filter);
-            let dots = i64::try_from(filter.matches('.').count()).unwrap_or(i64::MAX);
-            let dots = (!filter.ends_with('>')).then_some(dots);
-            let counted = sqlx::query_scalar::<_, i64>(COUNT).bind(first).bind(end).bind(signed(after)).bind(dots);
-            count += unsigned(counted.fetch_one(&self.readers).await?);
-        }
-        Ok(count)
+        let filters = filters.to_vec();
+        let count = self.0.scan(move |connection| {
+            let mut count = 0;
+            for filter in &filters {
+                let (first, end) = range(filter);
+                let dots = i64::try_from(filter.matches('.').count()).unwrap_or(i64::MAX);
+                let dots = (!filter.ends_with('>')).then_some(dots);
+                let params = params![first, end, signed(after), dots];
+                count += query_one(connection, COUNT, params, |row| Ok(row.get(0)?))?.unwrap_or(0);
+            }
+            Ok(unsigned(count))
+        });
+        count.await
     }
 
     /// Returns the newest messages below `before` whose subjects match one of the filters, the newest first.
-    pub(super) async fn history(&self, filters: &[&str], before: u64, most: usize) -> sqlx::Result<Vec<Stored>> {
+    pub(super) async fn history(&self, filters: &[&str], before: u64, most: usize) -> Result<Vec<Stored>, Error> {
         // Uses the index message_by_subject: a filter selects a range of subjects.
         const SUBJECTS: &str =
             "select sequence, subject from message where subject >= ?1 and subject < ?2 and sequence < ?3";
         const SELECT: &str = "select sequence, subject, headers, body from message
             where sequence in (select value from json_each(?1)) order by sequence desc";
-        let mut sequences = Vec::new();
-        for filter in filters {
-            let (first, end) = range(filter);
-            let rows = sqlx::query(SUBJECTS).bind(first).bind(end).bind(signed(before));
-            for row in rows.fetch_all(&self.readers).await? {
-                if matches(filter, row.try_get("subject")?) {
-                    sequences.push(row.try_get::<i64, _>("sequence")?);
-                }
+        let filters: Vec<String> = filters.iter().map(|filter| (*filter).to_owned()).collect();
+        let history = self.0.scan(move |connection| {
+            let mut sequences = BTreeSet::new();
+            for filter in &filters {
+                let (first, end) = range(filter);
+                let found = query(connection, SUBJECTS, params![first, end, signed(before)], |row| {
+                    Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?))
+                })?;
+                sequences.extend(found.into_iter().filter(|(_, subject)| matches(filter, subject)).map(|(at, _)| at));
             }
-        }
-        sequences.sort_unstable_by(|one, other| other.cmp(one));
-        sequences.dedup();
-        sequences.truncate(most);
-        let sequences = json_rows(sequences.into_iter().map(|sequence| json!(sequence)));
-        let rows = sqlx::query(SELECT).bind(sequences).fetch_all(&self.readers).await?;
-        rows.iter().map(stored).collect()
+            let newest: Vec<i64> = sequences.into_iter().rev().take(most).collect();
+            query(connection, SELECT, [serde_json::json!(newest).to_string()], stored)
+        });
+        history.await
     }
 
-    /// Makes the file full until its connection is opened again.
+    /// Makes the file full, or not any more.
     #[cfg(test)]
-    pub(super) async fn fill(&self) {
-        let mut writer = self.writer.lock().await;
-        let connection = writer.as_mut().unwrap().0.ready().await.unwrap();
+    pub(super) async fn set_full(&self, is_full: bool) {
         // SQLite raises the limit to the current number of pages.
-        sqlx::query("pragma max_page_count = 1").execute(connection).await.unwrap();
+        let most: u32 = if is_full { 1 } else { u32::MAX - 1 };
+        let limited = self.0.with_connection(Durability::Synced, move |connection| {
+            Ok(connection.pragma_update_and_check(None, "max_page_count", most, |_| Ok(()))?)
+        });
+        limited.outcome().await.unwrap();
     }
 
     pub(super) async fn close(&self) {
-        self.readers.close().await;
-        let mut guard = self.writer.lock().await;
-        if let Some((writer, _file)) = guard.take()
-            && let Err(error) = writer.close().await
-        {
-            tracing::warn!(%error, "cannot close the bus file");
-        }
+        self.0.close().await;
     }
 }
 
@@ -197,29 +164,25 @@ fn range(filter: &str) -> (&str, String) {
     (first, format!("{first}{end}"))
 }
 
-async fn contents(connection: &mut SqliteConnection) -> sqlx::Result<Contents> {
-    sqlx::query("insert or ignore into stream (id, identity) values (1, ?1)")
-        .bind(Uuid::new_v4().to_string())
-        .execute(&mut *connection)
-        .await?;
-    let epoch = sqlx::query_scalar("select identity from stream").fetch_one(&mut *connection).await?;
+fn contents(transaction: &Transaction<'_>) -> Result<Contents, Error> {
+    let new = Uuid::new_v4().to_string();
+    transaction.execute("insert or ignore into stream (id, identity) values (1, ?1)", [new])?;
+    let epoch = transaction.query_row("select identity from stream", [], |row| row.get(0))?;
     // The newest message of a subject is always kept, so the newest message of the stream is in the table.
-    let last: Option<i64> = sqlx::query_scalar("select max(sequence) from message").fetch_one(&mut *connection).await?;
-    let rows = sqlx::query("select name, filters, floor from position").fetch_all(connection).await?;
-    let positions = rows.iter().map(|row| {
-        let filters: String = row.try_get("filters")?;
+    let last: Option<i64> = transaction.query_row("select max(sequence) from message", [], |row| row.get(0))?;
+    let positions = query(transaction, "select name, filters, floor from position", [], |row| {
+        let filters: String = row.get(1)?;
         let filters = filters.split(',').map(str::to_owned).collect();
-        Ok(Position { name: row.try_get("name")?, filters, floor: unsigned(row.try_get("floor")?) })
-    });
-    let positions = positions.collect::<sqlx::Result<_>>()?;
+        Ok(Position { name: row.get(0)?, filters, floor: unsigned(row.get(2)?) })
+    })?;
     Ok(Contents { epoch, last_sequence: unsigned(last.unwrap_or(0)), positions })
 }
 
-fn stored(row: &SqliteRow) -> sqlx::Result<Stored> {
-    let headers = serde_json::from_str(row.try_get("headers")?).map_err(|error| sqlx::Error::Decode(error.into()))?;
-    let body = Bytes::from(row.try_get::<Vec<u8>, _>("body")?);
-    let message = Arc::new(Message { subject: row.try_get("subject")?, headers, body });
-    Ok(Stored { sequence: unsigned(row.try_get("sequence")?), message })
+/// Decodes a row with the columns `sequence`, `subject`, `headers` and `body`.
+fn stored(row: &Row<'_>) -> Result<Stored, Error> {
+    let headers = serde_json::from_str(&row.get::<_, String>(2)?).map_err(Error::data)?;
+    let message = Arc::new(Message { subject: row.get(1)?, headers, body: Bytes::from(row.get::<_, Vec<u8>>(3)?) });
+    Ok(Stored { sequence: unsigned(row.get(0)?), message })
 }
 
 /// SQLite has signed integers; sequences never come near the limit.

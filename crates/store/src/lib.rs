@@ -16,7 +16,7 @@ mod ports;
 pub mod postgres;
 pub mod sqlite;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -143,13 +143,13 @@ pub struct Parked {
 #[derive(Debug, Clone)]
 pub struct Rows<K, V> {
     rows: BTreeMap<K, V>,
-    read: BTreeSet<K>,
-    changed: BTreeSet<K>,
+    /// The changed rows; `Some` as they were read.
+    changed: BTreeMap<K, Option<V>>,
 }
 
 impl<K, V> Default for Rows<K, V> {
     fn default() -> Self {
-        Self { rows: BTreeMap::new(), read: BTreeSet::new(), changed: BTreeSet::new() }
+        Self { rows: BTreeMap::new(), changed: BTreeMap::new() }
     }
 }
 
@@ -161,30 +161,35 @@ impl<K: Ord + Clone, V> Rows<K, V> {
 
     /// Adds a row as read from the store.
     pub fn insert_read(&mut self, key: K, row: V) {
-        self.read.insert(key.clone());
         self.rows.insert(key, row);
     }
 
     /// Inserts or updates a row; the commit writes it.
     pub fn put(&mut self, key: K, row: V) {
-        self.changed.insert(key.clone());
-        self.rows.insert(key, row);
+        let old = self.rows.insert(key.clone(), row);
+        self.changed.entry(key).or_insert(old);
     }
 
     /// Returns the changed rows in the order of their keys.
     pub fn changed(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.changed.iter().filter_map(|key| self.rows.get_key_value(key))
+        self.changed.keys().filter_map(|key| self.rows.get_key_value(key))
     }
 
     /// Returns the changed rows that were not in the store when it was read. Another process may have inserted them
     /// since.
     pub fn made(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.changed().filter(|(key, _)| !self.read.contains(key))
+        let made = self.changed.iter().filter(|(_, old)| old.is_none());
+        made.filter_map(|(key, _)| self.rows.get_key_value(key))
     }
 
     /// Returns the changed rows that were in the store, and are locked.
     pub fn updated(&self) -> impl Iterator<Item = (&K, &V)> {
-        self.changed().filter(|(key, _)| self.read.contains(key))
+        self.updated_from().map(|(key, _, new)| (key, new))
+    }
+
+    /// Like [`Self::updated`], each as it was read and as it is now.
+    pub fn updated_from(&self) -> impl Iterator<Item = (&K, &V, &V)> {
+        self.changed.iter().filter_map(|(key, old)| Some((key, old.as_ref()?, self.rows.get(key)?)))
     }
 
     /// Returns all rows in the order of their keys.

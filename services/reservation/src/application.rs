@@ -46,7 +46,7 @@ pub struct ReservationRows {
 }
 
 /// The rows that a batch needs.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Keys {
     /// Tickets whose ledgers are needed.
     pub tickets: BTreeSet<TicketId>,

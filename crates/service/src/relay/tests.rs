@@ -2,30 +2,29 @@
 
 use std::{path::Path, sync::Arc};
 
-use async_trait::async_trait;
 use eticket_base::clock::SystemClock;
 use eticket_bus::memory::Stream;
 use eticket_store::{
     Commit, Work,
     sqlite::{Database, Store, Tables},
 };
-use sqlx::{SqliteConnection, migrate::Migrator};
+use rusqlite::Transaction;
+use sqlx::migrate::Migrator;
 
 use super::*;
 
 /// A store without tables.
 pub(crate) struct NoTables;
 
-#[async_trait]
 impl Tables for NoTables {
     type Keys = ();
     type Rows = ();
 
-    async fn read_in_tx(_: &mut SqliteConnection, (): &()) -> Result<(), Error> {
+    fn read_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
         Ok(())
     }
 
-    async fn write_in_tx(_: &mut SqliteConnection, (): &()) -> Result<(), Error> {
+    fn write_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
         Ok(())
     }
 }

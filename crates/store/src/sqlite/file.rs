@@ -12,7 +12,7 @@ use eticket_base::data::Lock;
 /// A database file locked by this process. Drop it after the connections: closing any descriptor of a file releases
 /// SQLite's locks on it.
 #[derive(Debug)]
-pub struct OwnedFile {
+pub(super) struct OwnedFile {
     path: PathBuf,
     /// Device and inode.
     identity: (u64, u64),
@@ -25,7 +25,7 @@ impl OwnedFile {
     /// # Errors
     /// Fails if the file cannot be created or opened, or if another process or another database of this process has
     /// locked it.
-    pub fn open(path: &Path) -> sqlx::Result<Self> {
+    pub(super) fn open(path: &Path) -> sqlx::Result<Self> {
         // A read-only file can still be read.
         let file = File::options().read(true).write(true).create(true).truncate(false).open(path);
         let file = file.or_else(|error| File::open(path).map_err(|_| error))?;
@@ -44,7 +44,7 @@ impl OwnedFile {
     ///
     /// # Errors
     /// Fails if it does not: writes would be lost at the next start.
-    pub fn check(&self) -> sqlx::Result<()> {
+    pub(super) fn check(&self) -> sqlx::Result<()> {
         match fs::metadata(&self.path) {
             Ok(metadata) if identity(&metadata) == self.identity => Ok(()),
             Ok(_) => Err(wrong_file(&self.path, "is not the file that was opened")),

@@ -25,13 +25,10 @@ use eticket_base::clock::SharedClock;
 use eticket_proto::ids::{ReservationId, TicketId, UserId};
 use eticket_store::{
     ApplyBatch, Commit, Error, Parked, ParkedStore, PoolUsage, StoreLifecycle,
-    sqlite::{Database, Durability, Store, json_rows, time},
+    sqlite::{Database, Durability, Store, id_list, query, query_one, time},
 };
-use serde_json::json;
-use sqlx::{
-    Row,
-    migrate::{MigrateError, Migrator},
-};
+use rusqlite::{Connection, params, params_from_iter, types::Value};
+use sqlx::migrate::{MigrateError, Migrator};
 use tokio::sync::{RwLock, RwLockReadGuard};
 use uuid::Uuid;
 
@@ -82,6 +79,42 @@ impl SqliteViews {
     async fn current(&self) -> Result<RwLockReadGuard<'_, Store<ViewTables>>, Error> {
         let closed = |_| Error::Unavailable(sqlx::Error::PoolClosed);
         RwLockReadGuard::try_map(self.open.read().await, Option::as_ref).map_err(closed)
+    }
+
+    /// Reads rows of the view.
+    async fn views(&self, statement: &'static str, values: Vec<Value>) -> Result<Vec<(TicketId, View)>, Error> {
+        let store = self.current().await?;
+        let read =
+            move |connection: &Connection| query(connection, statement, params_from_iter(values), rows::view_with_id);
+        store.database.scan(read).await
+    }
+
+    async fn reservations(&self, statement: &'static str, values: Vec<Value>) -> Result<Vec<Reservation>, Error> {
+        let store = self.current().await?;
+        let read =
+            move |connection: &Connection| query(connection, statement, params_from_iter(values), rows::reservation);
+        store.database.scan(read).await
+    }
+
+    /// Reads up to `most` rows above a key with one of two statements: for all rows, and for some.
+    async fn stream_rows(
+        &self,
+        watched: &Watched,
+        [all, these]: [&'static str; 2],
+        above: Value,
+        most: i64,
+    ) -> Result<StreamRows, Error> {
+        let store = self.current().await?;
+        let (statement, values) = match watched {
+            Watched::All => (all, vec![above, most.into()]),
+            Watched::These(ids) => (these, vec![above, most.into(), id_list(ids).into()]),
+        };
+        let read = move |connection: &Connection| {
+            query(connection, statement, params_from_iter(values), rows::view_with_epoch)
+        };
+        let found = store.database.scan(read).await?;
+        let epoch = found.first().map(|(epoch, _)| epoch.clone());
+        Ok(StreamRows { epoch, rows: found.into_iter().map(|(_, row)| row).collect() })
     }
 }
 
@@ -157,22 +190,22 @@ impl Commit for SqliteViews {
 #[async_trait]
 impl ViewStore for SqliteViews {
     async fn view(&self, id: &TicketId) -> Result<Option<View>, Error> {
-        const SELECT: &str = "select * from view where ticket_id = ?1 and ticket_revision > 0";
         let store = self.current().await?;
-        let row = sqlx::query(SELECT).bind(id.as_str()).fetch_optional(store.database.readers()).await?;
-        row.as_ref().map(rows::view).transpose()
+        let found = store
+            .database
+            .look_up(|connection| query_one(connection, rows::SELECT_VIEW, [id.as_str()], rows::view_with_id));
+        Ok(found.await?.map(|(_, view)| view).filter(|view| view.ticket.is_some()))
     }
 
     async fn position(&self) -> Result<Option<Position>, Error> {
-        let store = self.current().await?;
-        let row = sqlx::query(rows::SELECT_POSITION).fetch_optional(store.database.readers()).await?;
-        row.as_ref().map(rows::position).transpose()
+        self.current().await?.database.look_up(rows::position).await
     }
 
     async fn has_caught_up(&self) -> Result<bool, Error> {
+        const SELECT: &str = "select id from caught_up";
         let store = self.current().await?;
-        let row = sqlx::query(rows::SELECT_CAUGHT_UP).fetch_optional(store.database.readers()).await?;
-        Ok(row.is_some())
+        let found = store.database.look_up(|connection| query_one(connection, SELECT, [], |_| Ok(())));
+        Ok(found.await?.is_some())
     }
 
     async fn page(
@@ -184,8 +217,10 @@ impl ViewStore for SqliteViews {
         most: i64,
     ) -> Result<Vec<(TicketId, View)>, Error> {
         let store = self.current().await?;
-        let mut query = pages::query(filter, order, after, now, most);
-        query.build().fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+        let pages::Query { text, values } = pages::query(filter, order, after, now, most);
+        let page =
+            move |connection: &Connection| query(connection, &text, params_from_iter(values), rows::view_with_id);
+        store.database.scan(page).await
     }
 
     async fn user_reservations(
@@ -199,73 +234,63 @@ impl ViewStore for SqliteViews {
             Some((time, id)) => (time.timestamp_micros(), id.to_string()),
             None => (i64::MAX, String::new()),
         };
-        let query = sqlx::query(pages::USER_RESERVATIONS).bind(user.as_str()).bind(time).bind(id).bind(most);
-        let found = query.fetch_all(store.database.readers()).await?;
-        found.iter().map(|row| Ok((rows::reservation(row)?, rows::view_or_none(row)?))).collect()
+        let user = user.clone();
+        let page = move |connection: &Connection| {
+            let params = params![user.as_str(), time, id, most];
+            query(connection, pages::USER_RESERVATIONS, params, rows::reservation_with_view)
+        };
+        store.database.scan(page).await
     }
 
     async fn changed_above(&self, watched: &Watched, sequence: u64, most: i64) -> Result<StreamRows, Error> {
-        let store = self.current().await?;
-        let above = i64::try_from(sequence).unwrap_or(i64::MAX);
-        let query = match watched {
-            Watched::All => sqlx::query(pages::CHANGED).bind(above).bind(most),
-            Watched::These(ids) => sqlx::query(pages::CHANGED_OF_THESE).bind(above).bind(most).bind(id_list(ids)),
-        };
-        rows::stream_rows(&query.fetch_all(store.database.readers()).await?)
+        let above = Value::Integer(i64::try_from(sequence).unwrap_or(i64::MAX));
+        self.stream_rows(watched, [pages::CHANGED, pages::CHANGED_OF_THESE], above, most).await
     }
 
     async fn snapshot(&self, watched: &Watched, after: &str, most: i64) -> Result<StreamRows, Error> {
-        let store = self.current().await?;
-        let query = match watched {
-            Watched::All => sqlx::query(pages::SNAPSHOT).bind(after).bind(most),
-            Watched::These(ids) => sqlx::query(pages::SNAPSHOT_OF_THESE).bind(after).bind(most).bind(id_list(ids)),
-        };
-        rows::stream_rows(&query.fetch_all(store.database.readers()).await?)
+        let after = Value::Text(after.to_owned());
+        self.stream_rows(watched, [pages::SNAPSHOT, pages::SNAPSHOT_OF_THESE], after, most).await
     }
 
     async fn views_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, View)>, Error> {
-        let store = self.current().await?;
-        let query = sqlx::query(rows::SELECT_VIEWS).bind(id_list(ids));
-        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+        const SELECT: &str = "select * from view where ticket_id in (select value from json_each(?1))";
+        self.views(SELECT, vec![id_list(ids).into()]).await
     }
 
     async fn reservations_of(&self, ids: &[ReservationId]) -> Result<Vec<Reservation>, Error> {
-        let store = self.current().await?;
-        let ids = json_rows(ids.iter().map(|id| json!(id.to_string())));
-        let found = sqlx::query(rows::SELECT_RESERVATIONS).bind(ids).fetch_all(store.database.readers()).await?;
-        found.iter().map(rows::reservation).collect()
+        self.reservations(pages::RESERVATIONS_OF_THESE, vec![id_list(ids).into()]).await
     }
 
     async fn all_views(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
-        let store = self.current().await?;
-        let query = sqlx::query(pages::ALL_VIEWS).bind(after).bind(most);
-        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+        self.views(pages::ALL_VIEWS, vec![after.to_owned().into(), most.into()]).await
     }
 
     async fn all_reservations(&self, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
-        let store = self.current().await?;
-        let query = sqlx::query(pages::ALL_RESERVATIONS).bind(after).bind(most);
-        query.fetch_all(store.database.readers()).await?.iter().map(rows::reservation).collect()
+        self.reservations(pages::ALL_RESERVATIONS, vec![after.to_owned().into(), most.into()]).await
     }
 
     async fn unsettled(&self, after: &str, most: i64) -> Result<Vec<(TicketId, View)>, Error> {
-        let store = self.current().await?;
-        let query = sqlx::query(pages::UNSETTLED).bind(after).bind(most);
-        query.fetch_all(store.database.readers()).await?.iter().map(rows::view_with_id).collect()
+        self.views(pages::UNSETTLED, vec![after.to_owned().into(), most.into()]).await
     }
 
     async fn oldest_unsettled(&self) -> Result<Option<DateTime<Utc>>, Error> {
         let store = self.current().await?;
-        let row = sqlx::query(pages::OLDEST_UNSETTLED).fetch_optional(store.database.readers()).await?;
-        row.as_ref().map(|row| time(row, "unsettled_since")).transpose()
+        let oldest = store.database.look_up(|connection| {
+            query_one(connection, pages::OLDEST_UNSETTLED, [], |row| time(row, "unsettled_since"))
+        });
+        oldest.await
     }
 
     async fn counts(&self) -> Result<Counts, Error> {
         let store = self.current().await?;
-        let row = sqlx::query(pages::COUNTS).fetch_one(store.database.readers()).await?;
-        let (tickets, prices) = (row.try_get("tickets")?, row.try_get("prices")?);
-        let (reservations, closed_ledgers) = (row.try_get("reservations")?, row.try_get("closed_ledgers")?);
-        Ok(Counts { tickets, prices, reservations, closed_ledgers })
+        let counts = store.database.scan(|connection| {
+            query_one(connection, pages::COUNTS, [], |row| {
+                let (tickets, prices) = (row.get("tickets")?, row.get("prices")?);
+                let (reservations, closed_ledgers) = (row.get("reservations")?, row.get("closed_ledgers")?);
+                Ok(Counts { tickets, prices, reservations, closed_ledgers })
+            })
+        });
+        Ok(counts.await?.unwrap_or_default())
     }
 
     async fn is_gone(&self) -> bool {
@@ -305,10 +330,6 @@ fn beside(path: &Path) -> PathBuf {
 
 fn unavailable(error: std::io::Error) -> Error {
     Error::Unavailable(error.into())
-}
-
-fn id_list<'a>(ids: impl IntoIterator<Item = &'a TicketId>) -> String {
-    json_rows(ids.into_iter().map(|id| json!(id.as_str())))
 }
 
 #[async_trait]

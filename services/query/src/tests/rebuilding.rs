@@ -2,8 +2,6 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use eticket_store::Rows;
-
 use super::*;
 use crate::application::rebuild::Progress;
 
@@ -14,14 +12,13 @@ async fn done(mut progress: tokio::sync::watch::Receiver<Progress>) -> Progress 
 
 /// Changes a row without an event.
 async fn spoil(fixture: &Fixture, ticket: &TicketId) {
-    let mut view = fixture.view(ticket).await;
-    view.ticket.as_mut().unwrap().title = "spoilt".to_owned();
     let apply_batch = &mut |work: &mut Work<ViewRows>| {
-        let mut views = Rows::default();
-        views.put(ticket.clone(), view.clone());
-        work.rows.views = views;
+        let mut view = work.rows.views.get(ticket).expect("a row").clone();
+        view.ticket.as_mut().unwrap().title = "spoilt".to_owned();
+        work.rows.views.put(ticket.clone(), view);
     };
-    fixture.store().commit(&Keys::default(), &[], apply_batch).await.unwrap();
+    let keys = Keys { tickets: [ticket.clone()].into(), ..Keys::default() };
+    fixture.store().commit(&keys, &[], apply_batch).await.unwrap();
 }
 
 #[tokio::test]

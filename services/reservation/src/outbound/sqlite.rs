@@ -1,13 +1,15 @@
 //! Storage of ledgers and reservations in SQLite.
 
+use std::{collections::BTreeSet, str::FromStr};
+
 use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    sqlite::{Store, Tables, json_rows, record, time},
+    sqlite::{Store, Tables, id_list, query, query_one, record, time},
 };
-use serde_json::json;
-use sqlx::{Row, SqliteConnection, migrate::Migrator, sqlite::SqliteRow};
+use rusqlite::{Row, ToSql, Transaction, params};
+use sqlx::migrate::Migrator;
 
 use crate::{
     application::{Filter, Keys, ReservationRows, ReservationStore},
@@ -19,60 +21,59 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 /// Reads and writes the rows of a commit.
 pub struct ReservationTables;
 
-const SELECT_RESERVATIONS: &str = "select * from reservation where reservation_id in (select value from json_each(?1))
-    union select r.* from reservation r join ledger l on r.reservation_id = l.active_reservation_id
-    where l.ticket_id in (select value from json_each(?2))";
-const SELECT_LEDGERS: &str = "select * from ledger where ticket_id in (select value from json_each(?1))";
-const UPSERT_LEDGERS: &str = "insert into ledger (ticket_id, revision, active_reservation_id, closed)
-    select value ->> 0, value ->> 1, value ->> 2, value ->> 3 from json_each(?1) where true
+const SELECT_RESERVATION: &str = "select * from reservation where reservation_id = ?1";
+const SELECT_LEDGER: &str = "select * from ledger where ticket_id = ?1";
+const UPSERT_LEDGER: &str = "insert into ledger (ticket_id, revision, active_reservation_id, closed)
+    values (?1, ?2, ?3, ?4)
     on conflict (ticket_id) do update set revision = excluded.revision,
         active_reservation_id = excluded.active_reservation_id, closed = excluded.closed";
-// Ended reservations are written before new ones: if a batch cancels and reserves a ticket again, the unique index on
-// the active reservation must never see two.
-const UPSERT_RESERVATIONS: &str = "insert into reservation
+const UPSERT_RESERVATION: &str = "insert into reservation
         (reservation_id, ticket_id, user_id, user_grade, status, revision, reserve_time, update_time)
-    select value ->> 0, value ->> 1, value ->> 2, value ->> 3, value ->> 4, value ->> 5, value ->> 6, value ->> 7
-    from json_each(?1) where true order by value ->> 4 = 'RESERVED'
+    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
     on conflict (reservation_id) do update set status = excluded.status, revision = excluded.revision,
         update_time = excluded.update_time";
 
-#[async_trait]
 impl Tables for ReservationTables {
     type Keys = Keys;
     type Rows = ReservationRows;
 
-    async fn read_in_tx(connection: &mut SqliteConnection, keys: &Keys) -> Result<ReservationRows, Error> {
+    fn read_in_tx(transaction: &Transaction<'_>, keys: &Keys) -> Result<ReservationRows, Error> {
         let mut rows = ReservationRows::default();
-        let mut tickets: Vec<TicketId> = keys.tickets.union(&keys.active_of).cloned().collect();
-        if !keys.reservations.is_empty() || !keys.active_of.is_empty() {
-            let ids = json_rows(keys.reservations.iter().map(|id| json!(id.to_string())));
-            let active_of = json_rows(keys.active_of.iter().map(|id| json!(id.as_str())));
-            let query = sqlx::query(SELECT_RESERVATIONS).bind(ids).bind(active_of);
-            for row in query.fetch_all(&mut *connection).await? {
-                let reservation = reservation(&row)?;
-                tickets.push(reservation.ticket.clone());
-                rows.reservations.insert_read(reservation.id, reservation);
-            }
+        let mut tickets = keys.tickets.union(&keys.active_of).cloned().collect::<BTreeSet<_>>();
+        let mut reservations = keys.reservations.clone();
+        let read_reservation = |rows: &mut ReservationRows, id: &ReservationId| -> Result<Option<TicketId>, Error> {
+            let Some(reservation) = query_one(transaction, SELECT_RESERVATION, [id.to_string()], reservation)? else {
+                return Ok(None);
+            };
+            let ticket = reservation.ticket.clone();
+            rows.reservations.insert_read(*id, reservation);
+            Ok(Some(ticket))
+        };
+        for id in &reservations {
+            tickets.extend(read_reservation(&mut rows, id)?);
         }
-        let ids = json_rows(tickets.iter().map(|id| json!(id.as_str())));
-        for row in sqlx::query(SELECT_LEDGERS).bind(ids).fetch_all(connection).await? {
-            let ledger = ledger(&row)?;
-            rows.ledgers.insert_read(ledger.ticket.clone(), ledger);
+        for ticket in tickets {
+            let Some(ledger) = query_one(transaction, SELECT_LEDGER, [ticket.as_str()], ledger)? else { continue };
+            if let Some(active) = ledger.active
+                && keys.active_of.contains(&ticket)
+                && reservations.insert(active)
+            {
+                read_reservation(&mut rows, &active)?;
+            }
+            rows.ledgers.insert_read(ticket, ledger);
         }
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut SqliteConnection, rows: &ReservationRows) -> Result<(), Error> {
-        let ledgers = rows.ledgers.changed().map(|(id, ledger)| {
+    fn write_in_tx(transaction: &Transaction<'_>, rows: &ReservationRows) -> Result<(), Error> {
+        let mut upsert = transaction.prepare_cached(UPSERT_LEDGER)?;
+        for (id, ledger) in rows.ledgers.changed() {
             let active = ledger.active.map(|active| active.to_string());
-            json!([id.as_str(), ledger.revision, active, i64::from(ledger.closed)])
-        });
-        let ledgers: Vec<_> = ledgers.collect();
-        if !ledgers.is_empty() {
-            sqlx::query(UPSERT_LEDGERS).bind(json_rows(ledgers)).execute(&mut *connection).await?;
+            upsert.execute(params![id.as_str(), ledger.revision, active, ledger.closed])?;
         }
-        let reservations = rows.reservations.changed().map(|(id, reservation)| {
-            json!([
+        let mut upsert = transaction.prepare_cached(UPSERT_RESERVATION)?;
+        let mut write = |id: &ReservationId, reservation: &Reservation| {
+            upsert.execute(params![
                 id.to_string(),
                 reservation.ticket.as_str(),
                 reservation.user.as_str(),
@@ -82,10 +83,15 @@ impl Tables for ReservationTables {
                 reservation.reserve_time.timestamp_micros(),
                 reservation.update_time.timestamp_micros(),
             ])
-        });
-        let reservations: Vec<_> = reservations.collect();
-        if !reservations.is_empty() {
-            sqlx::query(UPSERT_RESERVATIONS).bind(json_rows(reservations)).execute(connection).await?;
+        };
+        // Ended reservations are written before new ones: if a batch cancels and reserves a ticket again, the unique
+        // index on the active reservation must never see two.
+        for ended in [true, false] {
+            for (id, reservation) in rows.reservations.changed() {
+                if (reservation.status != Status::Reserved) == ended {
+                    write(id, reservation)?;
+                }
+            }
         }
         Ok(())
     }
@@ -106,27 +112,34 @@ fn status(name: &str) -> Result<Status, Error> {
         .ok_or_else(|| Error::data(format!("a stored status is {name:?}")))
 }
 
-fn ledger(row: &SqliteRow) -> Result<Ledger, Error> {
-    let active: Option<&str> = row.try_get("active_reservation_id")?;
+fn ledger(row: &Row<'_>) -> Result<Ledger, Error> {
+    let active: Option<String> = row.get("active_reservation_id")?;
     Ok(Ledger {
-        ticket: row.try_get::<&str, _>("ticket_id")?.parse().map_err(Error::data)?,
-        revision: row.try_get("revision")?,
-        active: active.map(str::parse).transpose().map_err(Error::data)?,
-        closed: row.try_get("closed")?,
+        ticket: parsed(row, "ticket_id")?,
+        revision: row.get("revision")?,
+        active: active.map(|active| active.parse()).transpose().map_err(Error::data)?,
+        closed: row.get("closed")?,
     })
 }
 
-fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
+fn reservation(row: &Row<'_>) -> Result<Reservation, Error> {
     Ok(Reservation {
-        id: row.try_get::<&str, _>("reservation_id")?.parse().map_err(Error::data)?,
-        ticket: row.try_get::<&str, _>("ticket_id")?.parse().map_err(Error::data)?,
-        user: row.try_get::<&str, _>("user_id")?.parse().map_err(Error::data)?,
-        grade: row.try_get::<&str, _>("user_grade")?.parse().map_err(Error::data)?,
-        status: status(row.try_get("status")?)?,
-        revision: row.try_get("revision")?,
+        id: parsed(row, "reservation_id")?,
+        ticket: parsed(row, "ticket_id")?,
+        user: parsed(row, "user_id")?,
+        grade: parsed(row, "user_grade")?,
+        status: status(&row.get::<_, String>("status")?)?,
+        revision: row.get("revision")?,
         reserve_time: time(row, "reserve_time")?,
         update_time: time(row, "update_time")?,
     })
+}
+
+fn parsed<T: FromStr<Err: Into<Box<dyn std::error::Error + Send + Sync>>>>(
+    row: &Row<'_>,
+    column: &str,
+) -> Result<T, Error> {
+    row.get::<_, String>(column)?.parse().map_err(Error::data)
 }
 
 // A single statement reads a single snapshot.
@@ -134,13 +147,15 @@ const SELECT_SNAPSHOT: &str = "select l.*, r.request_id, r.hash, r.answer, r.res
     left join ledger l on l.ticket_id = ?1 left join record r on r.request_id = ?2";
 // Each filter starts with the first column of its index; further conditions are checked on the rows that the index
 // returns.
-const PAGE_ALL: &str = "select * from reservation where reservation_id > ?4 order by reservation_id limit ?5";
-const PAGE_BY_USER: &str = "select * from reservation where user_id = ?1 and (?2 is null or ticket_id = ?2)
-    and (?3 is null or status = ?3) and reservation_id > ?4 order by reservation_id limit ?5";
-const PAGE_BY_TICKET: &str = "select * from reservation where ticket_id = ?2 and (?3 is null or status = ?3)
-    and reservation_id > ?4 order by reservation_id limit ?5";
+const PAGE_ALL: &str = "select * from reservation where reservation_id > :after order by reservation_id limit :most";
+const PAGE_BY_USER: &str =
+    "select * from reservation where user_id = :user and (:ticket is null or ticket_id = :ticket)
+    and (:status is null or status = :status) and reservation_id > :after order by reservation_id limit :most";
+const PAGE_BY_TICKET: &str =
+    "select * from reservation where ticket_id = :ticket and (:status is null or status = :status)
+    and reservation_id > :after order by reservation_id limit :most";
 const PAGE_BY_STATUS: &str =
-    "select * from reservation where status = ?3 and reservation_id > ?4 order by reservation_id limit ?5";
+    "select * from reservation where status = :status and reservation_id > :after order by reservation_id limit :most";
 
 #[async_trait]
 impl ReservationStore for Store<ReservationTables> {
@@ -149,20 +164,23 @@ impl ReservationStore for Store<ReservationTables> {
         idempotency: Option<Idempotency>,
         ticket: &TicketId,
     ) -> Result<(Option<Record>, Option<Ledger>), Error> {
-        let request_id = idempotency.map(|idempotency| idempotency.request_id);
-        let query = sqlx::query(SELECT_SNAPSHOT).bind(ticket.as_str()).bind(request_id.map(|id| id.to_string()));
-        let row = query.fetch_one(self.database.readers()).await?;
-        let known: Option<&str> = row.try_get("ticket_id")?;
-        let ledger = known.map(|_| ledger(&row)).transpose()?;
-        let recorded: Option<&str> = row.try_get("request_id")?;
-        let record = recorded.map(|_| record(&row)).transpose()?;
-        Ok((record, ledger))
+        let request_id = idempotency.map(|idempotency| idempotency.request_id.to_string());
+        let decode = |row: &Row<'_>| {
+            let known: Option<String> = row.get("ticket_id")?;
+            let ledger = known.map(|_| ledger(row)).transpose()?;
+            let recorded: Option<String> = row.get("request_id")?;
+            let record = recorded.map(|_| record(row)).transpose()?;
+            Ok((record, ledger))
+        };
+        let snapshot = self
+            .database
+            .look_up(|connection| query_one(connection, SELECT_SNAPSHOT, params![ticket.as_str(), request_id], decode));
+        Ok(snapshot.await?.unwrap_or_default())
     }
 
     async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, Error> {
-        const SELECT: &str = "select * from reservation where reservation_id = ?1";
-        let row = sqlx::query(SELECT).bind(id.to_string()).fetch_optional(self.database.readers()).await?;
-        row.as_ref().map(reservation).transpose()
+        let id = [id.to_string()];
+        self.database.look_up(|connection| query_one(connection, SELECT_RESERVATION, id, reservation)).await
     }
 
     async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
@@ -172,34 +190,44 @@ impl ReservationStore for Store<ReservationTables> {
             Filter { status: Some(_), .. } => PAGE_BY_STATUS,
             Filter { user: None, ticket: None, status: None } => PAGE_ALL,
         };
-        let query = sqlx::query(statement)
-            .bind(filter.user.as_deref())
-            .bind(filter.ticket.as_ref().map(TicketId::as_str))
-            .bind(filter.status.map(status_name))
-            .bind(after)
-            .bind(most);
-        query.fetch_all(self.database.readers()).await?.iter().map(reservation).collect()
+        let (filter, after) = (filter.clone(), after.to_owned());
+        let page = self.database.scan(move |connection| {
+            let (ticket, status) = (filter.ticket.as_ref().map(TicketId::as_str), filter.status.map(status_name));
+            // A statement names only those that it uses.
+            let named = [
+                (":user", &filter.user as &dyn ToSql),
+                (":ticket", &ticket),
+                (":status", &status),
+                (":after", &after),
+                (":most", &most),
+            ];
+            let used: Vec<_> = named.into_iter().filter(|(name, _)| statement.contains(name)).collect();
+            query(connection, statement, &used[..], reservation)
+        });
+        page.await
     }
 
     async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
         const SELECT: &str = "select * from ledger where ticket_id in (select value from json_each(?1))";
-        let ids = json_rows(tickets.iter().map(|id| json!(id.as_str())));
-        sqlx::query(SELECT).bind(ids).fetch_all(self.database.readers()).await?.iter().map(ledger).collect()
+        let ids = [id_list(tickets)];
+        self.database.scan(|connection| query(connection, SELECT, ids, ledger)).await
     }
 
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
         // Uses `ledger_closed`.
         const SELECT: &str =
             "select ticket_id from ledger where closed = 1 and ticket_id > ?1 order by ticket_id limit ?2";
-        let query = sqlx::query_scalar::<_, String>(SELECT).bind(after).bind(most);
-        let ids = query.fetch_all(self.database.readers()).await?;
-        ids.iter().map(|id| id.parse().map_err(Error::data)).collect()
+        let after = after.to_owned();
+        let page = self
+            .database
+            .scan(move |connection| query(connection, SELECT, params![after, most], |row| parsed(row, "ticket_id")));
+        page.await
     }
 
     async fn count(&self) -> Result<i64, Error> {
         const COUNT: &str =
             "select (select count(*) from reservation) + (select count(*) from ledger where closed = 1)";
-        Ok(sqlx::query_scalar(COUNT).fetch_one(self.database.readers()).await?)
+        self.database.count(COUNT).await
     }
 }
 

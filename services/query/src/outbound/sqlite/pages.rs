@@ -2,7 +2,7 @@
 //! values.
 
 use chrono::{DateTime, Utc};
-use sqlx::{QueryBuilder, Sqlite};
+use rusqlite::types::Value;
 
 use crate::{
     application::listing::{Direction, Field, Filter, KeyPart, SortOrder},
@@ -10,30 +10,31 @@ use crate::{
 };
 
 // Uses reservation_by_user. The second comparison selects the position among reservations of the same time.
-pub(super) const USER_RESERVATIONS: &str =
-    "select r.reservation_id, r.ticket_id as of_ticket_id, r.user_id, r.grade, r.status,
-    r.reason, r.revision, r.reserve_time, r.update_time as reservation_update_time, v.*
+pub(super) const USER_RESERVATIONS: &str = "select r.reservation_id, r.ticket_id, r.user_id, r.grade, r.status,
+    r.reason, r.revision, r.reserve_time, r.update_time, v.*
     from reservation r left join view v on v.ticket_id = r.ticket_id
     where r.user_id = ?1 and r.reserve_time <= ?2 and (r.reserve_time < ?2 or r.reservation_id < ?3)
     order by r.reserve_time desc, r.reservation_id desc limit ?4";
 
 // The epoch is read in the same statement as the rows. Uses view_by_sequence, or the primary key for a few ids.
 pub(super) const CHANGED: &str = "select view.*, position.identity from view, position
-    where ticket_revision > 0 and view.sequence > ?1 order by view.sequence limit ?2";
+    where listed > 0 and view.sequence > ?1 order by view.sequence limit ?2";
 pub(super) const CHANGED_OF_THESE: &str = "select view.*, position.identity from view, position
-    where +ticket_revision > 0 and view.sequence > ?1 and ticket_id in (select value from json_each(?3))
+    where +listed > 0 and view.sequence > ?1 and ticket_id in (select value from json_each(?3))
     order by view.sequence limit ?2";
 // Use the primary key.
 pub(super) const SNAPSHOT: &str = "select view.*, position.identity from view, position
-    where +ticket_revision > 0 and ticket_id > ?1 order by ticket_id limit ?2";
+    where +listed > 0 and ticket_id > ?1 order by ticket_id limit ?2";
 pub(super) const SNAPSHOT_OF_THESE: &str = "select view.*, position.identity from view, position
-    where +ticket_revision > 0 and ticket_id > ?1 and ticket_id in (select value from json_each(?3))
+    where +listed > 0 and ticket_id > ?1 and ticket_id in (select value from json_each(?3))
     order by ticket_id limit ?2";
 pub(super) const ALL_VIEWS: &str = "select * from view where ticket_id > ?1 order by ticket_id limit ?2";
-pub(super) const ALL_RESERVATIONS: &str =
-    "select reservation_id, ticket_id as of_ticket_id, user_id, grade, status, reason,
-    revision, reserve_time, update_time as reservation_update_time from reservation
+pub(super) const ALL_RESERVATIONS: &str = "select reservation_id, ticket_id, user_id, grade, status, reason,
+    revision, reserve_time, update_time from reservation
     where reservation_id > ?1 order by reservation_id limit ?2";
+pub(super) const RESERVATIONS_OF_THESE: &str =
+    "select reservation_id, ticket_id, user_id, grade, status, reason, revision, reserve_time, update_time
+    from reservation where reservation_id in (select value from json_each(?1))";
 // Uses view_unsettled.
 pub(super) const UNSETTLED: &str = "select * from view where unsettled_since is not null and ticket_id > ?1
     order by ticket_id limit ?2";
@@ -41,10 +42,29 @@ pub(super) const UNSETTLED: &str = "select * from view where unsettled_since is 
 pub(super) const OLDEST_UNSETTLED: &str = "select unsettled_since from view where unsettled_since is not null
     order by unsettled_since limit 1";
 pub(super) const COUNTS: &str = "select
-    (select count(*) from view where ticket_revision > 0) as tickets,
+    (select count(*) from view where listed > 0) as tickets,
     (select count(*) from view where price_revision > 0) as prices,
     (select count(*) from view where closed = 1) as closed_ledgers,
     (select count(*) from reservation) as reservations";
+
+/// A statement and the values of its parameters.
+pub(super) struct Query {
+    pub(super) text: String,
+    pub(super) values: Vec<Value>,
+}
+
+impl Query {
+    fn push(&mut self, text: &str) -> &mut Self {
+        self.text.push_str(text);
+        self
+    }
+
+    fn bind(&mut self, value: impl Into<Value>) -> &mut Self {
+        self.text.push('?');
+        self.values.push(value.into());
+        self
+    }
+}
 
 /// Builds the query for the rows that match the filter, in the given order, after the key `after`.
 pub(super) fn query(
@@ -53,9 +73,9 @@ pub(super) fn query(
     after: Option<&[KeyPart]>,
     now: DateTime<Utc>,
     most: i64,
-) -> QueryBuilder<Sqlite> {
-    let mut query = QueryBuilder::new("select * from view");
-    query.push(index(filter, order)).push(" where ticket_revision > 0");
+) -> Query {
+    let mut query = Query { text: "select * from view".to_owned(), values: Vec::new() };
+    query.push(index(filter, order)).push(" where listed > 0");
     match filter.status {
         None => {}
         Some(TicketStatus::Withdrawn) => {
@@ -65,20 +85,20 @@ pub(super) fn query(
             query.push(" and withdrawn = 0 and holder is not null");
         }
         Some(TicketStatus::Expired) => {
-            query.push(" and withdrawn = 0 and holder is null and end_time <= ").push_bind(now.timestamp_micros());
+            query.push(" and withdrawn = 0 and holder is null and end_time <= ").bind(now.timestamp_micros());
         }
         Some(TicketStatus::Available) => {
-            query.push(" and withdrawn = 0 and holder is null and end_time > ").push_bind(now.timestamp_micros());
+            query.push(" and withdrawn = 0 and holder is null and end_time > ").bind(now.timestamp_micros());
         }
     }
     if let Some(user) = &filter.user {
-        query.push(" and holder_user_id = ").push_bind(user.as_str().to_owned());
+        query.push(" and holder_user_id = ").bind(user.as_str().to_owned());
     }
     if let Some(from) = filter.start_from {
-        query.push(" and start_time >= ").push_bind(from.timestamp_micros());
+        query.push(" and start_time >= ").bind(from.timestamp_micros());
     }
     if let Some(to) = filter.start_to {
-        query.push(" and start_time < ").push_bind(to.timestamp_micros());
+        query.push(" and start_time < ").bind(to.timestamp_micros());
     }
     let columns: Vec<(&str, Direction)> = order
         .fields()
@@ -92,7 +112,7 @@ pub(super) fn query(
         query.push(if index == 0 { " order by " } else { ", " }).push(name);
         query.push(if *direction == Direction::Ascending { " asc" } else { " desc" });
     }
-    query.push(" limit ").push_bind(most);
+    query.push(" limit ").bind(most);
     query
 }
 
@@ -124,29 +144,29 @@ fn columns(field: Field) -> &'static [&'static str] {
 
 /// Appends `a >= ? and (a > ? or (b >= ? and (b > ? or (c > ?))))`: the lexicographic comparison, with the direction of
 /// each column. The first comparison alone bounds the range of the index.
-fn push_above(query: &mut QueryBuilder<Sqlite>, columns: &[(&'static str, Direction)], after: &[KeyPart]) {
+fn push_above(query: &mut Query, columns: &[(&'static str, Direction)], after: &[KeyPart]) {
     let last = columns.len().saturating_sub(1);
     for (index, ((name, direction), part)) in columns.iter().zip(after).enumerate() {
         let beyond = if *direction == Direction::Ascending { " > " } else { " < " };
         let at_or_beyond = if *direction == Direction::Ascending { " >= " } else { " <= " };
         query.push(if index == 0 { " and " } else { "" });
         if index < last {
-            query.push(*name).push(at_or_beyond);
+            query.push(name).push(at_or_beyond);
             push_part(query, part);
-            query.push(" and (").push(*name).push(beyond);
+            query.push(" and (").push(name).push(beyond);
             push_part(query, part);
             query.push(" or (");
         } else {
-            query.push(*name).push(beyond);
+            query.push(name).push(beyond);
             push_part(query, part);
         }
     }
-    query.push("))".repeat(last));
+    query.push(&"))".repeat(last));
 }
 
-fn push_part(query: &mut QueryBuilder<Sqlite>, part: &KeyPart) {
+fn push_part(query: &mut Query, part: &KeyPart) {
     match part {
-        KeyPart::Number(number) => query.push_bind(*number),
-        KeyPart::Text(text) => query.push_bind(text.clone()),
+        KeyPart::Number(number) => query.bind(*number),
+        KeyPart::Text(text) => query.bind(text.clone()),
     };
 }

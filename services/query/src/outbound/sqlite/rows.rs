@@ -1,20 +1,22 @@
 //! Conversion between rows of the view and columns.
 
-use std::{fmt::Display, sync::LazyLock};
+use std::{fmt::Display, str::FromStr, sync::LazyLock};
 
-use async_trait::async_trait;
 use chrono::{DateTime, Utc};
-use eticket_proto::ids::TicketId;
+use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error,
-    sqlite::{Tables, json_rows, time},
+    sqlite::{Tables, query_one},
 };
-use serde_json::{Value, json};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use rusqlite::{
+    Connection, ParamsFromIter, Row, Transaction, params, params_from_iter,
+    types::{FromSql, ToSqlOutput, ValueRef},
+};
+use serde_json::json;
 
 use crate::{
     application::{
-        Keys, Position, StreamRows, ViewRows,
+        Keys, Position, ViewRows,
         listing::{price_key, update_key},
     },
     domain::{Discount, LedgerPart, Money, PricePart, Reservation, ReservationStatus, TicketPart, View},
@@ -23,152 +25,186 @@ use crate::{
 /// The tables of the view, as a commit reads and writes them.
 pub(super) struct ViewTables;
 
-pub(super) const SELECT_VIEWS: &str = "select * from view where ticket_id in (select value from json_each(?1))";
-pub(super) const SELECT_RESERVATIONS: &str =
-    "select reservation_id, ticket_id as of_ticket_id, user_id, grade, status, reason, revision,
-    reserve_time, update_time as reservation_update_time from reservation
-    where reservation_id in (select value from json_each(?1))";
-pub(super) const SELECT_POSITION: &str = "select identity, sequence, anchor from position";
-
-// Rows are read under the lock and written completely, so a whole row can be replaced.
-static REPLACE_VIEWS: LazyLock<String> = LazyLock::new(|| replace("view", &VIEW.map(|(name, _)| name)));
-static REPLACE_RESERVATIONS: LazyLock<String> =
-    LazyLock::new(|| replace("reservation", &RESERVATION.map(|(name, _)| name)));
+pub(super) const SELECT_VIEW: &str = "select * from view where ticket_id = ?1";
+const SELECT_POSITION: &str = "select identity, sequence, anchor from position";
 const REPLACE_POSITION: &str =
     "insert or replace into position (id, identity, sequence, anchor) values (1, ?1, ?2, ?3)";
-pub(super) const SELECT_CAUGHT_UP: &str = "select id from caught_up";
 const KEEP_CAUGHT_UP: &str = "insert or ignore into caught_up (id) values (1)";
 const FORGET_SEQUENCES: &str = "update view set sequence = 0";
+const SELECT_RESERVATION: &str = "select reservation_id, ticket_id, user_id, grade, status, reason, revision,
+    reserve_time, update_time from reservation where reservation_id = ?1";
+const REPLACE_RESERVATION: &str = "insert or replace into reservation (reservation_id, ticket_id, user_id, grade,
+    status, reason, revision, reserve_time, update_time) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
-#[async_trait]
 impl Tables for ViewTables {
     type Keys = Keys;
     type Rows = ViewRows;
 
-    async fn read_in_tx(connection: &mut SqliteConnection, keys: &Keys) -> Result<ViewRows, Error> {
+    fn read_in_tx(transaction: &Transaction<'_>, keys: &Keys) -> Result<ViewRows, Error> {
         let mut rows = ViewRows::default();
-        if !keys.tickets.is_empty() {
-            let ids = json_rows(keys.tickets.iter().map(|id| json!(id.as_str())));
-            for row in sqlx::query(SELECT_VIEWS).bind(ids).fetch_all(&mut *connection).await? {
-                let (id, view) = view_with_id(&row)?;
+        for id in &keys.tickets {
+            if let Some((id, view)) = query_one(transaction, SELECT_VIEW, [id.as_str()], view_with_id)? {
                 rows.views.insert_read(id, view);
             }
         }
-        if !keys.reservations.is_empty() {
-            let ids = json_rows(keys.reservations.iter().map(|id| json!(id.to_string())));
-            for row in sqlx::query(SELECT_RESERVATIONS).bind(ids).fetch_all(&mut *connection).await? {
-                let reservation = reservation(&row)?;
-                rows.reservations.insert_read(reservation.reservation_id, reservation);
+        for id in &keys.reservations {
+            if let Some(row) = query_one(transaction, SELECT_RESERVATION, [id.to_string()], reservation)? {
+                rows.reservations.insert_read(*id, row);
             }
         }
-        let row = sqlx::query(SELECT_POSITION).fetch_optional(connection).await?;
-        rows.position = row.as_ref().map(position).transpose()?;
+        rows.position = position(transaction)?;
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut SqliteConnection, rows: &ViewRows) -> Result<(), Error> {
+    fn write_in_tx(transaction: &Transaction<'_>, rows: &ViewRows) -> Result<(), Error> {
         if rows.forget_sequences {
-            sqlx::query(FORGET_SEQUENCES).execute(&mut *connection).await?;
+            transaction.execute(FORGET_SEQUENCES, [])?;
         }
-        let views: Vec<Value> =
-            rows.views.changed().map(|(id, view)| VIEW.map(|(_, value)| value(id, view)).into()).collect();
-        if !views.is_empty() {
-            sqlx::query(REPLACE_VIEWS.as_str()).bind(json_rows(views)).execute(&mut *connection).await?;
+        for (id, view) in rows.views.made() {
+            transaction.prepare_cached(&INSERT_VIEW)?.execute(values(id, view))?;
         }
-        let reservations: Vec<Value> =
-            rows.reservations.changed().map(|(_, row)| RESERVATION.map(|(_, value)| value(row)).into()).collect();
-        if !reservations.is_empty() {
-            sqlx::query(REPLACE_RESERVATIONS.as_str()).bind(json_rows(reservations)).execute(&mut *connection).await?;
+        for (id, old, new) in rows.views.updated_from() {
+            transaction.prepare_cached(&UPDATE_VIEW[changed_keys(id, old, new)])?.execute(values(id, new))?;
+        }
+        for (id, row) in rows.reservations.changed() {
+            transaction.prepare_cached(REPLACE_RESERVATION)?.execute(params![
+                id.to_string(),
+                row.ticket_id.as_str(),
+                row.user_id.as_str(),
+                row.user_grade.name(),
+                status_number(row.status),
+                row.status_reason,
+                row.revision,
+                row.reserve_time.timestamp_micros(),
+                row.update_time.timestamp_micros(),
+            ])?;
         }
         if let Some(Position { epoch, sequence, fingerprint }) = &rows.moved_to {
             let sequence = i64::try_from(*sequence).map_err(Error::data)?;
-            sqlx::query(REPLACE_POSITION)
-                .bind(epoch)
-                .bind(sequence)
-                .bind(fingerprint)
-                .execute(&mut *connection)
-                .await?;
+            transaction.prepare_cached(REPLACE_POSITION)?.execute(params![epoch, sequence, fingerprint])?;
         }
         if rows.has_caught_up {
-            sqlx::query(KEEP_CAUGHT_UP).execute(connection).await?;
+            transaction.execute(KEEP_CAUGHT_UP, [])?;
         }
         Ok(())
     }
 }
 
-pub(super) fn position(row: &SqliteRow) -> Result<Position, Error> {
-    Ok(Position { epoch: row.try_get("identity")?, sequence: sequence(row)?, fingerprint: row.try_get("anchor")? })
+pub(super) fn position(connection: &Connection) -> Result<Option<Position>, Error> {
+    query_one(connection, SELECT_POSITION, [], |row| {
+        let mut columns = Columns::after(row, 0);
+        Ok(Position { epoch: columns.next()?, sequence: columns.sequence()?, fingerprint: columns.next()? })
+    })
 }
 
-pub(super) fn sequence(row: &SqliteRow) -> Result<u64, Error> {
-    u64::try_from(row.try_get::<i64, _>("sequence")?).map_err(Error::data)
+/// Columns that are in the same indexes. An update names a group only if one of its values has changed, because SQLite
+/// writes the entry of each index with a column that an update names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Group {
+    /// In no index, or changed by every message.
+    None,
+    /// The primary key.
+    Id,
+    Schedule,
+    Holder,
+    HolderUser,
+    Price,
+    UpdateTime,
+    Unsettled,
 }
 
-/// Returns a statement that replaces rows of a table with those of a JSON array of arrays, whose values are in the
-/// order of these columns.
-fn replace(table: &str, columns: &[&str]) -> String {
-    let values: Vec<String> = (0..columns.len()).map(|number| format!("value ->> {number}")).collect();
-    format!("insert or replace into {table} ({}) select {} from json_each(?1)", columns.join(", "), values.join(", "))
+impl Group {
+    const WITH_INDEX: [Self; 6] =
+        [Self::Schedule, Self::Holder, Self::HolderUser, Self::Price, Self::UpdateTime, Self::Unsettled];
 }
 
-/// A column of the table `view`: its name and its value.
-type ViewColumn = (&'static str, fn(&TicketId, &View) -> Value);
+/// A column of the table `view`: its name, its group and its value.
+type Column = (&'static str, Group, for<'v> fn(&'v TicketId, &'v View) -> ToSqlOutput<'v>);
 
 /// The columns of the table `view`.
-const VIEW: [ViewColumn; 36] = [
-    ("ticket_id", |id, _| json!(id.as_str())),
-    ("sequence", |_, view| json!(view.sequence)),
-    ("unsettled_since", |_, view| json!(view.unsettled_since.map(|time| time.timestamp_micros()))),
-    ("update_time", |_, view| json!(update_key(view))),
-    ("ticket_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.revision))),
-    ("schedule_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.schedule_revision))),
-    ("reservation_revision", |_, view| json!(ticket(view).map_or(0, |ticket| ticket.reservation_revision))),
-    ("title", |_, view| json!(ticket(view).map_or("", |ticket| &ticket.title))),
-    ("start_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.start)))),
-    ("end_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.end)))),
-    ("withdrawn", |_, view| json!(ticket(view).map_or(0, |ticket| i64::from(ticket.withdrawn)))),
-    ("holder", |_, view| json!(ticket(view).and_then(|ticket| ticket.holder).map(|holder| holder.to_string()))),
-    ("ticket_update_time", |_, view| json!(micros(ticket(view).map(|ticket| ticket.update_time)))),
-    ("ledger_revision", |_, view| json!(view.ledger.revision)),
-    ("active", |_, view| json!(view.ledger.active.map(|active| active.to_string()))),
-    ("closed", |_, view| json!(i64::from(view.ledger.closed))),
-    ("holder_user_id", |_, view| json!(view.holder().map(|holder| holder.as_str()))),
-    ("newest_id", |_, view| json!(newest_of(view).map(|newest| newest.reservation_id.to_string()))),
-    ("newest_user_id", |_, view| json!(newest_of(view).map_or("", |newest| newest.user_id.as_str()))),
-    ("newest_grade", |_, view| json!(newest_of(view).map_or("", |newest| newest.user_grade.name()))),
-    ("newest_status", |_, view| json!(newest_of(view).map_or(0, |newest| status_number(newest.status)))),
-    ("newest_reason", |_, view| json!(newest_of(view).map_or("", |newest| &newest.status_reason))),
-    ("newest_revision", |_, view| json!(newest_of(view).map_or(0, |newest| newest.revision))),
-    ("newest_reserve_time", |_, view| json!(micros(newest_of(view).map(|newest| newest.reserve_time)))),
-    ("newest_update_time", |_, view| json!(micros(newest_of(view).map(|newest| newest.update_time)))),
-    ("price_revision", |_, view| json!(price(view).map_or(0, |price| price.revision))),
-    ("price_schedule_revision", |_, view| json!(price(view).map_or(0, |price| price.schedule_revision))),
-    ("price_reservation_revision", |_, view| json!(price(view).map_or(0, |price| price.reservation_revision))),
-    ("base_currency", |_, view| json!(price(view).map_or("", |price| &price.base_price.currency_code))),
-    ("base_units", |_, view| json!(price(view).map_or(0, |price| price.base_price.units))),
-    ("base_nanos", |_, view| json!(price(view).map_or(0, |price| price.base_price.nanos))),
-    ("discounted_currency", |_, view| json!(price(view).map_or("", |price| &price.discounted_price.currency_code))),
-    ("discounted_units", |_, view| json!(price_key(view).0)),
-    ("discounted_nanos", |_, view| json!(price_key(view).1)),
-    ("discounts", |_, view| json!(discounts_column(price(view).map_or(&[], |price| &price.discounts)))),
-    ("price_update_time", |_, view| json!(micros(price(view).map(|price| price.update_time)))),
+const VIEW: [Column; 37] = [
+    ("ticket_id", Group::Id, |id, _| id.as_str().into()),
+    ("listed", Group::Schedule, |_, view| view.ticket.is_some().into()),
+    ("start_time", Group::Schedule, |_, view| micros(ticket(view).map(|ticket| ticket.start))),
+    ("end_time", Group::Schedule, |_, view| micros(ticket(view).map(|ticket| ticket.end))),
+    ("withdrawn", Group::Schedule, |_, view| ticket(view).is_some_and(|ticket| ticket.withdrawn).into()),
+    ("holder", Group::Holder, |_, view| optional_text(ticket(view).and_then(|ticket| ticket.holder))),
+    ("holder_user_id", Group::HolderUser, |_, view| view.holder().map_or(NULL, |holder| holder.as_str().into())),
+    ("discounted_units", Group::Price, |_, view| price_key(view).0.into()),
+    ("discounted_nanos", Group::Price, |_, view| price_key(view).1.into()),
+    ("update_time", Group::UpdateTime, |_, view| update_key(view).into()),
+    ("unsettled_since", Group::Unsettled, |_, view| {
+        view.unsettled_since.map_or(NULL, |time| time.timestamp_micros().into())
+    }),
+    // Never above the range of SQLite: the position is checked.
+    ("sequence", Group::None, |_, view| i64::try_from(view.sequence).unwrap_or(i64::MAX).into()),
+    ("ticket_revision", Group::None, |_, view| ticket(view).map_or(0, |ticket| ticket.revision).into()),
+    ("schedule_revision", Group::None, |_, view| ticket(view).map_or(0, |ticket| ticket.schedule_revision).into()),
+    ("reservation_revision", Group::None, |_, view| {
+        ticket(view).map_or(0, |ticket| ticket.reservation_revision).into()
+    }),
+    ("title", Group::None, |_, view| ticket(view).map_or("", |ticket| &ticket.title).into()),
+    ("ticket_update_time", Group::None, |_, view| micros(ticket(view).map(|ticket| ticket.update_time))),
+    ("ledger_revision", Group::None, |_, view| view.ledger.revision.into()),
+    ("active", Group::None, |_, view| optional_text(view.ledger.active)),
+    ("closed", Group::None, |_, view| view.ledger.closed.into()),
+    ("newest_id", Group::None, |_, view| optional_text(newest_of(view).map(|newest| newest.reservation_id))),
+    ("newest_user_id", Group::None, |_, view| newest_of(view).map_or("", |newest| newest.user_id.as_str()).into()),
+    ("newest_grade", Group::None, |_, view| newest_of(view).map_or("", |newest| newest.user_grade.name()).into()),
+    ("newest_status", Group::None, |_, view| newest_of(view).map_or(0, |newest| status_number(newest.status)).into()),
+    ("newest_reason", Group::None, |_, view| newest_of(view).map_or("", |newest| &newest.status_reason).into()),
+    ("newest_revision", Group::None, |_, view| newest_of(view).map_or(0, |newest| newest.revision).into()),
+    ("newest_reserve_time", Group::None, |_, view| micros(newest_of(view).map(|newest| newest.reserve_time))),
+    ("newest_update_time", Group::None, |_, view| micros(newest_of(view).map(|newest| newest.update_time))),
+    ("price_revision", Group::None, |_, view| price(view).map_or(0, |price| price.revision).into()),
+    ("price_schedule_revision", Group::None, |_, view| price(view).map_or(0, |price| price.schedule_revision).into()),
+    ("price_reservation_revision", Group::None, |_, view| {
+        price(view).map_or(0, |price| price.reservation_revision).into()
+    }),
+    ("base_currency", Group::None, |_, view| price(view).map_or("", |price| &price.base_price.currency_code).into()),
+    ("base_units", Group::None, |_, view| price(view).map_or(0, |price| price.base_price.units).into()),
+    ("base_nanos", Group::None, |_, view| price(view).map_or(0, |price| price.base_price.nanos).into()),
+    ("discounted_currency", Group::None, |_, view| {
+        price(view).map_or("", |price| &price.discounted_price.currency_code).into()
+    }),
+    ("discounts", Group::None, |_, view| discounts_column(price(view).map_or(&[], |price| &price.discounts)).into()),
+    // An update names the last column in any case, so that each statement has a parameter for each column.
+    ("price_update_time", Group::None, |_, view| micros(price(view).map(|price| price.update_time))),
 ];
 
-/// A column of the table `reservation`: its name and its value.
-type ReservationColumn = (&'static str, fn(&Reservation) -> Value);
+const NULL: ToSqlOutput<'static> = ToSqlOutput::Borrowed(ValueRef::Null);
 
-/// The columns of the table `reservation`.
-const RESERVATION: [ReservationColumn; 9] = [
-    ("reservation_id", |row| json!(row.reservation_id.to_string())),
-    ("ticket_id", |row| json!(row.ticket_id.as_str())),
-    ("user_id", |row| json!(row.user_id.as_str())),
-    ("grade", |row| json!(row.user_grade.name())),
-    ("status", |row| json!(status_number(row.status))),
-    ("reason", |row| json!(row.status_reason)),
-    ("revision", |row| json!(row.revision)),
-    ("reserve_time", |row| json!(row.reserve_time.timestamp_micros())),
-    ("update_time", |row| json!(row.update_time.timestamp_micros())),
-];
+static INSERT_VIEW: LazyLock<String> = LazyLock::new(|| {
+    let names = VIEW.map(|(name, ..)| name).join(", ");
+    let values: Vec<String> = (1..=VIEW.len()).map(|number| format!("?{number}")).collect();
+    format!("insert into view ({names}) values ({})", values.join(", "))
+});
+/// Updates of a row, by the bits of the groups that have changed.
+static UPDATE_VIEW: LazyLock<Vec<String>> = LazyLock::new(|| (0..1 << Group::WITH_INDEX.len()).map(update).collect());
+
+fn update(changed: usize) -> String {
+    let is_changed = |group: Group| match Group::WITH_INDEX.iter().position(|known| *known == group) {
+        Some(bit) => changed & (1 << bit) != 0,
+        None => group == Group::None,
+    };
+    let columns = VIEW.iter().zip(1..).filter(|((_, group, _), _)| is_changed(*group));
+    let columns: Vec<String> = columns.map(|((name, ..), number)| format!("{name} = ?{number}")).collect();
+    format!("update view set {} where ticket_id = ?1", columns.join(", "))
+}
+
+/// Returns the bits of the groups with a value that has changed.
+fn changed_keys(id: &TicketId, old: &View, new: &View) -> usize {
+    let differs = |group: Group| {
+        let mut columns = VIEW.iter().filter(|(_, of, _)| *of == group);
+        columns.any(|(_, _, value)| value(id, old) != value(id, new))
+    };
+    let bits = Group::WITH_INDEX.iter().enumerate().filter(|(_, group)| differs(**group));
+    bits.map(|(bit, _)| 1 << bit).sum()
+}
+
+fn values<'v>(id: &'v TicketId, view: &'v View) -> ParamsFromIter<[ToSqlOutput<'v>; VIEW.len()]> {
+    params_from_iter(VIEW.map(|(.., value)| value(id, view)))
+}
 
 fn ticket(view: &View) -> Option<&TicketPart> {
     view.ticket.as_ref()
@@ -182,125 +218,176 @@ fn price(view: &View) -> Option<&PricePart> {
     view.price.as_ref()
 }
 
-fn micros(time: Option<DateTime<Utc>>) -> i64 {
-    time.map_or(0, |time| time.timestamp_micros())
+fn micros(time: Option<DateTime<Utc>>) -> ToSqlOutput<'static> {
+    time.map_or(0, |time| time.timestamp_micros()).into()
 }
 
-pub(super) fn view_with_id(row: &SqliteRow) -> Result<(TicketId, View), Error> {
-    Ok((parsed(row, "ticket_id")?, view(row)?))
+fn optional_text(id: Option<ReservationId>) -> ToSqlOutput<'static> {
+    id.map_or(NULL, |id| id.to_string().into())
 }
 
-/// Decodes rows and the epoch that was read with them.
-pub(super) fn stream_rows(rows: &[SqliteRow]) -> Result<StreamRows, Error> {
-    let epoch = rows.first().map(|row| row.try_get("identity")).transpose()?;
-    Ok(StreamRows { epoch, rows: rows.iter().map(view_with_id).collect::<Result<_, _>>()? })
+/// Reads the columns of a row one after another.
+struct Columns<'r> {
+    row: &'r Row<'r>,
+    next: usize,
 }
 
-/// Decodes a row of an outer join. Returns the default if the ticket has no row.
-pub(super) fn view_or_none(row: &SqliteRow) -> Result<View, Error> {
-    let id: Option<&str> = row.try_get("ticket_id")?;
-    if id.is_none() { Ok(View::default()) } else { view(row) }
-}
-
-pub(super) fn view(row: &SqliteRow) -> Result<View, Error> {
-    let unsettled_since: Option<i64> = row.try_get("unsettled_since")?;
-    Ok(View {
-        ticket: ticket_part(row)?,
-        ledger: LedgerPart {
-            revision: row.try_get("ledger_revision")?,
-            active: optional(row, "active")?,
-            closed: row.try_get("closed")?,
-        },
-        newest: newest(row)?,
-        price: price_part(row)?,
-        sequence: sequence(row)?,
-        unsettled_since: unsettled_since.map(|_| time(row, "unsettled_since")).transpose()?,
-    })
-}
-
-fn ticket_part(row: &SqliteRow) -> Result<Option<TicketPart>, Error> {
-    let revision = row.try_get("ticket_revision")?;
-    if revision == 0 {
-        return Ok(None);
+impl<'r> Columns<'r> {
+    /// Begins after this number of columns.
+    fn after(row: &'r Row<'r>, count: usize) -> Self {
+        Self { row, next: count }
     }
-    Ok(Some(TicketPart {
-        revision,
-        schedule_revision: row.try_get("schedule_revision")?,
-        reservation_revision: row.try_get("reservation_revision")?,
-        title: row.try_get("title")?,
-        start: time(row, "start_time")?,
-        end: time(row, "end_time")?,
-        withdrawn: row.try_get("withdrawn")?,
-        holder: optional(row, "holder")?,
-        update_time: time(row, "ticket_update_time")?,
-    }))
+
+    fn next<T: FromSql>(&mut self) -> Result<T, Error> {
+        let value = self.row.get(self.next)?;
+        self.next += 1;
+        Ok(value)
+    }
+
+    fn skip(&mut self) {
+        self.next += 1;
+    }
+
+    fn text(&mut self) -> Result<Option<&'r str>, Error> {
+        let text = self.row.get_ref(self.next)?.as_str_or_null().map_err(Error::data)?;
+        self.next += 1;
+        Ok(text)
+    }
+
+    fn optional<T: FromStr<Err: Display>>(&mut self) -> Result<Option<T>, Error> {
+        let number = self.next;
+        let parse = |text: &str| text.parse().map_err(|error| Error::data(format!("column {number}: {error}")));
+        self.text()?.map(parse).transpose()
+    }
+
+    fn parsed<T: FromStr<Err: Display>>(&mut self) -> Result<T, Error> {
+        let number = self.next;
+        self.optional()?.ok_or_else(|| Error::data(format!("column {number} is null")))
+    }
+
+    fn time(&mut self) -> Result<DateTime<Utc>, Error> {
+        let micros = self.next()?;
+        DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data("a time is out of range"))
+    }
+
+    fn sequence(&mut self) -> Result<u64, Error> {
+        u64::try_from(self.next::<i64>()?).map_err(Error::data)
+    }
 }
 
-fn newest(row: &SqliteRow) -> Result<Option<Reservation>, Error> {
-    let Some(reservation_id) = optional(row, "newest_id")? else { return Ok(None) };
+/// Number of columns of the table `view`.
+const VIEW_COLUMNS: usize = VIEW.len();
+/// Number of columns of a reservation.
+const RESERVATION_COLUMNS: usize = 9;
+
+/// Decodes a row of the table `view`.
+pub(super) fn view_with_id(row: &Row<'_>) -> Result<(TicketId, View), Error> {
+    view_after(row, 0)?.ok_or_else(|| Error::data("the view has a row without an id"))
+}
+
+/// Decodes a row of the table `view`, and the epoch that was read with it.
+pub(super) fn view_with_epoch(row: &Row<'_>) -> Result<(String, (TicketId, View)), Error> {
+    Ok((row.get(VIEW_COLUMNS)?, view_with_id(row)?))
+}
+
+/// Decodes a reservation with the row of its ticket, whose parts are empty if there is none.
+pub(super) fn reservation_with_view(row: &Row<'_>) -> Result<(Reservation, View), Error> {
+    let view = view_after(row, RESERVATION_COLUMNS)?;
+    Ok((reservation(row)?, view.map(|(_, view)| view).unwrap_or_default()))
+}
+
+/// Decodes the columns of the table `view`, in the order of its migrations, after this number of other columns.
+fn view_after(row: &Row<'_>, count: usize) -> Result<Option<(TicketId, View)>, Error> {
+    let mut columns = Columns::after(row, count);
+    let Some(id) = columns.optional::<TicketId>()? else { return Ok(None) };
+    let sequence = columns.sequence()?;
+    let unsettled_since: Option<i64> = columns.next()?;
+    columns.skip();
+    let ticket = ticket_part(&mut columns)?;
+    let ledger = LedgerPart { revision: columns.next()?, active: columns.optional()?, closed: columns.next()? };
+    columns.skip();
+    let newest = newest(&mut columns, &id)?;
+    let price = price_part(&mut columns)?;
+    // The column `listed`.
+    columns.skip();
+    debug_assert_eq!(columns.next, count + VIEW_COLUMNS, "each column is read or skipped");
+    let unsettled_since = unsettled_since.map(|micros| {
+        DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data("unsettled_since is out of range"))
+    });
+    let view = View { ticket, ledger, newest, price, sequence, unsettled_since: unsettled_since.transpose()? };
+    Ok(Some((id, view)))
+}
+
+fn ticket_part(columns: &mut Columns<'_>) -> Result<Option<TicketPart>, Error> {
+    let part = TicketPart {
+        revision: columns.next()?,
+        schedule_revision: columns.next()?,
+        reservation_revision: columns.next()?,
+        title: columns.next()?,
+        start: columns.time()?,
+        end: columns.time()?,
+        withdrawn: columns.next()?,
+        holder: columns.optional()?,
+        update_time: columns.time()?,
+    };
+    Ok((part.revision > 0).then_some(part))
+}
+
+fn newest(columns: &mut Columns<'_>, ticket: &TicketId) -> Result<Option<Reservation>, Error> {
+    const OTHER_COLUMNS: usize = 7;
+    let Some(reservation_id) = columns.optional()? else {
+        columns.next += OTHER_COLUMNS;
+        return Ok(None);
+    };
     Ok(Some(Reservation {
         reservation_id,
-        ticket_id: parsed(row, "ticket_id")?,
-        user_id: parsed(row, "newest_user_id")?,
-        user_grade: parsed(row, "newest_grade")?,
-        status: status(row.try_get("newest_status")?)?,
-        status_reason: row.try_get("newest_reason")?,
-        revision: row.try_get("newest_revision")?,
-        reserve_time: time(row, "newest_reserve_time")?,
-        update_time: time(row, "newest_update_time")?,
+        ticket_id: ticket.clone(),
+        user_id: columns.parsed()?,
+        user_grade: columns.parsed()?,
+        status: status(columns.next()?)?,
+        status_reason: columns.next()?,
+        revision: columns.next()?,
+        reserve_time: columns.time()?,
+        update_time: columns.time()?,
     }))
 }
 
-fn price_part(row: &SqliteRow) -> Result<Option<PricePart>, Error> {
-    let revision = row.try_get("price_revision")?;
+fn price_part(columns: &mut Columns<'_>) -> Result<Option<PricePart>, Error> {
+    const OTHER_COLUMNS: usize = 10;
+    let revision = columns.next()?;
     if revision == 0 {
+        columns.next += OTHER_COLUMNS;
         return Ok(None);
     }
-    let (base_price, discounted_price) = (
-        Money {
-            currency_code: row.try_get("base_currency")?,
-            units: row.try_get("base_units")?,
-            nanos: row.try_get("base_nanos")?,
-        },
-        Money {
-            currency_code: row.try_get("discounted_currency")?,
-            units: row.try_get("discounted_units")?,
-            nanos: row.try_get("discounted_nanos")?,
-        },
-    );
     Ok(Some(PricePart {
         revision,
-        schedule_revision: row.try_get("price_schedule_revision")?,
-        reservation_revision: row.try_get("price_reservation_revision")?,
-        base_price,
-        discounted_price,
-        discounts: discounts(row.try_get("discounts")?)?,
-        update_time: time(row, "price_update_time")?,
+        schedule_revision: columns.next()?,
+        reservation_revision: columns.next()?,
+        base_price: money(columns)?,
+        discounted_price: money(columns)?,
+        discounts: discounts(columns.text()?.unwrap_or_default())?,
+        update_time: columns.time()?,
     }))
 }
 
-pub(super) fn reservation(row: &SqliteRow) -> Result<Reservation, Error> {
+fn money(columns: &mut Columns<'_>) -> Result<Money, Error> {
+    Ok(Money { currency_code: columns.next()?, units: columns.next()?, nanos: columns.next()? })
+}
+
+/// Decodes a row with the columns of [`SELECT_RESERVATION`].
+pub(super) fn reservation(row: &Row<'_>) -> Result<Reservation, Error> {
+    let mut columns = Columns::after(row, 0);
     Ok(Reservation {
-        reservation_id: parsed(row, "reservation_id")?,
-        ticket_id: parsed(row, "of_ticket_id")?,
-        user_id: parsed(row, "user_id")?,
-        user_grade: parsed(row, "grade")?,
-        status: status(row.try_get("status")?)?,
-        status_reason: row.try_get("reason")?,
-        revision: row.try_get("revision")?,
-        reserve_time: time(row, "reserve_time")?,
-        update_time: time(row, "reservation_update_time")?,
+        reservation_id: columns.parsed()?,
+        ticket_id: columns.parsed()?,
+        user_id: columns.parsed()?,
+        user_grade: columns.parsed()?,
+        status: status(columns.next()?)?,
+        status_reason: columns.next()?,
+        revision: columns.next()?,
+        reserve_time: columns.time()?,
+        update_time: columns.time()?,
     })
-}
-
-fn parsed<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> Result<T, Error> {
-    let text: &str = row.try_get(column)?;
-    text.parse().map_err(|error| Error::data(format!("{column}: {error}")))
-}
-
-fn optional<T: std::str::FromStr<Err: Display>>(row: &SqliteRow, column: &str) -> Result<Option<T>, Error> {
-    let text: Option<&str> = row.try_get(column)?;
-    text.map(|text| text.parse().map_err(|error| Error::data(format!("{column}: {error}")))).transpose()
 }
 
 fn status_number(status: ReservationStatus) -> i64 {
@@ -325,7 +412,7 @@ fn discounts_column(discounts: &[Discount]) -> String {
     let columns = discounts.iter().map(|Discount { rule_id, description, amount }| {
         json!([rule_id, description, amount.currency_code, amount.units, amount.nanos])
     });
-    json_rows(columns)
+    serde_json::Value::Array(columns.collect()).to_string()
 }
 
 fn discounts(text: &str) -> Result<Vec<Discount>, Error> {

@@ -124,7 +124,7 @@ async fn every_order_and_filter_has_its_index() {
         let key = order.key(&"t".parse().unwrap(), &View::default());
         for after in [None, Some(key.as_slice())] {
             let query = pages::query(&filter, &order, after, DateTime::UNIX_EPOCH, 51);
-            let plan = database.plan(query.sql().as_str()).await.unwrap();
+            let plan = database.plan(&query.text).await.unwrap();
             assert!(plan.contains(index), "{filter:?} {order}: {plan}");
             assert!(!plan.contains("TEMP B-TREE"), "{filter:?} {order}: {plan}");
         }
