@@ -100,7 +100,7 @@ pub struct PoolUsage {
 impl PoolUsage {
     /// Reads the state of a pool. The numbers are not from one instant.
     #[must_use]
-    pub fn read<D: sqlx::Database>(name: &'static str, pool: &sqlx::Pool<D>) -> Self {
+    pub fn read(name: &'static str, pool: &sqlx::PgPool) -> Self {
         let (open, idle) = (pool.size() as usize, pool.num_idle());
         Self { name, used: open.saturating_sub(idle), idle }
     }

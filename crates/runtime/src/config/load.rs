@@ -16,8 +16,7 @@ use eticket_base::config::{
     urls::{self, StoreSupport},
 };
 use figment::{
-    Figment, Provider,
-    error::{Actual, Kind},
+    Figment,
     providers::{Format, Serialized, Toml},
     value::{Dict, Value},
 };
@@ -318,7 +317,7 @@ fn overrides(sources: &Sources) -> Result<Dict, Error> {
             Ok(value @ (Value::String(..) | Value::Dict(..) | Value::Array(..))) => value,
             _ => Value::from(value.clone()),
         };
-        figment = figment.merge(Nested(figment::util::nest(&key, value)));
+        figment = figment.merge((key, value));
     }
     if let Some(data) = &sources.data {
         let refuse = |expected| Error::new("--data", Some(data.display().to_string()), expected);
@@ -327,23 +326,9 @@ fn overrides(sources: &Sources) -> Result<Dict, Error> {
             Some(data) => Value::from(data),
             None => return Err(refuse(NOT_UTF_8)),
         };
-        figment = figment.merge(Nested(figment::util::nest("data", data)));
+        figment = figment.merge(("data", data));
     }
     figment.extract().map_err(|error| from_figment(error, &Dict::new(), &[]))
-}
-
-/// A value under its path, as a source of figment.
-struct Nested(Value);
-
-impl Provider for Nested {
-    fn metadata(&self) -> figment::Metadata {
-        figment::Metadata::named("environment or flag")
-    }
-
-    fn data(&self) -> Result<figment::value::Map<figment::Profile, Dict>, figment::Error> {
-        let dict = self.0.as_dict().cloned().unwrap_or_default();
-        Ok(figment::Profile::Default.collect(dict))
-    }
 }
 
 fn merge(base: &mut Dict, over: Dict) {
@@ -367,37 +352,9 @@ fn take_section(root: &mut Dict, name: &str) -> Result<Dict, Error> {
     }
 }
 
+/// Deserializes a tree. Text is converted to the type of its key, because the environment has only text.
 fn typed<T: DeserializeOwned>(tree: &Dict, beside: &[&str]) -> Result<T, Error> {
-    let mut tree = tree.clone();
-    loop {
-        match Figment::from(Serialized::globals(&tree)).extract() {
-            Err(error) if convert_text(&mut tree, &error) => {}
-            outcome => return outcome.map_err(|error| from_figment(error, &tree, beside)),
-        }
-    }
-}
-
-/// Converts a text to the type that the error expects, such as a number, because the environment has only text. Returns
-/// whether it could.
-fn convert_text(tree: &mut Dict, error: &figment::Error) -> bool {
-    let Some(error) = error.clone().into_iter().next() else { return false };
-    let (Kind::InvalidType(Actual::Str(_), _), Some((first, rest))) = (&error.kind, error.path.split_first()) else {
-        return false;
-    };
-    let Some(mut place) = tree.get_mut(first) else { return false };
-    for key in rest {
-        let Value::Dict(_, section) = place else { return false };
-        let Some(inner) = section.get_mut(key) else { return false };
-        place = inner;
-    }
-    let Value::String(_, text) = &place else { return false };
-    match text.parse::<Value>() {
-        Ok(Value::String(..)) => false,
-        Ok(read) => {
-            *place = read;
-            true
-        }
-    }
+    Figment::from(Serialized::globals(tree)).extract_lossy().map_err(|error| from_figment(error, tree, beside))
 }
 
 /// Formats the effective configuration as a valid configuration file, with masked passwords.

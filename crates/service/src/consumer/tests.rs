@@ -16,14 +16,11 @@ use eticket_bus_embedded::Embedded;
 use eticket_proto::headers;
 use eticket_store::{
     Commit, ParkedStore, Work,
-    sqlite::{Database, Store},
+    sqlite::{Database, NoTables, Store},
 };
 
 use super::*;
-use crate::{
-    audit::State,
-    relay::tests::{NoTables, database},
-};
+use crate::{audit::State, relay::tests::database};
 
 /// Decodes bodies of the form `aggregate=revision` and keeps the newest revision of each aggregate.
 pub(crate) struct TestService {

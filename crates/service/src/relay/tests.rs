@@ -6,28 +6,11 @@ use eticket_base::clock::SystemClock;
 use eticket_bus::memory::Stream;
 use eticket_store::{
     Commit, Work,
-    sqlite::{Database, Store, Tables},
+    sqlite::{Database, NoTables, Store},
 };
-use rusqlite::Transaction;
 use sqlx::migrate::Migrator;
 
 use super::*;
-
-/// A store without tables.
-pub(crate) struct NoTables;
-
-impl Tables for NoTables {
-    type Keys = ();
-    type Rows = ();
-
-    fn read_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn write_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
-        Ok(())
-    }
-}
 
 pub(crate) async fn database(folder: &Path) -> Database {
     let none = Migrator::with_migrations(Vec::new());

@@ -10,13 +10,13 @@ use eticket_base::{
 use eticket_bus::{Bus, Message, memory::Stream};
 use eticket_proto::{headers, operations::BreakerState};
 use eticket_rpc_client::{breaker::BreakerLayer, config::BreakerConfig};
-use eticket_store::{Commit, OutboxRow, Parked, StoreLifecycle, Work, sqlite::Store};
+use eticket_store::{
+    Commit, OutboxRow, Parked, StoreLifecycle, Work,
+    sqlite::{NoTables, Store},
+};
 
 use super::*;
-use crate::{
-    background::Background,
-    relay::tests::{NoTables, database},
-};
+use crate::{background::Background, relay::tests::database};
 
 fn message(subject: &str, time: DateTime<Utc>) -> Message {
     let headers = vec![(headers::TIME.to_owned(), time.to_rfc3339())];

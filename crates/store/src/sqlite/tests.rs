@@ -16,22 +16,6 @@ use crate::{
     StoreLifecycle, StreamEpochStore, contract,
 };
 
-/// A store without rows of its own.
-struct NoTables;
-
-impl Tables for NoTables {
-    type Keys = ();
-    type Rows = ();
-
-    fn read_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
-        Ok(())
-    }
-
-    fn write_in_tx(_: &Transaction<'_>, (): &()) -> Result<(), Error> {
-        Ok(())
-    }
-}
-
 #[tokio::test]
 async fn keeps_the_contract() {
     let folder = tempfile::tempdir().unwrap();

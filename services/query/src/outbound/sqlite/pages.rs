@@ -10,8 +10,7 @@ use crate::{
 };
 
 // Uses reservation_by_user. The second comparison selects the position among reservations of the same time.
-pub(super) const USER_RESERVATIONS: &str = "select r.reservation_id, r.ticket_id, r.user_id, r.grade, r.status,
-    r.reason, r.revision, r.reserve_time, r.update_time, v.*
+pub(super) const USER_RESERVATIONS: &str = "select r.*, v.*
     from reservation r left join view v on v.ticket_id = r.ticket_id
     where r.user_id = ?1 and r.reserve_time <= ?2 and (r.reserve_time < ?2 or r.reservation_id < ?3)
     order by r.reserve_time desc, r.reservation_id desc limit ?4";
@@ -29,12 +28,10 @@ pub(super) const SNAPSHOT_OF_THESE: &str = "select view.*, position.identity fro
     where +listed > 0 and ticket_id > ?1 and ticket_id in (select value from json_each(?3))
     order by ticket_id limit ?2";
 pub(super) const ALL_VIEWS: &str = "select * from view where ticket_id > ?1 order by ticket_id limit ?2";
-pub(super) const ALL_RESERVATIONS: &str = "select reservation_id, ticket_id, user_id, grade, status, reason,
-    revision, reserve_time, update_time from reservation
+pub(super) const ALL_RESERVATIONS: &str = "select * from reservation
     where reservation_id > ?1 order by reservation_id limit ?2";
-pub(super) const RESERVATIONS_OF_THESE: &str =
-    "select reservation_id, ticket_id, user_id, grade, status, reason, revision, reserve_time, update_time
-    from reservation where reservation_id in (select value from json_each(?1))";
+pub(super) const RESERVATIONS_OF_THESE: &str = "select * from reservation
+    where reservation_id in (select value from json_each(?1))";
 // Uses view_unsettled.
 pub(super) const UNSETTLED: &str = "select * from view where unsettled_since is not null and ticket_id > ?1
     order by ticket_id limit ?2";

@@ -31,8 +31,7 @@ const REPLACE_POSITION: &str =
     "insert or replace into position (id, identity, sequence, anchor) values (1, ?1, ?2, ?3)";
 const KEEP_CAUGHT_UP: &str = "insert or ignore into caught_up (id) values (1)";
 const FORGET_SEQUENCES: &str = "update view set sequence = 0";
-const SELECT_RESERVATION: &str = "select reservation_id, ticket_id, user_id, grade, status, reason, revision,
-    reserve_time, update_time from reservation where reservation_id = ?1";
+const SELECT_RESERVATION: &str = "select * from reservation where reservation_id = ?1";
 const REPLACE_RESERVATION: &str = "insert or replace into reservation (reservation_id, ticket_id, user_id, grade,
     status, reason, revision, reserve_time, update_time) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
 
@@ -339,17 +338,7 @@ fn newest(columns: &mut Columns<'_>, ticket: &TicketId) -> Result<Option<Reserva
         columns.next += OTHER_COLUMNS;
         return Ok(None);
     };
-    Ok(Some(Reservation {
-        reservation_id,
-        ticket_id: ticket.clone(),
-        user_id: columns.parsed()?,
-        user_grade: columns.parsed()?,
-        status: status(columns.next()?)?,
-        status_reason: columns.next()?,
-        revision: columns.next()?,
-        reserve_time: columns.time()?,
-        update_time: columns.time()?,
-    }))
+    Ok(Some(reservation_with_ids(columns, reservation_id, ticket.clone())?))
 }
 
 fn price_part(columns: &mut Columns<'_>) -> Result<Option<PricePart>, Error> {
@@ -374,12 +363,22 @@ fn money(columns: &mut Columns<'_>) -> Result<Money, Error> {
     Ok(Money { currency_code: columns.next()?, units: columns.next()?, nanos: columns.next()? })
 }
 
-/// Decodes a row with the columns of [`SELECT_RESERVATION`].
+/// Decodes the columns of the table `reservation`, in the order of its migration.
 pub(super) fn reservation(row: &Row<'_>) -> Result<Reservation, Error> {
     let mut columns = Columns::after(row, 0);
+    let (reservation_id, ticket_id) = (columns.parsed()?, columns.parsed()?);
+    reservation_with_ids(&mut columns, reservation_id, ticket_id)
+}
+
+/// Decodes the columns of a reservation that follow its ids.
+fn reservation_with_ids(
+    columns: &mut Columns<'_>,
+    reservation_id: ReservationId,
+    ticket_id: TicketId,
+) -> Result<Reservation, Error> {
     Ok(Reservation {
-        reservation_id: columns.parsed()?,
-        ticket_id: columns.parsed()?,
+        reservation_id,
+        ticket_id,
         user_id: columns.parsed()?,
         user_grade: columns.parsed()?,
         status: status(columns.next()?)?,
