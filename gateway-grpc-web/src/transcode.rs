@@ -170,4 +170,15 @@ mod tests {
             assert_eq!(!method.rules.is_empty(), public, "{path}");
         }
     }
+
+    #[test]
+    fn every_rest_path_is_in_the_documentation() {
+        let page = include_str!("../../docs/rest.md");
+        let contract = Contract::try_new(None).unwrap();
+        let rules: Vec<&HttpRule> = contract.methods().flat_map(|method| &method.rules).collect();
+        assert!(rules.len() > 15, "{rules:?}");
+        for HttpRule { verb, template, .. } in rules {
+            assert!(page.contains(&format!("`{verb} {template}`")), "docs/rest.md has no {verb} {template}");
+        }
+    }
 }

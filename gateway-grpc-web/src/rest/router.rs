@@ -111,6 +111,7 @@ mod tests {
             ("GET", "/v1/pricingPolicy", "GetPricingPolicy"),
             ("GET", "/v1/views", "ListTicketViews"),
             ("GET", "/v1/views/a", "GetTicketView ticket_id=a"),
+            ("GET", "/v1/views/a/history", "GetTicketHistory ticket_id=a"),
             ("GET", "/v1/users/kim%20lee/reservations", "ListUserReservations user_id=kim lee"),
             ("GET", "/v1/views:watch", "WatchTicketViews"),
             ("DELETE", "/v1/tickets", "allow GET, HEAD, OPTIONS, POST"),
