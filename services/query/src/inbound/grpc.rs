@@ -197,7 +197,7 @@ impl QueryService for Grpc {
                 }
             }
         });
-        // A watch reads the store only on demand, so that a client that stops reading holds no connection of the store.
+        // A watch reads the store only on demand, so that a client that stops reading holds nothing of the store.
         Ok(Response::new(on_demand(&self.tasks, "watch", draining, sent.boxed())))
     }
 

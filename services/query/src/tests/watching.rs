@@ -173,20 +173,28 @@ async fn a_slow_client_gets_the_newest_state_of_each_row() {
 /// hyper polls a body only while the client grants flow-control window. After one poll, each stream has begun to read
 /// the store.
 #[tokio::test]
-async fn clients_that_stop_reading_hold_no_connection_of_the_store() {
+async fn clients_that_stop_reading_hold_nothing_of_the_store() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &[registered(1)]).await;
-    let mut streams = Vec::new();
-    for _ in 0..32 {
-        let mut stream = watch(&fixture, &[], "").await;
-        assert!(stream.next().now_or_never().is_none(), "not ready at the first poll");
-        streams.push(stream);
-    }
+    let unread = async || {
+        let mut streams = Vec::new();
+        for _ in 0..32 {
+            let mut stream = watch(&fixture, &[], "").await;
+            assert!(stream.next().now_or_never().is_none(), "not ready at the first poll");
+            streams.push(stream);
+        }
+        streams
+    };
+    let mut streams = unread().await;
     assert_eq!(fixture.view(&id("a")).await.ticket.unwrap().revision, 1);
     fixture.take(&id("a"), &[registered(2)]).await;
     for stream in &mut streams {
         assert_eq!(next(stream).await.0, "a", "the stream continues when its client reads");
     }
+    // An exchange of all rows waits for the reads in progress, and all later reads wait for it.
+    let _streams = unread().await;
+    let beside = fixture.store().beside().await.unwrap();
+    timeout(BOUND, fixture.store().exchange(beside)).await.expect("no client holds the rows").unwrap();
 }
 
 #[tokio::test]
