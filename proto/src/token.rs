@@ -25,6 +25,12 @@ const LONGEST: usize = 4096;
 /// Number of consistency tokens that one read may have.
 pub const MOST_CONSISTENCY_TOKENS: usize = 64;
 
+/// A checksum of 32 bits.
+#[must_use]
+pub fn checksum(bytes: &[u8]) -> u32 {
+    crc32fast::hash(bytes)
+}
+
 /// Makes a token of a payload.
 pub fn seal(kind: Kind, payload: &[u8]) -> String {
     let mut bytes = Vec::with_capacity(payload.len() + 5);

@@ -58,7 +58,9 @@ async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<See
         let Some((views, process_state)) = fleet.views[number].get() else { continue };
         let token = locked(&seen).token.clone();
         let token = as_sent(&fleet, number, token).await;
-        fleet.scheduler.log(&name, &format!("watches at query-{number} from {token:?}"));
+        // Without the mark, which is made of a random id.
+        let place = token.as_ref().map(|token| (&token.epoch, token.sequence));
+        fleet.scheduler.log(&name, &format!("watches at query-{number} from {place:?}"));
         let stays = match fleet.scheduler.is_calm() {
             true => Duration::MAX,
             false => Duration::from_millis(fleet.scheduler.number(10..=2_500)),

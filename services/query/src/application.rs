@@ -50,6 +50,12 @@ impl Position {
     pub fn start(epoch: String) -> Self {
         Self { epoch, sequence: 0, fingerprint: String::new() }
     }
+
+    /// Identifies the message in the token of a watcher; 0 before the first message.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        if self.sequence == 0 { 0 } else { reader::mark(&self.fingerprint) }
+    }
 }
 
 /// The rows that a commit reads and writes.

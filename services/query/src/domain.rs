@@ -96,6 +96,9 @@ pub struct View {
     pub price: Option<PricePart>,
     /// Sequence of the last message about the row that was not stale; 0 if that message was in another stream.
     pub sequence: u64,
+    /// Identifies that message among others that may get its sequence after the stream has lost its tail; 0 if it is not
+    /// known.
+    pub mark: u32,
     /// Time, by the clock of this replica, since which the row has been unsettled.
     pub unsettled_since: Option<DateTime<Utc>>,
 }

@@ -10,9 +10,17 @@ use eticket_store::{Parked, Work};
 use super::{Keys, ViewRows};
 use crate::domain::{self, Event};
 
+/// Where a message is in the stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Place {
+    pub(super) sequence: u64,
+    /// See [`View::mark`](domain::View::mark).
+    pub(super) mark: u32,
+}
+
 /// A message as it was read.
 pub(super) struct Read {
-    pub(super) sequence: u64,
+    pub(super) place: Place,
     pub(super) event_id: String,
     pub(super) message: Arc<Message>,
     /// Number of attempts to apply the message.
@@ -49,19 +57,19 @@ fn add(keys: &mut Keys, ticket: &TicketId, event: &Event) {
 pub(super) fn fold(work: &mut Work<ViewRows>, batch: &[Read], now: DateTime<Utc>) {
     for read in batch {
         match &read.content {
-            Ok((ticket, event)) => apply_event(&mut work.rows, ticket, event, read.sequence, now),
+            Ok((ticket, event)) => apply_event(&mut work.rows, ticket, event, read.place, now),
             Err(reason) => work.park(read.park(reason, now)),
         }
     }
 }
 
-pub(super) fn apply_event(rows: &mut ViewRows, ticket: &TicketId, event: &Event, sequence: u64, now: DateTime<Utc>) {
+pub(super) fn apply_event(rows: &mut ViewRows, ticket: &TicketId, event: &Event, place: Place, now: DateTime<Utc>) {
     let new = match rows.views.get(ticket) {
-        Some(view) => domain::apply_event(view, event, sequence, now),
-        None => domain::apply_event(&domain::View::default(), event, sequence, now),
+        Some(view) => domain::apply_event(view, event, place.sequence, now),
+        None => domain::apply_event(&domain::View::default(), event, place.sequence, now),
     };
     if let Some(view) = new {
-        rows.views.put(ticket.clone(), view);
+        rows.views.put(ticket.clone(), domain::View { mark: place.mark, ..view });
     }
     if let Event::Ledger(_, Some(seen)) = event
         && domain::is_news(rows.reservations.get(&seen.reservation_id), seen)

@@ -76,6 +76,8 @@ pub struct StreamInfo {
     pub repairs: u64,
     /// The sequence that the last such row received.
     pub repaired_at: u64,
+    /// How often the stream was found without its tail. Sequences from before mean other messages.
+    pub forks: u64,
 }
 
 enum Waiter {
@@ -197,6 +199,15 @@ impl Changes {
                 stream_info.epoch = Some(epoch.to_owned());
             }
             changed
+        });
+    }
+
+    /// Records that the stream has lost its tail.
+    pub fn forked(&self) {
+        self.recent().clear();
+        self.0.stream_info.modify(|stream_info| {
+            stream_info.forks += 1;
+            true
         });
     }
 

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 
 use eticket_base::{clock::SharedClock, error::chain, telemetry::Span};
 use eticket_bus::{self as bus, Bus, Delivery, Message};
-use eticket_proto::{headers, ids::TicketId};
+use eticket_proto::{headers, ids::TicketId, token};
 use eticket_rpc_server::health::Health;
 use eticket_service::event;
 use eticket_store::{self as store, CommitExt, Parked, Work};
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Decode, Keys, Position, ViewRows, ViewStore, Watched,
-    apply_batch::{self, Read},
+    apply_batch::{self, Place, Read},
     changes::{Changes, Trouble},
     watch::ResumePoint,
 };
@@ -137,15 +137,10 @@ impl Reader {
                 Position::start(stream.epoch.clone())
             }
         };
+        let is_there = at.sequence <= stream.last_sequence && self.matches_fingerprint(&at).await?;
+        let at = if is_there { at } else { self.read_from_start(at).await? };
         self.changes.attached(&at.epoch);
-        let after =
-            if at.sequence <= stream.last_sequence && self.matches_fingerprint(&at).await? { at.sequence } else { 0 };
-        if after < at.sequence {
-            tracing::warn!(
-                sequence = at.sequence,
-                "the stream has another message at the stored position; reading from the start"
-            );
-        }
+        let after = at.sequence;
         let mut reader = self.bus.read(after).await?;
         // After a purge, the last sequence of the stream can no longer be read.
         let target =
@@ -165,9 +160,21 @@ impl Reader {
         let is_stored = self.store.position().await?.as_ref() == Some(at);
         if is_stored && self.store.changed_above(&Watched::All, at.sequence, 1).await?.rows.is_empty() {
             let (epoch, sequence) = (at.epoch.clone(), at.sequence);
-            self.changes.keep_rows_above(ResumePoint { epoch, sequence });
+            self.changes.keep_rows_above(ResumePoint { epoch, sequence, mark: 0 });
         }
         Ok(())
+    }
+
+    /// The stream has lost its tail, so sequences are assigned again: those of the rows and of watchers mean other
+    /// messages.
+    async fn read_from_start(&self, at: Position) -> Result<Position, store::Error> {
+        tracing::warn!(
+            sequence = at.sequence,
+            "the stream has another message at the stored position; reading from the start"
+        );
+        self.start_over(&at.epoch).await?;
+        self.changes.forked();
+        Ok(Position::start(at.epoch))
     }
 
     async fn start_over(&self, epoch: &str) -> Result<(), store::Error> {
@@ -259,8 +266,8 @@ impl Session<'_> {
     async fn commit(&mut self, batch: &[Read]) -> Result<(), Error> {
         let Some(last) = batch.last() else { return Ok(()) };
         let Position { epoch, .. } = &self.stored;
-        let fingerprint = fingerprint(&last.message, last.sequence);
-        let moved_to = Position { epoch: epoch.clone(), sequence: last.sequence, fingerprint };
+        let sequence = last.place.sequence;
+        let moved_to = Position { epoch: epoch.clone(), sequence, fingerprint: fingerprint(&last.message, sequence) };
         let keys = apply_batch::keys(batch);
         let now = self.of.clock.now();
         let apply_batch = |work: &mut Work<ViewRows>| {
@@ -280,7 +287,7 @@ impl Session<'_> {
             }
             outcome => outcome?.ok_or(Error::Exchanged)?,
         };
-        (self.stored, self.read) = (moved_to, last.sequence);
+        (self.stored, self.read) = (moved_to, sequence);
         self.of.changes.committed(changed);
         self.count(batch).await;
         Ok(())
@@ -382,10 +389,14 @@ impl Reader {
         let _turn = self.turn.lock().await;
         let now = self.clock.now();
         let apply_batch = |work: &mut Work<ViewRows>| {
-            let sequence = work.rows.position.as_ref().map_or(0, |position| position.sequence);
-            apply_batch::apply_event(&mut work.rows, &ticket, &event, sequence, now);
+            let position = work.rows.position.as_ref();
+            let place = position.map_or(Place { sequence: 0, mark: 0 }, |position| Place {
+                sequence: position.sequence,
+                mark: position.mark(),
+            });
+            apply_batch::apply_event(&mut work.rows, &ticket, &event, place, now);
             work.unpark(parked.event_id.clone());
-            (sequence, changed_views(work))
+            (place.sequence, changed_views(work))
         };
         let keys = apply_batch::keys_of(&ticket, &event);
         let (sequence, changed) = match self.store.commit_with(&keys, &[], apply_batch).await {
@@ -411,7 +422,8 @@ impl Reader {
         event::log_received("view", &delivery);
         let Delivery { sequence, message, .. } = delivery;
         let content = self.decode.decode(&message);
-        Read { sequence, event_id: event::id(&message, sequence), message, attempts: 1, content }
+        let place = Place { sequence, mark: mark(&fingerprint(&message, sequence)) };
+        Read { place, event_id: event::id(&message, sequence), message, attempts: 1, content }
     }
 }
 
@@ -430,7 +442,12 @@ fn changed_views(work: &Work<ViewRows>) -> Vec<(TicketId, Arc<View>)> {
 /// lost its tail, the same state may be republished at the same sequence under the same id, after messages that were
 /// never read. Each message that a relay sends has its own publication id. Messages of releases before 0.2 do not have
 /// it; their trace context is used instead.
-fn fingerprint(message: &Message, sequence: u64) -> String {
+pub(super) fn fingerprint(message: &Message, sequence: u64) -> String {
     let publication = message.header(headers::PUBLICATION_ID).or_else(|| message.header(headers::TRACE_PARENT));
     format!("{} {}", event::id(message, sequence), publication.unwrap_or_default()).trim_end().to_owned()
+}
+
+/// Returns a short form of a fingerprint, which is never 0.
+pub(super) fn mark(fingerprint: &str) -> u32 {
+    token::checksum(fingerprint.as_bytes()).max(1)
 }

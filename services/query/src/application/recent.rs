@@ -32,7 +32,7 @@ struct Rows {
 impl Recent {
     /// Begins at a position of the reader, above which the store has no row.
     pub(super) fn begin(&mut self, at: ResumePoint) {
-        let ResumePoint { epoch, sequence: complete_above } = at;
+        let ResumePoint { epoch, sequence: complete_above, .. } = at;
         self.0 = Some(Rows { epoch, complete_above, rows: BTreeMap::new(), sequences: HashMap::new() });
     }
 
@@ -86,7 +86,7 @@ mod tests {
     use crate::domain::TicketPart;
 
     fn at(epoch: &str, sequence: u64) -> ResumePoint {
-        ResumePoint { epoch: epoch.to_owned(), sequence }
+        ResumePoint { epoch: epoch.to_owned(), sequence, mark: 0 }
     }
 
     fn row(id: &str, sequence: u64) -> (TicketId, Arc<View>) {

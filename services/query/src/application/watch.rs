@@ -20,6 +20,7 @@ use super::{
     Position, StreamRows, ViewStore, Views, Watched,
     changes::{Changes, Registration, StreamInfo},
     ordered_watch::Listener,
+    reader::{fingerprint, mark},
 };
 use crate::domain::View;
 
@@ -35,6 +36,8 @@ pub const HEARTBEAT: Duration = Duration::from_secs(20);
 pub struct ResumePoint {
     pub epoch: String,
     pub sequence: u64,
+    /// Identifies the message at the sequence; 0 if it is not known.
+    pub mark: u32,
 }
 
 /// One message to a watcher.
@@ -81,6 +84,7 @@ pub struct Watch {
     ready: VecDeque<Sent>,
     stream_info: Listener<StreamInfo>,
     repairs: u64,
+    forks: u64,
     wakeup: Wakeup,
     draining: CancellationToken,
     _permit: OwnedSemaphorePermit,
@@ -123,31 +127,62 @@ impl Views {
                 known = stream_info.changed() => known,
             };
         }
-        let repairs = known.repairs;
+        let StreamInfo { repairs, forks, .. } = known;
         let position = self.store.position().await?.ok_or(WatchError::StreamChanged)?;
         let (at, phase) = match resume {
             Some(resume) if self.is_place(&resume, &position).await? => (resume, Phase::Live),
             // Read the position before the first row: changes during the snapshot have higher sequences.
             _ => {
-                let at = ResumePoint { epoch: position.epoch, sequence: position.sequence };
+                let mark = position.mark();
+                let at = ResumePoint { epoch: position.epoch, sequence: position.sequence, mark };
                 (at, Phase::Snapshot { after: String::new(), held: None })
             }
         };
         let (store, changes, ready) = (self.store.clone(), self.changes.clone(), VecDeque::new());
-        Ok(Watch { store, changes, watched, at, phase, ready, stream_info, repairs, wakeup, draining, _permit: permit })
+        Ok(Watch {
+            store,
+            changes,
+            watched,
+            at,
+            phase,
+            ready,
+            stream_info,
+            repairs,
+            forks,
+            wakeup,
+            draining,
+            _permit: permit,
+        })
     }
 
     /// Returns whether a token is a position in the stream that the rows reflect. A replica that lags has not read up
-    /// to it yet, so only the stream itself can show whether the position exists.
+    /// to it yet, and the stream may have assigned the sequence again, so only the stream itself can show whether the
+    /// position exists.
     async fn is_place(&self, resume: &ResumePoint, position: &Position) -> Result<bool, WatchError> {
         if resume.epoch != position.epoch {
             return Ok(false);
         }
-        if resume.sequence <= position.sequence {
+        if resume.sequence == position.sequence && resume.mark == position.mark() {
             return Ok(true);
         }
-        let stream = self.bus.state().await.map_err(WatchError::Bus)?;
-        Ok(stream.epoch == resume.epoch && resume.sequence <= stream.last_sequence)
+        match self.is_in_stream(resume).await {
+            // Without the bus the rows do not change, so a position that they have passed is as good as before.
+            Err(_) if resume.sequence <= position.sequence => Ok(true),
+            outcome => outcome.map_err(WatchError::Bus),
+        }
+    }
+
+    async fn is_in_stream(&self, resume: &ResumePoint) -> Result<bool, bus::Error> {
+        let stream = self.bus.state().await?;
+        if stream.epoch != resume.epoch || resume.sequence > stream.last_sequence {
+            return Ok(false);
+        }
+        if resume.mark == 0 {
+            return Ok(true);
+        }
+        // If newer messages of its subject have displaced it, nothing shows that it was there.
+        let message = self.bus.message_at(resume.sequence).await?;
+        Ok(message.is_some_and(|message| mark(&fingerprint(&message, resume.sequence)) == resume.mark))
     }
 }
 
@@ -227,7 +262,7 @@ impl Watch {
 
     fn take_changes(&mut self, rows: Vec<(TicketId, Arc<View>)>) {
         for (id, view) in rows {
-            self.at.sequence = view.sequence;
+            (self.at.sequence, self.at.mark) = (view.sequence, view.mark);
             self.ready.push_back(Sent { row: Some((id, view)), resume: Some(self.at.clone()) });
         }
     }
@@ -243,12 +278,15 @@ impl Watch {
     /// the repair.
     fn check_epoch(&mut self) -> Result<(), WatchError> {
         let stream_info = self.stream_info.latest();
-        if stream_info.epoch.as_ref() != Some(&self.at.epoch) {
+        if stream_info.epoch.as_ref() != Some(&self.at.epoch) || stream_info.forks != self.forks {
             return Err(WatchError::StreamChanged);
         }
         if stream_info.repairs != self.repairs {
             self.repairs = stream_info.repairs;
-            self.at.sequence = self.at.sequence.min(stream_info.repaired_at.saturating_sub(1));
+            let before_the_repair = stream_info.repaired_at.saturating_sub(1);
+            if before_the_repair < self.at.sequence {
+                (self.at.sequence, self.at.mark) = (before_the_repair, 0);
+            }
         }
         Ok(())
     }

@@ -284,10 +284,14 @@ fn watched(ids: &[String]) -> Result<Watched, ApiError> {
     Ok(Watched::These(parsed.into_iter().collect::<Result<_, _>>()?))
 }
 
-/// Encodes a position in the stream, sequence and epoch, as a token.
+/// Encodes a position in the stream, sequence, epoch and mark, as a token. To replicas of earlier versions, the mark is a
+/// part of the epoch, so they begin with a snapshot.
 fn resume_token(point: &ResumePoint) -> String {
     let mut payload = point.sequence.to_be_bytes().to_vec();
     payload.extend_from_slice(point.epoch.as_bytes());
+    if point.mark != 0 {
+        payload.extend_from_slice(format!("#{:x}", point.mark).as_bytes());
+    }
     token::seal(Kind::Resume, &payload)
 }
 
@@ -297,8 +301,12 @@ fn resume_point(text: &str) -> Result<Option<ResumePoint>, ApiError> {
     }
     let parsed = token::open(Kind::Resume, text).ok().and_then(|payload| {
         let (sequence, epoch) = payload.split_first_chunk::<8>()?;
-        let epoch = String::from_utf8(epoch.to_vec()).ok()?;
-        Some(ResumePoint { epoch, sequence: u64::from_be_bytes(*sequence) })
+        let epoch = std::str::from_utf8(epoch).ok()?;
+        let (epoch, mark) = match epoch.rsplit_once('#') {
+            Some((epoch, mark)) => (epoch, u32::from_str_radix(mark, 16).ok()?),
+            None => (epoch, 0),
+        };
+        Some(ResumePoint { epoch: epoch.to_owned(), sequence: u64::from_be_bytes(*sequence), mark })
     });
     let expected = "expected a resume_token of an earlier WatchTicketViews, or nothing";
     parsed.map(Some).ok_or_else(|| ApiError::invalid_field("resume_token", expected))

@@ -96,6 +96,7 @@ fn view(number: usize) -> View {
         newest,
         price: (number % 4 != 1).then_some(price),
         sequence: 40 - number as u64,
+        mark: 1 + number as u32,
         unsettled_since: (number % 4 == 1).then(|| time(50 - number as i64)),
     }
 }

@@ -96,7 +96,7 @@ fn with_number(number: u128, id: ReservationId) -> ReservationId {
 
 /// The contents of a row that do not depend on the order of messages.
 fn shown(view: &View) -> View {
-    View { sequence: 0, unsettled_since: None, ..view.clone() }
+    View { sequence: 0, mark: 0, unsettled_since: None, ..view.clone() }
 }
 
 fn expected(all: &[(TicketId, Event)]) -> BTreeMap<TicketId, View> {

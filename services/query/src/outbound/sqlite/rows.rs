@@ -121,7 +121,7 @@ impl Group {
 type Column = (&'static str, Group, for<'v> fn(&'v TicketId, &'v View) -> ToSqlOutput<'v>);
 
 /// The columns of the table `view`.
-const VIEW: [Column; 37] = [
+const VIEW: [Column; 38] = [
     ("ticket_id", Group::Id, |id, _| id.as_str().into()),
     ("listed", Group::Schedule, |_, view| view.ticket.is_some().into()),
     ("start_time", Group::Schedule, |_, view| micros(ticket(view).map(|ticket| ticket.start))),
@@ -137,6 +137,7 @@ const VIEW: [Column; 37] = [
     }),
     // Never above the range of SQLite: the position is checked.
     ("sequence", Group::None, |_, view| i64::try_from(view.sequence).unwrap_or(i64::MAX).into()),
+    ("mark", Group::None, |_, view| view.mark.into()),
     ("ticket_revision", Group::None, |_, view| ticket(view).map_or(0, |ticket| ticket.revision).into()),
     ("schedule_revision", Group::None, |_, view| ticket(view).map_or(0, |ticket| ticket.schedule_revision).into()),
     ("reservation_revision", Group::None, |_, view| {
@@ -309,11 +310,12 @@ fn view_after(row: &Row<'_>, count: usize) -> Result<Option<(TicketId, View)>, E
     let price = price_part(&mut columns)?;
     // The column `listed`.
     columns.skip();
+    let mark = columns.next()?;
     debug_assert_eq!(columns.next, count + VIEW_COLUMNS, "each column is read or skipped");
     let unsettled_since = unsettled_since.map(|micros| {
         DateTime::from_timestamp_micros(micros).ok_or_else(|| Error::data("unsettled_since is out of range"))
     });
-    let view = View { ticket, ledger, newest, price, sequence, unsettled_since: unsettled_since.transpose()? };
+    let view = View { ticket, ledger, newest, price, sequence, mark, unsettled_since: unsettled_since.transpose()? };
     Ok(Some((id, view)))
 }
 
