@@ -171,7 +171,15 @@ impl Infrastructure {
     /// # Panics
     /// If either is not installed or does not start.
     pub async fn start() -> Self {
-        Self::start_with(false).await
+        Self::start_with(false, Nats::start_late).await
+    }
+
+    /// Like [`Self::start`], with a bus that older releases can use.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub async fn for_older() -> Self {
+        Self::start_with(false, Nats::start).await
     }
 
     /// Starts both with commits synced to the disk.
@@ -179,14 +187,22 @@ impl Infrastructure {
     /// # Panics
     /// Like [`Self::start`].
     pub async fn synced() -> Self {
-        Self::start_with(true).await
+        Self::start_with(true, Nats::start_late).await
     }
 
-    async fn start_with(synced: bool) -> Self {
+    /// Like [`Self::synced`], with a bus that older releases can use.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub async fn synced_for_older() -> Self {
+        Self::start_with(true, Nats::start).await
+    }
+
+    async fn start_with(synced: bool, nats: fn() -> anyhow::Result<Nats>) -> Self {
         let started = spawn_blocking(move || {
             // Each service has a few connections, and a test has many services.
             let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced, ..Settings::default() };
-            Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: Nats::start()? })
+            Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: nats()? })
         });
         started.await.expect("starting does not panic").expect("PostgreSQL and nats-server start")
     }
@@ -202,7 +218,11 @@ pub struct Mesh {
 impl Mesh {
     /// Starts a mesh with its own servers.
     pub async fn start(plan: Plan) -> Self {
-        Self::start_on(Infrastructure::start().await, plan).await
+        let infrastructure = match &plan.older {
+            Some(_) => Infrastructure::for_older().await,
+            None => Infrastructure::start().await,
+        };
+        Self::start_on(infrastructure, plan).await
     }
 
     /// Starts a mesh on these servers.
@@ -215,6 +235,7 @@ impl Mesh {
         let ground = Ground {
             store_url: plan.store_url.as_deref().unwrap_or(&postgres),
             bus_url: plan.bus_url.as_deref().unwrap_or(&nats),
+            sync_interval_ms: infrastructure.nats.sync_interval_ms(),
             data: folder.path(),
         };
         let processes = layout::processes(|service| plan.count(service), ground).expect("ports");

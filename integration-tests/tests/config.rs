@@ -50,7 +50,7 @@ async fn the_defaults_are_those_of_the_documentation() {
         "[pricing.audit]\nconfirm_after_ms = 10000\nrows_per_second = 200",
         "[query.audit]\nconfirm_after_ms = 10000\nrows_per_second = 200",
         "[admin]\nlisten = \"127.0.0.1:0\"",
-        "[bus]\nreplicas = 1\nurl = \"embedded\"",
+        "[bus]\nreplicas = 1\nsync_interval_ms = 0\nurl = \"embedded\"",
     ] {
         assert!(exit.output.contains(line), "{line:?} is not in:\n{}", exit.output);
     }

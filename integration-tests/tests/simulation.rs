@@ -14,7 +14,7 @@ const SEEDS: u64 = 10_000;
 const ENOUGH_FOR_ALL: u64 = 1_000;
 
 /// Situations that the seeds must cover; otherwise the test would prove little.
-const ALL_OF_IT: [&str; 27] = [
+const ALL_OF_IT: [&str; 28] = [
     "a client read its own write",
     "a client tried again",
     "a consumer's acknowledgement was lost",
@@ -36,6 +36,7 @@ const ALL_OF_IT: [&str; 27] = [
     "refused: it is withdrawn",
     "refused: the ticket is held",
     "refused: there is no ticket",
+    "the bus lost what was not durable",
     "the bus was out",
     "the ledger of an unheld ticket was closed",
     "the stream lost its tail",

@@ -39,6 +39,8 @@ pub struct Ground<'a> {
     pub store_url: &'a str,
     /// `nats://…`.
     pub bus_url: &'a str,
+    /// `bus.sync_interval_ms`; 0 leaves the key out, which older releases do not know.
+    pub sync_interval_ms: u64,
     /// The parent of the data folders of the processes.
     pub data: &'a Path,
 }
@@ -55,6 +57,9 @@ pub fn processes(replicas: impl Fn(&str) -> usize, ground: Ground<'_>) -> Result
             let mut process = listening(service)?;
             process.keys.insert("data".to_owned(), data.display().to_string());
             process.keys.insert("bus.url".to_owned(), ground.bus_url.to_owned());
+            if ground.sync_interval_ms > 0 {
+                process.keys.insert("bus.sync_interval_ms".to_owned(), ground.sync_interval_ms.to_string());
+            }
             if WRITERS.contains(&service) {
                 process.keys.insert("store.url".to_owned(), ground.store_url.to_owned());
             }
@@ -97,7 +102,8 @@ mod tests {
 
     #[test]
     fn each_process_has_the_addresses_of_its_upstreams() {
-        let ground = Ground { store_url: "postgres://s", bus_url: "nats://b", data: Path::new("/d") };
+        let ground =
+            Ground { store_url: "postgres://s", bus_url: "nats://b", sync_interval_ms: 0, data: Path::new("/d") };
         let processes = processes(|_| 2, ground).expect("ports");
         assert_eq!(processes.len(), 10);
         let tickets = urls(&processes, "ticket");

@@ -19,12 +19,25 @@ use crate::{free_port, program::Program, wait_until};
 /// Maximum number of starts, each with other ports.
 const ATTEMPTS: u32 = 3;
 
+/// The `sync_interval` of a node that acknowledges before it syncs, in milliseconds.
+const LATE_MS: u64 = 1_000;
+
+/// When a node writes messages to the disk.
+#[derive(Clone, Copy)]
+enum Syncs {
+    /// Before it acknowledges them.
+    Always,
+    /// At intervals. A crash of the machine loses messages that were acknowledged.
+    Late,
+}
+
 /// A running node.
 pub struct Nats {
     program: Option<Program>,
     folder: PathBuf,
     port: u16,
     monitor: u16,
+    syncs: Syncs,
     shielded: Option<PathBuf>,
     temporary: Option<TempDir>,
 }
@@ -49,14 +62,38 @@ impl Nats {
         Ok(node)
     }
 
+    /// Starts a node for a test that acknowledges before it syncs: `bus.sync_interval_ms` must be that of the node.
+    ///
+    /// # Errors
+    /// Like [`Self::start`].
+    pub fn start_late() -> Result<Self> {
+        let temporary = tempfile::Builder::new().prefix("eticket-nats-").tempdir()?;
+        let mut node = Self::start_node(temporary.path(), "", Syncs::Late)?;
+        node.temporary = Some(temporary);
+        Ok(node)
+    }
+
+    /// The value for `bus.sync_interval_ms`.
+    #[must_use]
+    pub fn sync_interval_ms(&self) -> u64 {
+        match self.syncs {
+            Syncs::Always => 0,
+            Syncs::Late => LATE_MS,
+        }
+    }
+
     /// Starts a node in this folder.
     ///
     /// # Errors
     /// Like [`Self::start`].
     pub fn start_in(folder: &Path, lines: &str) -> Result<Self> {
+        Self::start_node(folder, lines, Syncs::Always)
+    }
+
+    fn start_node(folder: &Path, lines: &str, syncs: Syncs) -> Result<Self> {
         let mut attempts = 1;
         loop {
-            let mut node = Self::configured(folder, lines)?;
+            let mut node = Self::configured(folder, lines, syncs)?;
             match node.start_again() {
                 Ok(()) => return Ok(node),
                 // The ports were free before the start, and may have been taken meanwhile.
@@ -71,12 +108,12 @@ impl Nats {
     }
 
     /// Starts this program as a node in this folder, in a process group of its own: Ctrl-C on the terminal does not
-    /// reach it, and its owner stops it in order.
+    /// reach it, and its owner stops it in order. It acknowledges before it syncs, like [`Self::start_late`].
     ///
     /// # Errors
     /// Like [`Self::start`].
     pub fn start_shielded(folder: &Path, program: &Path) -> Result<Self> {
-        let mut node = Self::configured(folder, "")?;
+        let mut node = Self::configured(folder, "", Syncs::Late)?;
         node.shielded = Some(program.to_owned());
         node.start_again()?;
         Ok(node)
@@ -95,7 +132,7 @@ impl Nats {
             let lines = format!(
                 "server_name: node-{number}\ncluster {{ name: eticket, listen: \"127.0.0.1:{route}\", routes: [{others}] }}\n"
             );
-            let mut node = Self::configured(temporary.path(), &lines)?;
+            let mut node = Self::configured(temporary.path(), &lines, Syncs::Always)?;
             node.temporary = Some(temporary);
             node.launch()?;
             nodes.push(node);
@@ -109,17 +146,20 @@ impl Nats {
         Ok(nodes)
     }
 
-    fn configured(folder: &Path, lines: &str) -> Result<Self> {
+    fn configured(folder: &Path, lines: &str, syncs: Syncs) -> Result<Self> {
         let (port, monitor) = (free_port()?, free_port()?);
         let store = folder.join("jetstream");
-        // Synced, as required for a single node: otherwise an acknowledged message might not be on the disk.
+        let interval = match syncs {
+            Syncs::Always => "always".to_owned(),
+            Syncs::Late => format!("\"{LATE_MS}ms\""),
+        };
         let configuration = format!(
             "listen: \"127.0.0.1:{port}\"\nhttp: \"127.0.0.1:{monitor}\"\n\
-             jetstream {{ store_dir: \"{}\", sync_interval: always }}\n{lines}\n",
+             jetstream {{ store_dir: \"{}\", sync_interval: {interval} }}\n{lines}\n",
             store.display()
         );
         fs::write(folder.join("nats.conf"), configuration)?;
-        Ok(Self { program: None, folder: folder.to_owned(), port, monitor, shielded: None, temporary: None })
+        Ok(Self { program: None, folder: folder.to_owned(), port, monitor, syncs, shielded: None, temporary: None })
     }
 
     fn launch(&mut self) -> Result<()> {

@@ -58,7 +58,8 @@ pub(crate) fn run(checkout: &Checkout, folder: &Path, binaries: Option<PathBuf>)
     let nats = Nats::start_shielded(&nats, &nats_server)?;
     let (store_url, bus_url) = (postgres.url("postgres"), nats.url());
     let data = folder.join("data");
-    let ground = Ground { store_url: &store_url, bus_url: &bus_url, data: &data };
+    let ground =
+        Ground { store_url: &store_url, bus_url: &bus_url, sync_interval_ms: nats.sync_interval_ms(), data: &data };
     let mut running = Running(Vec::new());
     for process in layout::processes(|service| if service == layout::GATEWAY { 1 } else { REPLICAS }, ground)? {
         let number = running.0.iter().filter(|(other, _)| other.service == process.service).count();

@@ -21,6 +21,8 @@ The configuration file of a component: what the chart sets, and config.<componen
 {{- if $keeps -}}
 {{- $_ := set $tree "data" "/data" -}}
 {{- $bus := dict "replicas" $values.bus.replicas -}}
+{{- $interval := ternary 1000 (int $values.bus.syncIntervalMs) $values.demo.enabled -}}
+{{- if $interval }}{{ $_ := set $bus "sync_interval_ms" $interval }}{{ end -}}
 {{- if $values.demo.enabled -}}
 {{- $_ := set $bus "url" (printf "nats://%s-nats:4222" (include "eticket.fullname" $root)) -}}
 {{- else if $values.bus.url -}}

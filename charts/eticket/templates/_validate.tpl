@@ -90,7 +90,7 @@
 
 {{/* Keys that the chart sets itself: another value would not fit the Services, probes and mounts. */}}
 {{- define "eticket.validate.config" -}}
-{{- $owned := dict "listen" "" "admin" "" "data" "" "tls" "tls.*" "auth" "auth.*" "telemetry" "telemetry.*" "store" "store.existingSecret" "bus.url" "bus.url" "bus.replicas" "bus.replicas" "policy.file" "pricing.policy" -}}
+{{- $owned := dict "listen" "" "admin" "" "data" "" "tls" "tls.*" "auth" "auth.*" "telemetry" "telemetry.*" "store" "store.existingSecret" "bus.url" "bus.url" "bus.replicas" "bus.replicas" "bus.sync_interval_ms" "bus.syncIntervalMs" "policy.file" "pricing.policy" -}}
 {{- range list "ticket" "reservation" "pricing" "query" -}}
 {{- $_ := set $owned (printf "upstream.%s.url" .) "" -}}
 {{- $_ := set $owned (printf "upstream.%s.tls" .) "tls.*" -}}

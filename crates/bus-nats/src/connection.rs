@@ -222,6 +222,11 @@ impl Connection {
         }
     }
 
+    /// Returns the id of the server process of the current or last connection; empty before the first one.
+    pub(super) fn server_id(&self) -> String {
+        self.client.get().map(|client| client.server_info().server_id).unwrap_or_default()
+    }
+
     /// Returns the number of the current connection. Facts about the server hold for one connection only: the next may
     /// be to another server.
     pub(super) async fn connected(&self) -> Result<u64, Error> {

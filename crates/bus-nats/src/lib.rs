@@ -71,6 +71,7 @@ impl Default for Bounds {
 /// The bus on NATS JetStream.
 pub struct Nats {
     stream: Arc<Stream>,
+    sync_interval: Duration,
     tasks: Tasks,
 }
 
@@ -97,7 +98,8 @@ impl Nats {
         let connection = Arc::new(Connection::new(target, bounds));
         let tasks = Tasks::new();
         tasks.spawn("bus-connect", connection.clone().connect(tasks.stopping()));
-        Ok(Self { stream: Arc::new(Stream::new(connection, config.replicas)), tasks })
+        let sync_interval = Duration::from_millis(config.sync_interval_ms);
+        Ok(Self { stream: Arc::new(Stream::new(connection, config.replicas)), sync_interval, tasks })
     }
 }
 
@@ -119,6 +121,14 @@ impl Bus for Nats {
             ))
         })?;
         self.stream.publish(&message.subject, headers, message.body).await
+    }
+
+    fn sync_interval(&self) -> Duration {
+        self.sync_interval
+    }
+
+    fn server_id(&self) -> String {
+        self.stream.connection.server_id()
     }
 
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {

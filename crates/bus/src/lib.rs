@@ -96,8 +96,20 @@ pub trait Bus: Send + Sync {
     /// Returns the epoch and the last sequence of the stream.
     async fn state(&self) -> Result<StreamState, Error>;
 
-    /// Appends a message. Returns its sequence once it is durable.
+    /// Appends a message. Returns its sequence once it is durable, or if there is a [`Bus::sync_interval`], once it is
+    /// stored.
     async fn publish(&self, message: Message) -> Result<u64, Error>;
+
+    /// How long a message that is stored may not be durable yet. Zero if `publish` returns only then.
+    fn sync_interval(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Identifies the server process to which the bus was connected last. If it changes, messages that were not durable
+    /// may be lost, and their sequences are assigned again.
+    fn server_id(&self) -> String {
+        String::new()
+    }
 
     /// Attaches to a durable consumer, and creates it if it does not exist. All that attach under one name share its
     /// messages. `filters` are subjects with `*` for one token and `>` for all following tokens.

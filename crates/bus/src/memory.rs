@@ -11,11 +11,12 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 pub use self::consumer::ACK_WAIT;
 use self::consumer::{Durable, MemoryConsumer};
@@ -29,6 +30,11 @@ struct State {
     generation: u64,
     /// Number of times that all connections were closed.
     breaks: u64,
+    /// Number of times that the server has crashed.
+    crashes: u64,
+    sync_interval: Duration,
+    /// The time of each message that may not be durable.
+    unsynced: VecDeque<(u64, Instant)>,
     kept_per_subject: usize,
     faults: Faults,
     last_sequence: u64,
@@ -76,6 +82,9 @@ impl Default for Stream {
         let state = State {
             generation: 1,
             breaks: 0,
+            crashes: 0,
+            sync_interval: Duration::ZERO,
+            unsynced: VecDeque::new(),
             kept_per_subject: usize::try_from(MESSAGES_PER_SUBJECT).unwrap_or(usize::MAX),
             faults: Faults { page: usize::MAX, ..Faults::default() },
             last_sequence: 0,
@@ -106,6 +115,22 @@ impl Stream {
     /// Sets the number of messages to keep per subject from now on.
     pub fn keep_per_subject(&self, most: usize) {
         self.state().kept_per_subject = most;
+    }
+
+    /// Sets how long a message may not be durable.
+    pub fn sync_after(&self, interval: Duration) {
+        self.state().sync_interval = interval;
+    }
+
+    /// Crashes the server with the machine: the newest messages are lost, of those that are not durable. `lost` gets
+    /// their number and returns how many of them.
+    pub fn crash(&self, lost: impl FnOnce(u64) -> u64) {
+        let mut state = self.state();
+        state.crashes += 1;
+        let count = lost(state.unsynced() as u64).min(state.unsynced() as u64);
+        state.unsynced.clear();
+        drop(state);
+        self.lose_last(count);
     }
 
     /// Sets the number of messages that a reader receives at a time. With 0 the stream delivers nothing.
@@ -159,6 +184,7 @@ impl Stream {
         let mut state = self.state();
         state.generation += 1;
         state.last_sequence = 0;
+        state.unsynced.clear();
         state.messages.clear();
         state.subjects.clear();
         state.consumers.clear();
@@ -173,6 +199,7 @@ impl Stream {
         state.breaks += 1;
         state.last_sequence = state.last_sequence.saturating_sub(count);
         let last = state.last_sequence;
+        state.unsynced.retain(|(sequence, _)| *sequence <= last);
         state.messages.retain(|sequence, _| *sequence <= last);
         state.subjects.values_mut().for_each(|sequences| sequences.retain(|sequence| *sequence <= last));
         state.consumers.retain(|_, consumer| !consumer.is_beyond(last));
@@ -192,6 +219,13 @@ impl Stream {
 }
 
 impl State {
+    /// The number of the newest messages that may not be durable.
+    fn unsynced(&mut self) -> usize {
+        let interval = self.sync_interval;
+        while self.unsynced.pop_front_if(|(_, time)| time.elapsed() >= interval).is_some() {}
+        self.unsynced.len()
+    }
+
     fn epoch(&self) -> String {
         format!("memory-{}", self.generation)
     }
@@ -206,6 +240,10 @@ impl State {
             self.messages.remove(&oldest);
         }
         self.messages.insert(self.last_sequence, Arc::new(message));
+        if !self.sync_interval.is_zero() {
+            self.unsynced();
+            self.unsynced.push_back((self.last_sequence, Instant::now()));
+        }
         self.last_sequence
     }
 }
@@ -265,6 +303,14 @@ impl Bus for Memory {
         drop(state);
         self.stream.changed();
         if lost { Err(Error::Unavailable("the acknowledgement is lost".to_owned())) } else { Ok(sequence) }
+    }
+
+    fn sync_interval(&self) -> Duration {
+        self.stream.state().sync_interval
+    }
+
+    fn server_id(&self) -> String {
+        self.stream.state().crashes.to_string()
     }
 
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {

@@ -33,6 +33,12 @@ pub fn id(message: &Message, sequence: u64) -> String {
     }
 }
 
+/// Returns the revision in the id of an event; `None` if the message has no such id.
+#[must_use]
+pub fn revision(message: &Message) -> Option<i64> {
+    message.header(headers::ID)?.rsplit('/').next()?.parse().ok()
+}
+
 /// Returns the trace of the command that caused an event, or a new trace if the message has none.
 #[must_use]
 pub fn trace(message: &Message) -> TraceContext {

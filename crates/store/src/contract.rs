@@ -66,7 +66,7 @@ async fn claim(subject: &Subject, most: usize, published: impl Fn(&WaitingRow) -
     let mut claim = subject.housekeeping.claim_outbox(most).await.expect("claimed");
     let subjects = claim.subjects();
     let ids: Vec<i64> = subjects.iter().flatten().filter(|row| published(row)).map(|row| row.id).collect();
-    claim.done(&ids).await.expect("deleted");
+    subject.housekeeping.delete_sent(claim.sent(&ids)).await.expect("deleted");
     let shown = |row: &WaitingRow| (row.message.subject.clone(), row.revision);
     subjects.iter().map(|rows| rows.iter().map(shown).collect()).collect()
 }
@@ -93,26 +93,26 @@ async fn a_commit_with_outbox_rows_notifies(subject: &Subject) {
 }
 
 async fn a_claim_has_all_rows_of_its_subjects_in_order(subject: &Subject) {
-    write(subject, &[("a", 2), ("b", 1), ("a", 3)]).await;
+    write(subject, &[("a", 2), ("b", 1)]).await;
     // The last row has the lowest revision, and one revision occurs twice, as after republishing.
     write(subject, &[("a", 1), ("b", 1), ("c", 7)]).await;
-    assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 6);
+    assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 5);
     let longest = subject.housekeeping.oldest_waiting().await.expect("read");
     assert_eq!(longest, Some(message("a", &[0, 255, 1])), "the first that was written, not the lowest revision");
     let mut oldest = subject.housekeeping.claim_outbox(1).await.expect("claimed");
     let subjects = oldest.subjects();
     assert_eq!(subjects.len(), 1, "bounded, the oldest first: {subjects:?}");
     assert_eq!(subjects[0][0].message, message("a", &[0, 255, 1]), "the message is unchanged");
-    oldest.done(&[]).await.expect("released");
+    drop(oldest);
     let all = claim(subject, 10, |_| true).await;
-    assert_eq!(all, [rows("a", &[1, 2, 3]), rows("b", &[1, 1]), rows("c", &[7])]);
+    assert_eq!(all, [rows("a", &[1, 2]), rows("b", &[1, 1]), rows("c", &[7])]);
     assert_eq!(subject.housekeeping.outbox_depth().await.expect("read"), 0);
 }
 
 async fn unpublished_rows_are_claimed_again(subject: &Subject) {
-    write(subject, &[("d", 1), ("d", 2), ("e", 1), ("d", 3)]).await;
+    write(subject, &[("d", 1), ("d", 2), ("e", 1)]).await;
     claim(subject, 10, |row| row.message.subject == "d" && row.revision == 1).await;
-    assert_eq!(claim(subject, 10, |_| true).await, [rows("d", &[2, 3]), rows("e", &[1])]);
+    assert_eq!(claim(subject, 10, |_| true).await, [rows("d", &[2]), rows("e", &[1])]);
 }
 
 async fn a_dropped_claim_releases_its_subjects(subject: &Subject) {

@@ -9,6 +9,7 @@
 
 #[cfg(test)]
 mod contract;
+mod handover;
 pub mod inspection;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -23,9 +24,12 @@ use chrono::{DateTime, Utc};
 use eticket_bus::{Bytes, Message};
 use uuid::Uuid;
 
-pub use self::ports::{
-    Claim, ConsumerStore, DISCARDED, Housekeeping, OutboxStore, ParkedStore, PoolUsage, RecordStore, StoreLifecycle,
-    StreamEpochStore, WaitingRow,
+pub use self::{
+    handover::{Claim, Limits as OutboxLimits, NEWEST, Sent},
+    ports::{
+        ConsumerStore, DISCARDED, Housekeeping, OutboxStore, ParkedStore, PoolUsage, RecordStore, StoreLifecycle,
+        StreamEpochStore, WaitingRow,
+    },
 };
 
 /// Errors of store operations. After any of them, nothing is known to be written.

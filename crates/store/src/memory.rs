@@ -13,7 +13,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -24,7 +24,10 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 pub use self::transaction::{Outcome, Transaction};
-use super::{ApplyBatch, Commit, Error, OutboxRow, Parked, Record};
+use super::{
+    ApplyBatch, Commit, Error, OutboxRow, Parked, Record,
+    handover::{Handover, Limits},
+};
 
 /// The rows of a service in memory.
 pub trait Tables: Default + Clone + Send + 'static {
@@ -58,6 +61,11 @@ pub trait Steps: Send + Sync {
         Ok(())
     }
 
+    /// Whether the process lives. The outbox rows of a dead one are for the others.
+    fn is_alive(&self) -> bool {
+        true
+    }
+
     /// Called after a commit with its new outbox rows.
     fn wrote(&self, outbox: &[OutboxRow]) {
         let _ = outbox;
@@ -72,15 +80,37 @@ impl Steps for NoSteps {}
 struct State<T> {
     tables: T,
     records: BTreeMap<Uuid, (Record, DateTime<Utc>)>,
-    outbox: BTreeMap<i64, OutboxRow>,
+    /// By id, with the number of the session that wrote the row.
+    outbox: BTreeMap<i64, (u64, OutboxRow)>,
     outbox_ids: i64,
+    /// The session of each process.
+    sessions: BTreeMap<u64, Session>,
+    session_numbers: u64,
     parked: BTreeMap<String, Parked>,
     discarded: BTreeSet<String>,
     stream_epoch: Option<String>,
     /// Rows locked by transactions.
     locked: BTreeSet<String>,
-    /// Subjects claimed by relays.
-    claimed: BTreeSet<String>,
+}
+
+/// What shows whether a session has ended.
+struct Session {
+    steps: Arc<dyn Steps>,
+    closed: Arc<AtomicBool>,
+}
+
+impl<T> State<T> {
+    fn begin_session(&mut self, session: Session) -> u64 {
+        self.session_numbers += 1;
+        self.sessions.insert(self.session_numbers, session);
+        self.session_numbers
+    }
+
+    /// Whether the process of a session still sends its rows.
+    fn lives(&self, number: u64) -> bool {
+        let session = self.sessions.get(&number);
+        session.is_some_and(|session| session.steps.is_alive() && !session.closed.load(Ordering::Relaxed))
+    }
 }
 
 struct Shared<T> {
@@ -102,6 +132,9 @@ pub struct Store<T> {
     clock: SharedClock,
     steps: Arc<dyn Steps>,
     outbox_written: Arc<Notify>,
+    handover: Arc<Handover>,
+    /// The number of the session.
+    session: Arc<AtomicU64>,
     closed: Arc<AtomicBool>,
 }
 
@@ -112,6 +145,8 @@ impl<T> Clone for Store<T> {
             clock: self.clock.clone(),
             steps: self.steps.clone(),
             outbox_written: self.outbox_written.clone(),
+            handover: self.handover.clone(),
+            session: self.session.clone(),
             closed: self.closed.clone(),
         }
     }
@@ -126,11 +161,12 @@ impl<T: Tables> Store<T> {
             records: BTreeMap::new(),
             outbox: BTreeMap::new(),
             outbox_ids: 0,
+            sessions: BTreeMap::new(),
+            session_numbers: 0,
             parked: BTreeMap::new(),
             discarded: BTreeSet::new(),
             stream_epoch: None,
             locked: BTreeSet::new(),
-            claimed: BTreeSet::new(),
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), unlocked: Notify::new() });
         Self::with_shared(shared, clock, Arc::new(NoSteps))
@@ -142,14 +178,30 @@ impl<T: Tables> Store<T> {
         Self::with_shared(self.shared.clone(), clock, steps)
     }
 
+    /// Limits the rows of the outbox that this process has in memory.
+    #[must_use]
+    pub fn with_outbox_limits(mut self, limits: Limits) -> Self {
+        self.handover = Arc::new(Handover::new(limits));
+        self
+    }
+
     fn with_shared(shared: Arc<Shared<T>>, clock: SharedClock, steps: Arc<dyn Steps>) -> Self {
-        Self { shared, clock, steps, outbox_written: Arc::new(Notify::new()), closed: Arc::new(AtomicBool::new(false)) }
+        let closed = Arc::new(AtomicBool::new(false));
+        let session = shared.state().begin_session(Session { steps: steps.clone(), closed: closed.clone() });
+        let (outbox_written, handover) = (Arc::new(Notify::new()), Arc::new(Handover::new(Limits::default())));
+        Self { shared, clock, steps, outbox_written, handover, session: Arc::new(AtomicU64::new(session)), closed }
     }
 
     /// Notified when a commit of this process has written outbox rows.
     #[must_use]
     pub fn outbox_written(&self) -> Arc<Notify> {
         self.outbox_written.clone()
+    }
+
+    /// Returns how many rows the outbox has, of all processes.
+    #[must_use]
+    pub fn outbox_rows(&self) -> usize {
+        self.shared.state().outbox.len()
     }
 
     /// Reads rows at one point in time.
@@ -174,6 +226,14 @@ impl<T: Tables> Store<T> {
         let state = self.shared.state();
         let record = request_id.and_then(|id| state.records.get(&id)).map(|(record, _)| record.clone());
         Ok((record, look(&state.tables)))
+    }
+
+    /// Begins another session, after a commit whose outcome the process did not learn. Its rows are adopted.
+    fn begin_another_session(&self) {
+        let mut state = self.shared.state();
+        state.sessions.remove(&self.session.load(Ordering::Relaxed));
+        let session = Session { steps: self.steps.clone(), closed: self.closed.clone() };
+        self.session.store(state.begin_session(session), Ordering::Relaxed);
     }
 
     async fn step(&self, step: &'static str) -> Result<(), Error> {

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 use eticket_bus::Message;
 use uuid::Uuid;
 
-use crate::{Error, Parked, Record};
+use crate::{Claim, Error, Parked, Record, Sent};
 
 /// A row of the outbox that has not been sent yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,28 +17,25 @@ pub struct WaitingRow {
     pub revision: i64,
     /// The message, exactly as the relay sends it.
     pub message: Message,
-}
-
-/// Subjects that one relay owns, with all their waiting rows, until it is dropped or done.
-#[async_trait]
-pub trait Claim: Send {
-    /// The waiting rows: one list for each subject, each in the order (revision, id).
-    fn subjects(&mut self) -> Vec<Vec<WaitingRow>>;
-
-    /// Deletes the rows that the bus has acknowledged and gives the subjects back.
-    async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error>;
+    /// It was read from the table, which several processes share: the others may have sent newer states of its subject.
+    pub was_read: bool,
 }
 
 /// The outbox, for the relay.
 #[async_trait]
 pub trait OutboxStore: Send + Sync {
-    /// Claims up to `most` subjects that wait in the outbox and that no other relay owns.
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error>;
+    /// Claims the rows of up to `most` subjects that wait in the outbox and that no other process sends.
+    async fn claim_outbox(&self, most: usize) -> Result<Claim, Error>;
 
-    /// Returns how many rows wait in the outbox.
+    /// Deletes rows that are on the stream. Returns those that it could not delete, because a process of an earlier version
+    /// has them; they are claimed again.
+    async fn delete_sent(&self, sent: Sent) -> Result<Vec<i64>, Error>;
+
+    /// Returns how many rows wait in the outbox and are not on the stream: those of this process, and those of processes
+    /// that have ended and that nobody has taken over yet.
     async fn outbox_depth(&self) -> Result<i64, Error>;
 
-    /// Returns the message of the row that has waited longest.
+    /// Returns the message of the row of this process that has waited longest.
     async fn oldest_waiting(&self) -> Result<Option<Message>, Error>;
 }
 

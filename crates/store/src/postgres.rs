@@ -5,17 +5,23 @@
 //! server, and all operations in this process, in case the server does not respond at all.
 
 mod bookkeeping;
-mod claim;
 mod fault;
 pub mod inspect;
 mod migrate;
+mod outbox;
 mod session;
 #[cfg(test)]
 mod tests;
 mod url;
 mod writer;
 
-use std::{future::Future, io, marker::PhantomData, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io,
+    marker::PhantomData,
+    sync::{Arc, atomic::AtomicI64},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use eticket_base::clock::SharedClock;
@@ -30,8 +36,14 @@ use uuid::Uuid;
 
 pub(super) use self::fault::is_caused_by_data;
 pub use self::{bookkeeping::record, migrate::OpenError, url::options};
-use self::{session::Limits, writer::Writer};
-use super::{ApplyBatch, Commit, Error, Work};
+use self::{
+    session::Limits,
+    writer::{Session, Writer},
+};
+use super::{
+    ApplyBatch, Commit, Error, WaitingRow, Work,
+    handover::{self, Handover},
+};
 
 /// Maximum number of attempts per batch, if others insert its keys or lock its rows in another order.
 const ATTEMPTS: u32 = 5;
@@ -40,9 +52,13 @@ const ATTEMPTS: u32 = 5;
 #[derive(Clone)]
 pub struct Database {
     writer: Arc<Mutex<Writer>>,
+    /// The number of the session of `writer`, for those who must not wait for a commit.
+    session: Arc<AtomicI64>,
     readers: PgPool,
     housekeepers: PgPool,
     outbox_written: Arc<Notify>,
+    handover: Arc<Handover>,
+    search: Arc<outbox::Search>,
     clock: SharedClock,
     limits: Limits,
 }
@@ -72,10 +88,13 @@ impl Database {
         migrate::migrate(options, schema, migrations, &limits).await?;
         let writer = Writer::new(session::commit_options(options, schema, &limits), limits.connect);
         Ok(Self {
+            session: writer.newest(),
             writer: Arc::new(Mutex::new(writer)),
             readers: session::readers(options, schema, &limits),
             housekeepers: session::housekeepers(options, schema, &limits),
             outbox_written: Arc::new(Notify::new()),
+            handover: Arc::new(Handover::new(handover::Limits::default())),
+            search: Arc::default(),
             clock,
             limits,
         })
@@ -189,37 +208,39 @@ impl<T: Tables> Store<T> {
         requests: &[Uuid],
         apply_batch: ApplyBatch<'_, T::Rows>,
     ) -> Result<(), Error> {
-        // Taken out of the writer: if this future is dropped, the connection is closed with its transaction.
-        let mut connection = writer.begin().await?;
-        match self.run_in_tx(&mut connection, keys, requests, apply_batch).await {
-            Ok(work) => {
-                writer.commit(connection).await?;
-                if !work.outbox.is_empty() {
+        // Taken out of the writer: if this future is dropped, the session ends with its transaction.
+        let mut session = writer.begin().await?;
+        match self.run_in_tx(&mut session, keys, requests, apply_batch).await {
+            Ok(outbox) => {
+                writer.commit(session).await?;
+                // Not before: a commit whose outcome is unknown may not have happened.
+                if !outbox.is_empty() {
+                    self.database.handover.add(outbox);
                     self.database.outbox_written.notify_one();
                 }
                 Ok(())
             }
             Err(error) => {
-                writer.roll_back(connection, &error).await;
+                writer.roll_back(session, &error).await;
                 Err(error)
             }
         }
     }
 
+    /// Returns the rows that were added to the outbox.
     async fn run_in_tx(
         &self,
-        connection: &mut PgConnection,
+        Session { connection, number }: &mut Session,
         keys: &T::Keys,
         requests: &[Uuid],
         apply_batch: ApplyBatch<'_, T::Rows>,
-    ) -> Result<Work<T::Rows>, Error> {
+    ) -> Result<Vec<WaitingRow>, Error> {
         let rows = T::lock_in_tx(connection, keys).await?;
         // Read under the locks: batches of other processes on the same rows have written their records by now.
         let records = bookkeeping::records_in_tx(connection, requests).await?;
         let mut work = Work::new(rows, records);
         apply_batch(&mut work);
         T::write_in_tx(connection, &work.rows).await?;
-        bookkeeping::write_in_tx(connection, &work, self.database.clock.now()).await?;
-        Ok(work)
+        bookkeeping::write_in_tx(connection, *number, work, self.database.clock.now()).await
     }
 }

@@ -36,7 +36,10 @@ pub use self::{
     writer::Pending,
 };
 use self::{file::OwnedFile, readers::Readers, writer::Writer};
-use super::{ApplyBatch, Commit, Error, PoolUsage, Work};
+use super::{
+    ApplyBatch, Commit, Error, PoolUsage, Work,
+    handover::{Handover, Limits},
+};
 
 static BOOKKEEPING: Migrator = sqlx::migrate!("migrations/sqlite");
 
@@ -165,6 +168,7 @@ pub struct Database {
     file: Arc<File>,
     durability: Durability,
     outbox_written: Arc<Notify>,
+    handover: Arc<Handover>,
     clock: SharedClock,
 }
 
@@ -189,7 +193,11 @@ impl Database {
     ) -> Result<Self, Error> {
         let all = BOOKKEEPING.iter().chain(migrations.iter()).cloned().collect();
         let file = Arc::new(File::open(path, Migrator::with_migrations(all), durability).await?);
-        Ok(Self { file, durability, outbox_written: Arc::new(Notify::new()), clock })
+        // One process sends, so all rows of a subject can follow each other.
+        let handover = Arc::new(Handover::new(Limits { newest: usize::MAX, ..Limits::default() }));
+        // Those of an earlier run.
+        handover.also_read_above(i64::MIN);
+        Ok(Self { file, durability, outbox_written: Arc::new(Notify::new()), handover, clock })
     }
 
     /// Reads a few rows by their keys, on this thread. Sees everything committed before it began.
@@ -312,32 +320,41 @@ impl<T: Tables> Commit for Store<T> {
         let (to_apply, read) = oneshot::channel::<Work<T::Rows>>();
         let (to_write, applied) = oneshot::channel::<Work<T::Rows>>();
         let (caller, mut is_gone) = oneshot::channel::<()>();
-        let Database { clock, outbox_written, .. } = self.database.clone();
+        let Database { clock, outbox_written, handover, .. } = self.database.clone();
         let (keys, requests) = (keys.clone(), requests.to_vec());
-        let committed = self.database.file.write(self.database.durability, move |transaction| {
-            let records = bookkeeping::records_in_tx(transaction, &requests)?;
-            let work = Work::new(T::read_in_tx(transaction, &keys)?, records);
+        let committed = self.database.file.with_connection(self.database.durability, move |connection| {
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            let records = bookkeeping::records_in_tx(&transaction, &requests)?;
+            let work = Work::new(T::read_in_tx(&transaction, &keys)?, records);
             let _ = to_apply.send(work);
             // Without a caller there is nothing to write.
-            let Ok(work) = applied.blocking_recv() else { return Ok(false) };
-            T::write_in_tx(transaction, &work.rows)?;
-            bookkeeping::write_in_tx(transaction, &work, clock.now())?;
+            let Ok(work) = applied.blocking_recv() else { return Ok(()) };
+            T::write_in_tx(&transaction, &work.rows)?;
+            let outbox = bookkeeping::write_in_tx(&transaction, work, clock.now())?;
             // Who waits for the rows learns of them from the caller.
             if is_gone.try_recv() == Err(TryRecvError::Closed) {
                 return Err(writer::closed());
             }
-            Ok(!work.outbox.is_empty())
+            let first = outbox.first().map(|row| row.id);
+            if let Err(error) = transaction.commit() {
+                // Its outcome may be unknown.
+                first.into_iter().for_each(|id| handover.also_read_above(id - 1));
+                return Err(error.into());
+            }
+            // Here, because the caller may be gone by now.
+            if first.is_some() {
+                handover.add(outbox);
+                outbox_written.notify_one();
+            }
+            Ok(())
         });
         // Otherwise the outcome is an error.
         if let Ok(mut work) = read.await {
             apply_batch(&mut work);
             let _ = to_write.send(work);
         }
-        let has_outbox_rows = committed.outcome().await?;
+        committed.outcome().await?;
         drop(caller);
-        if has_outbox_rows {
-            outbox_written.notify_one();
-        }
         Ok(())
     }
 }

@@ -110,6 +110,14 @@ impl Bus for TestBus {
         self.0.connection.publish(message).await
     }
 
+    fn sync_interval(&self) -> Duration {
+        self.0.connection.sync_interval()
+    }
+
+    fn server_id(&self) -> String {
+        self.0.connection.server_id()
+    }
+
     async fn attach(&self, name: &str, _: &[&str]) -> Result<Box<dyn Consumer>, Error> {
         Ok(Box::new(Attached { bus: self.clone(), name: name.to_owned(), generation: self.generation() }))
     }

@@ -16,7 +16,7 @@ use eticket_query::{
     application::changes::Condition,
     domain::{self, View, Wait},
 };
-use eticket_store::Claim;
+use eticket_store::Sent;
 use uuid::Uuid;
 
 use self::commands::{HeldUp, Request};
@@ -44,9 +44,6 @@ impl Coverage {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
-
-/// A claim, and its rows that the bus has acknowledged.
-type Sent = (Box<dyn Claim>, Vec<i64>);
 
 struct Run<'w> {
     world: &'w World,
@@ -185,16 +182,16 @@ impl Run<'_> {
             }
         }
         match afterwards {
-            Afterwards::Deleted => claim.done(&sent).await?,
+            Afterwards::Deleted => drop(self.world.housekeeping(service).delete_sent(claim.sent(&sent)).await?),
             Afterwards::Forgotten => self.coverage.count("a relay died before it deleted"),
-            Afterwards::DeletedLate => self.claims[service as usize] = Some((claim, sent)),
+            Afterwards::DeletedLate => self.claims[service as usize] = Some(claim.sent(&sent)),
         }
         Ok(())
     }
 
     async fn finish_relay(&mut self, service: Service) -> Result<()> {
-        if let Some((claim, sent)) = self.claims[service as usize].take() {
-            claim.done(&sent).await?;
+        if let Some(sent) = self.claims[service as usize].take() {
+            self.world.housekeeping(service).delete_sent(sent).await?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! The faults that are injected while clients work.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::time::Duration;
 
 use eticket_service::audit;
 use tokio::time::Instant;
@@ -16,7 +16,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Injects one fault after another for the planned time; at the end repairs what needs an operator.
 pub(super) async fn until_the_end(fleet: &Fleet) {
     let end = Instant::now() + Duration::from_secs(fleet.plan.seconds);
-    let mut deaths = 0;
+    let (mut deaths, mut crashes) = (0, 0);
     while Instant::now() < end && !fleet.scheduler.has_failed() {
         fleet.scheduler.sleep(20..=800).await;
         match fleet.scheduler.number(0..=99) {
@@ -34,6 +34,10 @@ pub(super) async fn until_the_end(fleet: &Fleet) {
             69..=77 => lose_tail(fleet).await,
             86..=93 if fleet.plan.repair == Repair::Compare => lose_some(fleet),
             78..=85 => republish(fleet).await,
+            94..=99 if crashes < fleet.plan.bus_crashes => {
+                crashes += 1;
+                crash_the_bus(fleet);
+            }
             _ => {}
         }
     }
@@ -107,12 +111,19 @@ async fn lose_tail(fleet: &Fleet) {
     fleet.scheduler.sleep(0..=LONGEST).await;
     match fleet.plan.repair {
         Repair::Delete => wipe(fleet),
-        Repair::Republish => {
-            fleet.tokens_mean_nothing.store(true, Ordering::Relaxed);
-            republish(fleet).await;
-        }
-        Repair::Compare => fleet.tokens_mean_nothing.store(true, Ordering::Relaxed),
+        Repair::Republish => republish(fleet).await,
+        Repair::Compare => {}
     }
+}
+
+/// Loses some of the messages that are not durable. No operator acts.
+fn crash_the_bus(fleet: &Fleet) {
+    fleet.scheduler.count("the bus lost what was not durable");
+    fleet.transport.stream.crash(|unsynced| {
+        let lost = fleet.scheduler.number(0..=unsynced);
+        fleet.scheduler.log("fault", &format!("the bus crashes and loses {lost} of {unsynced} messages"));
+        lost
+    });
 }
 
 /// Removes messages anywhere in the stream without any notification.

@@ -142,6 +142,14 @@ impl Bus for Link {
         Ok(sequence)
     }
 
+    fn sync_interval(&self) -> std::time::Duration {
+        self.memory.sync_interval()
+    }
+
+    fn server_id(&self) -> String {
+        self.memory.server_id()
+    }
+
     async fn attach(&self, name: &str, filters: &[&str]) -> Result<Box<dyn Consumer>, Error> {
         self.travel().await?;
         let inner = self.memory.attach(name, filters).await?;

@@ -1,9 +1,6 @@
 //! The processes: two of each service, each assembled as in production, on stores that its replicas share.
 
-use std::sync::{
-    Arc, Mutex,
-    atomic::{AtomicBool, AtomicU64},
-};
+use std::sync::{Arc, Mutex, atomic::AtomicU64};
 
 use async_trait::async_trait;
 use eticket_base::tasks::Tasks;
@@ -20,7 +17,7 @@ use eticket_service::{
     relay::Relay,
 };
 use eticket_store::{
-    Error, Housekeeping, OutboxRow, OutboxStore, ParkedStore,
+    Error, Housekeeping, OutboxRow, ParkedStore,
     memory::{NoSteps, Steps, Store, Tables},
 };
 use eticket_ticket::{application::Tickets, outbound::memory::TicketTables};
@@ -120,6 +117,10 @@ impl Steps for Process {
         Ok(())
     }
 
+    fn is_alive(&self) -> bool {
+        self.kill_switch.is_alive()
+    }
+
     fn wrote(&self, outbox: &[OutboxRow]) {
         let verdict = locked(&self.history).wrote(self.service, outbox);
         for row in outbox {
@@ -158,8 +159,6 @@ pub(super) struct FleetInner {
     pub(super) transport: Transport,
     /// Cancelled when faults cease.
     pub(super) ceased: CancellationToken,
-    /// Set when the stream assigns sequences again that watchers have in their tokens.
-    pub(super) tokens_mean_nothing: AtomicBool,
     pub(super) tickets: [Slot<Tickets>; 2],
     pub(super) reservations: [Slot<Reservations>; 2],
     pub(super) prices: [Slot<Prices>; 2],
@@ -179,6 +178,7 @@ impl FleetInner {
         let history: Arc<Mutex<History>> = Arc::default();
         let stream = Stream::default();
         stream.keep_per_subject(plan.kept);
+        stream.sync_after(plan.sync_interval);
         let transport = Transport {
             scheduler: scheduler.clone(),
             stream,
@@ -194,7 +194,6 @@ impl FleetInner {
             history,
             transport,
             ceased: CancellationToken::new(),
-            tokens_mean_nothing: AtomicBool::new(false),
             tickets: [Slot::empty(), Slot::empty()],
             reservations: [Slot::empty(), Slot::empty()],
             prices: [Slot::empty(), Slot::empty()],
@@ -214,16 +213,16 @@ impl FleetInner {
         locked(&self.view_rows[number]).process(Arc::new(NoSteps))
     }
 
-    /// The outbox of a service, if it has one, and its parked messages, without any fault.
-    pub(super) fn housekeeping(&self, service: Service) -> (Option<Box<dyn OutboxStore>>, Box<dyn ParkedStore>) {
-        fn both<R: Tables>(rows: &Store<R>) -> (Option<Box<dyn OutboxStore>>, Box<dyn ParkedStore>) {
-            (Some(Box::new(rows.clone())), Box::new(rows.clone()))
+    /// The number of rows in the outbox of a service, and its parked messages, without any fault.
+    pub(super) fn housekeeping(&self, service: Service) -> (usize, Box<dyn ParkedStore>) {
+        fn both<R: Tables>(rows: &Store<R>) -> (usize, Box<dyn ParkedStore>) {
+            (rows.outbox_rows(), Box::new(rows.clone()))
         }
         match service {
             Service::Ticket => both(&self.ticket_rows),
             Service::Reservation => both(&self.reservation_rows),
             Service::Pricing => both(&self.price_rows),
-            Service::Query => (None, Box::new(self.shown(0))),
+            Service::Query => (0, Box::new(self.shown(0))),
         }
     }
 

@@ -88,9 +88,13 @@ async fn watch(fleet: Fleet, name: String, watched: Watched, seen: Arc<Mutex<See
 /// Returns the token in its sent form.
 async fn as_sent(fleet: &Fleet, number: usize, token: Option<ResumePoint>) -> Option<ResumePoint> {
     let token = token?;
-    if fleet.wrong != Some(Wrong::TokenWithoutIdentity) {
-        return Some(token);
+    match fleet.wrong {
+        // Without the mark, which would show that the token means another message.
+        Some(Wrong::TokenWithoutIdentity) => {
+            let position = fleet.shown(number).position().await.ok().flatten()?;
+            Some(ResumePoint { epoch: position.epoch, mark: 0, ..token })
+        }
+        Some(Wrong::TokenCountsTheReplicasChanges) => Some(ResumePoint { mark: 0, ..token }),
+        _ => Some(token),
     }
-    let position = fleet.shown(number).position().await.ok().flatten()?;
-    Some(ResumePoint { epoch: position.epoch, ..token })
 }

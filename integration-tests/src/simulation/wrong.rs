@@ -73,7 +73,7 @@ pub enum Wrong {
     /// i, l
     SentInAnyOrder,
     /// i, l
-    AsManyDeathsAsKept,
+    TooFewKept,
     /// i, l
     ReservationsByTheTicketsRevision,
     /// i, h
@@ -121,7 +121,7 @@ impl Wrong {
         Self::PositionWithoutFingerprint,
         Self::OneSubjectForAllOfATicket,
         Self::SentInAnyOrder,
-        Self::AsManyDeathsAsKept,
+        Self::TooFewKept,
         Self::ReservationsByTheTicketsRevision,
         Self::RepublishMergesWithAWaitingRow,
         Self::TokenWithoutIdentity,

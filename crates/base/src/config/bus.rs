@@ -28,11 +28,13 @@ pub struct BusConfig {
     pub ca_file: Option<PathBuf>,
     /// Minimum number of replicas of the stream.
     pub replicas: u8,
+    /// The `sync_interval` of the servers; 0 for `always`.
+    pub sync_interval_ms: u64,
 }
 
 impl Default for BusConfig {
     fn default() -> Self {
-        Self { url: None, credentials: None, ca_file: None, replicas: 1 }
+        Self { url: None, credentials: None, ca_file: None, replicas: 1, sync_interval_ms: 0 }
     }
 }
 
@@ -70,14 +72,16 @@ impl BusConfig {
         let only_nats = "is only for nats://";
         match self.url.as_deref() {
             None => Err(Error::missing("bus.url", EXPECTED)),
-            Some(EMBEDDED) => match (&self.credentials, &self.ca_file, self.replicas) {
+            Some(EMBEDDED) => match (&self.credentials, &self.ca_file, self.replicas, self.sync_interval_ms) {
                 (Some(path), ..) => Err(Error::new("bus.credentials", Some(path.display().to_string()), only_nats)),
-                (_, Some(path), _) => Err(Error::new("bus.ca_file", Some(path.display().to_string()), only_nats)),
-                (.., 1) => Ok(()),
-                (.., replicas) => Err(Error::new("bus.replicas", Some(replicas.to_string()), only_nats)),
+                (_, Some(path), ..) => Err(Error::new("bus.ca_file", Some(path.display().to_string()), only_nats)),
+                (.., 1, 0) => Ok(()),
+                (.., 1, interval) => Err(Error::new("bus.sync_interval_ms", Some(interval.to_string()), only_nats)),
+                (.., replicas, _) => Err(Error::new("bus.replicas", Some(replicas.to_string()), only_nats)),
             },
             Some(url) if url.starts_with("nats://") || url.starts_with("tls://") => {
                 super::within("bus.replicas", self.replicas.into(), 1, 5)?;
+                super::within("bus.sync_interval_ms", self.sync_interval_ms, 0, 600_000)?;
                 if self.address()?.login.is_some() && self.credentials.is_some() {
                     let expected = "no user or token in the URL if bus.credentials is set".to_owned();
                     return Err(self.refused(expected));
@@ -118,13 +122,16 @@ mod tests {
             (BusConfig { credentials: file(), ..bus("embedded") }, "bus.credentials"),
             (BusConfig { ca_file: file(), ..bus("embedded") }, "bus.ca_file"),
             (BusConfig { replicas: 3, ..bus("embedded") }, "bus.replicas"),
+            (BusConfig { sync_interval_ms: 1, ..bus("embedded") }, "bus.sync_interval_ms"),
+            (BusConfig { sync_interval_ms: 600_001, ..bus("nats://a") }, "bus.sync_interval_ms"),
             (BusConfig { replicas: 0, ..bus("nats://a") }, "bus.replicas"),
             (BusConfig { replicas: 6, ..bus("nats://a") }, "bus.replicas"),
             (BusConfig { credentials: file(), ..bus("nats://u:p@a") }, "bus.url"),
         ] {
             assert_eq!(config.check().expect_err(key).key(), key);
         }
-        let whole = BusConfig { credentials: file(), ca_file: file(), replicas: 3, ..bus("tls://a") };
+        let (credentials, ca_file) = (file(), file());
+        let whole = BusConfig { credentials, ca_file, replicas: 3, sync_interval_ms: 600_000, ..bus("tls://a") };
         assert_eq!(whole.check(), Ok(()));
     }
 }

@@ -25,7 +25,7 @@ pub fn check<'a>(config: &'a BusConfig, data: &'a Path, patience: Duration) -> B
             Some(url) => {
                 let shown = eticket_base::config::urls::without_password(url);
                 match nats::inspect(config, patience).await {
-                    Ok(inspection) => judge(&shown, config.replicas, &inspection),
+                    Ok(inspection) => judge(&shown, config, &inspection),
                     Err(nats::Unreachable { problem, advice }) => {
                         vec![Check::fail(
                             BUS,
@@ -62,7 +62,7 @@ async fn embedded(path: &Path, patience: Duration) -> Vec<Check> {
     }
 }
 
-fn judge(url: &str, replicas: u8, inspection: &Inspection) -> Vec<Check> {
+fn judge(url: &str, config: &BusConfig, inspection: &Inspection) -> Vec<Check> {
     let mut checks = vec![Check::ok(BUS, "bus-connection", format!("{url} responds"))];
     checks.push(match &inspection.too_old {
         None => Check::ok(BUS, "nats-version", format!("nats-server {}", inspection.version)),
@@ -100,7 +100,7 @@ fn judge(url: &str, replicas: u8, inspection: &Inspection) -> Vec<Check> {
             checks.push(Check::fail(BUS, "stream", problem.clone(), remedy));
         }
     }
-    checks.push(replication(replicas, inspection));
+    checks.push(replication(config, inspection));
     checks
 }
 
@@ -148,12 +148,12 @@ fn protection(stream: &StreamInspection) -> Check {
 }
 
 /// Whether the sync interval is safe cannot be seen: clients have no access to it.
-fn replication(required: u8, inspection: &Inspection) -> Check {
+fn replication(config: &BusConfig, inspection: &Inspection) -> Check {
     const NAME: &str = "stream-replicas";
     const UNSEEN: &str = "sync_interval cannot be seen from here";
     let stream = inspection.stream.as_ref().ok().and_then(Option::as_ref);
     let behind = stream.map(|stream| stream.behind.join(", ")).filter(|behind| !behind.is_empty());
-    let replicas = stream.map_or(u64::from(required), |stream| stream.replicas);
+    let replicas = stream.map_or(u64::from(config.replicas), |stream| stream.replicas);
     match (&inspection.cluster, behind) {
         (_, Some(behind)) => Check::warn(
             BUS,
@@ -171,7 +171,11 @@ fn replication(required: u8, inspection: &Inspection) -> Check {
             Check::ok(BUS, NAME, format!("{replicas} replicas in the cluster {cluster}; {UNSEEN}"))
         }
         (None, None) => {
-            let detail = format!("a single server; {UNSEEN}: it should be `always` in the `jetstream` block");
+            let needed = match config.sync_interval_ms {
+                0 => "`always`".to_owned(),
+                interval => format!("at most {interval} ms (bus.sync_interval_ms)"),
+            };
+            let detail = format!("a single server; {UNSEEN}: it must be {needed} in the `jetstream` block");
             Check::ok(BUS, NAME, detail)
         }
     }
@@ -211,7 +215,10 @@ mod tests {
     }
 
     fn status(inspection: &Inspection, name: &str) -> Option<Status> {
-        judge("nats://a", 1, inspection).iter().find(|check| check.name == name).map(|check| check.status)
+        judge("nats://a", &BusConfig::default(), inspection)
+            .iter()
+            .find(|check| check.name == name)
+            .map(|check| check.status)
     }
 
     #[test]
@@ -237,7 +244,7 @@ mod tests {
 
     #[test]
     fn a_stream_is_absent_fine_or_wrong() {
-        assert!(judge("nats://a", 1, &healthy()).iter().all(|check| check.status == Status::Ok));
+        assert!(judge("nats://a", &BusConfig::default(), &healthy()).iter().all(|check| check.status == Status::Ok));
         let absent = Inspection { stream: Ok(None), ..healthy() };
         assert_eq!(status(&absent, "stream"), Some(Status::Ok));
         let wrong = StreamInspection { differences: vec!["max_age = 5 instead of 0".to_owned()], ..stream() };

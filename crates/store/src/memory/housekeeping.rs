@@ -1,23 +1,31 @@
 //! Outbox, records, parked messages and epoch of the in-memory store.
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::{collections::BTreeSet, ops::Bound, sync::atomic::Ordering};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_bus::Message;
 use uuid::Uuid;
 
-use super::{Shared, State, Store, Tables};
+use super::{State, Store, Tables};
 use crate::{
-    Claim, Error, OutboxStore, Parked, ParkedStore, Record, RecordStore, StoreLifecycle, StreamEpochStore, WaitingRow,
-    Work,
+    Claim, Error, OutboxRow, OutboxStore, Parked, ParkedStore, Record, RecordStore, Sent, StoreLifecycle,
+    StreamEpochStore, WaitingRow, Work,
 };
 
 impl<T> State<T> {
-    pub(super) fn write_bookkeeping<R>(&mut self, work: &Work<R>, now: DateTime<Utc>) {
-        for row in &work.outbox {
-            self.outbox_ids += 1;
-            self.outbox.insert(self.outbox_ids, row.clone());
+    /// Returns the rows that were added to the outbox.
+    pub(super) fn write_bookkeeping<R>(
+        &mut self,
+        work: &Work<R>,
+        session: u64,
+        first_id: i64,
+        now: DateTime<Utc>,
+    ) -> Vec<WaitingRow> {
+        let mut added = Vec::with_capacity(work.outbox.len());
+        for (id, row) in (first_id..).zip(&work.outbox) {
+            self.outbox.insert(id, (session, row.clone()));
+            added.push(waiting(id, row, false));
         }
         for (id, record) in &work.new_records {
             self.records.insert(*id, (record.clone(), now));
@@ -26,56 +34,47 @@ impl<T> State<T> {
         for parked in work.parked.iter().filter(|parked| !self.discarded.contains(&parked.event_id)) {
             self.parked.insert(parked.event_id.clone(), parked.clone());
         }
+        added
+    }
+
+    /// Draws consecutive ids of outbox rows; returns the first.
+    pub(super) fn draw_ids(&mut self, count: i64) -> i64 {
+        let first = self.outbox_ids + 1;
+        self.outbox_ids += count;
+        first
+    }
+
+    /// Gives up to `page` rows of ended sessions to this one.
+    fn adopt(&mut self, session: u64, page: usize) -> Vec<WaitingRow> {
+        let writers: BTreeSet<u64> = self.outbox.values().map(|(writer, _)| *writer).collect();
+        let ended: BTreeSet<u64> = writers.into_iter().filter(|writer| !self.lives(*writer)).collect();
+        let rows = self.outbox.iter_mut().filter(|(_, (writer, _))| ended.contains(writer));
+        let adopted = rows.take(page).map(|(id, (writer, row))| {
+            *writer = session;
+            waiting(*id, row, true)
+        });
+        adopted.collect()
+    }
+
+    fn rows_of(&self, session: u64, above: i64, page: usize) -> Vec<WaitingRow> {
+        let above = self.outbox.range((Bound::Excluded(above), Bound::Unbounded));
+        let own = above.filter(|(_, (writer, _))| *writer == session);
+        own.take(page).map(|(id, (_, row))| waiting(*id, row, true)).collect()
     }
 }
 
-/// Subjects claimed by a relay, with their rows. Dropping it releases the subjects.
-struct MemoryClaim<T: Tables> {
-    store: Store<T>,
-    owned: BTreeSet<String>,
-    subjects: Vec<Vec<WaitingRow>>,
-}
-
-#[async_trait]
-impl<T: Tables> Claim for MemoryClaim<T> {
-    fn subjects(&mut self) -> Vec<Vec<WaitingRow>> {
-        std::mem::take(&mut self.subjects)
-    }
-
-    async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error> {
-        self.store.step("delete").await?;
-        self.store.shared.state().outbox.retain(|id, _| !published.contains(id));
-        Ok(())
+impl<T: Tables> Store<T> {
+    /// Returns the rows of this process that are not on the stream.
+    fn waiting_rows<'a>(&self, state: &'a State<T>) -> impl Iterator<Item = &'a OutboxRow> {
+        let session = self.session.load(Ordering::Relaxed);
+        let own = state.outbox.iter().filter(move |(_, (writer, _))| *writer == session);
+        let handover = self.handover.clone();
+        own.filter(move |(id, _)| !handover.is_sent(**id)).map(|(_, (_, row))| row)
     }
 }
 
-impl<T: Tables> Drop for MemoryClaim<T> {
-    fn drop(&mut self) {
-        self.store.shared.state().claimed.retain(|subject| !self.owned.contains(subject));
-    }
-}
-
-impl<T> Shared<T> {
-    /// Claims up to `most` unclaimed subjects; those that have waited longest come first.
-    fn claim(&self, most: usize) -> (BTreeSet<String>, Vec<Vec<WaitingRow>>) {
-        let mut state = self.state();
-        let mut subjects: Vec<(&str, Vec<WaitingRow>)> = Vec::new();
-        for (id, row) in &state.outbox {
-            let subject = row.message.subject.as_str();
-            let waiting = WaitingRow { id: *id, revision: row.revision, message: row.message.clone() };
-            let full = subjects.len() == most;
-            match subjects.iter_mut().find(|(known, _)| *known == subject) {
-                Some((_, rows)) => rows.push(waiting),
-                None if state.claimed.contains(subject) || full => {}
-                None => subjects.push((subject, vec![waiting])),
-            }
-        }
-        let owned: BTreeSet<String> = subjects.iter().map(|(subject, _)| (*subject).to_owned()).collect();
-        let mut rows: Vec<Vec<WaitingRow>> = subjects.into_iter().map(|(_, rows)| rows).collect();
-        rows.iter_mut().for_each(|rows| rows.sort_by_key(|row| (row.revision, row.id)));
-        state.claimed.extend(owned.iter().cloned());
-        (owned, rows)
-    }
+fn waiting(id: i64, row: &OutboxRow, was_read: bool) -> WaitingRow {
+    WaitingRow { id, revision: row.revision, message: row.message.clone(), was_read }
 }
 
 #[async_trait]
@@ -85,26 +84,45 @@ impl<T: Tables> StoreLifecycle for Store<T> {
     }
 
     async fn close(&self) {
-        self.closed.store(true, std::sync::atomic::Ordering::Relaxed);
+        self.closed.store(true, Ordering::Relaxed);
     }
 }
 
 #[async_trait]
 impl<T: Tables> OutboxStore for Store<T> {
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
+    async fn claim_outbox(&self, most: usize) -> Result<Claim, Error> {
         self.step("claim").await?;
-        let (owned, subjects) = self.shared.claim(most);
-        Ok(Box::new(MemoryClaim { store: self.clone(), owned, subjects }))
+        let session = self.session.load(Ordering::Relaxed);
+        while let Some(above) = self.handover.begin_read() {
+            let own = self.shared.state().rows_of(session, above, self.handover.limits.page);
+            self.handover.end_read(own);
+        }
+        if self.handover.may_adopt() {
+            let adopted = self.shared.state().adopt(session, self.handover.limits.page);
+            self.handover.adopt(adopted);
+        }
+        Ok(self.handover.claim(most))
+    }
+
+    async fn delete_sent(&self, mut sent: Sent) -> Result<Vec<i64>, Error> {
+        self.step("delete").await?;
+        let ids = sent.ids();
+        let mut state = self.shared.state();
+        ids.iter().for_each(|id| drop(state.outbox.remove(id)));
+        sent.deleted(ids);
+        Ok(Vec::new())
     }
 
     async fn outbox_depth(&self) -> Result<i64, Error> {
         self.step("read").await?;
-        Ok(i64::try_from(self.shared.state().outbox.len()).unwrap_or(i64::MAX))
+        let state = self.shared.state();
+        let own = self.waiting_rows(&state).count();
+        Ok(i64::try_from(own).unwrap_or(i64::MAX))
     }
 
     // For metrics, which change nothing: not a step at which a simulation may stop a process.
     async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
-        Ok(self.shared.state().outbox.first_key_value().map(|(_, row)| row.message.clone()))
+        Ok(self.waiting_rows(&self.shared.state()).next().map(|row| row.message.clone()))
     }
 }
 

@@ -79,11 +79,14 @@ async fn write(store: &Store<Numbers>, rows: &[OutboxRow]) {
     store.commit(&vec![], &[], apply_batch).await.unwrap();
 }
 
-async fn claimed(store: &Store<Numbers>, most: usize) -> (Box<dyn crate::Claim>, Vec<Vec<(String, i64)>>) {
+type Claimed = (crate::Claim, Vec<Vec<(String, i64)>>, Vec<i64>);
+
+async fn claimed(store: &Store<Numbers>, most: usize) -> Claimed {
     let mut claim = store.claim_outbox(most).await.unwrap();
-    let name = |row: crate::WaitingRow| (row.message.subject, row.revision);
-    let subjects = claim.subjects().into_iter().map(|rows| rows.into_iter().map(name).collect()).collect();
-    (claim, subjects)
+    let name = |row: &crate::WaitingRow| (row.message.subject.clone(), row.revision);
+    let subjects = claim.subjects();
+    let ids = subjects.iter().flatten().map(|row| row.id).collect();
+    (claim, subjects.iter().map(|rows| rows.iter().map(name).collect()).collect(), ids)
 }
 
 #[tokio::test]
@@ -141,21 +144,34 @@ async fn an_overtaken_transaction_begins_again() {
 }
 
 #[tokio::test]
-async fn a_relay_owns_a_subject_until_its_claim_is_done() {
+async fn each_process_sends_its_rows_and_adopts_those_of_dead_ones() {
     let store = store();
-    write(&store, &[row("a", 2), row("b", 1), row("a", 1), row("c", 1)]).await;
-    let (one, subjects) = claimed(&store, 2).await;
-    let owned = |subject: &str, revisions: &[i64]| -> Vec<(String, i64)> {
+    let other = store.process(clock(), Arc::new(NoSteps));
+    let of = |subject: &str, revisions: &[i64]| -> Vec<(String, i64)> {
         revisions.iter().map(|revision| (subject.to_owned(), *revision)).collect()
     };
-    assert_eq!(subjects, [owned("a", &[1, 2]), owned("b", &[1])]);
-    write(&store, &[row("a", 3)]).await;
-    let (other, subjects) = claimed(&store, 9).await;
-    assert_eq!(subjects, [owned("c", &[1])], "new rows of a claimed subject wait");
-    drop(other);
-    one.done(&[1, 3]).await.unwrap();
-    let (_, subjects) = claimed(&store, 9).await;
-    assert_eq!(subjects, [owned("b", &[1]), owned("c", &[1]), owned("a", &[3])], "oldest first");
+    write(&store, &[row("a", 2), row("b", 1), row("a", 1)]).await;
+    write(&other, &[row("a", 3), row("c", 1)]).await;
+    let (one, subjects, ids) = claimed(&store, 9).await;
+    assert_eq!(subjects, [of("a", &[1, 2]), of("b", &[1])]);
+    store.delete_sent(one.sent(&ids[..1])).await.unwrap();
+    let (two, subjects, ids) = claimed(&store, 9).await;
+    assert_eq!(subjects, [of("a", &[2]), of("b", &[1])], "what was not published is given back");
+    store.delete_sent(two.sent(&ids)).await.unwrap();
+    other.close().await;
+    let (_, subjects, _) = claimed(&store, 9).await;
+    assert_eq!(subjects, [of("a", &[3]), of("c", &[1])]);
+}
+
+#[tokio::test]
+async fn rows_of_a_commit_whose_outcome_was_not_learned_are_adopted() {
+    let store = store();
+    // The steps are: begin, commit, committed.
+    let process = store.process(clock(), Arc::new(Dies(AtomicU32::new(2))));
+    let apply_batch = &mut |work: &mut Numbered| work.publish(row("a", 1));
+    assert!(process.commit(&vec![], &[], apply_batch).await.is_err());
+    let (_, subjects, _) = claimed(&store, 9).await;
+    assert_eq!(subjects, [[("a".to_owned(), 1)]]);
 }
 
 #[tokio::test]

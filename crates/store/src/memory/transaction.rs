@@ -1,11 +1,11 @@
 //! A transaction with separate steps.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::atomic::Ordering};
 
 use uuid::Uuid;
 
 use super::{State, Store, Tables};
-use crate::{Error, Record, Work};
+use crate::{Error, Record, WaitingRow, Work};
 
 /// The result of a commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,13 @@ pub struct Transaction<T: Tables> {
     store: Store<T>,
     locks: BTreeSet<String>,
     records: BTreeSet<Uuid>,
+    /// The first id of its outbox rows. Like those of a sequence, ids are drawn before the commit, so a row can appear
+    /// below others that were committed earlier.
+    first_id: i64,
 }
+
+/// Ids of outbox rows that are drawn for a transaction.
+const IDS: i64 = 10_000;
 
 impl<T: Tables> Store<T> {
     /// Begins a transaction.
@@ -30,7 +36,8 @@ impl<T: Tables> Store<T> {
     /// `Unavailable` if the store is closed or the simulation ends the process.
     pub async fn begin(&self) -> Result<Transaction<T>, Error> {
         self.step("begin").await?;
-        Ok(Transaction { store: self.clone(), locks: BTreeSet::new(), records: BTreeSet::new() })
+        let first_id = self.shared.state().draw_ids(IDS);
+        Ok(Transaction { store: self.clone(), locks: BTreeSet::new(), records: BTreeSet::new(), first_id })
     }
 }
 
@@ -75,32 +82,46 @@ impl<T: Tables> Transaction<T> {
     /// committed.
     pub async fn commit(self, keys: &T::Keys, requests: &[Uuid], work: &Work<T::Rows>) -> Result<Outcome, Error> {
         self.store.step("commit").await?;
-        let outcome = self.write(keys, requests, work)?;
+        let Some(outbox) = self.write(keys, requests, work)? else { return Ok(Outcome::Overtaken) };
         let store = self.store.clone();
         drop(self);
-        if outcome == Outcome::Committed {
-            if !work.outbox.is_empty() {
-                store.outbox_written.notify_one();
-            }
-            store.step("committed").await?;
+        let mut unlearned = Unlearned(Some(&store));
+        store.step("committed").await?;
+        unlearned.0 = None;
+        if !outbox.is_empty() {
+            store.handover.add(outbox);
+            store.outbox_written.notify_one();
         }
-        Ok(outcome)
+        Ok(Outcome::Committed)
     }
 
-    fn write(&self, keys: &T::Keys, requests: &[Uuid], work: &Work<T::Rows>) -> Result<Outcome, Error> {
+    /// Returns the rows that were added to the outbox; `None` if the transaction was overtaken.
+    fn write(&self, keys: &T::Keys, requests: &[Uuid], work: &Work<T::Rows>) -> Result<Option<Vec<WaitingRow>>, Error> {
         let mut state = self.store.shared.state();
         let overtaken = !state.tables.locks(keys).is_subset(&self.locks)
             || state.known(requests).any(|record| !self.records.contains(&record.request_id));
         if overtaken {
-            return Ok(Outcome::Overtaken);
+            return Ok(None);
         }
         // A constraint may fail after some rows were written.
         let mut tables = state.tables.clone();
         tables.write(&work.rows)?;
         state.tables = tables;
-        state.write_bookkeeping(work, self.store.clock.now());
+        let session = self.store.session.load(Ordering::Relaxed);
+        let outbox = state.write_bookkeeping(work, session, self.first_id, self.store.clock.now());
         self.store.steps.wrote(&work.outbox);
-        Ok(Outcome::Committed)
+        Ok(Some(outbox))
+    }
+}
+
+/// A commit whose outcome its process has not learned. Its session ends, so that its rows are adopted.
+struct Unlearned<'a, T: Tables>(Option<&'a Store<T>>);
+
+impl<T: Tables> Drop for Unlearned<'_, T> {
+    fn drop(&mut self) {
+        if let Some(store) = self.0 {
+            store.begin_another_session();
+        }
     }
 }
 

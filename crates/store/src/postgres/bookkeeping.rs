@@ -9,10 +9,10 @@ use eticket_bus::Message;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Database, claim, within};
+use super::{Database, within};
 use crate::{
-    Claim, DISCARDED, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore,
-    StoreLifecycle, StreamEpochStore, Work,
+    Claim, DISCARDED, EncodedResponse, Error, OutboxRow, OutboxStore, Parked, ParkedStore, PoolUsage, Record,
+    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work,
 };
 
 const SELECT_RECORDS: &str = "select request_id, hash, answer, response_type from record where request_id = any($1)";
@@ -37,12 +37,14 @@ pub fn record(row: &PgRow) -> Result<Record, Error> {
     })
 }
 
-// In the order of arrival: within a subject, ids rise with time.
-const INSERT_OUTBOX: &str = "insert into outbox (subject, revision, headers, body)
-    select subject, revision, headers, body
-    from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
-        as new (subject, revision, headers, body, position)
-    order by position";
+// In the order of arrival: ids rise with time.
+const INSERT_OUTBOX: &str = "with new as (
+        insert into outbox (writer, subject, revision, headers, body)
+        select $5, subject, revision, headers, body
+        from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
+            as new (subject, revision, headers, body, position)
+        order by position returning id
+    ) select coalesce(array_agg(id order by id), '{}') from new";
 // In the order of keys, so that two processes with the same keys cannot deadlock.
 const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
     select request_id, hash, answer, response_type, $5 from unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::text[])
@@ -57,19 +59,24 @@ const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, bod
         reason = excluded.reason, attempts = excluded.attempts, park_time = excluded.park_time";
 const DELETE_PARKED: &str = "delete from parked where event_id = any($1)";
 
+/// Writes all but the rows of the service. Returns the rows that were added to the outbox, under the number of the
+/// session.
 pub(super) async fn write_in_tx<R>(
     connection: &mut PgConnection,
-    work: &Work<R>,
+    number: i64,
+    work: Work<R>,
     now: DateTime<Utc>,
-) -> Result<(), Error> {
+) -> Result<Vec<WaitingRow>, Error> {
+    let mut ids = Vec::new();
     if !work.outbox.is_empty() {
         let rows = &work.outbox;
-        let insert = sqlx::query(INSERT_OUTBOX)
+        let insert = sqlx::query_scalar(INSERT_OUTBOX)
             .bind(rows.iter().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.revision).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>());
-        insert.execute(&mut *connection).await?;
+            .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>())
+            .bind(number);
+        ids = insert.fetch_one(&mut *connection).await?;
     }
     if !work.unparked.is_empty() {
         sqlx::query(DELETE_PARKED).bind(&work.unparked).execute(&mut *connection).await?;
@@ -88,7 +95,8 @@ pub(super) async fn write_in_tx<R>(
             .bind(now);
         insert.execute(connection).await?;
     }
-    Ok(())
+    let waiting = |(id, OutboxRow { revision, message })| WaitingRow { id, revision, message, was_read: false };
+    Ok(ids.into_iter().zip(work.outbox).map(waiting).collect())
 }
 
 async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<(), Error> {
@@ -161,19 +169,20 @@ impl StoreLifecycle for Database {
 
 #[async_trait]
 impl OutboxStore for Database {
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
-        claim::claim(&self.housekeepers, most, self.limits.read).await
+    async fn claim_outbox(&self, most: usize) -> Result<Claim, Error> {
+        self.claim(most).await
+    }
+
+    async fn delete_sent(&self, sent: Sent) -> Result<Vec<i64>, Error> {
+        self.delete(sent).await
     }
 
     async fn outbox_depth(&self) -> Result<i64, Error> {
-        let count = sqlx::query_scalar("select count(*) from outbox").fetch_one(&self.housekeepers);
-        within(self.limits.read, count).await
+        self.depth().await
     }
 
     async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
-        let select = sqlx::query("select subject, headers, body from outbox order by id limit 1");
-        let row = within(self.limits.read, select.fetch_optional(&self.housekeepers)).await?;
-        row.as_ref().map(message).transpose()
+        self.oldest().await
     }
 }
 

@@ -11,6 +11,8 @@ const DATA_CLASSES: [&str; 3] = ["22", "23", "54"];
 const SERIALIZATION_FAILURE: &str = "40001";
 const DEADLOCK_DETECTED: &str = "40P01";
 const UNIQUE_VIOLATION: &str = "23505";
+const LOCK_NOT_AVAILABLE: &str = "55P03";
+const QUERY_CANCELED: &str = "57014";
 
 /// Whether the data is at fault; `None` for an error of another database.
 pub(crate) fn is_caused_by_data(error: &dyn DatabaseError) -> Option<bool> {
@@ -29,9 +31,16 @@ pub(super) fn is_conflict(error: &Error) -> bool {
     }
 }
 
-/// Whether the connection should be replaced.
+/// Whether the connection should be replaced. A wait that took too long says nothing about the server, and the outbox
+/// rows of a session that ends are adopted by other processes.
 pub(super) fn needs_new_connection(error: &Error) -> bool {
-    matches!(error, Error::Unavailable(_)) && !is_conflict(error)
+    let timed_out = postgres_error(error).is_some_and(|it| [LOCK_NOT_AVAILABLE, QUERY_CANCELED].contains(&it.code()));
+    matches!(error, Error::Unavailable(_)) && !is_conflict(error) && !timed_out
+}
+
+/// Whether the server has returned this error. Then the statement has changed nothing.
+pub(super) fn is_from_server(error: &Error) -> bool {
+    postgres_error(error).is_some()
 }
 
 fn postgres_error(error: &Error) -> Option<&PgDatabaseError> {

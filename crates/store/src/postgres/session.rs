@@ -17,8 +17,8 @@ pub(super) struct Limits {
     pub(super) statement: Duration,
     /// Idle time within a transaction. Its client may be gone or frozen, and holds rows that others need.
     pub(super) idle_in_transaction: Duration,
-    /// Idle time within an outbox claim, which is held while messages are published, however slowly.
-    pub(super) idle_claim: Duration,
+    /// Idle time of the session for commits. Its process is gone or frozen, and its outbox rows are for the others.
+    pub(super) idle_session: Duration,
     /// Connecting, or waiting for a connection of a pool.
     pub(super) connect: Duration,
     /// Duration of a read, measured by this process.
@@ -35,7 +35,7 @@ impl Default for Limits {
             lock: Duration::from_secs(1),
             statement: Duration::from_secs(2),
             idle_in_transaction: Duration::from_secs(5),
-            idle_claim: Duration::from_secs(5 * 60),
+            idle_session: Duration::from_secs(5 * 60),
             connect: Duration::from_secs(1),
             read: Duration::from_secs(3),
             commit: Duration::from_secs(5),
@@ -46,7 +46,7 @@ impl Default for Limits {
 
 /// With the commit connection, a process has at most seven connections: 14 processes fit into the default limit of 100.
 const READERS: u32 = 4;
-/// One for the claim of the relay, one for everything else.
+/// One for the relay, one for everything else.
 const HOUSEKEEPERS: u32 = 2;
 /// A connection is replaced after this time: after a failover, the host name may refer to another server.
 const LIFETIME: Duration = Duration::from_secs(10 * 60);
@@ -58,7 +58,8 @@ const MIGRATION_STATEMENT: Duration = Duration::from_secs(10 * 60);
 
 /// Options of the commit connection.
 pub(super) fn commit_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
-    limited(options, schema, limits.statement, limits.lock, limits.idle_in_transaction)
+    let idle_session = limits.idle_session.as_millis().to_string();
+    session_options(options, schema, limits).options([("idle_session_timeout", idle_session)])
 }
 
 /// Options for migrations, which may take long.
@@ -67,11 +68,11 @@ pub(super) fn migration_options(options: &PgConnectOptions, schema: &str, limits
 }
 
 pub(super) fn readers(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgPool {
-    pool(READERS, limits, commit_options(options, schema, limits))
+    pool(READERS, limits, session_options(options, schema, limits))
 }
 
 pub(super) fn housekeepers(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgPool {
-    let options = limited(options, schema, limits.statement, limits.lock, limits.idle_claim);
+    let options = session_options(options, schema, limits);
     // If a crash loses the newest of these commits, repeating them is harmless.
     pool(HOUSEKEEPERS, limits, options.options([("synchronous_commit", "off")]))
 }
@@ -86,6 +87,10 @@ const DURABLE: &str = "select set_config('synchronous_commit', case current_sett
 pub(super) async fn make_durable(connection: &mut PgConnection) -> sqlx::Result<()> {
     connection.execute(DURABLE).await?;
     Ok(())
+}
+
+fn session_options(options: &PgConnectOptions, schema: &str, limits: &Limits) -> PgConnectOptions {
+    limited(options, schema, limits.statement, limits.lock, limits.idle_in_transaction)
 }
 
 fn limited(

@@ -9,8 +9,8 @@ use uuid::Uuid;
 
 use super::{Database, Durability, query, query_one};
 use crate::{
-    Claim, DISCARDED, EncodedResponse, Error, OutboxStore, Parked, ParkedStore, PoolUsage, Record, RecordStore,
-    StoreLifecycle, StreamEpochStore, WaitingRow, Work,
+    Claim, DISCARDED, EncodedResponse, Error, OutboxRow, OutboxStore, Parked, ParkedStore, PoolUsage, Record,
+    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work, handover::Waiting,
 };
 
 const SELECT_RECORD: &str = "select request_id, hash, answer, response_type from record where request_id = ?1";
@@ -48,12 +48,18 @@ const TRIM_DISCARDED: &str = "delete from discarded where event_id in
     (select event_id from discarded order by discard_time desc, event_id limit -1 offset ?1)";
 const DELETE_PARKED: &str = "delete from parked where event_id = ?1";
 
-pub(super) fn write_in_tx<R>(transaction: &Transaction<'_>, work: &Work<R>, now: DateTime<Utc>) -> Result<(), Error> {
+/// Writes all but the rows of the service. Returns the rows that were added to the outbox.
+pub(super) fn write_in_tx<R>(
+    transaction: &Transaction<'_>,
+    work: Work<R>,
+    now: DateTime<Utc>,
+) -> Result<Vec<WaitingRow>, Error> {
+    let mut added = Vec::with_capacity(work.outbox.len());
     if !work.outbox.is_empty() {
         let mut insert = transaction.prepare_cached(INSERT_OUTBOX)?;
-        for row in &work.outbox {
-            let message = &row.message;
-            insert.execute(params![message.subject, row.revision, encode_headers(message), &message.body[..]])?;
+        for OutboxRow { revision, message } in work.outbox {
+            let id = insert.insert(params![message.subject, revision, encode_headers(&message), &message.body[..]])?;
+            added.push(WaitingRow { id, revision, message, was_read: false });
         }
     }
     if !work.new_records.is_empty() {
@@ -71,7 +77,7 @@ pub(super) fn write_in_tx<R>(transaction: &Transaction<'_>, work: &Work<R>, now:
         let row = params![event_id, message.subject, headers, &message.body[..], reason, attempts, park_time];
         transaction.prepare_cached(INSERT_PARKED)?.execute(row)?;
     }
-    Ok(())
+    Ok(added)
 }
 
 fn encode_headers(message: &Message) -> String {
@@ -96,45 +102,15 @@ fn parked(row: &Row<'_>) -> Result<Parked, Error> {
     })
 }
 
-/// Nothing to lock: the data folder is locked against other processes, and a process has one relay.
-struct SqliteClaim {
-    database: Database,
-    subjects: Vec<Vec<WaitingRow>>,
-}
-
-// Uses outbox_by_subject for the order within a subject.
 const SELECT_WAITING: &str = "select id, subject, revision, headers, body from outbox
-    where subject in (select subject from outbox order by id limit ?1) order by subject, revision, id limit ?2";
+    where id > ?1 order by id limit ?2";
+const SELECT_ONE: &str = "select subject, headers, body from outbox where id = ?1";
+const COUNT_WAITING: &str = "select count(*) from outbox where id > ?1";
 const DELETE_SENT: &str = "delete from outbox where id = ?1";
 
-/// Maximum number of rows per claim; the rest is claimed next time.
-const MOST_ROWS: i64 = 4096;
-
+// No other process sends rows, so they are the same as those of a commit.
 fn waiting(row: &Row<'_>) -> Result<WaitingRow, Error> {
-    Ok(WaitingRow { id: row.get("id")?, revision: row.get("revision")?, message: message(row)? })
-}
-
-#[async_trait]
-impl Claim for SqliteClaim {
-    fn subjects(&mut self) -> Vec<Vec<WaitingRow>> {
-        std::mem::take(&mut self.subjects)
-    }
-
-    async fn done(self: Box<Self>, published: &[i64]) -> Result<(), Error> {
-        if published.is_empty() {
-            return Ok(());
-        }
-        let ids = published.to_vec();
-        // Not synced: a row that reappears after a crash is published again, which is harmless.
-        let deleted = self.database.file.write(Durability::Unsynced, move |transaction| {
-            let mut delete = transaction.prepare_cached(DELETE_SENT)?;
-            for id in ids {
-                delete.execute([id])?;
-            }
-            Ok(())
-        });
-        deleted.outcome().await
-    }
+    Ok(WaitingRow { id: row.get("id")?, revision: row.get("revision")?, message: message(row)?, was_read: false })
 }
 
 #[async_trait]
@@ -162,28 +138,48 @@ impl StoreLifecycle for Database {
 
 #[async_trait]
 impl OutboxStore for Database {
-    async fn claim_outbox(&self, most: usize) -> Result<Box<dyn Claim>, Error> {
-        let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = self.scan(move |connection| query(connection, SELECT_WAITING, [most, MOST_ROWS], waiting)).await?;
-        let mut subjects: Vec<Vec<WaitingRow>> = Vec::new();
-        for waiting in rows {
-            match subjects.last_mut() {
-                Some(same) if same.last().is_some_and(|last| last.message.subject == waiting.message.subject) => {
-                    same.push(waiting);
-                }
-                _ => subjects.push(vec![waiting]),
-            }
+    async fn claim_outbox(&self, most: usize) -> Result<Claim, Error> {
+        // Fails if the file is closed.
+        self.look_up(|_| Ok(())).await?;
+        // All rows of a page may be on their way already.
+        while let Some(above) = self.handover.begin_read() {
+            let page = i64::try_from(self.handover.limits.page).unwrap_or(i64::MAX);
+            let read = move |connection: &Connection| query(connection, SELECT_WAITING, [above, page], waiting);
+            self.handover.end_read(self.scan(read).await?);
         }
-        Ok(Box::new(SqliteClaim { database: self.clone(), subjects }))
+        Ok(self.handover.claim(most))
+    }
+
+    async fn delete_sent(&self, mut sent: Sent) -> Result<Vec<i64>, Error> {
+        let ids = sent.ids();
+        // Not synced: a row that reappears after a crash is published again, which is harmless.
+        let deleted = self.file.write(Durability::Unsynced, move |transaction| {
+            let mut delete = transaction.prepare_cached(DELETE_SENT)?;
+            for id in &ids {
+                delete.execute([id])?;
+            }
+            Ok(ids)
+        });
+        sent.deleted(deleted.outcome().await?);
+        Ok(Vec::new())
     }
 
     async fn outbox_depth(&self) -> Result<i64, Error> {
-        self.count("select count(*) from outbox").await
+        let waiting = self.handover.waiting();
+        let Some(above) = waiting.unread_above else { return Ok(waiting.depth(0)) };
+        let count = move |connection: &Connection| query_one(connection, COUNT_WAITING, [above], |row| Ok(row.get(0)?));
+        Ok(waiting.depth(self.scan(count).await?.unwrap_or_default()))
     }
 
     async fn oldest_waiting(&self) -> Result<Option<Message>, Error> {
-        const SELECT: &str = "select subject, headers, body from outbox order by id limit 1";
-        self.look_up(|connection| query_one(connection, SELECT, [], message)).await
+        let Waiting { lowest, unread_above, .. } = self.handover.waiting();
+        match (lowest, unread_above) {
+            (Some(id), _) => self.look_up(|connection| query_one(connection, SELECT_ONE, [id], message)).await,
+            (None, Some(above)) => {
+                self.look_up(|connection| query_one(connection, SELECT_WAITING, [above, 1], message)).await
+            }
+            (None, None) => Ok(None),
+        }
     }
 }
 

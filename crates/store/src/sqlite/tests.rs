@@ -205,3 +205,27 @@ async fn a_read_only_file_fails_the_ping() {
     assert!(matches!(database.ping().await, Err(Error::Unavailable(_))));
     assert_eq!(database.outbox_depth().await.unwrap(), 0, "reading still works");
 }
+
+#[tokio::test]
+async fn rows_of_an_earlier_run_are_claimed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("test.db");
+    let none = Migrator::with_migrations(Vec::new());
+    let open = || Database::open(&path, &none, Arc::new(SystemClock));
+    let database = open().await.unwrap();
+    let row = |revision| OutboxRow {
+        revision,
+        message: Message { subject: "a".to_owned(), body: Bytes::new(), headers: Vec::new() },
+    };
+    let store = Store::<NoTables>::new(database.clone());
+    for revision in 1..=2 {
+        store.commit(&(), &[], &mut |work: &mut Work<()>| work.publish(row(revision))).await.unwrap();
+    }
+    database.close().await;
+    drop((store, database));
+    let database = open().await.unwrap();
+    assert_eq!(database.outbox_depth().await.unwrap(), 2);
+    let claimed: Vec<i64> =
+        database.claim_outbox(10).await.unwrap().subjects().iter().flatten().map(|row| row.revision).collect();
+    assert_eq!(claimed, [1, 2]);
+}

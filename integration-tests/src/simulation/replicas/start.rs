@@ -62,6 +62,7 @@ impl FleetInner {
         let clock = Arc::new(self.scheduler.clone());
         let taking_in: Arc<AtomicU64> = Arc::default();
         let rows = self.ticket_rows.process(clock.clone(), Arc::new(process_state.clone()));
+        let rows = rows.with_outbox_limits(self.plan.outbox);
         let store = wrong::tickets(self.wrong, number, rows.clone(), taking_in.clone());
         let messages = eticket_ticket::outbound::messages::PROTOBUF;
         let writer = TicketWriter { store: store.clone(), messages, clock: clock.clone() };
@@ -88,6 +89,7 @@ impl FleetInner {
     fn start_reservation(self: &Arc<Self>, process_state: Process, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
         let rows = self.reservation_rows.process(clock.clone(), Arc::new(process_state.clone()));
+        let rows = rows.with_outbox_limits(self.plan.outbox);
         let store = wrong::ledgers(self.wrong, rows.clone());
         let messages = eticket_reservation::outbound::messages::PROTOBUF;
         let writer = ReservationWriter { store: store.clone(), messages, clock: clock.clone() };
@@ -104,6 +106,7 @@ impl FleetInner {
     fn start_pricing(self: &Arc<Self>, process_state: Process, number: usize) {
         let clock = Arc::new(self.scheduler.clone());
         let rows = self.price_rows.process(clock.clone(), Arc::new(process_state.clone()));
+        let rows = rows.with_outbox_limits(self.plan.outbox);
         let store = Arc::new(rows.clone());
         let messages = eticket_pricing::outbound::messages::PROTOBUF;
         let writer = PriceWriter { store: store.clone(), messages, clock: clock.clone() };

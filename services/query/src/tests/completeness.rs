@@ -9,7 +9,7 @@ use eticket_service::{
     batch,
     config::AuditConfig,
 };
-use eticket_store::{self as store, Claim, OutboxStore, memory::NoSteps};
+use eticket_store::{self as store, Claim, OutboxStore, Sent, memory::NoSteps};
 use tokio::time::sleep;
 
 use super::*;
@@ -53,8 +53,12 @@ struct EmptyOutbox;
 
 #[async_trait]
 impl OutboxStore for EmptyOutbox {
-    async fn claim_outbox(&self, _: usize) -> Result<Box<dyn Claim>, store::Error> {
+    async fn claim_outbox(&self, _: usize) -> Result<Claim, store::Error> {
         Err(store::Error::data("the outbox is empty"))
+    }
+
+    async fn delete_sent(&self, _: Sent) -> Result<Vec<i64>, store::Error> {
+        Ok(Vec::new())
     }
 
     async fn outbox_depth(&self) -> Result<i64, store::Error> {

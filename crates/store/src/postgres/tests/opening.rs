@@ -30,7 +30,7 @@ async fn concurrent_first_starts_migrate_once() {
     }
     assert_eq!(value(&stores[0], "x").await, 4);
     let applied = server.sql("postgres", "select version from numbers._sqlx_migrations order by version").unwrap();
-    assert_eq!(applied.lines().collect::<Vec<_>>(), ["1", "2", "3", "101"]);
+    assert_eq!(applied.lines().collect::<Vec<_>>(), ["1", "2", "3", "4", "101"]);
 }
 
 #[tokio::test]
@@ -62,7 +62,7 @@ async fn an_older_program_runs_and_starts_with_a_newer_schema() {
         store.commit(&keys(&["x"]), &[request.request_id], apply_batch).await.unwrap();
         assert!(store.database.record(request.request_id).await.unwrap().is_some());
         store.database.parked("", 1).await.unwrap();
-        store.database.claim_outbox(1).await.unwrap().done(&[]).await.unwrap();
+        drop(store.database.claim_outbox(1).await.unwrap());
     }
 
     let server = server();
@@ -90,17 +90,17 @@ async fn every_connection_has_its_schema_and_limits() {
     const SHOW: &str =
         "select string_agg(current_setting(name), ' ' order by position) from unnest(array['search_path',
         'application_name', 'lock_timeout', 'statement_timeout', 'idle_in_transaction_session_timeout',
-        'synchronous_commit', 'enable_seqscan']) with ordinality as setting (name, position)";
+        'idle_session_timeout', 'synchronous_commit', 'enable_seqscan']) with ordinality as setting (name, position)";
     let show = async |connection: &mut PgConnection, what: &'static str| {
         sqlx::query_scalar::<_, String>(what).fetch_one(connection).await.unwrap()
     };
     let mut committing = database.writer.lock().await.begin().await.unwrap();
-    assert_eq!(show(&mut committing, SHOW).await, "numbers eticket-numbers 1s 2s 5s on off");
-    assert_eq!(show(&mut committing, "show transaction_isolation").await, "read committed");
+    assert_eq!(show(&mut committing.connection, SHOW).await, "numbers eticket-numbers 1s 2s 5s 5min on off");
+    assert_eq!(show(&mut committing.connection, "show transaction_isolation").await, "read committed");
     let mut reading = database.readers.acquire().await.unwrap();
-    assert_eq!(show(&mut reading, SHOW).await, "numbers eticket-numbers 1s 2s 5s on off");
+    assert_eq!(show(&mut reading, SHOW).await, "numbers eticket-numbers 1s 2s 5s 0 on off");
     let mut housekeeping = database.housekeepers.acquire().await.unwrap();
-    assert_eq!(show(&mut housekeeping, SHOW).await, "numbers eticket-numbers 1s 2s 5min off off");
+    assert_eq!(show(&mut housekeeping, SHOW).await, "numbers eticket-numbers 1s 2s 5s 0 off off");
 }
 
 #[tokio::test]
