@@ -186,7 +186,10 @@ async fn run(plan: &Plan, binaries: Option<&Path>) -> Report {
 }
 
 async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
-    let infrastructure = Infrastructure::synced().await;
+    let infrastructure = match binaries {
+        Some(_) => Infrastructure::synced_for_older().await,
+        None => Infrastructure::synced().await,
+    };
     let sync = synced_appends(infrastructure.postgres.folder(), plan.syncs);
     let (clients, time) = (plan.callers, plan.reading);
     let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
@@ -194,7 +197,7 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default().first_from(binaries.map(Path::to_owned))).await;
     let subject = Subject::distributed(&mesh);
     let measured = measure(plan, &subject).await;
-    let after_load = Usage::read_all(&subject.processes).memory;
+    let after_load = Usage::read_all(&subject.ids()).memory;
     mesh.stop().await;
     Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
 }

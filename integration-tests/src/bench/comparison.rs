@@ -76,7 +76,7 @@ impl Display for Comparison {
     }
 }
 
-type Figures = [(&'static str, Option<f64>); 19];
+type Figures = [(&'static str, Option<f64>); 26];
 
 fn figures(report: &Report) -> Figures {
     let work = &report.measured.work;
@@ -88,6 +88,7 @@ fn figures(report: &Report) -> Figures {
     let view = row("GetTicketView").and_then(|row| row.cpu_us());
     let rate = |name| row(name).and_then(|row| row.rate());
     let latency = |name, share| row(name).and_then(|row| row.latency_ms(share));
+    let cpu_of = |process| row("ReserveTicket").and_then(|row| row.cpu_us_of(process));
     [
         ("health Check: calls a second", rate("health Check")),
         ("health Check: CPU µs", check),
@@ -99,6 +100,13 @@ fn figures(report: &Report) -> Figures {
         ("ReserveTicket: p99 ms", latency("ReserveTicket", 990)),
         ("ReserveTicket: CPU µs", row("ReserveTicket").and_then(|row| row.cpu_us())),
         ("ReserveTicket: CPU µs with stores and bus", row("ReserveTicket").and_then(|row| row.whole_cpu_us())),
+        ("ReserveTicket: CPU µs of the gateway", cpu_of("gateway")),
+        ("ReserveTicket: CPU µs of reservation", cpu_of("reservation")),
+        ("ReserveTicket: CPU µs of ticket", cpu_of("ticket")),
+        ("ReserveTicket: CPU µs of pricing", cpu_of("pricing")),
+        ("ReserveTicket: CPU µs of query", cpu_of("query")),
+        ("ReserveTicket: CPU µs of PostgreSQL", cpu_of("postgres")),
+        ("ReserveTicket: CPU µs of NATS", cpu_of("nats")),
         ("ReserveTicket: written KiB", Some(work.written_bytes / 1024.0)),
         ("load to last settled view: ms", Some(milliseconds(work.settled_after))),
         ("GetTicketView: calls a second", rate("GetTicketView")),
@@ -130,7 +138,7 @@ mod tests {
     fn ratios_are_those_of_each_round() {
         let round = |ours, theirs| {
             let figures = |value| {
-                let mut figures: Figures = [("none", None); 19];
+                let mut figures: Figures = [("none", None); 26];
                 figures[0] = ("a figure", Some(value));
                 figures
             };

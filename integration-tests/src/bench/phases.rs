@@ -1,6 +1,9 @@
 //! The phases of the benchmark on a running eTicket.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use chrono::Weekday;
 use eticket_proto::{
@@ -18,7 +21,7 @@ use super::{
     load::{Limit, Load, Timed, closed_loop, split_results},
     report::{Cost, Measured, Row, ServiceWork, Work},
     subject::Subject,
-    usage::{Usage, cpu_with_children},
+    usage::Usage,
     wires::{self, Wire, WireClient},
 };
 use crate::{Api, Protocol, calendar::upcoming};
@@ -291,23 +294,25 @@ async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicket
 struct Meter<'a> {
     subject: &'a Subject,
     server: Usage,
-    infrastructure: Duration,
+    cpu: BTreeMap<&'static str, Duration>,
     client: Usage,
 }
 
 impl<'a> Meter<'a> {
     fn start(subject: &'a Subject) -> Self {
-        let (server, infrastructure) =
-            (Usage::read_all(&subject.processes), cpu_with_children(&subject.infrastructure));
-        Self { subject, server, infrastructure, client: Usage::read_own() }
+        Self { subject, server: Usage::read_all(&subject.ids()), cpu: subject.cpu(), client: Usage::read_own() }
     }
 
     fn stop(self, load: &Load) -> Cost {
-        let server = Usage::read_all(&self.subject.processes);
+        let server = Usage::read_all(&self.subject.ids());
+        let mut cpu = self.subject.cpu();
+        for (name, before) in self.cpu {
+            cpu.entry(name).and_modify(|cpu| *cpu = cpu.saturating_sub(before));
+        }
         Cost {
             calls: load.latencies.count(),
             server_cpu: server.cpu.saturating_sub(self.server.cpu),
-            infrastructure_cpu: cpu_with_children(&self.subject.infrastructure).saturating_sub(self.infrastructure),
+            cpu,
             client_cpu: Usage::read_own().cpu.saturating_sub(self.client.cpu),
             written_bytes: server.written_bytes - self.server.written_bytes,
         }

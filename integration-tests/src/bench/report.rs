@@ -1,11 +1,12 @@
 //! The results of the benchmark, as a table for people and as JSON for programs.
 
 use std::{
+    collections::BTreeMap,
     fmt::{self, Display, Formatter},
     time::Duration,
 };
 
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::{Latencies, Load, Plan, usage::Memory};
 use crate::Protocol;
@@ -14,11 +15,22 @@ use crate::Protocol;
 #[derive(Debug, Clone)]
 pub struct Cost {
     pub calls: usize,
+    /// CPU time of the eTicket processes.
     pub server_cpu: Duration,
-    /// CPU time of PostgreSQL and NATS; zero without them.
-    pub infrastructure_cpu: Duration,
+    /// CPU time of each kind of process, also of PostgreSQL and NATS.
+    pub cpu: BTreeMap<&'static str, Duration>,
     pub client_cpu: Duration,
     pub written_bytes: u64,
+}
+
+fn sum(
+    mut one: BTreeMap<&'static str, Duration>,
+    two: &BTreeMap<&'static str, Duration>,
+) -> BTreeMap<&'static str, Duration> {
+    for (name, cpu) in two {
+        *one.entry(name).or_default() += *cpu;
+    }
+    one
 }
 
 /// The results of one kind of call.
@@ -38,7 +50,7 @@ impl Row {
         let cost = self.cost.zip(other.cost).map(|(one, two)| Cost {
             calls: one.calls + two.calls,
             server_cpu: one.server_cpu + two.server_cpu,
-            infrastructure_cpu: one.infrastructure_cpu + two.infrastructure_cpu,
+            cpu: sum(one.cpu, &two.cpu),
             client_cpu: one.client_cpu + two.client_cpu,
             written_bytes: one.written_bytes + two.written_bytes,
         });
@@ -60,8 +72,17 @@ impl Row {
 
     /// Like [`Self::cpu_us`], with PostgreSQL and NATS.
     pub(super) fn whole_cpu_us(&self) -> Option<f64> {
-        let whole = |cost: &Cost| (cost.server_cpu + cost.infrastructure_cpu).as_secs_f64() * 1e6 / cost.calls as f64;
-        self.cost.as_ref().map(whole)
+        self.cost.as_ref().map(|cost| cost.cpu.values().sum::<Duration>().as_secs_f64() * 1e6 / cost.calls as f64)
+    }
+
+    /// Returns the CPU time of one kind of process per call; `None` if there is no such process.
+    pub(super) fn cpu_us_of(&self, process: &str) -> Option<f64> {
+        let cost = self.cost.as_ref()?;
+        Some(cost.cpu.get(process)?.as_secs_f64() * 1e6 / cost.calls as f64)
+    }
+
+    fn processes(&self) -> impl Iterator<Item = &'static str> {
+        self.cost.iter().flat_map(|cost| cost.cpu.keys().copied())
     }
 
     fn client_cpu_us(&self) -> Option<f64> {
@@ -194,6 +215,7 @@ impl Report {
             "latency_ms": percentiles(|share| row.latency_ms(share)),
             "cpu_us": row.cpu_us(),
             "cpu_us_with_postgres_and_nats": row.whole_cpu_us(),
+            "cpu_us_by_process": row.processes().map(|of| (of.to_owned(), json!(row.cpu_us_of(of)))).collect::<Map<_, _>>(),
             "client_cpu_us": row.client_cpu_us(),
             "ratio_to_check": {
                 "per_second": self.ratio(row, Row::rate),
@@ -260,6 +282,14 @@ impl Report {
         Ok(())
     }
 
+    /// Writes the CPU time of a reservation by process, if there are several.
+    fn write_cpu(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Some(row) = self.row("ReserveTicket").filter(|row| row.processes().count() > 1) else { return Ok(()) };
+        let each = |process| format!("{process} {}", figure(row.cpu_us_of(process), 0));
+        let all: Vec<String> = row.processes().map(each).collect();
+        writeln!(out, "CPU µs of a reservation: {} ({} in all)", all.join(", "), figure(row.whole_cpu_us(), 0))
+    }
+
     fn write_process(&self, out: &mut Formatter<'_>) -> fmt::Result {
         let mib = |kib: u64| kib / 1024;
         let start = |start: &Start| format!("{:.0} ms, {} MiB", milliseconds(start.took), mib(start.memory.resident));
@@ -318,6 +348,7 @@ impl Display for Report {
         writeln!(out)?;
         self.write_wires(out)?;
         self.write_work(out)?;
+        self.write_cpu(out)?;
         self.write_process(out)
     }
 }

@@ -1,7 +1,8 @@
 //! The system under measurement: the addresses of its servers, and its processes.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
+use super::usage::{Usage, cpu_with_children};
 use crate::{
     Api, Eticket, Protocol,
     mesh::{Infrastructure, Mesh},
@@ -11,10 +12,10 @@ use crate::{
 /// Running servers.
 pub(super) struct Subject {
     addresses: BTreeMap<String, String>,
-    /// All eTicket processes, without those of PostgreSQL and NATS.
-    pub(super) processes: Vec<u32>,
+    /// All eTicket processes with their names, without those of PostgreSQL and NATS.
+    pub(super) processes: Vec<(&'static str, u32)>,
     /// PostgreSQL and NATS, which start further processes.
-    pub(super) infrastructure: Vec<u32>,
+    pub(super) infrastructure: Vec<(&'static str, u32)>,
     /// The admin addresses with `/metrics`.
     pub(super) admins: Vec<String>,
 }
@@ -23,19 +24,39 @@ impl Subject {
     /// The all-in-one process.
     pub(super) fn single(eticket: &Eticket) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), eticket.address(server).to_owned())).into();
-        let (processes, admins) = (vec![eticket.id()], vec![eticket.address("admin").to_owned()]);
+        let (processes, admins) = (vec![("eticket", eticket.id())], vec![eticket.address("admin").to_owned()]);
         Self { addresses, processes, infrastructure: Vec::new(), admins }
     }
 
     /// A mesh with one process per service.
     pub(super) fn distributed(mesh: &Mesh) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), mesh.replicas(server)[0].address().to_owned())).into();
-        let running: Vec<&Eticket> = mesh.servers.values().flatten().map(|replica| replica.process()).collect();
-        let processes = running.iter().map(|eticket| eticket.id()).collect();
-        let admins = running.iter().map(|eticket| eticket.address("admin").to_owned()).collect();
+        let mut running: Vec<(&'static str, &Eticket)> = Vec::new();
+        for (name, replicas) in &mesh.servers {
+            running.extend(replicas.iter().map(|replica| (*name, replica.process())));
+        }
+        let processes = running.iter().map(|(name, eticket)| (*name, eticket.id())).collect();
+        let admins = running.iter().map(|(_, eticket)| eticket.address("admin").to_owned()).collect();
         let Infrastructure { postgres, nats } = &mesh.infrastructure;
-        let infrastructure = [postgres.id(), nats.id()].into_iter().flatten().collect();
+        let infrastructure = [("postgres", postgres.id()), ("nats", nats.id())];
+        let infrastructure = infrastructure.into_iter().filter_map(|(name, id)| Some((name, id?))).collect();
         Self { addresses, processes, infrastructure, admins }
+    }
+
+    /// Returns the ids of the eTicket processes.
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.processes.iter().map(|(_, id)| *id).collect()
+    }
+
+    /// Returns the CPU time of each kind of process, since its start.
+    pub(super) fn cpu(&self) -> BTreeMap<&'static str, Duration> {
+        let own = self.processes.iter().map(|(name, id)| (*name, Usage::read(*id).cpu));
+        let infrastructure = self.infrastructure.iter().map(|(name, id)| (*name, cpu_with_children(&[*id])));
+        let mut sum = BTreeMap::new();
+        for (name, cpu) in own.chain(infrastructure) {
+            *sum.entry(name).or_default() += cpu;
+        }
+        sum
     }
 
     pub(super) fn address(&self, server: &str) -> &str {
