@@ -7,9 +7,11 @@
 mod bookkeeping;
 mod fault;
 pub mod inspect;
+mod joined;
 mod migrate;
 mod outbox;
 mod session;
+mod table;
 #[cfg(test)]
 mod tests;
 mod url;
@@ -18,7 +20,6 @@ mod writer;
 use std::{
     future::Future,
     io,
-    marker::PhantomData,
     sync::{Arc, atomic::AtomicI64},
     time::Duration,
 };
@@ -35,7 +36,13 @@ use tokio::sync::{Mutex, Notify};
 use uuid::Uuid;
 
 pub(super) use self::fault::is_caused_by_data;
-pub use self::{bookkeeping::record, migrate::OpenError, url::options};
+pub use self::{
+    bookkeeping::record,
+    joined::Joined,
+    migrate::OpenError,
+    table::{Bound, Column, Table, each},
+    url::options,
+};
 use self::{
     session::Limits,
     writer::{Session, Writer},
@@ -161,13 +168,14 @@ pub trait Tables: Send + Sync + 'static {
 pub struct Store<T> {
     /// The schema.
     pub database: Database,
-    tables: PhantomData<T>,
+    /// What the tables keep in memory.
+    pub tables: T,
 }
 
-impl<T> Store<T> {
+impl<T: Default> Store<T> {
     /// Creates a store that keeps its rows in this schema.
     pub fn new(database: Database) -> Self {
-        Self { database, tables: PhantomData }
+        Self { database, tables: T::default() }
     }
 }
 

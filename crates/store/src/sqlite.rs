@@ -9,6 +9,7 @@ mod file;
 pub mod inspect;
 mod readers;
 mod rows;
+mod table;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -33,6 +34,7 @@ pub(super) use self::fault::is_caused_by_data;
 pub use self::{
     bookkeeping::record,
     rows::{id_list, query, query_one, time},
+    table::{Column, NULL, Table, micros, optional_text},
     writer::Pending,
 };
 use self::{file::OwnedFile, readers::Readers, writer::Writer};

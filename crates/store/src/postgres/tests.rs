@@ -25,6 +25,7 @@ use crate::{
 const SCHEMA: &str = "numbers";
 
 /// Counters by name.
+#[derive(Default)]
 struct Numbers;
 
 #[async_trait]
@@ -132,6 +133,7 @@ fn meanwhile<T>(future: impl Future<Output = T>) -> T {
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test runs it"]
 async fn keeps_the_contract() {
+    #[derive(Default)]
     struct Nothing;
 
     #[async_trait]

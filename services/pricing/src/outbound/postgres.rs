@@ -3,13 +3,13 @@
 //! A commit computes prices with the policy in force. The adoption of a policy waits until all commits that compute
 //! with the older policy have ended. Otherwise the repricing that follows would miss their rows.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use async_trait::async_trait;
 use eticket_proto::ids::{TicketId, UserGrade};
 use eticket_store::{
     Error,
-    postgres::{Store, Tables},
+    postgres::{Column, Store, Table, Tables, each},
 };
 use serde_json::json;
 use sqlx::{Executor, PgConnection, Row as _, migrate::Migrator, postgres::PgRow};
@@ -23,39 +23,48 @@ use crate::{
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Reads and writes the rows of a commit.
+#[derive(Default)]
 pub struct PriceTables;
 
-/// Names every column, so that a column added by a newer version does not matter.
-macro_rules! select {
-    ($rest:literal) => {
-        concat!(
-            "select ticket_id, start_time, schedule_revision, grade, reservation_revision, policy_version, revision,
-                currency, base_price, discounted_price, discounts, update_time from price ",
-            $rest
-        )
-    };
-}
+static PRICES: LazyLock<Table<TicketId, Row>> = LazyLock::new(|| {
+    Table::new(
+        "price",
+        [
+            Column::fixed("ticket_id", "text", |query, rows| each(query, rows, |id, _| id.as_str())),
+            Column::changing("start_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.start)),
+            Column::changing("schedule_revision", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.schedule_revision)
+            }),
+            Column::changing("grade", "text", |query, rows| each(query, rows, |_, row| row.grade.map(UserGrade::name))),
+            Column::changing("reservation_revision", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.reservation_revision)
+            }),
+            Column::changing("policy_version", "bigint", |query, rows| each(query, rows, |_, row| row.policy_version)),
+            Column::changing("revision", "bigint", |query, rows| each(query, rows, |_, row| row.revision)),
+            Column::changing("currency", "text", |query, rows| {
+                each(query, rows, |_, row| row.price.as_ref().map(|price| price.base_price.currency().to_string()))
+            }),
+            Column::changing("base_price", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.price.as_ref().map(|price| smallest(price.base_price)))
+            }),
+            Column::changing("discounted_price", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.price.as_ref().map(|price| smallest(price.discounted_price)))
+            }),
+            Column::changing("discounts", "text", |query, rows| {
+                each(query, rows, |_, row| row.price.as_ref().map(discounts))
+            }),
+            Column::changing("update_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.update_time)),
+        ],
+    )
+});
 
 const COMPUTE: &str = "lock table policy in row share mode";
 const ADOPT: &str = "lock table policy in exclusive mode";
 // Uses the primary key, as the updates do.
-const LOCK_BY_IDS: &str = select!("where ticket_id = any($1) order by ticket_id for update");
-const INSERT: &str = "insert into price (ticket_id, start_time, schedule_revision, grade, reservation_revision,
-        policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
-    select new.* from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-        $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::timestamptz[])
-        as new (ticket_id, start_time, schedule_revision, grade, reservation_revision,
-            policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
-    order by ticket_id";
-const UPDATE: &str = "update price set start_time = new.start_time, schedule_revision = new.schedule_revision,
-        grade = new.grade, reservation_revision = new.reservation_revision, policy_version = new.policy_version,
-        revision = new.revision, currency = new.currency, base_price = new.base_price,
-        discounted_price = new.discounted_price, discounts = new.discounts, update_time = new.update_time
-    from unnest($1::text[], $2::timestamptz[], $3::bigint[], $4::text[], $5::bigint[], $6::bigint[],
-        $7::bigint[], $8::text[], $9::bigint[], $10::bigint[], $11::text[], $12::timestamptz[])
-        as new (ticket_id, start_time, schedule_revision, grade, reservation_revision,
-            policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
-    where price.ticket_id = new.ticket_id";
+static LOCK_BY_IDS: LazyLock<String> =
+    LazyLock::new(|| PRICES.select("where ticket_id = any($1) order by ticket_id for update"));
+static SELECT: LazyLock<String> = LazyLock::new(|| PRICES.select("where ticket_id = $1"));
+static SELECT_BY_IDS: LazyLock<String> = LazyLock::new(|| PRICES.select("where ticket_id = any($1)"));
 // Uses the primary key.
 const SELECT_IN_FORCE: &str = "select body from policy order by version desc limit 1";
 const INSERT_POLICIES: &str = "insert into policy (version, body)
@@ -74,7 +83,7 @@ impl Tables for PriceTables {
             return Ok(rows);
         }
         let ids: Vec<&str> = keys.iter().map(TicketId::as_str).collect();
-        for found in sqlx::query(LOCK_BY_IDS).bind(ids).fetch_all(connection).await? {
+        for found in sqlx::query(LOCK_BY_IDS.as_str()).bind(ids).fetch_all(connection).await? {
             let (id, row) = price_row(&found)?;
             rows.prices.insert_read(id, row);
         }
@@ -89,40 +98,14 @@ impl Tables for PriceTables {
                 .bind(rows.adopted.iter().map(policy_to_bytes).collect::<Vec<_>>());
             query.execute(&mut *connection).await?;
         }
-        write(connection, UPDATE, rows.prices.updated().collect()).await?;
-        write(connection, INSERT, rows.prices.made().collect()).await
+        PRICES.update(connection, rows.prices.updated()).await?;
+        PRICES.insert(connection, rows.prices.made()).await
     }
 }
 
-async fn write(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    prices: Vec<(&TicketId, &Row)>,
-) -> Result<(), Error> {
-    if prices.is_empty() {
-        return Ok(());
-    }
-    let rows = || prices.iter().map(|(_, row)| row);
-    let amounts = |of: fn(&Price) -> Money| {
-        let stored = |price: &Price| i64::try_from(of(price).smallest()).map_err(Error::data);
-        rows().map(|row| row.price.as_ref().map(stored).transpose()).collect::<Result<Vec<_>, Error>>()
-    };
-    let currency = |price: &Price| price.base_price.currency().to_string();
-    let query = sqlx::query(statement)
-        .bind(prices.iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.start).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.schedule_revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.grade.map(UserGrade::name)).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.reservation_revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.policy_version).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.price.as_ref().map(currency)).collect::<Vec<_>>())
-        .bind(amounts(|price| price.base_price)?)
-        .bind(amounts(|price| price.discounted_price)?)
-        .bind(rows().map(|row| row.price.as_ref().map(discounts)).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.update_time).collect::<Vec<_>>());
-    query.execute(connection).await?;
-    Ok(())
+/// PostgreSQL has signed integers. An amount is always far below their largest.
+fn smallest(money: Money) -> i64 {
+    money.smallest().cast_signed()
 }
 
 fn discounts(price: &Price) -> String {
@@ -169,7 +152,8 @@ fn policy(found: Option<PgRow>) -> Result<Option<Policy>, Error> {
 }
 
 // Uses `price_computed`.
-const PAGE: &str = select!("where start_time is not null and ticket_id > $1 order by ticket_id limit $2");
+static PAGE: LazyLock<String> =
+    LazyLock::new(|| PRICES.select("where start_time is not null and ticket_id > $1 order by ticket_id limit $2"));
 // Uses `price_to_recompute`.
 const TO_REPRICE: &str = "select ticket_id from price where start_time is not null and grade is null
     and policy_version < $1 order by policy_version limit $2";
@@ -177,19 +161,22 @@ const TO_REPRICE: &str = "select ticket_id from price where start_time is not nu
 #[async_trait]
 impl PriceStore for Store<PriceTables> {
     async fn row(&self, id: &TicketId) -> Result<Option<Row>, Error> {
-        const SELECT: &str = select!("where ticket_id = $1");
-        let found = self.database.fetch_optional(sqlx::query(SELECT).bind(id.as_str())).await?;
+        let found = self.database.fetch_optional(sqlx::query(SELECT.as_str()).bind(id.as_str())).await?;
         Ok(found.as_ref().map(price_row).transpose()?.map(|(_, row)| row))
     }
 
     async fn rows_of(&self, ids: &[TicketId]) -> Result<Vec<(TicketId, Row)>, Error> {
-        const SELECT: &str = select!("where ticket_id = any($1)");
         let ids: Vec<&str> = ids.iter().map(TicketId::as_str).collect();
-        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(price_row).collect()
+        self.database.fetch_all(sqlx::query(SELECT_BY_IDS.as_str()).bind(ids)).await?.iter().map(price_row).collect()
     }
 
     async fn page(&self, after: &str, most: i64) -> Result<Vec<(TicketId, Row)>, Error> {
-        self.database.fetch_all(sqlx::query(PAGE).bind(after).bind(most)).await?.iter().map(price_row).collect()
+        self.database
+            .fetch_all(sqlx::query(PAGE.as_str()).bind(after).bind(most))
+            .await?
+            .iter()
+            .map(price_row)
+            .collect()
     }
 
     async fn to_reprice(&self, version: i64, most: i64) -> Result<Vec<TicketId>, Error> {

@@ -1,12 +1,12 @@
 //! Storage of prices and policies in SQLite.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use async_trait::async_trait;
-use eticket_proto::ids::{TicketId, UserGrade};
+use eticket_proto::ids::TicketId;
 use eticket_store::{
     Error,
-    sqlite::{Store, Tables, id_list, query, query_one, time},
+    sqlite::{Column, NULL, Store, Table, Tables, id_list, micros, optional_text, query, query_one, time},
 };
 use rusqlite::{Connection, Row as Found, Transaction, params};
 use sqlx::migrate::Migrator;
@@ -23,15 +23,31 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub struct PriceTables;
 
 const SELECT: &str = "select * from price where ticket_id = ?1";
-const UPSERT: &str = "insert into price (ticket_id, start_time, schedule_revision, grade, reservation_revision,
-        policy_version, revision, currency, base_price, discounted_price, discounts, update_time)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
-    on conflict (ticket_id) do update set start_time = excluded.start_time,
-        schedule_revision = excluded.schedule_revision, grade = excluded.grade,
-        reservation_revision = excluded.reservation_revision, policy_version = excluded.policy_version,
-        revision = excluded.revision, currency = excluded.currency, base_price = excluded.base_price,
-        discounted_price = excluded.discounted_price, discounts = excluded.discounts,
-        update_time = excluded.update_time";
+static PRICES: LazyLock<Table<TicketId, Row>> = LazyLock::new(|| {
+    Table::new(
+        "price",
+        [
+            Column::fixed("ticket_id", |id, _| id.as_str().into()),
+            Column::changing("start_time", |_, row| row.start.map_or(NULL, micros)),
+            Column::changing("schedule_revision", |_, row| row.schedule_revision.into()),
+            Column::changing("grade", |_, row| row.grade.map_or(NULL, |grade| grade.name().into())),
+            Column::changing("reservation_revision", |_, row| row.reservation_revision.into()),
+            Column::changing("policy_version", |_, row| row.policy_version.into()),
+            Column::changing("revision", |_, row| row.revision.into()),
+            Column::changing("currency", |_, row| {
+                optional_text(row.price.as_ref().map(|price| price.base_price.currency()))
+            }),
+            Column::changing("base_price", |_, row| {
+                row.price.as_ref().map_or(NULL, |price| smallest(price.base_price).into())
+            }),
+            Column::changing("discounted_price", |_, row| {
+                row.price.as_ref().map_or(NULL, |price| smallest(price.discounted_price).into())
+            }),
+            Column::changing("discounts", |_, row| row.price.as_ref().map_or(NULL, |price| discounts(price).into())),
+            Column::changing("update_time", |_, row| row.update_time.map_or(NULL, micros)),
+        ],
+    )
+});
 const SELECT_IN_FORCE: &str = "select body from policy order by version desc limit 1";
 const INSERT_POLICY: &str = "insert into policy (version, body) values (?1, ?2)";
 
@@ -53,31 +69,13 @@ impl Tables for PriceTables {
         for policy in &rows.adopted {
             transaction.execute(INSERT_POLICY, params![policy.version(), policy_to_bytes(policy)])?;
         }
-        let mut upsert = transaction.prepare_cached(UPSERT)?;
-        for (id, row) in rows.prices.changed() {
-            let price = row.price.as_ref();
-            upsert.execute(params![
-                id.as_str(),
-                row.start.map(|start| start.timestamp_micros()),
-                row.schedule_revision,
-                row.grade.map(UserGrade::name),
-                row.reservation_revision,
-                row.policy_version,
-                row.revision,
-                price.map(|price| price.base_price.currency().to_string()),
-                price.map(|price| smallest(price.base_price)).transpose()?,
-                price.map(|price| smallest(price.discounted_price)).transpose()?,
-                price.map(discounts),
-                row.update_time.map(|time| time.timestamp_micros()),
-            ])?;
-        }
-        Ok(())
+        PRICES.write(transaction, rows.prices.changed())
     }
 }
 
-/// SQLite has signed integers.
-fn smallest(money: Money) -> Result<i64, Error> {
-    i64::try_from(money.smallest()).map_err(Error::data)
+/// SQLite has signed integers. An amount is always far below their largest.
+fn smallest(money: Money) -> i64 {
+    money.smallest().cast_signed()
 }
 
 /// Encodes discounts as a JSON array of arrays. No query reads parts of it.

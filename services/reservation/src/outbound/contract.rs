@@ -17,6 +17,7 @@ use crate::{
 pub(crate) async fn suite(store: Arc<dyn ReservationStore>) {
     committed_rows_are_read_unchanged(&*store).await;
     a_record_is_found_by_the_next_attempt(&*store).await;
+    snapshots_read_at_once_belong_to_their_requests(&*store).await;
     a_second_active_reservation_is_refused_by_the_index(&*store).await;
     cancelling_and_rebooking_in_one_batch_passes_the_index(&*store).await;
     a_failed_commit_leaves_nothing(&*store).await;
@@ -115,6 +116,32 @@ async fn a_record_is_found_by_the_next_attempt(store: &dyn ReservationStore) {
     }
     let (record, ledger) = store.read_snapshot(Some(idempotency), &ticket("never")).await.expect("read");
     assert_eq!((record.map(|record| record.response), ledger), (Some(response), None));
+}
+
+async fn snapshots_read_at_once_belong_to_their_requests(store: &dyn ReservationStore) {
+    let numbers = 0..20_u8;
+    let made: Vec<Reservation> = numbers
+        .clone()
+        .map(|number| reservation(&format!("at-once-{number}"), "user-o", 1, Status::Reserved))
+        .collect();
+    put(store, &made).await.expect("committed");
+    let keys: Vec<Idempotency> =
+        numbers.map(|number| Idempotency { request_id: Uuid::new_v4(), hash: [number; 32] }).collect();
+    let requests: Vec<Uuid> = keys.iter().map(|idempotency| idempotency.request_id).collect();
+    let record_every_other = &mut |work: &mut Work<ReservationRows>| {
+        for idempotency in keys.iter().step_by(2) {
+            let answer = work.run::<RequestIdReused>(Some(*idempotency), |_| Ok(EncodedResponse::default()));
+            assert!(answer.is_ok());
+        }
+    };
+    store.commit(&Keys::default(), &requests, record_every_other).await.expect("committed");
+    let reads = keys.iter().zip(&made).map(|(idempotency, made)| store.read_snapshot(Some(*idempotency), &made.ticket));
+    for (number, read) in futures::future::join_all(reads).await.into_iter().enumerate() {
+        let (record, ledger) = read.expect("read");
+        let hash = (number % 2 == 0).then_some(keys[number].hash);
+        assert_eq!(record.map(|record| record.hash), hash, "{number}");
+        assert_eq!(ledger.map(|ledger| ledger.ticket).as_ref(), Some(&made[number].ticket));
+    }
 }
 
 async fn a_second_active_reservation_is_refused_by_the_index(store: &dyn ReservationStore) {

@@ -1,10 +1,12 @@
 //! Storage of ledgers and reservations in PostgreSQL.
 
+use std::{collections::HashMap, sync::LazyLock};
+
 use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    postgres::{Store, Tables, record},
+    postgres::{Column, Database, Joined, Store, Table, Tables, each, record},
 };
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
@@ -16,47 +18,51 @@ use crate::{
 
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
-/// Reads and writes the rows of a commit.
-pub struct ReservationTables;
+/// What a reservation needs before the availability check: the record of the request and the ledger of the ticket.
+type Snapshot = (Option<Record>, Option<Ledger>);
 
-/// Names every column, so that a column added by a newer version does not matter.
-macro_rules! select_reservation {
-    ($rest:literal) => {
-        concat!(
-            "select reservation_id, ticket_id, user_id, user_grade, status, revision, reserve_time, update_time
-                from reservation ",
-            $rest
-        )
-    };
+/// Reads and writes the rows of a commit.
+#[derive(Default)]
+pub struct ReservationTables {
+    snapshots: Joined<(TicketId, Option<Uuid>), Snapshot>,
 }
+
+static LEDGERS: LazyLock<Table<TicketId, Ledger>> = LazyLock::new(|| {
+    Table::new(
+        "ledger",
+        [
+            Column::fixed("ticket_id", "text", |query, rows| each(query, rows, |id, _| id.as_str())),
+            Column::changing("revision", "bigint", |query, rows| each(query, rows, |_, row| row.revision)),
+            Column::changing("active_reservation_id", "uuid", |query, rows| {
+                each(query, rows, |_, row| row.active.map(|active| active.as_uuid()))
+            }),
+            Column::changing("closed", "boolean", |query, rows| each(query, rows, |_, row| row.closed)),
+        ],
+    )
+});
+static RESERVATIONS: LazyLock<Table<ReservationId, Reservation>> = LazyLock::new(|| {
+    Table::new(
+        "reservation",
+        [
+            Column::fixed("reservation_id", "uuid", |query, rows| each(query, rows, |id, _| id.as_uuid())),
+            Column::fixed("ticket_id", "text", |query, rows| each(query, rows, |_, row| row.ticket.as_str())),
+            Column::fixed("user_id", "text", |query, rows| each(query, rows, |_, row| row.user.as_str())),
+            Column::fixed("user_grade", "text", |query, rows| each(query, rows, |_, row| row.grade.name())),
+            Column::changing("status", "text", |query, rows| each(query, rows, |_, row| status_name(row.status))),
+            Column::changing("revision", "bigint", |query, rows| each(query, rows, |_, row| row.revision)),
+            Column::fixed("reserve_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.reserve_time)),
+            Column::changing("update_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.update_time)),
+        ],
+    )
+});
 
 // The ticket of a reservation never changes, so the ledgers to lock can be read without a lock.
 const TICKETS_OF: &str = "select distinct ticket_id from reservation where reservation_id = any($1)";
 // Uses the primary key, as the updates do.
-const LOCK_LEDGERS: &str = "select ticket_id, revision, active_reservation_id, closed from ledger
-    where ticket_id = any($1) order by ticket_id for update";
+static LOCK_LEDGERS: LazyLock<String> =
+    LazyLock::new(|| LEDGERS.select("where ticket_id = any($1) order by ticket_id for update"));
 // The lock on a ledger also protects its reservations: they are read only while it is held.
-const SELECT_RESERVATIONS: &str = select_reservation!("where reservation_id = any($1)");
-const UPDATE_LEDGERS: &str = "update ledger set revision = new.revision,
-        active_reservation_id = new.active_reservation_id, closed = new.closed
-    from unnest($1::text[], $2::bigint[], $3::uuid[], $4::boolean[])
-        as new (ticket_id, revision, active_reservation_id, closed)
-    where ledger.ticket_id = new.ticket_id";
-const INSERT_LEDGERS: &str = "insert into ledger (ticket_id, revision, active_reservation_id, closed)
-    select new.* from unnest($1::text[], $2::bigint[], $3::uuid[], $4::boolean[])
-        as new (ticket_id, revision, active_reservation_id, closed)
-    order by ticket_id";
-const UPDATE_RESERVATIONS: &str = "update reservation set status = new.status, revision = new.revision,
-        update_time = new.update_time
-    from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[])
-        as new (reservation_id, status, revision, update_time)
-    where reservation.reservation_id = new.reservation_id";
-const INSERT_RESERVATIONS: &str = "insert into reservation
-        (reservation_id, status, revision, update_time, ticket_id, user_id, user_grade, reserve_time)
-    select new.* from unnest($1::uuid[], $2::text[], $3::bigint[], $4::timestamptz[], $5::text[], $6::text[], $7::text[],
-            $8::timestamptz[])
-        as new (reservation_id, status, revision, update_time, ticket_id, user_id, user_grade, reserve_time)
-    order by reservation_id";
+static SELECT_BY_IDS: LazyLock<String> = LazyLock::new(|| RESERVATIONS.select("where reservation_id = any($1)"));
 
 #[async_trait]
 impl Tables for ReservationTables {
@@ -72,7 +78,7 @@ impl Tables for ReservationTables {
             tickets.extend(of);
         }
         if !tickets.is_empty() {
-            for row in sqlx::query(LOCK_LEDGERS).bind(tickets).fetch_all(&mut *connection).await? {
+            for row in sqlx::query(LOCK_LEDGERS.as_str()).bind(tickets).fetch_all(&mut *connection).await? {
                 let ledger = ledger(&row)?;
                 if keys.active_of.contains(&ledger.ticket) {
                     reservations.extend(ledger.active.map(|active| active.as_uuid()));
@@ -81,7 +87,7 @@ impl Tables for ReservationTables {
             }
         }
         if !reservations.is_empty() {
-            for row in sqlx::query(SELECT_RESERVATIONS).bind(reservations).fetch_all(connection).await? {
+            for row in sqlx::query(SELECT_BY_IDS.as_str()).bind(reservations).fetch_all(connection).await? {
                 let reservation = reservation(&row)?;
                 rows.reservations.insert_read(reservation.id, reservation);
             }
@@ -90,64 +96,13 @@ impl Tables for ReservationTables {
     }
 
     async fn write_in_tx(connection: &mut PgConnection, rows: &ReservationRows) -> Result<(), Error> {
-        let only = |(_, row)| row;
-        write_ledgers(connection, UPDATE_LEDGERS, rows.ledgers.updated().map(only).collect()).await?;
-        write_ledgers(connection, INSERT_LEDGERS, rows.ledgers.made().map(|(_, row)| row).collect()).await?;
+        LEDGERS.update(connection, rows.ledgers.updated()).await?;
+        LEDGERS.insert(connection, rows.ledgers.made()).await?;
         // Update ended reservations before inserting new ones: if a batch cancels and reserves a ticket again, the
         // unique index on the active reservation must never see two.
-        update_reservations(connection, rows.reservations.updated().map(|(_, row)| row).collect()).await?;
-        insert_reservations(connection, rows.reservations.made().map(|(_, row)| row).collect()).await
+        RESERVATIONS.update(connection, rows.reservations.updated()).await?;
+        RESERVATIONS.insert(connection, rows.reservations.made()).await
     }
-}
-
-async fn write_ledgers(
-    connection: &mut PgConnection,
-    statement: &'static str,
-    ledgers: Vec<&Ledger>,
-) -> Result<(), Error> {
-    if ledgers.is_empty() {
-        return Ok(());
-    }
-    let rows = || ledgers.iter();
-    let query = sqlx::query(statement)
-        .bind(rows().map(|row| row.ticket.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.active.map(|active| active.as_uuid())).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.closed).collect::<Vec<_>>());
-    query.execute(connection).await?;
-    Ok(())
-}
-
-async fn update_reservations(connection: &mut PgConnection, reservations: Vec<&Reservation>) -> Result<(), Error> {
-    if reservations.is_empty() {
-        return Ok(());
-    }
-    let rows = || reservations.iter();
-    let query = sqlx::query(UPDATE_RESERVATIONS)
-        .bind(rows().map(|row| row.id.as_uuid()).collect::<Vec<_>>())
-        .bind(rows().map(|row| status_name(row.status)).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.update_time).collect::<Vec<_>>());
-    query.execute(connection).await?;
-    Ok(())
-}
-
-async fn insert_reservations(connection: &mut PgConnection, reservations: Vec<&Reservation>) -> Result<(), Error> {
-    if reservations.is_empty() {
-        return Ok(());
-    }
-    let rows = || reservations.iter();
-    let query = sqlx::query(INSERT_RESERVATIONS)
-        .bind(rows().map(|row| row.id.as_uuid()).collect::<Vec<_>>())
-        .bind(rows().map(|row| status_name(row.status)).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.update_time).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.ticket.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.user.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.grade.name()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.reserve_time).collect::<Vec<_>>());
-    query.execute(connection).await?;
-    Ok(())
 }
 
 fn status_name(status: Status) -> &'static str {
@@ -188,23 +143,53 @@ fn reservation(row: &PgRow) -> Result<Reservation, Error> {
 }
 
 // A single statement reads a single snapshot. It uses both primary keys.
-const SELECT_SNAPSHOT: &str = "select ledger.ticket_id, ledger.revision, ledger.active_reservation_id, ledger.closed,
-        record.request_id, record.hash, record.answer, record.response_type from (select 1) one
-    left join ledger on ledger.ticket_id = $1 left join record on record.request_id = $2";
+static SELECT_SNAPSHOTS: LazyLock<String> = LazyLock::new(|| {
+    let ledgers = "null::uuid as request_id, null::bytea as hash, null::bytea as answer, null::text as response_type";
+    format!(
+        "select {}, {ledgers} from ledger where ticket_id = any($1)
+            union all
+            select {}, request_id, hash, answer, response_type from record where request_id = any($2)",
+        LEDGERS.names(),
+        LEDGERS.nulls()
+    )
+});
+
+async fn snapshots(database: Database, keys: Vec<(TicketId, Option<Uuid>)>) -> Result<Vec<Snapshot>, Error> {
+    let tickets: Vec<&str> = keys.iter().map(|(ticket, _)| ticket.as_str()).collect();
+    let requests: Vec<Uuid> = keys.iter().filter_map(|(_, request_id)| *request_id).collect();
+    let (mut ledgers, mut records) = (HashMap::new(), HashMap::new());
+    for row in database.fetch_all(sqlx::query(SELECT_SNAPSHOTS.as_str()).bind(tickets).bind(requests)).await? {
+        match row.try_get::<Option<Uuid>, _>("request_id")? {
+            Some(request_id) => records.insert(request_id, record(&row)?).map(drop),
+            None => {
+                let ledger = ledger(&row)?;
+                ledgers.insert(ledger.ticket.clone(), ledger).map(drop)
+            }
+        };
+    }
+    let snapshot = |(ticket, request_id): &(TicketId, Option<Uuid>)| {
+        let record = request_id.and_then(|request_id| records.get(&request_id).cloned());
+        (record, ledgers.get(ticket).cloned())
+    };
+    Ok(keys.iter().map(snapshot).collect())
+}
+
 // The indexes are the primary key, `reservation_by_user`, `reservation_by_ticket` and `reservation_by_status`, in this
 // order. Each filter starts with the first column of its index; further conditions are checked on the rows that the
 // index returns.
-const PAGE_ALL: &str = select_reservation!("where reservation_id > $1 order by reservation_id limit $2");
-const PAGE_BY_USER: &str = select_reservation!(
-    "where user_id = $3 and ($4::text is null or ticket_id = $4) and ($5::text is null or status = $5)
-        and reservation_id > $1 order by reservation_id limit $2"
-);
-const PAGE_BY_TICKET: &str = select_reservation!(
-    "where ticket_id = $3 and ($4::text is null or status = $4) and reservation_id > $1
-        order by reservation_id limit $2"
-);
-const PAGE_BY_STATUS: &str =
-    select_reservation!("where status = $3 and reservation_id > $1 order by reservation_id limit $2");
+static PAGE_ALL: LazyLock<String> = LazyLock::new(|| page("true"));
+static PAGE_BY_USER: LazyLock<String> = LazyLock::new(|| {
+    page("user_id = $3 and ($4::text is null or ticket_id = $4) and ($5::text is null or status = $5)")
+});
+static PAGE_BY_TICKET: LazyLock<String> =
+    LazyLock::new(|| page("ticket_id = $3 and ($4::text is null or status = $4)"));
+static PAGE_BY_STATUS: LazyLock<String> = LazyLock::new(|| page("status = $3"));
+static SELECT: LazyLock<String> = LazyLock::new(|| RESERVATIONS.select("where reservation_id = $1"));
+static SELECT_LEDGERS: LazyLock<String> = LazyLock::new(|| LEDGERS.select("where ticket_id = any($1)"));
+
+fn page(condition: &str) -> String {
+    RESERVATIONS.select(&format!("where {condition} and reservation_id > $1 order by reservation_id limit $2"))
+}
 
 #[async_trait]
 impl ReservationStore for Store<ReservationTables> {
@@ -213,49 +198,42 @@ impl ReservationStore for Store<ReservationTables> {
         idempotency: Option<Idempotency>,
         ticket: &TicketId,
     ) -> Result<(Option<Record>, Option<Ledger>), Error> {
-        let request_id = idempotency.map(|idempotency| idempotency.request_id);
-        let row = self.database.fetch_one(sqlx::query(SELECT_SNAPSHOT).bind(ticket.as_str()).bind(request_id)).await?;
-        let known: Option<&str> = row.try_get("ticket_id")?;
-        let ledger = known.map(|_| ledger(&row)).transpose()?;
-        let recorded: Option<Uuid> = row.try_get("request_id")?;
-        let record = recorded.map(|_| record(&row)).transpose()?;
-        Ok((record, ledger))
+        let key = (ticket.clone(), idempotency.map(|idempotency| idempotency.request_id));
+        let database = self.database.clone();
+        self.tables.snapshots.read(key, move |keys| snapshots(database.clone(), keys)).await
     }
 
     async fn reservation(&self, id: ReservationId) -> Result<Option<Reservation>, Error> {
-        const SELECT: &str = select_reservation!("where reservation_id = $1");
-        let row = self.database.fetch_optional(sqlx::query(SELECT).bind(id.as_uuid())).await?;
+        let row = self.database.fetch_optional(sqlx::query(SELECT.as_str()).bind(id.as_uuid())).await?;
         row.as_ref().map(reservation).transpose()
     }
 
     async fn page(&self, filter: &Filter, after: &str, most: i64) -> Result<Vec<Reservation>, Error> {
         let statement = match filter {
-            Filter { user: Some(_), .. } => PAGE_BY_USER,
-            Filter { ticket: Some(_), .. } => PAGE_BY_TICKET,
-            Filter { status: Some(_), .. } => PAGE_BY_STATUS,
-            Filter { user: None, ticket: None, status: None } => PAGE_ALL,
+            Filter { user: Some(_), .. } => &*PAGE_BY_USER,
+            Filter { ticket: Some(_), .. } => &*PAGE_BY_TICKET,
+            Filter { status: Some(_), .. } => &*PAGE_BY_STATUS,
+            Filter { user: None, ticket: None, status: None } => &*PAGE_ALL,
         };
         // An empty `after` means the start; the nil id sorts before every other id.
         let after = if after.is_empty() { Uuid::nil() } else { after.parse().map_err(Error::data)? };
         let (user, ticket) = (filter.user.as_deref(), filter.ticket.as_ref().map(TicketId::as_str));
-        let mut query = sqlx::query(statement).bind(after).bind(most);
+        let mut query = sqlx::query(statement.as_str()).bind(after).bind(most);
         if user.is_some() {
             query = query.bind(user);
         }
         if user.is_some() || ticket.is_some() {
             query = query.bind(ticket);
         }
-        if statement != PAGE_ALL {
+        if filter.user.is_some() || filter.ticket.is_some() || filter.status.is_some() {
             query = query.bind(filter.status.map(status_name));
         }
         self.database.fetch_all(query).await?.iter().map(reservation).collect()
     }
 
     async fn ledgers_of(&self, tickets: &[TicketId]) -> Result<Vec<Ledger>, Error> {
-        const SELECT: &str =
-            "select ticket_id, revision, active_reservation_id, closed from ledger where ticket_id = any($1)";
         let ids: Vec<&str> = tickets.iter().map(TicketId::as_str).collect();
-        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(ledger).collect()
+        self.database.fetch_all(sqlx::query(SELECT_LEDGERS.as_str()).bind(ids)).await?.iter().map(ledger).collect()
     }
 
     async fn closed_ledgers(&self, after: &str, most: i64) -> Result<Vec<TicketId>, Error> {
@@ -277,7 +255,7 @@ mod tests {
 
     use eticket_base::clock::SystemClock;
     use eticket_local_servers::postgres::Postgres;
-    use eticket_store::postgres::{self, Database};
+    use eticket_store::postgres;
 
     use super::*;
     use crate::outbound::contract;

@@ -1,12 +1,12 @@
 //! Storage of ledgers and reservations in SQLite.
 
-use std::{collections::BTreeSet, str::FromStr};
+use std::{collections::BTreeSet, str::FromStr, sync::LazyLock};
 
 use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    sqlite::{Store, Tables, id_list, query, query_one, record, time},
+    sqlite::{Column, Store, Table, Tables, id_list, micros, optional_text, query, query_one, record, time},
 };
 use rusqlite::{Row, ToSql, Transaction, params};
 use sqlx::migrate::Migrator;
@@ -23,15 +23,32 @@ pub struct ReservationTables;
 
 const SELECT_RESERVATION: &str = "select * from reservation where reservation_id = ?1";
 const SELECT_LEDGER: &str = "select * from ledger where ticket_id = ?1";
-const UPSERT_LEDGER: &str = "insert into ledger (ticket_id, revision, active_reservation_id, closed)
-    values (?1, ?2, ?3, ?4)
-    on conflict (ticket_id) do update set revision = excluded.revision,
-        active_reservation_id = excluded.active_reservation_id, closed = excluded.closed";
-const UPSERT_RESERVATION: &str = "insert into reservation
-        (reservation_id, ticket_id, user_id, user_grade, status, revision, reserve_time, update_time)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-    on conflict (reservation_id) do update set status = excluded.status, revision = excluded.revision,
-        update_time = excluded.update_time";
+static LEDGERS: LazyLock<Table<TicketId, Ledger>> = LazyLock::new(|| {
+    Table::new(
+        "ledger",
+        [
+            Column::fixed("ticket_id", |id, _| id.as_str().into()),
+            Column::changing("revision", |_, row| row.revision.into()),
+            Column::changing("active_reservation_id", |_, row| optional_text(row.active)),
+            Column::changing("closed", |_, row| row.closed.into()),
+        ],
+    )
+});
+static RESERVATIONS: LazyLock<Table<ReservationId, Reservation>> = LazyLock::new(|| {
+    Table::new(
+        "reservation",
+        [
+            Column::fixed("reservation_id", |id, _| id.to_string().into()),
+            Column::fixed("ticket_id", |_, row| row.ticket.as_str().into()),
+            Column::fixed("user_id", |_, row| row.user.as_str().into()),
+            Column::fixed("user_grade", |_, row| row.grade.name().into()),
+            Column::changing("status", |_, row| status_name(row.status).into()),
+            Column::changing("revision", |_, row| row.revision.into()),
+            Column::fixed("reserve_time", |_, row| micros(row.reserve_time)),
+            Column::changing("update_time", |_, row| micros(row.update_time)),
+        ],
+    )
+});
 
 impl Tables for ReservationTables {
     type Keys = Keys;
@@ -66,34 +83,12 @@ impl Tables for ReservationTables {
     }
 
     fn write_in_tx(transaction: &Transaction<'_>, rows: &ReservationRows) -> Result<(), Error> {
-        let mut upsert = transaction.prepare_cached(UPSERT_LEDGER)?;
-        for (id, ledger) in rows.ledgers.changed() {
-            let active = ledger.active.map(|active| active.to_string());
-            upsert.execute(params![id.as_str(), ledger.revision, active, ledger.closed])?;
-        }
-        let mut upsert = transaction.prepare_cached(UPSERT_RESERVATION)?;
-        let mut write = |id: &ReservationId, reservation: &Reservation| {
-            upsert.execute(params![
-                id.to_string(),
-                reservation.ticket.as_str(),
-                reservation.user.as_str(),
-                reservation.grade.name(),
-                status_name(reservation.status),
-                reservation.revision,
-                reservation.reserve_time.timestamp_micros(),
-                reservation.update_time.timestamp_micros(),
-            ])
-        };
+        LEDGERS.write(transaction, rows.ledgers.changed())?;
         // Ended reservations are written before new ones: if a batch cancels and reserves a ticket again, the unique
         // index on the active reservation must never see two.
-        for ended in [true, false] {
-            for (id, reservation) in rows.reservations.changed() {
-                if (reservation.status != Status::Reserved) == ended {
-                    write(id, reservation)?;
-                }
-            }
-        }
-        Ok(())
+        let is_active = |row: &Reservation| row.status == Status::Reserved;
+        RESERVATIONS.write(transaction, rows.reservations.changed().filter(|(_, row)| !is_active(row)))?;
+        RESERVATIONS.write(transaction, rows.reservations.changed().filter(|(_, row)| is_active(row)))
     }
 }
 

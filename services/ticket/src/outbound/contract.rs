@@ -15,6 +15,7 @@ use crate::{
 /// Runs the whole suite on one empty store.
 pub(crate) async fn suite(store: Arc<dyn TicketStore>) {
     committed_rows_are_read_unchanged(&*store).await;
+    tickets_read_at_once_belong_to_their_ids(&*store).await;
     pages_show_each_ticket_once_by_every_status(&*store).await;
     only_unannounced_expired_tickets_are_swept(&*store).await;
 }
@@ -75,6 +76,18 @@ async fn committed_rows_are_read_unchanged(store: &dyn TicketStore) {
     store.commit(&[made.id.clone()].into(), &[], look).await.expect("committed");
     assert_eq!(seen, Some(changed));
     assert_eq!(store.ticket(&"never".parse().expect("an id")).await.expect("read"), None);
+}
+
+async fn tickets_read_at_once_belong_to_their_ids(store: &dyn TicketStore) {
+    let made: Vec<Ticket> = (0..20).map(|number| ticket(&format!("at-once-{number}"), 100)).collect();
+    put(store, &made).await.expect("committed");
+    let missing = ticket("at-once-missing", 100);
+    let asked: Vec<&Ticket> = made.iter().chain([&missing, &made[0]]).collect();
+    let found = futures::future::join_all(asked.iter().map(|ticket| store.ticket(&ticket.id))).await;
+    for (asked, found) in asked.into_iter().zip(found) {
+        let expected = (asked.id != missing.id).then_some(asked);
+        assert_eq!(found.expect("read").as_ref(), expected);
+    }
 }
 
 async fn pages_show_each_ticket_once_by_every_status(store: &dyn TicketStore) {

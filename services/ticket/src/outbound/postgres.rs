@@ -1,19 +1,18 @@
 //! Storage of tickets in PostgreSQL.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::LazyLock,
+};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::TicketId;
 use eticket_store::{
     Error,
-    postgres::{Store, Tables},
+    postgres::{Column, Database, Joined, Store, Table, Tables, each},
 };
-use sqlx::{
-    PgConnection, Row,
-    migrate::Migrator,
-    postgres::{PgQueryResult, PgRow},
-};
+use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
 
 use crate::{
@@ -24,39 +23,44 @@ use crate::{
 pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/postgres");
 
 /// Reads and writes the rows of a commit.
-pub struct TicketTables;
-
-/// Names every column, so that a column added by a newer version does not matter.
-macro_rules! select {
-    ($rest:literal) => {
-        concat!(
-            "select ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision, announced, edits,
-                schedule_revision, revision, create_time, update_time from ticket ",
-            $rest
-        )
-    };
+#[derive(Default)]
+pub struct TicketTables {
+    /// Availability checks come in large numbers.
+    joined: Joined<TicketId, Option<Ticket>>,
 }
 
+static TICKETS: LazyLock<Table<TicketId, Ticket>> = LazyLock::new(|| {
+    Table::new(
+        "ticket",
+        [
+            Column::fixed("ticket_id", "text", |query, rows| each(query, rows, |id, _| id.as_str())),
+            Column::changing("title", "text", |query, rows| each(query, rows, |_, row| row.title.as_str())),
+            Column::changing("start_time", "timestamptz", |query, rows| {
+                each(query, rows, |_, row| row.schedule.start())
+            }),
+            Column::changing("end_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.schedule.end())),
+            Column::changing("withdrawn", "boolean", |query, rows| each(query, rows, |_, row| row.withdrawn)),
+            Column::changing("holder", "uuid", |query, rows| {
+                each(query, rows, |_, row| row.holder.map(|holder| holder.as_uuid()))
+            }),
+            Column::changing("reservation_revision", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.reservation_revision)
+            }),
+            Column::changing("announced", "boolean", |query, rows| each(query, rows, |_, row| row.announced)),
+            Column::changing("edits", "bigint", |query, rows| each(query, rows, |_, row| row.edits)),
+            Column::changing("schedule_revision", "bigint", |query, rows| {
+                each(query, rows, |_, row| row.schedule_revision)
+            }),
+            Column::changing("revision", "bigint", |query, rows| each(query, rows, |_, row| row.revision)),
+            Column::fixed("create_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.create_time)),
+            Column::changing("update_time", "timestamptz", |query, rows| each(query, rows, |_, row| row.update_time)),
+        ],
+    )
+});
 // Uses the primary key, as the updates do.
-const LOCK_BY_IDS: &str = select!("where ticket_id = any($1) order by ticket_id for update");
-const INSERT: &str =
-    "insert into ticket (ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision,
-        announced, edits, schedule_revision, revision, create_time, update_time)
-    select new.* from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::boolean[], $6::uuid[],
-        $7::bigint[], $8::boolean[], $9::bigint[], $10::bigint[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
-        as new (ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision,
-            announced, edits, schedule_revision, revision, create_time, update_time)
-    order by ticket_id";
-// The creation time never changes, but both statements share one list of columns.
-const UPDATE: &str = "update ticket set title = new.title, start_time = new.start_time, end_time = new.end_time,
-        withdrawn = new.withdrawn, holder = new.holder, reservation_revision = new.reservation_revision,
-        announced = new.announced, edits = new.edits, schedule_revision = new.schedule_revision,
-        revision = new.revision, create_time = new.create_time, update_time = new.update_time
-    from unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::boolean[], $6::uuid[],
-        $7::bigint[], $8::boolean[], $9::bigint[], $10::bigint[], $11::bigint[], $12::timestamptz[], $13::timestamptz[])
-        as new (ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision,
-            announced, edits, schedule_revision, revision, create_time, update_time)
-    where ticket.ticket_id = new.ticket_id";
+static LOCK_BY_IDS: LazyLock<String> =
+    LazyLock::new(|| TICKETS.select("where ticket_id = any($1) order by ticket_id for update"));
+static SELECT_BY_IDS: LazyLock<String> = LazyLock::new(|| TICKETS.select("where ticket_id = any($1)"));
 
 #[async_trait]
 impl Tables for TicketTables {
@@ -69,7 +73,7 @@ impl Tables for TicketTables {
             return Ok(rows);
         }
         let ids: Vec<&str> = keys.iter().map(TicketId::as_str).collect();
-        for row in sqlx::query(LOCK_BY_IDS).bind(ids).fetch_all(connection).await? {
+        for row in sqlx::query(LOCK_BY_IDS.as_str()).bind(ids).fetch_all(connection).await? {
             let ticket = ticket(&row)?;
             rows.insert_read(ticket.id.clone(), ticket);
         }
@@ -77,33 +81,9 @@ impl Tables for TicketTables {
     }
 
     async fn write_in_tx(connection: &mut PgConnection, rows: &TicketRows) -> Result<(), Error> {
-        let (updated, made) = (rows.updated().map(|(_, row)| row).collect(), rows.made().map(|(_, row)| row).collect());
-        write(connection, UPDATE, updated).await?;
-        write(connection, INSERT, made).await?;
-        Ok(())
+        TICKETS.update(connection, rows.updated()).await?;
+        TICKETS.insert(connection, rows.made()).await
     }
-}
-
-async fn write(connection: &mut PgConnection, statement: &'static str, tickets: Vec<&Ticket>) -> sqlx::Result<()> {
-    if tickets.is_empty() {
-        return Ok(());
-    }
-    let rows = || tickets.iter();
-    let query = sqlx::query(statement)
-        .bind(rows().map(|row| row.id.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.title.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.schedule.start()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.schedule.end()).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.withdrawn).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.holder.map(|holder| holder.as_uuid())).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.reservation_revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.announced).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.edits).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.schedule_revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.revision).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.create_time).collect::<Vec<_>>())
-        .bind(rows().map(|row| row.update_time).collect::<Vec<_>>());
-    query.execute(connection).await.map(|_: PgQueryResult| ())
 }
 
 fn ticket(row: &PgRow) -> Result<Ticket, Error> {
@@ -126,30 +106,41 @@ fn ticket(row: &PgRow) -> Result<Ticket, Error> {
 
 // Each filter repeats the condition of the index that serves it, so that pages need no sorting: the primary key,
 // `ticket_withdrawn`, `ticket_reserved`, and `ticket_free` for the last two.
-const PAGE_ALL: &str = select!("where ticket_id > $1 order by ticket_id limit $2");
-const PAGE_WITHDRAWN: &str = select!("where withdrawn and ticket_id > $1 order by ticket_id limit $2");
-const PAGE_RESERVED: &str =
-    select!("where not withdrawn and holder is not null and ticket_id > $1 order by ticket_id limit $2");
-const PAGE_EXPIRED: &str =
-    select!("where not withdrawn and holder is null and end_time <= $3 and ticket_id > $1 order by ticket_id limit $2");
-const PAGE_AVAILABLE: &str =
-    select!("where not withdrawn and holder is null and end_time > $3 and ticket_id > $1 order by ticket_id limit $2");
+static PAGE_ALL: LazyLock<String> = LazyLock::new(|| page("true"));
+static PAGE_WITHDRAWN: LazyLock<String> = LazyLock::new(|| page("withdrawn"));
+static PAGE_RESERVED: LazyLock<String> = LazyLock::new(|| page("not withdrawn and holder is not null"));
+static PAGE_EXPIRED: LazyLock<String> = LazyLock::new(|| page("not withdrawn and holder is null and end_time <= $3"));
+static PAGE_AVAILABLE: LazyLock<String> = LazyLock::new(|| page("not withdrawn and holder is null and end_time > $3"));
+
+fn page(condition: &str) -> String {
+    TICKETS.select(&format!("where {condition} and ticket_id > $1 order by ticket_id limit $2"))
+}
+
 // Uses `ticket_to_announce`.
 const TO_ANNOUNCE: &str = "select ticket_id from ticket where not withdrawn and holder is null and not announced
     and end_time <= $1 order by end_time limit $2";
 
+async fn tickets_of(database: &Database, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
+    let ids: Vec<&str> = ids.iter().map(TicketId::as_str).collect();
+    database.fetch_all(sqlx::query(SELECT_BY_IDS.as_str()).bind(ids)).await?.iter().map(ticket).collect()
+}
+
+/// Returns the ticket of each id, in this order.
+async fn found_of(database: Database, ids: Vec<TicketId>) -> Result<Vec<Option<Ticket>>, Error> {
+    let found = tickets_of(&database, &ids).await?;
+    let found: HashMap<TicketId, Ticket> = found.into_iter().map(|ticket| (ticket.id.clone(), ticket)).collect();
+    Ok(ids.iter().map(|id| found.get(id).cloned()).collect())
+}
+
 #[async_trait]
 impl TicketStore for Store<TicketTables> {
     async fn ticket(&self, id: &TicketId) -> Result<Option<Ticket>, Error> {
-        const SELECT: &str = select!("where ticket_id = $1");
-        let row = self.database.fetch_optional(sqlx::query(SELECT).bind(id.as_str())).await?;
-        row.as_ref().map(ticket).transpose()
+        let database = self.database.clone();
+        self.tables.joined.read(id.clone(), move |ids| found_of(database.clone(), ids)).await
     }
 
     async fn tickets_of(&self, ids: &[TicketId]) -> Result<Vec<Ticket>, Error> {
-        const SELECT: &str = select!("where ticket_id = any($1)");
-        let ids: Vec<&str> = ids.iter().map(TicketId::as_str).collect();
-        self.database.fetch_all(sqlx::query(SELECT).bind(ids)).await?.iter().map(ticket).collect()
+        tickets_of(&self.database, ids).await
     }
 
     async fn page(
@@ -160,13 +151,13 @@ impl TicketStore for Store<TicketTables> {
         most: i64,
     ) -> Result<Vec<Ticket>, Error> {
         let (statement, by_clock) = match status {
-            None => (PAGE_ALL, false),
-            Some(Status::Withdrawn) => (PAGE_WITHDRAWN, false),
-            Some(Status::Reserved) => (PAGE_RESERVED, false),
-            Some(Status::Expired) => (PAGE_EXPIRED, true),
-            Some(Status::Available) => (PAGE_AVAILABLE, true),
+            None => (&*PAGE_ALL, false),
+            Some(Status::Withdrawn) => (&*PAGE_WITHDRAWN, false),
+            Some(Status::Reserved) => (&*PAGE_RESERVED, false),
+            Some(Status::Expired) => (&*PAGE_EXPIRED, true),
+            Some(Status::Available) => (&*PAGE_AVAILABLE, true),
         };
-        let mut query = sqlx::query(statement).bind(after).bind(most);
+        let mut query = sqlx::query(statement.as_str()).bind(after).bind(most);
         if by_clock {
             query = query.bind(now);
         }
@@ -189,7 +180,7 @@ mod tests {
 
     use eticket_base::clock::SystemClock;
     use eticket_local_servers::postgres::Postgres;
-    use eticket_store::postgres::{self, Database};
+    use eticket_store::postgres;
 
     use super::*;
     use crate::outbound::contract;

@@ -1,13 +1,13 @@
 //! Storage of tickets in SQLite.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::LazyLock};
 
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
 use eticket_proto::ids::TicketId;
 use eticket_store::{
     Error,
-    sqlite::{Store, Tables, id_list, query, query_one, time},
+    sqlite::{Column, Store, Table, Tables, id_list, micros, optional_text, query, query_one, time},
 };
 use rusqlite::{Row, Transaction, params};
 use sqlx::migrate::Migrator;
@@ -23,13 +23,26 @@ pub static MIGRATIONS: Migrator = sqlx::migrate!("migrations/sqlite");
 pub struct TicketTables;
 
 const SELECT: &str = "select * from ticket where ticket_id = ?1";
-const UPSERT: &str = "insert into ticket (ticket_id, title, start_time, end_time, withdrawn, holder, reservation_revision,
-        announced, edits, schedule_revision, revision, create_time, update_time)
-    values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)
-    on conflict (ticket_id) do update set title = excluded.title, start_time = excluded.start_time,
-        end_time = excluded.end_time, withdrawn = excluded.withdrawn, holder = excluded.holder,
-        reservation_revision = excluded.reservation_revision, announced = excluded.announced, edits = excluded.edits,
-        schedule_revision = excluded.schedule_revision, revision = excluded.revision, update_time = excluded.update_time";
+static TICKETS: LazyLock<Table<TicketId, Ticket>> = LazyLock::new(|| {
+    Table::new(
+        "ticket",
+        [
+            Column::fixed("ticket_id", |id, _| id.as_str().into()),
+            Column::changing("title", |_, row| row.title.as_str().into()),
+            Column::changing("start_time", |_, row| micros(row.schedule.start())),
+            Column::changing("end_time", |_, row| micros(row.schedule.end())),
+            Column::changing("withdrawn", |_, row| row.withdrawn.into()),
+            Column::changing("holder", |_, row| optional_text(row.holder)),
+            Column::changing("reservation_revision", |_, row| row.reservation_revision.into()),
+            Column::changing("announced", |_, row| row.announced.into()),
+            Column::changing("edits", |_, row| row.edits.into()),
+            Column::changing("schedule_revision", |_, row| row.schedule_revision.into()),
+            Column::changing("revision", |_, row| row.revision.into()),
+            Column::fixed("create_time", |_, row| micros(row.create_time)),
+            Column::changing("update_time", |_, row| micros(row.update_time)),
+        ],
+    )
+});
 
 impl Tables for TicketTables {
     type Keys = BTreeSet<TicketId>;
@@ -46,25 +59,7 @@ impl Tables for TicketTables {
     }
 
     fn write_in_tx(transaction: &Transaction<'_>, rows: &TicketRows) -> Result<(), Error> {
-        let mut upsert = transaction.prepare_cached(UPSERT)?;
-        for (id, ticket) in rows.changed() {
-            upsert.execute(params![
-                id.as_str(),
-                ticket.title.as_str(),
-                ticket.schedule.start().timestamp_micros(),
-                ticket.schedule.end().timestamp_micros(),
-                ticket.withdrawn,
-                ticket.holder.map(|holder| holder.to_string()),
-                ticket.reservation_revision,
-                ticket.announced,
-                ticket.edits,
-                ticket.schedule_revision,
-                ticket.revision,
-                ticket.create_time.timestamp_micros(),
-                ticket.update_time.timestamp_micros(),
-            ])?;
-        }
-        Ok(())
+        TICKETS.write(transaction, rows.changed())
     }
 }
 

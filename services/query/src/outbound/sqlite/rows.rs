@@ -6,11 +6,11 @@ use chrono::{DateTime, Utc};
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error,
-    sqlite::{Tables, query_one},
+    sqlite::{self, Column, NULL, Table, Tables, optional_text, query_one},
 };
 use rusqlite::{
     Connection, ParamsFromIter, Row, Transaction, params, params_from_iter,
-    types::{FromSql, ToSqlOutput, ValueRef},
+    types::{FromSql, ToSqlOutput},
 };
 use serde_json::json;
 
@@ -32,8 +32,22 @@ const REPLACE_POSITION: &str =
 const KEEP_CAUGHT_UP: &str = "insert or ignore into caught_up (id) values (1)";
 const FORGET_SEQUENCES: &str = "update view set sequence = 0";
 const SELECT_RESERVATION: &str = "select * from reservation where reservation_id = ?1";
-const REPLACE_RESERVATION: &str = "insert or replace into reservation (reservation_id, ticket_id, user_id, grade,
-    status, reason, revision, reserve_time, update_time) values (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+static RESERVATIONS: LazyLock<Table<ReservationId, Reservation>> = LazyLock::new(|| {
+    Table::new(
+        "reservation",
+        [
+            Column::fixed("reservation_id", |id, _| id.to_string().into()),
+            Column::fixed("ticket_id", |_, row| row.ticket_id.as_str().into()),
+            Column::fixed("user_id", |_, row| row.user_id.as_str().into()),
+            Column::changing("grade", |_, row| row.user_grade.name().into()),
+            Column::changing("status", |_, row| status_number(row.status).into()),
+            Column::changing("reason", |_, row| row.status_reason.as_str().into()),
+            Column::changing("revision", |_, row| row.revision.into()),
+            Column::changing("reserve_time", |_, row| sqlite::micros(row.reserve_time)),
+            Column::changing("update_time", |_, row| sqlite::micros(row.update_time)),
+        ],
+    )
+});
 
 impl Tables for ViewTables {
     type Keys = Keys;
@@ -65,19 +79,7 @@ impl Tables for ViewTables {
         for (id, old, new) in rows.views.updated_from() {
             transaction.prepare_cached(&UPDATE_VIEW[changed_keys(id, old, new)])?.execute(values(id, new))?;
         }
-        for (id, row) in rows.reservations.changed() {
-            transaction.prepare_cached(REPLACE_RESERVATION)?.execute(params![
-                id.to_string(),
-                row.ticket_id.as_str(),
-                row.user_id.as_str(),
-                row.user_grade.name(),
-                status_number(row.status),
-                row.status_reason,
-                row.revision,
-                row.reserve_time.timestamp_micros(),
-                row.update_time.timestamp_micros(),
-            ])?;
-        }
+        RESERVATIONS.write(transaction, rows.reservations.changed())?;
         if let Some(Position { epoch, sequence, fingerprint }) = &rows.moved_to {
             let sequence = i64::try_from(*sequence).map_err(Error::data)?;
             transaction.prepare_cached(REPLACE_POSITION)?.execute(params![epoch, sequence, fingerprint])?;
@@ -118,10 +120,10 @@ impl Group {
 }
 
 /// A column of the table `view`: its name, its group and its value.
-type Column = (&'static str, Group, for<'v> fn(&'v TicketId, &'v View) -> ToSqlOutput<'v>);
+type ViewColumn = (&'static str, Group, for<'v> fn(&'v TicketId, &'v View) -> ToSqlOutput<'v>);
 
 /// The columns of the table `view`.
-const VIEW: [Column; 38] = [
+const VIEW: [ViewColumn; 38] = [
     ("ticket_id", Group::Id, |id, _| id.as_str().into()),
     ("listed", Group::Schedule, |_, view| view.ticket.is_some().into()),
     ("start_time", Group::Schedule, |_, view| micros(ticket(view).map(|ticket| ticket.start))),
@@ -172,8 +174,6 @@ const VIEW: [Column; 38] = [
     ("price_update_time", Group::None, |_, view| micros(price(view).map(|price| price.update_time))),
 ];
 
-const NULL: ToSqlOutput<'static> = ToSqlOutput::Borrowed(ValueRef::Null);
-
 static INSERT_VIEW: LazyLock<String> = LazyLock::new(|| {
     let names = VIEW.map(|(name, ..)| name).join(", ");
     let values: Vec<String> = (1..=VIEW.len()).map(|number| format!("?{number}")).collect();
@@ -220,10 +220,6 @@ fn price(view: &View) -> Option<&PricePart> {
 
 fn micros(time: Option<DateTime<Utc>>) -> ToSqlOutput<'static> {
     time.map_or(0, |time| time.timestamp_micros()).into()
-}
-
-fn optional_text(id: Option<ReservationId>) -> ToSqlOutput<'static> {
-    id.map_or(NULL, |id| id.to_string().into())
 }
 
 /// Reads the columns of a row one after another.
