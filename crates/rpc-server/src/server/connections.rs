@@ -112,7 +112,11 @@ impl Calls {
     }
 
     fn begin(&self) -> RunningCall {
-        self.under_way.send_modify(|count| *count += 1);
+        // The wait below needs to know only of the first call and of the last one.
+        self.under_way.send_if_modified(|count| {
+            *count += 1;
+            *count == 1
+        });
         RunningCall(self.under_way.clone())
     }
 
@@ -134,7 +138,10 @@ struct RunningCall(watch::Sender<usize>);
 
 impl Drop for RunningCall {
     fn drop(&mut self) {
-        self.0.send_modify(|count| *count -= 1);
+        self.0.send_if_modified(|count| {
+            *count -= 1;
+            *count == 0
+        });
     }
 }
 
