@@ -61,6 +61,8 @@ pub struct Plan {
     pub steady: Duration,
     /// Synced appends to a file, which show the cost of a commit on this disk.
     pub syncs: usize,
+    /// Whether to measure the view over each protocol of the gateway.
+    pub wires: bool,
 }
 
 impl Plan {
@@ -79,6 +81,7 @@ impl Plan {
             steady_rate: 100,
             steady: Duration::from_secs(10),
             syncs: 200,
+            wires: true,
         }
     }
 
@@ -140,6 +143,8 @@ impl Form {
     /// # Panics
     /// Like [`Self::run`].
     pub async fn compare(self, plan: &Plan, binaries: &Path, rounds: usize) -> Comparison {
+        // Older versions do not have every protocol.
+        let plan = &Plan { wires: false, ..plan.clone() };
         let mut measured = Vec::with_capacity(rounds);
         for round in 1..=rounds {
             println!("round {round} of {rounds}");

@@ -97,7 +97,7 @@ impl<'a> Bench<'a> {
         }
         self.verify(&reservations).await;
         let views = self.views(protocol, &reservations).await;
-        if protocol == Protocol::Gateway {
+        if protocol == Protocol::Gateway && self.plan.wires {
             for wire in wires::ALL {
                 let row = self.view_over(wire, &reservations).await;
                 self.wires.push(row);
