@@ -67,7 +67,7 @@ async fn unreadable_messages_are_parked_and_others_are_applied() {
 
     let garbage = |subject: &str, id: &str| Message {
         subject: subject.to_owned(),
-        headers: vec![(headers::ID.to_owned(), id.to_owned()), (headers::TYPE.to_owned(), "a.Type".to_owned())],
+        headers: vec![(headers::ID.into(), id.to_owned()), (headers::TYPE.into(), "a.Type".to_owned())],
         body: vec![0xff; 9].into(),
     };
     let messages = [

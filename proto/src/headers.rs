@@ -16,6 +16,9 @@ pub const SPEC_VERSION: &str = "ce-specversion";
 pub const PUBLICATION_ID: &str = "eticket-publication-id";
 /// W3C trace context of the command that caused it.
 pub const TRACE_PARENT: &str = "traceparent";
+/// The names of the headers that messages on the stream have.
+pub const OF_MESSAGES: [&str; 9] =
+    [ID, TYPE, SOURCE, TIME, SUBJECT, SPEC_VERSION, PUBLICATION_ID, TRACE_PARENT, CORRELATION_ID];
 /// The correlation id: the same in all calls and events that one request causes.
 pub const CORRELATION_ID: &str = "eticket-correlation-id";
 /// Selects the service for a call to `OperationsService` through the gateway.

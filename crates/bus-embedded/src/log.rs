@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, path::Path, sync::Arc, time::Duration};
 use bytes::Bytes;
 use eticket_bus::{MESSAGES_PER_SUBJECT, Message, matches};
 use eticket_store::{
-    Error,
+    Error, decode_headers, encode_headers,
     sqlite::{
         Durability, File,
         inspect::{Inspection, inspect_any},
@@ -65,7 +65,7 @@ impl Log {
         let appended = self.0.write(Durability::Synced, move |transaction| {
             let mut subjects = BTreeSet::new();
             for Stored { sequence, message } in &messages {
-                let headers = serde_json::json!(message.headers).to_string();
+                let headers = encode_headers(message)?;
                 let row = params![signed(*sequence), message.subject, headers, &message.body[..]];
                 transaction.prepare_cached(INSERT)?.execute(row)?;
                 subjects.insert(message.subject.as_str());
@@ -180,7 +180,7 @@ fn contents(transaction: &Transaction<'_>) -> Result<Contents, Error> {
 
 /// Decodes a row with the columns `sequence`, `subject`, `headers` and `body`.
 fn stored(row: &Row<'_>) -> Result<Stored, Error> {
-    let headers = serde_json::from_str(&row.get::<_, String>(2)?).map_err(Error::data)?;
+    let headers = decode_headers(&row.get::<_, String>(2)?)?;
     let message = Arc::new(Message { subject: row.get(1)?, headers, body: Bytes::from(row.get::<_, Vec<u8>>(3)?) });
     Ok(Stored { sequence: unsigned(row.get(0)?), message })
 }

@@ -81,10 +81,8 @@ pub(super) struct Refusal {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
-enum ApiResponse<T> {
-    Refused { error: Refusal },
-    Given(T),
+struct ApiError {
+    error: Option<Refusal>,
 }
 
 /// The connection to the NATS servers.
@@ -255,9 +253,11 @@ impl Connection {
     ) -> Result<T, Failure> {
         let subject = subject.into();
         let answer = self.request(subject.clone(), headers, payload).await?;
+        if let Ok(ApiError { error: Some(error) }) = serde_json::from_slice(&answer.payload) {
+            return Err(Failure::Refused(error));
+        }
         match serde_json::from_slice(&answer.payload) {
-            Ok(ApiResponse::Given(value)) => Ok(value),
-            Ok(ApiResponse::Refused { error }) => Err(Failure::Refused(error)),
+            Ok(value) => Ok(value),
             Err(_) => Err(Failure::Unanswered(Error::Unavailable(format!(
                 "{} sent a response to {subject} that is not from JetStream",
                 self.target.shown

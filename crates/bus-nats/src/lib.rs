@@ -35,7 +35,7 @@ use self::{
     connection::{Connection, Failure, Target},
     consumer::NatsConsumer,
     durable::Durable,
-    message::{Stored, headers_of},
+    message::Stored,
     reader::NatsReader,
     requests::NatsRequests,
     stream::{STREAM, Stream},
@@ -114,13 +114,7 @@ impl Bus for Nats {
     }
 
     async fn publish(&self, message: Message) -> Result<u64, Error> {
-        let headers = headers_of(&message).ok_or_else(|| {
-            Error::Unavailable(format!(
-                "a message with the subject {} has a header that NATS cannot carry",
-                message.subject
-            ))
-        })?;
-        self.stream.publish(&message.subject, headers, message.body).await
+        self.stream.publish(&message).await
     }
 
     fn sync_interval(&self) -> Duration {

@@ -3,12 +3,13 @@
 //! Header values are percent-encoded, as in the CloudEvents binding, so that every value is unchanged after delivery.
 //! The header map of NATS does not keep the order; headers are delivered sorted by name.
 
-use std::{str::FromStr, sync::Arc};
+use std::{borrow::Cow, str::FromStr, sync::Arc};
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use eticket_base::percent;
-use eticket_bus::{Delivery, Message};
+use eticket_bus::{Delivery, Header, Message};
+use eticket_proto::headers::OF_MESSAGES;
 
 /// Prefix of headers that servers add or act on; messages of the bus never have them.
 const SERVER_PREFIX: &str = "nats-";
@@ -17,19 +18,30 @@ const SERVER_PREFIX: &str = "nats-";
 pub(super) fn headers_of(message: &Message) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for (name, value) in &message.headers {
-        let name = HeaderName::from_str(name).ok()?;
+        let name = match name {
+            Cow::Borrowed(name) if OF_MESSAGES.contains(name) => HeaderName::from_static(name),
+            name => HeaderName::from_str(name).ok()?,
+        };
         headers.append(name, HeaderValue::from_str(&percent::encode(value)).ok()?);
     }
     Some(headers)
 }
 
-fn own_headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<(String, String)> {
-    let mut headers: Vec<(String, String)> = pairs
-        .map(|(name, value)| (name.to_ascii_lowercase(), percent::decode(value)))
+fn own_headers<'a>(pairs: impl Iterator<Item = (&'a str, &'a str)>) -> Vec<Header> {
+    let mut headers: Vec<Header> = pairs
+        .map(|(name, value)| (own_name(name), value))
         .filter(|(name, _)| !name.starts_with(SERVER_PREFIX))
+        .map(|(name, value)| (name, percent::decode(value).into_owned()))
         .collect();
     headers.sort_by(|(one, _), (other, _)| one.cmp(other));
     headers
+}
+
+fn own_name(name: &str) -> Cow<'static, str> {
+    match OF_MESSAGES.iter().find(|known| known.eq_ignore_ascii_case(name)) {
+        Some(known) => Cow::Borrowed(known),
+        None => Cow::Owned(name.to_ascii_lowercase()),
+    }
 }
 
 /// The facts about a delivery in its acknowledgement subject.
@@ -112,7 +124,7 @@ mod tests {
     fn stored_messages_are_decoded() {
         let hdrs = BASE64_STANDARD.encode("NATS/1.0\r\nce-id: a%20b:c\r\nNats-Expected-Stream: X\r\nA: 1\r\n\r\n");
         let stored = Stored { subject: "a.b".into(), hdrs, data: BASE64_STANDARD.encode([0, 255]) };
-        let headers = vec![("a".to_owned(), "1".to_owned()), ("ce-id".to_owned(), "a b:c".to_owned())];
+        let headers = vec![("a".into(), "1".to_owned()), ("ce-id".into(), "a b:c".to_owned())];
         let expected = Message { subject: "a.b".into(), headers, body: vec![0, 255].into() };
         assert_eq!(stored.into_message(), Some(expected));
         let bare = Stored { subject: "a.b".into(), hdrs: String::new(), data: String::new() };

@@ -8,10 +8,8 @@ use std::{
     time::Duration,
 };
 
-use async_nats::HeaderMap;
-use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use eticket_bus::{Error, StreamState};
+use eticket_bus::{Error, Message, StreamState};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::{Value, json};
 use tokio::{
@@ -19,7 +17,10 @@ use tokio::{
     time::{Instant, sleep},
 };
 
-use super::connection::{Connection, Failure, Refusal};
+use super::{
+    connection::{Connection, Failure, Refusal},
+    message::headers_of,
+};
 
 pub(super) const STREAM: &str = "ETICKET";
 pub(super) const SUBJECTS: &str = "eticket.v1.>";
@@ -278,12 +279,16 @@ impl Stream {
     ///
     /// After an attempt with an unknown outcome, nothing is sent until the server has responded to a check. Otherwise
     /// each attempt at a hanging server would store one more message, late.
-    pub(super) async fn publish(&self, subject: &str, headers: HeaderMap, body: Bytes) -> Result<u64, Error> {
+    pub(super) async fn publish(&self, message: &Message) -> Result<u64, Error> {
+        let subject = &message.subject;
         let mut again = true;
         loop {
             self.ready().await?;
-            let headers = Some(headers.clone()).filter(|headers| !headers.is_empty());
-            let outcome = self.connection.ask::<Published>(subject, headers, body.clone()).await;
+            let headers = headers_of(message).ok_or_else(|| {
+                Error::Unavailable(format!("a message with the subject {subject} has a header that NATS cannot carry"))
+            })?;
+            let headers = Some(headers).filter(|headers| !headers.is_empty());
+            let outcome = self.connection.ask::<Published>(subject.clone(), headers, message.body.clone()).await;
             let failure = match outcome {
                 Ok(published) if published.stream == STREAM => return Ok(published.seq),
                 Ok(published) => {

@@ -14,7 +14,7 @@ pub mod local;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
 
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 pub use bytes::Bytes;
@@ -35,13 +35,16 @@ pub enum Error {
     StreamChanged,
 }
 
+/// Name and value of a header. Programs know most names, so that messages need not copy them.
+pub type Header = (Cow<'static, str>, String);
+
 /// A message to publish, or as delivered.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Message {
     /// The subject; there is one per aggregate.
     pub subject: String,
     /// Names are lower case. The order is not preserved: an adapter may deliver headers sorted by name.
-    pub headers: Vec<(String, String)>,
+    pub headers: Vec<Header>,
     /// The encoded state.
     pub body: Bytes,
 }
@@ -53,10 +56,10 @@ impl Message {
     }
 
     /// Replaces the value of a header, or adds the header.
-    pub fn set_header(&mut self, name: &str, value: &str) {
+    pub fn set_header(&mut self, name: &'static str, value: String) {
         match self.headers.iter_mut().find(|(known, _)| known == name) {
-            Some((_, known)) => value.clone_into(known),
-            None => self.headers.push((name.to_owned(), value.to_owned())),
+            Some((_, known)) => *known = value,
+            None => self.headers.push((name.into(), value)),
         }
     }
 }

@@ -252,7 +252,7 @@ fn to_message(parked: &Parked) -> ParkedEvent {
         reason: parked.reason.clone(),
         attempts: i32::try_from(parked.attempts).unwrap_or(i32::MAX),
         park_time: Some(time::to_proto(parked.park_time)),
-        headers: parked.message.headers.iter().cloned().collect(),
+        headers: parked.message.headers.iter().map(|(name, value)| (name.to_string(), value.clone())).collect(),
         body: parked.message.body.to_vec(),
     }
 }

@@ -264,7 +264,7 @@ impl Relay {
         // stream has lost its tail in between, the second message may get the sequence of the first, and a reader
         // that has read the first must detect the difference.
         let publication_id = Uuid::new_v4().to_string();
-        message.set_header(headers::PUBLICATION_ID, &publication_id);
+        message.set_header(headers::PUBLICATION_ID, publication_id.clone());
         let mut span = self.producer_span(&mut message);
         let published = self.bus.publish(message).await;
         if published.is_err() {
@@ -296,7 +296,7 @@ impl Relay {
         let trace = event::trace(message).at(self.service);
         let span = event::span(SpanKind::Producer, message, &trace);
         if span.is_recorded() {
-            message.set_header(headers::TRACE_PARENT, &trace.traceparent);
+            message.set_header(headers::TRACE_PARENT, trace.traceparent.clone());
         }
         span
     }
@@ -338,7 +338,7 @@ impl Envelope<'_> {
             (h::TRACE_PARENT, self.trace.traceparent.clone()),
             (h::CORRELATION_ID, self.trace.correlation_id.clone()),
         ];
-        let headers = headers.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        let headers = headers.map(|(name, value)| (name.into(), value)).into();
         OutboxRow {
             revision: self.revision,
             message: Message { subject: self.subject, headers, body: self.body.into() },

@@ -10,6 +10,7 @@
 #[cfg(test)]
 mod contract;
 mod handover;
+mod headers;
 pub mod inspection;
 #[cfg(any(test, feature = "memory"))]
 pub mod memory;
@@ -26,6 +27,7 @@ use uuid::Uuid;
 
 pub use self::{
     handover::{Claim, Limits as OutboxLimits, NEWEST, Sent},
+    headers::{decode_headers, encode_headers},
     ports::{
         ConsumerStore, DISCARDED, Housekeeping, OutboxStore, ParkedStore, PoolUsage, RecordStore, StoreLifecycle,
         StreamEpochStore, WaitingRow,

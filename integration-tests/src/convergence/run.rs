@@ -198,7 +198,7 @@ impl Run<'_> {
 
     /// Publishes a message as the relay does: each attempt has an id of its own.
     fn publish(&self, mut message: Message) {
-        message.set_header(headers::PUBLICATION_ID, &Uuid::new_v4().to_string());
+        message.set_header(headers::PUBLICATION_ID, Uuid::new_v4().to_string());
         self.world.bus.stream().append(message);
     }
 

@@ -301,7 +301,7 @@ fn message(id: &TicketId, event: &Event) -> Message {
             (subjects::price(id), format!("pricing/{id}/{}", part.revision), event.encode_to_vec())
         }
     };
-    Message { subject, headers: vec![(headers::ID.to_owned(), name)], body: body.into() }
+    Message { subject, headers: vec![(headers::ID.into(), name)], body: body.into() }
 }
 
 fn reservation_message(row: &Reservation) -> reservation_pb::Reservation {

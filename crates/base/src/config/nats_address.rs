@@ -70,9 +70,11 @@ pub fn parse(url: &str) -> Result<Address, String> {
 
 fn parse_login(login: &str) -> Result<Login, String> {
     let known = match login.split_once(':') {
-        Some((name, password)) => Login::User { name: percent::decode(name), password: percent::decode(password) },
+        Some((name, password)) => {
+            Login::User { name: percent::decode(name).into_owned(), password: percent::decode(password).into_owned() }
+        }
         // NATS reads a login without a colon as a token.
-        None => Login::Token(percent::decode(login)),
+        None => Login::Token(percent::decode(login).into_owned()),
     };
     match &known {
         Login::Token(name) | Login::User { name, .. } if name.is_empty() => Err("a user or token before @".to_owned()),

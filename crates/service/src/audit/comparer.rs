@@ -251,7 +251,7 @@ fn unexpected(owner: &str, answer: &Answer) -> Error {
 fn messages(states: Vec<eticket_proto::audit::State>) -> Vec<Message> {
     let message = |state: eticket_proto::audit::State| Message {
         subject: state.subject,
-        headers: vec![(headers::ID.to_owned(), state.event_id)],
+        headers: vec![(headers::ID.into(), state.event_id)],
         body: state.body.into(),
     };
     states.into_iter().map(message).collect()

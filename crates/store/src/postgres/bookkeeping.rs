@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::{Database, within};
 use crate::{
     Claim, DISCARDED, EncodedResponse, Error, OutboxRow, OutboxStore, Parked, ParkedStore, PoolUsage, Record,
-    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work,
+    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work, decode_headers, encode_headers,
 };
 
 const SELECT_RECORDS: &str = "select request_id, hash, answer, response_type from record where request_id = any($1)";
@@ -73,7 +73,7 @@ pub(super) async fn write_in_tx<R>(
         let insert = sqlx::query_scalar(INSERT_OUTBOX)
             .bind(rows.iter().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
             .bind(rows.iter().map(|row| row.revision).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Result<Vec<_>, _>>()?)
             .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>())
             .bind(number);
         ids = insert.fetch_one(&mut *connection).await?;
@@ -106,7 +106,7 @@ async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<
     let upsert = sqlx::query(UPSERT_PARKED)
         .bind(rows().map(|row| row.event_id.as_str()).collect::<Vec<_>>())
         .bind(rows().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
-        .bind(rows().map(|row| encode_headers(&row.message)).collect::<Vec<_>>())
+        .bind(rows().map(|row| encode_headers(&row.message)).collect::<Result<Vec<_>, _>>()?)
         .bind(rows().map(|row| &row.message.body[..]).collect::<Vec<_>>())
         // PostgreSQL's text type cannot hold this character. A message that cannot be parked would block all later
         // ones.
@@ -117,14 +117,10 @@ async fn park_in_tx(connection: &mut PgConnection, parked: &[Parked]) -> Result<
     Ok(())
 }
 
-fn encode_headers(message: &Message) -> String {
-    serde_json::json!(message.headers).to_string()
-}
-
 pub(super) fn message(row: &PgRow) -> Result<Message, Error> {
     Ok(Message {
         subject: row.try_get("subject")?,
-        headers: serde_json::from_str(row.try_get("headers")?).map_err(Error::data)?,
+        headers: decode_headers(row.try_get("headers")?)?,
         body: Bytes::from(row.try_get::<Vec<u8>, _>("body")?),
     })
 }

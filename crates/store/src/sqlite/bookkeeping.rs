@@ -10,7 +10,8 @@ use uuid::Uuid;
 use super::{Database, Durability, query, query_one};
 use crate::{
     Claim, DISCARDED, EncodedResponse, Error, OutboxRow, OutboxStore, Parked, ParkedStore, PoolUsage, Record,
-    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work, handover::Waiting,
+    RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work, decode_headers, encode_headers,
+    handover::Waiting,
 };
 
 const SELECT_RECORD: &str = "select request_id, hash, answer, response_type from record where request_id = ?1";
@@ -58,7 +59,7 @@ pub(super) fn write_in_tx<R>(
     if !work.outbox.is_empty() {
         let mut insert = transaction.prepare_cached(INSERT_OUTBOX)?;
         for OutboxRow { revision, message } in work.outbox {
-            let id = insert.insert(params![message.subject, revision, encode_headers(&message), &message.body[..]])?;
+            let id = insert.insert(params![message.subject, revision, encode_headers(&message)?, &message.body[..]])?;
             added.push(WaitingRow { id, revision, message, was_read: false });
         }
     }
@@ -73,21 +74,17 @@ pub(super) fn write_in_tx<R>(
         transaction.prepare_cached(DELETE_PARKED)?.execute([event_id])?;
     }
     for Parked { event_id, message, reason, attempts, park_time } in &work.parked {
-        let (headers, park_time) = (encode_headers(message), park_time.timestamp_micros());
+        let (headers, park_time) = (encode_headers(message)?, park_time.timestamp_micros());
         let row = params![event_id, message.subject, headers, &message.body[..], reason, attempts, park_time];
         transaction.prepare_cached(INSERT_PARKED)?.execute(row)?;
     }
     Ok(added)
 }
 
-fn encode_headers(message: &Message) -> String {
-    serde_json::json!(message.headers).to_string()
-}
-
 fn message(row: &Row<'_>) -> Result<Message, Error> {
     Ok(Message {
         subject: row.get("subject")?,
-        headers: serde_json::from_str(&row.get::<_, String>("headers")?).map_err(Error::data)?,
+        headers: decode_headers(&row.get::<_, String>("headers")?)?,
         body: Bytes::from(row.get::<_, Vec<u8>>("body")?),
     })
 }

@@ -23,7 +23,7 @@ async fn publish(fixture: &Fixture, ticket: &str, event: &Event, event_type: &st
         (headers::TIME, "2027-01-15T08:00:05.25Z".to_owned()),
         (headers::CORRELATION_ID, command.to_owned()),
     ];
-    message.headers.extend(more.map(|(name, value)| (name.to_owned(), value)));
+    message.headers.extend(more.map(|(name, value)| (name.into(), value)));
     fixture.bus.publish(message).await.unwrap();
 }
 

@@ -105,7 +105,7 @@ async fn a_second_publication_is_another_message(names: impl Fn(&str) -> Vec<(&'
     let (a, b, c) = (id("a"), id("b"), id("c"));
     let published = |ticket: &TicketId, publication: &str| {
         let mut message = message(ticket, &free()[0]);
-        message.headers.extend(names(publication).into_iter().map(|(name, value)| (name.to_owned(), value)));
+        message.headers.extend(names(publication).into_iter().map(|(name, value)| (name.into(), value)));
         bus.append(message);
     };
     published(&a, "first");
