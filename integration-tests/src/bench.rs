@@ -7,6 +7,7 @@
 
 mod comparison;
 mod counters;
+pub(crate) mod database;
 mod latencies;
 mod load;
 mod phases;
@@ -25,6 +26,7 @@ use std::{
 
 pub use self::{
     comparison::Comparison,
+    database::DatabaseWork,
     latencies::Latencies,
     load::Load,
     report::{Cost, Measured, Report, Row, ServiceWork, Start, Work},
@@ -200,9 +202,8 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default().first_from(binaries.map(Path::to_owned))).await;
-    let subject = Subject::distributed(&mesh);
-    let measured = measure(plan, &subject).await;
-    let after_load = Usage::read_all(&subject.ids()).memory;
+    let measured = measure(plan, &Subject::distributed(&mesh)).await;
+    let after_load = Usage::read_all(&Subject::distributed(&mesh).ids()).memory;
     mesh.stop().await;
     Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
 }

@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use crate::{Api, Eticket, Exit, Protocol, process::Launch};
+use crate::{Api, Eticket, Exit, Protocol, bench::database::COUNT_STATEMENTS, process::Launch};
 
 /// The composition of a mesh.
 #[derive(Debug, Clone)]
@@ -182,7 +182,7 @@ impl Infrastructure {
         Self::start_with(false, Nats::start).await
     }
 
-    /// Starts both with commits synced to the disk.
+    /// Starts both with commits synced to the disk and statements counted, for measurements.
     ///
     /// # Panics
     /// Like [`Self::start`].
@@ -201,7 +201,11 @@ impl Infrastructure {
     async fn start_with(synced: bool, nats: fn() -> anyhow::Result<Nats>) -> Self {
         let started = spawn_blocking(move || {
             // Each service has a few connections, and a test has many services.
-            let settings = Settings { lines: vec!["max_connections = 300".to_owned()], synced, ..Settings::default() };
+            let mut lines = vec!["max_connections = 300".to_owned()];
+            if synced {
+                lines.push(COUNT_STATEMENTS.to_owned());
+            }
+            let settings = Settings { lines, synced, ..Settings::default() };
             Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: nats()? })
         });
         started.await.expect("starting does not panic").expect("PostgreSQL and nats-server start")

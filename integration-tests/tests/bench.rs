@@ -21,6 +21,9 @@ async fn the_distributed_form_is_compared_with_pgbench() {
     assert!(report.to_string().contains("pgbench"), "{report}");
     let json = report.to_json("abc");
     assert!(json["reservations_to_pgbench"].as_f64().is_some_and(|ratio| ratio > 0.0), "{json:#}");
+    for figure in ["statements", "wal_bytes"] {
+        assert!(json["a_reservation"][figure].as_f64().is_some_and(|figure| figure > 0.0), "{figure}: {json:#}");
+    }
 }
 
 #[tokio::test]

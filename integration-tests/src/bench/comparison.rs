@@ -76,7 +76,7 @@ impl Display for Comparison {
     }
 }
 
-type Figures = [(&'static str, Option<f64>); 26];
+type Figures = [(&'static str, Option<f64>); 28];
 
 fn figures(report: &Report) -> Figures {
     let work = &report.measured.work;
@@ -108,6 +108,8 @@ fn figures(report: &Report) -> Figures {
         ("ReserveTicket: CPU µs of PostgreSQL", cpu_of("postgres")),
         ("ReserveTicket: CPU µs of NATS", cpu_of("nats")),
         ("ReserveTicket: written KiB", Some(work.written_bytes / 1024.0)),
+        ("ReserveTicket: statements", work.database.map(|work| work.statements)),
+        ("ReserveTicket: KiB of write-ahead log", work.database.map(|work| work.log_bytes / 1024.0)),
         ("load to last settled view: ms", Some(milliseconds(work.settled_after))),
         ("GetTicketView: calls a second", rate("GetTicketView")),
         ("GetTicketView: CPU µs", view),
@@ -138,7 +140,7 @@ mod tests {
     fn ratios_are_those_of_each_round() {
         let round = |ours, theirs| {
             let figures = |value| {
-                let mut figures: Figures = [("none", None); 26];
+                let mut figures: Figures = [("none", None); 28];
                 figures[0] = ("a figure", Some(value));
                 figures
             };

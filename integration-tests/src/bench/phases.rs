@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::{
     Plan,
     counters::Counters,
+    database::DatabaseWork,
     load::{Limit, Load, Timed, closed_loop, split_results},
     report::{Cost, Measured, Row, ServiceWork, Work},
     subject::Subject,
@@ -37,7 +38,7 @@ type Acknowledged = (String, String);
 
 pub(super) struct Bench<'a> {
     plan: &'a Plan,
-    subject: &'a Subject,
+    subject: &'a Subject<'a>,
     gateway: Vec<Api>,
     direct: Vec<Api>,
     /// Registered tickets that are not used yet.
@@ -49,7 +50,7 @@ pub(super) struct Bench<'a> {
 
 impl<'a> Bench<'a> {
     /// Registers all tickets and makes each kind of call once.
-    pub(super) async fn prepared(plan: &'a Plan, subject: &'a Subject) -> Self {
+    pub(super) async fn prepared(plan: &'a Plan, subject: &'a Subject<'a>) -> Self {
         let callers = |protocol| {
             let connections: Vec<Api> = (0..plan.connections).map(|_| subject.api(protocol)).collect();
             connections.into_iter().cycle().take(plan.callers).collect()
@@ -90,10 +91,15 @@ impl<'a> Bench<'a> {
         let before = self.check(protocol).await;
         let count = if protocol == Protocol::Direct { self.plan.direct_reservations } else { self.plan.reservations };
         let earlier = Counters::at_all(&self.subject.admins).await;
+        let postgres = self.subject.postgres;
+        let earlier_database = postgres.map(DatabaseWork::read);
         let (reserved, settled_after, reservations) = self.reserve(protocol, count).await;
         if protocol == Protocol::Gateway {
             let later = Counters::at_all(&self.subject.admins).await;
-            self.work = Some(work(&earlier, &later, &reserved, settled_after));
+            let database = earlier_database
+                .zip(postgres.map(DatabaseWork::read))
+                .map(|(earlier, later)| later.since(earlier, reserved.load.latencies.count() as f64));
+            self.work = Some(Work { database, ..work(&earlier, &later, &reserved, settled_after) });
         }
         self.verify(&reservations).await;
         let views = self.views(protocol, &reservations).await;
@@ -292,14 +298,14 @@ async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicket
 
 /// Measures the resources that the processes under load and this process use from its creation on.
 struct Meter<'a> {
-    subject: &'a Subject,
+    subject: &'a Subject<'a>,
     server: Usage,
     cpu: BTreeMap<&'static str, Duration>,
     client: Usage,
 }
 
 impl<'a> Meter<'a> {
-    fn start(subject: &'a Subject) -> Self {
+    fn start(subject: &'a Subject<'a>) -> Self {
         Self { subject, server: Usage::read_all(&subject.ids()), cpu: subject.cpu(), client: Usage::read_own() }
     }
 
@@ -328,10 +334,11 @@ fn work(earlier: &Counters, later: &Counters, reserved: &Row, settled_after: Dur
             service,
             commits: commits / reservations,
             jobs_a_commit: since("eticket_batch_size_sum", "service") / commits.max(1.0),
+            commit_ms: since("eticket_commit_seconds_sum", "service") * 1e3 / commits.max(1.0),
             events_sent: since("eticket_outbox_sent_total", "service") / reservations,
             events_taken_in: since("eticket_events_taken_in_total", "consumer") / reservations,
         }
     });
     let written = reserved.cost.as_ref().map_or(0, |cost| cost.written_bytes);
-    Work { settled_after, written_bytes: written as f64 / reservations, services }
+    Work { settled_after, written_bytes: written as f64 / reservations, database: None, services }
 }

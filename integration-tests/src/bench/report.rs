@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{Latencies, Load, Plan, usage::Memory};
+use super::{DatabaseWork, Latencies, Load, Plan, usage::Memory};
 use crate::Protocol;
 
 /// The resources that a load used, including its sagas.
@@ -100,6 +100,8 @@ pub struct ServiceWork {
     pub service: &'static str,
     pub commits: f64,
     pub jobs_a_commit: f64,
+    /// Duration of a commit.
+    pub commit_ms: f64,
     pub events_sent: f64,
     pub events_taken_in: f64,
 }
@@ -111,6 +113,8 @@ pub struct Work {
     pub settled_after: Duration,
     /// Written bytes per reservation.
     pub written_bytes: f64,
+    /// The work of PostgreSQL per reservation, if there is one.
+    pub database: Option<DatabaseWork>,
     pub services: [ServiceWork; 4],
 }
 
@@ -179,6 +183,7 @@ impl Report {
                 "service": work.service,
                 "commits": work.commits,
                 "jobs_a_commit": work.jobs_a_commit,
+                "commit_ms": work.commit_ms,
                 "events_sent": work.events_sent,
                 "events_taken_in": work.events_taken_in,
             })
@@ -195,6 +200,8 @@ impl Report {
             "a_reservation": {
                 "settled_ms_after_the_last_answer": milliseconds(self.measured.work.settled_after),
                 "written_bytes": self.measured.work.written_bytes,
+                "statements": self.measured.work.database.map(|work| work.statements),
+                "wal_bytes": self.measured.work.database.map(|work| work.log_bytes),
                 "services": self.measured.work.services.iter().map(service).collect::<Vec<_>>(),
             },
             "first_start": self.start.as_ref().map(|(first, _)| start(first)),
@@ -272,11 +279,16 @@ impl Report {
         let kib = self.measured.work.written_bytes / 1024.0;
         let settled = milliseconds(self.measured.work.settled_after);
         writeln!(out, "a reservation: {kib:.1} KiB written; all settled {settled:.0} ms after the last answer")?;
+        if let Some(DatabaseWork { statements, log_bytes }) = self.measured.work.database {
+            let kib = log_bytes / 1024.0;
+            writeln!(out, "  PostgreSQL   {statements:.2} statements; {kib:.1} KiB of write-ahead log")?;
+        }
         for work in &self.measured.work.services {
-            let ServiceWork { service, commits, jobs_a_commit, events_sent, events_taken_in } = work;
+            let ServiceWork { service, commits, jobs_a_commit, commit_ms, events_sent, events_taken_in } = work;
+            let events = format!("{events_sent:.2} sent, {events_taken_in:.2} taken in");
             writeln!(
                 out,
-                "  {service:12} {commits:.3} commits of {jobs_a_commit:.1} jobs; events: {events_sent:.2} sent, {events_taken_in:.2} taken in"
+                "  {service:12} {commits:.3} commits of {jobs_a_commit:.1} jobs, {commit_ms:.1} ms each; events: {events}"
             )?;
         }
         Ok(())

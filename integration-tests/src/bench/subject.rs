@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use eticket_local_servers::postgres::Postgres;
+
 use super::usage::{Usage, cpu_with_children};
 use crate::{
     Api, Eticket, Protocol,
@@ -10,7 +12,7 @@ use crate::{
 };
 
 /// Running servers.
-pub(super) struct Subject {
+pub(super) struct Subject<'m> {
     addresses: BTreeMap<String, String>,
     /// All eTicket processes with their names, without those of PostgreSQL and NATS.
     pub(super) processes: Vec<(&'static str, u32)>,
@@ -18,18 +20,20 @@ pub(super) struct Subject {
     pub(super) infrastructure: Vec<(&'static str, u32)>,
     /// The admin addresses with `/metrics`.
     pub(super) admins: Vec<String>,
+    /// `None` if the stores are SQLite files.
+    pub(super) postgres: Option<&'m Postgres>,
 }
 
-impl Subject {
+impl<'m> Subject<'m> {
     /// The all-in-one process.
     pub(super) fn single(eticket: &Eticket) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), eticket.address(server).to_owned())).into();
         let (processes, admins) = (vec![("eticket", eticket.id())], vec![eticket.address("admin").to_owned()]);
-        Self { addresses, processes, infrastructure: Vec::new(), admins }
+        Self { addresses, processes, infrastructure: Vec::new(), admins, postgres: None }
     }
 
     /// A mesh with one process per service.
-    pub(super) fn distributed(mesh: &Mesh) -> Self {
+    pub(super) fn distributed(mesh: &'m Mesh) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), mesh.replicas(server)[0].address().to_owned())).into();
         let mut running: Vec<(&'static str, &Eticket)> = Vec::new();
         for (name, replicas) in &mesh.servers {
@@ -40,7 +44,7 @@ impl Subject {
         let Infrastructure { postgres, nats } = &mesh.infrastructure;
         let infrastructure = [("postgres", postgres.id()), ("nats", nats.id())];
         let infrastructure = infrastructure.into_iter().filter_map(|(name, id)| Some((name, id?))).collect();
-        Self { addresses, processes, infrastructure, admins }
+        Self { addresses, processes, infrastructure, admins, postgres: Some(postgres) }
     }
 
     /// Returns the ids of the eTicket processes.
