@@ -208,7 +208,7 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
 }
 
-async fn measure(plan: &Plan, subject: &Subject) -> Measured {
+async fn measure(plan: &Plan, subject: &Subject<'_>) -> Measured {
     let mut bench = Bench::prepared(plan, subject).await;
     bench.measure(Protocol::Gateway).await;
     bench.measure_steady().await;

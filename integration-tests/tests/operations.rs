@@ -261,7 +261,7 @@ async fn an_event_that_can_never_be_applied_is_discarded() {
     let data = TempDir::new().expect("a folder");
     Eticket::start(data.path()).await.stop().await;
     let bus = Embedded::open(&data.path().join("bus.db")).await.expect("a bus");
-    let headers = vec![("ce-id".to_owned(), "odd/1".to_owned())];
+    let headers = vec![("ce-id".into(), "odd/1".to_owned())];
     let odd = Message { subject: "eticket.v1.ticket.odd".to_owned(), headers, body: vec![0xff].into() };
     bus.publish(odd).await.expect("published");
     bus.close().await;

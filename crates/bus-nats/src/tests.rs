@@ -37,7 +37,7 @@ fn open(url: &str) -> Nats {
 }
 
 fn message(aggregate: &str, number: u64) -> Message {
-    let headers = vec![("ce-id".to_owned(), format!("{aggregate}/{number}"))];
+    let headers = vec![("ce-id".into(), format!("{aggregate}/{number}"))];
     Message { subject: format!("eticket.v1.a.{aggregate}"), headers, body: vec![7; 3].into() }
 }
 

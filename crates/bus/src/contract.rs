@@ -32,7 +32,7 @@ pub async fn suite(open: impl AsyncFn() -> Arc<dyn Bus>) {
 }
 
 fn message(subject: &str, number: u8) -> Message {
-    let headers = vec![("ce-id".to_owned(), format!("{subject}/{number}"))];
+    let headers = vec![("ce-id".into(), format!("{subject}/{number}"))];
     Message {
         subject: format!("eticket.v1.ticket.{}", subject.replace('.', "_")),
         headers,
@@ -84,7 +84,7 @@ async fn attach(bus: &dyn Bus, name: &str) -> Box<dyn Consumer> {
 async fn sequences_rise_and_messages_are_unchanged(bus: &dyn Bus) {
     let headers =
         [("a", " blanks, \"quotes\" and 100 % "), ("b", "one"), ("b", "two"), ("c", "가격\r\nx: y"), ("d", "")];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let headers = headers.map(|(name, value)| (name.into(), value.to_owned())).into();
     let sent = Message { headers, body: (0..=255).collect::<Vec<u8>>().into(), ..message("whole", 7) };
     let first = bus.publish(sent.clone()).await.expect("published");
     let second = bus.publish(message("whole", 8)).await.expect("published");

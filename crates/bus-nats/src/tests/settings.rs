@@ -295,7 +295,7 @@ async fn messages_sent_again_are_stored_again_unchanged() {
     let bus = open(&node.url());
     let headers =
         [("a", " blanks, \"quotes\" and 100 % "), ("b", "one"), ("b", "two"), ("c", "가격\r\nx: y"), ("d", "")];
-    let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).to_vec();
+    let headers = headers.map(|(name, value)| (name.into(), value.to_owned())).into();
     let sent = Message { headers, body: (0..=255).collect::<Vec<u8>>().into(), subject: "eticket.v1.a.x".to_owned() };
     let first = bus.publish(sent.clone()).await.unwrap();
     let second = bus.publish(sent.clone()).await.unwrap();

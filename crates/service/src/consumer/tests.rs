@@ -152,7 +152,7 @@ impl TestService {
 impl Fixture {
     async fn publish(&self, bodies: &[&str]) {
         for body in bodies {
-            let id = vec![("ce-id".to_owned(), (*body).to_owned())];
+            let id = vec![("ce-id".into(), (*body).to_owned())];
             let message = Message { subject: "eticket.v1.a.x".into(), headers: id, body: (*body).to_owned().into() };
             self.bus.publish(message).await.unwrap();
         }
@@ -209,7 +209,7 @@ async fn a_discarded_event_is_not_parked_again() {
     drop(session);
     assert!(fixture.service.database.discard_parked("nonsense").await.unwrap());
     // The comparison does not request it either, or it would do so in every round.
-    let headers = vec![(headers::ID.to_owned(), "nonsense".to_owned())];
+    let headers = vec![(headers::ID.into(), "nonsense".to_owned())];
     let missing = vec![Message { headers, ..Message::default() }];
     assert_eq!(audit::without_parked(&fixture.service.database, missing).await.unwrap(), []);
     // As `Republish` does: the consumer receives all messages again.

@@ -19,7 +19,7 @@ use super::*;
 use crate::{background::Background, relay::tests::database};
 
 fn message(subject: &str, time: DateTime<Utc>) -> Message {
-    let headers = vec![(headers::TIME.to_owned(), time.to_rfc3339())];
+    let headers = vec![(headers::TIME.into(), time.to_rfc3339())];
     Message { subject: subject.to_owned(), headers, ..Message::default() }
 }
 

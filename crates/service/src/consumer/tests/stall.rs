@@ -46,7 +46,7 @@ async fn only_consumer(client: &async_nats::Client) -> String {
 }
 
 fn event(revision: u64) -> Message {
-    let headers = vec![("ce-id".to_owned(), format!("x/{revision}"))];
+    let headers = vec![("ce-id".into(), format!("x/{revision}"))];
     Message { subject: "eticket.v1.a.x".to_owned(), headers, body: format!("x={revision}").into() }
 }
 
