@@ -1,6 +1,9 @@
 //! Runs the benchmark for `cargo xtask bench`; see `eticket_integration_tests::bench`.
 
-use std::{num::NonZero, path::PathBuf};
+use std::{
+    num::NonZero,
+    path::{Path, PathBuf},
+};
 
 use clap::Parser;
 use eticket_integration_tests::bench::{Form, Plan};
@@ -10,6 +13,9 @@ struct Arguments {
     /// Write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Write a report with plots to this file, as HTML
+    #[arg(long, value_name = "FILE", conflicts_with = "against")]
+    html: Option<PathBuf>,
     /// Name of the measured version in the report
     #[arg(long, default_value = "unknown")]
     commit: String,
@@ -32,7 +38,7 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() {
-    let Arguments { json, commit, distributed, against, rounds, callers, bench: _ } = Arguments::parse();
+    let Arguments { json, html, commit, distributed, against, rounds, callers, bench: _ } = Arguments::parse();
     let mut plan = Plan::full();
     if let Some(callers) = callers {
         plan.callers = callers.get();
@@ -42,6 +48,9 @@ async fn main() {
         None => {
             let report = form.run(&plan, None).await;
             println!("eTicket at {commit}: {report}");
+            if let Some(path) = html {
+                write(&path, &report.to_html(&commit));
+            }
             report.to_json(&commit)
         }
         Some(folder) => {
@@ -54,7 +63,10 @@ async fn main() {
         }
     };
     if let Some(path) = json {
-        let text = format!("{results:#}\n");
-        std::fs::write(&path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
+        write(&path, &format!("{results:#}\n"));
     }
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::write(path, text).unwrap_or_else(|error| panic!("cannot write {}: {error}", path.display()));
 }

@@ -8,12 +8,14 @@
 mod comparison;
 mod counters;
 pub(crate) mod database;
+mod html;
 mod latencies;
 mod load;
 mod phases;
 mod reference;
 mod report;
 mod subject;
+mod timeline;
 mod usage;
 mod wires;
 
@@ -29,7 +31,8 @@ pub use self::{
     database::DatabaseWork,
     latencies::Latencies,
     load::Load,
-    report::{Cost, Measured, Report, Row, ServiceWork, Start, Work},
+    report::{Cost, Measured, Point, Report, Row, ServiceWork, Start, Work},
+    timeline::Sample,
 };
 use self::{phases::Bench, subject::Subject, usage::Usage};
 use crate::{
@@ -65,6 +68,12 @@ pub struct Plan {
     pub syncs: usize,
     /// Whether to measure the view over each protocol of the gateway.
     pub wires: bool,
+    /// Numbers of callers for the curve of throughput and latency.
+    pub curve: Vec<usize>,
+    /// Limit of each point of the curve.
+    pub curve_reservations: usize,
+    /// Limit of each point of the curve.
+    pub curve_time: Duration,
 }
 
 impl Plan {
@@ -84,6 +93,9 @@ impl Plan {
             steady: Duration::from_secs(10),
             syncs: 200,
             wires: true,
+            curve: vec![1, 4, 16, 64, 256],
+            curve_reservations: 6_000,
+            curve_time: Duration::from_secs(2),
         }
     }
 
@@ -101,6 +113,8 @@ impl Plan {
             steady_rate: 20,
             steady: moment * 2,
             syncs: 3,
+            curve: vec![1, 3],
+            curve_reservations: 4,
             ..Self::full()
         }
     }
@@ -115,7 +129,8 @@ impl Plan {
 
     /// Returns the number of tickets to register before the load.
     fn tickets(&self) -> usize {
-        self.reservations + self.steady_reservations() + self.direct_reservations
+        let curve = self.curve.len() * self.curve_reservations;
+        self.reservations + self.steady_reservations() + self.direct_reservations + curve
     }
 }
 
@@ -146,7 +161,7 @@ impl Form {
     /// Like [`Self::run`].
     pub async fn compare(self, plan: &Plan, binaries: &Path, rounds: usize) -> Comparison {
         // Older versions do not have every protocol.
-        let plan = &Plan { wires: false, ..plan.clone() };
+        let plan = &Plan { wires: false, curve: Vec::new(), ..plan.clone() };
         let mut measured = Vec::with_capacity(rounds);
         for round in 1..=rounds {
             println!("round {round} of {rounds}");
@@ -213,6 +228,7 @@ async fn measure(plan: &Plan, subject: &Subject<'_>) -> Measured {
     bench.measure(Protocol::Gateway).await;
     bench.measure_steady().await;
     bench.measure(Protocol::Direct).await;
+    bench.measure_curve().await;
     bench.finish()
 }
 

@@ -11,6 +11,12 @@ async fn the_report_contains_every_measurement() {
     let report = Form::AllInOne.run(&Plan::tiny(), None).await;
     check(&report);
     assert!(report.to_string().contains("start to the ready line"), "{report}");
+    let html = report.to_html("<abc>");
+    assert!(html.contains("eTicket at &lt;abc&gt;"), "{html}");
+    for title in ["Latency of ReserveTicket", "CPU time of a reservation by process", "has not applied"] {
+        assert!(html.contains(title), "{title} is not in\n{html}");
+    }
+    assert_eq!(html.matches("<svg ").count(), 3, "{html}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -58,6 +64,10 @@ fn check(report: &Report) {
     for row in report.measured.rows.iter().chain(&report.measured.wires) {
         assert!(row.load.errors.is_empty() && row.load.latencies.count() > 0, "{row:?}");
     }
+    let curve: Vec<_> =
+        report.measured.curve.iter().map(|point| (point.callers, point.row.load.latencies.count())).collect();
+    assert_eq!(curve, [(1, 4), (3, 4)]);
+    assert!(!report.measured.timeline.is_empty());
     let reservations = report.measured.rows[2].load.latencies.count();
     assert_eq!(reservations, Plan::tiny().reservations, "each reservation has its own ticket");
     let json = report.to_json("abc");

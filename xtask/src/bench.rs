@@ -14,6 +14,8 @@ use crate::{checkout::Checkout, command, tools};
 pub(crate) struct Plan {
     /// The file for the results.
     pub(crate) json: Option<PathBuf>,
+    /// The file for the report with plots.
+    pub(crate) html: Option<PathBuf>,
     pub(crate) distributed: bool,
     /// The folder with the release binaries of another commit.
     pub(crate) against: Option<PathBuf>,
@@ -24,6 +26,7 @@ pub(crate) struct Plan {
 /// Builds and measures release binaries. Prints a table, and writes the results as JSON to a file.
 pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
     let json = plan.json.as_deref().map(path).transpose()?;
+    let html = plan.html.as_deref().map(path).transpose()?;
     let against = plan.against.as_deref().map(path).transpose()?;
     if let Some(folder) = &against {
         let needed = if plan.distributed { "eticket-gateway" } else { "eticket" };
@@ -49,6 +52,9 @@ pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
     bench.args(["--commit", &commit(checkout), "--callers", &plan.callers.to_string()]);
     if let Some(file) = json {
         bench.arg("--json").arg(file);
+    }
+    if let Some(file) = html {
+        bench.arg("--html").arg(file);
     }
     if let Some(folder) = against {
         bench.arg("--against").arg(folder).arg("--rounds").arg(plan.rounds.to_string());

@@ -59,6 +59,9 @@ enum Task {
         /// Also write the results to this file as JSON
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
+        /// Also write a report with plots to this file as HTML
+        #[arg(long, value_name = "FILE", conflicts_with = "against")]
+        html: Option<PathBuf>,
         /// Measure the distributed form, with PostgreSQL and nats-server, and compare it with pgbench
         #[arg(long)]
         distributed: bool,
@@ -154,8 +157,8 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
-        Task::Bench { json, distributed, against, rounds, callers } => {
-            let plan = bench::Plan { json, distributed, against, rounds, callers };
+        Task::Bench { json, html, distributed, against, rounds, callers } => {
+            let plan = bench::Plan { json, html, distributed, against, rounds, callers };
             bench::run(&checkout, &plan)
         }
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),

@@ -46,8 +46,7 @@ async fn commit(subject: &Subject, change: impl Fn(&mut Work<()>) + Send + Sync)
 }
 
 fn message(subject: &str, body: &[u8]) -> Message {
-    let headers =
-        vec![("ce-id".into(), "t/1".to_owned()), ("x".into(), "제목 'quoted' \"twice\" \\".to_owned())];
+    let headers = vec![("ce-id".into(), "t/1".to_owned()), ("x".into(), "제목 'quoted' \"twice\" \\".to_owned())];
     Message { subject: subject.to_owned(), headers, body: body.to_vec().into() }
 }
 

@@ -30,7 +30,7 @@ impl Counters {
     ///
     /// # Panics
     /// If `/metrics` does not respond.
-    async fn at(admin: &str) -> Self {
+    pub(super) async fn at(admin: &str) -> Self {
         let mut stream = TcpStream::connect(admin).await.expect("the admin port is open");
         let request = format!("GET /metrics HTTP/1.1\r\nhost: {admin}\r\nconnection: close\r\n\r\n");
         stream.write_all(request.as_bytes()).await.expect("it takes a request");
@@ -46,6 +46,11 @@ impl Counters {
             Some((series.to_owned(), value.parse().ok()?))
         };
         Self(text.lines().filter(|line| !line.starts_with('#')).filter_map(number).collect())
+    }
+
+    /// Returns the value of a series, if there is one.
+    pub(super) fn get(&self, series: &str) -> Option<f64> {
+        self.0.get(series).copied()
     }
 
     /// Returns the increase of a series since `earlier`; a missing series counts as 0.

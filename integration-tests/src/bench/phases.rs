@@ -2,6 +2,10 @@
 
 use std::{
     collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -20,8 +24,9 @@ use super::{
     counters::Counters,
     database::DatabaseWork,
     load::{Limit, Load, Timed, closed_loop, split_results},
-    report::{Cost, Measured, Row, ServiceWork, Work},
+    report::{Cost, Measured, Point, Row, ServiceWork, Work},
     subject::Subject,
+    timeline::{Sample, Timeline},
     usage::Usage,
     wires::{self, Wire, WireClient},
 };
@@ -46,6 +51,8 @@ pub(super) struct Bench<'a> {
     rows: Vec<Row>,
     wires: Vec<Row>,
     work: Option<Work>,
+    timeline: Vec<Sample>,
+    curve: Vec<Point>,
 }
 
 impl<'a> Bench<'a> {
@@ -65,12 +72,16 @@ impl<'a> Bench<'a> {
             rows: Vec::new(),
             wires: Vec::new(),
             work: None,
+            timeline: Vec::new(),
+            curve: Vec::new(),
         };
         bench.register("w", plan.warm_up * 2).await;
         let row = bench.register("t", plan.tickets()).await;
         for protocol in [Protocol::Gateway, Protocol::Direct] {
             bench.check(protocol).await;
-            bench.reserve(protocol, plan.warm_up).await;
+            let callers = bench.callers(protocol).to_vec();
+            let limit = Limit { calls: plan.warm_up, time: plan.reserving };
+            bench.reserve(protocol, &callers, limit, Arc::default()).await;
         }
         bench.rows.push(row);
         bench
@@ -78,7 +89,7 @@ impl<'a> Bench<'a> {
 
     pub(super) fn finish(self) -> Measured {
         let work = self.work.expect("reservations were measured");
-        Measured { rows: self.rows, wires: self.wires, work }
+        Measured { rows: self.rows, wires: self.wires, work, timeline: self.timeline, curve: self.curve }
     }
 
     fn callers(&self, protocol: Protocol) -> &[Api] {
@@ -93,8 +104,14 @@ impl<'a> Bench<'a> {
         let earlier = Counters::at_all(&self.subject.admins).await;
         let postgres = self.subject.postgres;
         let earlier_database = postgres.map(DatabaseWork::read);
-        let (reserved, settled_after, reservations) = self.reserve(protocol, count).await;
+        let limit = Limit { calls: count, time: self.plan.reserving };
+        let timeline = Timeline::start(self.subject.admins.clone()).await;
+        let callers = self.callers(protocol).to_vec();
+        let (reserved, settled_after, reservations) =
+            self.reserve(protocol, &callers, limit, timeline.responses.clone()).await;
+        let samples = timeline.stop().await;
         if protocol == Protocol::Gateway {
+            self.timeline = samples;
             let later = Counters::at_all(&self.subject.admins).await;
             let database = earlier_database
                 .zip(postgres.map(DatabaseWork::read))
@@ -148,16 +165,26 @@ impl<'a> Bench<'a> {
 
     /// Reserves unused tickets. The cost includes all sagas of the reservations. Also returns the time from the last
     /// response until these sagas have ended.
-    async fn reserve(&mut self, protocol: Protocol, count: usize) -> (Row, Duration, Vec<Reserved>) {
-        let tickets = self.take(count);
-        let limit = Limit { calls: tickets.len(), time: self.plan.reserving };
+    async fn reserve(
+        &mut self,
+        protocol: Protocol,
+        callers: &[Api],
+        limit: Limit,
+        responses: Arc<AtomicUsize>,
+    ) -> (Row, Duration, Vec<Reserved>) {
+        let tickets = self.take(limit.calls);
+        let limit = Limit { calls: tickets.len(), ..limit };
         let meter = Meter::start(self.subject);
         let ids = tickets.clone();
         let call = move |api: Api, number: usize| {
-            let ticket = ids[number].clone();
-            async move { reserve(&api, &ticket, number).await }
+            let (ticket, responses) = (ids[number].clone(), responses.clone());
+            async move {
+                let answer = reserve(&api, &ticket, number).await;
+                responses.fetch_add(1, Ordering::Relaxed);
+                answer
+            }
         };
-        let (load, answers) = closed_loop(self.callers(protocol), limit, call).await;
+        let (load, answers) = closed_loop(callers, limit, call).await;
         let answered = Instant::now();
         let reserved = |(number, answer): (usize, ReserveTicketResponse)| Reserved {
             ticket: tickets[number].clone(),
@@ -169,6 +196,17 @@ impl<'a> Bench<'a> {
         self.settle(&last.map(|one| (one.ticket.clone(), one.token.clone())).collect::<Vec<_>>()).await;
         let row = Row { name: "ReserveTicket", protocol, cost: Some(meter.stop(&load)), load };
         (row, answered.elapsed(), reservations)
+    }
+
+    /// Measures reservations through the gateway with different numbers of callers.
+    pub(super) async fn measure_curve(&mut self) {
+        for callers in self.plan.curve.clone() {
+            let apis: Vec<Api> = self.gateway.iter().cloned().cycle().take(callers).collect();
+            let limit = Limit { calls: self.plan.curve_reservations, time: self.plan.curve_time };
+            let (row, _, reservations) = self.reserve(Protocol::Gateway, &apis, limit, Arc::default()).await;
+            self.verify(&reservations).await;
+            self.curve.push(Point { callers, row });
+        }
     }
 
     fn take(&mut self, count: usize) -> Vec<String> {

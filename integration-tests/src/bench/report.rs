@@ -8,7 +8,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{DatabaseWork, Latencies, Load, Plan, usage::Memory};
+use super::{DatabaseWork, Latencies, Load, Plan, Sample, usage::Memory};
 use crate::Protocol;
 
 /// The resources that a load used, including its sagas.
@@ -125,6 +125,13 @@ pub struct Start {
     pub memory: Memory,
 }
 
+/// Reservations through the gateway with a number of callers.
+#[derive(Debug, Clone)]
+pub struct Point {
+    pub callers: usize,
+    pub row: Row,
+}
+
 /// What was measured while the processes ran.
 #[derive(Debug, Clone)]
 pub struct Measured {
@@ -132,6 +139,10 @@ pub struct Measured {
     /// GetTicketView through the gateway in the form of each kind of client; plain gRPC is the first.
     pub wires: Vec<Row>,
     pub work: Work,
+    /// Samples during the reservations of `work`.
+    pub timeline: Vec<Sample>,
+    /// By the number of callers.
+    pub curve: Vec<Point>,
 }
 
 /// The whole report.
@@ -197,6 +208,12 @@ impl Report {
             "synced_append_ms": percentiles(|share| self.sync.permille(share).map(milliseconds)),
             "calls": rows,
             "wires": self.measured.wires.iter().map(|row| self.wire_to_json(row)).collect::<Vec<_>>(),
+            "curve": self.measured.curve.iter().map(|Point { callers, row }| {
+                json!({ "callers": callers, "calls": self.row_to_json(row) })
+            }).collect::<Vec<_>>(),
+            "timeline": self.measured.timeline.iter().map(|Sample { at, responses, behind }| {
+                json!({ "ms": milliseconds(*at), "responses": responses, "events_behind": behind })
+            }).collect::<Vec<_>>(),
             "a_reservation": {
                 "settled_ms_after_the_last_answer": milliseconds(self.measured.work.settled_after),
                 "written_bytes": self.measured.work.written_bytes,
