@@ -61,11 +61,12 @@ impl Report {
         format!(
             "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>eTicket benchmark</title>\
              <style>{STYLE}</style></head><body>\n<h1>eTicket at {}</h1>\n<p>{} cores, shared with the load. A point of the \
-             first plot is a closed loop with {} callers. After the load of the third one, all views had settled after \
-             {settled:.0} ms.</p>\n{}\n<pre>{}</pre>\n</body></html>\n",
+             first plot is a closed loop with {} callers. The third plot shows the load of the table with {} callers; all \
+             views had settled {settled:.0} ms after its last response.</p>\n{}\n<pre>{}</pre>\n</body></html>\n",
             escaped(commit),
             self.cores,
             callers.join(", "),
+            self.plan.callers,
             plots.join("\n"),
             escaped(self),
         )
@@ -98,7 +99,8 @@ fn plot<'a>(
     builder.caption(title, ("sans-serif", 20)).margin(12).x_label_area_size(44).y_label_area_size(64);
     let mut plot = builder.build_cartesian_2d(across, 0.0..up).expect("text has room");
     let mut mesh = plot.configure_mesh();
-    mesh.x_desc(x).y_desc(y).label_style(FONT).light_line_style(TRANSPARENT).x_label_formatter(&x_label);
+    mesh.x_desc(x).y_desc(y).label_style(FONT).light_line_style(TRANSPARENT);
+    mesh.x_label_formatter(&x_label).y_label_formatter(&|value| format!("{value:.0}"));
     mesh.draw().expect("text has room");
     plot
 }
@@ -131,25 +133,22 @@ fn lines(title: &str, axes: [&str; 2], series: &[Series]) -> String {
 fn stacked(title: &str, axes: [&str; 2], labels: &[String], series: &[(String, Vec<f64>)]) -> String {
     let sums: Vec<f64> = (0..labels.len()).map(|bar| series.iter().map(|(_, values)| values[bar]).sum()).collect();
     let up = sums.iter().copied().fold(1.0, f64::max) * 1.1;
-    // A label stands at the middle of its bar.
+    // The middle of a bar is a whole number, from 1.
     let label = |x: &f64| {
-        let bar = (x - 0.5).round();
-        let is_middle = (x - 0.5 - bar).abs() < 0.01 && bar >= 0.0;
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small number of bars")]
-        let found = is_middle.then(|| labels.get(bar as usize)).flatten();
-        found.cloned().unwrap_or_default()
+        let bar = (1..).zip(labels).find(|(bar, _)| (f64::from(*bar) - x).abs() < 0.01);
+        bar.map(|(_, label)| label.clone()).unwrap_or_default()
     };
     drawn(|area| {
         // Room for the legend at the right.
-        let right = labels.len() as f64 + 1.5;
+        let right = labels.len() as f64 + 2.0;
         let mut plot = plot(area, title, axes, (0.0..right, up), &label);
         let mut bottoms = vec![0.0; labels.len()];
         for (number, (name, values)) in series.iter().enumerate() {
             let color = Palette99::pick(number).to_rgba();
             let bars = values.iter().zip(&mut bottoms).enumerate().map(|(bar, (value, bottom))| {
-                let (left, low) = (bar as f64, *bottom);
+                let (middle, low) = (bar as f64 + 1.0, *bottom);
                 *bottom += value;
-                Rectangle::new([(left + 0.15, low), (left + 0.85, *bottom)], color.filled())
+                Rectangle::new([(middle - 0.35, low), (middle + 0.35, *bottom)], color.filled())
             });
             let drawn = plot.draw_series(bars.collect::<Vec<_>>()).expect("text has room").label(name.clone());
             drawn.legend(move |(x, y)| Rectangle::new([(x, y - 5), (x + 12, y + 5)], color.filled()));
