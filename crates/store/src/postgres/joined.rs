@@ -55,8 +55,8 @@ where
             return value.await.unwrap_or(Err(Error::Unavailable(sqlx::Error::WorkerCrashed)));
         }
         // Within this call: alone, a read is as fast as a statement of its own. The turn passes on when it is dropped.
-        let turn = Turn { state: self.state.clone(), read: Some(read) };
-        let values = turn.read(vec![key]).await;
+        let turn = Turn { state: self.state.clone(), read };
+        let values = (turn.read)(vec![key]).await;
         if let Err(error @ Error::Unavailable(_)) = &values {
             turn.fail_those_waiting(error);
         }
@@ -100,8 +100,7 @@ where
     F: Future<Output = Result<Vec<V>, Error>> + Send + 'static,
 {
     state: Arc<Mutex<State<K, V>>>,
-    /// `None` after the turn has passed on.
-    read: Option<R>,
+    read: R,
 }
 
 impl<K, V, R, F> Turn<K, V, R, F>
@@ -111,16 +110,6 @@ where
     R: Fn(Vec<K>) -> F + Clone + Send + 'static,
     F: Future<Output = Result<Vec<V>, Error>> + Send + 'static,
 {
-    fn read(&self, keys: Vec<K>) -> impl Future<Output = Result<Vec<V>, Error>> + use<K, V, R, F> {
-        let reading = self.read.as_ref().map(|read| read(keys));
-        async move {
-            match reading {
-                Some(reading) => reading.await,
-                None => Ok(Vec::new()),
-            }
-        }
-    }
-
     /// Takes the next keys.
     fn take(&self) -> Vec<Waiting<K, V>> {
         let mut state = lock(&self.state);
@@ -139,7 +128,7 @@ where
     async fn read_those_waiting(self) {
         let (keys, replies): (Vec<K>, Vec<_>) =
             self.take().into_iter().map(|waiting| (waiting.key, waiting.reply)).unzip();
-        match self.read(keys.clone()).await {
+        match (self.read)(keys.clone()).await {
             Ok(values) => {
                 for (value, reply) in values.into_iter().zip(replies) {
                     // The caller may have been cancelled.
@@ -148,7 +137,7 @@ where
             }
             Err(Error::Data(_)) if keys.len() > 1 => {
                 for (key, reply) in keys.into_iter().zip(replies) {
-                    let value = self.read(vec![key]).await.map(|mut values| values.pop());
+                    let value = (self.read)(vec![key]).await.map(|mut values| values.pop());
                     let _ = reply.send(value.and_then(|value| value.ok_or_else(missing)));
                 }
             }
@@ -170,14 +159,13 @@ where
     F: Future<Output = Result<Vec<V>, Error>> + Send + 'static,
 {
     fn drop(&mut self) {
-        let Some(read) = self.read.take() else { return };
         let mut state = lock(&self.state);
         state.waiting.retain(|waiting| !waiting.reply.is_closed());
         if !state.waiting.is_empty()
             && let Ok(runtime) = Handle::try_current()
         {
             drop(state);
-            let next = Self { state: self.state.clone(), read: Some(read) };
+            let next = Self { state: self.state.clone(), read: self.read.clone() };
             runtime.spawn(next.read_those_waiting());
             return;
         }
