@@ -217,8 +217,9 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
     let mesh = Mesh::start_on(infrastructure, mesh::Plan::default().first_from(binaries.map(Path::to_owned))).await;
-    let measured = measure(plan, &Subject::distributed(&mesh)).await;
-    let after_load = Usage::read_all(&Subject::distributed(&mesh).ids()).memory;
+    let subject = Subject::distributed(&mesh);
+    let measured = measure(plan, &subject).await;
+    let after_load = Usage::read_all(&subject.ids()).memory;
     mesh.stop().await;
     Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
 }
