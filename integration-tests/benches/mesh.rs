@@ -3,10 +3,11 @@
 use std::{
     num::NonZero,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::Parser;
-use eticket_integration_tests::bench::{Form, Plan};
+use eticket_integration_tests::bench::{Experiment, Form, Plan, Scale};
 
 #[derive(Parser)]
 struct Arguments {
@@ -31,6 +32,12 @@ struct Arguments {
     /// Number of callers, each of which starts its next call after the response
     #[arg(long, value_name = "N")]
     callers: Option<NonZero<usize>>,
+    /// Make this measurement instead, on the distributed form
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["against", "html"])]
+    experiment: Option<Experiment>,
+    /// How long the experiment `snapshot` keeps old rows, in seconds
+    #[arg(long, value_name = "SECONDS", requires = "experiment")]
+    kept: Option<u64>,
     /// Passed by cargo to every benchmark
     #[arg(long, hide = true)]
     bench: bool,
@@ -38,7 +45,19 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() {
-    let Arguments { json, html, commit, distributed, against, rounds, callers, bench: _ } = Arguments::parse();
+    let Arguments { json, html, commit, distributed, against, rounds, callers, experiment, kept, bench: _ } =
+        Arguments::parse();
+    if let Some(experiment) = experiment {
+        let mut scale = Scale::full();
+        scale.plan.callers = callers.map_or(scale.plan.callers, NonZero::get);
+        scale.kept = kept.map_or(scale.kept, Duration::from_secs);
+        let outcome = experiment.run(&scale).await;
+        println!("eTicket at {commit}, {} callers: {outcome}", scale.plan.callers);
+        let mut results = outcome.to_json();
+        results["commit"] = commit.into();
+        json.into_iter().for_each(|path| write(&path, &format!("{results:#}\n")));
+        return;
+    }
     let mut plan = Plan::full();
     if let Some(callers) = callers {
         plan.callers = callers.get();

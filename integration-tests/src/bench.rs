@@ -8,6 +8,7 @@
 mod comparison;
 mod counters;
 pub(crate) mod database;
+mod experiments;
 mod html;
 mod latencies;
 mod load;
@@ -29,6 +30,7 @@ use std::{
 pub use self::{
     comparison::Comparison,
     database::DatabaseWork,
+    experiments::{Experiment, Outcome, Scale},
     latencies::Latencies,
     load::Load,
     report::{Cost, Measured, Point, Report, Row, ServiceWork, Start, Work},
@@ -46,6 +48,8 @@ use crate::{
 pub struct Plan {
     /// Callers of a closed loop: each starts its next call after the response.
     pub callers: usize,
+    /// Processes of each service in the distributed form.
+    pub replicas: usize,
     /// Connections that the callers share.
     pub connections: usize,
     /// Calls before the measurement.
@@ -82,6 +86,7 @@ impl Plan {
     pub fn full() -> Self {
         Self {
             callers: 32,
+            replicas: 2,
             connections: 8,
             warm_up: 1_000,
             registering: Duration::from_secs(20),
@@ -105,6 +110,7 @@ impl Plan {
         let moment = Duration::from_millis(100);
         Self {
             callers: 4,
+            replicas: 1,
             connections: 2,
             warm_up: 4,
             reservations: 12,
@@ -216,7 +222,8 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let (clients, time) = (plan.callers, plan.reading);
     let bare = || reference::transactions_per_second(&infrastructure.postgres, clients, time);
     let pgbench = tokio::task::block_in_place(bare);
-    let mesh = Mesh::start_on(infrastructure, mesh::Plan::default().first_from(binaries.map(Path::to_owned))).await;
+    let layout = mesh::Plan::default().replicas(plan.replicas).first_from(binaries.map(Path::to_owned));
+    let mesh = Mesh::start_on(infrastructure, layout).await;
     let subject = Subject::distributed(&mesh);
     let measured = measure(plan, &subject).await;
     let after_load = Usage::read_all(&subject.ids()).memory;

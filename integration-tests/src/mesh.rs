@@ -171,7 +171,7 @@ impl Infrastructure {
     /// # Panics
     /// If either is not installed or does not start.
     pub async fn start() -> Self {
-        Self::start_with(false, Nats::start_late).await
+        Self::start_with(false, &[], Nats::start_late).await
     }
 
     /// Like [`Self::start`], with a bus that older releases can use.
@@ -179,7 +179,7 @@ impl Infrastructure {
     /// # Panics
     /// Like [`Self::start`].
     pub async fn for_older() -> Self {
-        Self::start_with(false, Nats::start).await
+        Self::start_with(false, &[], Nats::start).await
     }
 
     /// Starts both with commits synced to the disk and statements counted, for measurements.
@@ -187,7 +187,15 @@ impl Infrastructure {
     /// # Panics
     /// Like [`Self::start`].
     pub async fn synced() -> Self {
-        Self::start_with(true, Nats::start_late).await
+        Self::start_with(true, &[COUNT_STATEMENTS], Nats::start_late).await
+    }
+
+    /// Like [`Self::synced`], with a line of `postgresql.conf` instead of the one that counts statements.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub async fn synced_with(line: &'static str) -> Self {
+        Self::start_with(true, &[line], Nats::start_late).await
     }
 
     /// Like [`Self::synced`], with a bus that older releases can use.
@@ -195,16 +203,13 @@ impl Infrastructure {
     /// # Panics
     /// Like [`Self::start`].
     pub async fn synced_for_older() -> Self {
-        Self::start_with(true, Nats::start).await
+        Self::start_with(true, &[COUNT_STATEMENTS], Nats::start).await
     }
 
-    async fn start_with(synced: bool, nats: fn() -> anyhow::Result<Nats>) -> Self {
+    async fn start_with(synced: bool, lines: &[&'static str], nats: fn() -> anyhow::Result<Nats>) -> Self {
+        // Each service has a few connections, and a test has many services.
+        let lines = ["max_connections = 300"].iter().chain(lines).map(|line| (*line).to_owned()).collect();
         let started = spawn_blocking(move || {
-            // Each service has a few connections, and a test has many services.
-            let mut lines = vec!["max_connections = 300".to_owned()];
-            if synced {
-                lines.push(COUNT_STATEMENTS.to_owned());
-            }
             let settings = Settings { lines, synced, ..Settings::default() };
             Ok::<_, anyhow::Error>(Self { postgres: Postgres::start_with(&settings)?, nats: nats()? })
         });

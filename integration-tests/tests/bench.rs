@@ -1,8 +1,9 @@
 //! Runs the benchmark with minimal load, so that it keeps working.
 
+use clap::ValueEnum;
 use eticket_integration_tests::{
     Protocol,
-    bench::{Form, Plan, Report},
+    bench::{Experiment, Form, Plan, Report, Scale},
     binary::binary,
 };
 
@@ -43,6 +44,30 @@ async fn two_sets_of_binaries_are_compared() {
         // So little load may use less than one tick of the clock, and write nothing.
         let is_certain = !name.contains("CPU") && !name.contains("written");
         assert!(!is_certain || figure["ratio"].as_f64().is_some_and(|ratio| ratio > 0.0), "{figure:#}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs PostgreSQL and nats-server: cargo xtask test"]
+async fn every_experiment_measures_all_its_figures() {
+    for experiment in Experiment::value_variants() {
+        let outcome = experiment.run(&Scale::tiny()).await;
+        let json = outcome.to_json();
+        let figures = json["figures"].as_array().expect("figures");
+        let expected = match experiment {
+            Experiment::Growth => 13,
+            Experiment::Gateway => 12,
+            Experiment::Sale => 5,
+            Experiment::Backlog => 8,
+            Experiment::Snapshot => 13,
+        };
+        assert_eq!(figures.len(), expected, "{outcome}");
+        for figure in figures {
+            // So little load may use less than one tick of the clock, and latencies that are added can be below zero.
+            let name = figure["name"].as_str().expect("a name");
+            let is_certain = !["CPU", "to its", "to that", "to the", "added"].iter().any(|part| name.contains(part));
+            assert!(!is_certain || figure["value"].as_f64().is_some_and(|value| value > 0.0), "{outcome}");
+        }
     }
 }
 

@@ -20,7 +20,9 @@ pub(crate) struct Plan {
     /// The folder with the release binaries of another commit.
     pub(crate) against: Option<PathBuf>,
     pub(crate) rounds: NonZero<usize>,
-    pub(crate) callers: NonZero<usize>,
+    pub(crate) callers: Option<NonZero<usize>>,
+    /// The name of the measurement to make instead, on the distributed form.
+    pub(crate) experiment: Option<String>,
 }
 
 /// Builds and measures release binaries. Prints a table, and writes the results as JSON to a file.
@@ -39,7 +41,8 @@ pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
     }
     let mut build = checkout.cargo();
     build.args(["build", "--release", "--locked"]);
-    if plan.distributed {
+    let distributed = plan.distributed || plan.experiment.is_some();
+    if distributed {
         tools::postgres(checkout)?;
         build.args(["--workspace", "--bins", "--exclude", "xtask"]);
     } else {
@@ -49,7 +52,13 @@ pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
     command::run(&mut build)?;
     let mut bench = checkout.cargo();
     bench.args(["bench", "--locked", "--package", "eticket-integration-tests", "--bench", "mesh", "--"]);
-    bench.args(["--commit", &commit(checkout), "--callers", &plan.callers.to_string()]);
+    bench.args(["--commit", &commit(checkout)]);
+    if let Some(callers) = plan.callers {
+        bench.arg("--callers").arg(callers.to_string());
+    }
+    if let Some(experiment) = &plan.experiment {
+        bench.arg("--experiment").arg(experiment);
+    }
     if let Some(file) = json {
         bench.arg("--json").arg(file);
     }
@@ -60,7 +69,10 @@ pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
         bench.arg("--against").arg(folder).arg("--rounds").arg(plan.rounds.to_string());
     }
     if plan.distributed {
-        bench.arg("--distributed").env("PATH", tools::path_with(&tools::nats_server(checkout)?)?);
+        bench.arg("--distributed");
+    }
+    if distributed {
+        bench.env("PATH", tools::path_with(&tools::nats_server(checkout)?)?);
     }
     command::run(bench.env("ETICKET_BINARIES", checkout.target().join("release")))
 }

@@ -71,9 +71,17 @@ enum Task {
         /// Number of rounds with --against
         #[arg(long, value_name = "N", default_value = "5", requires = "against")]
         rounds: NonZero<usize>,
-        /// Number of callers, each of which starts its next call after the response
-        #[arg(long, value_name = "N", default_value = "32")]
-        callers: NonZero<usize>,
+        /// Number of callers, each of which starts its next call after the response: 32, or 256 in an experiment
+        #[arg(long, value_name = "N")]
+        callers: Option<NonZero<usize>>,
+        /// Make this measurement instead, on the distributed form: costs with up to a million tickets, what the
+        /// gateway adds, a crowd that wants few tickets, events that waited for NATS, or a database that keeps old rows
+        #[arg(
+            long,
+            value_parser = ["growth", "gateway", "sale", "backlog", "snapshot"],
+            conflicts_with_all = ["against", "html", "distributed"]
+        )]
+        experiment: Option<String>,
     },
     /// Run the distributed form on this machine until Ctrl-C: PostgreSQL, nats-server, two replicas of each service and
     /// a gateway
@@ -157,8 +165,8 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
-        Task::Bench { json, html, distributed, against, rounds, callers } => {
-            let plan = bench::Plan { json, html, distributed, against, rounds, callers };
+        Task::Bench { json, html, distributed, against, rounds, callers, experiment } => {
+            let plan = bench::Plan { json, html, distributed, against, rounds, callers, experiment };
             bench::run(&checkout, &plan)
         }
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),

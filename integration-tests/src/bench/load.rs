@@ -110,6 +110,45 @@ where
     (load, answers)
 }
 
+/// Starts calls at a rate per second, whether or not earlier calls have ended. The latency of a call counts from the
+/// moment at which it was due, so delays of the caller count too. Calls are numbered from 0.
+///
+/// # Panics
+/// With the status codes, if no call succeeds.
+pub(super) async fn open_loop<C, A, F>(
+    callers: &[C],
+    rate: f64,
+    limit: Limit,
+    call: impl Fn(C, usize) -> F,
+) -> (Load, Vec<(usize, A)>)
+where
+    C: Clone,
+    A: Send + 'static,
+    F: Future<Output = Result<A, Status>> + Send + 'static,
+{
+    let begun = Instant::now();
+    let mut running = Vec::new();
+    for (number, caller) in callers.iter().cycle().take(limit.calls).enumerate() {
+        let due = Duration::from_secs_f64(number as f64 / rate);
+        if due >= limit.time {
+            break;
+        }
+        let due = begun + due;
+        tokio::time::sleep_until(due.into()).await;
+        let call = call(caller.clone(), number);
+        running.push(tokio::spawn(async move {
+            let answer = call.await;
+            Timed { number, took: due.elapsed(), answer }
+        }));
+    }
+    let done = futures::future::join_all(running).await;
+    let calls: Vec<Timed<A>> = done.into_iter().map(|call| call.expect("no caller panics")).collect();
+    let count = calls.len();
+    let (load, answers) = split_results(calls, begun.elapsed());
+    assert!(!answers.is_empty(), "no call of {count} was answered well: {:?}", load.errors);
+    (load, answers)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +176,20 @@ mod tests {
         let limit = Limit { calls: usize::MAX, time: Duration::from_millis(20) };
         let (load, answers) = closed_loop(&callers(), limit, |_, _| async { Ok(()) }).await;
         assert!(load.elapsed >= limit.time && !answers.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_open_loop_does_not_wait_for_responses() {
+        let limit = Limit { calls: 100, time: Duration::from_secs(2) };
+        let hour = |_, number| async move {
+            tokio::time::sleep(Duration::from_secs(3600)).await;
+            Ok(number)
+        };
+        let begun = tokio::time::Instant::now();
+        let (load, answers) = open_loop(&callers(), 10.0, limit, hour).await;
+        assert_eq!(answers.len(), 20, "ten a second for two seconds");
+        assert_eq!(load.latencies.count(), 20);
+        assert!(begun.elapsed() < Duration::from_secs(3603), "the calls overlap: {:?}", begun.elapsed());
     }
 
     #[tokio::test]

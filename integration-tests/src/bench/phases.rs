@@ -39,7 +39,7 @@ const DAY: Weekday = Weekday::Wed;
 const SERVICES: [&str; 4] = ["reservation", "ticket", "pricing", "query"];
 
 /// A ticket and the token of the newest command on it.
-type Acknowledged = (String, String);
+pub(super) type Acknowledged = (String, String);
 
 pub(super) struct Bench<'a> {
     plan: &'a Plan,
@@ -47,7 +47,7 @@ pub(super) struct Bench<'a> {
     gateway: Vec<Api>,
     direct: Vec<Api>,
     /// Registered tickets that are not used yet.
-    tickets: Vec<String>,
+    pub(super) tickets: Vec<String>,
     rows: Vec<Row>,
     wires: Vec<Row>,
     work: Option<Work>,
@@ -92,7 +92,7 @@ impl<'a> Bench<'a> {
         Measured { rows: self.rows, wires: self.wires, work, timeline: self.timeline, curve: self.curve }
     }
 
-    fn callers(&self, protocol: Protocol) -> &[Api] {
+    pub(super) fn callers(&self, protocol: Protocol) -> &[Api] {
         if protocol == Protocol::Direct { &self.direct } else { &self.gateway }
     }
 
@@ -130,42 +130,45 @@ impl<'a> Bench<'a> {
         self.rows.extend([before.and(after), reserved, views]);
     }
 
-    async fn register(&mut self, prefix: &'static str, count: usize) -> Row {
+    /// Registers tickets, and waits until the view shows the last of them.
+    pub(super) async fn register(&mut self, prefix: &str, count: usize) -> Row {
         let meter = Meter::start(self.subject);
-        let limit = Limit { calls: count, time: self.plan.registering };
-        let slot = upcoming(DAY);
-        let call = move |api: Api, number| async move {
-            let ticket = format!("{prefix}{number}");
-            let answer = api.register_as(&ticket, slot, &Uuid::new_v4().to_string()).await?;
-            Ok((ticket, answer.consistency_token))
-        };
-        let (load, answers) = closed_loop(&self.gateway, limit, call).await;
-        let registered: Vec<Acknowledged> = answers.into_iter().map(|(_, ticket)| ticket).collect();
+        let (load, registered) = self.register_unsettled(prefix, count).await;
         self.settle(&registered).await;
         self.tickets.extend(registered.into_iter().map(|(ticket, _)| ticket));
         Row { name: "RegisterTicket", protocol: Protocol::Gateway, cost: Some(meter.stop(&load)), load }
     }
 
-    async fn check(&self, protocol: Protocol) -> Row {
+    /// Registers tickets and does not wait for their sagas.
+    pub(super) async fn register_unsettled(&self, prefix: &str, count: usize) -> (Load, Vec<Acknowledged>) {
+        let limit = Limit { calls: count, time: self.plan.registering };
+        let (slot, prefix) = (upcoming(DAY), prefix.to_owned());
+        let call = move |api: Api, number| {
+            let ticket = format!("{prefix}{number}");
+            async move {
+                let answer = api.register_as(&ticket, slot, &Uuid::new_v4().to_string()).await?;
+                Ok((ticket, answer.consistency_token))
+            }
+        };
+        let (load, answers) = closed_loop(&self.gateway, limit, call).await;
+        (load, answers.into_iter().map(|(_, ticket)| ticket).collect())
+    }
+
+    pub(super) async fn check(&self, protocol: Protocol) -> Row {
         let server = if protocol == Protocol::Direct { "reservation" } else { "gateway" };
         let address = self.subject.address(server);
         let connections: Vec<Api> = (0..self.plan.connections).map(|_| Api::at(address)).collect();
         let callers: Vec<Api> = connections.into_iter().cycle().take(self.plan.callers).collect();
-        let call = |api: Api, _| async move {
-            let answer: Result<HealthCheckResponse, Status> =
-                api.call("grpc.health.v1.Health/Check", HealthCheckRequest::default()).await;
-            answer.map(drop)
-        };
         // Half of the time, because Checks are measured twice.
         let limit = Limit { calls: usize::MAX, time: self.plan.reading / 2 };
         let meter = Meter::start(self.subject);
-        let (load, _) = closed_loop(&callers, limit, call).await;
+        let (load, _) = closed_loop(&callers, limit, |api, _| health_check(api)).await;
         Row { name: "health Check", protocol, cost: Some(meter.stop(&load)), load }
     }
 
     /// Reserves unused tickets. The cost includes all sagas of the reservations. Also returns the time from the last
     /// response until these sagas have ended.
-    async fn reserve(
+    pub(super) async fn reserve(
         &mut self,
         protocol: Protocol,
         callers: &[Api],
@@ -209,20 +212,21 @@ impl<'a> Bench<'a> {
         }
     }
 
-    fn take(&mut self, count: usize) -> Vec<String> {
+    /// Removes the first unused tickets, at most this number.
+    pub(super) fn take(&mut self, count: usize) -> Vec<String> {
         let count = count.min(self.tickets.len());
         self.tickets.drain(..count).collect()
     }
 
     /// Waits until the sagas of the last of these commands have ended.
-    async fn settle(&self, commands: &[Acknowledged]) {
+    pub(super) async fn settle(&self, commands: &[Acknowledged]) {
         let last = &commands[commands.len().saturating_sub(LAST)..];
         let views = last.iter().zip(self.gateway.iter().cycle());
         futures::future::join_all(views.map(|((ticket, token), api)| api.settled(ticket, token))).await;
     }
 
     /// Checks that every acknowledged reservation exists and holds its ticket.
-    async fn verify(&self, reservations: &[Reserved]) {
+    pub(super) async fn verify(&self, reservations: &[Reserved]) {
         let expected = reservations.to_vec();
         let call = move |api: Api, number: usize| {
             let Reserved { ticket, token, reservation } = expected[number].clone();
@@ -238,7 +242,7 @@ impl<'a> Bench<'a> {
         assert_eq!(verified.len(), reservations.len(), "acknowledged, but no view of it: {:?}", load.errors);
     }
 
-    async fn views(&self, protocol: Protocol, reservations: &[Reserved]) -> Row {
+    pub(super) async fn views(&self, protocol: Protocol, reservations: &[Reserved]) -> Row {
         let tickets: Vec<String> = reservations.iter().map(|one| one.ticket.clone()).collect();
         let call = move |api: Api, number: usize| {
             let ticket = tickets[number % tickets.len()].clone();
@@ -265,9 +269,14 @@ impl<'a> Bench<'a> {
         Row { name: wire.name, protocol: Protocol::Gateway, cost: Some(meter.stop(&load)), load }
     }
 
-    /// Reserves at a steady rate below the capacity, and measures for each reservation the time from its response to
-    /// the view.
     pub(super) async fn measure_steady(&mut self) {
+        let rows = self.steady().await;
+        self.rows.extend(rows);
+    }
+
+    /// Reserves at a steady rate below the capacity, and measures for each reservation the time from its response to
+    /// the view. Returns the responses, the applied views and the settled views.
+    pub(super) async fn steady(&mut self) -> [Row; 3] {
         let tickets = self.take(self.plan.steady_reservations());
         let mut ticks = tokio::time::interval(Duration::from_secs(1) / self.plan.steady_rate);
         let begun = Instant::now();
@@ -289,20 +298,20 @@ impl<'a> Bench<'a> {
         }
         let row = |name, load| Row { name, protocol: Protocol::Gateway, cost: None, load };
         let views = |calls: Vec<Timed<TicketView>>| split_results(calls, elapsed).0;
-        self.rows.extend([
+        [
             row("ReserveTicket, steady", split_results(reserved, elapsed).0),
             row("answer to view, applied", views(applied)),
             row("answer to view, settled", views(settled)),
-        ]);
+        ]
     }
 }
 
 /// An acknowledged reservation.
 #[derive(Debug, Clone)]
-struct Reserved {
-    ticket: String,
-    token: String,
-    reservation: String,
+pub(super) struct Reserved {
+    pub(super) ticket: String,
+    pub(super) token: String,
+    pub(super) reservation: String,
 }
 
 struct Followed {
@@ -328,8 +337,15 @@ async fn follow(api: Api, ticket: String, number: usize) -> Followed {
     Followed { reserve: reserve(Ok(())), views: Some([applied, settled]) }
 }
 
+pub(super) async fn health_check(api: Api) -> Result<(), Status> {
+    let answer: HealthCheckResponse =
+        api.call("grpc.health.v1.Health/Check", HealthCheckRequest::default()).await?;
+    drop(answer);
+    Ok(())
+}
+
 /// Reserves with a request id, so that the record is part of the measurement. Every third user is a VIP.
-async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicketResponse, Status> {
+pub(super) async fn reserve(api: &Api, ticket: &str, number: usize) -> Result<ReserveTicketResponse, Status> {
     let grade = [UserGrade::Silver, UserGrade::Gold, UserGrade::Vip][number % 3];
     api.reserve_as(ticket, &format!("user-{}", number % 1000), grade, &Uuid::new_v4().to_string()).await
 }

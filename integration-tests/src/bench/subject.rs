@@ -32,8 +32,13 @@ impl<'m> Subject<'m> {
         Self { addresses, processes, infrastructure: Vec::new(), admins, postgres: None }
     }
 
-    /// A mesh with one process per service.
+    /// A mesh with processes of its own for each service.
     pub(super) fn distributed(mesh: &'m Mesh) -> Self {
+        Self { postgres: Some(&mesh.infrastructure.postgres), ..Self::of_processes(mesh) }
+    }
+
+    /// Like [`Self::distributed`], but the mesh can be changed meanwhile, and the work of PostgreSQL is not counted.
+    pub(super) fn of_processes(mesh: &Mesh) -> Self {
         let addresses = SERVERS.map(|server| (server.to_owned(), mesh.replicas(server)[0].address().to_owned())).into();
         let mut running: Vec<(&'static str, &Eticket)> = Vec::new();
         for (name, replicas) in &mesh.servers {
@@ -44,7 +49,7 @@ impl<'m> Subject<'m> {
         let Infrastructure { postgres, nats } = &mesh.infrastructure;
         let infrastructure = [("postgres", postgres.id()), ("nats", nats.id())];
         let infrastructure = infrastructure.into_iter().filter_map(|(name, id)| Some((name, id?))).collect();
-        Self { addresses, processes, infrastructure, admins, postgres: Some(postgres) }
+        Self { addresses, processes, infrastructure, admins, postgres: None }
     }
 
     /// Returns the ids of the eTicket processes.
