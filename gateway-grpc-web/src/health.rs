@@ -178,7 +178,7 @@ mod tests {
     fn health() -> GatewayHealth {
         let upstreams = Backend::ALL.map(|backend| {
             let (socket, authority) = (std::net::SocketAddr::from(([127, 0, 0, 1], 0)), "nowhere:1".to_owned());
-            let (_, addresses) = watch::channel(vec![Address { socket, authority }]);
+            let (_, addresses) = watch::channel(vec![Address { socket, authority, in_process: None }]);
             Arc::new(Upstream::new(backend, Pool::new(addresses, None, Windows::for_streams(8), &Tasks::new())))
         });
         GatewayHealth { own: OwnHealth::new([""; 0]), routes: Arc::new(Routes::try_new(None).unwrap()), upstreams }

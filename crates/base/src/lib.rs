@@ -11,6 +11,7 @@ pub mod data;
 pub mod doctor;
 pub mod error;
 pub mod exit;
+pub mod in_process;
 pub mod instance;
 pub mod percent;
 pub mod tasks;

@@ -13,7 +13,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use eticket_base::{config::Error, error::chain, tasks::Tasks};
+use eticket_base::{config::Error, error::chain, in_process::Dialer, tasks::Tasks};
 use eticket_tls::{ClientKeys, ClientTlsConfig, Connector};
 use http::Uri;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -33,6 +33,8 @@ const HTTPS: &str = "https";
 pub struct Targets {
     scheme: &'static str,
     targets: Vec<Target>,
+    /// Reaches them without the network; `None` if they are in other processes.
+    in_process: Option<Dialer>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -71,11 +73,18 @@ impl FromStr for Targets {
         if parsed.iter().any(|(other, _)| *other != scheme) {
             return Err(invalid());
         }
-        Ok(Self { scheme, targets: parsed.into_iter().map(|(_, target)| target).collect() })
+        Ok(Self { scheme, targets: parsed.into_iter().map(|(_, target)| target).collect(), in_process: None })
     }
 }
 
 impl Targets {
+    /// Lets connections go through `dialer`, which must lead to the server of these URLs.
+    #[must_use]
+    pub fn in_process(mut self, dialer: Dialer) -> Self {
+        self.in_process = Some(dialer);
+        self
+    }
+
     /// Returns whether the URLs are `https`.
     #[must_use]
     pub fn are_encrypted(&self) -> bool {
@@ -147,6 +156,8 @@ pub struct Address {
     pub socket: SocketAddr,
     /// `host:port`, the authority of requests to this address.
     pub authority: String,
+    /// Connects without the network, if the server is in this process.
+    pub in_process: Option<Dialer>,
 }
 
 /// Follows the addresses of `targets`. The list is empty until the first name is resolved. A task in `tasks` updates it
@@ -163,7 +174,7 @@ fn follow_by(
     resolve: Arc<dyn Resolve>,
 ) -> watch::Receiver<Vec<Address>> {
     let (sender, receiver) = watch::channel(Vec::new());
-    let (targets, stopping) = (targets.targets.clone(), tasks.stopping());
+    let (targets, stopping) = (targets.clone(), tasks.stopping());
     tasks.spawn("addresses", async move {
         let publishing = publish(upstream, &targets, &*resolve, &sender);
         stopping.run_until_cancelled(publishing).await;
@@ -173,13 +184,13 @@ fn follow_by(
 
 async fn publish(
     upstream: &'static str,
-    targets: &[Target],
+    targets: &Targets,
     resolve: &dyn Resolve,
     sender: &watch::Sender<Vec<Address>>,
 ) {
     let mut known: BTreeMap<&Target, BTreeSet<SocketAddr>> = BTreeMap::new();
     while !sender.is_closed() {
-        for target in targets {
+        for target in &targets.targets {
             match look_up(target, resolve).await {
                 Ok(addresses) => drop(known.insert(target, addresses)),
                 Err(error) => tracing::warn!(upstream, host = target.host, error, "keeping the addresses of a name"),
@@ -187,7 +198,11 @@ async fn publish(
         }
         let all = |(target, addresses): (&&Target, &BTreeSet<SocketAddr>)| {
             let authority = target.authority();
-            let address = |socket: &SocketAddr| Address { socket: *socket, authority: authority.clone() };
+            let address = |socket: &SocketAddr| Address {
+                socket: *socket,
+                authority: authority.clone(),
+                in_process: targets.in_process.clone(),
+            };
             addresses.iter().map(address).collect::<Vec<_>>()
         };
         let now: Vec<_> = known.iter().flat_map(all).collect();

@@ -7,7 +7,12 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use eticket_base::{tasks::Tasks, windows::Windows};
+use eticket_base::{
+    in_process::{Listener, listen},
+    tasks::Tasks,
+    windows::Windows,
+};
+use futures::stream;
 use tonic::transport::{Server, server::TcpIncoming};
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse, health_client::HealthClient, health_server};
 
@@ -190,5 +195,23 @@ async fn calls_use_all_addresses_and_survive_the_loss_of_one() {
         ask().await.expect("an answer, by a retry if need be");
     }
     assert!(second.0.load(Ordering::SeqCst) > before);
+    tasks.stop().await;
+}
+
+#[tokio::test]
+async fn a_server_of_this_process_is_called_without_the_network() {
+    let (backend, tasks, (listener, dialer)) = (Backend::default(), Tasks::new(), listen());
+    let accept = async |mut listener: Listener| {
+        let stream = listener.accept().await?;
+        Some((Ok::<_, std::io::Error>(stream), listener))
+    };
+    let service = health_server::HealthServer::new(backend.clone());
+    let accepted = stream::unfold(listener, accept);
+    tokio::spawn(Server::builder().add_service(service).serve_with_incoming(accepted));
+    // No server listens on this port.
+    let targets: addresses::Targets = "http://127.0.0.1:1".parse().expect("targets");
+    let channel = Channel::connect("test", &targets.in_process(dialer), None, Windows::for_streams(8), &tasks);
+    HealthClient::new(channel).check(HealthCheckRequest::default()).await.expect("a response");
+    assert!(backend.0.load(Ordering::SeqCst) > 0);
     tasks.stop().await;
 }

@@ -32,6 +32,7 @@ use std::{convert::Infallible, io, net::SocketAddr, time::Duration};
 use axum::{Router, body::Body};
 use eticket_base::{
     exit::{self, StartError},
+    in_process,
     tasks::Tasks,
 };
 use eticket_proto::health::health_server::HealthServer;
@@ -46,7 +47,7 @@ use self::{
     admission::AdmissionLayer,
     authenticate::AuthenticateLayer,
     catch_panic::CatchPanicLayer,
-    connections::{Entrance, Signals},
+    connections::{Entrance, Listeners, Signals},
     deadline::DeadlineLayer,
     drain::{DrainLayer, ForcedEnd},
     guard::Guard,
@@ -186,7 +187,9 @@ impl Server {
     /// # Errors
     /// If a TLS file is not valid, the address cannot be bound, or the descriptors of the contract cannot be read.
     pub async fn start(mut self) -> Result<Running, StartError> {
-        let (listener, address) = bind(self.name, self.listen).await?;
+        let (tcp, address) = bind(self.name, self.listen).await?;
+        let (in_process, dialer) = in_process::listen();
+        let listeners = Listeners { tcp, in_process };
         let signals = Signals {
             ending: self.ending.clone(),
             draining: CancellationToken::new(),
@@ -201,15 +204,16 @@ impl Server {
         // The two branches have different service types, so each spawns its own task.
         match self.routes.take() {
             Some(router) => {
-                tasks.spawn("accept", connections::accept(listener, router, entrance, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listeners, router, entrance, limits, ends, tasks.clone()));
             }
             None => {
                 let service = self.around_services()?;
-                tasks.spawn("accept", connections::accept(listener, service, entrance, limits, ends, tasks.clone()));
+                tasks.spawn("accept", connections::accept(listeners, service, entrance, limits, ends, tasks.clone()));
             }
         }
         tracing::info!(service = self.name, %address, "listening");
-        Ok(Running::new(self.name, address, self.health, &self.shutdown, signals, tasks))
+        let dialer = (!self.tls.is_on()).then_some(dialer);
+        Ok(Running::new(self.name, address, dialer, self.health, &self.shutdown, signals, tasks))
     }
 
     fn around_services(&mut self) -> Result<impl Stack<Future: Send> + use<>, StartError> {

@@ -13,6 +13,7 @@ use eticket_base::{
     config::urls::{self, StorePlace, StoreSupport},
     data::DataFolder,
     exit::StartError,
+    in_process::Dialer,
 };
 use eticket_bus::Bus;
 use eticket_rpc_client::addresses::Targets;
@@ -122,8 +123,9 @@ impl Siblings {
         self.0.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned()
     }
 
-    /// Adds the address of a started server; `tls` are its own certificates.
-    pub fn started(&self, name: &'static str, mut address: SocketAddr, tls: &ServerTlsConfig) {
+    /// Adds the address of a started server; `tls` are its own certificates. Calls go through `dialer`, if there is
+    /// one, instead of the network.
+    pub fn started(&self, name: &'static str, mut address: SocketAddr, tls: &ServerTlsConfig, dialer: Option<&Dialer>) {
         if address.ip().is_unspecified() {
             let loopback: IpAddr =
                 if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
@@ -131,7 +133,11 @@ impl Siblings {
         }
         let scheme = if tls.is_on() { "https" } else { "http" };
         // A socket address is always a valid target.
-        if let Ok(targets) = format!("{scheme}://{address}").parse() {
+        if let Ok(targets) = format!("{scheme}://{address}").parse::<Targets>() {
+            let targets = match dialer {
+                Some(dialer) => targets.in_process(dialer.clone()),
+                None => targets,
+            };
             self.0.write().unwrap_or_else(PoisonError::into_inner).insert(name, targets);
         }
     }
@@ -139,6 +145,8 @@ impl Siblings {
 
 #[cfg(test)]
 mod tests {
+    use eticket_base::in_process;
+
     use super::*;
 
     #[test]
@@ -158,10 +166,17 @@ mod tests {
         assert_eq!(context.upstream("ticket", None), None);
         let tls = ServerTlsConfig { cert_file: Some("cert.pem".into()), ..ServerTlsConfig::default() };
         for (tls, expected) in [(tls, "https://127.0.0.1:7"), (ServerTlsConfig::default(), "http://127.0.0.1:7")] {
-            context.siblings.started("ticket", SocketAddr::from(([0, 0, 0, 0], 7)), &tls);
+            context.siblings.started("ticket", SocketAddr::from(([0, 0, 0, 0], 7)), &tls, None);
             let found = context.upstream("ticket", None).expect("a sibling");
             assert_eq!(found.to_string(), expected);
         }
+        let network = context.upstream("ticket", None);
+        let (_listener, dialer) = in_process::listen();
+        let address = SocketAddr::from(([127, 0, 0, 1], 7));
+        context.siblings.started("ticket", address, &ServerTlsConfig::default(), Some(&dialer));
+        let near = context.upstream("ticket", None).expect("a sibling");
+        assert_eq!(near.to_string(), "http://127.0.0.1:7");
+        assert_ne!(Some(near), network, "calls go through the dialer");
         let configured: Targets = "http://ticket:1".parse().expect("an address");
         assert_eq!(context.upstream("ticket", Some(&configured)), Some(configured));
     }

@@ -53,7 +53,7 @@ async fn replica_that_is(health: Health, limits: ConnectionLimits) -> Running {
 }
 
 fn address(socket: std::net::SocketAddr) -> Address {
-    Address { socket, authority: socket.to_string() }
+    Address { socket, authority: socket.to_string(), in_process: None }
 }
 
 fn upstream(addresses: watch::Receiver<Vec<Address>>) -> Arc<Upstream> {

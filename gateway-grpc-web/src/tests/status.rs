@@ -41,7 +41,7 @@ fn replica(listener: TcpListener) -> (Fake, Served) {
 
 /// A gateway whose upstreams all have these addresses.
 fn gateway(addresses: &[SocketAddr]) -> GatewayStatus {
-    let address = |socket: &SocketAddr| Address { socket: *socket, authority: socket.to_string() };
+    let address = |socket: &SocketAddr| Address { socket: *socket, authority: socket.to_string(), in_process: None };
     let known: Vec<_> = addresses.iter().map(address).collect();
     let upstreams = Backend::ALL.map(|backend| {
         let (_, addresses) = watch::channel(known.clone());

@@ -66,7 +66,7 @@ impl World {
         let (socket, tasks) = (self.service.address(), Tasks::new());
         let targets: Targets = format!("https://{socket}").parse().expect("an address");
         let connector = targets.connector(&tls, "upstream.ticket", &tasks).expect("valid files");
-        let (_, addresses) = watch::channel(vec![Address { socket, authority: socket.to_string() }]);
+        let (_, addresses) = watch::channel(vec![Address { socket, authority: socket.to_string(), in_process: None }]);
         Arc::new(Upstream::new(Backend::Ticket, Pool::new(addresses, connector, Windows::for_streams(8), &tasks)))
     }
 

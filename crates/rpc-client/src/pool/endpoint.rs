@@ -120,6 +120,9 @@ impl<B: RequestBody> Endpoint<B> {
     }
 
     async fn make(&self, windows: Windows, tasks: &Tasks) -> Result<SendRequest<B>, Box<dyn Error + Send + Sync>> {
+        if let Some(dialer) = &self.address.in_process {
+            return self.start(dialer.connect()?, windows, tasks).await;
+        }
         let stream = TcpStream::connect(self.address.socket).await?;
         stream.set_nodelay(true)?;
         let Some(tls) = &self.tls else { return self.start(stream, windows, tasks).await };

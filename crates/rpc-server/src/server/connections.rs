@@ -7,11 +7,17 @@
 //! connections, within the server's hard cap; an idle client that does not acknowledge GOAWAY is disconnected early.
 //! Everything that a client controls is bounded: connections, streams, headers, resets, idle time.
 
-use std::{convert::Infallible, future::Future, net::IpAddr, pin::pin, time::Duration};
+use std::{
+    convert::Infallible,
+    future::Future,
+    net::{IpAddr, Ipv4Addr},
+    pin::pin,
+    time::Duration,
+};
 
 use axum::body::Body;
-use eticket_base::{tasks::Tasks, windows::Windows};
-use eticket_tls::Acceptor;
+use eticket_base::{in_process, tasks::Tasks, windows::Windows};
+use eticket_tls::{Acceptor, ClientCertificate};
 use futures::future::Either;
 use http::{Extensions, Request, Response, Version};
 use hyper::{body::Incoming, rt::Executor, service::service_fn};
@@ -20,6 +26,7 @@ use hyper_util::{
     server::conn::auto::Builder,
 };
 use tokio::{
+    io::DuplexStream,
     net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     time::{Instant, sleep, sleep_until, timeout},
@@ -31,7 +38,7 @@ use super::{
     drain::{ConnectionDraining, Draining, ForcedEnd},
     grace::Deadlines,
     guard::Guard,
-    http1::{BusyBody, Http1},
+    http1::{BusyBody, Http1, Socket},
     methods, tls,
 };
 
@@ -168,9 +175,54 @@ pub(crate) struct Entrance {
     pub(crate) name: &'static str,
 }
 
-/// Accepts connections until the server drains; then the listener closes.
+impl Entrance {
+    /// Makes a connection ready for HTTP; `None` if its handshake fails.
+    async fn admit(&self, accepted: Accepted, limits: &ConnectionLimits) -> Option<Admitted> {
+        let stream = match accepted {
+            Accepted::Tcp(stream) => stream,
+            Accepted::InProcess(stream) => {
+                let peer = Some(Peer(Ipv4Addr::LOCALHOST.into()));
+                return Some(Admitted { socket: Socket::InProcess(stream), peer, client: None });
+            }
+        };
+        if let Err(error) = stream.set_nodelay(true) {
+            tracing::debug!(%error, "nodelay could not be set");
+        }
+        let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
+        let shaking_hands = tls::handshake(self.tls.as_ref(), self.name, stream, limits.header_read_timeout);
+        shaking_hands.await.map(|(socket, client)| Admitted { socket, peer, client })
+    }
+}
+
+enum Accepted {
+    Tcp(TcpStream),
+    InProcess(DuplexStream),
+}
+
+struct Admitted {
+    socket: Socket,
+    peer: Option<Peer>,
+    client: Option<ClientCertificate>,
+}
+
+/// Where connections come from.
+pub(crate) struct Listeners {
+    pub(crate) tcp: TcpListener,
+    pub(crate) in_process: in_process::Listener,
+}
+
+impl Listeners {
+    async fn accept(&mut self) -> std::io::Result<Accepted> {
+        tokio::select! {
+            accepted = self.tcp.accept() => accepted.map(|(stream, _)| Accepted::Tcp(stream)),
+            Some(stream) = self.in_process.accept() => Ok(Accepted::InProcess(stream)),
+        }
+    }
+}
+
+/// Accepts connections until the server drains; then the listeners close.
 pub(crate) async fn accept<S>(
-    listener: TcpListener,
+    mut listeners: Listeners,
     service: S,
     entrance: Entrance,
     limits: ConnectionLimits,
@@ -184,7 +236,7 @@ pub(crate) async fn accept<S>(
     loop {
         let next = async {
             let slot = slots.clone().acquire_owned().await;
-            (slot, listener.accept().await)
+            (slot, listeners.accept().await)
         };
         let (slot, accepted) = tokio::select! {
             biased;
@@ -192,9 +244,9 @@ pub(crate) async fn accept<S>(
             next = next => next,
         };
         match accepted {
-            Ok((stream, _)) => {
+            Ok(accepted) => {
                 let connection =
-                    serve(stream, tasks.clone(), service.clone(), entrance.clone(), limits.clone(), signals.clone());
+                    serve(accepted, tasks.clone(), service.clone(), entrance.clone(), limits.clone(), signals.clone());
                 tasks.spawn("connection", async move {
                     connection.await;
                     drop(slot);
@@ -236,7 +288,7 @@ fn builder(limits: &ConnectionLimits, calls: Calls, half_close: bool) -> Builder
 }
 
 async fn serve<S>(
-    stream: TcpStream,
+    accepted: Accepted,
     tasks: Tasks,
     service: S,
     entrance: Entrance,
@@ -246,13 +298,9 @@ async fn serve<S>(
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible> + Clone + Send + Sync + 'static,
     S::Future: Send,
 {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "nodelay could not be set");
-    }
-    let peer = stream.peer_addr().ok().map(|address| Peer(address.ip().to_canonical()));
-    let Entrance { tls, guard, name } = entrance;
-    let shaking_hands = tls::handshake(tls.as_ref(), name, stream, limits.header_read_timeout);
-    let Some(Some((socket, client))) = signals.draining.run_until_cancelled(shaking_hands).await else { return };
+    let admitted = signals.draining.run_until_cancelled(entrance.admit(accepted, &limits)).await;
+    let Some(Some(Admitted { socket, peer, client })) = admitted else { return };
+    let guard = entrance.guard;
     let ends = Ends::from_signals(&signals);
     let mut extensions = ends.extensions(&signals);
     if let Some(peer) = peer {

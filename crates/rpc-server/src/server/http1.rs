@@ -16,7 +16,7 @@ use eticket_tls::ServerStream;
 use http::{HeaderMap, header};
 use http_body::{Frame, SizeHint};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
+    io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf},
     net::{
         TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
@@ -49,13 +49,15 @@ enum Phase {
 pub(crate) enum Socket {
     Plain(TcpStream),
     Tls(Box<ServerStream>),
+    /// From a client of this process.
+    InProcess(DuplexStream),
 }
 
 /// The state of one connection. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Http1 {
     phase: watch::Sender<Phase>,
-    /// Observed for a half-close; `None` with TLS.
+    /// Observed for a half-close; `None` with TLS and within the process.
     read: Option<Arc<OwnedReadHalf>>,
 }
 
@@ -69,6 +71,7 @@ impl Http1 {
                 (Some(read.clone()), Io::Plain(read, write))
             }
             Socket::Tls(stream) => (None, Io::Tls(stream)),
+            Socket::InProcess(stream) => (None, Io::InProcess(stream)),
         };
         let http1 = Self { phase: watch::Sender::new(Phase::Idle), read };
         (http1.clone(), Noted { io, http1, preface: Some(0) })
@@ -188,6 +191,7 @@ impl http_body::Body for BusyBody {
 enum Io {
     Plain(Arc<OwnedReadHalf>, OwnedWriteHalf),
     Tls(Box<ServerStream>),
+    InProcess(DuplexStream),
 }
 
 impl Io {
@@ -195,6 +199,7 @@ impl Io {
         match self {
             Self::Plain(_, write) => Pin::new(write),
             Self::Tls(stream) => Pin::new(stream),
+            Self::InProcess(stream) => Pin::new(stream),
         }
     }
 
@@ -202,6 +207,7 @@ impl Io {
         let read = match self {
             Self::Plain(read, _) => read,
             Self::Tls(stream) => return Pin::new(stream).poll_read(context, buffer),
+            Self::InProcess(stream) => return Pin::new(stream).poll_read(context, buffer),
         };
         let stream: &TcpStream = (**read).as_ref();
         loop {
@@ -269,6 +275,7 @@ impl AsyncWrite for Noted {
         match &self.io {
             Io::Plain(_, write) => write.is_write_vectored(),
             Io::Tls(stream) => stream.is_write_vectored(),
+            Io::InProcess(stream) => stream.is_write_vectored(),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{fmt, net::SocketAddr, time::Duration};
 
-use eticket_base::tasks::Tasks;
+use eticket_base::{in_process::Dialer, tasks::Tasks};
 use futures::future::BoxFuture;
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -25,6 +25,7 @@ pub type Hook = Box<dyn FnOnce() -> BoxFuture<'static, ()> + Send>;
 pub struct Running {
     name: &'static str,
     address: SocketAddr,
+    dialer: Option<Dialer>,
     health: Option<Health>,
     drain_delay: Duration,
     hard_cap: Duration,
@@ -47,13 +48,14 @@ impl Running {
     pub(super) fn new(
         name: &'static str,
         address: SocketAddr,
+        dialer: Option<Dialer>,
         health: Option<Health>,
         shutdown: &ShutdownConfig,
         signals: Signals,
         tasks: Tasks,
     ) -> Self {
         let (drain_delay, hard_cap) = (shutdown.drain_delay(), shutdown.hard_cap());
-        Self { name, address, health, drain_delay, hard_cap, signals, tasks, hooks: Vec::new() }
+        Self { name, address, dialer, health, drain_delay, hard_cap, signals, tasks, hooks: Vec::new() }
     }
 
     /// The name of the server.
@@ -66,6 +68,12 @@ impl Running {
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Connects to the server from within its process. `None` if the server has TLS: its certificates decide who calls.
+    #[must_use]
+    pub fn dialer(&self) -> Option<&Dialer> {
+        self.dialer.as_ref()
     }
 
     /// The health of the server, if it has one.

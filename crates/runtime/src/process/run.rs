@@ -292,7 +292,7 @@ impl ConfiguredProgram {
             let tls = server.settings.tls.clone();
             let context = base.context(name, server.settings, server.entry.spec.store)?;
             let server = server.configured.server.build(&context).await?;
-            base.siblings.started(name, server.address(), &tls);
+            base.siblings.started(name, server.address(), &tls, server.dialer());
             admin.started(name, server.health().cloned());
             running.push(server);
         }

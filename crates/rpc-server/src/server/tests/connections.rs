@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use eticket_proto::operations::operations_service_client::OperationsServiceClient;
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -61,6 +63,22 @@ async fn by_http_1(running: &Running, request: &[u8]) -> String {
     let mut answer = Vec::new();
     timeout(BOUND, stream.read_to_end(&mut answer)).await.expect("it ends").expect("read");
     String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[tokio::test]
+async fn a_client_of_the_same_process_calls_without_the_network() {
+    let fake = Fake::new(StreamKind::Waits);
+    let running = server(&fake, &limits(8)).start().await.expect("started");
+    let dialer = running.dialer().expect("plain text").clone();
+    let stream = TokioIo::new(dialer.connect().expect("accepted"));
+    let (mut client, connection) = http2::handshake(TokioExecutor::new(), stream).await.expect("HTTP/2");
+    let connection = tokio::spawn(connection);
+    let response = client.send_request(list("near", &[])).await.expect("a response");
+    assert_eq!(read(response.map(Body::new)).await.token(), "near");
+    // The connection closes like one over the network.
+    timeout(BOUND, running.stop()).await.expect("stopped");
+    timeout(BOUND, connection).await.expect("closed").expect("no panic").expect("in order");
+    assert!(dialer.connect().is_err(), "a server that has stopped accepts no connection");
 }
 
 #[tokio::test]

@@ -95,6 +95,7 @@ async fn plain_text_gets_no_response() {
     let mut answer = Vec::new();
     timeout(BOUND, client.read_to_end(&mut answer)).await.expect("closed").ok();
     assert!(!answer.starts_with(b"HTTP"), "{answer:?}");
+    assert!(running.dialer().is_none(), "in the process too");
     running.stop().await;
 }
 
