@@ -14,7 +14,12 @@ use std::{
 use anyhow::{Context, Result, bail};
 use eticket_local_servers::kubernetes;
 
-use crate::{checkout::Checkout, clients, command, image, tools};
+use crate::{
+    checkout::Checkout,
+    clients, command, image,
+    rotation::{Rotation, Slice},
+    tools,
+};
 
 const VERSION: &str = "v1.34.4";
 const HELM: (&str, &str) = ("helm.sh/helm/v3/cmd/helm", "v3.22.0");
@@ -28,12 +33,32 @@ const PACKAGES: [(&str, &str); 5] = [
     ("iproute2", "/usr/sbin/ip"),
 ];
 
+/// A change in these folders runs every part of the tests.
+const FOLDERS: [&str; 4] =
+    ["charts", "integration-tests/kubernetes", "integration-tests/tests/kubernetes", "local-servers/src/kubernetes"];
+
 /// Runs the tests on a cluster of their own. Fails if the machine cannot run one.
-pub(crate) fn run(checkout: &Checkout, without_build: bool) -> Result<()> {
+pub(crate) fn run(checkout: &Checkout, without_build: bool, rotation: &Rotation) -> Result<()> {
+    if let Some(obstacle) = obstacle(checkout)? {
+        bail!("this machine cannot run a node of Kubernetes: {obstacle}");
+    }
     let parts = prepare(checkout, without_build)?;
     let mut test = checkout.cargo();
     test.args(["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored", "--nocapture"]);
+    if let Some(Slice { number, of }) = rotation.slice_of(&FOLDERS) {
+        test.env("KUBERNETES_SLICE", format!("{number}/{of}"));
+    }
     command::run(parts.set(&mut test))
+}
+
+/// Returns why this machine cannot run a node, if so. Installs missing packages first where that is possible.
+pub(crate) fn obstacle(checkout: &Checkout) -> Result<Option<String>> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
+    if !missing.is_empty() && tools::may_install_packages() {
+        tools::apt_get(checkout, &missing)?;
+    }
+    Ok(kubernetes::obstacle())
 }
 
 /// What the tests need: programs and images.
@@ -52,14 +77,6 @@ impl Parts {
 
 /// Installs and builds what the tests need.
 fn prepare(checkout: &Checkout, without_build: bool) -> Result<Parts> {
-    let missing: Vec<&str> =
-        PACKAGES.iter().filter(|(_, file)| !Path::new(file).exists()).map(|(package, _)| *package).collect();
-    if !missing.is_empty() && tools::may_install_packages() {
-        tools::apt_get(checkout, &missing)?;
-    }
-    if let Some(obstacle) = kubernetes::obstacle() {
-        bail!("this machine cannot run a node of Kubernetes: {obstacle}");
-    }
     tools::postgres(checkout)?;
     let nats_server = tools::nats_server(checkout)?;
     let grpcurl = tools::grpcurl(checkout)?;

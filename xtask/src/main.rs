@@ -75,10 +75,11 @@ enum Task {
         #[arg(long, value_name = "N")]
         callers: Option<NonZero<usize>>,
         /// Make this measurement instead, on the distributed form: costs with up to a million tickets, what the
-        /// gateway adds, a crowd that wants few tickets, events that waited for NATS, or a database that keeps old rows
+        /// gateway adds, a crowd that wants few tickets, events that waited for NATS, a database that keeps old rows,
+        /// or traces
         #[arg(
             long,
-            value_parser = ["growth", "gateway", "sale", "backlog", "snapshot"],
+            value_parser = ["growth", "gateway", "sale", "backlog", "snapshot", "traces"],
             conflicts_with_all = ["against", "html", "distributed"]
         )]
         experiment: Option<String>,
@@ -181,7 +182,7 @@ fn main() -> ExitCode {
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
-        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build),
+        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build, &Rotation::Full),
         Task::Release { dry_run, only } => release::run(&checkout, dry_run, &only),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
