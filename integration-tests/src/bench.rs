@@ -21,6 +21,7 @@ mod usage;
 mod wires;
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::Write,
     path::Path,
@@ -209,6 +210,7 @@ async fn run(plan: &Plan, binaries: Option<&Path>) -> Report {
         measured,
         start: Some((first, again)),
         after_load,
+        memory: BTreeMap::new(),
         pgbench: None,
     }
 }
@@ -226,9 +228,18 @@ async fn run_distributed(plan: &Plan, binaries: Option<&Path>) -> Report {
     let mesh = Mesh::start_on(infrastructure, layout).await;
     let subject = Subject::distributed(&mesh);
     let measured = measure(plan, &subject).await;
-    let after_load = Usage::read_all(&subject.ids()).memory;
+    let (after_load, memory) = (Usage::read_all(&subject.ids()).memory, subject.memory());
     mesh.stop().await;
-    Report { cores: cores(), plan: plan.clone(), sync, measured, start: None, after_load, pgbench: Some(pgbench) }
+    Report {
+        cores: cores(),
+        plan: plan.clone(),
+        sync,
+        measured,
+        start: None,
+        after_load,
+        memory,
+        pgbench: Some(pgbench),
+    }
 }
 
 async fn measure(plan: &Plan, subject: &Subject<'_>) -> Measured {

@@ -1,7 +1,7 @@
 //! The distributed form under test: replicas of each service in their own processes, with a PostgreSQL and a
 //! nats-server of the test.
 
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use eticket_local_servers::{
     layout::{self, GATEWAY, Ground, Process, SERVICES},
@@ -12,7 +12,7 @@ use futures::future::join_all;
 use tempfile::TempDir;
 use tokio::task::spawn_blocking;
 
-use crate::{Api, Eticket, Exit, Protocol, bench::database::COUNT_STATEMENTS, process::Launch};
+use crate::{Api, Eticket, Exit, Protocol, bench::database::COUNT_STATEMENTS, eventually::SOON, process::Launch};
 
 /// The composition of a mesh.
 #[derive(Debug, Clone)]
@@ -20,6 +20,7 @@ pub struct Plan {
     replicas: BTreeMap<&'static str, usize>,
     on_sqlite: Vec<&'static str>,
     keys: Vec<(&'static str, String, String)>,
+    variables: Vec<(String, String)>,
     store_url: Option<String>,
     bus_url: Option<String>,
     older: Option<PathBuf>,
@@ -35,7 +36,7 @@ impl Default for Plan {
             patient("upstream.ticket.breaker.slow_call_ms", "4000"),
         ];
         let (replicas, on_sqlite) = (BTreeMap::new(), Vec::new());
-        Self { replicas, on_sqlite, keys, store_url: None, bus_url: None, older: None }
+        Self { replicas, on_sqlite, keys, variables: Vec::new(), store_url: None, bus_url: None, older: None }
     }
 }
 
@@ -65,6 +66,13 @@ impl Plan {
     #[must_use]
     pub fn key(mut self, service: &'static str, key: &str, value: &str) -> Self {
         self.keys.push((service, key.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Sets a variable of the environment of every process.
+    #[must_use]
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.variables.push((name.to_owned(), value.to_owned()));
         self
     }
 
@@ -110,6 +118,7 @@ impl Replica {
         let launch = process.keys.iter().fold(launch, |launch, (key, value)| launch.key(key, value));
         let own = plan.keys.iter().filter(|(of, ..)| *of == process.service);
         let launch = own.fold(launch, |launch, (_, key, value)| launch.key(key, value));
+        let launch = plan.variables.iter().fold(launch, |launch, (name, value)| launch.variable(name, value));
         let data = process.keys.get("data").map(PathBuf::from);
         Self { launch, older: plan.older.clone(), address: process.address, data, process: None }
     }
@@ -128,9 +137,14 @@ impl Replica {
 
     /// Starts the process and waits until it is ready.
     pub async fn start(&mut self) {
+        self.start_within(SOON).await;
+    }
+
+    /// Like [`Self::start`], for a process that has much to do before it is ready.
+    pub async fn start_within(&mut self, bound: Duration) {
         let launch = self.launch.clone();
         let launch = self.older.take().into_iter().fold(launch, |launch, folder| launch.in_folder(&folder));
-        self.process = Some(launch.start().await);
+        self.process = Some(launch.start_within(bound).await);
     }
 
     /// Deletes the data folder, so that the next start is like that of a new replica.

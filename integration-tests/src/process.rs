@@ -143,14 +143,22 @@ impl Launch {
     /// # Panics
     /// With the log, if the process exits first or is not ready in time.
     pub async fn start(self) -> Eticket {
+        self.start_within(SOON).await
+    }
+
+    /// Like [`Self::start`], for a process that has much to do before it is ready.
+    ///
+    /// # Panics
+    /// Like [`Self::start`].
+    pub async fn start_within(self, bound: Duration) -> Eticket {
         let mut process = self.spawn();
-        match timeout(SOON, process.ready_line()).await {
+        match timeout(bound, process.ready_line()).await {
             Ok(Some(addresses)) => Eticket { addresses, process },
             Ok(None) => {
                 let exit = process.exit().await;
                 panic!("the process exited with {:?} before it was ready:\n{}", exit.code, exit.log)
             }
-            Err(_) => panic!("the process was not ready in {SOON:?}:\n{}", process.log()),
+            Err(_) => panic!("the process was not ready in {bound:?}:\n{}", process.log()),
         }
     }
 

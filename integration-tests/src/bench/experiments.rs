@@ -8,6 +8,7 @@ mod gateway;
 mod growth;
 mod sale;
 mod snapshot;
+mod traces;
 
 use std::{
     fmt::{self, Display, Formatter},
@@ -36,6 +37,8 @@ pub enum Experiment {
     Backlog,
     /// Reservations while a transaction and a replication slot keep old rows in PostgreSQL
     Snapshot,
+    /// CPU time that traces add to a reservation, when one of a hundred is sampled
+    Traces,
 }
 
 /// The size of the experiments.
@@ -142,8 +145,11 @@ impl Outcome {
         Self { experiment, figures: Vec::new() }
     }
 
+    /// Adds a figure, and shows it at once: a measurement takes minutes.
     fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
-        self.figures.push(Figure { name: name.into(), value, unit });
+        let figure = Figure { name: name.into(), value, unit };
+        eprintln!("{figure}");
+        self.figures.push(figure);
     }
 
     /// Adds how many times a value is another one.
@@ -153,8 +159,7 @@ impl Outcome {
 
     #[must_use]
     pub fn to_json(&self) -> Value {
-        let figures =
-            self.figures.iter().map(|one| json!({ "name": one.name, "value": one.value, "unit": one.unit }));
+        let figures = self.figures.iter().map(|one| json!({ "name": one.name, "value": one.value, "unit": one.unit }));
         json!({ "experiment": self.name(), "figures": figures.collect::<Vec<_>>() })
     }
 
@@ -167,11 +172,15 @@ impl Outcome {
 impl Display for Outcome {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
         writeln!(out, "{}", self.name())?;
-        for Figure { name, value, unit } in &self.figures {
-            let digits = if value.abs() < 100.0 { 2 } else { 0 };
-            writeln!(out, "  {name:66}{:>12} {unit}", figure(Some(*value), digits))?;
-        }
-        Ok(())
+        self.figures.iter().try_for_each(|figure| writeln!(out, "{figure}"))
+    }
+}
+
+impl Display for Figure {
+    fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
+        let Self { name, value, unit } = self;
+        let digits = if value.abs() < 100.0 { 2 } else { 0 };
+        write!(out, "  {name:66}{:>12} {unit}", figure(Some(*value), digits))
     }
 }
 
@@ -188,6 +197,7 @@ impl Experiment {
             Self::Sale => sale::run(scale, &mut outcome).await,
             Self::Backlog => backlog::run(scale, &mut outcome).await,
             Self::Snapshot => snapshot::run(scale, &mut outcome).await,
+            Self::Traces => traces::run(scale, &mut outcome).await,
         }
         outcome
     }

@@ -157,6 +157,8 @@ pub struct Report {
     pub start: Option<(Start, Start)>,
     /// Memory of all eTicket processes after the load.
     pub after_load: Memory,
+    /// Memory of the process of each kind that has had the most; empty for the all-in-one process.
+    pub memory: BTreeMap<&'static str, Memory>,
     /// Transactions per second of pgbench with the same number of clients, if it was measured.
     pub pgbench: Option<f64>,
 }
@@ -226,6 +228,7 @@ impl Report {
             "pgbench_per_second": self.pgbench,
             "reservations_to_pgbench": self.to_pgbench(),
             "memory_after_the_load": memory(self.after_load),
+            "memory_by_process": self.memory.iter().map(|(name, one)| ((*name).to_owned(), memory(*one))).collect::<Map<_, _>>(),
         })
     }
 
@@ -333,19 +336,28 @@ impl Report {
             )?;
         }
         let Memory { resident, peak } = self.after_load;
-        writeln!(out, "memory under load: {} MiB at the end, {} MiB at most", mib(resident), mib(peak))
+        writeln!(out, "memory under load: {} MiB at the end, {} MiB at most", mib(resident), mib(peak))?;
+        if self.memory.is_empty() {
+            return Ok(());
+        }
+        let each = |(name, memory): (&&str, &Memory)| format!("{name} {} ({})", mib(memory.resident), mib(memory.peak));
+        let all: Vec<String> = self.memory.iter().map(each).collect();
+        writeln!(out, "memory of a process in MiB (at most): {}", all.join(", "))
     }
 }
 
 /// The table for people.
 impl Display for Report {
     fn fmt(&self, out: &mut Formatter<'_>) -> fmt::Result {
-        let Plan { callers, connections, steady_rate, .. } = self.plan;
+        let Plan { callers, connections, steady_rate, replicas, .. } = self.plan;
         writeln!(
             out,
             "{} cores, shared with the load; {callers} callers on {connections} connections, steady: {steady_rate} a second",
             self.cores
         )?;
+        if !self.memory.is_empty() {
+            writeln!(out, "{replicas} processes of each service, and a gateway")?;
+        }
         let sync = |share| figure(self.sync.permille(share).map(milliseconds), 2);
         writeln!(out, "4 KiB made durable: p50 {} ms, p99 {} ms", sync(500), sync(990))?;
         writeln!(

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use eticket_local_servers::postgres::Postgres;
 
-use super::usage::{Usage, cpu_with_children};
+use super::usage::{Memory, Usage, cpu_with_children};
 use crate::{
     Api, Eticket, Protocol,
     mesh::{Infrastructure, Mesh},
@@ -66,6 +66,19 @@ impl<'m> Subject<'m> {
             *sum.entry(name).or_default() += cpu;
         }
         sum
+    }
+
+    /// Returns the memory of the process of each kind that has had the most.
+    pub(super) fn memory(&self) -> BTreeMap<&'static str, Memory> {
+        let mut most = BTreeMap::<_, Memory>::new();
+        for (name, id) in &self.processes {
+            let memory = Usage::read(*id).memory;
+            let known = most.entry(*name).or_insert(memory);
+            if memory.peak > known.peak {
+                *known = memory;
+            }
+        }
+        most
     }
 
     pub(super) fn address(&self, server: &str) -> &str {

@@ -85,7 +85,8 @@ pub(super) async fn cancel(bench: &mut Bench<'_>, callers: &[Api], reserved: Vec
     let limit = Limit { calls: count, time: Duration::MAX };
     let (load, cancelled) = closed_loop(callers, limit, call).await;
     assert_eq!(cancelled.len(), count, "{:?}", load.errors);
-    let commands: Vec<_> = cancelled.into_iter().map(|(number, token)| (reserved[number].ticket.clone(), token)).collect();
+    let commands: Vec<_> =
+        cancelled.into_iter().map(|(number, token)| (reserved[number].ticket.clone(), token)).collect();
     bench.settle(&commands).await;
     bench.tickets.extend(reserved.into_iter().map(|one| one.ticket));
 }
@@ -138,12 +139,11 @@ async fn rebuild(mesh: &mut Mesh, scale: &Scale, outcome: &mut Outcome) {
     replica.stop().await;
     replica.forget();
     let begun = Instant::now();
-    replica.start().await;
-    eventually(scale.patience, "a rebuilt view", async || {
-        match health::check(replica.address(), "readiness").await {
-            Ok(ServingStatus::Serving) => Ok(()),
-            seen => Err(seen),
-        }
+    // A replica is ready when its view is complete.
+    replica.start_within(scale.patience).await;
+    eventually(scale.patience, "a rebuilt view", async || match health::check(replica.address(), "readiness").await {
+        Ok(ServingStatus::Serving) => Ok(()),
+        seen => Err(seen),
     })
     .await;
     let took = begun.elapsed();

@@ -41,7 +41,12 @@ pub(super) async fn run(scale: &Scale, outcome: &mut Outcome) {
     let (load, sold) = closed_loop(&crowd, limit, call).await;
     let sold: Vec<Reserved> = sold.into_iter().map(|(_, reserved)| reserved).collect();
     let distinct: BTreeSet<&String> = sold.iter().map(|reserved| &reserved.ticket).collect();
-    assert_eq!((sold.len(), distinct.len()), (tickets.len(), tickets.len()), "each ticket is sold once: {:?}", load.errors);
+    assert_eq!(
+        (sold.len(), distinct.len()),
+        (tickets.len(), tickets.len()),
+        "each ticket is sold once: {:?}",
+        load.errors
+    );
     bench.verify(&sold).await;
     let refused = load.errors.get(REFUSED).copied().unwrap_or_default() as f64 / load.elapsed.as_secs_f64();
     outcome.add("sustained reservations", sustained, "a second");
