@@ -12,6 +12,7 @@ mod isolation;
 mod outages;
 mod release;
 mod scaling;
+mod security;
 mod upgrades;
 
 use std::{env, fs, path::PathBuf, time::Instant};
@@ -60,6 +61,8 @@ fn the_chart_keeps_its_promises_on_a_cluster() {
         parts.run("autoscaler", async || scaling::autoscaler(&release).await).await;
         parts.run("deleted pods", async || faults::deleted_pods(&release).await).await;
         parts.run("deleted claim", async || faults::deleted_claim(&release).await).await;
+        // Last, because the parts before it call without TLS and tokens.
+        parts.run("TLS and tokens", async || security::tls_and_tokens(&release).await).await;
         parts.run("uninstall", async || release.uninstall().await).await;
     });
 }
