@@ -24,7 +24,7 @@ const LISTED: Duration = Duration::from_secs(5);
 
 /// A run that has taken longer ends without the tests on Kubernetes, so that it ends within the time limit of CI. They
 /// take a quarter of an hour on a bare machine.
-const KUBERNETES_BEFORE: Duration = Duration::from_mins(50);
+const KUBERNETES_BEFORE: Duration = Duration::from_mins(40);
 
 /// Installs missing tools, builds once, and runs all tests, including the ignored ones.
 pub(crate) fn run(checkout: &Checkout, full: bool, with_controls: bool) -> Result<()> {
