@@ -70,7 +70,7 @@ pub(super) fn write(folder: &Path, sources: &Sources<'_>) -> Result<()> {
     let image = Image { tag: "2.12.3-alpine", ..own("docker.io/library/nats", &["/nats-server"]) };
     save(folder, "nats", &nats, &image)?;
     let mut test = program(sources.grpcurl, "/usr/bin/grpcurl")?;
-    for tool in ["sh", "sed", "head", "date"] {
+    for tool in ["sh", "sed", "head", "date", "sleep"] {
         add_tool(&mut test, tool)?;
     }
     let image = Image { tag: "v1.9.3-alpine", ..own("docker.io/fullstorydev/grpcurl", &["grpcurl"]) };
