@@ -3,6 +3,7 @@ package chart
 import (
 	"bufio"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -84,7 +85,8 @@ func TestTheScriptOfHelmTest(t *testing.T) {
 	gateway := startAllInOne(t).Gateway
 	script := func(address string) (string, error) {
 		test := exec.Command("sh", filepath.Join(folder, "files", "test.sh"))
-		test.Env = append(os.Environ(), "GATEWAY="+address, "PLAIN=1", "TOKEN=", "CA=")
+		path := "PATH=" + unavailableAtFirst(t) + string(os.PathListSeparator) + os.Getenv("PATH")
+		test.Env = append(os.Environ(), "GATEWAY="+address, "PLAIN=1", "TOKEN=", "CA=", path)
 		output, err := test.CombinedOutput()
 		return string(output), err
 	}
@@ -97,6 +99,25 @@ func TestTheScriptOfHelmTest(t *testing.T) {
 	if output, err := script("127.0.0.1:1"); err == nil || !strings.Contains(output, "FAIL register") {
 		t.Errorf("without a server: %v\n%s", err, output)
 	}
+}
+
+// unavailableAtFirst returns a folder with a grpcurl whose first call finds the gateway without a service.
+func unavailableAtFirst(t *testing.T) string {
+	t.Helper()
+	grpcurl, err := exec.LookPath("grpcurl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	folder := t.TempDir()
+	program := fmt.Sprintf(`#!/bin/sh
+if [ -e %[1]s/called ]; then exec %[2]s "$@"; fi
+: > %[1]s/called
+echo "ERROR:"; echo "  Code: Unavailable"; exit 78
+`, folder, grpcurl)
+	if err := os.WriteFile(filepath.Join(folder, "grpcurl"), []byte(program), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return folder
 }
 
 // ready has the addresses of a process that has started.
