@@ -14,12 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use eticket_local_servers::kubernetes;
 
-use crate::{
-    checkout::Checkout,
-    clients, command, image,
-    rotation::{Rotation, Slice},
-    tools,
-};
+use crate::{checkout::Checkout, clients, command, image, tools};
 
 const VERSION: &str = "v1.34.4";
 const HELM: (&str, &str) = ("helm.sh/helm/v3/cmd/helm", "v3.22.0");
@@ -33,21 +28,14 @@ const PACKAGES: [(&str, &str); 5] = [
     ("iproute2", "/usr/sbin/ip"),
 ];
 
-/// A change in these folders runs every part of the tests.
-const FOLDERS: [&str; 4] =
-    ["charts", "integration-tests/kubernetes", "integration-tests/tests/kubernetes", "local-servers/src/kubernetes"];
-
 /// Runs the tests on a cluster of their own. Fails if the machine cannot run one.
-pub(crate) fn run(checkout: &Checkout, without_build: bool, rotation: &Rotation) -> Result<()> {
+pub(crate) fn run(checkout: &Checkout, without_build: bool) -> Result<()> {
     if let Some(obstacle) = obstacle(checkout)? {
         bail!("this machine cannot run a node of Kubernetes: {obstacle}");
     }
     let parts = prepare(checkout, without_build)?;
     let mut test = checkout.cargo();
     test.args(["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored", "--nocapture"]);
-    if let Some(Slice { number, of }) = rotation.slice_of(&FOLDERS) {
-        test.env("KUBERNETES_SLICE", format!("{number}/{of}"));
-    }
     command::run(parts.set(&mut test))
 }
 

@@ -182,7 +182,7 @@ fn main() -> ExitCode {
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
-        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build, &Rotation::Full),
+        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build),
         Task::Release { dry_run, only } => release::run(&checkout, dry_run, &only),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),

@@ -24,13 +24,6 @@ pub(crate) enum Rotation {
     Slice { number: u64, changed: BTreeSet<PathBuf> },
 }
 
-/// The items of a list whose index, divided by `of`, leaves `number`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Slice {
-    pub(crate) number: u64,
-    pub(crate) of: u64,
-}
-
 impl Rotation {
     /// Selects the slice of the current commit. Without a git history, as in an unpacked archive, everything runs.
     pub(crate) fn new(checkout: &Checkout, full: bool) -> Result<Self> {
@@ -56,17 +49,6 @@ impl Rotation {
             Self::Full => true,
             Self::Slice { number, changed } => {
                 index as u64 % SLICES == *number || files.iter().any(|file| changed.contains(file))
-            }
-        }
-    }
-
-    /// The slice of a list whose items all depend on the files in these folders; `None` if all items run.
-    pub(crate) fn slice_of(&self, folders: &[&str]) -> Option<Slice> {
-        match self {
-            Self::Full => None,
-            Self::Slice { number, changed } => {
-                let is_changed = changed.iter().any(|file| folders.iter().any(|folder| file.starts_with(folder)));
-                (!is_changed).then_some(Slice { number: *number, of: SLICES })
             }
         }
     }
@@ -113,15 +95,6 @@ mod tests {
         let moved: String = (0..=MOST_FILES).map(|number| format!("moved/{number}.rs\n")).collect();
         let log = format!("\0\na.rs\n\n\0\n{moved}\n\0\nb.rs\n");
         assert_eq!(changed_files(&log), ["a.rs", "b.rs"].map(PathBuf::from).into());
-    }
-
-    #[test]
-    fn a_change_in_a_folder_runs_the_whole_list() {
-        let folders = ["charts", "integration-tests/kubernetes"];
-        let changed = slice(2, &["charts/eticket/values.yaml"]);
-        assert_eq!(changed.slice_of(&folders), None);
-        assert_eq!(slice(2, &["chartsandmore.rs"]).slice_of(&folders), Some(Slice { number: 2, of: SLICES }));
-        assert_eq!(Rotation::Full.slice_of(&folders), None);
     }
 
     #[test]
