@@ -13,6 +13,7 @@ pub mod eventually;
 pub mod grpc_web;
 pub mod health;
 pub mod mesh;
+pub mod otlp;
 pub mod outbox_model;
 pub mod process;
 pub mod proxy;

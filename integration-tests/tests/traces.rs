@@ -12,6 +12,7 @@ use chrono::Weekday;
 use eticket_integration_tests::{
     Api, Protocol, calendar,
     eventually::{SOON, eventually},
+    otlp,
     process::Launch,
 };
 use eticket_local_servers::free_address;
@@ -20,17 +21,12 @@ use eticket_proto::{
     reservation::{ReserveTicketRequest, ReserveTicketResponse, UserGrade},
 };
 use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
+    collector::trace::v1::{ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_server::TraceService},
     common::v1::any_value::Value,
     trace::v1::{Span, span::SpanKind, status::StatusCode},
 };
 use tempfile::TempDir;
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, async_trait, transport::Server};
+use tonic::{Request, Response, Status, async_trait};
 use uuid::Uuid;
 
 /// Collects spans, with the service of each.
@@ -60,11 +56,7 @@ impl TraceService for Collector {
 impl Collector {
     async fn start() -> (Self, SocketAddr) {
         let collector = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let service = TraceServiceServer::new(collector.clone());
-        let serving = Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener));
-        tokio::spawn(serving);
+        let address = otlp::serve(collector.clone()).await;
         (collector, address)
     }
 

@@ -18,7 +18,7 @@ use std::{
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
-use super::{Load, Plan, load::Limit, report::figure, subject::Subject, usage::Usage};
+use super::{Load, Plan, load::Limit, report::figure, usage::Usage};
 use crate::{
     Api,
     mesh::{self, Infrastructure, Mesh},
@@ -215,12 +215,4 @@ async fn cpu_of_each(process: u32, load: impl Future<Output = Load>) -> f64 {
 fn callers(plan: &Plan, address: &str) -> Vec<Api> {
     let connections: Vec<Api> = (0..plan.connections).map(|_| Api::at(address)).collect();
     connections.into_iter().cycle().take(plan.callers).collect()
-}
-
-/// Returns the id of the only process of this name.
-fn process(subject: &Subject<'_>, name: &str) -> u32 {
-    let mut found = subject.processes.iter().filter(|(of, _)| *of == name);
-    let (_, id) = found.next().unwrap_or_else(|| panic!("no process {name}"));
-    assert!(found.next().is_none(), "several processes {name}");
-    *id
 }

@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use eticket_proto::query::WaitFor;
 
-use super::{Outcome, Scale, callers, process};
+use super::{Outcome, Scale, callers};
 use crate::{
     Api, Protocol,
     bench::{
@@ -22,7 +22,6 @@ pub(super) async fn run(scale: &Scale, outcome: &mut Outcome) {
     let subject = Subject::of_processes(&mesh);
     let plan = scale.plan(scale.sustained);
     let mut bench = Bench::prepared(&plan, &subject).await;
-    let _ = process(&subject, "gateway");
     let through = bench.callers(Protocol::Gateway).to_vec();
     let limit = Limit { calls: scale.sustained, time: scale.patience };
     let before = bench.check(Protocol::Gateway).await;

@@ -1,33 +1,29 @@
 //! What traces cost: one of a hundred reservations is sampled and exported, beside none.
 
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
 };
 
 use opentelemetry_proto::tonic::collector::trace::v1::{
-    ExportTraceServiceRequest, ExportTraceServiceResponse,
-    trace_service_server::{TraceService, TraceServiceServer},
+    ExportTraceServiceRequest, ExportTraceServiceResponse, trace_service_server::TraceService,
 };
-use tokio::net::TcpListener;
-use tokio_stream::wrappers::TcpListenerStream;
-use tonic::{Request, Response, Status, async_trait, transport::Server};
+use tonic::{Request, Response, Status, async_trait};
 
 use super::{Outcome, Scale};
 use crate::{
     Protocol,
     bench::{load::Limit, phases::Bench, report::Row, subject::Subject},
     mesh::{self, Infrastructure, Mesh},
+    otlp,
 };
 
 /// Pairs of measurements.
 const ROUNDS: usize = 3;
 
 pub(super) async fn run(scale: &Scale, outcome: &mut Outcome) {
-    let (collector, address) = Collector::start().await;
+    let collector = Collector::default();
+    let address = otlp::serve(collector.clone()).await;
     let traced = |plan: mesh::Plan| {
         plan.variable("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
             .variable("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
@@ -70,17 +66,6 @@ async fn reservations(scale: &Scale, plan: mesh::Plan) -> Row {
 /// A collector that counts spans, in the process of the load generator.
 #[derive(Debug, Clone, Default)]
 struct Collector(Arc<AtomicUsize>);
-
-impl Collector {
-    async fn start() -> (Self, SocketAddr) {
-        let collector = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let service = TraceServiceServer::new(collector.clone());
-        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(TcpListenerStream::new(listener)));
-        (collector, address)
-    }
-}
 
 #[async_trait]
 impl TraceService for Collector {
