@@ -62,6 +62,8 @@ pub struct Scale {
     pub sale: Duration,
     /// Events that wait for NATS.
     pub backlog: usize,
+    /// Traces: the share of traces that is sampled.
+    pub sampled: f64,
     /// How long old rows are kept while reservations are made and cancelled.
     pub kept: Duration,
     /// Limit of a registration, a rebuild or a drain.
@@ -82,6 +84,7 @@ impl Scale {
             wanted: 100,
             sale: Duration::from_secs(10),
             backlog: 1_000_000,
+            sampled: 0.01,
             kept: Duration::from_mins(10),
             patience: Duration::from_mins(20),
         }
@@ -100,6 +103,7 @@ impl Scale {
             wanted: 3,
             sale: Duration::from_millis(200),
             backlog: 50,
+            sampled: 0.5,
             kept: Duration::from_millis(100),
             ..Self::full()
         }

@@ -54,7 +54,7 @@ impl TraceContext {
     fn read(parent: Option<&str>, correlation_id: Option<&str>, samples: bool) -> Self {
         let parent = parent.and_then(parse);
         let (trace_id, parent_id) =
-            parent.map_or_else(|| (random_id(), 0), |parent| (parent.trace_id, parent.parent_id));
+            parent.map_or_else(|| (random_trace_id(), 0), |parent| (parent.trace_id, parent.parent_id));
         let flags = match parent {
             None if !samples => 0,
             parent => spans::flags(trace_id, parent.map(|parent| parent.flags)),
@@ -64,7 +64,7 @@ impl TraceContext {
         };
         let correlation_id = match correlation_id.filter(well_formed) {
             Some(id) => id.to_owned(),
-            None => Uuid::from_u128(random_id()).to_string(),
+            None => random_uuid().to_string(),
         };
         Self::new(trace_id, parent_id, flags, correlation_id, "")
     }
@@ -129,10 +129,16 @@ impl TraceContext {
     }
 }
 
-/// A random UUID from the thread-local generator: every call needs two, and the generator of the operating system costs
-/// a system call each.
-fn random_id() -> u128 {
-    uuid::Builder::from_random_bytes(rand::random()).into_uuid().as_u128()
+/// A new id of a trace. Samplers decide by its last eight bytes, so all of its bits are random: a UUID has fixed ones.
+fn random_trace_id() -> u128 {
+    // The id must not be zero.
+    rand::random::<u128>().max(1)
+}
+
+/// A random UUID from the thread-local generator: every call needs one, and the generator of the operating system costs
+/// a system call.
+fn random_uuid() -> Uuid {
+    uuid::Builder::from_random_bytes(rand::random()).into_uuid()
 }
 
 fn traceparent(trace_id: u128, span_id: u64, flags: u8) -> String {
@@ -195,6 +201,13 @@ mod tests {
         assert_eq!((second.server(), &second.correlation_id), ("ticket", &first.correlation_id));
         assert!(second.traceparent.contains(&format!("-{:016x}-01", second.span_id())));
         assert_eq!(TraceContext::new_root().parent_id(), 0);
+    }
+
+    #[test]
+    fn every_bit_of_a_new_trace_id_is_random() {
+        let ids: Vec<u128> = (0..1_000).map(|_| TraceContext::new_root().trace_number()).collect();
+        assert_eq!(ids.iter().fold(0, |seen, id| seen | id), u128::MAX, "bits that are 1 in an id");
+        assert_eq!(ids.iter().fold(u128::MAX, |seen, id| seen & id), 0, "bits that are 1 in all ids");
     }
 
     #[test]

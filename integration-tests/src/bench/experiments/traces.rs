@@ -1,4 +1,4 @@
-//! What traces cost: one of a hundred reservations is sampled and exported, beside none.
+//! What traces cost: one of a hundred traces is sampled and exported, beside none.
 
 use std::sync::{
     Arc,
@@ -27,7 +27,7 @@ pub(super) async fn run(scale: &Scale, outcome: &mut Outcome) {
     let traced = |plan: mesh::Plan| {
         plan.variable("OTEL_EXPORTER_OTLP_ENDPOINT", &format!("http://{address}"))
             .variable("OTEL_TRACES_SAMPLER", "parentbased_traceidratio")
-            .variable("OTEL_TRACES_SAMPLER_ARG", "0.01")
+            .variable("OTEL_TRACES_SAMPLER_ARG", &scale.sampled.to_string())
     };
     let plan = || mesh::Plan::default().replicas(scale.plan.replicas);
     let (mut with, mut without): (Option<Row>, Option<Row>) = (None, None);
@@ -45,9 +45,11 @@ pub(super) async fn run(scale: &Scale, outcome: &mut Outcome) {
     let cpu = |row: Option<Row>| row.and_then(|row| row.cpu_us()).expect("the CPU time was measured");
     let (with, without) = (cpu(with), cpu(without));
     outcome.add("CPU time of a reservation in eTicket's processes, no traces", without, "µs");
-    outcome.add("with one of a hundred reservations traced", with, "µs");
+    outcome.add(format!("with {} % of the traces sampled", scale.sampled * 100.0), with, "µs");
     outcome.add_ratio("with traces to without", with, without);
-    outcome.add("spans that the collector received", collector.0.load(Ordering::Relaxed) as f64, "");
+    let spans = collector.0.load(Ordering::Relaxed);
+    assert!(spans > 0, "no trace was sampled");
+    outcome.add("spans that the collector received", spans as f64, "");
 }
 
 async fn reservations(scale: &Scale, plan: mesh::Plan) -> Row {
