@@ -118,10 +118,10 @@ impl Launch {
         self.through_shell("trap '' XFSZ; ulimit -f 1; exec \"$0\" \"$@\"")
     }
 
-    /// Limits the number of open files.
+    /// Limits the number of open files: `S` sets the soft limit, `H` the hard one, an empty `kind` both.
     #[must_use]
-    pub fn with_open_files(self, most: u32) -> Self {
-        self.through_shell(&format!("ulimit -n {most}; exec \"$0\" \"$@\""))
+    pub fn with_open_files(self, kind: &str, most: u32) -> Self {
+        self.through_shell(&format!("ulimit -{kind}n {most}; exec \"$0\" \"$@\""))
     }
 
     /// Connects an output to a pipe that is full and has no reader.

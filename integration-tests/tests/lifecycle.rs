@@ -240,13 +240,22 @@ async fn an_unread_pipe_does_not_block_the_process() {
 
 #[tokio::test]
 async fn a_low_limit_of_open_files_is_named() {
-    for most in [12, 16, 24, 32, 48] {
+    for most in [12, 48, 255] {
         let data = folder();
-        let exit = Launch::all_in_one(data.path()).with_open_files(most).run().await;
+        let exit = Launch::all_in_one(data.path()).with_open_files("", most).run().await;
         assert_eq!(exit.code, Some(69), "{most}: {}", exit.log);
-        assert!(exit.log.contains("limit of open files"), "{most}: {}", exit.log);
-        assert!(!exit.log.contains("address of this machine"), "{most}: {}", exit.log);
+        assert!(exit.log.contains(&format!("the limit of open files is {most},")), "{most}: {}", exit.log);
     }
+}
+
+#[tokio::test]
+async fn a_low_soft_limit_of_open_files_is_raised() {
+    let data = folder();
+    let eticket = Launch::all_in_one(data.path()).with_open_files("S", 40).start().await;
+    let metrics = metrics(&eticket).await;
+    let limit = metrics.lines().find_map(|line| line.strip_prefix("process_max_fds ")).expect("it is in the metrics");
+    assert!(limit.parse::<f64>().expect("a number") >= 256.0, "{limit}");
+    eticket.stop().await;
 }
 
 #[tokio::test]

@@ -1,11 +1,8 @@
 //! Reasons why a process does not start, and its exit codes.
 
-use std::{error::Error, fs, io, process::ExitCode};
+use std::{error::Error, io, iter, process::ExitCode};
 
-use rustix::{
-    io::Errno,
-    process::{Resource, getrlimit},
-};
+use rustix::io::Errno;
 
 use crate::{config, error, telemetry};
 
@@ -18,28 +15,11 @@ pub const FAILED: u8 = 70;
 const OPEN_FILES: &str =
     "the limit of open files is reached: raise it (ulimit -n, LimitNOFILE in systemd, nofile of a container)";
 
-/// If fewer descriptors are left, an error without an errno is attributed to the limit.
-const RESERVED_DESCRIPTORS: u64 = 16;
-
 /// Whether an error is due to the limit of open files of this process or of the system.
 fn is_out_of_descriptors(error: &(dyn Error + 'static)) -> bool {
-    let (mut cause, mut errno) = (Some(error), None);
-    while let (Some(error), None) = (cause, errno) {
-        errno = error.downcast_ref::<io::Error>().and_then(Errno::from_io_error);
-        cause = error.source();
-    }
-    match errno {
-        Some(errno) => OUT_OF_DESCRIPTORS.contains(&errno),
-        // SQLite reports the limit in the same way as a missing file.
-        None => fs::read_dir("/dev/fd").map_or_else(
-            |error| Errno::from_io_error(&error).is_some_and(|errno| OUT_OF_DESCRIPTORS.contains(&errno)),
-            |open| {
-                getrlimit(Resource::Nofile)
-                    .current
-                    .is_some_and(|most| open.count() as u64 + RESERVED_DESCRIPTORS > most)
-            },
-        ),
-    }
+    let mut causes = iter::successors(Some(error), |&error| error.source());
+    let errno = causes.find_map(|error| error.downcast_ref::<io::Error>().and_then(Errno::from_io_error));
+    errno.is_some_and(|errno| OUT_OF_DESCRIPTORS.contains(&errno))
 }
 
 const OUT_OF_DESCRIPTORS: [Errno; 2] = [Errno::MFILE, Errno::NFILE];

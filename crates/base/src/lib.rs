@@ -13,6 +13,7 @@ pub mod error;
 pub mod exit;
 pub mod in_process;
 pub mod instance;
+pub mod open_files;
 pub mod percent;
 pub mod tasks;
 pub mod telemetry;

@@ -109,6 +109,13 @@ impl Scale {
         }
     }
 
+    /// Changes the largest number of tickets, and the number of events of a backlog.
+    #[must_use]
+    pub fn with_count(self, count: usize) -> Self {
+        let fewer = self.tickets.iter().copied().filter(|tickets| *tickets < count);
+        Self { tickets: fewer.chain([count]).collect(), backlog: count, ..self }
+    }
+
     /// Returns a plan with this number of tickets besides those of the warm-up.
     fn plan(&self, tickets: usize) -> Plan {
         Plan {

@@ -13,7 +13,7 @@ use eticket_base::{
     data::DataFolder,
     exit::StartError,
     instance::instance,
-    telemetry,
+    open_files, telemetry,
 };
 use eticket_bus::Bus;
 use eticket_rpc_server::{admin::Admin, auth::Authentication, server::Running};
@@ -227,6 +227,7 @@ impl ConfiguredProgram {
 
     /// Runs until a signal requests the stop.
     pub(crate) fn run(self) -> Result<(), StartError> {
+        open_files::raise_limit()?;
         telemetry::init_log(&self.process.log)?;
         let stop = signals::listen(self.hard_cap())?;
         // Its folder is removed when the servers have stopped.
