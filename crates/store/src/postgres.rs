@@ -5,6 +5,7 @@
 //! server, and all operations in this process, in case the server does not respond at all.
 
 mod bookkeeping;
+mod changes;
 mod fault;
 pub mod inspect;
 mod joined;
@@ -38,9 +39,10 @@ use uuid::Uuid;
 pub(super) use self::fault::is_caused_by_data;
 pub use self::{
     bookkeeping::record,
+    changes::Changes,
     joined::Joined,
     migrate::OpenError,
-    table::{Bound, Column, Table, each},
+    table::{Column, Table, each},
     url::options,
 };
 use self::{
@@ -159,9 +161,9 @@ pub trait Tables: Send + Sync + 'static {
     /// lock.
     async fn lock_in_tx(connection: &mut PgConnection, keys: &Self::Keys) -> Result<Self::Rows, Error>;
 
-    /// Writes the changed rows in a few multi-row statements. New rows are inserted, not upserted: if another process
-    /// has inserted the same key, the conflict must be detected.
-    async fn write_in_tx(connection: &mut PgConnection, rows: &Self::Rows) -> Result<(), Error>;
+    /// Adds the statements that write the changed rows, or runs those that must come before the others. New rows are
+    /// inserted, not upserted: if another process has inserted the same key, the conflict must be detected.
+    async fn write_in_tx(connection: &mut PgConnection, rows: &Self::Rows, changes: &mut Changes) -> Result<(), Error>;
 }
 
 /// The store of a service on PostgreSQL.
@@ -248,7 +250,8 @@ impl<T: Tables> Store<T> {
         let records = bookkeeping::records_in_tx(connection, requests).await?;
         let mut work = Work::new(rows, records);
         apply_batch(&mut work);
-        T::write_in_tx(connection, &work.rows).await?;
-        bookkeeping::write_in_tx(connection, *number, work, self.database.clock.now()).await
+        let mut changes = Changes::default();
+        T::write_in_tx(connection, &work.rows, &mut changes).await?;
+        bookkeeping::write_in_tx(connection, *number, work, changes, self.database.clock.now()).await
     }
 }

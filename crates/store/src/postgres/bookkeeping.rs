@@ -9,7 +9,7 @@ use eticket_bus::Message;
 use sqlx::{PgConnection, Row, postgres::PgRow};
 use uuid::Uuid;
 
-use super::{Database, within};
+use super::{Changes, Database, within};
 use crate::{
     Claim, DISCARDED, EncodedResponse, Error, OutboxRow, OutboxStore, Parked, ParkedStore, PoolUsage, Record,
     RecordStore, Sent, StoreLifecycle, StreamEpochStore, WaitingRow, Work, decode_headers, encode_headers,
@@ -38,13 +38,11 @@ pub fn record(row: &PgRow) -> Result<Record, Error> {
 }
 
 // In the order of arrival: ids rise with time.
-const INSERT_OUTBOX: &str = "with new as (
-        insert into outbox (writer, subject, revision, headers, body)
-        select $5, subject, revision, headers, body
-        from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
-            as new (subject, revision, headers, body, position)
-        order by position returning id
-    ) select coalesce(array_agg(id order by id), '{}') from new";
+const INSERT_OUTBOX: &str = "insert into outbox (writer, subject, revision, headers, body)
+    select $5, subject, revision, headers, body
+    from unnest($1::text[], $2::bigint[], $3::text[], $4::bytea[]) with ordinality
+        as new (subject, revision, headers, body, position)
+    order by position returning id";
 // In the order of keys, so that two processes with the same keys cannot deadlock.
 const INSERT_RECORDS: &str = "insert into record (request_id, hash, answer, response_type, create_time)
     select request_id, hash, answer, response_type, $5 from unnest($1::uuid[], $2::bytea[], $3::bytea[], $4::text[])
@@ -59,42 +57,44 @@ const UPSERT_PARKED: &str = "insert into parked (event_id, subject, headers, bod
         reason = excluded.reason, attempts = excluded.attempts, park_time = excluded.park_time";
 const DELETE_PARKED: &str = "delete from parked where event_id = any($1)";
 
-/// Writes all but the rows of the service. Returns the rows that were added to the outbox, under the number of the
-/// session.
+/// Makes the changes of the service and writes everything else. Returns the rows that were added to the outbox, under
+/// the number of the session.
 pub(super) async fn write_in_tx<R>(
     connection: &mut PgConnection,
     number: i64,
     work: Work<R>,
+    mut changes: Changes,
     now: DateTime<Utc>,
 ) -> Result<Vec<WaitingRow>, Error> {
-    let mut ids = Vec::new();
-    if !work.outbox.is_empty() {
-        let rows = &work.outbox;
-        let insert = sqlx::query_scalar(INSERT_OUTBOX)
-            .bind(rows.iter().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| row.revision).collect::<Vec<_>>())
-            .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Result<Vec<_>, _>>()?)
-            .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>())
-            .bind(number);
-        ids = insert.fetch_one(&mut *connection).await?;
-    }
+    // One after the other: an event can be unparked and parked again.
     if !work.unparked.is_empty() {
         sqlx::query(DELETE_PARKED).bind(&work.unparked).execute(&mut *connection).await?;
     }
     if !work.parked.is_empty() {
         park_in_tx(connection, &work.parked).await?;
     }
-    // Last, so that a process that waits for a key here has little left to do.
+    if !work.outbox.is_empty() {
+        let rows = &work.outbox;
+        changes
+            .add(INSERT_OUTBOX)
+            .bind(rows.iter().map(|row| row.message.subject.as_str()).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| row.revision).collect::<Vec<_>>())
+            .bind(rows.iter().map(|row| encode_headers(&row.message)).collect::<Result<Vec<_>, _>>()?)
+            .bind(rows.iter().map(|row| &row.message.body[..]).collect::<Vec<_>>())
+            .bind(number)
+            .returning("id");
+    }
     if !work.new_records.is_empty() {
         let rows = &work.new_records;
-        let insert = sqlx::query(INSERT_RECORDS)
+        changes
+            .add(INSERT_RECORDS)
             .bind(rows.keys().copied().collect::<Vec<_>>())
             .bind(rows.values().map(|record| &record.hash[..]).collect::<Vec<_>>())
             .bind(rows.values().map(|record| &record.response.bytes[..]).collect::<Vec<_>>())
             .bind(rows.values().map(|record| record.response.type_name.as_deref()).collect::<Vec<_>>())
             .bind(now);
-        insert.execute(connection).await?;
     }
+    let ids = changes.execute(connection).await?;
     let waiting = |(id, OutboxRow { revision, message })| WaitingRow { id, revision, message, was_read: false };
     Ok(ids.into_iter().zip(work.outbox).map(waiting).collect())
 }

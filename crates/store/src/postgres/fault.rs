@@ -21,14 +21,11 @@ pub(crate) fn is_caused_by_data(error: &dyn DatabaseError) -> Option<bool> {
 }
 
 /// Whether another process has inserted a key of this batch, or has locked its rows in another order; a retry sees the
-/// current rows. Only conflicts of primary keys count: a violation of any other unique index is a bug.
+/// current rows. Every unique index counts: the statements of a batch run in no particular order, so that of a second
+/// index may come first. A violation that is no conflict is met again by each attempt.
 pub(super) fn is_conflict(error: &Error) -> bool {
     let Some(error) = postgres_error(error) else { return false };
-    match error.code() {
-        SERIALIZATION_FAILURE | DEADLOCK_DETECTED => true,
-        UNIQUE_VIOLATION => error.constraint().is_some_and(|name| name.ends_with("_pkey")),
-        _ => false,
-    }
+    matches!(error.code(), SERIALIZATION_FAILURE | DEADLOCK_DETECTED | UNIQUE_VIOLATION)
 }
 
 /// Whether the connection should be replaced. A wait that took too long says nothing about the server, and the outbox

@@ -1,18 +1,15 @@
 //! The columns of a table, named once.
 
-use sqlx::{Encode, PgConnection, Postgres, Type, postgres::PgArguments, query::Query};
+use sqlx::{Encode, Postgres, Type};
 
-use crate::Error;
-
-/// A statement with the arguments that are bound so far.
-pub type Bound = Query<'static, Postgres, PgArguments>;
+use super::Changes;
 
 /// A column of a table: how statements name it, and how the values of several rows are bound to it.
 pub struct Column<K: 'static, R: 'static> {
     name: &'static str,
     sql_type: &'static str,
     is_fixed: bool,
-    bind: for<'r> fn(Bound, &[(&'r K, &'r R)]) -> Bound,
+    bind: for<'r> fn(&mut Changes, &[(&'r K, &'r R)]),
 }
 
 impl<K, R> Column<K, R> {
@@ -20,7 +17,7 @@ impl<K, R> Column<K, R> {
     pub const fn fixed(
         name: &'static str,
         sql_type: &'static str,
-        bind: for<'r> fn(Bound, &[(&'r K, &'r R)]) -> Bound,
+        bind: for<'r> fn(&mut Changes, &[(&'r K, &'r R)]),
     ) -> Self {
         Self { name, sql_type, is_fixed: true, bind }
     }
@@ -29,18 +26,18 @@ impl<K, R> Column<K, R> {
     pub const fn changing(
         name: &'static str,
         sql_type: &'static str,
-        bind: for<'r> fn(Bound, &[(&'r K, &'r R)]) -> Bound,
+        bind: for<'r> fn(&mut Changes, &[(&'r K, &'r R)]),
     ) -> Self {
         Self { name, sql_type, is_fixed: false, bind }
     }
 }
 
 /// Binds an array with one value of each row.
-pub fn each<'r, K, R, T>(statement: Bound, rows: &[(&'r K, &'r R)], value: impl Fn(&'r K, &'r R) -> T) -> Bound
+pub fn each<'r, K, R, T>(changes: &mut Changes, rows: &[(&'r K, &'r R)], value: impl Fn(&'r K, &'r R) -> T)
 where
     Vec<T>: Encode<'r, Postgres> + Type<Postgres>,
 {
-    statement.bind(rows.iter().map(|(key, row)| value(key, row)).collect::<Vec<T>>())
+    changes.bind(rows.iter().map(|(key, row)| value(key, row)).collect::<Vec<T>>());
 }
 
 /// A table with a primary key of one column, which is the first of `columns`.
@@ -95,42 +92,24 @@ impl<K, R> Table<K, R> {
         format!("select {} from {} {rest}", self.names(), self.name)
     }
 
-    /// Updates rows that exist by one statement, and inserts nothing.
-    ///
-    /// # Errors
-    /// `Unavailable` if the server cannot be reached, or the error of the statement.
-    pub async fn update<'r>(
-        &'static self,
-        connection: &mut PgConnection,
-        rows: impl Iterator<Item = (&'r K, &'r R)>,
-    ) -> Result<(), Error> {
-        self.write(connection, &self.update, rows.collect()).await
+    /// Adds a statement that updates rows which exist, and inserts nothing.
+    pub fn update<'r>(&self, changes: &mut Changes, rows: impl Iterator<Item = (&'r K, &'r R)>) {
+        self.write(changes, &self.update, &rows.collect::<Vec<_>>());
     }
 
-    /// Inserts rows by one statement.
-    ///
-    /// # Errors
-    /// Like [`Self::update`]; also if a row exists.
-    pub async fn insert<'r>(
-        &'static self,
-        connection: &mut PgConnection,
-        rows: impl Iterator<Item = (&'r K, &'r R)>,
-    ) -> Result<(), Error> {
-        self.write(connection, &self.insert, rows.collect()).await
+    /// Adds a statement that inserts rows. It fails if a row exists.
+    pub fn insert<'r>(&self, changes: &mut Changes, rows: impl Iterator<Item = (&'r K, &'r R)>) {
+        self.write(changes, &self.insert, &rows.collect::<Vec<_>>());
     }
 
-    async fn write<'r>(
-        &self,
-        connection: &mut PgConnection,
-        statement: &'static str,
-        rows: Vec<(&'r K, &'r R)>,
-    ) -> Result<(), Error> {
+    fn write<'r>(&self, changes: &mut Changes, statement: &str, rows: &[(&'r K, &'r R)]) {
         if rows.is_empty() {
-            return Ok(());
+            return;
         }
-        let bound = self.columns.iter().fold(sqlx::query(statement), |bound, column| (column.bind)(bound, &rows));
-        bound.execute(connection).await?;
-        Ok(())
+        changes.add(statement);
+        for column in &self.columns {
+            (column.bind)(changes, rows);
+        }
     }
 }
 

@@ -42,7 +42,7 @@ impl Tables for Numbers {
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut PgConnection, rows: &Self::Rows) -> Result<(), Error> {
+    async fn write_in_tx(_: &mut PgConnection, rows: &Self::Rows, changes: &mut Changes) -> Result<(), Error> {
         const UPDATE: &str = "update number set value = new.value
             from unnest($1::text[], $2::bigint[]) as new (name, value) where number.name = new.name";
         const INSERT: &str = "insert into number (name, value) select * from unnest($1::text[], $2::bigint[])";
@@ -50,7 +50,7 @@ impl Tables for Numbers {
             [(UPDATE, rows.updated().collect()), (INSERT, rows.made().collect())];
         for (statement, rows) in changed {
             let (names, values): (Vec<&String>, Vec<&i64>) = rows.into_iter().unzip();
-            sqlx::query(statement).bind(names).bind(values).execute(&mut *connection).await?;
+            changes.add(statement).bind(names).bind(values);
         }
         Ok(())
     }
@@ -145,7 +145,7 @@ async fn keeps_the_contract() {
             Ok(())
         }
 
-        async fn write_in_tx(_: &mut PgConnection, (): &()) -> Result<(), Error> {
+        async fn write_in_tx(_: &mut PgConnection, (): &(), _: &mut Changes) -> Result<(), Error> {
             Ok(())
         }
     }

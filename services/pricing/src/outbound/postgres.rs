@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{TicketId, UserGrade};
 use eticket_store::{
     Error,
-    postgres::{Column, Store, Table, Tables, each},
+    postgres::{Changes, Column, Store, Table, Tables, each},
 };
 use serde_json::json;
 use sqlx::{Executor, PgConnection, Row as _, migrate::Migrator, postgres::PgRow};
@@ -90,7 +90,11 @@ impl Tables for PriceTables {
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut PgConnection, rows: &PricingRows) -> Result<(), Error> {
+    async fn write_in_tx(
+        connection: &mut PgConnection,
+        rows: &PricingRows,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
         if !rows.adopted.is_empty() {
             connection.execute(ADOPT).await?;
             let query = sqlx::query(INSERT_POLICIES)
@@ -98,8 +102,9 @@ impl Tables for PriceTables {
                 .bind(rows.adopted.iter().map(policy_to_bytes).collect::<Vec<_>>());
             query.execute(&mut *connection).await?;
         }
-        PRICES.update(connection, rows.prices.updated()).await?;
-        PRICES.insert(connection, rows.prices.made()).await
+        PRICES.update(changes, rows.prices.updated());
+        PRICES.insert(changes, rows.prices.made());
+        Ok(())
     }
 }
 

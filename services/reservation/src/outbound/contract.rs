@@ -33,6 +33,7 @@ pub(crate) async fn replicas(
 ) {
     concurrent_changes_of_a_row_see_each_other(&*one, other.clone(), wait_until_blocked).await;
     concurrent_inserts_of_a_row_see_each_other(&*one, &*other).await;
+    a_concurrent_first_reservation_is_seen(&*one, &*other).await;
     a_concurrent_cancel_waits_and_reads_the_new_status(&*one, other, wait_until_blocked).await;
 }
 
@@ -284,6 +285,28 @@ async fn concurrent_inserts_of_a_row_see_each_other(one: &dyn ReservationStore, 
     let mut during = || assert_eq!(meanwhile(raise(other, &id, &mut || ())), 1);
     assert_eq!(raise(one, &id, &mut during).await, 2, "starts again after a concurrent insert");
     assert_eq!(revision(one, &id).await, 2);
+}
+
+async fn a_concurrent_first_reservation_is_seen(one: &dyn ReservationStore, other: &dyn ReservationStore) {
+    let of = |user| reservation("reserved-by-both", user, 1, Status::Reserved);
+    let (mine, theirs) = (of("user-1"), of("user-2"));
+    let mut seen = Vec::new();
+    let apply_batch = &mut |work: &mut Work<ReservationRows>| {
+        let ticket = mine.ticket.clone();
+        let active = work.rows.ledgers.get(&ticket).and_then(|ledger| ledger.active);
+        if seen.is_empty() {
+            meanwhile(put(other, std::slice::from_ref(&theirs))).expect("the other one reserves");
+        }
+        seen.push(active);
+        if active.is_none() {
+            let ledger = Ledger { ticket: ticket.clone(), revision: 1, active: Some(mine.id), closed: false };
+            work.rows.ledgers.put(ticket, ledger);
+            work.rows.reservations.put(mine.id, mine.clone());
+        }
+    };
+    let keys = Keys { tickets: [mine.ticket.clone()].into(), ..Keys::default() };
+    one.commit(&keys, &[], apply_batch).await.expect("committed");
+    assert_eq!(seen, [None, Some(theirs.id)], "starts again, and nothing is reserved twice");
 }
 
 async fn a_concurrent_cancel_waits_and_reads_the_new_status(

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use eticket_proto::ids::{ReservationId, TicketId};
 use eticket_store::{
     Error, Idempotency, Record,
-    postgres::{Column, Database, Joined, Store, Table, Tables, each, record},
+    postgres::{Changes, Column, Database, Joined, Store, Table, Tables, each, record},
 };
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
@@ -95,13 +95,24 @@ impl Tables for ReservationTables {
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut PgConnection, rows: &ReservationRows) -> Result<(), Error> {
-        LEDGERS.update(connection, rows.ledgers.updated()).await?;
-        LEDGERS.insert(connection, rows.ledgers.made()).await?;
+    async fn write_in_tx(
+        connection: &mut PgConnection,
+        rows: &ReservationRows,
+        changes: &mut Changes,
+    ) -> Result<(), Error> {
         // Update ended reservations before inserting new ones: if a batch cancels and reserves a ticket again, the
         // unique index on the active reservation must never see two.
-        RESERVATIONS.update(connection, rows.reservations.updated()).await?;
-        RESERVATIONS.insert(connection, rows.reservations.made()).await
+        if rows.reservations.made().next().is_some() {
+            let mut ended = Changes::default();
+            RESERVATIONS.update(&mut ended, rows.reservations.updated());
+            ended.execute(connection).await?;
+            RESERVATIONS.insert(changes, rows.reservations.made());
+        } else {
+            RESERVATIONS.update(changes, rows.reservations.updated());
+        }
+        LEDGERS.update(changes, rows.ledgers.updated());
+        LEDGERS.insert(changes, rows.ledgers.made());
+        Ok(())
     }
 }
 

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use eticket_proto::ids::TicketId;
 use eticket_store::{
     Error,
-    postgres::{Column, Database, Joined, Store, Table, Tables, each},
+    postgres::{Changes, Column, Database, Joined, Store, Table, Tables, each},
 };
 use sqlx::{PgConnection, Row, migrate::Migrator, postgres::PgRow};
 use uuid::Uuid;
@@ -80,9 +80,10 @@ impl Tables for TicketTables {
         Ok(rows)
     }
 
-    async fn write_in_tx(connection: &mut PgConnection, rows: &TicketRows) -> Result<(), Error> {
-        TICKETS.update(connection, rows.updated()).await?;
-        TICKETS.insert(connection, rows.made()).await
+    async fn write_in_tx(_: &mut PgConnection, rows: &TicketRows, changes: &mut Changes) -> Result<(), Error> {
+        TICKETS.update(changes, rows.updated());
+        TICKETS.insert(changes, rows.made());
+        Ok(())
     }
 }
 
