@@ -134,6 +134,8 @@ impl Rebuild {
         }
         let (applied, _) = session.progress();
         drop(session);
+        // The session has done so only if it has read all messages that the stream had when it was attached.
+        reader.complete().await?;
         // Copy them again, since more events may have been discarded during the rebuild.
         self.keep_discarded(&*beside).await?;
         self.reader.store.exchange(beside).await?;

@@ -58,12 +58,27 @@ async fn a_view_refuses_reads_until_it_has_caught_up() {
     assert!(fixture.store().has_caught_up().await.unwrap(), "a restart without the bus needs the mark");
 }
 
+async fn rebuild(fixture: &Fixture) {
+    let mut progress = fixture.rebuild().start();
+    let done = progress.wait_for(|progress| matches!(progress, crate::application::rebuild::Progress::Done { .. }));
+    timeout(BOUND, done).await.expect("in time").unwrap();
+    assert!(fixture.store().has_caught_up().await.unwrap(), "the new rows have the mark");
+}
+
 #[tokio::test]
 async fn a_rebuilt_view_has_caught_up() {
     let fixture = Fixture::new().await;
     fixture.take(&id("a"), &free()).await;
-    let mut progress = fixture.rebuild().start();
-    let done = progress.wait_for(|progress| matches!(progress, crate::application::rebuild::Progress::Done { .. }));
-    timeout(BOUND, done).await.expect("in time").unwrap();
-    assert!(fixture.store().has_caught_up().await.unwrap(), "the new file has the mark");
+    rebuild(&fixture).await;
+}
+
+#[tokio::test]
+async fn a_view_rebuilt_without_the_newest_messages_has_caught_up() {
+    let stream = MemoryStream::default();
+    let mut fixture = Fixture::reading(&stream).await;
+    fixture.keep_in_memory();
+    tokio::time::pause();
+    fixture.take(&id("a"), &free()).await;
+    stream.lose(|sequence, _| sequence == 2);
+    rebuild(&fixture).await;
 }
