@@ -28,14 +28,18 @@ const PACKAGES: [(&str, &str); 5] = [
     ("iproute2", "/usr/sbin/ip"),
 ];
 
-/// Runs the tests on a cluster of their own. Fails if the machine cannot run one.
-pub(crate) fn run(checkout: &Checkout, without_build: bool) -> Result<()> {
+/// Runs the tests on a cluster of their own: all parts, or those of a slice such as `2/5`. Fails if the machine cannot
+/// run one.
+pub(crate) fn run(checkout: &Checkout, without_build: bool, slice: Option<String>) -> Result<()> {
     if let Some(obstacle) = obstacle(checkout)? {
         bail!("this machine cannot run a node of Kubernetes: {obstacle}");
     }
     let parts = prepare(checkout, without_build)?;
     let mut test = checkout.cargo();
     test.args(["test", "--workspace", "--locked", "--test", "kubernetes", "--", "--ignored", "--nocapture"]);
+    if let Some(slice) = slice {
+        test.env("KUBERNETES_SLICE", slice);
+    }
     command::run(parts.set(&mut test))
 }
 

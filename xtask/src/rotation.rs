@@ -1,7 +1,8 @@
 //! Selects the part of the slow suites that a run covers.
 //!
-//! All controls and all seeds take too long for every change. A plain run covers one slice of each, selected by the
-//! number of commits, so that five consecutive commits cover everything. `--full` covers everything.
+//! All controls, all seeds and all tests on Kubernetes take too long for every change. A plain run covers one slice of
+//! each, selected by the number of commits, so that five consecutive commits cover everything. `--full` covers
+//! everything.
 
 use std::{collections::BTreeSet, path::PathBuf};
 
@@ -63,6 +64,14 @@ impl Rotation {
             }
         }
     }
+
+    /// The slice in the format of the tests on Kubernetes; `None` for all parts.
+    pub(crate) fn slice(&self) -> Option<String> {
+        match self {
+            Self::Full => None,
+            Self::Slice { number, .. } => Some(format!("{number}/{SLICES}")),
+        }
+    }
 }
 
 /// The files of all commits that do not count as renames. Each commit starts with a zero byte.
@@ -88,6 +97,7 @@ mod tests {
         let seeds: Vec<_> = (0..SLICES).filter_map(|number| slice(number, &[]).seeds()).collect();
         assert_eq!(seeds, ["0..2000", "2000..4000", "4000..6000", "6000..8000", "8000..10000"]);
         assert_eq!(Rotation::Full.seeds(), None);
+        assert_eq!((slice(3, &[]).slice(), Rotation::Full.slice()), (Some("3/5".to_owned()), None));
     }
 
     #[test]

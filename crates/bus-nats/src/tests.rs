@@ -102,6 +102,12 @@ async fn keeps_the_contract_on_a_cluster() {
     let first = Nats::open(&config).unwrap();
     eventually("a stream of three", async || first.state().await.ok()).await;
     first.close().await;
+    // The suite opens connections of its own, each to any of the servers, and these know the leader at different times.
+    for node in &nodes {
+        let only = Nats::open(&BusConfig { replicas: 3, ..self::config(&node.url()) }).unwrap();
+        eventually("the leader, from each server", async || only.state().await.ok()).await;
+        only.close().await;
+    }
     contract::suite(async || Arc::new(Nats::open(&config).unwrap()) as Arc<dyn Bus>).await;
 }
 

@@ -20,22 +20,33 @@ async fn under_storm(release: &Release<'_>, what: &str, happens: impl AsyncFnOnc
     }
 }
 
+/// Freezes the process of the first pod by SIGSTOP; returns its id.
+pub(crate) fn freeze(release: &Release<'_>, component: &str) -> String {
+    let container = release.pods(component, "/status/containerStatuses/0/containerID");
+    let container = container[0].trim_start_matches("containerd://");
+    let tasks = release.on_node("ctr", &["--namespace=k8s.io", "tasks", "list"]);
+    let task = tasks.lines().find(|line| line.starts_with(container)).expect("the container runs");
+    let process = task.split_whitespace().nth(1).expect("a process id");
+    release.on_node("kill", &["-STOP", process]);
+    process.to_owned()
+}
+
+/// Waits until a container of the component has been restarted.
+pub(crate) async fn restarted(release: &Release<'_>, component: &str, before: &[String]) {
+    eventually(HEALED_WITHIN, "the container is restarted", async || {
+        let now = release.restarts(component);
+        if now == before { Err(now) } else { Ok(()) }
+    })
+    .await;
+}
+
 /// A process that no longer runs is restarted by its liveness probe.
 pub(crate) async fn frozen_process(release: &Release<'_>) {
     for component in ["ticket", "reservation"] {
-        let restarts = || release.pods(component, "/status/containerStatuses/0/restartCount");
-        let (before, container) = (restarts(), release.pods(component, "/status/containerStatuses/0/containerID"));
-        let container = container[0].trim_start_matches("containerd://").to_owned();
+        let before = release.restarts(component);
         under_storm(release, &format!("SIGSTOP in a pod of {component}"), async || {
-            let tasks = release.on_node("ctr", &["--namespace=k8s.io", "tasks", "list"]);
-            let task = tasks.lines().find(|line| line.starts_with(&container)).expect("the container runs");
-            let process = task.split_whitespace().nth(1).expect("a process id");
-            release.on_node("kill", &["-STOP", process]);
-            eventually(HEALED_WITHIN, "the container is restarted", async || {
-                let now = restarts();
-                if now == before { Err(now) } else { Ok(()) }
-            })
-            .await;
+            freeze(release, component);
+            restarted(release, component, &before).await;
             release.rolled_out(component);
         })
         .await;

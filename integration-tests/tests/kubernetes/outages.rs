@@ -12,7 +12,8 @@ use crate::{faults::HEALED_WITHIN, release::Release, upgrades::COMPONENTS};
 /// Longer than three failures of a liveness probe.
 const AWAY: Duration = Duration::from_secs(40);
 
-fn scale(release: &Release<'_>, component: &str, replicas: &str) {
+/// Sets the replicas of the store or the bus to 0 or 1, and waits until it is so.
+pub(crate) fn scale(release: &Release<'_>, component: &str, replicas: &str) {
     let object = format!("statefulset/{}", Release::object(component));
     release.kubectl(&["scale", &object, &format!("--replicas={replicas}")]);
     if replicas == "0" {
@@ -24,7 +25,7 @@ fn scale(release: &Release<'_>, component: &str, replicas: &str) {
 }
 
 fn restarts(release: &Release<'_>) -> Vec<Vec<String>> {
-    COMPONENTS.iter().map(|component| release.pods(component, "/status/containerStatuses/0/restartCount")).collect()
+    COMPONENTS.iter().map(|component| release.restarts(component)).collect()
 }
 
 /// Without the bus, reservation stays ready and cancellations are accepted; without the store, no process is
@@ -38,7 +39,7 @@ pub(crate) async fn store_and_bus(release: &Release<'_>) {
 
     scale(release, "nats", "0");
     api.cancel(&reservation).await.expect("a cancellation is accepted while the bus is away");
-    stays_away(release, |release| {
+    probes_have_had_time(release, |release| {
         let ready = release.pods("reservation", "/status/containerStatuses/0/ready");
         assert!(ready.iter().all(|ready| ready == "true"), "readiness of reservation does not depend on the bus");
     })
@@ -47,7 +48,7 @@ pub(crate) async fn store_and_bus(release: &Release<'_>) {
     assert_eq!(restarts(release), before, "liveness does not depend on the bus");
 
     scale(release, "postgresql", "0");
-    stays_away(release, |_| ()).await;
+    probes_have_had_time(release, |_| ()).await;
     scale(release, "postgresql", "1");
     assert_eq!(restarts(release), before, "liveness does not depend on the store");
     for component in COMPONENTS {
@@ -66,8 +67,8 @@ pub(crate) async fn store_and_bus(release: &Release<'_>) {
     .await;
 }
 
-/// Checks again and again, until a liveness probe that depends on what is away would have failed.
-async fn stays_away(release: &Release<'_>, check: impl Fn(&Release<'_>)) {
+/// Checks again and again, until a liveness probe would have failed and the container would have been restarted.
+pub(crate) async fn probes_have_had_time(release: &Release<'_>, check: impl Fn(&Release<'_>)) {
     let started = Instant::now();
     eventually(AWAY * 2, "the probes have had time to fail", async || {
         check(release);

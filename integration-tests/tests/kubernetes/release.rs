@@ -122,6 +122,11 @@ impl<'c> Release<'c> {
         format!("{NAME}-eticket-{component}")
     }
 
+    /// The argument of kubectl that selects the objects of a component.
+    pub(crate) fn selector(component: &str) -> String {
+        format!("--selector=app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}")
+    }
+
     /// Waits until all pods of a component are ready and of the current version.
     pub(crate) fn rolled_out(&self, component: &str) {
         let kind = if ["query", "nats", "postgresql"].contains(&component) { "statefulset" } else { "deployment" };
@@ -131,8 +136,7 @@ impl<'c> Release<'c> {
 
     /// Returns a value of each pod of a component that is not about to end, by JSON pointer: `/metadata/uid`.
     pub(crate) fn pods(&self, component: &str, pointer: &str) -> Vec<String> {
-        let selector = format!("--selector=app.kubernetes.io/instance={NAME},app.kubernetes.io/component={component}");
-        let listed = self.kubectl(&["get", "pods", "--output=json", &selector]);
+        let listed = self.kubectl(&["get", "pods", "--output=json", &Self::selector(component)]);
         let listed: Value = serde_json::from_str(&listed).expect("kubectl prints JSON");
         let pods = listed["items"].as_array().expect("a list");
         let present = pods.iter().filter(|pod| pod["metadata"].get("deletionTimestamp").is_none());
@@ -141,6 +145,11 @@ impl<'c> Release<'c> {
             other => other.map(Value::to_string).unwrap_or_default(),
         };
         present.map(value).collect()
+    }
+
+    /// Returns how often the container of each pod of a component was restarted.
+    pub(crate) fn restarts(&self, component: &str) -> Vec<String> {
+        self.pods(component, "/status/containerStatuses/0/restartCount")
     }
 
     /// Returns the address of the gateway.

@@ -62,7 +62,8 @@ pub(crate) async fn evictions(release: &Release<'_>) {
     assert!(failed.is_empty() && done > 0, "{done} calls went well; failed: {failed:?}");
 }
 
-fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {
+/// Evicts a pod as a drain does; the error is that of the API server.
+pub(crate) fn evict(release: &Release<'_>, pod: &str) -> Result<(), String> {
     let eviction = json!({ "apiVersion": "policy/v1", "kind": "Eviction", "metadata": { "name": pod } });
     let path = format!("/api/v1/namespaces/{}/pods/{pod}/eviction", crate::release::NAMESPACE);
     let mut kubectl = release.command();
