@@ -35,7 +35,10 @@ struct Arguments {
     /// Make this measurement instead, on the distributed form
     #[arg(long, value_name = "NAME", conflicts_with_all = ["against", "html"])]
     experiment: Option<Experiment>,
-    /// How long the experiment `snapshot` keeps old rows, in seconds
+    /// Number of tickets of `growth`, and of events of `backlog`
+    #[arg(long, value_name = "N", requires = "experiment", value_parser = clap::value_parser!(u32).range(1_000..))]
+    count: Option<u32>,
+    /// How long `snapshot` keeps old rows, in seconds
     #[arg(long, value_name = "SECONDS", requires = "experiment")]
     kept: Option<u64>,
     /// Passed by cargo to every benchmark
@@ -45,12 +48,15 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() {
-    let Arguments { json, html, commit, distributed, against, rounds, callers, experiment, kept, bench: _ } =
+    let Arguments { json, html, commit, distributed, against, rounds, callers, experiment, count, kept, bench: _ } =
         Arguments::parse();
     if let Some(experiment) = experiment {
         let mut scale = Scale::full();
         scale.plan.callers = callers.map_or(scale.plan.callers, NonZero::get);
         scale.kept = kept.map_or(scale.kept, Duration::from_secs);
+        if let Some(count) = count {
+            scale = scale.with_count(count as usize);
+        }
         let outcome = experiment.run(&scale).await;
         println!("eTicket at {commit}, {} callers: {outcome}", scale.plan.callers);
         let mut results = outcome.to_json();

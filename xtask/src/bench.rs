@@ -23,6 +23,10 @@ pub(crate) struct Plan {
     pub(crate) callers: Option<NonZero<usize>>,
     /// The name of the measurement to make instead, on the distributed form.
     pub(crate) experiment: Option<String>,
+    /// The number of tickets or events of the experiment.
+    pub(crate) count: Option<u32>,
+    /// How long the experiment keeps old rows, in seconds.
+    pub(crate) kept: Option<u64>,
 }
 
 /// Builds and measures release binaries. Prints a table, and writes the results as JSON to a file.
@@ -58,6 +62,12 @@ pub(crate) fn run(checkout: &Checkout, plan: &Plan) -> Result<()> {
     }
     if let Some(experiment) = &plan.experiment {
         bench.arg("--experiment").arg(experiment);
+    }
+    if let Some(count) = plan.count {
+        bench.arg("--count").arg(count.to_string());
+    }
+    if let Some(kept) = plan.kept {
+        bench.arg("--kept").arg(kept.to_string());
     }
     if let Some(file) = json {
         bench.arg("--json").arg(file);

@@ -44,10 +44,10 @@ enum Task {
     Lint,
     /// Run all tests, including those that need built binaries and tools, and then the negative controls
     ///
-    /// Controls and seeds of the simulation rotate: a run covers a fifth of them, selected by the number of commits,
-    /// and all controls whose files the last 20 commits changed.
+    /// Controls, seeds of the simulation and tests on Kubernetes rotate: a run covers a fifth of them, selected by the
+    /// number of commits, and all controls whose files the last 20 commits changed.
     Test {
-        /// Run all controls and all seeds
+        /// Run all controls, all seeds and all tests on Kubernetes
         #[arg(long)]
         full: bool,
         /// Skip the negative controls
@@ -83,6 +83,12 @@ enum Task {
             conflicts_with_all = ["against", "html", "distributed"]
         )]
         experiment: Option<String>,
+        /// Number of tickets of `growth`, and of events of `backlog`: 1,000,000, at least 1,000
+        #[arg(long, value_name = "N", requires = "experiment", value_parser = clap::value_parser!(u32).range(1_000..))]
+        count: Option<u32>,
+        /// How long `snapshot` keeps old rows, in seconds: 600
+        #[arg(long, value_name = "SECONDS", requires = "experiment")]
+        kept: Option<u64>,
     },
     /// Run the distributed form on this machine until Ctrl-C: PostgreSQL, nats-server, two replicas of each service and
     /// a gateway
@@ -166,8 +172,8 @@ fn main() -> ExitCode {
     let done = Checkout::find().and_then(|checkout| match arguments.task {
         Task::Lint => lint::run(&checkout),
         Task::Test { full, without_controls } => test::run(&checkout, full, !without_controls),
-        Task::Bench { json, html, distributed, against, rounds, callers, experiment } => {
-            let plan = bench::Plan { json, html, distributed, against, rounds, callers, experiment };
+        Task::Bench { json, html, distributed, against, rounds, callers, experiment, count, kept } => {
+            let plan = bench::Plan { json, html, distributed, against, rounds, callers, experiment, count, kept };
             bench::run(&checkout, &plan)
         }
         Task::Up { data, binaries } => up::run(&checkout, &checkout.root().join(data), binaries),
@@ -182,7 +188,7 @@ fn main() -> ExitCode {
         Task::Openapi { update: true } => openapi::update(&checkout),
         Task::Fuzz { minutes } => fuzz::run(&checkout, minutes),
         Task::Image { binaries, output } => image::run(&checkout, binaries, &checkout.root().join(output)),
-        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build),
+        Task::Kubernetes { without_build } => kubernetes::run(&checkout, without_build, None),
         Task::Release { dry_run, only } => release::run(&checkout, dry_run, &only),
         Task::Controls { only } if only.is_empty() => controls::run(&checkout, &Selection::Rotating(&Rotation::Full)),
         Task::Controls { only } => controls::run(&checkout, &Selection::Named(&only)),
