@@ -141,6 +141,8 @@ impl Reader for NatsReader {
         {
             self.receive(*message)?;
         }
+        // Without a request, the server would wait until the caller has processed these messages.
+        self.pull.ask(&self.stream.connection, most).await?;
         Ok(self.ready.drain(..most.min(self.ready.len())).collect())
     }
 

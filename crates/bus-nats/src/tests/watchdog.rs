@@ -60,6 +60,24 @@ async fn a_stalled_consumer_is_created_again_at_its_position() {
 
 #[tokio::test]
 #[ignore = "needs nats-server: cargo xtask test runs it"]
+async fn the_server_delivers_the_next_messages_while_a_reader_processes_others() {
+    let node = server::Nats::start().unwrap();
+    let bus = open(&node.url());
+    for number in 1..=4 {
+        bus.publish(message("x", number)).await.unwrap();
+    }
+    let mut reader = bus.read(0).await.unwrap();
+    let mut read = 0;
+    while read < 2 {
+        read += in_time(reader.next(2 - read)).await.unwrap().len();
+    }
+    let name = names(&bus).await.remove(0);
+    let delivered = async || durable::info(&bus.stream, &name).await.ok()??.delivered.consumer_seq.checked_sub(3);
+    soon(eventually("a delivery without another call", delivered)).await;
+}
+
+#[tokio::test]
+#[ignore = "needs nats-server: cargo xtask test runs it"]
 async fn a_stalled_or_deleted_reader_ends() {
     let node = server::Nats::start().unwrap();
     let bus = open(&node.url());
