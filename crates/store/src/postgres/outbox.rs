@@ -111,16 +111,24 @@ impl Search {
         is_due.then(|| state.above.unwrap_or(i64::MIN))
     }
 
-    /// Notes a page of a search that took this long.
-    fn end(&self, took: Duration, Page { last, orphans }: Page) {
-        let pause = if last.is_some() { Duration::ZERO } else { AGAIN };
+    /// Notes a page of a search that took this long. After an error, the search continues at the same page.
+    fn end(&self, took: Duration, found: &Result<Page, Error>) {
         let mut state = self.state();
-        state.above = last;
-        state.next = Some(Instant::now() + pause.max(took * SHARE));
-        state.orphans_so_far += orphans;
-        if last.is_none() {
-            state.orphans = std::mem::take(&mut state.orphans_so_far);
-        }
+        let pause = match found {
+            Ok(Page { last, orphans }) => {
+                state.above = *last;
+                state.orphans_so_far += orphans;
+                if last.is_none() {
+                    state.orphans = std::mem::take(&mut state.orphans_so_far);
+                }
+                let least = if last.is_some() { Duration::ZERO } else { AGAIN };
+                least.max(took * SHARE)
+            }
+            Err(error) if fault::is_from_server(error) => AGAIN.max(took * SHARE),
+            // The search waited for a server that did not work for it.
+            Err(_) => AGAIN,
+        };
+        state.next = Some(Instant::now() + pause);
     }
 
     fn orphans(&self) -> i64 {
@@ -176,11 +184,11 @@ impl Database {
     async fn adopt(&self) {
         let Some(above) = self.search.begin() else { return };
         let began = Instant::now();
-        let page = self.adopt_above(above).await.unwrap_or_else(|error| {
+        let found = self.adopt_above(above).await;
+        self.search.end(began.elapsed(), &found);
+        if let Err(error) = found {
             tracing::warn!(%error, "cannot search the outbox for rows of processes that have ended");
-            Page::default()
-        });
-        self.search.end(began.elapsed(), page);
+        }
     }
 
     async fn adopt_above(&self, above: i64) -> Result<Page, Error> {
@@ -280,21 +288,32 @@ mod tests {
     async fn a_search_takes_a_small_share_of_the_time() {
         let (search, seconds) = (Search::default(), Duration::from_secs);
         assert_eq!(search.begin(), Some(i64::MIN));
-        search.end(seconds(3), Page { last: Some(7), orphans: 2 });
+        search.end(seconds(3), &Ok(Page { last: Some(7), orphans: 2 }));
         assert_eq!(search.begin(), None);
         tokio::time::advance(seconds(60)).await;
         assert_eq!(search.begin(), Some(7));
-        search.end(Duration::ZERO, Page { last: Some(9), orphans: 3 });
+        search.end(Duration::ZERO, &Ok(Page { last: Some(9), orphans: 3 }));
         assert_eq!(search.begin(), Some(9), "the next page at once");
-        search.end(seconds(3), Page::default());
+        search.end(seconds(3), &Ok(Page::default()));
         assert_eq!(search.orphans(), 5);
         tokio::time::advance(seconds(59)).await;
         assert_eq!(search.begin(), None);
         tokio::time::advance(seconds(1)).await;
         assert_eq!(search.begin(), Some(i64::MIN));
-        search.end(Duration::from_millis(1), Page::default());
+        search.end(Duration::from_millis(1), &Ok(Page::default()));
         tokio::time::advance(AGAIN).await;
         assert!(search.begin().is_some());
         assert_eq!(search.orphans(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_search_continues_soon_after_a_server_did_not_respond() {
+        let search = Search::default();
+        search.end(Duration::ZERO, &Ok(Page { last: Some(7), orphans: 2 }));
+        search.end(Duration::from_secs(3), &Err(super::super::timed_out().into()));
+        tokio::time::advance(AGAIN).await;
+        assert_eq!(search.begin(), Some(7));
+        search.end(Duration::ZERO, &Ok(Page { last: None, orphans: 3 }));
+        assert_eq!(search.orphans(), 5);
     }
 }
