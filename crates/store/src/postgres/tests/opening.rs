@@ -9,8 +9,21 @@ async fn open(options: &PgConnectOptions, migrations: &Migrator) -> Result<Datab
     Database::open(options, SCHEMA, migrations, Arc::new(SystemClock)).await
 }
 
+/// Opens until the outcome is final, as a process does at its start: a busy server is slow to accept.
+async fn open_finally(url: &str) -> Result<Database, OpenError> {
+    let mut outcome = None;
+    contract::eventually(async || {
+        let opened = open(&options(url).unwrap(), &migrations()).await;
+        let is_final = !matches!(opened, Err(OpenError::NotNow(_)));
+        outcome = Some(opened);
+        is_final
+    })
+    .await;
+    outcome.unwrap()
+}
+
 async fn refused(url: &str) -> String {
-    match open(&options(url).unwrap(), &migrations()).await {
+    match open_finally(url).await {
         Err(OpenError::Refused { advice, .. }) => advice,
         Err(error) => panic!("{url}: {error:?}"),
         Ok(_) => panic!("{url} was opened"),
@@ -119,10 +132,10 @@ async fn permanent_errors_say_what_to_do() {
     assert!(refused(&url("guest:right", "nowhere")).await.contains("no such database"));
     let advice = refused(&url("guest:right", "shop")).await;
     assert!(advice.contains("numbers") && advice.contains("grant"), "{advice}");
-    open(&options(&url("maker:right", "shop")).unwrap(), &migrations()).await.expect("it may create a schema");
+    open_finally(&url("maker:right", "shop")).await.expect("it may create a schema");
     // The owner of a schema needs no further privilege.
     server.sql("shop", "drop schema numbers cascade; create schema numbers authorization guest").unwrap();
-    open(&options(&url("guest:right", "shop")).unwrap(), &migrations()).await.expect("the schema was created for it");
+    open_finally(&url("guest:right", "shop")).await.expect("the schema was created for it");
     server.sql("postgres", "create database latin encoding 'LATIN1' template template0").unwrap();
     assert!(refused(&server.url("latin")).await.contains("UTF8"));
 }
