@@ -13,7 +13,7 @@ pub mod monitor;
 pub mod ordered_watch;
 pub mod reader;
 pub mod rebuild;
-mod recent;
+pub(crate) mod recent;
 pub mod waiting;
 pub mod watch;
 

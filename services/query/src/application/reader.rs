@@ -25,7 +25,7 @@ use crate::domain::View;
 
 /// Maximum number of messages in one transaction. With a backlog, a page of an index that several messages change is
 /// written once.
-const BATCH: usize = 1024;
+pub(crate) const BATCH: usize = 1024;
 /// Pause after the bus or the store has failed.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Interval at which a reader without new messages compares its position with the end of the stream.

@@ -12,7 +12,7 @@ use super::{Watched, watch::ResumePoint};
 use crate::domain::View;
 
 /// Maximum number of rows. Eight full batches of the reader.
-const CAPACITY: usize = 8192;
+pub(crate) const CAPACITY: usize = 8192;
 
 /// Empty until [`Self::begin`], and after [`Self::clear`]: everything is then read from the store.
 #[derive(Default)]

@@ -16,7 +16,7 @@ use futures::{FutureExt, StreamExt, stream::BoxStream};
 use tonic::Status;
 
 use super::*;
-use crate::application::{Watched, reader::Session, rebuild::Progress, watch::HEARTBEAT};
+use crate::application::{Watched, reader::Session, rebuild::Progress, recent, watch::HEARTBEAT};
 
 type Stream = BoxStream<'static, Result<WatchTicketViewsResponse, Status>>;
 
@@ -396,7 +396,7 @@ async fn a_watcher_that_has_fallen_behind_receives_each_row_from_the_store() {
     let mut session = fixture.reader.attach().await.unwrap();
     let mut watch = fixture.views.watch(Watched::All, None, CancellationToken::new()).await.unwrap();
     watch.next().await.unwrap();
-    let tickets: Vec<TicketId> = (0..3000).map(|number| id(&format!("t{number}"))).collect();
+    let tickets: Vec<TicketId> = (0..recent::CAPACITY + 10).map(|number| id(&format!("t{number}"))).collect();
     for ticket in &tickets {
         fixture.publish(ticket, &registered(1)).await;
     }
