@@ -21,9 +21,9 @@ use crate::{
 };
 
 /// What a slice of the tests on Kubernetes takes on a slow machine that has to build Kubernetes first.
-const SLICE_TAKES: Duration = Duration::from_mins(25);
+const SLICE_TAKES: Duration = Duration::from_mins(35);
 /// What all of these tests take there.
-const ALL_TAKE: Duration = Duration::from_mins(45);
+const ALL_TAKE: Duration = Duration::from_mins(60);
 /// Suites that take less time are not listed separately.
 const LISTED: Duration = Duration::from_secs(5);
 
