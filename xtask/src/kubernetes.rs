@@ -14,7 +14,7 @@ use std::{
 use anyhow::{Context, Result, bail};
 use eticket_local_servers::kubernetes;
 
-use crate::{checkout::Checkout, clients, command, image, tools};
+use crate::{browser, checkout::Checkout, clients, command, console, image, tools};
 
 const VERSION: &str = "v1.34.4";
 const HELM: (&str, &str) = ("helm.sh/helm/v3/cmd/helm", "v3.22.0");
@@ -77,6 +77,8 @@ fn prepare(checkout: &Checkout, without_build: bool) -> Result<Parts> {
     let binaries = checkout.target().join("debug");
     if !without_build {
         clients::install(checkout)?;
+        console::install(checkout)?;
+        browser::install(checkout)?;
         let mut build = checkout.cargo();
         build.args(["build", "--workspace", "--bins", "--tests", "--examples", "--locked"]);
         command::run(&mut build)?;
