@@ -68,6 +68,59 @@ func TestEachAlertHasARunbook(t *testing.T) {
 	}
 }
 
+var (
+	searched  = regexp.MustCompile(`kubectl logs .*\| grep (?:-\w+ )?(?:'([^']+)'|(\w+))`)
+	separator = regexp.MustCompile(`[()|":]+|\.\*`)
+	continued = regexp.MustCompile(`\\\n\s*`)
+)
+
+// unknownTexts returns the texts that a page searches in logs, and that no source has.
+func unknownTexts(page, sources string) (unknown []string) {
+	for _, match := range searched.FindAllStringSubmatch(page, -1) {
+		for _, text := range separator.Split(match[1]+match[2], -1) {
+			if text = strings.TrimSpace(text); !strings.Contains(sources, strings.ToLower(text)) {
+				unknown = append(unknown, text)
+			}
+		}
+	}
+	return unknown
+}
+
+func TestRunbooksSearchTextsThatAreLogged(t *testing.T) {
+	var sources strings.Builder
+	for _, folder := range []string{"crates", "services", "gateway-grpc-web/src"} {
+		err := filepath.WalkDir(filepath.Join(root, folder), func(path string, _ os.DirEntry, err error) error {
+			if err == nil && filepath.Ext(path) == ".rs" {
+				sources.WriteString(strings.ToLower(continued.ReplaceAllString(read(t, path), "")))
+			}
+			return err
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	paths, err := filepath.Glob(runbooks + "/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	count := 0
+	for _, path := range paths {
+		page := read(t, path)
+		count += len(searched.FindAllString(page, -1))
+		for _, text := range unknownTexts(page, sources.String()) {
+			t.Errorf("%s searches %q, which nothing logs", filepath.Base(path), text)
+		}
+	}
+	if count == 0 {
+		t.Error("no page searches a log")
+	}
+	// The check above can fail.
+	page := "kubectl logs POD | grep -E '\"message\":\"(the bus|gone .* away)'"
+	if unknown := unknownTexts(page, `"message" the bus gone`); !slices.Equal(unknown, []string{"away"}) {
+		t.Error(unknown)
+	}
+}
+
 // The check above can fail.
 func TestARunbookThatIsNotCompleteIsFound(t *testing.T) {
 	good := "# A\n\n" + strings.Join(headings, "\n\ntext\n\n") + "\n"
