@@ -6,7 +6,8 @@ use crate::config::load;
 const EXIT_CODES: &str = "\
 Exit codes:
   0    the server stopped after SIGTERM, SIGINT or SIGHUP, or the admin command succeeded
-  1    the server refused the admin command, compare-view found differences, or a check of doctor failed
+  1    the server refused the admin command, status found a replica that is not ready, compare-view found
+       differences, or a check of doctor failed
   2    the arguments are invalid
   69   a port, folder, file or store is not available, or no server responds to the admin command
   70   an internal error, or the server did not stop within shutdown.hard_cap_ms
@@ -81,7 +82,7 @@ impl Help {
              name, such as\n`listen = \"127.0.0.1:8082\"` in `[ticket]`. At the root, auth, limits, shutdown, store and tls apply to \
              all servers;\ndata, admin, bus, log and telemetry apply to the process. Keys that end in _ms are in milliseconds. Each key is \
              also an\nenvironment variable, which overrides the file: ticket.listen is ETICKET__TICKET__LISTEN.\n\n\
-             `{program} --check-config` prints all keys and their values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data \
+             `{program} --check-config` prints the keys that are set or have a default, and their values.\n\n{EXIT_CODES}\n\nExample:\n  {program} --data \
              ./eticket-data\n  {program} doctor --data ./eticket-data\n  {program} admin parked --address 127.0.0.1:8088",
             servers.collect::<String>(),
         );
